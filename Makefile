@@ -1,0 +1,60 @@
+# `make help` lists what there is. ENV=/path/to/env and PYTHON=... are passed on to tools/Makefile.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.ONESHELL:
+.PHONY: help env recipe test lint unit smoke bench clean
+
+help:
+	@cat <<-'END'
+	make recipe  make the environment if missing, then run egs/mini_tts/llmasr1
+	make test    make the environment if missing, then lint, unit and smoke
+	make lint    ruff on the Python files, shellcheck on the shell scripts
+	make unit    pytest
+	make smoke   every stage of the recipe template on a tiny corpus
+	make bench   run bench/*.py, results as JSON in bench/out
+	make env     make the environment only (see tools/Makefile)
+	make clean   remove build leftovers and caches; keeps the environment and experiments
+	END
+
+env:
+	@$(MAKE) --no-print-directory -C tools
+
+recipe: env
+	@. tools/activate_env.sh
+	cd egs/mini_tts/llmasr1
+	./run.sh
+
+test: lint unit smoke
+
+lint: env
+	@. tools/activate_env.sh
+	python -m ruff check .
+	find . \( -name .git -o -name venv -o -name data -o -name dump -o -name exp -o -name downloads \) -type d -prune \
+	    -o -type f \( -name '*.sh' -o -path './.ci/*' \) -print0 \
+	    | xargs -0 --no-run-if-empty shellcheck --shell=bash --external-sources --source-path=SCRIPTDIR --severity=warning
+	echo "lint: nothing found"
+
+unit: env
+	@. tools/activate_env.sh
+	python -m pytest
+
+smoke: env
+	@. tools/activate_env.sh
+	test/smoke.sh
+
+bench: env
+	@. tools/activate_env.sh
+	shopt -s nullglob
+	scripts=(bench/*.py)
+	if [ $${#scripts[@]} = 0 ]; then echo "nothing"; exit 0; fi
+	mkdir -p bench/out
+	for script in "$${scripts[@]}"; do
+	    name=$$(basename "$$script" .py)
+	    echo "$$script -> bench/out/$$name.json"
+	    python "$$script" --json "bench/out/$$name.json"
+	done
+
+clean:
+	@rm -rf build dist bench/out .pytest_cache .ruff_cache *.egg-info
+	find . \( -name .git -o -name venv \) -type d -prune -o -type d -name __pycache__ -print0 | xargs -0 rm -rf

@@ -1,0 +1,320 @@
+#!/usr/bin/env bash
+# LLM-based speech recognition, from data to a table of in-domain and out-of-domain word error rates.
+# A recipe's run.sh calls this script with its sets and systems. Finished work is skipped, so a run that was
+# killed continues where it was. `--stage N` starts at a stage: stage 12 decodes again what was decoded.
+#
+# Stages: 1 data, 2 speed perturbation, 3 format audio, 4 filter, 5 tokenizer and LLM directory, 6 language model,
+# 7 speech encoder, 8 word alignment, 9 sequences, 10 statistics and encoder cache, 11 train systems, 12 decode,
+# 13 score, 15 report. (14 analyse, 16 pack and 17 upload are not in this version.)
+
+set -euo pipefail
+
+# begin options
+stage=1                    # first stage
+stop_stage=15              # last stage
+skip_stages=               # stages to leave out, e.g. "2 8"
+python=python3             # interpreter, after path.sh
+nj=$(nproc)                # parallel jobs
+ngpu=0                     # GPUs (0: CPU)
+datadir=data               # Kaldi data directories
+dumpdir=dump               # formatted audio and sequences
+expdir=exp                 # models, hypotheses, results
+conf_dir=conf              # holds encoder.yaml, lm.yaml, phases/, systems/
+seed=1                     # of every training
+train_set=train            # training set
+valid_set=valid            # validation set
+test_sets=                 # pairs name:domain, domain id or ood, e.g. "test:id test_noise:ood"
+systems=                   # rows of the table: names under conf_dir/systems
+baseline=                  # the system that others are compared with
+local_data_opts=           # passed to local/data.sh
+speed_perturb_factors=     # e.g. "0.9 1.0 1.1"; empty: none
+audio_format=wav           # of converted audio: wav or flac
+min_duration=0.2           # seconds; shorter training utterances are dropped
+max_duration=20            # seconds; longer training utterances are dropped
+prompt="USER: {speech} ASSISTANT: {text}"  # template of a sequence
+llm=                       # Hugging Face directory or hub id; empty: train one on the recipe's text
+lm_train_text=             # text for the tokenizer and the language model (one sentence a line)
+lm_valid_text=             # held-out texts, pairs name=file
+vocab_size=500             # pieces of the trained tokenizer
+lm_config=conf/lm.yaml     # of the trained language model
+encoder_file=              # checkpoint of a pretrained encoder; empty: train one (stage 7)
+encoder_config=conf/encoder.yaml  # of the trained encoder
+bridge_stack=1             # encoder frames per LLM position, for the batch budget (bridge_conf.stack)
+cache_encoder=true         # encode each set once and train all systems on the frames
+align_sets=                # sets to align with the encoder's CTC (stage 8); empty: none
+num_beams=4                # beam of the LLM
+normaliser=basic           # none, basic, whisper_basic, whisper_english, softvq
+train_overrides=           # key=value pairs laid over every training config (smoke runs), e.g. "max_epoch=1"
+# end options
+
+run_args=("$@")
+. ./utils/parse_options.sh
+. ./path.sh
+
+log() { echo "$(date '+%Y-%m-%dT%H:%M:%S') (llmasr.sh) $*"; }
+die() {
+    echo "llmasr.sh: error: $*" >&2
+    exit 1
+}
+bin() { "${python}" -m "espnet_llmvq.bin.$1" "${@:2}"; }
+# Run this stage?
+stage_on() {
+    [ "${stage}" -le "$1" ] && [ "${stop_stage}" -ge "$1" ] && [[ " ${skip_stages} " != *" $1 "* ]]
+}
+# Is file $1 there and no older than all the others?
+fresh() {
+    local file=$1 other
+    [ -e "${file}" ] || return 1
+    for other in "${@:2}"; do [ "${other}" -nt "${file}" ] && return 1; done
+    return 0
+}
+
+for number in stage stop_stage ${skip_stages:+skip_stages}; do
+    for value in ${!number}; do
+        if ! [[ ${value} =~ ^[0-9]+$ ]] || [ "${value}" -lt 1 ] || [ "${value}" -gt 17 ]; then
+            die "--${number} ${value}: stages are 1 to 13 and 15"
+        fi
+    done
+done
+[ -n "${test_sets}" ] || die "--test_sets is empty; call ./run.sh, which names them"
+[ -n "${systems}" ] || die "--systems is empty; call ./run.sh, which names them"
+bin systems --conf_dir "${conf_dir}" --systems "${systems}" ${baseline:+--baseline "${baseline}"} >/dev/null
+test_names=
+for pair in ${test_sets}; do
+    [[ ${pair} == *:id || ${pair} == *:ood ]] || die "--test_sets: ${pair} must end with :id or :ood"
+    test_names+=" ${pair%:*}"
+done
+all_sets="${train_set} ${valid_set}${test_names}"
+read -ra overrides <<<"${train_overrides}"
+train_opts=(--seed "${seed}" --ngpu "${ngpu}" --expdir "${expdir}" --conf_dir "${conf_dir}")
+for pair in ${overrides[@]+"${overrides[@]}"}; do train_opts+=(--override "${pair}"); done
+mkdir -p "${expdir}"
+echo "$0 ${run_args[*]}" >>"${expdir}/commands.log"
+log "systems: ${systems}; sets: ${all_sets}; nj ${nj}, ngpu ${ngpu}, seed ${seed}"
+
+train_dir=${dumpdir}/${train_set}
+sp_set=${train_set}
+[ -z "${speed_perturb_factors}" ] || sp_set=${train_set}_sp
+lm_dir=${expdir}/llm
+if [ -z "${llm}" ]; then
+    llm=${lm_dir}
+    own_llm=true
+    [ -n "${lm_train_text}" ] || lm_train_text=${datadir}/lm/train.txt
+else
+    own_llm=false
+fi
+own_encoder=true
+encoder_dir=${expdir}/encoder
+if [ -n "${encoder_file}" ]; then
+    own_encoder=false
+    encoder_dir=$(dirname "${encoder_file}")
+    encoder_config=${encoder_dir}/config.yaml
+else
+    encoder_file=${encoder_dir}/model.pth
+fi
+
+# A mistyped key fails now, not after an hour of training. ESPnet takes long to load: only after a change.
+checked=${expdir}/.configs_checked
+if [ "${stop_stage}" -ge 7 ] && [ "${stage}" -le 11 ] &&
+    ! fresh "${checked}" "${encoder_config}" "${conf_dir}"/*/*.yaml "${conf_dir}"/*.yaml; then
+    log "checking configs"
+    config_opts=()
+    ! ${own_encoder} || config_opts=(--config "${encoder_config}")
+    bin train --check --llm "${llm}" --systems "${systems}" ${config_opts[@]+"${config_opts[@]}"} "${train_opts[@]}" \
+        --train - --valid - --train_shape - --valid_shape -
+    touch "${checked}"
+fi
+
+if stage_on 1; then
+    log "Stage 1: data preparation -> ${datadir}"
+    # shellcheck disable=SC2086
+    ./local/data.sh --datadir "${datadir}" --nj "${nj}" ${local_data_opts}
+fi
+if [ "${stage}" -le 3 ] && [ "${stop_stage}" -ge 1 ]; then
+    for name in ${all_sets}; do
+        [ -d "${datadir}/${name}" ] || die "${datadir}/${name} does not exist; stage 1 did not make it"
+        if ! fresh "${datadir}/.valid_${name}" "${datadir}/${name}"/*; then
+            log "validating ${datadir}/${name}"
+            bin validate_data_dir --nj "${nj}" "${datadir}/${name}"
+            touch "${datadir}/.valid_${name}"
+        fi
+    done
+fi
+
+if stage_on 2; then
+    if [ -z "${speed_perturb_factors}" ]; then
+        log "Stage 2: speed perturbation: none asked for, skipped"
+    else
+        log "Stage 2: speed perturbation ${speed_perturb_factors}: ${datadir}/${train_set} -> ${datadir}/${sp_set}"
+        # shellcheck disable=SC2086
+        bin perturb_data_dir_speed --nj "${nj}" "${datadir}/${train_set}" ${speed_perturb_factors} "${datadir}/${sp_set}"
+    fi
+fi
+
+if stage_on 3; then
+    log "Stage 3: format audio (16 kHz mono) -> ${dumpdir}"
+    for name in ${sp_set} ${valid_set} ${test_names}; do
+        target=${name}
+        [ "${name}" != "${sp_set}" ] || target=${train_set}
+        suffix=
+        # Training and validation sets are filtered in stage 4, test sets never.
+        [[ " ${test_names} " == *" ${name} "* ]] || suffix=.unfiltered
+        bin format_audio --rate 16000 --nj "${nj}" --audio_format "${audio_format}" \
+            "${datadir}/${name}" "${dumpdir}/${target}${suffix}"
+    done
+fi
+
+if stage_on 4; then
+    log "Stage 4: filter ${train_set} and ${valid_set}, never test sets"
+    for name in ${train_set} ${valid_set}; do
+        if fresh "${dumpdir}/${name}/wav.scp" "${dumpdir}/${name}.unfiltered/wav.scp" "${dumpdir}/${name}.unfiltered/text"; then
+            log "${dumpdir}/${name} is filtered, nothing to do"
+        else
+            bin filter_data --min_duration "${min_duration}" --max_duration "${max_duration}" \
+                "${dumpdir}/${name}.unfiltered" "${dumpdir}/${name}"
+        fi
+    done
+fi
+
+if stage_on 5; then
+    if ${own_llm}; then
+        log "Stage 5: tokenizer of ${vocab_size} pieces: ${lm_train_text} -> ${expdir}/tokenizer"
+        # shellcheck disable=SC2086
+        bin train_tokenizer --text ${lm_train_text} --vocab_size "${vocab_size}" --out "${expdir}/tokenizer"
+    else
+        log "Stage 5: the LLM is ${llm}, skipped"
+    fi
+fi
+
+if stage_on 6; then
+    if ${own_llm}; then
+        log "Stage 6: language model ${lm_config}: ${lm_train_text} -> ${lm_dir}"
+        # shellcheck disable=SC2086
+        OMP_NUM_THREADS=${nj} bin train_lm --config "${lm_config}" --train ${lm_train_text} --valid ${lm_valid_text} \
+            --tokenizer "${expdir}/tokenizer" --out "${lm_dir}" --prompt "${prompt}" --seed "${seed}"
+    else
+        log "Stage 6: held-out perplexity of ${llm}"
+        # shellcheck disable=SC2086
+        [ -z "${lm_valid_text}" ] || bin train_lm --perplexity_only true --llm "${llm}" --valid ${lm_valid_text} \
+            --prompt "${prompt}" --out "${expdir}/perplexity"
+    fi
+fi
+
+# Sequences of a set, when its data is newer than they are.
+sequences() {
+    local name
+    for name in "$@"; do
+        if fresh "${dumpdir}/${name}/sequences.jsonl" "${dumpdir}/${name}/text" "${dumpdir}/${name}/utt2num_samples"; then
+            log "${dumpdir}/${name}/sequences.jsonl is up to date, nothing to do"
+        else
+            bin make_sequences --data_dir "${dumpdir}/${name}" --out "${dumpdir}/${name}/sequences.jsonl" --prompt "${prompt}"
+        fi
+    done
+}
+# LLM positions of training and validation sequences: positions STACK CONFIG DIRECTORY
+positions() {
+    local train=${dumpdir}/${train_set}/sequences.jsonl valid=${dumpdir}/${valid_set}/sequences.jsonl
+    if fresh "$3/train_shape" "${train}" "${llm}/tokenizer.json" && fresh "$3/valid_shape" "${valid}"; then
+        log "$3 is up to date, nothing to do"
+    else
+        bin collect_positions --llm "${llm}" --stack "$1" --encoder_config "$2" \
+            "${valid}" "$3/valid_shape" "${train}" "$3/train_shape"
+    fi
+}
+data_opts=(--llm "${llm}" --train "${train_dir}/sequences.jsonl" --valid "${dumpdir}/${valid_set}/sequences.jsonl")
+
+if stage_on 7; then
+    if ${own_encoder}; then
+        log "Stage 7: speech encoder ${encoder_config}: ${train_dir} -> ${encoder_dir}"
+        sequences "${train_set}" "${valid_set}"
+        positions 1 "${encoder_config}" "${expdir}/encoder_stats"
+        bin train --config "${encoder_config}" --tag encoder "${data_opts[@]}" "${train_opts[@]}" --threads "${nj}" \
+            --train_shape "${expdir}/encoder_stats/train_shape" --valid_shape "${expdir}/encoder_stats/valid_shape"
+    else
+        log "Stage 7: the encoder is ${encoder_file}, skipped"
+    fi
+fi
+
+if stage_on 8; then
+    if [ -z "${align_sets}" ]; then
+        log "Stage 8: word alignment: no --align_sets, skipped"
+    else
+        log "Stage 8: word alignment of ${align_sets} -> ${expdir}/align"
+        sequences ${align_sets}
+        for name in ${align_sets}; do
+            if fresh "${expdir}/align/${name}.ctm" "${dumpdir}/${name}/sequences.jsonl" "${encoder_file}"; then
+                log "${expdir}/align/${name}.ctm is up to date, nothing to do"
+            else
+                bin align --encoder "${encoder_dir}" --sequences "${dumpdir}/${name}/sequences.jsonl" \
+                    --out "${expdir}/align/${name}.ctm" --threads "${nj}"
+            fi
+        done
+    fi
+fi
+
+if stage_on 9; then
+    log "Stage 9: sequences of ${all_sets}"
+    # shellcheck disable=SC2086
+    sequences ${all_sets}
+fi
+
+cache_dir=${encoder_dir}/frames
+if stage_on 10; then
+    log "Stage 10: LLM positions -> ${expdir}/stats; encoder frames -> ${cache_dir}"
+    positions "${bridge_stack}" "${encoder_dir}/config.yaml" "${expdir}/stats"
+    if ${cache_encoder}; then
+        pairs=()
+        for name in ${all_sets}; do
+            fresh "${cache_dir}/${name}/frames.scp" "${dumpdir}/${name}/sequences.jsonl" "${encoder_file}" ||
+                pairs+=("${dumpdir}/${name}/sequences.jsonl" "${cache_dir}/${name}")
+        done
+        if [ ${#pairs[@]} -gt 0 ]; then
+            bin encode --encoder "${encoder_dir}" --threads "${nj}" --ngpu "${ngpu}" "${pairs[@]}"
+        else
+            log "${cache_dir} is up to date, nothing to do"
+        fi
+    fi
+fi
+
+if stage_on 11; then
+    log "Stage 11: train ${systems} -> ${expdir}"
+    cache_opts=()
+    if ${cache_encoder}; then
+        cache_opts=(--train_cache "${cache_dir}/${train_set}/frames.scp" --valid_cache "${cache_dir}/${valid_set}/frames.scp")
+    fi
+    bin train --systems "${systems}" --encoder_file "${encoder_file}" "${data_opts[@]}" "${train_opts[@]}" \
+        ${cache_opts[@]+"${cache_opts[@]}"} --nj "${nj}" \
+        --train_shape "${expdir}/stats/train_shape" --valid_shape "${expdir}/stats/valid_shape"
+fi
+
+if stage_on 12; then
+    log "Stage 12: decode${test_names} with ${systems}"
+    set_opts=()
+    for name in ${test_names}; do
+        set_opts+=(--set "${name}=${dumpdir}/${name}/sequences.jsonl=${cache_dir}/${name}/frames.scp")
+    done
+    # Asked to begin here: decode again.
+    [ "${stage}" -ne 12 ] || set_opts+=(--redo)
+    bin decode --systems "${systems}" --conf_dir "${conf_dir}" --expdir "${expdir}" --encoder "${encoder_dir}" --seed "${seed}" \
+        --num_beams "${num_beams}" --nj "${nj}" --ngpu "${ngpu}" "${set_opts[@]}"
+fi
+
+if stage_on 13; then
+    log "Stage 13: score -> ${expdir}/RESULTS.md, ${expdir}/results.json"
+    score_opts=()
+    while IFS= read -r line; do
+        score_opts+=(--system "${line}")
+    done < <(bin systems --conf_dir "${conf_dir}" --systems "${systems}" --expdir "${expdir}" --encoder "${encoder_dir}" --seed "${seed}")
+    for pair in ${test_sets}; do
+        score_opts+=(--set "${pair%:*}|${pair#*:}|${dumpdir}/${pair%:*}/text")
+    done
+    bin results "${score_opts[@]}" --train_text "${dumpdir}/${train_set}/text" ${baseline:+--baseline "${baseline}"} \
+        --normaliser "${normaliser}" --seed "${seed}" --out_dir "${expdir}"
+fi
+
+if stage_on 15; then
+    log "Stage 15: report -> ${expdir}/report"
+    bin report --exp_dir "${expdir}"
+fi
+
+log "finished"

@@ -1,0 +1,49 @@
+# Sourced: sets variables from --name value (or --name=value, - and _ alike), as Kaldi's of the same name.
+#
+# The options are the assignments between the lines `# begin options` and `# end options` of the script that sources
+# this file; a comment behind an assignment is its help. An unknown option is an error that names the nearest one.
+_options_of() { sed -n '/^# begin options/,/^# end options/p' "$0" | grep -E '^[a-z_0-9]+='; }
+_known=" $(_options_of | sed 's/=.*//' | tr '\n' ' ')"
+while [ $# -gt 0 ]; do
+    case $1 in
+    --help | -h)
+        echo "Usage: $0 [options]"
+        sed -n '2,/^$/s/^# \{0,1\}//p' "$0"
+        echo "Options:"
+        _options_of | sed -E 's/^([a-z_0-9]+)=([^#]*)(# *(.*))?$/  --\1 \2\n        \4/'
+        exit 0
+        ;;
+    --*)
+        _name=${1#--}
+        _value=
+        case ${_name} in
+        *=*)
+            _value=${_name#*=}
+            _name=${_name%%=*}
+            ;;
+        *)
+            if [ $# -lt 2 ]; then
+                echo "$0: error: option --${_name} needs a value" >&2
+                exit 2
+            fi
+            _value=$2
+            shift
+            ;;
+        esac
+        _name=${_name//-/_}
+        if [[ ${_known} != *" ${_name} "* ]]; then
+            _near=$(python3 -c 'import difflib, sys
+print(*difflib.get_close_matches(sys.argv[1], sys.argv[2].split(), 1))' "${_name}" "${_known}" || true)
+            echo "$0: error: unknown option --${_name}${_near:+ (did you mean --${_near}?)}; see $0 --help" >&2
+            exit 2
+        fi
+        printf -v "${_name}" '%s' "${_value}"
+        shift
+        ;;
+    *)
+        echo "$0: error: unexpected argument $1; see $0 --help" >&2
+        exit 2
+        ;;
+    esac
+done
+unset _known _name _value _near

@@ -1,0 +1,176 @@
+#!/usr/bin/env python3
+"""Make the corpus: sentences from local/text.py, spoken by espeak-ng, and text for the LM.
+
+Speech: train, valid, test_id (new sentences, training voices), test_voices (unseen voices and
+accents), test_noise (test_id in rooms and noise), test_medical (another domain, unseen voices).
+Text: lm/train.txt, lm/valid.txt, lm/valid_medical.txt. No sentence of a validation or test set is
+in any training text.
+"""
+
+import hashlib
+import json
+import random
+import sys
+from pathlib import Path
+
+from espnet_llmvq.bin.cli import Parser, run
+from espnet_llmvq.errors import UserError
+
+HERE = Path(__file__).resolve().parent
+TRAIN_VOICES = (
+    "en-us en-us+m3 en-us+f2 en-us+m1 en-us+f1 en-gb en-gb+m1 en-gb+f4 en-gb+f2 en-gb+m7".split()
+)
+TEST_VOICES = (
+    "en-gb-scotland+m4 en-gb-x-rp+f3 en-029+f5 en-gb-x-gbclan+m2 en-gb-x-gbcwmd+m5 "
+    "en-us-nyc+m6 en-us+f5 en-gb-scotland+f3"
+).split()
+# Spoken sets: (text domain, voices, size option). The order is that of drawing: test sets come
+# first, so that they stay the same when the sizes of other sets change.
+SPOKEN = {
+    "test_id": ("everyday", TRAIN_VOICES, "test"),
+    "test_voices": ("everyday", TEST_VOICES, "test"),
+    "test_medical": ("medical", TEST_VOICES, "test"),
+    "valid": ("everyday", TRAIN_VOICES, "valid"),
+    "train": ("everyday", TRAIN_VOICES, "train"),
+}
+SMOKE = {
+    "train": 40,
+    "valid": 8,
+    "test": 8,
+    "lm_everyday": 450,
+    "lm_medical": 150,
+    "lm_valid": 40,
+    "lm_valid_medical": 20,
+}
+DONE = ".corpus"
+
+
+def to_bool(value):
+    if value.lower() not in ("true", "false"):
+        raise UserError(f"--smoke is true or false, not {value!r}")
+    return value.lower() == "true"
+
+
+def get_parser():
+    parser = Parser(prog="local/data.py", description=__doc__)
+    parser.add_argument("--datadir", default="data", help="directory to write")
+    parser.add_argument("--train", type=int, default=4000, help="training utterances")
+    parser.add_argument("--valid", type=int, default=150, help="validation utterances")
+    parser.add_argument("--test", type=int, default=150, help="utterances of each test set")
+    parser.add_argument(
+        "--lm_everyday", type=int, default=18000, help="LM lines, those of train included"
+    )
+    parser.add_argument("--lm_medical", type=int, default=6000, help="LM lines, medical domain")
+    parser.add_argument("--lm_valid", type=int, default=400, help="lines of lm/valid.txt")
+    parser.add_argument("--lm_valid_medical", type=int, default=200)
+    parser.add_argument(
+        "--broad_share", type=float, default=0.25, help="share of slots with a rarer word"
+    )
+    parser.add_argument("--smoke", default="false", help="true: a few utterances of everything")
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--nj", type=int, default=2, help="processes")
+    return parser
+
+
+def draw(options):
+    """Draw all sentences -> {name: [(text, entities)]} for the spoken and the LM sets.
+
+    options: sizes, broad_share, seed. All sentences are distinct but for train, which is part of
+    lm/train. Raises UserError if the sizes do not fit.
+    """
+    import text as sentences  # local/text.py
+
+    if options["lm_everyday"] < options["train"]:
+        raise UserError(
+            f"--lm_everyday {options['lm_everyday']} must hold the {options['train']} sentences "
+            "of --train"
+        )
+    domains = {
+        domain: sentences.Generator(domain, options["broad_share"])
+        for domain in ("everyday", "medical")
+    }
+    taken, sets = set(), {}
+
+    def distinct(name, domain, n):
+        rng = random.Random(f"{options['seed']}-{name}")
+        return domains[domain].distinct(n, rng, taken)
+
+    held_out = {n: (s[0], options[s[2]]) for n, s in SPOKEN.items() if n != "train"}
+    held_out["lm/valid"] = ("everyday", options["lm_valid"])
+    held_out["lm/valid_medical"] = ("medical", options["lm_valid_medical"])
+    for name, (domain, n) in held_out.items():
+        sets[name] = distinct(name, domain, n)
+    sets["train"] = distinct("train", "everyday", options["train"])
+    more = options["lm_everyday"] - options["train"]
+    lm = sets["train"] + distinct("lm_everyday", "everyday", more)
+    lm += distinct("lm_medical", "medical", options["lm_medical"])
+    random.Random(f"{options['seed']}-shuffle").shuffle(lm)
+    sets["lm/train"] = lm
+
+    train = {sentences.normalise(text) for text, _ in lm}
+    for name in held_out:
+        for text, _ in sets[name]:
+            assert sentences.normalise(text) not in train, f"{name}: {text!r} is training text"
+    return sets
+
+
+def fingerprint(options):
+    """Hash of what the corpus depends on: options, programs and word lists."""
+    from espnet_llmvq.data import espeak
+
+    digest = hashlib.sha256(json.dumps([options, espeak.VERSION], sort_keys=True).encode())
+    for path in [HERE / "data.py", HERE / "text.py", *sorted(HERE.glob("*.txt"))]:
+        digest.update(path.read_bytes())
+    return digest.hexdigest()
+
+
+def main(argv=None):
+    args = get_parser().parse_args(argv)
+    options = {k: v for k, v in vars(args).items() if k not in ("datadir", "nj", "smoke")}
+    if to_bool(args.smoke):
+        options.update(SMOKE)
+    for name in SMOKE:
+        if options[name] < 1:
+            raise UserError(f"--{name} must be at least 1, not {options[name]}")
+    if not 0 <= options["broad_share"] <= 1:
+        raise UserError(f"--broad_share is a share, not {options['broad_share']}")
+
+    from espnet_llmvq.bin import perturb_data_dir
+    from espnet_llmvq.data.datadir import write_atomic
+    from espnet_llmvq.data.espeak import synthesise
+
+    out = Path(args.datadir)
+    done, stamp = out / DONE, fingerprint(options)
+    made = [out / name / "wav.scp" for name in (*SPOKEN, "test_noise")]
+    made += [out / "lm" / f"{name}.txt" for name in ("train", "valid", "valid_medical")]
+    if all(p.is_file() for p in made) and done.is_file() and done.read_text().strip() == stamp:
+        print(f"{out} is complete; nothing to do")
+        return
+    done.unlink(missing_ok=True)
+
+    sets = draw(options)
+    (out / "lm").mkdir(parents=True, exist_ok=True)
+    for name in ("lm/train", "lm/valid", "lm/valid_medical"):
+        write_atomic(out / f"{name}.txt", "".join(text + "\n" for text, _ in sets[name]))
+    for name, (_, voices, _) in SPOKEN.items():
+        utterances = [(f"{name}-{i:05d}", text) for i, (text, _) in enumerate(sets[name], 1)]
+        jobs = synthesise(utterances, voices, out / name, options["seed"], args.nj)
+        if name == "test_medical":
+            entities = {
+                utt: found for (utt, _), (_, found) in zip(utterances, sets[name], strict=True)
+            }
+            lines = []
+            for job in jobs:
+                pairs = entities[job["utt"].removeprefix(job["spk"] + "-")]
+                lines.append("\t".join([job["utt"], *(f"{k}={v}" for k, v in pairs)]) + "\n")
+            write_atomic(out / name / "entities", "".join(lines))
+    noise = ["--noise", "pink babble", "--snr", "5", "15", "--rt60", "0.2", "0.4"]
+    common = ["--suffix=-noise", "--seed", str(options["seed"]), "--nj", str(args.nj)]
+    perturb_data_dir.main([*noise, *common, str(out / "test_id"), str(out / "test_noise")])
+    write_atomic(done, stamp + "\n")
+    sizes = ", ".join(f"{name} {len(found)}" for name, found in sorted(sets.items()))
+    print(f"{out}: {sizes}", file=sys.stderr)
+
+
+if __name__ == "__main__":
+    run(main)

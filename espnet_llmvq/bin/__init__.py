@@ -1,0 +1,1 @@
+"""Commands of the toolkit: ``python -m espnet_llmvq.bin.NAME --help``."""

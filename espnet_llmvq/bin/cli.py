@@ -1,0 +1,48 @@
+"""Command-line habits shared by every command: spelling of options and clean errors."""
+
+import argparse
+import sys
+
+from espnet_llmvq.errors import UserError, nearest
+
+
+class Parser(argparse.ArgumentParser):
+    """ArgumentParser that takes ``--a-b`` for ``--a_b`` and names the nearest option on a typo."""
+
+    def __init__(self, *args, **kwargs):
+        kwargs.setdefault("formatter_class", argparse.ArgumentDefaultsHelpFormatter)
+        kwargs.setdefault("allow_abbrev", False)
+        super().__init__(*args, **kwargs)
+
+    def parse_known_args(self, args=None, namespace=None):
+        args = sys.argv[1:] if args is None else list(args)
+        known = self._option_string_actions
+        fixed = []
+        for i, arg in enumerate(args):
+            if arg == "--":
+                fixed += args[i:]
+                break
+            flag, eq, value = arg.partition("=")
+            if flag.startswith("--") and flag not in known and flag.replace("-", "_")[2:]:
+                flag = "--" + flag[2:].replace("-", "_")
+            fixed.append(flag + eq + value)
+        return super().parse_known_args(fixed, namespace)
+
+    def parse_args(self, args=None, namespace=None):
+        args, extra = self.parse_known_args(args, namespace)
+        if extra:
+            flags = [a.partition("=")[0] for a in extra if a.startswith("-")] or extra
+            hints = [f"{f}{nearest(f, self._option_string_actions)}" for f in flags]
+            self.error("unknown option: " + ", ".join(hints))
+        return args
+
+
+def run(main, argv=None):
+    """Call ``main(argv)``; turn a UserError into one clear line and exit status 1."""
+    try:
+        sys.exit(main(argv))
+    except UserError as err:
+        print(f"error: {err}", file=sys.stderr)
+        sys.exit(1)
+    except BrokenPipeError:
+        sys.exit(141)

@@ -1,0 +1,67 @@
+"""Run the frozen encoder once over sets and keep its frames, so that many systems train on them (stage 10)."""
+
+from espnet_llmvq.bin.cli import Parser, run
+
+
+def get_parser():
+    parser = Parser(description=__doc__)
+    parser.add_argument("--encoder", required=True, help="experiment directory of the encoder")
+    parser.add_argument("--batch_seconds", type=float, default=120.0, help="audio in a batch, padding included")
+    parser.add_argument("--threads", type=int, default=2, help="CPU threads")
+    parser.add_argument("--ngpu", type=int, default=0, help="1 to encode on a GPU")
+    parser.add_argument("files", nargs="+", help="pairs SEQUENCES DIR: what to read, where frames.scp goes")
+    return parser
+
+
+def main(argv=None):
+    args = get_parser().parse_args(argv)
+    import os
+    import shutil
+
+    import kaldiio
+    import torch
+    from tqdm import tqdm
+
+    from espnet_llmvq.decode.batches import read_batches
+    from espnet_llmvq.errors import UserError
+    from espnet_llmvq.tasks.speech_llm import load_model
+
+    if len(args.files) % 2:
+        raise UserError("give pairs: SEQUENCES DIR")
+    torch.set_num_threads(args.threads)
+    device = "cuda" if args.ngpu else "cpu"
+    model, model_args = load_model(args.encoder, device)
+    for source, target in zip(args.files[::2], args.files[1::2]):
+        tmp = target.rstrip("/") + ".tmp"
+        shutil.rmtree(tmp, ignore_errors=True)
+        os.makedirs(tmp)
+        frames = {}
+        with kaldiio.WriteHelper(f"ark,scp:{tmp}/frames.ark,{tmp}/frames.scp") as writer, torch.inference_mode():
+            batches = read_batches(source, args.batch_seconds, model_args.llm)
+            for ids, batch in tqdm(batches, desc=f"encode {source}", unit="batch"):
+                out, lengths = model.encode(batch["speech"].to(device), batch["speech_lengths"].to(device))
+                for utt, x, n in zip(ids, out.cpu(), lengths.tolist()):
+                    frames[utt] = n
+                    writer(utt, x[:n].numpy())
+        publish(tmp, target)
+        print(f"{target}: frames of {len(frames)} utterances, {sum(frames.values())} in all")
+
+
+def publish(tmp, target):
+    """Move a finished cache into place; frames.scp, which names the final place, appears last."""
+    import os
+    import shutil
+
+    shutil.rmtree(target, ignore_errors=True)
+    os.makedirs(target)
+    os.replace(f"{tmp}/frames.ark", f"{target}/frames.ark")
+    with open(f"{tmp}/frames.scp", encoding="utf-8") as f:
+        lines = f.read().replace(f"{tmp}/frames.ark:", f"{target}/frames.ark:")
+    with open(f"{target}/frames.scp.tmp", "w", encoding="utf-8") as f:
+        f.write(lines)
+    os.replace(f"{target}/frames.scp.tmp", f"{target}/frames.scp")
+    shutil.rmtree(tmp)
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,60 @@
+"""Drop utterances that are too short, too long or without text from a formatted data directory."""
+
+import os
+
+from espnet_llmvq.bin.cli import Parser, run
+from espnet_llmvq.errors import UserError
+
+
+def reasons(data, rate, shortest, longest):
+    """Return {utt: reason} for the utterances of a formatted DataDir to be dropped.
+
+    rate in Hz; shortest and longest in seconds, both still allowed.
+    """
+    found = {}
+    for utt in data.utts:
+        (count,) = data.extra["utt2num_samples"][utt]
+        if not count.isdecimal():
+            raise UserError(f"utt2num_samples: {utt}: {count!r} is not a count (format it again)")
+        seconds = int(count) / rate
+        if not data.text[utt].strip():
+            found[utt] = "empty transcript"
+        elif seconds < shortest:
+            found[utt] = f"{seconds:.3f} s is shorter than {shortest:g} s"
+        elif seconds > longest:
+            found[utt] = f"{seconds:.3f} s is longer than {longest:g} s"
+    return found
+
+
+def main(argv=None):
+    parser = Parser(description=__doc__)
+    parser.add_argument("--min_duration", type=float, default=0.1, help="seconds, allowed itself")
+    parser.add_argument("--max_duration", type=float, default=20.0, help="seconds, allowed itself")
+    parser.add_argument("--rate", type=int, default=16000, help="sampling rate of SRC in Hz")
+    parser.add_argument("source", metavar="SRC", help="directory written by format_audio.py")
+    parser.add_argument("dest", metavar="DEST", help="directory to write")
+    args = parser.parse_args(argv)
+    from espnet_llmvq.data.datadir import DataDir, write_atomic
+
+    source, dest = args.source, args.dest
+    if os.path.realpath(source) == os.path.realpath(dest):
+        raise UserError(f"{dest}: is the source itself (give another DEST)")
+    data = DataDir.load(source)
+    if data.segments is not None or "utt2num_samples" not in data.extra:
+        raise UserError(f"{source}: is not formatted (run format_audio.py first)")
+    dropped = reasons(data, args.rate, args.min_duration, args.max_duration)
+    if len(dropped) == len(data.text):
+        utt, why = next(iter(dropped.items()))
+        raise UserError(f"{source}: no utterance would be left, e.g. {utt}: {why}")
+    data.subset(data.text.keys() - dropped.keys()).write(dest)
+    listing = os.path.join(dest, "dropped.tsv")
+    write_atomic(listing, "".join(f"{utt}\t{why}\n" for utt, why in dropped.items()))
+    count = len(data.text)
+    print(f"{dest}: kept {count - len(dropped)} of {count} utterances, dropped {len(dropped)}")
+    if dropped:
+        print(f"dropped utterances are listed in {listing}")
+    return 0
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,34 @@
+"""List systems as NAME|LABEL|HYPOTHESES|NOTE lines, and check their names."""
+
+import os
+
+from espnet_llmvq.bin.cli import Parser, run
+
+
+def get_parser():
+    parser = Parser(description=__doc__)
+    parser.add_argument("--systems", default="", help="names under conf_dir/systems; empty: all of them")
+    parser.add_argument("--conf_dir", default="conf", help="holds systems/ and phases/")
+    parser.add_argument("--baseline", help="must be one of the systems")
+    parser.add_argument("--expdir", default="exp", help="where models and hypotheses are")
+    parser.add_argument("--encoder", default="exp/encoder", help="experiment directory of the encoder")
+    parser.add_argument("--seed", type=int, default=1, help="the seed the systems are trained with")
+    return parser
+
+
+def main(argv=None):
+    args = get_parser().parse_args(argv)
+    from espnet_llmvq.errors import check_name
+    from espnet_llmvq.systems import hypothesis_file, names, read_systems
+
+    wanted = args.systems.split() or names(os.path.join(args.conf_dir, "systems"))
+    systems = read_systems(args.conf_dir, wanted, args.seed)
+    if args.baseline:
+        check_name("baseline", args.baseline, wanted)
+    for system in systems:
+        path = hypothesis_file(system, args.expdir, args.encoder, "{set}")
+        print("|".join([system.name, system.label, path, system.note]).rstrip("|"))
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,80 @@
+"""Train phases with ESPnet's trainer: the encoder (stage 7), or all phases of some systems (stage 11)."""
+
+import os
+
+from espnet_llmvq.bin.cli import Parser, run
+from espnet_llmvq.errors import UserError
+
+
+def get_parser():
+    parser = Parser(description=__doc__)
+    parser.add_argument("--config", help="one training config (e.g. conf/encoder.yaml)")
+    parser.add_argument("--tag", help="directory name under expdir for --config")
+    parser.add_argument("--systems", default="", help="names of systems under conf_dir/systems")
+    parser.add_argument("--conf_dir", default="conf", help="holds systems/ and phases/")
+    parser.add_argument("--expdir", default="exp", help="where models go")
+    parser.add_argument("--llm", required=True, help="Hugging Face directory or hub id")
+    parser.add_argument("--encoder_file", help="checkpoint of the frozen encoder")
+    parser.add_argument("--train", required=True, help="sequences (JSON lines) to train on")
+    parser.add_argument("--valid", required=True, help="sequences of the validation set")
+    parser.add_argument("--train_shape", required=True, help="LLM positions of each training sequence")
+    parser.add_argument("--valid_shape", required=True, help="LLM positions of each validation sequence")
+    parser.add_argument("--train_cache", help="encoder frames of the training set (scp)")
+    parser.add_argument("--valid_cache", help="encoder frames of the validation set (scp)")
+    parser.add_argument("--seed", type=int, default=1, help="random seed")
+    parser.add_argument("--nj", type=int, default=1, help="phases trained at once")
+    parser.add_argument("--threads", type=int, default=1, help="threads of each")
+    parser.add_argument("--ngpu", type=int, default=0, help="GPUs; phases then train one at a time")
+    parser.add_argument(
+        "--override", action="append", default=[], help="key=value laid over every config, repeated"
+    )
+    parser.add_argument("--check", action="store_true", help="only check names and keys, read no data")
+    return parser
+
+
+def main(argv=None):
+    args = get_parser().parse_args(argv)
+    from espnet_llmvq.systems import Phase, plan, read_config, read_systems
+    from espnet_llmvq.tasks.launch import is_done, run_phases
+
+    phases = plan(read_systems(args.conf_dir, args.systems.split(), args.seed))
+    if args.config:
+        tag = args.tag or os.path.splitext(os.path.basename(args.config))[0]
+        phases.append(Phase(tag, args.config, None))
+    if not phases:
+        raise UserError("nothing to train: give --config or --systems with phases")
+    import yaml
+
+    overrides = dict(pair.partition("=")[::2] for pair in args.override)
+    overrides = {key: yaml.safe_load(value) for key, value in overrides.items()}
+    jobs = []
+    for phase in phases:
+        config = {**read_config(phase.config), **overrides}
+        config.setdefault("best_model_criterion", [["valid", "loss", "min"]])
+        settings = {
+            **config,
+            "llm": args.llm,
+            "encoder_file": args.encoder_file,
+            "init_from": os.path.join(args.expdir, phase.parent, "model.pth") if phase.parent else None,
+            "train_data_path_and_name_and_type": [[args.train, "sequence", "sequence"]],
+            "valid_data_path_and_name_and_type": [[args.valid, "sequence", "sequence"]],
+            "train_shape_file": [args.train_shape],
+            "valid_shape_file": [args.valid_shape],
+            "train_cache": args.train_cache,
+            "valid_cache": args.valid_cache,
+            "seed": args.seed,
+            "ngpu": args.ngpu,
+        }
+        jobs.append((phase.tag, phase.parent, os.path.join(args.expdir, phase.tag), settings, config))
+    if args.check or not all(is_done(directory, s) for _, _, directory, s, _ in jobs):
+        from espnet_llmvq.tasks.speech_llm import SpeechLLMTask
+
+        for (_, _, _, _, config), phase in zip(jobs, phases):
+            SpeechLLMTask.check_config(config, phase.config)
+    if args.check:
+        return
+    run_phases([job[:4] for job in jobs], 1 if args.ngpu else args.nj, args.threads)
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,20 @@
+"""Print the spk2utt that belongs to an utt2spk file."""
+
+import sys
+
+from espnet_llmvq.bin.cli import Parser, run
+
+
+def main(argv=None):
+    parser = Parser(description=__doc__)
+    parser.add_argument("utt2spk", help="utt2spk file")
+    args = parser.parse_args(argv)
+    from espnet_llmvq.data.datadir import by_speaker, read_scp
+
+    for spk, utts in by_speaker(read_scp(args.utt2spk)).items():
+        sys.stdout.write(f"{spk} {' '.join(utts)}\n")
+    return 0
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,1 @@
+"""Between encoder and LLM: frame stacking, projector, quantizer, aligned start."""

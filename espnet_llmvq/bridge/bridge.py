@@ -1,0 +1,193 @@
+"""Bridges from encoder outputs to LLM inputs: stack frames, project, quantize (or not)."""
+
+import math
+
+import torch
+
+from espnet_llmvq.bridge.quantizer import hard_quantize, hard_weights_quantize, soft_quantize
+from espnet_llmvq.errors import UserError, check_name
+
+
+def valid_mask(lengths, width):
+    """(B,) lengths -> (B, width) bool, True inside."""
+    return torch.arange(width, device=lengths.device)[None] < lengths[:, None]
+
+
+def stack_frames(x, lengths, r):
+    """Concatenate r consecutive frames: (B, T, D) -> (B, ceil(T / r), r * D), lengths likewise.
+
+    A last incomplete group is filled with zeros; so is all padding, hence each utterance gets what it
+    gets alone.
+    """
+    b, t, d = x.shape
+    x = x.masked_fill(~valid_mask(lengths, t)[..., None], 0.0)
+    x = torch.nn.functional.pad(x, (0, 0, 0, -t % r))
+    return x.reshape(b, -1, r * d), (lengths + r - 1) // r
+
+
+class Projector(torch.nn.Module):
+    """LayerNorm (optional), Linear, ReLU, Linear: (.., in) -> (.., out).
+
+    [2506.05706] has no LayerNorm. We default to one: without it the hard quantizer collapses to a
+    handful of rows when everything is trained from scratch.
+    """
+
+    def __init__(self, input_size, output_size, hidden_size=2048, layer_norm=True, dropout_rate=0.0):
+        super().__init__()
+        self.norm = torch.nn.LayerNorm(input_size) if layer_norm else torch.nn.Identity()
+        self.hidden = torch.nn.Linear(input_size, hidden_size)
+        self.dropout = torch.nn.Dropout(dropout_rate)
+        self.output = torch.nn.Linear(hidden_size, output_size)
+
+    def forward(self, x):
+        return self.output(self.dropout(torch.relu(self.hidden(self.norm(x)))))
+
+
+class Bridge(torch.nn.Module):
+    """No quantizer (`none`): the SLAM-ASR projector, and the base of the quantizing bridges.
+
+    Args:
+        input_size: width of an encoder frame.
+        embedding: (V, D) the LLM's input embedding table; a copy becomes the codebook.
+        stack: frames concatenated into one step.
+        hidden_size, layer_norm, dropout_rate: of the projector.
+        match_norm: scale outputs to the mean norm of the table's rows (a continuous bridge only).
+        output_scale: factor on the output.
+    """
+
+    def __init__(
+        self,
+        input_size,
+        embedding,
+        stack=5,
+        hidden_size=2048,
+        layer_norm=True,
+        dropout_rate=0.0,
+        match_norm=False,
+        output_scale=1.0,
+    ):
+        super().__init__()
+        self.stack, self.output_scale, self.match_norm = stack, output_scale, match_norm
+        width = embedding.shape[1]
+        self.projector = Projector(input_size * stack, width, hidden_size, layer_norm, dropout_rate)
+        self.mean_norm = float(embedding.detach().norm(dim=-1).mean())
+
+    def project(self, x, lengths, keep=None):
+        """Stack and project: (B, T, input_size) -> z (B, S, D), (B,) lengths in steps.
+
+        keep: (B, T) bool; a step is dropped when none of its frames is kept. At least one step of an
+        utterance stays.
+        """
+        if keep is not None:
+            keep = stack_frames(keep[..., None].float(), lengths, self.stack)[0].amax(-1) > 0
+        x, lengths = stack_frames(x, lengths, self.stack)
+        if keep is not None:
+            x, lengths = compact(x, lengths, keep)
+        return self.projector(x), lengths
+
+    def quantize(self, z):
+        """z (N, D) -> ((N, D) LLM inputs, (N,) chosen codebook rows or None)."""
+        if self.match_norm:
+            z = torch.nn.functional.normalize(z, dim=-1) * self.mean_norm
+        return z, None
+
+    def forward(self, x, lengths, keep=None):
+        """(B, T, input_size), (B,) -> ((B, S, D), (B,) steps, dict of statistics).
+
+        Padded steps are zero and reach neither the quantizer nor the statistics.
+        """
+        z, lengths = self.project(x, lengths, keep)
+        inside = valid_mask(lengths, z.shape[1])
+        flat, rows = self.quantize(z[inside])
+        out = z.new_zeros(z.shape, dtype=flat.dtype)
+        out[inside] = flat * self.output_scale
+        return out, lengths, self.statistics(z[inside], flat, rows)
+
+    @torch.no_grad()
+    def statistics(self, z, out, rows):
+        """How the codebook is used in this batch, and the scale of the outputs."""
+        stats = {"bridge_norm_ratio": out.norm(dim=-1).mean() / self.mean_norm}
+        if rows is not None:
+            share = torch.bincount(rows, minlength=self.codebook.shape[0]).float() / len(rows)
+            entropy = -(share * share.clamp_min(1e-12).log()).sum()
+            stats["codebook_perplexity"] = entropy.exp()
+        return stats
+
+
+class QuantizingBridge(Bridge):
+    """What hard and soft bridges share: the codebook, a copy of the LLM table, frozen or trainable."""
+
+    def __init__(
+        self,
+        input_size,
+        embedding,
+        codebook="frozen",
+        top_k="all",
+        temperature=1.0,
+        renormalise=True,
+        **kwargs,
+    ):
+        super().__init__(input_size, embedding, **kwargs)
+        rows = len(embedding)
+        if top_k != "all" and not (isinstance(top_k, int) and 0 < top_k <= rows):
+            raise UserError(f"top_k: {top_k!r} must be 1 to {rows} (the vocabulary) or 'all'")
+        self.top_k = rows if top_k == "all" else top_k
+        check_name("codebook", codebook, ("frozen", "trainable"))
+        self.codebook = torch.nn.Parameter(
+            embedding.detach().clone().float(), requires_grad=codebook == "trainable"
+        )
+        self.renormalise = renormalise
+        self.learned_temperature = temperature == "learned"
+        if self.learned_temperature:
+            self.log_temperature = torch.nn.Parameter(torch.zeros(()))
+        elif not (isinstance(temperature, (int, float)) and temperature > 0):
+            raise UserError(f"temperature: {temperature!r} must be above 0 or 'learned'")
+        else:
+            self.log_temperature = math.log(temperature)
+
+    @property
+    def temperature(self):
+        if self.learned_temperature:
+            return self.log_temperature.exp()
+        return math.exp(self.log_temperature)
+
+    def choices(self):
+        return dict(
+            top_k=self.top_k, temperature=self.temperature, renormalise=self.renormalise
+        )
+
+
+class HardBridge(QuantizingBridge):
+    """`hard`: each step becomes one row. straight_through: `output` (stage 1) or `weights` (stage 2)."""
+
+    def __init__(self, input_size, embedding, straight_through="output", **kwargs):
+        super().__init__(input_size, embedding, **kwargs)
+        check_name("straight_through", straight_through, ("output", "weights"))
+        if straight_through == "output" and self.codebook.requires_grad:
+            raise UserError(
+                "codebook: trainable gets no gradient with straight_through: output; use weights"
+            )
+        self.straight_through = straight_through
+
+    def quantize(self, z):
+        if self.straight_through == "output":
+            return hard_quantize(z, self.codebook)
+        return hard_weights_quantize(z, self.codebook, **self.choices())
+
+
+class SoftBridge(QuantizingBridge):
+    """`soft`: each step becomes a weighted sum of its top_k rows."""
+
+    def quantize(self, z):
+        return soft_quantize(z, self.codebook, **self.choices())
+
+
+def compact(x, lengths, keep):
+    """Drop steps: (B, S, D), (B,), keep (B, S) bool -> (B, S', D), (B,). One step at least stays."""
+    keep = keep & valid_mask(lengths, x.shape[1])
+    keep[:, 0] |= ~keep.any(1)
+    new = keep.sum(1)
+    # A stable sort brings kept steps to the front in their order.
+    order = keep.int().argsort(dim=1, descending=True, stable=True)[:, : int(new.max())]
+    x = x.gather(1, order[..., None].expand(-1, -1, x.shape[2]))
+    return x * valid_mask(new, x.shape[1])[..., None], new

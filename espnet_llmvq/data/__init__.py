@@ -1,0 +1,1 @@
+"""Kaldi data directories, audio, normalisers, perturbation and speech synthesis."""

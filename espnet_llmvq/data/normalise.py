@@ -1,0 +1,78 @@
+"""Named text normalisers, applied to reference and hypothesis alike before they are compared.
+
+`none`             the text as it is
+`basic`            Unicode NFKC, lower case, hyphens to spaces, no punctuation but apostrophes
+                   inside words, single spaces
+`whisper_basic`    Whisper's normaliser for any language (drops bracketed text)
+`whisper_english`  Whisper's normaliser for English (numbers, contractions, British spellings)
+`softvq`           scoring of arXiv 2506.05706: parentheses go but the text in them stays, "&"
+                   becomes "and", then `whisper_basic`
+"""
+
+import re
+import unicodedata
+
+from espnet_llmvq.errors import check_name
+
+# NFKC leaves the typographic apostrophes alone, and turns the acute accent into a space and a
+# combining mark, so all of them become "'" first.
+_APOSTROPHES = dict.fromkeys(map(ord, "’‘ʼ´`′"), "'")
+
+
+def _clean_char(char):
+    category = unicodedata.category(char)
+    if category == "Pd" or char in "/−":  # hyphens, dashes, slash and minus separate words
+        return " "
+    return "" if category[0] == "P" and char != "'" else char
+
+
+def basic(text):
+    """Return `text` normalised as `basic` says above; applying it twice changes nothing more."""
+    text = unicodedata.normalize("NFKC", text.translate(_APOSTROPHES)).lower()
+    text = text.replace("...", " ")  # NFKC of the ellipsis; joins two words if only deleted
+    text = "".join(map(_clean_char, text))
+    text = re.sub("'{2,}|(?<!\\S)'|'(?!\\S)", "", text)
+    # Deleting a character can bring a letter and a combining mark together.
+    return " ".join(unicodedata.normalize("NFKC", text).split())
+
+
+def _none():
+    return lambda text: text
+
+
+def _basic():
+    return basic
+
+
+def _whisper_basic():
+    from whisper_normalizer.basic import BasicTextNormalizer
+
+    normalise = BasicTextNormalizer()
+    return lambda text: normalise(text).strip()
+
+
+def _whisper_english():
+    from whisper_normalizer.english import EnglishTextNormalizer
+
+    normalise = EnglishTextNormalizer()
+    return lambda text: normalise(text).strip()
+
+
+def _softvq():
+    whisper_basic = _whisper_basic()
+    # Whisper's normaliser drops what stands in parentheses, though it was spoken.
+    return lambda text: whisper_basic(re.sub("[()]", "", text).replace("&", " and "))
+
+
+NORMALISERS = {
+    "none": _none,
+    "basic": _basic,
+    "whisper_basic": _whisper_basic,
+    "whisper_english": _whisper_english,
+    "softvq": _softvq,
+}
+
+
+def get_normaliser(name):
+    """Return the function str -> str called `name`; UserError with the nearest name otherwise."""
+    return NORMALISERS[check_name("normaliser", name, NORMALISERS)]()

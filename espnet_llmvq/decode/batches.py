@@ -1,0 +1,48 @@
+"""Read sequences as batches of similar length, prompts only: what decoding and encoding need."""
+
+from espnet_llmvq.errors import UserError
+from espnet_llmvq.llm.directory import load_tokenizer
+from espnet_llmvq.sequence import SAMPLE_RATE, Sequence, read_sequences
+from espnet_llmvq.tasks.dataset import SequencePreprocessor, collate
+
+
+class Batches:
+    """Iterable of (ids, batch tensors) over a file of sequences, longest first, within `seconds` of audio.
+
+    The transcript is cut off: a batch holds the spans before the first one with loss. `batch_size` limits
+    the utterances in a batch. cache: encoder frames (scp) to read instead of audio.
+    """
+
+    def __init__(self, path, seconds, tokenizer, batch_size=64, cache=None):
+        self.order = []
+        self.prompts = {}
+        for seq in read_sequences(path):
+            speech = [s for s in seq.spans if s.is_speech]
+            if len(speech) != 1:
+                raise UserError(f"{path}: {seq.id} has {len(speech)} speech spans; one is needed here")
+            self.order.append(seq.id)
+            self.prompts[seq.id] = Sequence(seq.id, seq.prompt)
+        self.preprocess = SequencePreprocessor(tokenizer, tokenizer.eos_token_id, cache)
+        samples = {k: next(s.samples for s in p.spans if s.is_speech) for k, p in self.prompts.items()}
+        self.batches, longest = [], 0
+        # Ids break ties, so that batches do not depend on the order of the file.
+        for key in sorted(samples, key=lambda k: (-samples[k], k)):
+            batch = self.batches[-1] if self.batches else None
+            if not batch or len(batch) >= batch_size or (len(batch) + 1) * longest > seconds * SAMPLE_RATE:
+                self.batches.append([])
+                longest = samples[key]
+            self.batches[-1].append(key)
+
+    def __len__(self):
+        return len(self.batches)
+
+    def __iter__(self):
+        for keys in self.batches:
+            yield collate(
+                [(k, self.preprocess(k, {"sequence": self.prompts[k].to_json()})) for k in keys]
+            )
+
+
+def read_batches(path, seconds, llm, **kwargs):
+    """`Batches` with the tokenizer of the LLM directory `llm`."""
+    return Batches(path, seconds, load_tokenizer(llm), **kwargs)

@@ -1,0 +1,112 @@
+"""Speech encoder: frontend, normalisation, SpecAugment, frame stacking and an ESPnet encoder.
+
+ESPnet's convolutions see the padding of a batch; here every utterance gets what it gets alone, so that
+encoder outputs can be cached and hypotheses do not depend on the batch.
+"""
+
+import torch
+
+from espnet_llmvq.bridge.bridge import stack_frames, valid_mask
+from espnet_llmvq.errors import UserError
+
+# Convolutional input layers of ESPnet: (kernel, stride) along time.
+SUBSAMPLING = {
+    "linear": (),
+    "conv2d1": ((3, 1), (3, 1)),
+    "conv2d2": ((3, 2), (3, 1)),
+    "conv2d": ((3, 2), (3, 2)),
+    "conv2d6": ((3, 2), (5, 3)),
+    "conv2d8": ((3, 2), (3, 2), (3, 2)),
+}
+
+
+def frontend_frames(samples, n_fft=512, hop_length=128, center=True):
+    """Number of frames of ESPnet's default frontend for `samples` (int or tensor)."""
+    return (samples + (n_fft // 2 * 2 if center else 0) - n_fft) // hop_length + 1
+
+
+def subsampled(frames, input_layer):
+    """Number of encoder frames for `frames` feature frames (int or tensor)."""
+    for kernel, stride in SUBSAMPLING[input_layer]:
+        frames = (frames - kernel) // stride + 1
+    return frames
+
+
+def encoder_frames(samples, frontend_conf, frame_stack, encoder_conf):
+    """Encoder frames for an utterance of `samples` at 16 kHz: the one place that counts them.
+
+    frontend_conf, encoder_conf: the configs of the model. Raises UserError for an unknown input layer.
+    """
+    layer = encoder_conf.get("input_layer", "conv2d")
+    if layer not in SUBSAMPLING:
+        raise UserError(f"input_layer {layer!r}: its frame count is unknown; use one of {list(SUBSAMPLING)}")
+    keys = ("n_fft", "hop_length", "center")
+    frames = frontend_frames(samples, **{k: frontend_conf[k] for k in keys if k in frontend_conf})
+    return subsampled((frames + frame_stack - 1) // frame_stack, layer)
+
+
+class SpeechEncoder(torch.nn.Module):
+    """(B, S) waveforms -> (B, T, D) encoder frames, each utterance as if alone.
+
+    Args:
+        frontend, normalize, specaug, encoder: ESPnet modules (normalize, specaug may be None).
+        frame_stack: feature frames concatenated before the encoder (low frame rate input); 1 for none.
+        conf: {"frontend": dict, "encoder": dict}, the configs that decide the number of frames.
+    Attribute names are those of ESPnet's ASR model, so that its checkpoints load by name.
+    """
+
+    def __init__(self, frontend, normalize, specaug, encoder, frame_stack=1, conf=None):
+        super().__init__()
+        self.frontend, self.normalize, self.specaug = frontend, normalize, specaug
+        self.encoder, self.frame_stack = encoder, frame_stack
+        conf = conf or {"frontend": {}, "encoder": {}}
+        self.frontend_conf, self.encoder_conf = conf["frontend"], conf["encoder"]
+        self.input_layer = self.encoder_conf.get("input_layer", "conv2d")
+        self._inside = None
+        for module in encoder.modules():
+            if isinstance(module, torch.nn.Conv1d) and module.kernel_size[0] > 1:
+                module.register_forward_pre_hook(self._silence_padding)
+
+    def _silence_padding(self, module, inputs):
+        """Give a convolution over time zeros outside the utterance, as it has at the ends of a lone one."""
+        x = inputs[0]
+        return (x * self._inside[:, None, :].to(x.dtype),) + tuple(inputs[1:])
+
+    def output_size(self):
+        return self.encoder.output_size()
+
+    def frames(self, samples):
+        """Encoder frames for a number of samples (int or tensor)."""
+        return encoder_frames(samples, self.frontend_conf, self.frame_stack, self.encoder_conf)
+
+    def features(self, speech, lengths):
+        """(B, S), (B,) -> log-mel features (B, F, n_mels), (B,)."""
+        with torch.autocast(speech.device.type, enabled=False):
+            return self.frontend(speech, lengths)
+
+    def forward(self, speech, lengths):
+        """(B, S) float waveforms at 16 kHz, (B,) samples -> ((B, T, D), (B,) frames)."""
+        frames = self.frames(lengths)
+        if int(frames.min()) < 1:
+            i = int(frames.argmin())
+            raise UserError(
+                f"speech {i} of the batch has {int(lengths[i])} samples, less than one encoder frame; "
+                "run stage 4 with a larger --min_duration"
+            )
+        x, n = self.features(speech, lengths)
+        if self.normalize is not None:
+            x, n = self.normalize(x, n)
+        if self.specaug is not None and self.training:
+            # After normalisation, so that a masked value is the mean.
+            x, n = self.specaug(x, n)
+        x, n = stack_frames(x, n, self.frame_stack)
+        self._inside = valid_mask(frames, int(frames.max()))
+        # ESPnet's mask would count a frame that only partly lies inside; the longest fixes the width.
+        stride = 1
+        for _, s in SUBSAMPLING[self.input_layer]:
+            stride *= s
+        claimed = torch.where(n == n.max(), n, (frames - 1) * stride + 1)
+        out, counted, _ = self.encoder(x[:, : int(n.max())], claimed)
+        if not torch.equal(counted.to(frames), frames):
+            raise RuntimeError(f"encoder frames {counted.tolist()} are not as computed {frames.tolist()}")
+        return out * self._inside[..., None], frames

@@ -1,0 +1,1 @@
+"""Builders of sequences: from data directories and text to `Sequence`."""

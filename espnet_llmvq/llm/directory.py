@@ -1,0 +1,61 @@
+"""Causal LMs as Hugging Face directories (or hub ids): one code path for embedded and pretrained ones."""
+
+import os
+
+from espnet_llmvq.errors import UserError
+
+BLANK_TOKEN = "<blank>"
+
+
+def check_path(path, needed="config.json"):
+    """Return whether `path` is local; raise UserError for a local path without the file `needed`."""
+    if os.path.isdir(path):
+        if not os.path.exists(os.path.join(path, needed)):
+            raise UserError(f"LLM directory {path} has no {needed}; is it a Hugging Face model?")
+        return True
+    # A hub id is `owner/name` or `name`; a path whose first folder exists is a path.
+    first = path.split("/")[0]
+    if path.startswith((".", "/", "~")) or path.count("/") > 1 or os.path.isdir(first):
+        raise UserError(f"LLM directory {path} does not exist; give --llm PATH or run stages 5 and 6")
+    return False
+
+
+def load_tokenizer(path):
+    """The tokenizer of an LLM directory. Local paths never touch the network."""
+    local = check_path(path, "tokenizer_config.json")
+    from transformers import AutoTokenizer
+
+    return AutoTokenizer.from_pretrained(path, local_files_only=local)
+
+
+def load_llm(path, dtype="float32", lora=None, gradient_checkpointing=False):
+    """Load a causal LM, optionally with LoRA injected.
+
+    Args:
+        path: Hugging Face directory or hub id.
+        dtype: torch dtype name of the frozen weights.
+        lora: keyword arguments of `peft.LoraConfig` (r, lora_alpha, lora_dropout, target_modules), or
+            None. LoRA weights are float32 and the only ones that train.
+    Returns the `PreTrainedModel`; with `lora`, all other parameters are frozen.
+    """
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    local = check_path(path)
+    llm = AutoModelForCausalLM.from_pretrained(
+        path, dtype=getattr(torch, dtype), local_files_only=local
+    )
+    if gradient_checkpointing:
+        llm.gradient_checkpointing_enable()
+        llm.enable_input_require_grads()
+    if lora:
+        from peft import LoraConfig, inject_adapter_in_model
+
+        try:
+            config = LoraConfig(task_type="CAUSAL_LM", **lora)
+        except TypeError as err:
+            raise UserError(f"llm_conf.lora: {err}") from None
+        llm = inject_adapter_in_model(config, llm)
+        for name, p in llm.named_parameters():
+            p.requires_grad = "lora_" in name
+    return llm

@@ -1,0 +1,201 @@
+"""Noisy copies: text tokens spoilt as a frame-synchronous acoustic front end would spoil them.
+
+A large language model has the habit of copying what stands in its context. A small one trained on
+plain text alone has not, and then cannot use the token-like vectors a bridge puts in its prompt. Training
+it to write a sentence down after a noisy version of its tokens gives it the habit: this stands in for
+scale, and it never sees speech.
+"""
+
+import dataclasses
+import math
+
+from espnet_llmvq.errors import UserError
+from espnet_llmvq.llm.directory import BLANK_TOKEN
+from espnet_llmvq.llm.prompt import parse, transcript_lead
+from espnet_llmvq.llm.tokenizer import SPACE, unigram_scores
+
+
+@dataclasses.dataclass(frozen=True)
+class Noise:
+    """Largest rates of each disturbance, 0..0.95.
+
+    An example draws a level in 0..1, and each of its rates uniformly in 0..level * largest, so that
+    clean, slightly and heavily disturbed examples all occur; the mean rate is a quarter of the largest.
+    """
+
+    p_resegment: float = 0.6  # of words that get another segmentation
+    p_drop: float = 0.2  # of tokens left out
+    p_substitute: float = 0.4  # of tokens replaced by a random piece
+    p_insert: float = 0.2  # random pieces put in after a token: r / (1 - r) on average
+    p_repeat: float = 0.7  # further copies of a token: r / (1 - r) on average
+    p_blank: float = 0.7  # filler tokens after a token: r / (1 - r) on average
+    resegment_alpha: float = 0.3  # 0: all segmentations alike; larger: nearer to the usual one
+
+    def __post_init__(self):
+        for field in dataclasses.fields(self):
+            value = getattr(self, field.name)
+            top = 0.95 if field.name.startswith("p_") else math.inf
+            if not 0 <= value <= top:
+                raise UserError(f"noise.{field.name} is {value}; it must lie in 0..{top}")
+
+    def draw(self, rng):
+        """The rates of one example, in the order of the fields without `resegment_alpha`."""
+        level = rng.random()
+        return [level * rng.random() * p for p in dataclasses.astuple(self)[:-1]]
+
+
+class Resegmenter:
+    """Draws segmentations of words from a unigram model: P(pieces) ~ exp(alpha * sum of scores)."""
+
+    def __init__(self, scores, alpha):
+        """`scores`: {piece: log probability}."""
+        self.scores = scores
+        self.alpha = alpha
+        self.longest = max(map(len, scores))
+        self.lattices = {}
+
+    def lattice(self, word):
+        """For each end 1..len(word): the starts of pieces ending there and their cumulative probabilities.
+
+        None for a word with no segmentation into pieces.
+        """
+        if word in self.lattices:
+            return self.lattices[word]
+        forward = [0.0] + [-math.inf] * len(word)
+        arcs = [None]
+        for end in range(1, len(word) + 1):
+            starts, logs = [], []
+            for start in range(max(0, end - self.longest), end):
+                score = self.scores.get(word[start:end])
+                if score is not None and forward[start] > -math.inf:
+                    starts.append(start)
+                    logs.append(forward[start] + self.alpha * score)
+            cumulative = []
+            if starts:
+                top = max(logs)
+                total = 0.0
+                for log in logs:
+                    total += math.exp(log - top)
+                    cumulative.append(total)
+                forward[end] = top + math.log(total)
+                cumulative = [c / total for c in cumulative]
+            arcs.append((starts, cumulative))
+        self.lattices[word] = arcs if forward[-1] > -math.inf else None
+        return self.lattices[word]
+
+    def sample(self, word, rng):
+        """A segmentation of `word` (with the space mark) as a list of pieces, or None if there is none."""
+        arcs = self.lattice(word)
+        if arcs is None:
+            return None
+        pieces, end = [], len(word)
+        while end:
+            starts, cumulative = arcs[end]
+            draw = rng.random()
+            start = next(s for s, c in zip(starts, cumulative) if draw < c or c == cumulative[-1])
+            pieces.append(word[start:end])
+            end = start
+        return pieces[::-1]
+
+
+class NoisyCopy:
+    """Makes examples: prompt with noisy tokens in the place of speech, then the transcript.
+
+    With a tokenizer that is not a unigram model there is no other segmentation, and with one without
+    `<blank>` there are no filler tokens: those rates are then without effect.
+    """
+
+    def __init__(self, tokenizer, template, noise):
+        """`tokenizer`: Hugging Face tokenizer; `template`: "USER: {speech} ASSISTANT: {text}"."""
+        self.tokenizer = tokenizer
+        self.noise = noise
+        self.lead = transcript_lead(template)
+        self.head, self.middle = [], []
+        part = self.head
+        for kind, *words in parse(template):
+            if kind == "text":
+                part += tokenizer.encode(words[0], add_special_tokens=False)
+            else:
+                part = self.middle
+        vocab = tokenizer.get_vocab()
+        self.blank = vocab.get(BLANK_TOKEN)
+        barred = {*tokenizer.all_special_ids, *tokenizer.get_added_vocab().values()}
+        barred |= {*self.head, *self.middle}
+        self.ordinary = [i for i in sorted(vocab.values()) if i not in barred]
+        self.eos = tokenizer.eos_token_id
+        self.ids = vocab
+        self.pieces = {i: piece for piece, i in vocab.items()}
+        scores = unigram_scores(tokenizer)
+        if scores:
+            scores = {p: s for p, s in scores.items() if vocab[p] not in barred}
+            self.resegmenter = Resegmenter(scores, noise.resegment_alpha)
+        else:
+            self.resegmenter = None
+
+    def encode(self, lines):
+        """Token ids of each line as a transcript, without special tokens. Returns a list of lists."""
+        texts = [self.lead + line for line in lines]
+        return self.tokenizer(texts, add_special_tokens=False)["input_ids"]
+
+    def resegment(self, tokens, rate, rng):
+        """Segment each word anew with probability `rate`."""
+        out, word = [], []
+
+        def close():
+            pieces = None
+            if word and rng.random() < rate:
+                pieces = self.resegmenter.sample("".join(self.pieces[t] for t in word), rng)
+            out.extend(word if pieces is None else [self.ids[p] for p in pieces])
+            word.clear()
+
+        for token in tokens:
+            if self.pieces[token].startswith(SPACE):
+                close()
+            word.append(token)
+        close()
+        return out
+
+    def disturb(self, tokens, rng):
+        """A noisy version of a list of token ids. `rng`: numpy Generator. May be empty."""
+        resegment, drop, substitute, insert, repeat, blank = self.noise.draw(rng)
+        if self.resegmenter and resegment:
+            tokens = self.resegment(tokens, resegment, rng)
+        if self.blank is None:
+            blank = 0.0
+
+        def piece():
+            return self.ordinary[int(rng.integers(len(self.ordinary)))]
+
+        out = []
+        for token in tokens:
+            if rng.random() >= drop:
+                token = piece() if rng.random() < substitute else token
+                out.append(token)
+                while rng.random() < repeat:
+                    out.append(token)
+            while rng.random() < insert:
+                out.append(piece())
+            while rng.random() < blank:
+                out.append(self.blank)
+        return out
+
+    def example(self, tokens, rng, limit=None):
+        """One example of the copy task from the tokens of a transcript.
+
+        Returns (ids, n): token ids, of which the last n (transcript and eos) bear loss. An example longer than
+        `limit` tokens has its noisy part replaced by the clean one.
+        """
+        noisy = self.disturb(tokens, rng)
+        fixed = len(self.head) + len(self.middle) + len(tokens) + 1
+        if limit and fixed + len(noisy) > limit:
+            noisy = tokens
+        return [*self.head, *noisy, *self.middle, *tokens, self.eos], len(tokens) + 1
+
+    def plain(self, tokens):
+        """One example of plain text: (ids, n) as in `example`.
+
+        The first token needs something before it to be predicted from: `<s>`, or eos (the mark
+        between documents) for language models without one.
+        """
+        bos = self.tokenizer.bos_token_id
+        return [self.eos if bos is None else bos, *tokens, self.eos], len(tokens) + 1

@@ -1,0 +1,113 @@
+"""Held-out perplexity of any causal LM directory: of plain text, and of transcripts after noisy copies."""
+
+import dataclasses
+import json
+import math
+import os
+
+import numpy as np
+
+from espnet_llmvq.llm.directory import load_llm, load_tokenizer
+from espnet_llmvq.llm.noisy_copy import NoisyCopy
+from espnet_llmvq.llm.tokenizer import read_lines
+
+FILE = "perplexity.json"
+BATCH_TOKENS = 1024  # times the vocabulary gives the memory for logits
+
+
+def negative_log_likelihood(llm, examples):
+    """Sum over examples (ids, n) of -log P of their last n tokens given those before, in nats."""
+    import torch
+    from tqdm import tqdm
+
+    from espnet_llmvq.llm.pretrain import pad
+
+    batches, batch = [], []
+    for example in sorted(examples, key=lambda e: len(e[0])):
+        if batch and (len(batch) + 1) * len(example[0]) > BATCH_TOKENS:
+            batches.append(batch)
+            batch = []
+        batch.append(example)
+    batches.append(batch)
+    total = 0.0
+    with torch.inference_mode():
+        for batch in tqdm(batches, desc="perplexity", leave=False):
+            data = pad(batch, 0)
+            logits = llm(input_ids=data["input_ids"].to(llm.device), use_cache=False).logits
+            total += torch.nn.functional.cross_entropy(
+                logits[:, :-1].float().flatten(0, 1),
+                data["labels"][:, 1:].flatten().to(llm.device),
+                reduction="sum",
+            ).item()
+    return total
+
+
+def measure(model_dir, files, template, noise, seed=1, out_dir=None):
+    """Measure perplexity on held-out files and write `perplexity.json` in `out_dir` or `model_dir`.
+
+    Args:
+        model_dir: any Hugging Face causal LM directory.
+        files: {name: plain text file}.
+        template: prompt of the copy task.
+        noise: Noise of the copy task; an example's disturbance depends on (seed, line) alone.
+    The end of a line counts as a token and as a word. Per-word values can be compared between tokenizers as
+    long as `unknown_tokens` is 0, for `<unk>` hides what the word was. Returns what it wrote:
+    {..., "files": {name: {lines, words, tokens, unknown_tokens, text: {...}, noisy_copy: {...}}}}.
+    """
+    import torch
+
+    tokenizer = load_tokenizer(model_dir)
+    llm = load_llm(model_dir).eval()
+    if torch.cuda.is_available():
+        llm = llm.cuda()
+    copier = NoisyCopy(tokenizer, template, noise)
+    report = {"prompt": template, "noise": dataclasses.asdict(noise), "seed": seed, "files": {}}
+    for name, path in files.items():
+        lines = read_lines([path])
+        ids = copier.encode(lines)
+        words = sum(len(line.split()) for line in lines) + len(lines)
+        tokens = sum(map(len, ids)) + len(lines)
+        unknown = tokenizer.unk_token_id
+        row = {"lines": len(lines), "words": words, "tokens": tokens}
+        row["unknown_tokens"] = 0 if unknown is None else sum(i.count(unknown) for i in ids)
+        rngs = (np.random.default_rng((seed, i)) for i in range(len(ids)))
+        limit = getattr(llm.config, "max_position_embeddings", None)
+        tasks = {
+            "text": [copier.plain(i) for i in ids],
+            "noisy_copy": [copier.example(i, rng, limit) for i, rng in zip(ids, rngs)],
+        }
+        for task, examples in tasks.items():
+            nll = negative_log_likelihood(llm, examples)
+            row[task] = {
+                "nats": nll,
+                "per_token": math.exp(nll / tokens),
+                "per_word": math.exp(nll / words),
+            }
+        report["files"][name] = row
+    path = os.path.join(out_dir or model_dir, FILE)
+    os.makedirs(os.path.dirname(path) or ".", exist_ok=True)
+    with open(path + ".tmp", "w", encoding="utf-8") as f:
+        json.dump(report, f, indent=2)
+    os.replace(path + ".tmp", path)
+    return report
+
+
+def table(report):
+    """The report as lines of text."""
+    form = "{:<20} {:>7} {:>8} {:>5} {:>11} {:>11} {:>11} {:>11}"
+    head = (
+        "held out",
+        "lines",
+        "tokens",
+        "unk",
+        "text/token",
+        "text/word",
+        "copy/token",
+        "copy/word",
+    )
+    rows = [form.format(*head)]
+    for name, row in report["files"].items():
+        values = [row[t][k] for t in ("text", "noisy_copy") for k in ("per_token", "per_word")]
+        counts = (row["lines"], row["tokens"], row["unknown_tokens"])
+        rows.append(form.format(name, *counts, *(f"{v:.3f}" for v in values)))
+    return "\n".join(rows)

@@ -1,0 +1,359 @@
+"""Train a small Llama-style language model on plain text and noisy copies, as a Hugging Face directory."""
+
+import dataclasses
+import hashlib
+import json
+import logging
+import math
+import os
+import shutil
+import sys
+
+import numpy as np
+import yaml
+
+from espnet_llmvq.errors import UserError, check_name
+from espnet_llmvq.llm.directory import load_tokenizer
+from espnet_llmvq.llm.noisy_copy import Noise, NoisyCopy
+from espnet_llmvq.llm.tokenizer import SP_MODEL, check_free, read_lines
+
+log = logging.getLogger(__name__)
+
+WINDOW = 50  # batches' worth of examples sorted together by length
+COMPLETE = "complete"  # marks a checkpoint directory that was written to its end
+LOG_FILE = "train.log"
+
+
+@dataclasses.dataclass(frozen=True)
+class Model:
+    """Shape of the language model, under the names of `transformers.LlamaConfig`."""
+
+    hidden_size: int = 192
+    num_hidden_layers: int = 4
+    num_attention_heads: int = 4
+    intermediate_size: int = 512
+    max_position_embeddings: int = 1024
+    tie_word_embeddings: bool = True
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """Everything in `conf/lm.yaml`."""
+
+    model: Model = dataclasses.field(default_factory=Model)
+    noise: Noise = dataclasses.field(default_factory=Noise)
+    copy_share: float = 0.5  # of examples that are noisy copies; the rest is plain text
+    epochs: int = 2
+    batch_size: int = 32  # lines
+    max_tokens: int = 256  # longer lines are left out
+    learning_rate: float = 2.0e-3
+    warmup_steps: int = 100
+    schedule: str = "cosine"  # or linear; both decay to 0
+    weight_decay: float = 0.01
+    adam_beta2: float = 0.98
+    max_grad_norm: float = 1.0
+    precision: str = "auto"  # bfloat16 where the processor computes in it, else float32
+    save_steps: int = 500
+    log_steps: int = 50
+
+    def __post_init__(self):
+        check_name("schedule", self.schedule, ("linear", "cosine"))
+        check_name("precision", self.precision, ("auto", "bfloat16", "float32"))
+        if not 0 <= self.copy_share <= 1:
+            raise UserError(f"copy_share is {self.copy_share}; it must lie in 0..1")
+        for key in ("epochs", "batch_size", "max_tokens", "save_steps", "log_steps"):
+            if getattr(self, key) < 1:
+                raise UserError(f"{key} is {getattr(self, key)}; it must be 1 or more")
+        if self.model.hidden_size % (2 * self.model.num_attention_heads):
+            raise UserError("model.hidden_size must be a multiple of 2 * model.num_attention_heads")
+
+
+def load_config(path):
+    """Read a YAML file into a `Config`. Raises UserError for an unknown key or a value of a wrong type."""
+    try:
+        with open(path, encoding="utf-8") as f:
+            content = yaml.safe_load(f)
+    except OSError as err:
+        raise UserError(f"config {path}: {err.strerror}") from None
+    except yaml.YAMLError as err:
+        raise UserError(f"config {path} is not YAML: {err}") from None
+    try:
+        return _fill(Config, content or {}, "")
+    except UserError as err:
+        raise UserError(f"config {path}: {err}") from None
+
+
+def _fill(cls, content, prefix):
+    if not isinstance(content, dict):
+        raise UserError(f"{prefix.rstrip('.') or 'the file'} must hold keys and values")
+    fields = {f.name: f for f in dataclasses.fields(cls)}
+    values = {}
+    for key, value in content.items():
+        check_name("key", f"{prefix}{key}", [prefix + name for name in fields])
+        kind = fields[key].type
+        if dataclasses.is_dataclass(kind):
+            values[key] = _fill(kind, value, f"{prefix}{key}.")
+            continue
+        good = isinstance(value, kind) and (kind is bool or not isinstance(value, bool))
+        if kind is float and not isinstance(value, bool):
+            try:  # YAML reads 1e-3 as text
+                value, good = float(value), True
+            except (TypeError, ValueError):
+                good = False
+        if not good:
+            raise UserError(f"{prefix}{key} is {value!r}; it must be of type {kind.__name__}")
+        values[key] = value
+    return cls(**values)
+
+
+class Batches:
+    """All batches of a training run: item `b` is batch `b % per_epoch` of epoch `b // per_epoch`.
+
+    What an example is and how it is disturbed depends on (seed, epoch, line) alone, so a
+    resumed run sees the same batches. Items are dicts of LongTensors `input_ids` and `labels` (batch,
+    length), padded on the right; under causal attention padding needs no mask.
+    """
+
+    def __init__(self, lines, copier, config, seed):
+        """`lines`: token ids of each line; `copier`: NoisyCopy."""
+        self.lines = lines
+        self.copier = copier
+        self.config = config
+        self.seed = seed
+        self.per_epoch = math.ceil(len(lines) / config.batch_size)
+        self.epoch = None
+        self.batches = []
+
+    def __len__(self):
+        return self.config.epochs * self.per_epoch
+
+    def example(self, epoch, index):
+        """(ids, n): token ids of which the last n bear loss."""
+        rng = np.random.default_rng((self.seed, epoch, index))
+        tokens = self.lines[index]
+        if rng.random() < self.config.copy_share:
+            return self.copier.example(tokens, rng, self.config.model.max_position_embeddings)
+        return self.copier.plain(tokens)
+
+    def start_epoch(self, epoch):
+        """Make the examples of an epoch and group them by length within windows."""
+        rng = np.random.default_rng((self.seed, epoch))
+        order = [self.example(epoch, int(i)) for i in rng.permutation(len(self.lines))]
+        size = self.config.batch_size
+        for at in range(0, len(order), WINDOW * size):
+            window = order[at : at + WINDOW * size]
+            order[at : at + WINDOW * size] = sorted(window, key=lambda e: len(e[0]))
+        batches = [order[at : at + size] for at in range(0, len(order), size)]
+        self.batches = [batches[i] for i in rng.permutation(len(batches))]
+        self.epoch = epoch
+
+    def __getitem__(self, b):
+        if b >= len(self):
+            raise IndexError(b)
+        epoch, b = divmod(b, self.per_epoch)
+        if epoch != self.epoch:
+            self.start_epoch(epoch)
+        return pad(self.batches[b], self.copier.eos)
+
+
+def pad(examples, filler):
+    """Examples (ids, n) as right-padded LongTensors {input_ids, labels}, both (batch, length)."""
+    import torch
+
+    length = max(len(ids) for ids, _ in examples)
+    inputs = torch.full((len(examples), length), filler)
+    labels = torch.full((len(examples), length), -100)
+    for row, (ids, n) in enumerate(examples):
+        inputs[row, : len(ids)] = torch.tensor(ids)
+        labels[row, len(ids) - n : len(ids)] = torch.tensor(ids[-n:])
+    return {"input_ids": inputs, "labels": labels}
+
+
+def computes_bfloat16():
+    """Whether this machine has bfloat16 arithmetic (not an emulation of it)."""
+    import torch
+
+    if torch.cuda.is_available():
+        return torch.cuda.get_device_capability()[0] >= 8
+    checks = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
+    return any(getattr(torch.cpu, name, bool)() for name in checks)
+
+
+def last_checkpoint(work):
+    """The newest complete checkpoint in `work`, or None. Half-written ones are deleted."""
+    found = []
+    for name in os.listdir(work):
+        stem, _, step = name.rpartition("-")
+        if stem == "checkpoint" and step.isdigit():
+            path = os.path.join(work, name)
+            if os.path.exists(os.path.join(path, COMPLETE)):
+                found.append((int(step), path))
+            else:
+                log.warning("%s is half-written: deleted", path)
+                shutil.rmtree(path)
+    return max(found)[1] if found else None
+
+
+def train(config, train_files, tokenizer_dir, out_dir, template, seed=1, callbacks=()):
+    """Train a language model; continue from the newest checkpoint of a run that was stopped.
+
+    Args:
+        config: Config.
+        train_files: plain text, one sentence a line.
+        tokenizer_dir: Hugging Face tokenizer, such as `train_tokenizer` writes.
+        out_dir: appears when the training is done, with model, tokenizer, log and `lm.json` (what it was
+            made from). Checkpoints are in `out_dir`.work until then.
+        template: prompt of the copy task, "USER: {speech} ASSISTANT: {text}".
+        callbacks: more `transformers.TrainerCallback`s.
+    Does nothing when `out_dir` holds a model. Returns True when it trained. Raises UserError when the
+    checkpoints found are of a run with other settings or text.
+    """
+    if os.path.exists(os.path.join(out_dir, "config.json")):
+        return False
+    check_free(out_dir)
+    os.environ.setdefault("HF_HUB_OFFLINE", "1")  # nothing here is to be fetched or reported
+    import torch
+    from transformers import LlamaConfig, LlamaForCausalLM, Trainer, TrainingArguments, set_seed
+
+    if not os.path.isdir(tokenizer_dir):
+        raise UserError(
+            f"tokenizer directory {tokenizer_dir} does not exist; run train_tokenizer.py"
+        )
+    tokenizer = load_tokenizer(tokenizer_dir)
+    copier = NoisyCopy(tokenizer, template, config.noise)
+    text = read_lines(train_files)
+    lines = [ids for ids in copier.encode(text) if len(ids) <= config.max_tokens]
+    if not lines:
+        raise UserError(
+            f"no line of {', '.join(train_files)} has max_tokens {config.max_tokens} or less"
+        )
+    longest = 2 * config.max_tokens + len(copier.head) + len(copier.middle) + 1
+    if longest > config.model.max_position_embeddings:
+        raise UserError(
+            f"model.max_position_embeddings must be {longest} or more, or max_tokens smaller"
+        )
+
+    work = f"{out_dir.rstrip('/')}.work"
+    os.makedirs(work, exist_ok=True)
+    bf16 = config.precision == "bfloat16" or (config.precision == "auto" and computes_bfloat16())
+    made_from = {
+        "config": dataclasses.asdict(config),
+        "prompt": template,
+        "seed": seed,
+        "text_md5": hashlib.md5("\n".join(text).encode()).hexdigest(),
+        "tokenizer_md5": hashlib.md5(tokenizer.backend_tokenizer.to_str().encode()).hexdigest(),
+    }
+    _same_run(work, made_from)
+
+    set_seed(seed)
+    eos = tokenizer.eos_token_id
+    bos, padding = tokenizer.bos_token_id, tokenizer.pad_token_id
+    model = LlamaForCausalLM(
+        LlamaConfig(
+            vocab_size=len(tokenizer),
+            bos_token_id=bos,
+            eos_token_id=eos,
+            pad_token_id=eos if padding is None else padding,
+            **dataclasses.asdict(config.model),
+        )
+    )
+    batches = Batches(lines, copier, config, seed)
+    args = TrainingArguments(
+        output_dir=work,
+        max_steps=len(batches),
+        per_device_train_batch_size=1,  # an item of the data is a batch
+        train_sampling_strategy="sequential",
+        remove_unused_columns=False,
+        learning_rate=config.learning_rate,
+        lr_scheduler_type=config.schedule,
+        warmup_steps=config.warmup_steps,
+        weight_decay=config.weight_decay,
+        adam_beta2=config.adam_beta2,
+        max_grad_norm=config.max_grad_norm,
+        bf16=bf16,
+        use_cpu=not torch.cuda.is_available(),
+        save_strategy="steps",
+        save_steps=config.save_steps,
+        save_total_limit=2,  # with one, a kill while saving could leave none
+        logging_steps=config.log_steps,
+        report_to="none",
+        dataloader_pin_memory=torch.cuda.is_available(),
+        seed=seed,
+    )
+    args._n_gpu = min(args.n_gpu, 1)  # the model is too small to be worth several
+    log.info(
+        "%d lines (%d too long), %d steps, %.2f M parameters, %s, %d threads",
+        len(lines), len(text) - len(lines), len(batches), model.num_parameters() / 1e6,
+        "bfloat16" if bf16 else "float32", torch.get_num_threads(),
+    )  # fmt: skip
+    trainer = Trainer(
+        model=model,
+        args=args,
+        train_dataset=batches,
+        data_collator=lambda items: items[0],
+        callbacks=[_run_log(work), *callbacks],
+    )
+    resume = last_checkpoint(work)
+    if resume:
+        log.info("resuming from %s", resume)
+    trainer.train(resume_from_checkpoint=resume)
+
+    tmp = f"{out_dir.rstrip('/')}.tmp"
+    shutil.rmtree(tmp, ignore_errors=True)
+    trainer.model.config.use_cache = True
+    trainer.model.save_pretrained(tmp)
+    tokenizer.save_pretrained(tmp)
+    if os.path.exists(os.path.join(tokenizer_dir, SP_MODEL)):
+        shutil.copy(os.path.join(tokenizer_dir, SP_MODEL), tmp)
+    shutil.copy(os.path.join(work, LOG_FILE), tmp)
+    with open(os.path.join(tmp, "lm.json"), "w", encoding="utf-8") as f:
+        json.dump({**made_from, "bfloat16": bf16}, f, indent=2)
+    os.replace(tmp, out_dir)
+    shutil.rmtree(work)
+    return True
+
+
+def _same_run(work, made_from):
+    """Raise UserError when `work` belongs to a run made from something else than `made_from`."""
+    path = os.path.join(work, "lm.json")
+    if os.path.exists(path):
+        with open(path, encoding="utf-8") as f:
+            before = json.load(f)
+        changed = [key for key in made_from if before.get(key) != made_from[key]]
+        if changed:
+            raise UserError(
+                f"{work} holds an unfinished training with other {', '.join(changed)}; "
+                "delete it to start anew, or give the former settings to finish it"
+            )
+    with open(path + ".tmp", "w", encoding="utf-8") as f:
+        json.dump(made_from, f)
+    os.replace(path + ".tmp", path)
+
+
+def _run_log(work):
+    """The callback that writes the log file and marks complete checkpoints."""
+    import time
+
+    from transformers import TrainerCallback
+
+    class RunLog(TrainerCallback):
+        def on_train_begin(self, args, state, control, **kwargs):
+            self.begin = time.monotonic()
+
+        def on_log(self, args, state, control, logs=None, **kwargs):
+            row = {"step": state.global_step, "of": state.max_steps, **(logs or {})}
+            row["elapsed_s"] = round(time.monotonic() - self.begin, 1)
+            with open(os.path.join(work, LOG_FILE), "a", encoding="utf-8") as f:
+                f.write(json.dumps(row) + "\n")
+
+        def on_save(self, args, state, control, **kwargs):
+            path = os.path.join(work, f"checkpoint-{state.global_step}")
+            with open(os.path.join(path, COMPLETE), "w"):
+                pass
+
+    return RunLog()
+
+
+def log_to_stderr():
+    """Show what `train` reports."""
+    logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(message)s")

@@ -1,0 +1,35 @@
+"""Prompt templates: the words around speech and transcript, from the config."""
+
+import re
+
+from espnet_llmvq.errors import UserError
+
+SPEECH, TRANSCRIPT = "{speech}", "{text}"
+
+
+def parse(template):
+    """Split e.g. "USER: {speech} Transcribe. ASSISTANT: {text}" into parts.
+
+    Returns a list of ("text", words), ("speech",) and ("transcript",). Spaces at the end of words belong to
+    what follows, as language models tokenise them. Raises UserError unless {speech} and {text} occur
+    once each, in this order, and {text} ends the template.
+    """
+    pieces = re.split(r"(\{speech\}|\{text\})", template)
+    marks = [p for p in pieces if p in (SPEECH, TRANSCRIPT)]
+    if marks != [SPEECH, TRANSCRIPT] or pieces[-1].strip():
+        raise UserError(f"prompt {template!r} must hold {{speech}} once and end with {{text}}")
+    parts = []
+    for piece in pieces:
+        if piece == SPEECH:
+            parts.append(("speech",))
+        elif piece == TRANSCRIPT:
+            parts.append(("transcript",))
+        elif piece.strip():
+            parts.append(("text", piece.rstrip()))
+    return parts
+
+
+def transcript_lead(template):
+    """The space that joins the transcript to the prompt: " " or ""."""
+    before = template.split(TRANSCRIPT)[0]
+    return " " if before[-1:].isspace() else ""

@@ -1,0 +1,157 @@
+"""A small unigram tokenizer for a language model trained from the recipe's own text.
+
+Sentencepiece learns the pieces; the directory written holds the same model as a Hugging Face fast
+tokenizer, so that it loads as any downloaded one does, and gives the same ids as sentencepiece.
+"""
+
+import json
+import os
+import random
+import shutil
+
+from espnet_llmvq.errors import UserError
+from espnet_llmvq.llm.directory import BLANK_TOKEN
+
+UNK, BOS, EOS, PAD = "<unk>", "<s>", "</s>", "<pad>"
+SPACE = "\u2581"  # sentencepiece's mark for the space in front of a word
+SP_MODEL = "tokenizer.model"
+MAX_LINES = 1_000_000  # more lines than this do not change a small vocabulary
+
+
+def read_lines(paths):
+    """Non-empty lines of plain text files (UTF-8, one sentence a line, no utterance ids), in order.
+
+    White space is reduced to single spaces. Raises UserError for a missing, non-UTF-8 or empty file.
+    """
+    lines = []
+    for path in paths:
+        before = len(lines)
+        try:
+            with open(path, encoding="utf-8") as f:
+                lines += [words for line in f if (words := " ".join(line.split()))]
+        except OSError as err:
+            raise UserError(f"text file {path}: {err.strerror}") from None
+        except UnicodeDecodeError as err:
+            raise UserError(
+                f"text file {path} is not UTF-8 ({err}); convert it with iconv"
+            ) from None
+        if len(lines) == before:
+            raise UserError(f"text file {path} has no text")
+    return lines
+
+
+def check_free(out_dir):
+    """Raise UserError when `out_dir` has something in it, which nobody asked to delete."""
+    if os.path.exists(out_dir) and not (os.path.isdir(out_dir) and not os.listdir(out_dir)):
+        raise UserError(f"{out_dir} exists and is not empty; delete it or name another directory")
+
+
+def train_tokenizer(text_files, vocab_size, out_dir, user_symbols=("USER:", "ASSISTANT:"), seed=1):
+    """Train a tokenizer and write it to `out_dir` (tokenizer.json and sentencepiece's tokenizer.model).
+
+    Args:
+        text_files: plain text, one sentence a line.
+        vocab_size: number of pieces, with `<unk> <s> </s> <pad> <blank>` (ids 0..4; `<blank>` is never
+            produced by text: it is the row a CTC blank or filler uses) and the user symbols.
+        user_symbols: words that are always one token each, such as the roles of the prompt.
+        seed: draws the lines used when there are more than MAX_LINES.
+    Every printable ASCII character and every character of the text is a piece; others are `<unk>`.
+    No token is added at the start or end of a text. Raises UserError when the text does not
+    suit `vocab_size`.
+    """
+    import sentencepiece
+
+    lines = read_lines(text_files)
+    if len(lines) > MAX_LINES:
+        lines = random.Random(seed).sample(lines, MAX_LINES)
+    symbols = list(dict.fromkeys(user_symbols))
+    if any(not s or len(s.split()) != 1 or s.split()[0] != s for s in symbols):
+        raise UserError(f"user symbols {symbols} must be single words without spaces")
+    check_free(out_dir)
+    tmp = f"{out_dir.rstrip('/')}.tmp"
+    shutil.rmtree(tmp, ignore_errors=True)
+    os.makedirs(tmp)
+    required = {chr(c) for c in range(33, 127)} | set("".join(symbols))
+    try:
+        sentencepiece.SentencePieceTrainer.train(
+            sentence_iterator=iter(lines),
+            model_prefix=os.path.join(tmp, "tokenizer"),
+            vocab_size=vocab_size,
+            model_type="unigram",
+            normalization_rule_name="identity",
+            character_coverage=1.0,
+            required_chars="".join(sorted(required)),
+            # ids are those of a new LM; the space mark makes "USER:" after a space one token
+            unk_id=0, bos_id=1, eos_id=2, pad_id=3,
+            unk_piece=UNK, bos_piece=BOS, eos_piece=EOS, pad_piece=PAD,
+            control_symbols=[BLANK_TOKEN],
+            user_defined_symbols=[SPACE + s for s in symbols],
+            max_sentence_length=1 << 20,
+            num_threads=1,  # the sums of EM, and so the pieces, depend on the number of threads
+            minloglevel=2,
+        )  # fmt: skip
+    except RuntimeError as err:
+        shutil.rmtree(tmp)
+        raise UserError(
+            f"cannot train {vocab_size} pieces from {len(lines)} lines: {err}; change vocab_size"
+        ) from None
+    os.remove(os.path.join(tmp, "tokenizer.vocab"))
+    fast = convert(os.path.join(tmp, SP_MODEL))
+    for symbol in symbols:
+        if len(fast.encode(symbol, add_special_tokens=False)) != 1:
+            shutil.rmtree(tmp)
+            raise UserError(
+                f"user symbol {symbol!r} does not come out as one token; choose another"
+            )
+    fast.save_pretrained(tmp)
+    os.replace(tmp, out_dir)
+
+
+def convert(model_file):
+    """The Hugging Face fast tokenizer that equals a sentencepiece model made by `train_tokenizer`.
+
+    Equal for all text but the literal names of special tokens ("</s>"), which it reads as those tokens.
+    """
+    import sentencepiece
+    from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    sp = sentencepiece.SentencePieceProcessor(model_file=model_file)
+    pieces = [sp.id_to_piece(i) for i in range(len(sp))]
+    scores = [sp.get_score(i) for i in range(len(sp))]
+    special = [i for i in range(len(sp)) if sp.is_control(i) or sp.is_unknown(i)]
+    # user symbols are the only other pieces without a score; sentencepiece gives them this one
+    user = {i for i in range(len(sp)) if scores[i] == 0.0} - set(special)
+    best = max(s for i, s in enumerate(scores) if i not in user and i not in special)
+    for i in user:
+        scores[i] = len(pieces[i].encode()) * best - 0.1
+
+    tokenizer = Tokenizer(models.Unigram(list(zip(pieces, scores)), unk_id=sp.unk_id()))
+    # the order in which sentencepiece treats spaces, so that even a literal space mark is read alike
+    tokenizer.normalizer = normalizers.Sequence(
+        [
+            normalizers.Replace(Regex("^ +"), ""),
+            normalizers.Replace(Regex(" {2,}"), " "),
+            normalizers.Replace(Regex(f"[ {SPACE}]+$"), ""),
+            normalizers.Prepend(" "),
+            normalizers.Replace(" ", SPACE),
+        ]
+    )
+    tokenizer.pre_tokenizer = pre_tokenizers.Metaspace(SPACE, prepend_scheme="never")
+    tokenizer.decoder = decoders.Metaspace(SPACE, prepend_scheme="always")
+    tokenizer.add_special_tokens([pieces[i] for i in special])
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        unk_token=UNK, bos_token=BOS, eos_token=EOS, pad_token=PAD,
+        extra_special_tokens=[BLANK_TOKEN],
+        clean_up_tokenization_spaces=False,
+    )  # fmt: skip
+
+
+def unigram_scores(tokenizer):
+    """{piece: log probability} of a unigram Hugging Face tokenizer; None for other kinds."""
+    model = json.loads(tokenizer.backend_tokenizer.to_str())["model"]
+    if model["type"] != "Unigram":
+        return None
+    special = set(tokenizer.all_special_tokens)
+    return {piece: score for piece, score in model["vocab"] if piece not in special}

@@ -1,0 +1,254 @@
+"""`SpeechLLM`: encoder, bridge, causal LM and CTC head -> loss, statistics, weight.
+
+A batch holds sequences of spans (see `sequence.py`):
+    speech (N, S) waveforms of all speech spans of the batch in order, or (N, T, D) cached encoder frames
+    speech_lengths (N,) in samples or frames
+    tokens (B, U) text tokens of each sequence, all its text spans joined
+    layout (B, K, 3) per span: kind (0 text, 1 speech, -1 padding), tokens in it (0 for speech), loss (0 or 1)
+"""
+
+import re
+
+import torch
+import torch.nn.functional as F
+from espnet2.torch_utils.device_funcs import force_gatherable
+from espnet2.train.abs_espnet_model import AbsESPnetModel
+
+from espnet_llmvq.bridge.aligned_start import ctc_loss
+from espnet_llmvq.errors import UserError
+
+TEXT, SPEECH = 0, 1
+IGNORE = -100
+
+
+class CTCHead(torch.nn.Module):
+    """Linear layer from encoder frames to tokens and blank; names as in ESPnet's CTC."""
+
+    def __init__(self, input_size, vocab_size, blank, dropout_rate=0.0):
+        super().__init__()
+        self.ctc_lo = torch.nn.Linear(input_size, vocab_size)
+        self.blank, self.dropout_rate = blank, dropout_rate
+
+    def forward(self, x):
+        """(B, T, D) -> logits (B, T, V)."""
+        return self.ctc_lo(F.dropout(x, self.dropout_rate, self.training))
+
+
+class SpeechLLM(AbsESPnetModel):
+    """Speech LLM with a bridge (arXiv 2506.05706, section 2).
+
+    Args:
+        speech_encoder: `SpeechEncoder`.
+        ctc: `CTCHead` or None.
+        bridge: `Bridge`.
+        llm: causal LM (transformers) or None when only the encoder trains.
+        aligned_start: `AlignedStart` or None.
+        eos_id: end token.
+        ctc_weight, start_weight, llm_weight: of the three losses, each a mean over its tokens.
+        drop_blank: drop frames whose CTC blank posterior is above this before the bridge; None keeps all.
+        freeze: regular expressions; parameters whose name matches from the start do not train.
+        sourced: prefixes of parameters that are loaded from elsewhere (LLM directory, encoder
+            checkpoint). Frozen ones among them are left out of checkpoints.
+        autocast: run training in bfloat16 autocast.
+    """
+
+    def __init__(
+        self,
+        speech_encoder,
+        ctc,
+        bridge,
+        llm,
+        aligned_start,
+        eos_id,
+        ctc_weight=0.0,
+        start_weight=0.0,
+        llm_weight=1.0,
+        drop_blank=None,
+        freeze=(),
+        sourced=(),
+        autocast=False,
+    ):
+        super().__init__()
+        self.speech_encoder, self.ctc, self.bridge = speech_encoder, ctc, bridge
+        self.llm, self.aligned_start, self.eos_id = llm, aligned_start, eos_id
+        self.ctc_weight, self.start_weight, self.llm_weight = ctc_weight, start_weight, llm_weight
+        self.drop_blank, self.autocast, self.sourced = drop_blank, autocast, tuple(sourced)
+        for part, weight in (("ctc", ctc_weight), ("aligned_start", start_weight), ("llm", llm_weight)):
+            if weight and getattr(self, part) is None:
+                raise UserError(f"model_conf: the loss of {part} has weight {weight} but there is no {part}")
+        if drop_blank is not None and ctc is None:
+            raise UserError("model_conf: drop_blank needs an encoder with a CTC head")
+        for pattern in freeze:
+            matched = [p for name, p in self.named_parameters() if re.match(pattern, name)]
+            if not matched:
+                raise UserError(f"freeze: {pattern!r} matches no parameter")
+            for p in matched:
+                p.requires_grad = False
+        self.train(self.training)
+
+    def train(self, mode=True):
+        """Like `Module.train`, but parts whose parameters are all frozen stay in eval mode."""
+        super().train(mode)
+        for module in self.modules():
+            params = list(module.parameters())
+            if params and not any(p.requires_grad for p in params):
+                module.eval()
+        return self
+
+    # Checkpoints
+
+    def omitted(self):
+        """Names of tensors that checkpoints leave out: frozen and loaded from elsewhere."""
+        trainable = {n for n, p in self.named_parameters() if p.requires_grad}
+        names = []
+        for name in super().state_dict():
+            prefix = next((s for s in self.sourced if name.startswith(s)), None)
+            # A buffer (batch statistics, say) moves only with the parameters of its part.
+            part_trains = any(n.startswith(prefix) for n in trainable) if prefix else True
+            is_buffer = name not in dict.fromkeys(n for n, _ in self.named_parameters())
+            if prefix and (name not in trainable) and not (is_buffer and part_trains):
+                names.append(name)
+        return names
+
+    def state_dict(self, *args, **kwargs):
+        """The tensors a checkpoint holds: all but the `omitted` ones."""
+        state = super().state_dict(*args, **kwargs)
+        if args or kwargs.get("prefix"):
+            return state
+        for name in self.omitted():
+            del state[name]
+        return state
+
+    def load_state_dict(self, state, strict=True, assign=False):
+        """Load a checkpoint. Raises UserError that names missing and unexpected tensors.
+
+        Only the declared omissions may be missing; `strict=False` is not offered for that reason.
+        """
+        full = super().state_dict()
+        missing = [n for n in self.state_dict() if n not in state]
+        unexpected = [n for n in state if n not in full]
+        shapes = [n for n in state if n in full and state[n].shape != full[n].shape]
+        for what, names in (("missing", missing), ("unexpected", unexpected), ("other shapes:", shapes)):
+            if names:
+                shown = ", ".join(names[:8]) + (f" and {len(names) - 8} more" if len(names) > 8 else "")
+                raise UserError(f"checkpoint does not fit the model: {len(names)} tensors {what}: {shown}")
+        return super().load_state_dict(state, strict=False, assign=assign)
+
+    # Speech
+
+    def encode(self, speech, lengths):
+        """Waveforms (N, S) or cached frames (N, T, D) -> ((N, T, D), (N,) frames)."""
+        if speech.dim() == 3:
+            return speech, lengths
+        frozen = not any(p.requires_grad for p in self.speech_encoder.parameters())
+        with torch.set_grad_enabled(torch.is_grad_enabled() and not frozen):
+            return self.speech_encoder(speech, lengths)
+
+    def kept_frames(self, frames):
+        """(N, T) bool: frames that are not blank to the CTC head; None when all are kept."""
+        if self.drop_blank is None:
+            return None
+        with torch.no_grad(), torch.autocast(frames.device.type, enabled=False):
+            posterior = self.ctc(frames.float()).softmax(-1)[..., self.ctc.blank]
+        return posterior <= self.drop_blank
+
+    def bridge_speech(self, frames, lengths):
+        """Encoder frames (N, T, D), (N,) -> LLM inputs ((N, S, H), (N,) steps, statistics)."""
+        return self.bridge(frames, lengths, self.kept_frames(frames))
+
+    # Sequences
+
+    def assemble(self, steps, step_lengths, tokens, layout):
+        """Join speech steps and token embeddings in the order of the spans.
+
+        steps (N, S, H), step_lengths (N,), tokens (B, U), layout (B, K, 3) ->
+        (list of B (P_b, H) inputs, list of B (P_b,) labels with IGNORE outside the loss).
+        """
+        embedded = self.llm.get_input_embeddings()(tokens)
+        counts = step_lengths.tolist() if step_lengths is not None else []
+        inputs, labels, speech = [], [], 0
+        for b, spans in enumerate(layout.tolist()):
+            parts, targets, at = [embedded[b, :0]], [tokens[b, :0]], 0
+            for kind, length, loss in spans:
+                if kind == SPEECH:
+                    part = steps[speech, : counts[speech]].to(embedded.dtype)
+                    target = tokens.new_full((len(part),), IGNORE)
+                    speech += 1
+                elif kind == TEXT:
+                    part = embedded[b, at : at + length]
+                    target = tokens[b, at : at + length]
+                    target = target if loss else torch.full_like(target, IGNORE)
+                    at += length
+                else:
+                    continue
+                parts.append(part)
+                targets.append(target)
+            inputs.append(torch.cat(parts))
+            labels.append(torch.cat(targets))
+        return inputs, labels
+
+    def llm_loss(self, inputs, labels):
+        """Next-token cross-entropy over the labelled positions: (sum, number of tokens, accuracy)."""
+        pad = torch.nn.utils.rnn.pad_sequence
+        mask = pad([torch.ones(len(x), dtype=torch.long, device=x.device) for x in inputs], True)
+        labels = pad(labels, True, IGNORE)
+        hidden = self.llm.get_decoder()(
+            inputs_embeds=pad(inputs, True), attention_mask=mask, use_cache=False
+        ).last_hidden_state
+        targets = labels[:, 1:]
+        chosen = targets != IGNORE
+        # Logits of labelled positions only: a row of them is the size of the vocabulary.
+        logits = self.llm.get_output_embeddings()(hidden[:, :-1][chosen]).float()
+        loss = F.cross_entropy(logits, targets[chosen], reduction="sum")
+        accuracy = (logits.detach().argmax(-1) == targets[chosen]).float().mean()
+        return loss, int(chosen.sum()), accuracy
+
+    def ctc_targets(self, tokens, layout):
+        """Transcripts for CTC: the tokens with loss, without the end token: ((B, U), (B,))."""
+        rows = []
+        for row, spans in zip(tokens, layout.tolist()):
+            at, kept = 0, []
+            for kind, length, loss in spans:
+                if kind == TEXT:
+                    kept += [row[at : at + length]] if loss else []
+                    at += length
+            row = torch.cat(kept) if kept else row[:0]
+            rows.append(row[row != self.eos_id])
+        lengths = torch.tensor([len(r) for r in rows], device=tokens.device)
+        return torch.nn.utils.rnn.pad_sequence(rows, True), lengths
+
+    def forward(self, tokens, layout, speech=None, speech_lengths=None, **kwargs):
+        """Returns (loss, statistics, weight); the weight is the number of tokens in the loss."""
+        device = tokens.device.type
+        with torch.autocast(device, torch.bfloat16, enabled=self.autocast):
+            losses, stats, frames, lengths = {}, {}, None, None
+            if speech is not None:
+                frames, lengths = self.encode(speech, speech_lengths)
+            if self.ctc_weight or self.start_weight:
+                if frames is None or len(frames) != len(tokens):
+                    raise UserError("CTC and aligned start need one speech span in every sequence")
+                targets, target_lengths = self.ctc_targets(tokens, layout)
+                weight = int(target_lengths.sum())
+            if self.ctc_weight:
+                loss = ctc_loss(self.ctc(frames), lengths, targets, target_lengths, self.ctc.blank)
+                losses["ctc"] = (self.ctc_weight, loss / weight)
+            if self.start_weight:
+                z, steps = self.bridge.project(frames, lengths)
+                loss = self.aligned_start(z, steps, targets, target_lengths)
+                losses["start"] = (self.start_weight, loss / weight)
+            if self.llm_weight:
+                steps = step_lengths = None
+                if frames is not None:
+                    steps, step_lengths, stats = self.bridge_speech(frames, lengths)
+                inputs, labels = self.assemble(steps, step_lengths, tokens, layout)
+                loss, weight, stats["acc"] = self.llm_loss(inputs, labels)
+                losses["llm"] = (self.llm_weight, loss / weight)
+        total = sum(w * value for w, value in losses.values())
+        stats.update({f"loss_{name}": value.detach() for name, (_, value) in losses.items()})
+        stats["loss"] = total.detach()
+        return force_gatherable((total, stats, torch.tensor(float(weight))), tokens.device)
+
+    def collect_feats(self, tokens, layout, speech=None, speech_lengths=None, **kwargs):
+        """Features for ESPnet's statistics (`global_mvn`)."""
+        feats, lengths = self.speech_encoder.features(speech, speech_lengths)
+        return {"feats": feats, "feats_lengths": lengths}

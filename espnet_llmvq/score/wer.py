@@ -1,0 +1,149 @@
+"""Word and character error rates, by utterance and summed over a set."""
+
+from dataclasses import dataclass
+
+from espnet_llmvq.errors import UserError
+
+
+@dataclass(frozen=True)
+class UtteranceScore:
+    """Counts of one utterance. `pairs` is its alignment: (op, reference word, hypothesis word).
+
+    `op` is "=", "S", "D" or "I"; the word that an insertion or deletion lacks is "".
+    `chars` and `char_errors` count the words joined by single spaces, spaces included.
+    """
+
+    utt: str
+    pairs: tuple
+    chars: int
+    char_errors: int
+
+    def count(self, op):
+        return sum(pair[0] == op for pair in self.pairs)
+
+
+@dataclass(frozen=True)
+class Score:
+    """Counts summed over a set; `wer` and `cer` are in percent."""
+
+    utterances: int
+    words: int
+    substitutions: int
+    deletions: int
+    insertions: int
+    chars: int
+    char_errors: int
+
+    @property
+    def wer(self):
+        return 100 * (self.substitutions + self.deletions + self.insertions) / self.words
+
+    @property
+    def cer(self):
+        return 100 * self.char_errors / self.chars
+
+    def as_dict(self):
+        """Return the counts and rates under their usual short names, rates to 4 decimals."""
+        return {
+            "wer": round(self.wer, 4),
+            "cer": round(self.cer, 4),
+            "sub": self.substitutions,
+            "del": self.deletions,
+            "ins": self.insertions,
+            "words": self.words,
+            "utterances": self.utterances,
+            "chars": self.chars,
+        }
+
+
+def _pairs(ref, hyp, chunks):
+    pairs = []
+    for chunk in chunks:
+        r = ref[chunk.ref_start_idx : chunk.ref_end_idx]
+        h = hyp[chunk.hyp_start_idx : chunk.hyp_end_idx]
+        op = {"equal": "=", "substitute": "S", "delete": "D", "insert": "I"}[chunk.type]
+        pairs += zip([op] * max(len(r), len(h)), r or [""] * len(h), h or [""] * len(r))
+    return tuple(pairs)
+
+
+def align(ref_words, hyp_words):
+    """Return a Levenshtein alignment of two word lists as a tuple of (op, ref word, hyp word)."""
+    (score,) = score_utterances({"": ref_words}, {"": hyp_words})
+    return score.pairs
+
+
+def score_utterances(refs, hyps):
+    """Return the UtteranceScores of `refs`, in its order.
+
+    refs, hyps: {utterance: list of words}, already normalised, with the same utterances. An
+    empty reference is allowed: every word of its hypothesis is an insertion.
+    """
+    import jiwer
+
+    ref_texts = [" ".join(words) for words in refs.values()]
+    hyp_texts = [" ".join(hyps[utt]) for utt in refs]
+    # jiwer's default transforms strip and split at spaces, which joined words pass unchanged.
+    words = jiwer.process_words(ref_texts, hyp_texts)
+    chars = jiwer.process_characters(ref_texts, hyp_texts)
+    scores = []
+    for i, (utt, ref) in enumerate(refs.items()):
+        errors = sum(
+            max(c.ref_end_idx - c.ref_start_idx, c.hyp_end_idx - c.hyp_start_idx)
+            for c in chars.alignments[i]
+            if c.type != "equal"
+        )
+        pairs = _pairs(ref, hyps[utt], words.alignments[i])
+        scores.append(UtteranceScore(utt, pairs, len(ref_texts[i]), errors))
+    return scores
+
+
+def total(scores):
+    """Return the Score of a list of UtteranceScores; UserError if the references have no word."""
+    ops = {op: sum(score.count(op) for score in scores) for op in "=SDI"}
+    words = ops["="] + ops["S"] + ops["D"]
+    if not words:
+        raise UserError(
+            "the references hold no words after normalisation, so there is no error rate; "
+            "check the reference file and the normaliser"
+        )
+    return Score(
+        utterances=len(scores),
+        words=words,
+        substitutions=ops["S"],
+        deletions=ops["D"],
+        insertions=ops["I"],
+        chars=sum(score.chars for score in scores),
+        char_errors=sum(score.char_errors for score in scores),
+    )
+
+
+def split_words(texts, normalise):
+    """Return {utterance: list of normalised words} of {utterance: text}."""
+    return {utt: normalise(text).split() for utt, text in texts.items()}
+
+
+def oov_rate(refs, train):
+    """Return the percentage of the running words of `refs` that never occur in `train`.
+
+    refs, train: {utterance: list of words}, normalised in the same way.
+    """
+    known = {word for words in train.values() for word in words}
+    words = [word for utt_words in refs.values() for word in utt_words]
+    return 100 * sum(word not in known for word in words) / len(words) if words else 0.0
+
+
+def format_alignments(scores):
+    """Return the alignments of UtteranceScores as text, in the manner of sclite's `result.txt`."""
+    blocks = []
+    for score in scores:
+        rows = {"REF: ": [], "HYP: ": [], "Eval:": []}
+        for op, ref, hyp in score.pairs:
+            cells = (ref or "*" * len(hyp), hyp or "*" * len(ref), "" if op == "=" else op)
+            width = max(map(len, cells))
+            for row, cell in zip(rows.values(), cells):
+                row.append(cell.ljust(width))
+        counts = " ".join(str(score.count(op)) for op in "=SDI")
+        lines = [f"id: ({score.utt})", f"Scores: (#C #S #D #I) {counts}"]
+        lines += [f"{name} {' '.join(row)}".rstrip() for name, row in rows.items()]
+        blocks.append("\n".join(lines) + "\n")
+    return "\n".join(blocks)

@@ -1,0 +1,122 @@
+"""Systems and phases: what a row of the results table is made of.
+
+A system, `conf/systems/NAME.yaml`, is a row: a label, the phases that train it in order, and how it decodes.
+A phase, `conf/phases/NAME.yaml`, is a training config; it starts from the phase before it. Systems that begin with
+the same phases share them, because a phase is stored under the names of all phases up to it.
+"""
+
+import os
+from dataclasses import dataclass
+
+from espnet_llmvq.errors import UserError, check_name
+
+SYSTEM_KEYS = ("label", "phases", "decode", "note")
+
+
+@dataclass(frozen=True)
+class Phase:
+    """tag: directory name under expdir; config: path of its YAML; parent: tag of the phase before or None."""
+
+    tag: str
+    config: str
+    parent: str
+
+
+@dataclass(frozen=True)
+class System:
+    """A row of the table. decode: "llm" or "ctc" (the encoder alone, no phases)."""
+
+    name: str
+    label: str
+    phases: tuple
+    decode: str
+    note: str = ""
+
+
+def system_dir(system, expdir, encoder_dir):
+    """Where the trained system is: the directory of its last phase, or of the encoder."""
+    return os.path.join(expdir, system.phases[-1].tag) if system.phases else encoder_dir
+
+
+def hypothesis_file(system, expdir, encoder_dir, name):
+    """The hypotheses of a system for the set `name`."""
+    prefix = "decode_ctc" if system.decode == "ctc" else "decode"
+    return os.path.join(system_dir(system, expdir, encoder_dir), f"{prefix}_{name}", "hyp.jsonl")
+
+
+def read_yaml(path):
+    """A YAML mapping. Raises UserError with the file and line of a syntax error."""
+    import yaml
+
+    try:
+        with open(path, encoding="utf-8") as f:
+            data = yaml.safe_load(f) or {}
+    except FileNotFoundError:
+        raise UserError(f"{path} does not exist") from None
+    except yaml.YAMLError as err:
+        raise UserError(f"{path}: {err}") from None
+    if not isinstance(data, dict):
+        raise UserError(f"{path}: expected `key: value` lines")
+    return data
+
+
+def read_config(path):
+    """A training config; `base: other.yaml` (relative to it) is read first, then overridden.
+
+    Keyword arguments (`*_conf`) are merged one level deep, all else is replaced.
+    """
+    config = read_yaml(path)
+    base = config.pop("base", None)
+    if base is None:
+        return config
+    merged = read_config(os.path.join(os.path.dirname(path), base))
+    for key, value in config.items():
+        if key.endswith("_conf") and isinstance(value, dict) and isinstance(merged.get(key), dict):
+            merged[key] = {**merged[key], **value}
+        else:
+            merged[key] = value
+    return merged
+
+
+def names(directory):
+    """Names of the YAML files of a directory."""
+    if not os.path.isdir(directory):
+        raise UserError(f"{directory} does not exist")
+    return sorted(f[:-5] for f in os.listdir(directory) if f.endswith(".yaml"))
+
+
+def read_systems(conf_dir, wanted, seed=1):
+    """Read the systems named in `wanted` (list), in its order, as `System`s.
+
+    seed: other than 1 it becomes part of the tags. Raises UserError for unknown names, keys and phases.
+    """
+    systems_dir, phases_dir = os.path.join(conf_dir, "systems"), os.path.join(conf_dir, "phases")
+    known, systems = names(systems_dir), []
+    suffix = "" if seed == 1 else f"_seed{seed}"
+    for name in wanted:
+        check_name("system", name, known)
+        path = os.path.join(systems_dir, f"{name}.yaml")
+        data = read_yaml(path)
+        for key in data:
+            check_name(f"key in {path}", key, SYSTEM_KEYS)
+        decode = check_name(f"decode in {path}", data.get("decode", "llm"), ("llm", "ctc"))
+        phases, parent = [], None
+        for phase in data.get("phases", []):
+            check_name(f"phase in {path}", phase, names(phases_dir))
+            tag = f"{parent.removesuffix(suffix) if suffix else parent}-{phase}" if parent else phase
+            tag += suffix
+            phases.append(Phase(tag, os.path.join(phases_dir, f"{phase}.yaml"), parent))
+            parent = tag
+        if (decode == "llm") != bool(phases):
+            raise UserError(f"{path}: a system that decodes with {decode} has {len(phases)} phases")
+        systems.append(System(name, data.get("label", name), tuple(phases), decode, data.get("note", "")))
+    return systems
+
+
+def plan(systems):
+    """All phases of the systems, each once, parents first."""
+    phases = {}
+    for system in systems:
+        for phase in system.phases:
+            phases.setdefault(phase.tag, phase)
+    return list(phases.values())

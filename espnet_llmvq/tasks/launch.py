@@ -1,0 +1,156 @@
+"""Run training phases: one or several processes, logs beside the models, nothing done twice."""
+
+import collections
+import json
+import multiprocessing
+import os
+import re
+import shutil
+import sys
+import time
+
+from espnet_llmvq.errors import UserError
+
+DONE = "model.pth"
+
+
+def settings_differ(old, new):
+    """The first key whose value differs between two dicts, as text; "" when equal."""
+    for key in sorted(set(old) | set(new)):
+        if old.get(key) != new.get(key):
+            return f"{key}: {old.get(key)!r} then, {new.get(key)!r} now"
+    return ""
+
+
+def is_done(directory, settings):
+    """Whether a phase was trained with these settings. Raises UserError if with others."""
+    path = os.path.join(directory, "settings.json")
+    if os.path.exists(path):
+        with open(path, encoding="utf-8") as f:
+            difference = settings_differ(json.load(f), settings)
+        if difference:
+            raise UserError(
+                f"{directory} belongs to other settings ({difference}); "
+                f"remove it to train again, or give another --expdir"
+            )
+    return os.path.exists(os.path.join(directory, DONE))
+
+
+def train_phase(directory, settings, threads):
+    """Train one phase in this process with ESPnet's trainer; resumes where it was killed.
+
+    settings: a config of `SpeechLLMTask` (dict). `model.pth`, the average of the best epochs, appears last.
+    """
+    import torch
+    import yaml
+
+    from espnet_llmvq.tasks.speech_llm import SpeechLLMTask
+
+    torch.set_num_threads(threads)
+    os.makedirs(directory, exist_ok=True)
+    config = os.path.join(directory, "phase.yaml")
+    with open(config, "w", encoding="utf-8") as f:
+        yaml.safe_dump(settings, f, sort_keys=False, allow_unicode=True)
+    with open(os.path.join(directory, "settings.json.tmp"), "w", encoding="utf-8") as f:
+        json.dump(settings, f, indent=1)
+    os.replace(f.name, f.name[:-4])
+    SpeechLLMTask.main(cmd=["--config", config, "--output_dir", directory, "--resume", "true"])
+    phase, metric, _ = settings["best_model_criterion"][0]
+    tmp = os.path.join(directory, DONE + ".tmp")
+    shutil.copyfile(os.path.join(directory, f"{phase}.{metric}.ave.pth"), tmp)
+    os.replace(tmp, os.path.join(directory, DONE))
+
+
+def _child(directory, settings, threads):
+    """Entry of a forked process: everything it prints goes to the phase's log."""
+    log = os.open(os.path.join(directory, "train.log"), os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    os.dup2(log, 1)
+    os.dup2(log, 2)
+    try:
+        train_phase(directory, settings, threads)
+    except UserError as err:
+        print(f"error: {err}", file=sys.stderr)
+        sys.exit(1)
+
+
+class LogFollower:
+    """Turns new lines of ESPnet's log into short progress lines."""
+
+    started = re.compile(r"(\d+)/(\d+)epoch started(?:\. Estimated time to finish: (.*))?$")
+    results = re.compile(r"(\d+)epoch results: \[train\].*?\bloss=([^,]+),.*?\[valid\].*?\bloss=([^,]+),")
+
+    def __init__(self, tag, path):
+        self.tag, self.path = tag, path
+        self.position = os.path.getsize(path) if os.path.exists(path) else 0
+
+    def report(self):
+        if not os.path.exists(self.path):
+            return
+        with open(self.path, encoding="utf-8", errors="replace") as f:
+            f.seek(self.position)
+            for line in f:
+                if not line.endswith("\n"):
+                    break
+                self.position += len(line.encode("utf-8", "replace"))
+                self.show(line.rstrip())
+
+    def show(self, line):
+        if match := self.started.search(line):
+            epoch, total, left = match.groups()
+            print(f"[{self.tag}] epoch {epoch}/{total}" + (f", {left} left" if left else ""), flush=True)
+        elif match := self.results.search(line):
+            epoch, train, valid = match.groups()
+            print(f"[{self.tag}] epoch {epoch}: train loss {train}, valid loss {valid}", flush=True)
+
+
+def tail(path, lines=15):
+    with open(path, encoding="utf-8", errors="replace") as f:
+        return "".join(collections.deque(f, lines))
+
+
+def run_phases(jobs, nj, threads):
+    """Train phases, at most `nj` at once, each after its parent.
+
+    jobs: list of (tag, parent tag or None, directory, settings). Processes are forked from this one after the heavy
+    imports, which take longer than a short phase. Raises UserError, with the end of its log, for one that failed;
+    what was running is stopped and resumes in the next run.
+    """
+    waiting = []
+    for job in jobs:
+        if is_done(job[2], job[3]):
+            print(f"[{job[0]}] is trained, nothing to do: {job[2]}/{DONE}")
+        else:
+            waiting.append(job)
+    if not waiting:
+        return
+    print(f"loading libraries for {len(waiting)} phases", flush=True)
+    import espnet_llmvq.tasks.speech_llm  # noqa: F401  shared by all forked children
+
+    fork, running = multiprocessing.get_context("fork"), {}
+    open_tags = {job[0] for job in waiting}
+    try:
+        while waiting or running:
+            for job in list(waiting):
+                tag, parent, directory, settings = job
+                if len(running) < nj and parent not in open_tags:
+                    os.makedirs(directory, exist_ok=True)
+                    log = os.path.join(directory, "train.log")
+                    follower = LogFollower(tag, log)
+                    process = fork.Process(target=_child, args=(directory, settings, threads))
+                    process.start()
+                    running[tag] = (process, follower, log)
+                    waiting.remove(job)
+                    print(f"[{tag}] training, log in {log}", flush=True)
+            time.sleep(0.3)
+            for tag, (process, follower, log) in list(running.items()):
+                follower.report()
+                if process.exitcode is not None:
+                    del running[tag]
+                    if process.exitcode != 0:
+                        raise UserError(f"phase {tag} failed; the end of {log}:\n{tail(log)}")
+                    open_tags.discard(tag)
+                    print(f"[{tag}] done", flush=True)
+    finally:
+        for process, _, _ in running.values():
+            process.terminate()
+            process.join()

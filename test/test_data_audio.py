@@ -1,0 +1,223 @@
+"""Audio reading and format_audio against soundfile, soxr and hand-made broken files."""
+
+import json
+import os
+import struct
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+import soxr
+
+from espnet_llmvq.bin import format_audio
+from espnet_llmvq.data import audio
+from espnet_llmvq.data.datadir import DataDir, scan, validate
+from espnet_llmvq.errors import UserError
+
+
+def noise(n, channels=1, seed=0):
+    x = np.random.default_rng(seed).uniform(-0.5, 0.5, (n, channels)).astype(np.float32)
+    return x[:, 0] if channels == 1 else x
+
+
+FORMATS = {
+    "a.wav": {},
+    "a.flac": {},
+    "a.ogg": {"format": "OGG", "subtype": "OPUS"},
+    "v.ogg": {"format": "OGG", "subtype": "VORBIS"},
+    "a.mp3": {},
+    "a.sph": {"format": "NIST"},
+    "a.aiff": {},
+    "r.wav": {"format": "RF64"},
+    "u.wav": {"subtype": "ULAW"},
+}
+
+
+@pytest.mark.parametrize("name", FORMATS)
+@pytest.mark.parametrize("part", [0.2, 0.6, 0.97])
+def test_truncated_file_is_refused_and_whole_one_read(tmp_path, name, part):
+    path = tmp_path / name
+    soundfile.write(path, noise(48000), 16000, **FORMATS[name])
+    assert audio.check(path).frames == 48000 == audio.info(path).frames
+    assert np.array_equal(audio.read_audio(path), soundfile.read(path, dtype="float32")[0])
+    content = path.read_bytes()
+    path.write_bytes(content[: int(part * len(content))])
+    with pytest.raises(UserError, match=name):
+        audio.check(path)
+    with pytest.raises(UserError, match=name):
+        audio.read_audio(path)
+
+
+def test_wav_with_extra_chunks_and_unknown_size(tmp_path):
+    path = tmp_path / "a.wav"
+    soundfile.write(path, noise(101), 16000, subtype="PCM_U8")
+    content = path.read_bytes()
+    odd = b"note" + struct.pack("<I", 3) + b"abc\0"
+    path.write_bytes(content[:12] + odd + content[12:] + odd)
+    assert audio.check(path).frames == 101
+    at = content.index(b"data") + 4
+    path.write_bytes(content[:at] + b"\xff\xff\xff\xff" + content[at + 4 :])  # written to a pipe
+    assert len(audio.read_audio(path)) >= 101
+    path.write_bytes(content[:at] + struct.pack("<I", 103) + content[at + 4 :])
+    with pytest.raises(UserError, match="truncated"):
+        audio.info(path)
+
+
+def test_unusable_files(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match="not found.*relative paths start at"):
+        audio.read_audio("x.wav")
+    os.mkdir("d.wav")
+    Path("empty.wav").write_bytes(b"")
+    Path("text.wav").write_text("no audio " * 50)
+    Path("bare.raw").write_bytes(b"\0" * 100)
+    soundfile.write("none.wav", np.zeros(0), 16000)
+    soundfile.write("a.flac", noise(4000), 16000)
+    stream = bytearray(Path("a.flac").read_bytes())
+    stream[21] &= 0xF0  # the 36 bits of STREAMINFO's number of samples
+    stream[22:26] = bytes(4)
+    Path("stream.flac").write_bytes(stream)
+    reasons = {
+        "d.wav": "directory",
+        "empty.wav": "0 bytes",
+        "text.wav": "cannot be read",
+        "bare.raw": "cannot be read",
+        "none.wav": "no samples",
+        "stream.flac": "length",
+    }
+    for name, reason in reasons.items():
+        for read in (audio.info, audio.check, audio.read_audio):
+            with pytest.raises(UserError, match=f"{name}.*{reason}"):
+                read(name)
+
+
+def test_read_resamples_averages_and_cuts(tmp_path):
+    path = tmp_path / "a.wav"
+    soundfile.write(path, noise(44100, 2), 44100, subtype="FLOAT")
+    x = soundfile.read(path, dtype="float32")[0]
+    y = audio.read_audio(path, 16000)
+    assert y.shape == (16000,) and y.dtype == np.float32 and y.flags.c_contiguous
+    np.testing.assert_allclose(y, soxr.resample((x[:, 0] + x[:, 1]) / 2, 44100, 16000), atol=1e-6)
+    cut = audio.read_audio(path, 44100, 0.25, 0.5)
+    np.testing.assert_allclose(cut, x[11025:22050].mean(1), atol=1e-7)
+    assert len(audio.read_audio(path, 44100, 0.5, 1.005)) == 22050  # within the tolerance
+    for start, end in ((0.5, 1.02), (0.5, 0.5), (1.0, None), (-0.1, 0.5), (2.0, 3.0)):
+        with pytest.raises(UserError, match="cannot cut"):
+            audio.read_audio(path, 44100, start, end)
+
+
+def test_write_audio_rounds_and_clips(tmp_path):
+    pcm = np.arange(-32768, 32768, dtype=np.int16)
+    audio.write_audio(tmp_path / "a.flac", pcm / 32768, 16000)
+    assert np.array_equal(soundfile.read(tmp_path / "a.flac", dtype="int16")[0], pcm)
+    audio.write_audio(tmp_path / "a.wav", [1.5, -1.5, 0.6 / 32768], 16000)
+    assert soundfile.read(tmp_path / "a.wav", dtype="int16")[0].tolist() == [32767, -32768, 1]
+
+
+def put(path, table):
+    path.write_text("".join(f"{k} {v}\n" for k, v in sorted(table.items())))
+
+
+def make(root, segments=None):
+    """Four utterances: 16 kHz mono wav and flac, 16 kHz stereo, 22.05 kHz; or segments of them."""
+    root.mkdir(parents=True)
+    kinds = {"u1": ("wav", 16000, 1), "u2": ("flac", 16000, 1), "u/3": ("wav", 16000, 2),
+             "u4": ("flac", 22050, 1)}  # fmt: skip
+    wav_scp = {}
+    for seed, (utt, (suffix, rate, channels)) in enumerate(kinds.items()):
+        path = root / f"{utt[-1]}.{suffix}"
+        soundfile.write(path, noise(rate // 5, channels, seed), rate)
+        wav_scp[utt] = os.path.relpath(path)
+    put(root / "wav.scp", wav_scp)
+    utts = segments or kinds
+    if segments:
+        put(root / "segments", segments)
+    put(root / "text", {u: f"say {u}" for u in utts})
+    put(root / "utt2spk", {u: "s" for u in utts})
+    put(root / "spk2utt", {"s": " ".join(sorted(utts))})
+    (root / "entities").write_text(f"{sorted(utts)[0]}\tcity=Rome\n")
+    return root
+
+
+@pytest.mark.parametrize("nj, audio_format", [(2, "wav"), (1, "flac")])
+def test_format_against_soxr(tmp_path, monkeypatch, capsys, nj, audio_format):
+    monkeypatch.chdir(tmp_path)
+    src, dst = make(tmp_path / "src"), tmp_path / "out" / "dst"
+    command = ["--nj", str(nj), "--audio_format", audio_format, str(src), str(dst)]
+    assert format_audio.main(command) == 0
+    assert validate(dst, rate=16000) == []
+    data = DataDir.load(dst)
+    assert data.wav_scp["u1"] == str(src / "1.wav") and data.wav_scp["u2"] == str(src / "2.flac")
+    assert data.wav_scp["u/3"] == str(dst / "audio" / f"u%2F3.{audio_format}")
+    assert sorted(os.listdir(dst / "audio")) == [f"u%2F3.{audio_format}", f"u4.{audio_format}"]
+    assert data.extra["utt2num_samples"] == {u: ["3200"] for u in data.utts}
+    assert (dst / "entities").read_bytes() == (src / "entities").read_bytes()
+    stereo = soundfile.read(src / "3.wav")[0].mean(axis=1)
+    slow = soxr.resample(soundfile.read(src / "4.flac", dtype="float32")[0], 22050, 16000)
+    for utt, expected in (("u/3", stereo), ("u4", slow)):
+        x, rate = soundfile.read(data.wav_scp[utt])
+        assert rate == 16000 and soundfile.info(data.wav_scp[utt]).subtype == "PCM_16"
+        assert np.abs(x - expected).max() <= 0.51 / 32768
+    assert not list((tmp_path / "out").glob("*.tmp"))
+
+    def stamps():
+        return {p: p.stat().st_mtime_ns for p in dst.rglob("*")}
+
+    before = stamps()
+    capsys.readouterr()
+    assert format_audio.main(command) == 0
+    assert "up to date" in capsys.readouterr().out and stamps() == before
+    os.utime(src / "4.flac", (time.time() + 9, time.time() + 9))
+    assert format_audio.main(command) == 0
+    assert "up to date" not in capsys.readouterr().out and stamps() != before
+    os.unlink(data.wav_scp["u4"])
+    assert format_audio.main(command) == 0 and os.path.exists(data.wav_scp["u4"])
+
+
+def test_format_cuts_segments(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    cuts = {"a": "u1 0.0 0.2", "b": "u1 0.05 0.1", "c": "u4 0.1 0.2"}
+    src = make(tmp_path / "src", cuts)
+    for utt in ("u2", "u/3"):
+        table = {r.key: r.value for r in scan(src / "wav.scp")[0] if r.key != utt}
+        put(src / "wav.scp", table)
+    format_audio.format_audio(src, tmp_path / "dst", nj=1)
+    data = DataDir.load(tmp_path / "dst")
+    assert data.segments is None and data.utts == ["a", "b", "c"]
+    assert validate(tmp_path / "dst", rate=16000) == []
+    whole = soundfile.read(src / "1.wav", dtype="int16")[0]
+    for utt, first, stop in (("a", 0, 3200), ("b", 800, 1600)):
+        assert np.array_equal(
+            soundfile.read(data.wav_scp[utt], dtype="int16")[0], whole[first:stop]
+        )
+    part = soundfile.read(src / "4.flac", dtype="float32")[0][2205:4410]
+    x = soundfile.read(data.wav_scp["c"])[0]
+    assert np.abs(x - soxr.resample(part, 22050, 16000)).max() <= 0.51 / 32768
+
+
+def test_format_leaves_nothing_behind_when_audio_is_broken(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    src, dst = make(tmp_path / "src"), tmp_path / "dst"
+    format_audio.format_audio(src, dst, nj=1)
+    before = json.loads((dst / format_audio.STAMP).read_text())
+    (src / "2.flac").write_bytes((src / "2.flac").read_bytes()[:3000])
+    with pytest.raises(UserError, match=r"wav.scp:3: u2: .*2.flac"):
+        format_audio.format_audio(src, dst, nj=1)
+    assert json.loads((dst / format_audio.STAMP).read_text()) == before
+    with pytest.raises(UserError):
+        format_audio.format_audio(src, tmp_path / "other", nj=1)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["dst", "src"]
+
+
+def test_format_overwrites_only_its_own_output(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    src = make(tmp_path / "src")
+    (tmp_path / "home").mkdir()
+    (tmp_path / "home" / "thesis.txt").write_text("precious")
+    with pytest.raises(UserError, match="not written by format_audio"):
+        format_audio.format_audio(src, tmp_path / "home", nj=1)
+    with pytest.raises(UserError, match="give another DEST"):
+        format_audio.format_audio(src, src, nj=1)
+    assert (tmp_path / "home" / "thesis.txt").exists() and validate(src) == []

@@ -1,0 +1,94 @@
+"""Normalisers against hand-written expectations."""
+
+import random
+import subprocess
+import sys
+
+import pytest
+
+from espnet_llmvq.data.normalise import NORMALISERS, get_normaliser
+from espnet_llmvq.errors import UserError
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("Hello,  World!", "hello world"),
+        ("a well-known co–op", "a well known co op"),
+        ("Don’t say 'no', the dogs' rock 'n' roll", "don't say no the dogs rock n roll"),
+        ("U.S. 3.5", "us 35"),
+        ("wait…what and/or", "wait what and or"),
+        ("ＦＵＬＬ ﬁne", "full fine"),  # full width, ligature
+        ("Cafe\u0301", "café"),  # composed by NFKC
+        ("«Größe» ¿Qué?", "größe qué"),
+        ("''quoted'' \"text\"", "quoted text"),
+        ("don´t o`clock", "don't o'clock"),
+        ("tab\tand\nline\u00a0break", "tab and line break"),
+        ("你好，世界。", "你好世界"),
+        ("$5 + 3", "$5 + 3"),  # symbols are not punctuation
+        (" - ' ", ""),
+        ("", ""),
+    ],
+)
+def test_basic(text, expected):
+    assert get_normaliser("basic")(text) == expected
+
+
+@pytest.mark.parametrize("name", ["none", "basic", "whisper_basic"])
+def test_applying_twice_changes_nothing(name):
+    normalise = get_normaliser(name)
+    rng = random.Random(0)
+    letters = "aBé'’´`-—.…,/&İßσΣ\u0301\u00ad ()﷽½你ก्"
+    for _ in range(3000):
+        text = "".join(rng.choices(letters, k=rng.randint(0, 12)))
+        once = normalise(text)
+        assert normalise(once) == once, text
+
+
+def test_none_keeps_everything():
+    assert get_normaliser("none")(" A, b ") == " A, b "
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("Play Song (Remix) by A & B!", "play song by a b"),
+        ("It's [noise] co-op <unk>", "it s co op"),
+    ],
+)
+def test_whisper_basic(text, expected):
+    assert get_normaliser("whisper_basic")(text) == expected
+
+
+def test_whisper_english():
+    normalise = get_normaliser("whisper_english")
+    assert normalise("Mr. Smith can't pay twenty-five dollars") == ("mister smith can not pay $25")
+    assert normalise("The colour") == "the color"
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("Play Song (Remix) by A & B!", "play song remix by a and b"),
+        ("R&D", "r and d"),
+        ("word(s) [noise]", "words"),
+        ("(", ""),
+    ],
+)
+def test_softvq_keeps_parenthesised_text(text, expected):
+    assert get_normaliser("softvq")(text) == expected
+
+
+def test_unknown_name_gives_the_nearest():
+    with pytest.raises(UserError, match="did you mean 'whisper_basic'"):
+        get_normaliser("whisper_bsic")
+
+
+def test_no_torch():
+    code = (
+        "import sys; from espnet_llmvq.data.normalise import NORMALISERS, get_normaliser;"
+        "assert 'whisper_normalizer' not in sys.modules;"
+        "[get_normaliser(n)('a') for n in NORMALISERS]; assert 'torch' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+    assert set(NORMALISERS) == {"none", "basic", "whisper_basic", "whisper_english", "softvq"}

@@ -1,0 +1,230 @@
+"""Training of the small language model: batches, resuming, and perplexity against closed forms."""
+
+import json
+import math
+import os
+import random
+
+import numpy as np
+import pytest
+import torch
+import transformers
+
+from espnet_llmvq.bin import train_lm as command
+from espnet_llmvq.errors import UserError
+from espnet_llmvq.llm import perplexity, pretrain
+from espnet_llmvq.llm.directory import load_tokenizer
+from espnet_llmvq.llm.noisy_copy import Noise, NoisyCopy
+from espnet_llmvq.llm.tokenizer import train_tokenizer
+
+TEMPLATE = "USER: {speech} ASSISTANT: {text}"
+MODEL = pretrain.Model(
+    hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=32
+)
+CONFIG = pretrain.Config(
+    model=MODEL,
+    epochs=2,
+    batch_size=10,
+    warmup_steps=2,
+    save_steps=4,
+    log_steps=2,
+    precision="float32",
+)
+
+
+@pytest.fixture(scope="module")
+def room(tmp_path_factory):
+    """A directory with train.txt (47 lines), valid.txt (9 lines) and a tokenizer tok."""
+    room = tmp_path_factory.mktemp("lm")
+    rng = random.Random(1)
+    words = ["".join(rng.choices("abdeiklnorst", k=rng.randint(2, 6))) for _ in range(60)]
+    lines = [" ".join(rng.choices(words, k=rng.randint(1, 8))) for _ in range(56)]
+    (room / "train.txt").write_text("\n".join(lines[:47]) + "\n")
+    (room / "valid.txt").write_text("\n".join(lines[47:]) + "\n")
+    train_tokenizer([str(room / "train.txt")], 125, str(room / "tok"))
+    return room
+
+
+@pytest.fixture(scope="module")
+def copier(room):
+    return NoisyCopy(load_tokenizer(str(room / "tok")), TEMPLATE, Noise())
+
+
+def fit(room, out, config=CONFIG, **kwargs):
+    return pretrain.train(
+        config, [str(room / "train.txt")], str(room / "tok"), str(out), TEMPLATE, 1, **kwargs
+    )
+
+
+@pytest.fixture(scope="module")
+def trained(room):
+    assert fit(room, room / "lm")
+    return room / "lm"
+
+
+def test_batches_hold_every_line_once_an_epoch(room, copier):
+    lines = copier.encode((room / "train.txt").read_text().splitlines())
+    batches = pretrain.Batches(lines, copier, CONFIG, 1)
+    assert len(batches) == 10
+    for epoch in (0, 1):
+        seen = []
+        for b in range(5):
+            data = batches[5 * epoch + b]
+            for row in data["labels"]:
+                seen.append(tuple(row[row != -100].tolist()))
+        assert sorted(seen) == sorted((*ids, copier.eos) for ids in lines)
+
+
+def test_a_batch_depends_on_its_number_alone(room, copier):
+    lines = copier.encode((room / "train.txt").read_text().splitlines())
+    in_order = pretrain.Batches(lines, copier, CONFIG, 1)
+    in_order = [in_order[b] for b in range(10)]
+    fresh = pretrain.Batches(lines, copier, CONFIG, 1)
+    for b in (7, 2, 9):
+        assert torch.equal(fresh[b]["input_ids"], in_order[b]["input_ids"])
+    other = pretrain.Batches(lines, copier, CONFIG, 2)[0]
+    assert not torch.equal(other["input_ids"], in_order[0]["input_ids"])
+
+
+@pytest.mark.parametrize("share", [0.0, 1.0])
+def test_copy_share(room, copier, share):
+    lines = copier.encode((room / "train.txt").read_text().splitlines())
+    config = pretrain.Config(model=MODEL, copy_share=share)
+    first = pretrain.Batches(lines, copier, config, 1)[0]["input_ids"][:, 0]
+    assert set(first.tolist()) == ({copier.head[0]} if share else {copier.tokenizer.bos_token_id})
+
+
+def test_labels_cover_the_last_tokens():
+    data = pretrain.pad([([5, 6, 7], 2), ([8, 9, 5, 6, 2], 1)], 2)
+    assert data["input_ids"].tolist() == [[5, 6, 7, 2, 2], [8, 9, 5, 6, 2]]
+    assert data["labels"].tolist() == [[-100, 6, 7, -100, -100], [-100, -100, -100, -100, 2]]
+
+
+class Stop(transformers.TrainerCallback):
+    """Kills the training after a step."""
+
+    def on_step_end(self, args, state, control, **kwargs):
+        if state.global_step == 7:
+            raise KeyboardInterrupt
+
+
+def test_resuming_gives_the_same_model(room, trained, tmp_path):
+    out = tmp_path / "lm"
+    with pytest.raises(KeyboardInterrupt):
+        fit(room, out, callbacks=[Stop()])
+    assert not out.exists()
+    work = tmp_path / "lm.work"
+    half = work / "checkpoint-6"
+    half.mkdir()
+    (half / "model.safetensors").write_bytes(b"half")
+    assert pretrain.last_checkpoint(str(work)) == str(work / "checkpoint-4")
+    assert not half.exists()
+    with pytest.raises(UserError, match="other config"):
+        fit(room, out, pretrain.Config(model=MODEL))
+
+    assert fit(room, out)
+    assert not work.exists()
+    load = transformers.AutoModelForCausalLM.from_pretrained
+    straight, resumed = load(trained).state_dict(), load(out).state_dict()
+    assert straight.keys() == resumed.keys()
+    for name in straight:
+        assert torch.equal(straight[name], resumed[name]), name
+    steps = [json.loads(row)["step"] for row in (out / "train.log").read_text().splitlines()]
+    assert steps[:2] == [2, 4] and steps[-1] == 10
+
+
+def test_second_run_does_nothing(room, trained):
+    before = os.stat(trained / "model.safetensors").st_mtime_ns
+    assert fit(room, trained) is False
+    assert os.stat(trained / "model.safetensors").st_mtime_ns == before
+
+
+def test_directory_loads_as_any_other(room, trained):
+    tokenizer = transformers.AutoTokenizer.from_pretrained(trained, local_files_only=True)
+    source = load_tokenizer(str(room / "tok"))
+    line = "USER: to ba  kal ASSISTANT: x"
+    assert tokenizer.encode(line) == source.encode(line)
+    llm = transformers.AutoModelForCausalLM.from_pretrained(trained, local_files_only=True)
+    assert llm.config.vocab_size == len(tokenizer)
+    assert (trained / "tokenizer.model").exists()
+
+
+def test_perplexity_of_uniform_model_is_the_vocabulary(room, trained, tmp_path, capsys):
+    llm = transformers.AutoModelForCausalLM.from_pretrained(trained)
+    for p in llm.parameters():
+        p.data.zero_()
+    llm.save_pretrained(tmp_path)
+    load_tokenizer(str(trained)).save_pretrained(tmp_path)
+    command.main(
+        ["--perplexity_only", "true", "--llm", str(tmp_path), "--valid", f"v={room / 'valid.txt'}"]
+    )
+    assert "125.000" in capsys.readouterr().out
+    row = json.loads((tmp_path / "perplexity.json").read_text())["files"]["v"]
+    lines = (room / "valid.txt").read_text().splitlines()
+    assert (row["lines"], row["words"]) == (9, len(" ".join(lines).split()) + 9)
+    for task in ("text", "noisy_copy"):
+        assert row[task]["per_token"] == pytest.approx(125, rel=1e-5)
+        assert row[task]["per_word"] == pytest.approx(
+            125 ** (row["tokens"] / row["words"]), rel=1e-5
+        )
+
+
+def test_perplexity_against_one_line_at_a_time(room, trained, copier, tmp_path):
+    files = {"v": str(room / "valid.txt")}
+    report = perplexity.measure(str(trained), files, TEMPLATE, Noise(), 3, str(tmp_path))
+    llm = transformers.AutoModelForCausalLM.from_pretrained(trained).eval()
+    nats = {"text": 0.0, "noisy_copy": 0.0}
+    tokens = 0
+    for i, ids in enumerate(copier.encode((room / "valid.txt").read_text().splitlines())):
+        tokens += len(ids) + 1
+        rng = np.random.default_rng((3, i))
+        for task, (whole, n) in (
+            ("text", copier.plain(ids)),
+            ("noisy_copy", copier.example(ids, rng)),
+        ):
+            with torch.no_grad():
+                logp = llm(torch.tensor([whole])).logits[0].log_softmax(-1)
+            at = range(len(whole) - n, len(whole))
+            nats[task] -= sum(logp[t - 1, whole[t]].item() for t in at)
+    for task, value in nats.items():
+        row = report["files"]["v"][task]
+        assert row["nats"] == pytest.approx(value, rel=1e-5)
+        assert row["per_token"] == pytest.approx(math.exp(value / tokens), rel=1e-5)
+
+
+def test_config_errors(tmp_path):
+    path = tmp_path / "lm.yaml"
+    for content, message in (
+        ("learning_rat: 1", "did you mean 'learning_rate'"),
+        ("noise: {p_repeet: 0.1}", "did you mean 'noise.p_repeat'"),
+        ("model: {hidden_size: big}", "model.hidden_size is 'big'; it must be of type int"),
+        ("epochs: true", "epochs"),
+        ("epochs: 0", "1 or more"),
+        ("schedule: cosin", "did you mean 'cosine'"),
+        ("model: 3", "model must hold keys"),
+        ("a: [", "not YAML"),
+    ):
+        path.write_text(content)
+        with pytest.raises(UserError, match=message):
+            pretrain.load_config(str(path))
+    path.write_text("learning_rate: 1e-3\nnoise: {p_drop: 0}")
+    config = pretrain.load_config(str(path))
+    assert (config.learning_rate, config.noise.p_drop, config.epochs) == (
+        1e-3,
+        0,
+        pretrain.Config().epochs,
+    )
+
+
+def test_command_errors(room, tmp_path):
+    for args, message in (
+        (["--train", "x"], "--tokenizer, --out must be given"),
+        (["--valid", "x"], "NAME=FILE"),
+        (["--valid", "x=/nowhere"], "does not exist"),
+        (["--perplexity_only", "true"], "--llm, --valid must be given"),
+    ):
+        with pytest.raises(UserError, match=message):
+            command.main(args)
+    (tmp_path / "notes").write_text("keep")
+    with pytest.raises(UserError, match="not empty"):
+        fit(room, tmp_path)
