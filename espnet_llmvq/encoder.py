@@ -4,10 +4,15 @@ ESPnet's convolutions see the padding of a batch; here every utterance gets what
 encoder outputs can be cached and hypotheses do not depend on the batch.
 """
 
+import math
+
 import torch
 
 from espnet_llmvq.bridge.bridge import stack_frames, valid_mask
 from espnet_llmvq.errors import UserError
+from espnet_llmvq.sequence import SAMPLE_RATE
+
+HOP_LENGTH = 128  # samples, of ESPnet's default frontend
 
 # Convolutional input layers of ESPnet: (kernel, stride) along time.
 SUBSAMPLING = {
@@ -20,9 +25,12 @@ SUBSAMPLING = {
 }
 
 
-def frontend_frames(samples, n_fft=512, hop_length=128, center=True):
+def frontend_frames(samples, n_fft=512, hop_length=HOP_LENGTH, center=True):
     """Number of frames of ESPnet's default frontend for `samples` (int or tensor)."""
-    return (samples + (n_fft // 2 * 2 if center else 0) - n_fft) // hop_length + 1
+    if center:
+        # The ends are reflected, which takes more than half a window of samples.
+        return ((samples + n_fft // 2 * 2 - n_fft) // hop_length + 1) * (samples > n_fft // 2)
+    return (samples - n_fft) // hop_length + 1
 
 
 def subsampled(frames, input_layer):
@@ -43,6 +51,12 @@ def encoder_frames(samples, frontend_conf, frame_stack, encoder_conf):
     keys = ("n_fft", "hop_length", "center")
     frames = frontend_frames(samples, **{k: frontend_conf[k] for k in keys if k in frontend_conf})
     return subsampled((frames + frame_stack - 1) // frame_stack, layer)
+
+
+def each_alone(module, x, lengths):
+    """Run a module (x, lengths) -> (y, lengths) on every utterance of a padded batch by itself."""
+    done = [module(x[i : i + 1, :n], lengths[i : i + 1]) for i, n in enumerate(lengths.tolist())]
+    return torch.nn.utils.rnn.pad_sequence([y[0] for y, _ in done], True), torch.cat([n for _, n in done])
 
 
 class SpeechEncoder(torch.nn.Module):
@@ -79,9 +93,21 @@ class SpeechEncoder(torch.nn.Module):
         """Encoder frames for a number of samples (int or tensor)."""
         return encoder_frames(samples, self.frontend_conf, self.frame_stack, self.encoder_conf)
 
+    def stride(self):
+        """Encoder input frames (after stacking) per encoder frame."""
+        return math.prod(stride for _, stride in SUBSAMPLING[self.input_layer])
+
+    def frame_seconds(self):
+        """Seconds from one encoder frame to the next."""
+        hop = self.frontend_conf.get("hop_length", HOP_LENGTH)
+        return hop * self.frame_stack * self.stride() / SAMPLE_RATE
+
     def features(self, speech, lengths):
         """(B, S), (B,) -> log-mel features (B, F, n_mels), (B,)."""
         with torch.autocast(speech.device.type, enabled=False):
+            if self.frontend_conf.get("center", True):
+                # In a batch the end of an utterance would reflect the padding.
+                return each_alone(self.frontend, speech, lengths)
             return self.frontend(speech, lengths)
 
     def forward(self, speech, lengths):
@@ -95,17 +121,15 @@ class SpeechEncoder(torch.nn.Module):
             )
         x, n = self.features(speech, lengths)
         if self.normalize is not None:
-            x, n = self.normalize(x, n)
+            # ESPnet's UtteranceMVN counts the padding into the variance.
+            x, n = each_alone(self.normalize, x, n)
         if self.specaug is not None and self.training:
             # After normalisation, so that a masked value is the mean.
             x, n = self.specaug(x, n)
         x, n = stack_frames(x, n, self.frame_stack)
         self._inside = valid_mask(frames, int(frames.max()))
         # ESPnet's mask would count a frame that only partly lies inside; the longest fixes the width.
-        stride = 1
-        for _, s in SUBSAMPLING[self.input_layer]:
-            stride *= s
-        claimed = torch.where(n == n.max(), n, (frames - 1) * stride + 1)
+        claimed = torch.where(n == n.max(), n, (frames - 1) * self.stride() + 1)
         out, counted, _ = self.encoder(x[:, : int(n.max())], claimed)
         if not torch.equal(counted.to(frames), frames):
             raise RuntimeError(f"encoder frames {counted.tolist()} are not as computed {frames.tolist()}")

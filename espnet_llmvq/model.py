@@ -99,13 +99,15 @@ class SpeechLLM(AbsESPnetModel):
 
     def omitted(self):
         """Names of tensors that checkpoints leave out: frozen and loaded from elsewhere."""
-        trainable = {n for n, p in self.named_parameters() if p.requires_grad}
+        # A tied output layer is a second name of the embedding table, not a buffer.
+        parameters = dict(self.named_parameters(remove_duplicate=False))
+        trainable = {n for n, p in parameters.items() if p.requires_grad}
         names = []
         for name in super().state_dict():
             prefix = next((s for s in self.sourced if name.startswith(s)), None)
             # A buffer (batch statistics, say) moves only with the parameters of its part.
             part_trains = any(n.startswith(prefix) for n in trainable) if prefix else True
-            is_buffer = name not in dict.fromkeys(n for n, _ in self.named_parameters())
+            is_buffer = name not in parameters
             if prefix and (name not in trainable) and not (is_buffer and part_trains):
                 names.append(name)
         return names
@@ -128,7 +130,7 @@ class SpeechLLM(AbsESPnetModel):
         missing = [n for n in self.state_dict() if n not in state]
         unexpected = [n for n in state if n not in full]
         shapes = [n for n in state if n in full and state[n].shape != full[n].shape]
-        for what, names in (("missing", missing), ("unexpected", unexpected), ("other shapes:", shapes)):
+        for what, names in (("missing", missing), ("unexpected", unexpected), ("of other shapes", shapes)):
             if names:
                 shown = ", ".join(names[:8]) + (f" and {len(names) - 8} more" if len(names) > 8 else "")
                 raise UserError(f"checkpoint does not fit the model: {len(names)} tensors {what}: {shown}")

@@ -91,7 +91,7 @@ def read_systems(conf_dir, wanted, seed=1):
     seed: other than 1 it becomes part of the tags. Raises UserError for unknown names, keys and phases.
     """
     systems_dir, phases_dir = os.path.join(conf_dir, "systems"), os.path.join(conf_dir, "phases")
-    known, systems = names(systems_dir), []
+    known, systems = names(systems_dir) if wanted else [], []
     suffix = "" if seed == 1 else f"_seed{seed}"
     for name in wanted:
         check_name("system", name, known)

@@ -1,7 +1,200 @@
-"""Tests run on one thread, so that they are as fast beside a training as alone, and repeatable."""
+"""Tests run on one thread, so that they are as fast beside a training as alone, and repeatable.
+
+Also a tiny world: an LLM directory, a corpus of tones, and configs of an encoder and of phases.
+"""
 
 import os
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+import types  # noqa: E402
+
+import numpy as np  # noqa: E402
+import pytest  # noqa: E402
+
+TEMPLATE = "USER: {speech} ASSISTANT: {text}"
+WORDS = "one two three four five six seven eight nine zero".split()
+TONES = {word: 300.0 + 150.0 * i for i, word in enumerate(WORDS)}  # Hz
+
+
+@pytest.fixture(scope="session")
+def llm_dir(tmp_path_factory):
+    """A Hugging Face directory: a unigram tokenizer with `<blank>` and a random Llama of width 32."""
+    import torch
+    import transformers
+
+    from espnet_llmvq.llm.tokenizer import train_tokenizer
+
+    room = tmp_path_factory.mktemp("llm")
+    rng = np.random.default_rng(0)
+    lines = [" ".join(rng.choice(WORDS, rng.integers(1, 6))) for _ in range(200)]
+    (room / "text").write_text("\n".join(lines) + "\n")
+    train_tokenizer([str(room / "text")], 110, str(room / "llm"))
+    torch.manual_seed(0)
+    config = transformers.LlamaConfig(
+        vocab_size=110, hidden_size=32, num_hidden_layers=2, num_attention_heads=2, intermediate_size=48,
+        max_position_embeddings=512, tie_word_embeddings=True, bos_token_id=1, eos_token_id=2, pad_token_id=3,
+        initializer_range=0.3,  # large enough for texts that differ between utterances
+    )  # fmt: skip
+    transformers.LlamaForCausalLM(config).save_pretrained(room / "llm")
+    return str(room / "llm")
+
+
+@pytest.fixture(scope="session")
+def tokenizer(llm_dir):
+    from espnet_llmvq.llm.directory import load_tokenizer
+
+    return load_tokenizer(llm_dir)
+
+
+def tones(words, rng):
+    """One tone of 0.08 to 0.2 s a word, in noise: (S,) float32 at 16 kHz."""
+    parts = []
+    for word in words:
+        n = int(rng.integers(1280, 3200))
+        parts.append(0.3 * np.sin(2 * np.pi * TONES[word] / 16000 * np.arange(n)))
+    wave = np.concatenate(parts)
+    return (wave + 0.01 * rng.standard_normal(len(wave))).astype(np.float32)
+
+
+@pytest.fixture(scope="session")
+def corpus(tmp_path_factory, llm_dir):
+    """Files of 12 training and 5 validation utterances: .train .valid (sequences), .train_shape .valid_shape."""
+    import soundfile
+
+    from espnet_llmvq.bin import collect_positions
+    from espnet_llmvq.interleave.asr import asr_sequence
+    from espnet_llmvq.sequence import write_sequences
+
+    room = tmp_path_factory.mktemp("corpus")
+    rng, files = np.random.default_rng(1), {"dir": str(room)}
+    (room / "encoder.yaml").write_text("frontend_conf: {hop_length: 160, center: false}\nframe_stack: 4\n"
+                                       "encoder_conf: {input_layer: linear}\n")  # fmt: skip
+    for name, count in (("train", 12), ("valid", 5)):
+        sequences = []
+        for i in range(count):
+            words = list(rng.choice(WORDS, rng.integers(1, 5)))
+            path, wave = str(room / f"{name}{i:02d}.wav"), tones(words, rng)
+            soundfile.write(path, wave, 16000, subtype="PCM_16")
+            sequences.append(
+                asr_sequence(f"{name}{i:02d}", path, len(wave), " ".join(words), TEMPLATE)
+            )
+        files[name] = str(room / f"{name}.jsonl")
+        files[f"{name}_shape"] = str(room / f"{name}_shape")
+        write_sequences(files[name], sequences)
+        collect_positions.main(
+            [
+                "--llm",
+                llm_dir,
+                "--encoder_config",
+                str(room / "encoder.yaml"),
+                files[name],
+                files[f"{name}_shape"],
+            ]
+        )
+    return types.SimpleNamespace(**files)
+
+
+ENCODER = {
+    "frontend": "default",
+    "frontend_conf": {"n_fft": 512, "win_length": 400, "hop_length": 160, "n_mels": 20, "center": False},
+    "normalize": "utterance_mvn",
+    "normalize_conf": {"norm_vars": True},
+    "specaug": "specaug",
+    "specaug_conf": {"apply_time_warp": False, "freq_mask_width_range": [0, 4], "time_mask_width_range": [0, 3]},
+    "frame_stack": 4,
+    "encoder": "conformer",
+    "encoder_conf": {
+        "input_layer": "linear", "output_size": 16, "attention_heads": 2, "linear_units": 24, "num_blocks": 1,
+        "rel_pos_type": "latest", "pos_enc_layer_type": "rel_pos", "selfattention_layer_type": "rel_selfattn",
+        "cnn_module_kernel": 7,
+    },
+}  # fmt: skip
+LORA = {"r": 4, "lora_alpha": 8, "lora_dropout": 0.1, "target_modules": ["q_proj", "v_proj"]}
+
+
+@pytest.fixture(scope="session")
+def settings(llm_dir, corpus):
+    """Function: a full config of a phase of 3 steps an epoch, with keys laid over it."""
+
+    def merged(**overrides):
+        return {
+            **ENCODER,
+            "llm": llm_dir,
+            "encoder_file": None,
+            "init_from": None,
+            "bridge": "none",
+            "bridge_conf": {"stack": 1, "hidden_size": 24},
+            "train_data_path_and_name_and_type": [[corpus.train, "sequence", "sequence"]],
+            "valid_data_path_and_name_and_type": [[corpus.valid, "sequence", "sequence"]],
+            "train_shape_file": [corpus.train_shape],
+            "valid_shape_file": [corpus.valid_shape],
+            "train_cache": None,
+            "valid_cache": None,
+            "batch_type": "sorted",
+            "batch_size": 4,
+            "num_workers": 0,
+            "max_epoch": 3,
+            "optim": "adamw",
+            "optim_conf": {"lr": 0.01},
+            "scheduler": "onecyclelr",
+            "scheduler_conf": {"max_lr": 0.01, "total_steps": 9},
+            "grad_clip": 1.0,
+            "keep_nbest_models": 2,
+            "best_model_criterion": [["valid", "loss", "min"]],
+            "use_tensorboard": False,
+            "use_matplotlib": False,
+            "autocast": "none",
+            "seed": 1,
+            "ngpu": 0,
+            **overrides,
+        }
+
+    return merged
+
+
+@pytest.fixture(scope="session")
+def arguments(settings):
+    """Function: the task's arguments (Namespace) for `settings`."""
+
+    def build(**overrides):
+        from espnet_llmvq.tasks.speech_llm import SpeechLLMTask
+
+        return types.SimpleNamespace(
+            **{**SpeechLLMTask.get_default_config(), **settings(**overrides)}
+        )
+
+    return build
+
+
+@pytest.fixture(scope="session")
+def make_model(arguments):
+    """Function: a `SpeechLLM` in eval mode, built by the task, the same weights for the same arguments."""
+
+    def build(**overrides):
+        import torch
+
+        from espnet_llmvq.tasks.speech_llm import SpeechLLMTask
+
+        torch.manual_seed(0)
+        return SpeechLLMTask.build_model(arguments(**overrides)).eval()
+
+    return build
+
+
+@pytest.fixture(scope="session")
+def encoder_dir(tmp_path_factory, settings):
+    """An experiment directory as stage 7 leaves it: encoder and CTC head after one epoch of CTC."""
+    from espnet_llmvq.tasks.launch import train_phase
+
+    directory = str(tmp_path_factory.mktemp("exp") / "encoder")
+    config = settings(
+        model_conf={"ctc_weight": 1.0, "llm_weight": 0.0},
+        freeze=["bridge"],
+        max_epoch=1,
+        keep_nbest_models=1,
+    )
+    train_phase(directory, config, 1)
+    return directory

@@ -14,15 +14,16 @@ from espnet_llmvq.bin import train_lm as command
 from espnet_llmvq.errors import UserError
 from espnet_llmvq.llm import perplexity, pretrain
 from espnet_llmvq.llm.directory import load_tokenizer
-from espnet_llmvq.llm.noisy_copy import Noise, NoisyCopy
+from espnet_llmvq.llm.noisy_copy import Noise, NoisyCopy, copy_start
 from espnet_llmvq.llm.tokenizer import train_tokenizer
 
 TEMPLATE = "USER: {speech} ASSISTANT: {text}"
 MODEL = pretrain.Model(
-    hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=32
+    hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=32
 )
 CONFIG = pretrain.Config(
     model=MODEL,
+    random_share=0,
     epochs=2,
     batch_size=10,
     warmup_steps=2,
@@ -89,9 +90,36 @@ def test_a_batch_depends_on_its_number_alone(room, copier):
 @pytest.mark.parametrize("share", [0.0, 1.0])
 def test_copy_share(room, copier, share):
     lines = copier.encode((room / "train.txt").read_text().splitlines())
-    config = pretrain.Config(model=MODEL, copy_share=share)
+    config = pretrain.Config(model=MODEL, copy_share=share, random_share=1)
     first = pretrain.Batches(lines, copier, config, 1)[0]["input_ids"][:, 0]
     assert set(first.tolist()) == ({copier.head[0]} if share else {copier.tokenizer.bos_token_id})
+
+
+@pytest.mark.parametrize("tie", [True, False])
+@pytest.mark.parametrize("width", [192, 256])
+def test_copy_start_copies(width, tie):
+    torch.manual_seed(1)
+    llm = transformers.LlamaForCausalLM(
+        transformers.LlamaConfig(
+            vocab_size=300,
+            hidden_size=width,
+            intermediate_size=64,
+            num_hidden_layers=3,
+            num_attention_heads=4,
+            tie_word_embeddings=tie,
+        )
+    )
+    words = torch.stack([torch.randperm(300)[:16] for _ in range(20)])
+    twice = torch.cat([words, torch.full((20, 1), 299), words], 1)
+
+    def right():
+        with torch.no_grad():
+            best = llm(twice).logits.argmax(-1)
+        return (best[:, 17:-1] == twice[:, 18:]).float().mean().item()
+
+    assert right() < 0.1
+    copy_start(llm)
+    assert right() > 0.8
 
 
 def test_labels_cover_the_last_tokens():
@@ -200,6 +228,8 @@ def test_config_errors(tmp_path):
         ("model: {hidden_size: big}", "model.hidden_size is 'big'; it must be of type int"),
         ("epochs: true", "epochs"),
         ("epochs: 0", "1 or more"),
+        ("model: {num_hidden_layers: 1}", "copy_start needs"),
+        ("random_share: 1.5", "random_share"),
         ("schedule: cosin", "did you mean 'cosine'"),
         ("model: 3", "model must hold keys"),
         ("a: [", "not YAML"),

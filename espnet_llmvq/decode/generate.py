@@ -8,6 +8,19 @@ def length_limit(steps, slope=1.5, offset=10):
     return int(slope * steps) + offset
 
 
+class EndAtLimit:
+    """Logits processor: a text of `limits` (B,) tokens ends, whatever else is in the batch."""
+
+    def __init__(self, limits, num_beams, eos_id):
+        self.limits, self.eos_id = limits.repeat_interleave(num_beams), eos_id
+
+    def __call__(self, input_ids, scores):
+        over = input_ids.shape[1] >= self.limits
+        end = torch.full_like(scores, float("-inf"))
+        end[:, self.eos_id] = 0.0
+        return torch.where(over[:, None], end, scores)
+
+
 @torch.inference_mode()
 def generate(model, tokenizer, batch, num_beams=4, **options):
     """Transcribe one batch.
@@ -21,7 +34,7 @@ def generate(model, tokenizer, batch, num_beams=4, **options):
     batch = {k: v.to(device) for k, v in batch.items()}
     frames, lengths = model.encode(batch["speech"], batch["speech_lengths"])
     # The limit follows the audio, not what blank dropping left of it.
-    limit = length_limit(-(-int(lengths.max()) // model.bridge.stack))
+    limits = [length_limit(-(-n // model.bridge.stack)) for n in lengths.tolist()]
     steps, step_lengths, _ = model.bridge_speech(frames, lengths)
     prompts, _ = model.assemble(steps, step_lengths, batch["tokens"], batch["layout"])
     longest = max(len(p) for p in prompts)
@@ -36,16 +49,18 @@ def generate(model, tokenizer, batch, num_beams=4, **options):
         attention_mask=mask,
         num_beams=num_beams,
         do_sample=False,
-        max_new_tokens=limit,
+        max_new_tokens=max(limits) + 1,
+        logits_processor=[
+            EndAtLimit(torch.tensor(limits, device=device), num_beams, tokenizer.eos_token_id)
+        ],
         eos_token_id=tokenizer.eos_token_id,
         pad_token_id=pad,
         **options,
     )
     texts, tokens, cut = [], [], []
-    for row in out.tolist():
-        ended = tokenizer.eos_token_id in row
-        row = row[: row.index(tokenizer.eos_token_id)] if ended else row
-        cut.append(not ended)
+    for row, limit in zip(out.tolist(), limits):
+        row = row[: row.index(tokenizer.eos_token_id)]
+        cut.append(len(row) == limit)
         tokens.append(row)
         texts.append(tokenizer.decode(row, skip_special_tokens=True).strip())
     return texts, tokens, cut

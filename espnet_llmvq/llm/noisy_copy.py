@@ -1,9 +1,11 @@
 """Noisy copies: text tokens spoilt as a frame-synchronous acoustic front end would spoil them.
 
 A large language model has the habit of copying what stands in its context. A small one trained on
-plain text alone has not, and then cannot use the token-like vectors a bridge puts in its prompt. Training
-it to write a sentence down after a noisy version of its tokens gives it the habit: this stands in for
-scale, and it never sees speech.
+plain text alone has not, and then cannot use the token-like vectors a bridge puts in its prompt.
+Training it to write a sentence down after a noisy version of its tokens gives it the habit: this
+stands in for scale, and it never sees speech. A million tokens of such training are too few for the
+habit to arise from random weights (it did not, in trials), so the model also starts with it: see
+`copy_start`.
 """
 
 import dataclasses
@@ -20,7 +22,7 @@ class Noise:
     """Largest rates of each disturbance, 0..0.95.
 
     An example draws a level in 0..1, and each of its rates uniformly in 0..level * largest, so that
-    clean, slightly and heavily disturbed examples all occur; the mean rate is a quarter of the largest.
+    clean, slightly and heavily disturbed examples all occur; the mean is a quarter of the largest.
     """
 
     p_resegment: float = 0.6  # of words that get another segmentation
@@ -55,7 +57,7 @@ class Resegmenter:
         self.lattices = {}
 
     def lattice(self, word):
-        """For each end 1..len(word): the starts of pieces ending there and their cumulative probabilities.
+        """For each end 1..len(word): starts of the pieces ending there, cumulative probabilities.
 
         None for a word with no segmentation into pieces.
         """
@@ -84,7 +86,7 @@ class Resegmenter:
         return self.lattices[word]
 
     def sample(self, word, rng):
-        """A segmentation of `word` (with the space mark) as a list of pieces, or None if there is none."""
+        """Pieces of a segmentation of `word` (with the space mark), or None if there is none."""
         arcs = self.lattice(word)
         if arcs is None:
             return None
@@ -101,8 +103,8 @@ class Resegmenter:
 class NoisyCopy:
     """Makes examples: prompt with noisy tokens in the place of speech, then the transcript.
 
-    With a tokenizer that is not a unigram model there is no other segmentation, and with one without
-    `<blank>` there are no filler tokens: those rates are then without effect.
+    With a tokenizer that is not a unigram model there is no other segmentation, and with one
+    without `<blank>` there are no filler tokens: those rates are then without effect.
     """
 
     def __init__(self, tokenizer, template, noise):
@@ -133,7 +135,7 @@ class NoisyCopy:
             self.resegmenter = None
 
     def encode(self, lines):
-        """Token ids of each line as a transcript, without special tokens. Returns a list of lists."""
+        """Token ids of each line as a transcript, without special tokens: a list of lists."""
         texts = [self.lead + line for line in lines]
         return self.tokenizer(texts, add_special_tokens=False)["input_ids"]
 
@@ -182,14 +184,18 @@ class NoisyCopy:
     def example(self, tokens, rng, limit=None):
         """One example of the copy task from the tokens of a transcript.
 
-        Returns (ids, n): token ids, of which the last n (transcript and eos) bear loss. An example longer than
-        `limit` tokens has its noisy part replaced by the clean one.
+        Returns (ids, n): token ids, of which the last n (transcript and eos) bear loss. An example
+        longer than `limit` tokens has its noisy part replaced by the clean one.
         """
         noisy = self.disturb(tokens, rng)
         fixed = len(self.head) + len(self.middle) + len(tokens) + 1
         if limit and fixed + len(noisy) > limit:
             noisy = tokens
         return [*self.head, *noisy, *self.middle, *tokens, self.eos], len(tokens) + 1
+
+    def random_tokens(self, n, rng):
+        """A "transcript" of n random ordinary pieces: what cannot be guessed has to be copied."""
+        return [self.ordinary[int(i)] for i in rng.integers(len(self.ordinary), size=n)]
 
     def plain(self, tokens):
         """One example of plain text: (ids, n) as in `example`.
@@ -199,3 +205,68 @@ class NoisyCopy:
         """
         bos = self.tokenizer.bos_token_id
         return [self.eos if bos is None else bos, *tokens, self.eos], len(tokens) + 1
+
+
+def copy_start(model):
+    """Set the weights of a new Llama model so that it continues a sequence as it went on before.
+
+    The first head of layer 0 looks one position back and notes a code of the token there; the heads of
+    layer 1 look for the position whose note is the code of the present token, and bring the
+    token that stands there to the output (an "induction head"). Training goes on from there with all weights
+    free. The embedding's dimension 0 is a constant, and 1..head_dim/2 hold the notes. Needs two layers.
+    """
+    import torch
+
+    config = model.config
+    width, head = config.hidden_size, config.hidden_size // config.num_attention_heads
+    half = (
+        head // 2
+    )  # rotary position embedding turns dimensions i and i + half by position * speed[i]
+    speed = config.rope_parameters["rope_theta"] ** (-torch.arange(half) / half)
+    scale, constant, note = (
+        0.06,
+        5.0,
+        1.5,
+    )  # of embeddings; of dimension 0 and the notes beside them
+    first, second = (layer.self_attn for layer in model.model.layers[:2])
+    notes, token = slice(1, 1 + half), slice(1 + half, width)
+    with torch.no_grad():
+        for (
+            layer
+        ) in model.model.layers:  # quieter than the embeddings, so that notes and tokens last
+            layer.self_attn.o_proj.weight.mul_(0.25)
+            layer.mlp.down_proj.weight.mul_(0.25)
+        embedding = model.get_input_embeddings().weight
+        embedding.normal_(0, scale)
+        embedding[:, 0] = constant * scale
+        embedding[:, notes] = 0
+        if not config.tie_word_embeddings:
+            model.get_output_embeddings().weight.copy_(embedding)
+        code = torch.randn(half, width - 1 - half) / (width - 1 - half) ** 0.5
+
+        # one back: the constant, turned by one position; other distances get 5 nats or more less
+        k = min(6, half)
+        normed = constant / ((width - 1 - half + constant**2) / width) ** 0.5
+        size = (5 * head**0.5 / (1 - speed[:k].cos()).sum()).sqrt() / normed
+        for weight, turn in ((first.q_proj.weight, -speed), (first.k_proj.weight, 0 * speed)):
+            weight[:head] = 0
+            weight[:k, 0] = size * turn[:k].cos()
+            weight[half : half + k, 0] = size * turn[:k].sin()
+        first.v_proj.weight[:head] = 0
+        first.v_proj.weight[:half, token] = code
+        first.o_proj.weight[:, :head] = 0
+        first.o_proj.weight[notes, :half] = note * scale * torch.eye(half)
+
+        # same code: on the slowly turning dimensions, for which distance matters little
+        slow = torch.cat([torch.arange(half // 2, half), torch.arange(half + half // 2, head)])[
+            :half
+        ]
+        second.q_proj.weight.zero_()
+        second.k_proj.weight.zero_()
+        for at in range(0, width, head):
+            second.q_proj.weight[at + slow, token] = 1.25 * code
+            second.k_proj.weight[at + slow, notes] = 1.25 * torch.eye(half)
+        keep = torch.zeros(width)
+        keep[token] = 1
+        second.v_proj.weight.copy_(torch.diag(keep))
+        second.o_proj.weight.copy_(0.2 * torch.eye(width))

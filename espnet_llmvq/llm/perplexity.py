@@ -1,4 +1,4 @@
-"""Held-out perplexity of any causal LM directory: of plain text, and of transcripts after noisy copies."""
+"""Held-out perplexity of any causal LM: of plain text, and of transcripts after noisy copies."""
 
 import dataclasses
 import json
@@ -50,9 +50,9 @@ def measure(model_dir, files, template, noise, seed=1, out_dir=None):
         files: {name: plain text file}.
         template: prompt of the copy task.
         noise: Noise of the copy task; an example's disturbance depends on (seed, line) alone.
-    The end of a line counts as a token and as a word. Per-word values can be compared between tokenizers as
-    long as `unknown_tokens` is 0, for `<unk>` hides what the word was. Returns what it wrote:
-    {..., "files": {name: {lines, words, tokens, unknown_tokens, text: {...}, noisy_copy: {...}}}}.
+    The end of a line counts as a token and as a word. Per-word values can be compared between
+    tokenizers as long as `unknown_tokens` is 0, for `<unk>` hides what the word was. Returns what
+    it wrote: {..., "files": {name: {lines, words, tokens, unknown_tokens, text: {...}, noisy_copy: {...}}}}.
     """
     import torch
 

@@ -1,4 +1,4 @@
-"""Train a small Llama-style language model on plain text and noisy copies, as a Hugging Face directory."""
+"""Train a small Llama-style LM on plain text and noisy copies, as a Hugging Face directory."""
 
 import dataclasses
 import hashlib
@@ -14,7 +14,7 @@ import yaml
 
 from espnet_llmvq.errors import UserError, check_name
 from espnet_llmvq.llm.directory import load_tokenizer
-from espnet_llmvq.llm.noisy_copy import Noise, NoisyCopy
+from espnet_llmvq.llm.noisy_copy import Noise, NoisyCopy, copy_start
 from espnet_llmvq.llm.tokenizer import SP_MODEL, check_free, read_lines
 
 log = logging.getLogger(__name__)
@@ -43,8 +43,10 @@ class Config:
     model: Model = dataclasses.field(default_factory=Model)
     noise: Noise = dataclasses.field(default_factory=Noise)
     copy_share: float = 0.5  # of examples that are noisy copies; the rest is plain text
+    random_share: float = 0.2  # of noisy copies that copy random pieces
+    copy_start: bool = True  # start from weights that copy
     epochs: int = 2
-    batch_size: int = 32  # lines
+    batch_size: int = 16  # lines
     max_tokens: int = 256  # longer lines are left out
     learning_rate: float = 2.0e-3
     warmup_steps: int = 100
@@ -59,8 +61,11 @@ class Config:
     def __post_init__(self):
         check_name("schedule", self.schedule, ("linear", "cosine"))
         check_name("precision", self.precision, ("auto", "bfloat16", "float32"))
-        if not 0 <= self.copy_share <= 1:
-            raise UserError(f"copy_share is {self.copy_share}; it must lie in 0..1")
+        for key in ("copy_share", "random_share"):
+            if not 0 <= getattr(self, key) <= 1:
+                raise UserError(f"{key} is {getattr(self, key)}; it must lie in 0..1")
+        if self.copy_start and self.model.num_hidden_layers < 2:
+            raise UserError("copy_start needs model.num_hidden_layers of 2 or more")
         for key in ("epochs", "batch_size", "max_tokens", "save_steps", "log_steps"):
             if getattr(self, key) < 1:
                 raise UserError(f"{key} is {getattr(self, key)}; it must be 1 or more")
@@ -69,7 +74,7 @@ class Config:
 
 
 def load_config(path):
-    """Read a YAML file into a `Config`. Raises UserError for an unknown key or a value of a wrong type."""
+    """Read a YAML file into a `Config`. Raises UserError for an unknown key or a wrong value."""
     try:
         with open(path, encoding="utf-8") as f:
             content = yaml.safe_load(f)
@@ -110,8 +115,8 @@ class Batches:
     """All batches of a training run: item `b` is batch `b % per_epoch` of epoch `b // per_epoch`.
 
     What an example is and how it is disturbed depends on (seed, epoch, line) alone, so a
-    resumed run sees the same batches. Items are dicts of LongTensors `input_ids` and `labels` (batch,
-    length), padded on the right; under causal attention padding needs no mask.
+    resumed run sees the same batches. Items are dicts of LongTensors `input_ids` and `labels`
+    (batch, length), padded on the right; under causal attention padding needs no mask.
     """
 
     def __init__(self, lines, copier, config, seed):
@@ -132,6 +137,8 @@ class Batches:
         rng = np.random.default_rng((self.seed, epoch, index))
         tokens = self.lines[index]
         if rng.random() < self.config.copy_share:
+            if rng.random() < self.config.random_share:
+                tokens = self.copier.random_tokens(len(tokens), rng)
             return self.copier.example(tokens, rng, self.config.model.max_position_embeddings)
         return self.copier.plain(tokens)
 
@@ -201,12 +208,12 @@ def train(config, train_files, tokenizer_dir, out_dir, template, seed=1, callbac
         config: Config.
         train_files: plain text, one sentence a line.
         tokenizer_dir: Hugging Face tokenizer, such as `train_tokenizer` writes.
-        out_dir: appears when the training is done, with model, tokenizer, log and `lm.json` (what it was
-            made from). Checkpoints are in `out_dir`.work until then.
+        out_dir: appears when the training is done, with model, tokenizer, log and `lm.json` (what
+            it was made from). Checkpoints are in `out_dir`.work until then.
         template: prompt of the copy task, "USER: {speech} ASSISTANT: {text}".
         callbacks: more `transformers.TrainerCallback`s.
-    Does nothing when `out_dir` holds a model. Returns True when it trained. Raises UserError when the
-    checkpoints found are of a run with other settings or text.
+    Does nothing when `out_dir` holds a model. Returns True when it trained. Raises UserError when
+    the checkpoints found are of a run with other settings or text.
     """
     if os.path.exists(os.path.join(out_dir, "config.json")):
         return False
@@ -257,6 +264,8 @@ def train(config, train_files, tokenizer_dir, out_dir, template, seed=1, callbac
             **dataclasses.asdict(config.model),
         )
     )
+    if config.copy_start:
+        copy_start(model)
     batches = Batches(lines, copier, config, seed)
     args = TrainingArguments(
         output_dir=work,

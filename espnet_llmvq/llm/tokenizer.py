@@ -21,7 +21,8 @@ MAX_LINES = 1_000_000  # more lines than this do not change a small vocabulary
 def read_lines(paths):
     """Non-empty lines of plain text files (UTF-8, one sentence a line, no utterance ids), in order.
 
-    White space is reduced to single spaces. Raises UserError for a missing, non-UTF-8 or empty file.
+    White space is reduced to single spaces. Raises UserError for a file that is missing,
+    not UTF-8 or empty.
     """
     lines = []
     for path in paths:
@@ -47,12 +48,12 @@ def check_free(out_dir):
 
 
 def train_tokenizer(text_files, vocab_size, out_dir, user_symbols=("USER:", "ASSISTANT:"), seed=1):
-    """Train a tokenizer and write it to `out_dir` (tokenizer.json and sentencepiece's tokenizer.model).
+    """Train a tokenizer and write it to `out_dir`: tokenizer.json, sentencepiece's tokenizer.model.
 
     Args:
         text_files: plain text, one sentence a line.
-        vocab_size: number of pieces, with `<unk> <s> </s> <pad> <blank>` (ids 0..4; `<blank>` is never
-            produced by text: it is the row a CTC blank or filler uses) and the user symbols.
+        vocab_size: number of pieces, with `<unk> <s> </s> <pad> <blank>` (ids 0..4; `<blank>`
+            is never produced by text: the row a CTC blank or filler uses) and the user symbols.
         user_symbols: words that are always one token each, such as the roles of the prompt.
         seed: draws the lines used when there are more than MAX_LINES.
     Every printable ASCII character and every character of the text is a piece; others are `<unk>`.
@@ -110,7 +111,7 @@ def train_tokenizer(text_files, vocab_size, out_dir, user_symbols=("USER:", "ASS
 def convert(model_file):
     """The Hugging Face fast tokenizer that equals a sentencepiece model made by `train_tokenizer`.
 
-    Equal for all text but the literal names of special tokens ("</s>"), which it reads as those tokens.
+    Equal for all text but the literal names of special tokens ("</s>"): it reads the tokens.
     """
     import sentencepiece
     from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers
@@ -127,7 +128,7 @@ def convert(model_file):
         scores[i] = len(pieces[i].encode()) * best - 0.1
 
     tokenizer = Tokenizer(models.Unigram(list(zip(pieces, scores)), unk_id=sp.unk_id()))
-    # the order in which sentencepiece treats spaces, so that even a literal space mark is read alike
+    # sentencepiece's order of treating spaces, so that even a literal space mark is read alike
     tokenizer.normalizer = normalizers.Sequence(
         [
             normalizers.Replace(Regex("^ +"), ""),

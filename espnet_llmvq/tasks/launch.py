@@ -143,8 +143,9 @@ def run_phases(jobs, nj, threads):
                     print(f"[{tag}] training, log in {log}", flush=True)
             time.sleep(0.3)
             for tag, (process, follower, log) in list(running.items()):
-                follower.report()
-                if process.exitcode is not None:
+                ended = process.exitcode is not None
+                follower.report()  # after looking, so that its last lines are not missed
+                if ended:
                     del running[tag]
                     if process.exitcode != 0:
                         raise UserError(f"phase {tag} failed; the end of {log}:\n{tail(log)}")

@@ -17,7 +17,7 @@ from espnet2.asr.specaug.specaug import SpecAug
 from espnet2.layers.abs_normalize import AbsNormalize
 from espnet2.layers.global_mvn import GlobalMVN
 from espnet2.layers.utterance_mvn import UtteranceMVN
-from espnet2.tasks.abs_task import AbsTask
+from espnet2.tasks.abs_task import AbsTask, optim_classes, scheduler_classes
 from espnet2.train.class_choices import ClassChoices
 from espnet2.utils.nested_dict_action import NestedDictAction
 from espnet2.utils.types import str2bool, str_or_none
@@ -52,8 +52,10 @@ encoder_choices = ClassChoices(
 BRIDGES = {"none": Bridge, "hard": HardBridge, "soft": SoftBridge}
 
 
-def bf16_supported():
-    """Whether this CPU multiplies bfloat16 natively (otherwise autocast is slower than float32)."""
+def bf16_supported(ngpu):
+    """Whether the hardware multiplies bfloat16 natively (otherwise autocast is slower than float32)."""
+    if ngpu:
+        return torch.cuda.is_bf16_supported()
     return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
 
 
@@ -152,6 +154,10 @@ class SpeechLLMTask(AbsTask):
             if name is not None:
                 check_name(choices.name, name, choices.classes)
                 nested[f"{choices.name}_conf"] = signature_keys(choices.get_class(name))
+        for key, classes in (("optim", optim_classes), ("scheduler", scheduler_classes)):
+            if config.get(key) is not None:
+                check_name(key, config[key], classes)
+                nested[f"{key}_conf"] = signature_keys(classes[config[key]]) - {"params", "optimizer"}
         for key, value in config.items():
             check_name(f"key in {where}", key, known)
             for inner in value if key in nested and isinstance(value, dict) else ():
@@ -209,9 +215,9 @@ class SpeechLLMTask(AbsTask):
         blank = None if blank in (None, tokenizer.unk_token_id) else blank
         ctc = None
         if args.ctc:
-            if blank is None:
-                raise UserError(f"--ctc true needs a tokenizer with a {BLANK_TOKEN} token")
-            ctc = CTCHead(speech_encoder.output_size(), len(table), blank, **args.ctc_conf)
+            # A downloaded tokenizer reserves no blank: the head then has one row more than the table.
+            rows, at = (len(table) + 1, len(table)) if blank is None else (len(table), blank)
+            ctc = CTCHead(speech_encoder.output_size(), rows, at, **args.ctc_conf)
         bridge = BRIDGES[args.bridge](speech_encoder.output_size(), table, **args.bridge_conf)
         start = None
         if weights["start_weight"]:
@@ -233,7 +239,7 @@ class SpeechLLMTask(AbsTask):
             tokenizer.eos_token_id,
             freeze=[f for f in freeze if llm is not None or not f.startswith("llm")],
             sourced=sourced,
-            autocast=args.autocast == "bfloat16" or (args.autocast == "auto" and bf16_supported()),
+            autocast=args.autocast == "bfloat16" or (args.autocast == "auto" and bf16_supported(args.ngpu)),
             **weights,
         )
         if args.encoder_file:
@@ -256,6 +262,11 @@ def encoder_config(encoder_file):
 def inherit_encoder(args):
     """Take everything that shapes the encoder from the config beside its checkpoint."""
     config = encoder_config(args.encoder_file)
+    for key in ("preencoder", "postencoder"):
+        if config.get(key) is not None:
+            raise UserError(f"{args.encoder_file}: trained with a {key} ({config[key]}), which is not supported")
+    check_name(f"encoder of {args.encoder_file}", config["encoder"], encoder_choices.classes)
+    check_name(f"frontend of {args.encoder_file}", config["frontend"], frontend_choices.classes)
     for key in ("frontend", "normalize", "encoder"):
         setattr(args, key, config[key])
         setattr(args, f"{key}_conf", config[f"{key}_conf"])

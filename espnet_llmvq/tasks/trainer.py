@@ -1,6 +1,7 @@
 """ESPnet's trainer with checkpoints that survive a kill: written atomically, read without pickles."""
 
 import contextlib
+import datetime
 import logging
 import os
 import random
@@ -38,11 +39,13 @@ def set_random_state(state):
 
 
 def plain(value):
-    """Replace NumPy scalars by Python numbers, so that `weights_only` loading takes the checkpoint."""
+    """Replace NumPy scalars and durations by Python numbers, so that `weights_only` loading takes the checkpoint."""
     if isinstance(value, dict):
         return type(value)((k, plain(v)) for k, v in value.items())
     if isinstance(value, (list, tuple)):
         return type(value)(plain(v) for v in value)
+    if isinstance(value, datetime.timedelta):  # how long an epoch took, for its log line only
+        return value.total_seconds()
     return value.item() if isinstance(value, np.generic) else value
 
 

@@ -14,18 +14,19 @@ stage=1                    # first stage
 stop_stage=15              # last stage
 skip_stages=               # stages to leave out, e.g. "2 8"
 python=python3             # interpreter, after path.sh
-nj=$(nproc)                # parallel jobs
+nj=$(env -u OMP_NUM_THREADS nproc)  # parallel jobs
 ngpu=0                     # GPUs (0: CPU)
 datadir=data               # Kaldi data directories
 dumpdir=dump               # formatted audio and sequences
 expdir=exp                 # models, hypotheses, results
 conf_dir=conf              # holds encoder.yaml, lm.yaml, phases/, systems/
-seed=1                     # of every training
+seed=1                     # of the systems; other than 1 it becomes part of their directories
+base_seed=1                # of the language model and the encoder, which all seeds share
 train_set=train            # training set
 valid_set=valid            # validation set
 test_sets=                 # pairs name:domain, domain id or ood, e.g. "test:id test_noise:ood"
 systems=                   # rows of the table: names under conf_dir/systems
-baseline=                  # the system that others are compared with
+baseline=                  # the system that others are compared with; empty or absent: the first
 local_data_opts=           # passed to local/data.sh
 speed_perturb_factors=     # e.g. "0.9 1.0 1.1"; empty: none
 audio_format=wav           # of converted audio: wav or flac
@@ -78,7 +79,9 @@ for number in stage stop_stage ${skip_stages:+skip_stages}; do
 done
 [ -n "${test_sets}" ] || die "--test_sets is empty; call ./run.sh, which names them"
 [ -n "${systems}" ] || die "--systems is empty; call ./run.sh, which names them"
-bin systems --conf_dir "${conf_dir}" --systems "${systems}" ${baseline:+--baseline "${baseline}"} >/dev/null
+bin systems --conf_dir "${conf_dir}" --systems "${systems}" >/dev/null
+# A run of fewer systems than run.sh names may lack its baseline.
+[[ " ${systems} " == *" ${baseline:-none} "* ]] || baseline=${systems%% *}
 test_names=
 for pair in ${test_sets}; do
     [[ ${pair} == *:id || ${pair} == *:ood ]] || die "--test_sets: ${pair} must end with :id or :ood"
@@ -86,7 +89,7 @@ for pair in ${test_sets}; do
 done
 all_sets="${train_set} ${valid_set}${test_names}"
 read -ra overrides <<<"${train_overrides}"
-train_opts=(--seed "${seed}" --ngpu "${ngpu}" --expdir "${expdir}" --conf_dir "${conf_dir}")
+train_opts=(--ngpu "${ngpu}" --expdir "${expdir}" --conf_dir "${conf_dir}")
 for pair in ${overrides[@]+"${overrides[@]}"}; do train_opts+=(--override "${pair}"); done
 mkdir -p "${expdir}"
 echo "$0 ${run_args[*]}" >>"${expdir}/commands.log"
@@ -191,7 +194,7 @@ if stage_on 6; then
         log "Stage 6: language model ${lm_config}: ${lm_train_text} -> ${lm_dir}"
         # shellcheck disable=SC2086
         OMP_NUM_THREADS=${nj} bin train_lm --config "${lm_config}" --train ${lm_train_text} --valid ${lm_valid_text} \
-            --tokenizer "${expdir}/tokenizer" --out "${lm_dir}" --prompt "${prompt}" --seed "${seed}"
+            --tokenizer "${expdir}/tokenizer" --out "${lm_dir}" --prompt "${prompt}" --seed "${base_seed}"
     else
         log "Stage 6: held-out perplexity of ${llm}"
         # shellcheck disable=SC2086
@@ -228,7 +231,7 @@ if stage_on 7; then
         log "Stage 7: speech encoder ${encoder_config}: ${train_dir} -> ${encoder_dir}"
         sequences "${train_set}" "${valid_set}"
         positions 1 "${encoder_config}" "${expdir}/encoder_stats"
-        bin train --config "${encoder_config}" --tag encoder "${data_opts[@]}" "${train_opts[@]}" --threads "${nj}" \
+        bin train --config "${encoder_config}" --tag encoder "${data_opts[@]}" "${train_opts[@]}" --seed "${base_seed}" --threads "${nj}" \
             --train_shape "${expdir}/encoder_stats/train_shape" --valid_shape "${expdir}/encoder_stats/valid_shape"
     else
         log "Stage 7: the encoder is ${encoder_file}, skipped"
@@ -240,13 +243,16 @@ if stage_on 8; then
         log "Stage 8: word alignment: no --align_sets, skipped"
     else
         log "Stage 8: word alignment of ${align_sets} -> ${expdir}/align"
+        # shellcheck disable=SC2086
         sequences ${align_sets}
         for name in ${align_sets}; do
             if fresh "${expdir}/align/${name}.ctm" "${dumpdir}/${name}/sequences.jsonl" "${encoder_file}"; then
                 log "${expdir}/align/${name}.ctm is up to date, nothing to do"
             else
-                bin align --encoder "${encoder_dir}" --sequences "${dumpdir}/${name}/sequences.jsonl" \
-                    --out "${expdir}/align/${name}.ctm" --threads "${nj}"
+                reference_opts=()
+                [ ! -f "${datadir}/${name}/words.ctm" ] || reference_opts=(--reference "${datadir}/${name}/words.ctm")
+                bin align --encoder "${encoder_dir}" --sequences "${dumpdir}/${name}/sequences.jsonl" --ngpu "${ngpu}" \
+                    --out "${expdir}/align/${name}.ctm" --threads "${nj}" ${reference_opts[@]+"${reference_opts[@]}"}
             fi
         done
     fi
@@ -282,7 +288,7 @@ if stage_on 11; then
     if ${cache_encoder}; then
         cache_opts=(--train_cache "${cache_dir}/${train_set}/frames.scp" --valid_cache "${cache_dir}/${valid_set}/frames.scp")
     fi
-    bin train --systems "${systems}" --encoder_file "${encoder_file}" "${data_opts[@]}" "${train_opts[@]}" \
+    bin train --systems "${systems}" --encoder_file "${encoder_file}" "${data_opts[@]}" "${train_opts[@]}" --seed "${seed}" \
         ${cache_opts[@]+"${cache_opts[@]}"} --nj "${nj}" \
         --train_shape "${expdir}/stats/train_shape" --valid_shape "${expdir}/stats/valid_shape"
 fi
@@ -300,7 +306,9 @@ if stage_on 12; then
 fi
 
 if stage_on 13; then
-    log "Stage 13: score -> ${expdir}/RESULTS.md, ${expdir}/results.json"
+    results_dir=${expdir}
+    [ "${seed}" -eq 1 ] || results_dir=${expdir}/seed${seed}
+    log "Stage 13: score -> ${results_dir}/RESULTS.md, ${results_dir}/results.json"
     score_opts=()
     while IFS= read -r line; do
         score_opts+=(--system "${line}")
@@ -308,8 +316,8 @@ if stage_on 13; then
     for pair in ${test_sets}; do
         score_opts+=(--set "${pair%:*}|${pair#*:}|${dumpdir}/${pair%:*}/text")
     done
-    bin results "${score_opts[@]}" --train_text "${dumpdir}/${train_set}/text" ${baseline:+--baseline "${baseline}"} \
-        --normaliser "${normaliser}" --seed "${seed}" --out_dir "${expdir}"
+    bin results "${score_opts[@]}" --train_text "${dumpdir}/${train_set}/text" --baseline "${baseline}" \
+        --normaliser "${normaliser}" --seed "${seed}" --out_dir "${results_dir}"
 fi
 
 if stage_on 15; then

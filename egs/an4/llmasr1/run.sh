@@ -6,7 +6,8 @@ smoke=false
 args=()
 while [ $# -gt 0 ]; do
     case $1 in
-    --smoke) smoke=$2 && shift 2 ;;
+    --smoke=*) smoke=${1#*=} && shift ;;
+    --smoke) smoke=${2:-} && shift 2 ;;
     *) args+=("$1") && shift ;;
     esac
 done
@@ -31,6 +32,7 @@ if [ "${smoke}" = true ]; then
     opts+=(
         --datadir data_smoke --dumpdir dump_smoke --expdir exp_smoke
         --local_data_opts "--smoke true"
+        --lm_config conf/lm_smoke.yaml
         --lm_train_text data_smoke/lm/train.txt
         --lm_valid_text "valid=data_smoke/lm/valid.txt"
         --train_overrides "max_epoch=1 num_iters_per_epoch=2"

@@ -7,7 +7,8 @@ smoke=false
 args=()
 while [ $# -gt 0 ]; do
     case $1 in
-    --smoke) smoke=$2 && shift 2 ;;
+    --smoke=*) smoke=${1#*=} && shift ;;
+    --smoke) smoke=${2:-} && shift 2 ;;
     *) args+=("$1") && shift ;;
     esac
 done
@@ -27,6 +28,7 @@ if [ "${smoke}" = true ]; then
     opts+=(
         --datadir data_smoke --dumpdir dump_smoke --expdir exp_smoke
         --local_data_opts "--smoke true"
+        --lm_config conf/lm_smoke.yaml
         --lm_train_text data_smoke/lm/train.txt
         --lm_valid_text "everyday=data_smoke/lm/valid.txt medical=data_smoke/lm/valid_medical.txt"
         --train_overrides "max_epoch=1 num_iters_per_epoch=2"

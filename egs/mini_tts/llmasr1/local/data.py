@@ -17,9 +17,7 @@ from espnet_llmvq.bin.cli import Parser, run
 from espnet_llmvq.errors import UserError
 
 HERE = Path(__file__).resolve().parent
-TRAIN_VOICES = (
-    "en-us en-us+m3 en-us+f2 en-us+m1 en-us+f1 en-gb en-gb+m1 en-gb+f4 en-gb+f2 en-gb+m7".split()
-)
+TRAIN_VOICES = "en-us en-us+m3 en-us+f2 en-gb en-gb+m1 en-gb+f4".split()
 TEST_VOICES = (
     "en-gb-scotland+m4 en-gb-x-rp+f3 en-029+f5 en-gb-x-gbclan+m2 en-gb-x-gbcwmd+m5 "
     "en-us-nyc+m6 en-us+f5 en-gb-scotland+f3"
@@ -64,7 +62,7 @@ def get_parser():
     parser.add_argument("--lm_valid", type=int, default=400, help="lines of lm/valid.txt")
     parser.add_argument("--lm_valid_medical", type=int, default=200)
     parser.add_argument(
-        "--broad_share", type=float, default=0.25, help="share of slots with a rarer word"
+        "--broad_share", type=float, default=0.08, help="share of slots with a rarer word"
     )
     parser.add_argument("--smoke", default="false", help="true: a few utterances of everything")
     parser.add_argument("--seed", type=int, default=1)

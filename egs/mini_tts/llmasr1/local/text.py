@@ -8,7 +8,7 @@ from espnet_llmvq.errors import UserError
 
 HERE = Path(__file__).resolve().parent
 ENTITIES = ("drug", "condition", "person", "dose")
-MIN_WORDS, MAX_WORDS = 4, 9
+MIN_WORDS, MAX_WORDS = 4, 7
 _SLOT = re.compile(r"\{([^{}]*)\}")
 # Words spelled with a vowel that start with a consonant sound, and the reverse.
 _CONSONANT_SOUND = re.compile(r"(uni(?!n|m)|us[eu]|eu|one\b|once\b|ut[aeo]|uk)", re.I)

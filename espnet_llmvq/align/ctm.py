@@ -1,0 +1,101 @@
+"""CTM: word times, a line `<utt> 1 <start> <duration> <word> [<confidence>]` each, in seconds."""
+
+import math
+from dataclasses import dataclass
+
+from espnet_llmvq.data.datadir import write_atomic
+from espnet_llmvq.errors import UserError
+
+CHANNEL = "1"  # an utterance is mono
+
+
+@dataclass(frozen=True)
+class Word:
+    """A word and when it was said. start, duration: seconds; confidence: 0..1 or None."""
+
+    word: str
+    start: float
+    duration: float
+    confidence: float | None = None
+
+    @property
+    def end(self):
+        return self.start + self.duration
+
+
+def _number(name, value, highest=math.inf):
+    try:
+        number = float(value)
+    except ValueError:
+        number = math.nan
+    if not (math.isfinite(number) and 0 <= number <= highest):
+        limit = "0 or more" if highest == math.inf else f"0 to {highest:g}"
+        raise ValueError(f"{name} is {value!r}; it must be a number, {limit}")
+    return number
+
+
+def parse_line(line):
+    """(utterance, Word) of a line. Raises ValueError that says what is wrong with it."""
+    fields = line.split()
+    if len(fields) not in (5, 6):
+        raise ValueError(f"{len(fields)} fields, expected <utt> 1 <start> <duration> <word> [<confidence>]")
+    if fields[1] != CHANNEL:
+        raise ValueError(f"channel is {fields[1]!r}; it must be {CHANNEL}, utterances are mono")
+    start, duration = _number("start", fields[2]), _number("duration", fields[3])
+    confidence = _number("confidence", fields[5], 1) if len(fields) == 6 else None
+    return fields[0], Word(fields[4], start, duration, confidence)
+
+
+def read_ctm(path):
+    """Read {utterance: [Word, ...]}, the words of each in the order of time.
+
+    Raises UserError with the line for anything else than a CTM line, blank lines included.
+    """
+    words = {}
+    try:
+        with open(path, "rb") as f:
+            for number, line in enumerate(f, 1):
+                try:
+                    utt, word = parse_line(line.decode("utf-8"))
+                except ValueError as err:  # UnicodeDecodeError is one
+                    raise UserError(f"{path}:{number}: {err}") from None
+                words.setdefault(utt, []).append(word)
+    except OSError as err:
+        raise UserError(f"{path}: {err.strerror}") from None
+    return {utt: _by_time(found) for utt, found in words.items()}
+
+
+def write_ctm(path, words):
+    """Write {utterance: [Word, ...]}, utterances in C-locale order, words in the order of time.
+
+    Times are rounded to milliseconds. Raises ValueError for a word with a blank in it.
+    """
+    lines = []
+    for utt in sorted(words):
+        for w in _by_time(words[utt]):
+            confidence = "" if w.confidence is None else f" {w.confidence:.3f}"
+            line = f"{utt} {CHANNEL} {w.start:.3f} {w.duration:.3f} {w.word}{confidence}"
+            parse_line(line)
+            lines.append(line + "\n")
+    write_atomic(path, "".join(lines))
+
+
+def boundary_errors(reference, found):
+    """Compare two {utterance: [Word, ...]}: ([start errors], [end errors], number of utterances).
+
+    Errors are absolute and in milliseconds, one per word of the utterances that both have with the same words.
+    """
+    starts, ends, n = [], [], 0
+    for utt, words in found.items():
+        truth = reference.get(utt, [])
+        if [w.word for w in words] != [w.word for w in truth]:
+            continue
+        n += 1
+        for a, b in zip(truth, words):
+            starts.append(abs(a.start - b.start) * 1000)
+            ends.append(abs(a.end - b.end) * 1000)
+    return starts, ends, n
+
+
+def _by_time(words):
+    return sorted(words, key=lambda w: (w.start, w.end))

@@ -1,0 +1,107 @@
+#!/usr/bin/env bash
+# Every stage of the recipe template on a few sentences of mini_tts, in a temporary directory: a full run, a second one
+# that has nothing left to do, decoding and scoring again, and mistyped options.
+# KEEP=1 leaves the directory for inspection.
+
+set -euo pipefail
+
+root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+export MAIN_ROOT=${root}
+systems="ctc lora soft_k10"
+phases="start start-lora start-hard start-hard-soft_k10"
+sets="test_id test_voices test_noise test_medical"
+
+work=$(mktemp -d)
+finish() {
+    local status=$?
+    if [ -n "${KEEP:-}" ]; then echo "smoke: kept ${work}"; else rm -rf "${work}"; fi
+    [ "${status}" -eq 0 ] || echo "smoke: FAILED" >&2
+}
+trap finish EXIT
+recipe=${root}/egs/mini_tts/llmasr1
+# What belongs to the recipe, not what its runs made.
+cp -rL "${recipe}"/*.sh "${recipe}/conf" "${recipe}/local" "${recipe}/utils" "${work}"
+cd "${work}"
+# shellcheck source=/dev/null
+. ./path.sh
+
+fail() {
+    echo "smoke: error: $*" >&2
+    exit 1
+}
+note() { echo "smoke: $* (${SECONDS} s)"; }
+smoke_run() { ./run.sh --smoke true --systems "${systems}" --speed_perturb_factors "0.9 1.0" "$@"; }
+# A run that must succeed, its output in file $1.
+passes() {
+    local log=$1
+    shift
+    if ! smoke_run "$@" >"${log}" 2>&1; then
+        tail -n 40 "${log}" >&2
+        fail "a run that should pass failed: $*"
+    fi
+}
+# A run that must fail before it does anything, with $1 in what it says.
+fails_with() {
+    local expected=$1 status=0
+    shift
+    smoke_run "$@" >fails.log 2>&1 || status=$?
+    [ "${status}" -ne 0 ] || fail "$*: should fail, but passed"
+    grep -qF -- "${expected}" fails.log || fail "$*: should say ${expected}, but said: $(tail -n 3 fails.log)"
+    ! grep -qE "Stage [0-9]+:|Traceback" fails.log || fail "$*: did not fail at once: $(tail -n 3 fails.log)"
+}
+
+note "wrong options"
+fails_with "did you mean --systems?" --systms "ctc"
+fails_with "stages are 1 to" --stage 99
+fails_with "did you mean 'lora'?" --systems "lroa"
+cp conf/phases/lora.yaml lora.yaml
+echo "max_epohc: 3" >>conf/phases/lora.yaml
+fails_with "did you mean 'max_epoch'?"
+mv lora.yaml conf/phases/lora.yaml
+[ ! -e data_smoke ] || fail "a run that failed at once left data_smoke"
+
+note "every stage"
+passes first.log
+for number in 1 2 3 4 5 6 7 8 9 10 11 12 13 15; do
+    grep -q "Stage ${number}:" first.log || fail "stage ${number} is not in the log"
+done
+python3 - "${systems}" "${sets}" <<'END'
+import json
+import math
+import sys
+
+systems, sets = (argument.split() for argument in sys.argv[1:])
+rows = {(r["system"], r["set"], r["metric"]): r for r in json.load(open("exp_smoke/results.json"))}
+for system in systems:
+    for name in sets:
+        row = rows.get((system, name, "wer"))
+        if row is None or not math.isfinite(row["value"]) or row["utterances"] < 1:
+            sys.exit(f"smoke: error: results.json has no word error rate of {system} on {name}: {row}")
+END
+for file in exp_smoke/RESULTS.md exp_smoke/report/{README.md,wer.png,training.png} exp_smoke/align/test_id.ctm \
+    data_smoke/train_sp/wav.scp; do
+    [ -s "${file}" ] || fail "${file} is missing or empty"
+done
+
+note "a second run has nothing to do"
+made() { find data_smoke dump_smoke exp_smoke -name '*.pth' -o -name 'hyp.jsonl' -o -name '*.ark' -o -name '*.wav' \
+    -o -name '*.safetensors' -o -name '*.ctm' -o -name 'sequences.jsonl' | sort | xargs stat -c '%n %Y %i'; }
+made >before
+passes second.log
+made >after
+cmp before after || fail "the second run made these again: $(diff before after)"
+for tag in encoder ${phases}; do
+    grep -qF "[${tag}] is trained, nothing to do" second.log || fail "the second run does not say that ${tag} is trained"
+done
+for system in ${systems}; do
+    grep -qF "[${system}] all sets are decoded, nothing to do" second.log || fail "the second run decoded with ${system}"
+done
+! grep -qE "training, log in|loading libraries|checking configs" second.log || fail "the second run loaded ESPnet"
+
+note "decoding and scoring again"
+cp exp_smoke/results.json results.json
+passes third.log --stage 12 --stop_stage 13
+! grep -q "nothing to do" third.log || fail "--stage 12 did not decode again"
+cmp exp_smoke/results.json results.json || fail "results.json is not what it was"
+
+note "passed"

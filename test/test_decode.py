@@ -1,0 +1,161 @@
+"""Decoding: greedy CTC by hand, generation that does not depend on the batch, batches of prompts."""
+
+import json
+import os
+import random
+
+import pytest
+import torch
+
+from espnet_llmvq.decode.batches import Batches, read_batches
+from espnet_llmvq.decode.ctc import collapse, greedy
+from espnet_llmvq.decode.generate import generate, length_limit
+from espnet_llmvq.errors import UserError
+from espnet_llmvq.sequence import Sequence, Span, read_sequences, write_sequences
+
+
+@pytest.mark.parametrize(
+    "path, length, tokens",
+    [
+        ([0, 0, 0], 3, []),
+        ([5, 5, 5], 3, [5]),
+        ([5, 0, 5, 5, 7, 0], 6, [5, 5, 7]),
+        ([5, 7, 7, 5, 0, 0, 5], 7, [5, 7, 5, 5]),
+        ([5, 0, 5, 7, 7], 3, [5, 5]),
+        ([0, 3], 1, []),
+    ],
+)
+def test_collapse(path, length, tokens):
+    assert collapse(torch.tensor(path), length, blank=0) == tokens
+
+
+def test_greedy_reads_the_best_path(make_model, tokenizer, corpus):
+    model = make_model()
+    text = " seven one"
+    ids = tokenizer.encode(text, add_special_tokens=False)
+    (_, batch) = next(iter(Batches(corpus.valid, 100, tokenizer, 1)))
+    frames, lengths = model.encode(batch["speech"], batch["speech_lengths"])
+    path = [model.ctc.blank] + [t for i in ids for t in (i, i, model.ctc.blank)]
+    assert len(path) <= int(lengths[0])
+    logits = torch.full((1, frames.shape[1], len(tokenizer)), -1.0)
+    for t, token in enumerate(path + [model.ctc.blank] * (frames.shape[1] - len(path))):
+        logits[0, t, token] = 1.0
+    model.ctc.forward = lambda x: logits
+    assert greedy(model, tokenizer, batch) == ([text.strip()], [ids])
+
+
+def outcomes(model, tokenizer, corpus, batch_size, **kwargs):
+    found = {}
+    for ids, batch in Batches(corpus.train, 1000, tokenizer, batch_size):
+        found.update(zip(ids, zip(*generate(model, tokenizer, batch, **kwargs))))
+    return found
+
+
+@pytest.mark.parametrize("num_beams", [1, 3])
+@pytest.mark.parametrize("eos_bias", [0.0, 4.0])
+def test_batch_size_changes_nothing(make_model, tokenizer, corpus, num_beams, eos_bias):
+    """eos_bias: 0 leaves an untrained model that rarely ends before its limit; 4 makes most texts end."""
+    model = make_model(bridge_conf={"stack": 2, "hidden_size": 24})
+    head = model.llm.lm_head.forward
+    model.llm.lm_head.forward = lambda x: (
+        head(x) + eos_bias * torch.nn.functional.one_hot(torch.tensor(2), 110)
+    )
+    alone = outcomes(model, tokenizer, corpus, 1, num_beams=num_beams)
+    for size in (3, 5):
+        assert outcomes(model, tokenizer, corpus, size, num_beams=num_beams) == alone
+    limits = {s.id: length_limit(-(-model.speech_encoder.frames(s.spans[1].samples) // 2))
+              for s in read_sequences(corpus.train)}  # fmt: skip
+    assert len(set(limits.values())) > 3 and len({text for text, _, _ in alone.values()}) > 3
+    for utt, (text, tokens, cut) in alone.items():
+        assert cut == (len(tokens) == limits[utt]) and len(tokens) <= limits[utt]
+        assert text == tokenizer.decode(tokens, skip_special_tokens=True).strip()
+    cuts = [cut for _, _, cut in alone.values()]
+    assert any(cuts) if eos_bias == 0.0 else not all(cuts)
+
+
+def test_greedy_search_by_hand(make_model, tokenizer, corpus):
+    """One token at a time from full forward passes."""
+    model = make_model()
+    found = outcomes(model, tokenizer, corpus, 4, num_beams=1)
+    for ids, batch in Batches(corpus.train, 1000, tokenizer, 1):
+        frames, lengths = model.encode(batch["speech"], batch["speech_lengths"])
+        inputs, _ = model.assemble(
+            *model.bridge_speech(frames, lengths)[:2], batch["tokens"], batch["layout"]
+        )
+        x, tokens = inputs[0][None], []
+        with torch.no_grad():
+            while len(tokens) < length_limit(int(lengths)):
+                token = int(model.llm(inputs_embeds=x).logits[0, -1].argmax())
+                if token == tokenizer.eos_token_id:
+                    break
+                tokens.append(token)
+                x = torch.cat([x, model.llm.get_input_embeddings()(torch.tensor([[token]]))], 1)
+        assert found[ids[0]][1] == tokens
+
+
+def test_batches_do_not_depend_on_the_order_of_the_file(corpus, tokenizer, tmp_path, llm_dir):
+    sequences = list(read_sequences(corpus.train))
+    first = Batches(corpus.train, 1.5, tokenizer, 4)
+    random.Random(3).shuffle(sequences)
+    write_sequences(tmp_path / "shuffled.jsonl", sequences)
+    second = read_batches(tmp_path / "shuffled.jsonl", 1.5, llm_dir, batch_size=4)
+    assert first.batches == second.batches and sorted(first.order) == sorted(second.order)
+    assert second.order == [s.id for s in sequences]
+    samples = {s.id: s.spans[1].samples for s in sequences}
+    assert sorted(k for batch in first.batches for k in batch) == sorted(samples)
+    for batch in first.batches:
+        assert len(batch) <= 4 and (
+            len(batch) == 1 or len(batch) * samples[batch[0]] <= 1.5 * 16000
+        )
+        assert samples[batch[0]] == max(samples[k] for k in batch)
+    for (ids, a), (_, b) in zip(first, second):
+        assert all(torch.equal(a[k], b[k]) for k in a)
+        # the prompt ends before the transcript: "USER:", speech, " ASSISTANT:"
+        assert a["layout"].shape == (len(ids), 3, 3) and (a["layout"][..., 2] == 0).all()
+
+
+def test_batches_need_one_speech_span(tmp_path, tokenizer):
+    write_sequences(tmp_path / "text.jsonl", [Sequence("t1", (Span(text="one", loss=True),))])
+    with pytest.raises(UserError, match="t1 has 0 speech spans"):
+        Batches(tmp_path / "text.jsonl", 10, tokenizer)
+
+
+def test_decode_command(encoder_dir, settings, corpus, tmp_path, capsys):
+    """Both kinds of systems on two sets; nothing is decoded twice."""
+    from espnet_llmvq.bin import decode
+    from espnet_llmvq.tasks.launch import train_phase
+
+    conf = tmp_path / "conf"
+    for path, text in (
+        ("systems/ctc", "decode: ctc"),
+        ("systems/slam", "phases: [slam]"),
+        ("phases/slam", ""),
+    ):
+        os.makedirs(os.path.dirname(conf / path), exist_ok=True)
+        (conf / f"{path}.yaml").write_text(text)
+    exp = str(tmp_path / "exp")
+    file = os.path.join(encoder_dir, "model.pth")
+    train_phase(
+        os.path.join(exp, "slam"),
+        settings(encoder_file=file, specaug=None, freeze=["llm"], max_epoch=1),
+        1,
+    )
+    command = ["--systems", "ctc slam", "--conf_dir", str(conf), "--expdir", exp, "--encoder", encoder_dir,
+               "--set", f"a={corpus.valid}", "--set", f"b={corpus.train}", "--num_beams", "2"]  # fmt: skip
+    decode.main(command)
+    for directory in (f"{encoder_dir}/decode_ctc", f"{exp}/slam/decode"):
+        for name, source in (("a", corpus.valid), ("b", corpus.train)):
+            with open(f"{directory}_{name}/hyp.jsonl") as f:
+                lines = [json.loads(line) for line in f]
+            assert [line["id"] for line in lines] == [s.id for s in read_sequences(source)]
+            assert all(isinstance(line["text"], str) for line in lines)
+    capsys.readouterr()
+    decode.main(command)
+    assert capsys.readouterr().out.count("nothing to do") == 2
+    os.utime(corpus.valid)
+    decode.main(command)
+    assert "decode_a/hyp.jsonl" in (out := capsys.readouterr().out) and "_b/" not in out
+    with pytest.raises(UserError, match="unknown system 'slan'.*did you mean 'slam'"):
+        decode.main([*command, "--systems", "slan"])
+    with pytest.raises(UserError, match="c=nowhere: nowhere does not exist"):
+        decode.main([*command, "--set", "c=nowhere"])

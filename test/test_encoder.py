@@ -1,0 +1,169 @@
+"""Speech encoder: counted frames are the real ones, and a batch changes nothing for its utterances."""
+
+import pytest
+import torch
+from espnet2.asr.encoder.conformer_encoder import ConformerEncoder
+from espnet2.asr.encoder.e_branchformer_encoder import EBranchformerEncoder
+from espnet2.asr.encoder.transformer_encoder import TransformerEncoder
+from espnet2.asr.frontend.default import DefaultFrontend
+from espnet2.asr.specaug.specaug import SpecAug
+from espnet2.layers.utterance_mvn import UtteranceMVN
+
+from espnet_llmvq.encoder import SUBSAMPLING, SpeechEncoder, encoder_frames
+from espnet_llmvq.errors import UserError
+
+MELS = 20
+ENCODERS = {
+    "conformer": (
+        ConformerEncoder,
+        dict(linear_units=12, rel_pos_type="latest", cnn_module_kernel=5, macaron_style=True),
+    ),
+    "transformer": (TransformerEncoder, dict(linear_units=12)),
+    "e_branchformer": (
+        EBranchformerEncoder,
+        dict(cgmlp_linear_units=16, cgmlp_conv_kernel=5, merge_conv_kernel=3, use_ffn=True, macaron_ffn=True,
+             linear_units=12),
+    ),
+}  # fmt: skip
+
+
+def parts(name, input_layer, frame_stack, center=False, seed=0, **conf):
+    """Frontend, normalisation and encoder of ESPnet, with random batch statistics."""
+    torch.manual_seed(seed)
+    cls, kwargs = ENCODERS[name]
+    kwargs = dict(
+        output_size=8, attention_heads=2, num_blocks=2, input_layer=input_layer, **kwargs, **conf
+    )
+    frontend = DefaultFrontend(
+        n_fft=512, win_length=400, hop_length=160, n_mels=MELS, center=center
+    )
+    encoder = cls(input_size=MELS * frame_stack, **kwargs)
+    for module in encoder.modules():
+        if isinstance(module, torch.nn.BatchNorm1d):
+            module.running_mean.normal_()
+            module.running_var.uniform_(0.5, 2.0)
+    conf = {"frontend": {"n_fft": 512, "hop_length": 160, "center": center}, "encoder": kwargs}
+    return frontend, UtteranceMVN(norm_vars=True), encoder, conf
+
+
+def speech_encoder(name, input_layer, frame_stack=1, center=False, **conf):
+    frontend, normalize, encoder, conf = parts(name, input_layer, frame_stack, center, **conf)
+    return SpeechEncoder(frontend, normalize, None, encoder, frame_stack, conf).eval()
+
+
+@torch.no_grad()
+def espnet_alone(bare, wave, frame_stack):
+    """ESPnet's own modules on one utterance without padding: (T, D)."""
+    frontend, normalize, encoder, _ = bare
+    encoder.eval()
+    x, n = frontend(wave[None].clone(), torch.tensor([len(wave)]))
+    x, n = normalize(x, n)
+    x = torch.nn.functional.pad(x, (0, 0, 0, -x.shape[1] % frame_stack))
+    x = torch.stack([torch.cat(list(group)) for group in x[0].split(frame_stack)])
+    out, n, _ = encoder(x[None], torch.tensor([len(x)]))
+    assert out.shape[1] == int(n)
+    return out[0]
+
+
+def padded(waves):
+    """Waves in a batch, whose padding is loud garbage."""
+    batch = 50 * torch.randn(len(waves), max(map(len, waves)))
+    for row, wave in zip(batch, waves):
+        row[: len(wave)] = wave
+    return batch, torch.tensor([len(w) for w in waves])
+
+
+@pytest.mark.parametrize("name", ENCODERS)
+@pytest.mark.parametrize(
+    "input_layer, frame_stack",
+    [(layer, 1) for layer in SUBSAMPLING] + [("linear", 3), ("conv2d", 3)],
+)
+def test_batch_changes_nothing(name, input_layer, frame_stack):
+    bare = parts(name, input_layer, frame_stack)
+    ours = speech_encoder(name, input_layer, frame_stack)
+    torch.manual_seed(1)
+    # every residue of the strides (12 at most, times frame_stack), off the frame grid by some samples
+    lengths = [512 + 160 * (14 * frame_stack + i) + (37 * i) % 160 for i in range(13 * frame_stack)]
+    waves = [torch.randn(n) * torch.linspace(0.2, 1, n) for n in lengths]
+    with torch.no_grad():
+        out, frames = ours(*padded(waves))
+    for i, wave in enumerate(waves):
+        alone = espnet_alone(bare, wave, frame_stack)
+        assert (
+            len(alone)
+            == frames[i]
+            == encoder_frames(len(wave), ours.frontend_conf, frame_stack, bare[3]["encoder"])
+        )
+        torch.testing.assert_close(out[i, : len(alone)], alone, atol=1e-5, rtol=1e-5)
+        assert (out[i, len(alone) :] == 0).all()
+
+
+@pytest.mark.parametrize("name", ENCODERS)
+def test_batch_changes_nothing_in_float64(name):
+    """The same to eleven digits, so that the agreement above is no accident of a tolerance (features given)."""
+    ours = speech_encoder(name, "conv2d6").double()
+    torch.manual_seed(2)
+    counts = torch.tensor([11, 17, 25, 40, 64])
+    feats = [torch.randn(int(n), MELS, dtype=torch.float64) for n in counts]
+    ours.features = lambda speech, lengths: (speech, lengths)
+    ours.frames = lambda lengths: (((lengths - 3) // 2 + 1) - 5) // 3 + 1
+    batch = torch.nn.utils.rnn.pad_sequence(feats, True, padding_value=1e3)
+    with torch.no_grad():
+        out, frames = ours(batch, counts)
+        for i, x in enumerate(feats):
+            alone, _ = ours(x[None].clone(), counts[i : i + 1])
+            torch.testing.assert_close(out[i, : frames[i]], alone[0], atol=1e-11, rtol=1e-11)
+
+
+@pytest.mark.parametrize("center", [False, True])
+def test_features_do_not_depend_on_the_batch(center):
+    """`center: true` reflects the end of an utterance; in a padded batch ESPnet would read the padding."""
+    ours = speech_encoder("transformer", "linear", center=center)
+    frontend = ours.frontend
+    torch.manual_seed(3)
+    waves = [torch.randn(n) for n in (5000, 4321, 3000, 900)]
+    feats, counts = ours.features(*padded(waves))
+    for i, wave in enumerate(waves):
+        alone, n = frontend(wave[None].clone(), torch.tensor([len(wave)]))
+        assert counts[i] == n == ours.frames(len(wave))
+        torch.testing.assert_close(feats[i, : int(n)], alone[0], atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "input_layer, frames", [("linear", 1), ("conv2d", 7), ("conv2d6", 11), ("conv2d8", 15)]
+)
+def test_shortest_speech(input_layer, frames):
+    ours = speech_encoder("conformer", input_layer)
+    least = 512 + 160 * (frames - 1)
+    with torch.no_grad():
+        assert ours(torch.randn(1, least), torch.tensor([least]))[1].tolist() == [1]
+        with pytest.raises(UserError, match=rf"speech 1 of the batch has {least - 1} samples"):
+            ours(torch.randn(2, 9999), torch.tensor([9999, least - 1]))
+
+
+def test_shortest_speech_centred():
+    ours = speech_encoder("transformer", "linear", center=True)
+    with torch.no_grad():
+        assert ours(torch.randn(1, 257), torch.tensor([257]))[1].tolist() == [2]
+        with pytest.raises(UserError, match="speech 0 .* has 256 samples"):
+            ours(torch.randn(1, 256), torch.tensor([256]))
+
+
+def test_unknown_input_layer():
+    with pytest.raises(UserError, match="conv1d2.*frame count is unknown.*conv2d6"):
+        encoder_frames(16000, {}, 1, {"input_layer": "conv1d2"})
+
+
+def test_specaug_only_in_training():
+    frontend, normalize, encoder, conf = parts("transformer", "linear", 1, dropout_rate=0.0)
+    specaug = SpecAug(
+        apply_time_warp=False, freq_mask_width_range=[3, 8], time_mask_width_range=[3, 8]
+    )
+    ours = SpeechEncoder(frontend, normalize, specaug, encoder, 1, conf)
+    batch = padded([torch.randn(n) for n in (5000, 4000)])
+    with torch.no_grad():
+        ours.eval()
+        assert torch.equal(ours(*batch)[0], ours(*batch)[0])
+        ours.train()
+        encoder.eval()
+        assert not torch.equal(ours(*batch)[0], ours(*batch)[0])

@@ -1,0 +1,199 @@
+"""Systems, phases and configs: names, tags, merging, and keys that nothing reads."""
+
+import os
+
+import pytest
+
+from espnet_llmvq.errors import UserError
+from espnet_llmvq.systems import (
+    hypothesis_file,
+    plan,
+    read_config,
+    read_systems,
+    read_yaml,
+    system_dir,
+)
+
+PHASES = ("start", "hard", "lora", "soft")
+SYSTEMS = {
+    "ctc": "label: CTC greedy\ndecode: ctc\n",
+    "hard": "label: Stage 1\nphases: [start, hard]\nnote: frozen codebook\n",
+    "soft": "label: Stage 2\nphases: [start, hard, soft]\n",
+    "lora": "phases: [start, lora]\n",
+    "soft_alone": "phases: [soft]\n",
+}
+
+
+@pytest.fixture
+def conf(tmp_path):
+    for kind, files in (("phases", dict.fromkeys(PHASES, "")), ("systems", SYSTEMS)):
+        os.makedirs(tmp_path / kind)
+        for name, text in files.items():
+            (tmp_path / kind / f"{name}.yaml").write_text(text)
+    return tmp_path
+
+
+def test_systems_share_phases(conf):
+    ctc, soft, lora, hard, alone = read_systems(
+        str(conf), ["ctc", "soft", "lora", "hard", "soft_alone"]
+    )
+    assert [p.tag for p in soft.phases] == ["start", "start-hard", "start-hard-soft"]
+    assert [p.parent for p in soft.phases] == [None, "start", "start-hard"]
+    assert soft.phases[:2] == hard.phases and soft.phases[0] == lora.phases[0]
+    assert [p.config for p in lora.phases] == [
+        str(conf / "phases" / f"{p}.yaml") for p in ("start", "lora")
+    ]
+    assert (alone.phases[0].tag, alone.phases[0].parent) == ("soft", None)
+    assert (hard.label, hard.note, lora.label, ctc.decode, ctc.phases) == (
+        "Stage 1",
+        "frozen codebook",
+        "lora",
+        "ctc",
+        (),
+    )
+    assert system_dir(soft, "exp", "exp/encoder") == "exp/start-hard-soft"
+    assert (
+        hypothesis_file(soft, "exp", "exp/encoder", "test")
+        == "exp/start-hard-soft/decode_test/hyp.jsonl"
+    )
+    assert (
+        hypothesis_file(ctc, "exp", "exp/encoder", "test")
+        == "exp/encoder/decode_ctc_test/hyp.jsonl"
+    )
+
+
+def test_plan_has_each_phase_once_after_its_parent(conf):
+    phases = plan(read_systems(str(conf), ["soft", "lora", "ctc", "hard", "soft_alone"]))
+    assert [p.tag for p in phases] == [
+        "start",
+        "start-hard",
+        "start-hard-soft",
+        "start-lora",
+        "soft",
+    ]
+    for i, phase in enumerate(phases):
+        assert phase.parent is None or phase.parent in [p.tag for p in phases[:i]]
+
+
+def test_seed_is_part_of_every_tag(conf):
+    (soft,) = read_systems(str(conf), ["soft"], seed=3)
+    assert [p.tag for p in soft.phases] == [
+        "start_seed3",
+        "start-hard_seed3",
+        "start-hard-soft_seed3",
+    ]
+    assert [p.parent for p in soft.phases] == [None, "start_seed3", "start-hard_seed3"]
+    assert not {p.tag for p in soft.phases} & {
+        p.tag for p in read_systems(str(conf), ["soft"])[0].phases
+    }
+
+
+@pytest.mark.parametrize(
+    "text, message",
+    [
+        ("phases: [start, sofd]", r"unknown phase in .*bad.yaml 'sofd' \(did you mean 'soft'\?\)"),
+        ("phase: [start]", r"unknown key in .*bad.yaml 'phase' \(did you mean 'phases'\?\)"),
+        (
+            "phases: [start]\ndecode: cct",
+            r"unknown decode in .*bad.yaml 'cct' \(did you mean 'ctc'\?\)",
+        ),
+        ("phases: [start]\ndecode: ctc", "decodes with ctc has 1 phases"),
+        ("label: no phases", "decodes with llm has 0 phases"),
+        ("- start", "bad.yaml: expected `key: value` lines"),
+        ("phases: [start", r"bad.yaml: (.|\n)*line 1"),
+    ],
+)
+def test_mistakes_in_a_system(conf, text, message):
+    (conf / "systems" / "bad.yaml").write_text(text)
+    with pytest.raises(UserError, match=message):
+        read_systems(str(conf), ["soft", "bad"])
+
+
+def test_unknown_system(conf, tmp_path):
+    with pytest.raises(UserError, match=r"unknown system 'lara' \(did you mean 'lora'\?\)"):
+        read_systems(str(conf), ["soft", "lara"])
+    with pytest.raises(UserError, match="nowhere/systems does not exist"):
+        read_systems(str(tmp_path / "nowhere"), ["soft"])
+
+
+def test_base_is_merged_one_level_deep(tmp_path):
+    files = {
+        "common.yaml": "optim: adamw\noptim_conf: {lr: 0.1, betas: [1, 2]}\nfreeze: [llm]\nllm_conf: {lora: {r: 8}}\n",
+        "sub/slam.yaml": "base: ../common.yaml\noptim_conf: {lr: 0.2}\nmax_epoch: 2\n",
+        "sub/lora.yaml": "base: slam.yaml\nfreeze: []\noptim_conf: {weight_decay: 1}\n"
+        "llm_conf: {lora: {lora_alpha: 4}}\n",
+        "lost.yaml": "base: gone.yaml\n",
+    }
+    os.makedirs(tmp_path / "sub")
+    for name, text in files.items():
+        (tmp_path / name).write_text(text)
+    assert read_config(str(tmp_path / "sub/lora.yaml")) == {
+        "optim": "adamw",
+        "optim_conf": {"lr": 0.2, "betas": [1, 2], "weight_decay": 1},
+        "freeze": [],
+        "max_epoch": 2,
+        "llm_conf": {"lora": {"lora_alpha": 4}},
+    }
+    with pytest.raises(UserError, match="gone.yaml does not exist"):
+        read_config(str(tmp_path / "lost.yaml"))
+    (tmp_path / "empty.yaml").write_text("# nothing yet\n")
+    assert read_yaml(str(tmp_path / "empty.yaml")) == {}
+
+
+@pytest.mark.parametrize(
+    "config, message",
+    [
+        ({"max_epochs": 3}, r"unknown key in x.yaml 'max_epochs' \(did you mean 'max_epoch'\?\)"),
+        ({"bridge": "softe"}, r"unknown bridge 'softe' \(did you mean 'soft'\?\)"),
+        ({"encoder": "conformr"}, r"unknown encoder 'conformr' \(did you mean 'conformer'\?\)"),
+        (
+            {"bridge_conf": {"stak": 2}},
+            r"unknown key under bridge_conf in x.yaml 'stak' \(did you mean 'stack'\?\)",
+        ),
+        ({"bridge_conf": {"top_k": 2}}, "unknown key under bridge_conf in x.yaml 'top_k'"),
+        (
+            {"bridge": "hard", "bridge_conf": {"embedding": 2}},
+            "unknown key under bridge_conf in x.yaml 'embedding'",
+        ),
+        ({"model_conf": {"drop_blnk": 1}}, r"'drop_blnk' \(did you mean 'drop_blank'\?\)"),
+        ({"model_conf": {"eos_id": 1}}, "unknown key under model_conf in x.yaml 'eos_id'"),
+        ({"encoder_conf": {"num_block": 1}}, r"'num_block' \(did you mean 'num_blocks'\?\)"),
+        (
+            {"encoder": "transformer", "encoder_conf": {"cnn_module_kernel": 1}},
+            "'cnn_module_kernel'",
+        ),
+        ({"frontend_conf": {"hop": 1}}, "unknown key under frontend_conf in x.yaml 'hop'"),
+        (
+            {"specaug": "specaug", "specaug_conf": {"apply_freq_masks": True}},
+            r"did you mean 'apply_freq_mask'",
+        ),
+        ({"llm_conf": {"lora_r": 1}}, r"'lora_r' \(did you mean 'lora'\?\)"),
+        ({"optim": "adamww"}, r"unknown optim 'adamww' \(did you mean 'adamw'\?\)"),
+        (
+            {"optim": "adamw", "optim_conf": {"learning_rate": 1}},
+            "unknown key under optim_conf in x.yaml 'learning_rate'",
+        ),
+        (
+            {"scheduler": "onecyclelr", "scheduler_conf": {"max_learn": 1}},
+            r"'max_learn' \(did you mean 'max_lr'\?\)",
+        ),
+        ({"augment_conf": {"snr": 1}}, r"'snr' \(did you mean 'snr_db'\?\)"),
+    ],
+)
+def test_keys_that_nothing_reads(config, message):
+    from espnet_llmvq.tasks.speech_llm import SpeechLLMTask
+
+    with pytest.raises(UserError, match=message):
+        SpeechLLMTask.check_config(config, "x.yaml")
+
+
+def test_keys_that_are_read(settings):
+    from espnet_llmvq.tasks.speech_llm import SpeechLLMTask
+
+    SpeechLLMTask.check_config(settings(
+        bridge="hard", bridge_conf={"stack": 5, "top_k": 3, "straight_through": "weights", "layer_norm": False},
+        model_conf={"ctc_weight": 1, "start_weight": 1, "llm_weight": 1, "drop_blank": 0.9},
+        ctc_conf={"dropout_rate": 0}, aligned_start_conf={"temperature": 1},
+        llm_conf={"dtype": "bfloat16", "lora": {"r": 1}},
+        freeze=["llm"],
+    ))  # fmt: skip

@@ -1,0 +1,98 @@
+"""From a line of JSON to the model's batch: interleaved spans, text alone, offsets into audio, noise."""
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+
+from espnet_llmvq.errors import UserError
+from espnet_llmvq.model import SPEECH, TEXT
+from espnet_llmvq.sequence import Sequence, Span
+from espnet_llmvq.tasks.dataset import Augmenter, SequencePreprocessor, collate
+
+
+@pytest.fixture(scope="module")
+def wave(tmp_path_factory):
+    path = str(tmp_path_factory.mktemp("audio") / "a.wav")
+    samples = np.random.default_rng(0).integers(-9999, 9999, 16000).astype(np.int16)
+    soundfile.write(path, samples, 16000)
+    return path, torch.from_numpy(samples / 32768.0).float()
+
+
+def test_batch_of_interleaved_and_text(wave, tokenizer):
+    path, samples = wave
+    interleaved = Sequence(
+        "a",
+        (
+            Span(audio=path, start=0.25, samples=3000),
+            Span(text=" one", loss=True),
+            Span(audio=path, start=0.5, samples=2000),
+            Span(text=" two three", loss=True, eos=True),
+        ),
+    )
+    text = Sequence("b", (Span(text="five"), Span(text=" six", loss=True, eos=True)))
+    whole = Sequence(
+        "c", (Span(text="USER:"), Span(audio=path, samples=16000), Span(text=" nine", loss=True))
+    )
+    preprocess = SequencePreprocessor(tokenizer, tokenizer.eos_token_id)
+    ids, batch = collate(
+        [(s.id, preprocess(s.id, {"sequence": s.to_json()})) for s in (interleaved, text, whole)]
+    )
+    assert ids == ["a", "b", "c"]
+    tokens = [[tokenizer.encode(s, add_special_tokens=False) for s in spans]
+              for spans in ((" one", " two three"), ("five", " six"), ("USER:", " nine"))]  # fmt: skip
+    rows = [
+        [
+            (SPEECH, 0, 0),
+            (TEXT, len(tokens[0][0]), 1),
+            (SPEECH, 0, 0),
+            (TEXT, len(tokens[0][1]) + 1, 1),
+        ],
+        [
+            (TEXT, len(tokens[1][0]), 0),
+            (TEXT, len(tokens[1][1]) + 1, 1),
+            (-1, -1, -1),
+            (-1, -1, -1),
+        ],
+        [(TEXT, len(tokens[2][0]), 0), (SPEECH, 0, 0), (TEXT, len(tokens[2][1]), 1), (-1, -1, -1)],
+    ]
+    assert batch["layout"].tolist() == [[list(span) for span in row] for row in rows]
+    for row, spans, end in zip(batch["tokens"].tolist(), tokens, ([2], [2], [])):
+        expected = spans[0] + spans[1] + end
+        assert row[: len(expected)] == expected
+    assert batch["speech_lengths"].tolist() == [3000, 2000, 16000]
+    for row, expected in zip(batch["speech"], (samples[4000:7000], samples[8000:10000], samples)):
+        assert torch.equal(row[: len(expected)], expected) and not row[len(expected) :].any()
+    _, alone = collate([("b", preprocess("b", {"sequence": text.to_json()}))])
+    assert set(alone) == {"tokens", "layout"}
+
+
+def test_a_cache_holds_one_speech_span(wave, tokenizer, tmp_path):
+    import kaldiio
+
+    frames = np.random.default_rng(1).standard_normal((7, 3)).astype(np.float32)
+    kaldiio.save_ark(str(tmp_path / "f.ark"), {"a": frames}, scp=str(tmp_path / "f.scp"))
+    preprocess = SequencePreprocessor(tokenizer, 2, str(tmp_path / "f.scp"))
+    span = Span(audio="never read", samples=5)
+    data = preprocess("a", {"sequence": Sequence("a", (span,)).to_json()})
+    assert np.array_equal(data["speech"], frames) and data["speech_lengths"].tolist() == [7]
+    with pytest.raises(UserError, match="one speech span a sequence, not 2"):
+        preprocess("a", {"sequence": Sequence("a", (span, span)).to_json()})
+
+
+def test_noise_has_the_level_asked_for():
+    np.random.seed(0)
+    wave = np.sin(np.arange(16000, dtype=np.float32))
+    for snr in (0.0, 12.0):
+        noise = Augmenter(noise_prob=1.0, snr_db=(snr, snr))(wave) - wave
+        assert 10 * np.log10(np.mean(wave**2) / np.mean(noise**2)) == pytest.approx(snr, abs=0.01)
+    pink = (
+        Augmenter(noise_prob=1.0, snr_db=(0, 0), tilt=(1.0, 1.0))(np.ones(1 << 16, np.float32)) - 1
+    )
+    power = np.abs(np.fft.rfft(pink)) ** 2
+    # half the power an octave: the sum over an octave stays
+    octaves = [power[1 << k : 2 << k].sum() for k in range(8, 15)]
+    assert max(octaves) / min(octaves) < 1.3
+    assert Augmenter(noise_prob=1.0)(wave).dtype == np.float32
+    changed = sum(Augmenter(noise_prob=0.25)(wave) is not wave for _ in range(400))
+    assert 70 <= changed <= 130

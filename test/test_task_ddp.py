@@ -1,0 +1,83 @@
+"""Two processes train the same model as one on the same global batches (gloo, CPU)."""
+
+import multiprocessing
+import os
+import socket
+
+import pytest
+import torch
+import yaml
+from conftest import LORA
+
+from espnet_llmvq.tasks.speech_llm import SpeechLLMTask
+
+
+def train(directory, config, rank, port):
+    """One process of two, or (rank None) the only one."""
+    options = [
+        "--config",
+        config,
+        "--output_dir",
+        str(directory),
+        "--multiprocessing_distributed",
+        "false",
+    ]
+    if rank is not None:
+        options += ["--dist_backend", "gloo", "--dist_world_size", "2", "--dist_rank", str(rank)]
+        options += ["--dist_master_addr", "127.0.0.1", "--dist_master_port", str(port)]
+    torch.set_num_threads(1)
+    SpeechLLMTask.main(cmd=options)
+
+
+def free_port():
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        return s.getsockname()[1]
+
+
+def test_two_processes_train_like_one(settings, encoder_dir, tmp_path):
+    """Batches of 4 are shared as 2 + 2, with different numbers of tokens in each half."""
+    config = settings(
+        encoder_file=os.path.join(encoder_dir, "model.pth"),
+        specaug=None,
+        llm_conf={"lora": {**LORA, "lora_dropout": 0.0}},
+        bridge="soft",
+        bridge_conf={"stack": 1, "hidden_size": 24, "codebook": "trainable", "top_k": 10},
+        optim="sgd",
+        optim_conf={"lr": 0.05, "momentum": 0.5},
+        scheduler=None,
+        max_epoch=2,
+        keep_nbest_models=2,
+        min_batch_size=2,
+    )
+    path = str(tmp_path / "config.yaml")
+    with open(path, "w") as f:
+        yaml.safe_dump(config, f)
+    port, fork = free_port(), multiprocessing.get_context("fork")
+    processes = [
+        fork.Process(target=train, args=(tmp_path / "two", path, rank, port)) for rank in (0, 1)
+    ]
+    for process in processes:
+        process.start()
+    train(tmp_path / "one", path, None, None)
+    for process in processes:
+        process.join(120)
+        assert process.exitcode == 0
+    with open(tmp_path / "two/config.yaml") as f:
+        used = yaml.safe_load(f)
+    assert used["distributed"] and used["dist_world_size"] == 2
+    one, two = (
+        torch.load(tmp_path / d / "checkpoint.pth", weights_only=True) for d in ("one", "two")
+    )
+    first = torch.load(tmp_path / "one/1epoch.pth", weights_only=True)
+    assert one["model"].keys() == two["model"].keys() and "bridge.codebook" in one["model"]
+    for name, value in one["model"].items():
+        assert not torch.equal(first[name], value)
+        torch.testing.assert_close(two["model"][name], value, atol=1e-6, rtol=1e-5)
+    for epoch in (1, 2):
+        for part in ("train", "valid"):
+            a, b = (s["reporter"]["stats"][epoch][part] for s in (one, two))
+            assert a["loss"] == pytest.approx(b["loss"], rel=1e-5) and a["acc"] == pytest.approx(
+                b["acc"], abs=1e-6
+            )
+            assert a["total_count"] == b["total_count"]
