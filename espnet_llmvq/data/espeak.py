@@ -28,7 +28,7 @@ from espnet_llmvq.data.perturb import limit_peak
 from espnet_llmvq.errors import UserError, nearest
 
 RATE = 16000
-RATE_WPM = (165, 205)  # drawn per utterance, both ends included
+RATE_WPM = (170, 200)  # drawn per utterance, both ends included
 PITCH = (35, 65)  # espeak's scale, 0 to 100
 VERSION = 1  # raise it when the same request would give other samples
 

@@ -19,7 +19,7 @@ opts=(
     --test_sets "test_id:id test_voices:ood test_noise:ood test_medical:ood"
     --systems "ctc slam lora lora_long hard soft_k10"
     --baseline lora
-    --vocab_size 500
+    --vocab_size 600
     --align_sets "test_id"
     --lm_train_text data/lm/train.txt
     --lm_valid_text "everyday=data/lm/valid.txt medical=data/lm/valid_medical.txt"

@@ -17,17 +17,17 @@ from espnet_llmvq.bin.cli import Parser, run
 from espnet_llmvq.errors import UserError
 
 HERE = Path(__file__).resolve().parent
-TRAIN_VOICES = "en-us en-us+m3 en-us+f2 en-gb en-gb+m1 en-gb+f4".split()
+TRAIN_VOICES = "en-us en-us+f2 en-gb+m3 en-gb+f4".split()
 TEST_VOICES = (
-    "en-gb-scotland+m4 en-gb-x-rp+f3 en-029+f5 en-gb-x-gbclan+m2 en-gb-x-gbcwmd+m5 "
-    "en-us-nyc+m6 en-us+f5 en-gb-scotland+f3"
+    "en-gb-scotland+m4 en-gb-x-rp+f3 en-029+f5 en-gb-x-gbclan+m2 en-us-nyc+m6 en-us+f5"
 ).split()
+MEDICAL_VOICES = "en-us+m1 en-us+f1 en-gb+m7 en-gb+f3".split()
 # Spoken sets: (text domain, voices, size option). The order is that of drawing: test sets come
 # first, so that they stay the same when the sizes of other sets change.
 SPOKEN = {
     "test_id": ("everyday", TRAIN_VOICES, "test"),
     "test_voices": ("everyday", TEST_VOICES, "test"),
-    "test_medical": ("medical", TEST_VOICES, "test"),
+    "test_medical": ("medical", MEDICAL_VOICES, "test"),
     "valid": ("everyday", TRAIN_VOICES, "valid"),
     "train": ("everyday", TRAIN_VOICES, "train"),
 }
@@ -52,7 +52,7 @@ def to_bool(value):
 def get_parser():
     parser = Parser(prog="local/data.py", description=__doc__)
     parser.add_argument("--datadir", default="data", help="directory to write")
-    parser.add_argument("--train", type=int, default=4000, help="training utterances")
+    parser.add_argument("--train", type=int, default=7000, help="training utterances")
     parser.add_argument("--valid", type=int, default=150, help="validation utterances")
     parser.add_argument("--test", type=int, default=150, help="utterances of each test set")
     parser.add_argument(
@@ -62,7 +62,10 @@ def get_parser():
     parser.add_argument("--lm_valid", type=int, default=400, help="lines of lm/valid.txt")
     parser.add_argument("--lm_valid_medical", type=int, default=200)
     parser.add_argument(
-        "--broad_share", type=float, default=0.08, help="share of slots with a rarer word"
+        "--broad_share", type=float, default=0.05, help="share of slots with a rarer word"
+    )
+    parser.add_argument(
+        "--core_words", type=int, default=8, help="frequent words of each class that are used"
     )
     parser.add_argument("--smoke", default="false", help="true: a few utterances of everything")
     parser.add_argument("--seed", type=int, default=1)
@@ -84,7 +87,7 @@ def draw(options):
             "of --train"
         )
     domains = {
-        domain: sentences.Generator(domain, options["broad_share"])
+        domain: sentences.Generator(domain, options["broad_share"], options["core_words"])
         for domain in ("everyday", "medical")
     }
     taken, sets = set(), {}
@@ -162,7 +165,7 @@ def main(argv=None):
                 pairs = entities[job["utt"].removeprefix(job["spk"] + "-")]
                 lines.append("\t".join([job["utt"], *(f"{k}={v}" for k, v in pairs)]) + "\n")
             write_atomic(out / name / "entities", "".join(lines))
-    noise = ["--noise", "pink babble", "--snr", "5", "15", "--rt60", "0.2", "0.4"]
+    noise = ["--noise", "pink babble", "--snr", "10", "20", "--rt60", "0.1", "0.3"]
     common = ["--suffix=-noise", "--seed", str(options["seed"]), "--nj", str(args.nj)]
     perturb_data_dir.main([*noise, *common, str(out / "test_id"), str(out / "test_noise")])
     write_atomic(done, stamp + "\n")

@@ -8,7 +8,7 @@ from espnet_llmvq.errors import UserError
 
 HERE = Path(__file__).resolve().parent
 ENTITIES = ("drug", "condition", "person", "dose")
-MIN_WORDS, MAX_WORDS = 4, 7
+MIN_WORDS, MAX_WORDS = 4, 8
 _SLOT = re.compile(r"\{([^{}]*)\}")
 # Words spelled with a vowel that start with a consonant sound, and the reverse.
 _CONSONANT_SOUND = re.compile(r"(uni(?!n|m)|us[eu]|eu|one\b|once\b|ut[aeo]|uk)", re.I)
@@ -101,22 +101,27 @@ class Generator:
     """Sentences of one domain, "everyday" or "medical".
 
     broad_share: how often a slot takes a word of broad.txt where that list has its class.
+    core_words: how many words of a class of core.txt and medical.txt are used; entities all are.
+    Few frequent words keep the default recipe short; the broad ones keep its speech varied.
     """
 
-    def __init__(self, domain, broad_share=0.25):
+    def __init__(self, domain, broad_share=0.05, core_words=8):
         self.patterns = read_patterns(HERE / f"{domain}_patterns.txt")
-        self.core = read_words(HERE / "core.txt")
+        self.core = {**read_words(HERE / "core.txt"), **read_words(HERE / "medical.txt")}
+        for name, words in self.core.items():
+            if name not in (*ENTITIES, "treats"):
+                # The first ones; a repeated entry keeps its weight.
+                kept = list(dict.fromkeys(words))[:core_words]
+                self.core[name] = [word for word in words if word in kept]
         self.broad = read_words(HERE / "broad.txt")
-        if domain == "medical":
-            self.core.update(read_words(HERE / "medical.txt"))
         self.broad_share = broad_share
 
     def sentence(self, rng):
         """Draw a sentence -> (text, entities [(slot, value)] in spoken order).
 
-        rng: random.Random.
+        rng: random.Random. Raises UserError when no pattern gives a sentence of the right length.
         """
-        while True:
+        for _ in range(10000):
             pattern = rng.choice(self.patterns)
             chosen, entities, pair = [], [], {}
             fill = functools.partial(self._fill, rng, chosen, entities, pair)
@@ -125,6 +130,8 @@ class Generator:
                 continue  # "the dog chased the dog"
             if MIN_WORDS <= len(text.split()) <= MAX_WORDS:
                 break
+        else:
+            raise UserError(f"no pattern gives {MIN_WORDS} to {MAX_WORDS} different words, e.g. {pattern!r}")
         text = re.sub(r"\b([Aa]) (?=(\w+))", lambda m: _keep(m[1], article(m[2])) + " ", text)
         return text[0].upper() + text[1:], entities
 
