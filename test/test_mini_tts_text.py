@@ -60,7 +60,7 @@ def test_sentences_look_like_sentences(domains, domain):
 @pytest.mark.parametrize("domain", ["everyday", "medical"])
 def test_every_pattern_can_be_filled(domains, domain):
     generator, patterns = domains[domain], domains[domain].patterns
-    assert len(set(patterns)) == len(patterns) >= {"everyday": 100, "medical": 40}[domain]
+    assert len(set(patterns)) == len(patterns) >= {"everyday": 100, "medical": 35}[domain]
     for pattern in patterns:
         one = text.Generator(domain)
         one.patterns = [pattern]
@@ -123,7 +123,7 @@ def test_enough_distinct_sentences(domains):
     """Birthday estimate of the (effective) number of sentences from repeats among n draws."""
     n, rng = 8000, random.Random(5)
     seen = {text.normalise(domains["everyday"].sentence(rng)[0]) for _ in range(n)}
-    assert n * (n - 1) / 2 / max(n - len(seen), 1) > 50_000
+    assert n * (n - 1) / 2 / max(n - len(seen), 1) > 20_000
     tiny = text.Generator("everyday", 0.0)
     tiny.patterns = ["I see {color} on {day}."]
     with pytest.raises(UserError, match="fewer than 100"):

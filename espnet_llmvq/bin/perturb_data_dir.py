@@ -51,7 +51,7 @@ def get_parser():
         "--tempo", type=float, nargs=2, metavar=("SLOW", "FAST"), help="each utterance gets one"
     )
     parser.add_argument("--suffix", default="", help="put behind utterance ids")
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--seed", type=int, default=0, help="random seed")
     parser.add_argument("--nj", type=int, default=2, help="processes")
     return parser
 

@@ -68,7 +68,7 @@ def get_parser():
         "--core_words", type=int, default=8, help="frequent words of each class that are used"
     )
     parser.add_argument("--smoke", default="false", help="true: a few utterances of everything")
-    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--seed", type=int, default=1, help="random seed")
     parser.add_argument("--nj", type=int, default=2, help="processes")
     return parser
 
