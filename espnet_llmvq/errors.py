@@ -16,7 +16,8 @@ def nearest(name, choices):
 def check_name(kind, name, choices):
     """Return `name` if it is one of `choices`; otherwise raise UserError naming the nearest one."""
     if name not in choices:
-        raise UserError(
-            f"unknown {kind} {name!r}{nearest(name, choices)}; known: {', '.join(sorted(map(str, choices)))}"
-        )
+        known = sorted(map(str, choices))
+        # A long list would bury the hint.
+        listed = f"; known: {', '.join(known)}" if len(known) <= 20 else ""
+        raise UserError(f"unknown {kind} {name!r}{nearest(name, choices)}{listed}")
     return name
