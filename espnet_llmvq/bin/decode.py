@@ -13,6 +13,12 @@ def get_parser():
     parser.add_argument("--encoder", required=True, help="experiment directory of the encoder")
     parser.add_argument("--set", action="append", required=True, help="NAME=SEQUENCES[=FRAMES.scp], repeated")
     parser.add_argument("--num_beams", type=int, default=4, help="beam of the LLM")
+    parser.add_argument(
+        "--length_penalty",
+        type=float,
+        default=0.0,
+        help="beam scores are divided by length to this power; 0 ranks by probability, 1 favours loops",
+    )
     parser.add_argument("--batch_seconds", type=float, default=120.0, help="audio in a batch, padding included")
     parser.add_argument("--batch_size", type=int, default=64, help="most utterances in a batch")
     parser.add_argument("--seed", type=int, default=1, help="the seed the systems were trained with")
@@ -71,7 +77,9 @@ def decode_system(args, system, sets):
                 texts, _ = greedy(model, tokenizer, batch)
                 cut = [False] * len(ids)
             else:
-                texts, _, cut = generate(model, tokenizer, batch, num_beams=args.num_beams)
+                texts, _, cut = generate(
+                    model, tokenizer, batch, args.num_beams, length_penalty=args.length_penalty
+                )
             found.update({i: (t, c) for i, t, c in zip(ids, texts, cut)})
         os.makedirs(os.path.dirname(path), exist_ok=True)
         with open(path + ".tmp", "w", encoding="utf-8") as f:
