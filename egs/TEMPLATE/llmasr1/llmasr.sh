@@ -230,8 +230,9 @@ if stage_on 7; then
     if ${own_encoder}; then
         log "Stage 7: speech encoder ${encoder_config}: ${train_dir} -> ${encoder_dir}"
         sequences "${train_set}" "${valid_set}"
+        # One thread: on batches as small as the recipes use, a second one was measured to gain nothing.
         positions 1 "${encoder_config}" "${expdir}/encoder_stats"
-        bin train --config "${encoder_config}" --tag encoder "${data_opts[@]}" "${train_opts[@]}" --seed "${base_seed}" --threads "${nj}" \
+        bin train --config "${encoder_config}" --tag encoder "${data_opts[@]}" "${train_opts[@]}" --seed "${base_seed}" --threads 1 \
             --train_shape "${expdir}/encoder_stats/train_shape" --valid_shape "${expdir}/encoder_stats/valid_shape"
     else
         log "Stage 7: the encoder is ${encoder_file}, skipped"
