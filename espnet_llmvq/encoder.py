@@ -8,7 +8,8 @@ import math
 
 import torch
 
-from espnet_llmvq.bridge.bridge import stack_frames, valid_mask
+from espnet_llmvq.bridge.bridge import stack_frames
+from espnet_llmvq.bridge.shorten import valid_mask
 from espnet_llmvq.errors import UserError
 from espnet_llmvq.sequence import SAMPLE_RATE
 

@@ -15,6 +15,7 @@ from espnet2.torch_utils.device_funcs import force_gatherable
 from espnet2.train.abs_espnet_model import AbsESPnetModel
 
 from espnet_llmvq.bridge.aligned_start import ctc_loss
+from espnet_llmvq.bridge.shorten import compact, merge_runs
 from espnet_llmvq.errors import UserError
 
 TEXT, SPEECH = 0, 1
@@ -46,6 +47,7 @@ class SpeechLLM(AbsESPnetModel):
         eos_id: end token.
         ctc_weight, start_weight, llm_weight: of the three losses, each a mean over its tokens.
         drop_blank: drop frames whose CTC blank posterior is above this before the bridge; None keeps all.
+        merge_runs: replace neighbouring frames with the same best CTC token by their mean.
         freeze: regular expressions; parameters whose name matches from the start do not train.
         sourced: prefixes of parameters that are loaded from elsewhere (LLM directory, encoder
             checkpoint). Frozen ones among them are left out of checkpoints.
@@ -64,6 +66,7 @@ class SpeechLLM(AbsESPnetModel):
         start_weight=0.0,
         llm_weight=1.0,
         drop_blank=None,
+        merge_runs=False,
         freeze=(),
         sourced=(),
         autocast=False,
@@ -72,12 +75,13 @@ class SpeechLLM(AbsESPnetModel):
         self.speech_encoder, self.ctc, self.bridge = speech_encoder, ctc, bridge
         self.llm, self.aligned_start, self.eos_id = llm, aligned_start, eos_id
         self.ctc_weight, self.start_weight, self.llm_weight = ctc_weight, start_weight, llm_weight
-        self.drop_blank, self.autocast, self.sourced = drop_blank, autocast, tuple(sourced)
+        self.drop_blank, self.merge_runs = drop_blank, merge_runs
+        self.autocast, self.sourced = autocast, tuple(sourced)
         for part, weight in (("ctc", ctc_weight), ("aligned_start", start_weight), ("llm", llm_weight)):
             if weight and getattr(self, part) is None:
                 raise UserError(f"model_conf: the loss of {part} has weight {weight} but there is no {part}")
-        if drop_blank is not None and ctc is None:
-            raise UserError("model_conf: drop_blank needs an encoder with a CTC head")
+        if (drop_blank is not None or merge_runs) and ctc is None:
+            raise UserError("model_conf: drop_blank and merge_runs need an encoder with a CTC head")
         for pattern in freeze:
             matched = [p for name, p in self.named_parameters() if re.match(pattern, name)]
             if not matched:
@@ -146,17 +150,21 @@ class SpeechLLM(AbsESPnetModel):
         with torch.set_grad_enabled(torch.is_grad_enabled() and not frozen):
             return self.speech_encoder(speech, lengths)
 
-    def kept_frames(self, frames):
-        """(N, T) bool: frames that are not blank to the CTC head; None when all are kept."""
-        if self.drop_blank is None:
-            return None
+    def shorten(self, frames, lengths):
+        """Drop blank frames and merge runs as asked: (N, T, D), (N,) -> (N, T', D), (N,)."""
+        if self.drop_blank is None and not self.merge_runs:
+            return frames, lengths
         with torch.no_grad(), torch.autocast(frames.device.type, enabled=False):
-            posterior = self.ctc(frames.float()).softmax(-1)[..., self.ctc.blank]
-        return posterior <= self.drop_blank
+            posterior = self.ctc(frames.float()).softmax(-1)
+        limit = 1.0 if self.drop_blank is None else self.drop_blank
+        keep = posterior[..., self.ctc.blank] <= limit
+        if self.merge_runs:
+            return merge_runs(frames, lengths, posterior.argmax(-1), keep)
+        return compact(frames, lengths, keep)
 
     def bridge_speech(self, frames, lengths):
         """Encoder frames (N, T, D), (N,) -> LLM inputs ((N, S, H), (N,) steps, statistics)."""
-        return self.bridge(frames, lengths, self.kept_frames(frames))
+        return self.bridge(*self.shorten(frames, lengths))
 
     # Sequences
 

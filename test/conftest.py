@@ -192,7 +192,6 @@ def encoder_dir(tmp_path_factory, settings):
     directory = str(tmp_path_factory.mktemp("exp") / "encoder")
     config = settings(
         model_conf={"ctc_weight": 1.0, "llm_weight": 0.0},
-        freeze=["bridge"],
         max_epoch=1,
         keep_nbest_models=1,
     )

@@ -5,7 +5,7 @@ import itertools
 import pytest
 import torch
 
-from espnet_llmvq.bridge.bridge import Bridge, HardBridge, SoftBridge, compact, stack_frames
+from espnet_llmvq.bridge.bridge import Bridge, HardBridge, SoftBridge, stack_frames
 from espnet_llmvq.bridge.quantizer import hard_quantize, hard_weights_quantize, soft_quantize
 from espnet_llmvq.errors import UserError
 
@@ -113,16 +113,12 @@ def test_padded_batch_gives_what_each_gets_alone(cls, options, stack):
     bridge = cls(7, torch.randn(V, D), stack=stack, hidden_size=8, **options).double()
     lengths = torch.tensor([13, 4, 1])
     x = torch.randn(3, 13, 7, dtype=torch.float64)  # garbage behind the end of the shorter ones
-    keep = torch.rand(3, 13) < 0.4
-    for kept in (None, keep):
-        out, steps, _ = bridge(x, lengths, kept)
-        for i, n in enumerate(lengths.tolist()):
-            alone, alone_steps, _ = bridge(
-                x[i : i + 1, :n], lengths[i : i + 1], None if kept is None else kept[i : i + 1, :n]
-            )
-            assert alone_steps.item() == steps[i].item()
-            torch.testing.assert_close(out[i, : steps[i]], alone[0])
-            assert out[i, steps[i] :].abs().sum() == 0
+    out, steps, _ = bridge(x, lengths)
+    for i, n in enumerate(lengths.tolist()):
+        alone, alone_steps, _ = bridge(x[i : i + 1, :n], lengths[i : i + 1])
+        assert alone_steps.item() == steps[i].item()
+        torch.testing.assert_close(out[i, : steps[i]], alone[0])
+        assert out[i, steps[i] :].abs().sum() == 0
 
 
 def test_stack_frames_by_hand():
@@ -130,13 +126,6 @@ def test_stack_frames_by_hand():
     out, lengths = stack_frames(x, torch.tensor([3]), 2)
     assert out.tolist() == [[[1, 2, 3, 4], [5, 6, 0, 0]]]
     assert lengths.tolist() == [2]
-
-
-def test_compact_keeps_order_and_at_least_one_step():
-    x = torch.arange(8.0).reshape(2, 4, 1)
-    out, lengths = compact(x, torch.tensor([4, 3]), torch.tensor([[0, 1, 0, 1], [0, 0, 0, 1]]).bool())
-    assert lengths.tolist() == [2, 1]
-    assert out[..., 0].tolist() == [[1, 3], [4, 0]]
 
 
 @pytest.mark.parametrize(

@@ -241,7 +241,7 @@ def test_losses_need_their_parts(llm_dir):
         model(llm_dir, ctc_weight=0.5)
     with pytest.raises(UserError, match="loss of aligned_start has weight 1.0"):
         model(llm_dir, start_weight=1.0)
-    with pytest.raises(UserError, match="drop_blank needs an encoder with a CTC head"):
+    with pytest.raises(UserError, match="drop_blank and merge_runs need an encoder with a CTC head"):
         model(llm_dir, drop_blank=0.9)
 
 

@@ -5,12 +5,8 @@ import math
 import torch
 
 from espnet_llmvq.bridge.quantizer import hard_quantize, hard_weights_quantize, soft_quantize
+from espnet_llmvq.bridge.shorten import valid_mask
 from espnet_llmvq.errors import UserError, check_name
-
-
-def valid_mask(lengths, width):
-    """(B,) lengths -> (B, width) bool, True inside."""
-    return torch.arange(width, device=lengths.device)[None] < lengths[:, None]
 
 
 def stack_frames(x, lengths, r):
@@ -72,17 +68,9 @@ class Bridge(torch.nn.Module):
         self.projector = Projector(input_size * stack, width, hidden_size, layer_norm, dropout_rate)
         self.mean_norm = float(embedding.detach().norm(dim=-1).mean())
 
-    def project(self, x, lengths, keep=None):
-        """Stack and project: (B, T, input_size) -> z (B, S, D), (B,) lengths in steps.
-
-        keep: (B, T) bool; a step is dropped when none of its frames is kept. At least one step of an
-        utterance stays.
-        """
-        if keep is not None:
-            keep = stack_frames(keep[..., None].float(), lengths, self.stack)[0].amax(-1) > 0
+    def project(self, x, lengths):
+        """Stack and project: (B, T, input_size) -> z (B, S, D), (B,) lengths in steps."""
         x, lengths = stack_frames(x, lengths, self.stack)
-        if keep is not None:
-            x, lengths = compact(x, lengths, keep)
         return self.projector(x), lengths
 
     def quantize(self, z):
@@ -91,12 +79,12 @@ class Bridge(torch.nn.Module):
             z = torch.nn.functional.normalize(z, dim=-1) * self.mean_norm
         return z, None
 
-    def forward(self, x, lengths, keep=None):
+    def forward(self, x, lengths):
         """(B, T, input_size), (B,) -> ((B, S, D), (B,) steps, dict of statistics).
 
         Padded steps are zero and reach neither the quantizer nor the statistics.
         """
-        z, lengths = self.project(x, lengths, keep)
+        z, lengths = self.project(x, lengths)
         inside = valid_mask(lengths, z.shape[1])
         flat, rows = self.quantize(z[inside])
         out = z.new_zeros(z.shape, dtype=flat.dtype)
@@ -180,14 +168,3 @@ class SoftBridge(QuantizingBridge):
 
     def quantize(self, z):
         return soft_quantize(z, self.codebook, **self.choices())
-
-
-def compact(x, lengths, keep):
-    """Drop steps: (B, S, D), (B,), keep (B, S) bool -> (B, S', D), (B,). One step at least stays."""
-    keep = keep & valid_mask(lengths, x.shape[1])
-    keep[:, 0] |= ~keep.any(1)
-    new = keep.sum(1)
-    # A stable sort brings kept steps to the front in their order.
-    order = keep.int().argsort(dim=1, descending=True, stable=True)[:, : int(new.max())]
-    x = x.gather(1, order[..., None].expand(-1, -1, x.shape[2]))
-    return x * valid_mask(new, x.shape[1])[..., None], new

@@ -16,6 +16,7 @@ from espnet_llmvq.errors import UserError, check_name
 from espnet_llmvq.llm.directory import load_tokenizer
 from espnet_llmvq.llm.noisy_copy import Noise, NoisyCopy, copy_start
 from espnet_llmvq.llm.tokenizer import SP_MODEL, check_free, read_lines
+from espnet_llmvq.precision import fast_bfloat16
 
 log = logging.getLogger(__name__)
 
@@ -54,7 +55,7 @@ class Config:
     weight_decay: float = 0.01
     adam_beta2: float = 0.98
     max_grad_norm: float = 1.0
-    precision: str = "auto"  # bfloat16 where the processor computes in it, else float32
+    precision: str = "auto"  # bfloat16 where the hardware is faster in it, else float32
     save_steps: int = 500
     log_steps: int = 50
 
@@ -176,16 +177,6 @@ def pad(examples, filler):
     return {"input_ids": inputs, "labels": labels}
 
 
-def computes_bfloat16():
-    """Whether this machine has bfloat16 arithmetic (not an emulation of it)."""
-    import torch
-
-    if torch.cuda.is_available():
-        return torch.cuda.get_device_capability()[0] >= 8
-    checks = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
-    return any(getattr(torch.cpu, name, bool)() for name in checks)
-
-
 def last_checkpoint(work):
     """The newest complete checkpoint in `work`, or None. Half-written ones are deleted."""
     found = []
@@ -242,7 +233,7 @@ def train(config, train_files, tokenizer_dir, out_dir, template, seed=1, callbac
 
     work = f"{out_dir.rstrip('/')}.work"
     os.makedirs(work, exist_ok=True)
-    bf16 = config.precision == "bfloat16" or (config.precision == "auto" and computes_bfloat16())
+    bf16 = config.precision == "bfloat16" or (config.precision == "auto" and fast_bfloat16(torch.cuda.is_available()))
     made_from = {
         "config": dataclasses.asdict(config),
         "prompt": template,

@@ -1,6 +1,7 @@
 """Sequences in ESPnet's dataset: the `sequence` data type, its preprocessing and its collate function."""
 
 import numpy as np
+import scipy.fft
 import torch
 from espnet2.train.dataset import DATA_TYPES
 
@@ -125,9 +126,10 @@ class Augmenter:
     def __call__(self, wave):
         if np.random.rand() >= self.noise_prob:
             return wave
-        n = len(wave)
-        spectrum = np.fft.rfft(np.random.randn(n))
-        frequency = np.maximum(np.fft.rfftfreq(n), 1.0 / n)
-        noise = np.fft.irfft(spectrum * frequency ** (-np.random.uniform(*self.tilt) / 2), n)
+        # The transform of a length with large prime factors takes many times longer.
+        n = scipy.fft.next_fast_len(len(wave), real=True)
+        spectrum = scipy.fft.rfft(np.random.randn(n).astype(np.float32))
+        frequency = np.maximum(np.arange(len(spectrum), dtype=np.float32), 1.0)
+        noise = scipy.fft.irfft(spectrum * frequency ** (-np.random.uniform(*self.tilt) / 2), n)[: len(wave)]
         power = np.mean(wave**2) / 10 ** (np.random.uniform(*self.snr_db) / 10)
         return wave + (noise * np.sqrt(power / (np.mean(noise**2) + 1e-20))).astype(wave.dtype)

@@ -28,6 +28,7 @@ from espnet_llmvq.encoder import SpeechEncoder
 from espnet_llmvq.errors import UserError, check_name
 from espnet_llmvq.llm.directory import BLANK_TOKEN, load_llm, load_tokenizer
 from espnet_llmvq.model import CTCHead, SpeechLLM
+from espnet_llmvq.precision import fast_bfloat16
 from espnet_llmvq.tasks.dataset import Augmenter, SequencePreprocessor, collate
 from espnet_llmvq.tasks.trainer import SpeechLLMTrainer
 
@@ -50,13 +51,6 @@ encoder_choices = ClassChoices(
 )
 # "none" is a reserved word of ESPnet's choices, so the bridge has its own small table.
 BRIDGES = {"none": Bridge, "hard": HardBridge, "soft": SoftBridge}
-
-
-def bf16_supported(ngpu):
-    """Whether the hardware multiplies bfloat16 natively (otherwise autocast is slower than float32)."""
-    if ngpu:
-        return torch.cuda.is_bf16_supported()
-    return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
 
 
 def signature_keys(*functions):
@@ -107,7 +101,7 @@ class SpeechLLMTask(AbsTask):
             "--model_conf",
             action=NestedDictAction,
             default=dict(),
-            help="ctc_weight, start_weight, llm_weight, drop_blank",
+            help="ctc_weight, start_weight, llm_weight, drop_blank, merge_runs",
         )
         group.add_argument(
             "--freeze", type=str, nargs="*", default=[], help="Regular expressions of frozen parameters"
@@ -117,7 +111,7 @@ class SpeechLLMTask(AbsTask):
             type=str,
             default="auto",
             choices=["auto", "bfloat16", "none"],
-            help="bfloat16 in our own forward; auto: where the hardware multiplies it natively",
+            help="bfloat16 in our own forward; auto: where the hardware is faster in it",
         )
         group.add_argument("--init_from", type=str_or_none, help="Checkpoint of the phase before")
         group.add_argument("--train_cache", type=str_or_none, help="Encoder frames of the training set (scp)")
@@ -209,21 +203,22 @@ class SpeechLLMTask(AbsTask):
             raise UserError("--llm is needed: it gives the tokenizer and the embedding table")
         tokenizer = load_tokenizer(args.llm)
         speech_encoder = cls.build_speech_encoder(args)
-        llm = load_llm(args.llm, **args.llm_conf)
-        table = llm.get_input_embeddings().weight
         blank = tokenizer.convert_tokens_to_ids(BLANK_TOKEN)
         blank = None if blank in (None, tokenizer.unk_token_id) else blank
         ctc = None
         if args.ctc:
-            # A downloaded tokenizer reserves no blank: the head then has one row more than the table.
-            rows, at = (len(table) + 1, len(table)) if blank is None else (len(table), blank)
+            # A downloaded tokenizer reserves no blank: the head then has one row more than there are tokens.
+            rows, at = (len(tokenizer) + 1, len(tokenizer)) if blank is None else (len(tokenizer), blank)
             ctc = CTCHead(speech_encoder.output_size(), rows, at, **args.ctc_conf)
-        bridge = BRIDGES[args.bridge](speech_encoder.output_size(), table, **args.bridge_conf)
-        start = None
-        if weights["start_weight"]:
-            start = AlignedStart(table, blank=blank, **args.aligned_start_conf)
-        if not weights["llm_weight"]:
-            llm = None
+        llm = bridge = start = None
+        if weights["llm_weight"] or weights["start_weight"]:
+            llm = load_llm(args.llm, **args.llm_conf)
+            table = llm.get_input_embeddings().weight
+            bridge = BRIDGES[args.bridge](speech_encoder.output_size(), table, **args.bridge_conf)
+            if weights["start_weight"]:
+                start = AlignedStart(table, blank=blank, **args.aligned_start_conf)
+            if not weights["llm_weight"]:
+                llm = None
         freeze, sourced = list(args.freeze), ["llm."]
         if args.encoder_file:
             sourced += ["speech_encoder.", "ctc."]
@@ -239,7 +234,7 @@ class SpeechLLMTask(AbsTask):
             tokenizer.eos_token_id,
             freeze=[f for f in freeze if llm is not None or not f.startswith("llm")],
             sourced=sourced,
-            autocast=args.autocast == "bfloat16" or (args.autocast == "auto" and bf16_supported(args.ngpu)),
+            autocast=args.autocast == "bfloat16" or (args.autocast == "auto" and fast_bfloat16(args.ngpu)),
             **weights,
         )
         if args.encoder_file:

@@ -102,9 +102,11 @@ lm_dir=${expdir}/llm
 if [ -z "${llm}" ]; then
     llm=${lm_dir}
     own_llm=true
+    tokenizer=${expdir}/tokenizer
     [ -n "${lm_train_text}" ] || lm_train_text=${datadir}/lm/train.txt
 else
     own_llm=false
+    tokenizer=${llm}
 fi
 own_encoder=true
 encoder_dir=${expdir}/encoder
@@ -189,12 +191,24 @@ if stage_on 5; then
     fi
 fi
 
+# The language model and the encoder need the tokenizer and nothing of each other, so they train side by side.
+lm_job=
+train_lm() {
+    # shellcheck disable=SC2086
+    OMP_NUM_THREADS=$1 bin train_lm --config "${lm_config}" --train ${lm_train_text} --valid ${lm_valid_text} \
+        --tokenizer "${expdir}/tokenizer" --out "${lm_dir}" --prompt "${prompt}" --seed "${base_seed}"
+}
+stop_lm() { [ -z "${lm_job}" ] || kill "${lm_job}" 2>/dev/null || true; }
+trap stop_lm EXIT
+
 if stage_on 6; then
-    if ${own_llm}; then
+    if ${own_llm} && ${own_encoder} && stage_on 7 && [ "${nj}" -gt 1 ]; then
+        log "Stage 6: language model ${lm_config}: ${lm_train_text} -> ${lm_dir}, beside stage 7; log in ${expdir}/llm.log"
+        train_lm 1 >"${expdir}/llm.log" 2>&1 &
+        lm_job=$!
+    elif ${own_llm}; then
         log "Stage 6: language model ${lm_config}: ${lm_train_text} -> ${lm_dir}"
-        # shellcheck disable=SC2086
-        OMP_NUM_THREADS=${nj} bin train_lm --config "${lm_config}" --train ${lm_train_text} --valid ${lm_valid_text} \
-            --tokenizer "${expdir}/tokenizer" --out "${lm_dir}" --prompt "${prompt}" --seed "${base_seed}"
+        train_lm "${nj}"
     else
         log "Stage 6: held-out perplexity of ${llm}"
         # shellcheck disable=SC2086
@@ -217,14 +231,14 @@ sequences() {
 # LLM positions of training and validation sequences: positions STACK CONFIG DIRECTORY
 positions() {
     local train=${dumpdir}/${train_set}/sequences.jsonl valid=${dumpdir}/${valid_set}/sequences.jsonl
-    if fresh "$3/train_shape" "${train}" "${llm}/tokenizer.json" && fresh "$3/valid_shape" "${valid}"; then
+    if fresh "$3/train_shape" "${train}" "${tokenizer}/tokenizer.json" && fresh "$3/valid_shape" "${valid}"; then
         log "$3 is up to date, nothing to do"
     else
-        bin collect_positions --llm "${llm}" --stack "$1" --encoder_config "$2" \
+        bin collect_positions --llm "${tokenizer}" --stack "$1" --encoder_config "$2" \
             "${valid}" "$3/valid_shape" "${train}" "$3/train_shape"
     fi
 }
-data_opts=(--llm "${llm}" --train "${train_dir}/sequences.jsonl" --valid "${dumpdir}/${valid_set}/sequences.jsonl")
+data_opts=(--train "${train_dir}/sequences.jsonl" --valid "${dumpdir}/${valid_set}/sequences.jsonl")
 
 if stage_on 7; then
     if ${own_encoder}; then
@@ -232,10 +246,15 @@ if stage_on 7; then
         sequences "${train_set}" "${valid_set}"
         # One thread: on batches as small as the recipes use, a second one was measured to gain nothing.
         positions 1 "${encoder_config}" "${expdir}/encoder_stats"
-        bin train --config "${encoder_config}" --tag encoder "${data_opts[@]}" "${train_opts[@]}" --seed "${base_seed}" --threads 1 \
+        bin train --config "${encoder_config}" --tag encoder --llm "${tokenizer}" "${data_opts[@]}" "${train_opts[@]}" --seed "${base_seed}" --threads 1 \
             --train_shape "${expdir}/encoder_stats/train_shape" --valid_shape "${expdir}/encoder_stats/valid_shape"
     else
         log "Stage 7: the encoder is ${encoder_file}, skipped"
+    fi
+    if [ -n "${lm_job}" ]; then
+        wait "${lm_job}" || die "stage 6 failed; the end of ${expdir}/llm.log: $(tail -n 15 "${expdir}/llm.log")"
+        lm_job=
+        log "Stage 6: done: $(tail -n 8 "${expdir}/llm.log")"
     fi
 fi
 
@@ -289,7 +308,7 @@ if stage_on 11; then
     if ${cache_encoder}; then
         cache_opts=(--train_cache "${cache_dir}/${train_set}/frames.scp" --valid_cache "${cache_dir}/${valid_set}/frames.scp")
     fi
-    bin train --systems "${systems}" --encoder_file "${encoder_file}" "${data_opts[@]}" "${train_opts[@]}" --seed "${seed}" \
+    bin train --systems "${systems}" --encoder_file "${encoder_file}" --llm "${llm}" "${data_opts[@]}" "${train_opts[@]}" --seed "${seed}" \
         ${cache_opts[@]+"${cache_opts[@]}"} --nj "${nj}" \
         --train_shape "${expdir}/stats/train_shape" --valid_shape "${expdir}/stats/valid_shape"
 fi
