@@ -122,3 +122,29 @@ def test_bad_text(tmp_path):
     for name, message in (("empty", "no text"), ("latin", "UTF-8"), ("missing", "No such file")):
         with pytest.raises(UserError, match=message):
             read_lines([str(tmp_path / name)])
+
+
+def test_whole_words_are_one_piece(text, tmp_path):
+    lines = read_lines([text])
+    counts = {}
+    for word in " ".join(lines).split():
+        word = word.strip(",.?!")
+        counts[word] = counts.get(word, 0) + 1
+    frequent = sorted(filter(str.isalpha, counts), key=lambda w: (-counts[w], w))[:120]
+    pieces = {}
+    for whole_words in (0, 120):
+        out = str(tmp_path / f"tok{whole_words}")
+        train_tokenizer([text], 250, out, whole_words=whole_words)
+        from transformers import AutoTokenizer
+
+        tokenizer = AutoTokenizer.from_pretrained(out)
+        pieces[whole_words] = [len(tokenizer.tokenize(word)) for word in frequent]
+    assert max(pieces[120]) == 1 < max(pieces[0])
+
+
+def test_too_many_whole_words(text, tmp_path):
+    with pytest.raises(UserError, match="whole_words is 9999, but the text has .* different words"):
+        train_tokenizer([text], 250, str(tmp_path / "a"), whole_words=9999)
+    with pytest.raises(UserError, match="of 300 whole words do not fit into 150 pieces"):
+        train_tokenizer([text], 150, str(tmp_path / "b"), whole_words=300)
+    assert not any(tmp_path.iterdir())

@@ -9,6 +9,9 @@ def main(argv=None):
     p = Parser(description=__doc__)
     p.add_argument("--text", nargs="+", required=True, help="plain text files, one sentence a line")
     p.add_argument("--vocab_size", type=int, default=400, help="pieces, with the special tokens")
+    p.add_argument(
+        "--whole_words", type=int, default=0, help="most frequent words that are one piece each"
+    )
     p.add_argument("--out", required=True, help="directory to write; kept as it is when it exists")
     p.add_argument(
         "--user_symbols", nargs="*", default=["USER:", "ASSISTANT:"], help="words kept as one token"
@@ -21,7 +24,7 @@ def main(argv=None):
         return
     from espnet_llmvq.llm.tokenizer import train_tokenizer
 
-    train_tokenizer(args.text, args.vocab_size, args.out, args.user_symbols, args.seed)
+    train_tokenizer(args.text, args.vocab_size, args.out, args.user_symbols, args.seed, args.whole_words)
     print(f"wrote {args.out}")
 
 

@@ -4,10 +4,12 @@ Sentencepiece learns the pieces; the directory written holds the same model as a
 tokenizer, so that it loads as any downloaded one does, and gives the same ids as sentencepiece.
 """
 
+import collections
 import json
 import os
 import random
 import shutil
+import string
 
 from espnet_llmvq.errors import UserError
 from espnet_llmvq.llm.directory import BLANK_TOKEN
@@ -47,7 +49,28 @@ def check_free(out_dir):
         raise UserError(f"{out_dir} exists and is not empty; delete it or name another directory")
 
 
-def train_tokenizer(text_files, vocab_size, out_dir, user_symbols=("USER:", "ASSISTANT:"), seed=1):
+def lexicon_lines(lines, n, rng, copies=200, length=5):
+    """Lines in which each of the `n` most frequent words of `lines` stands `copies` times.
+
+    On a small text with few word types, sentencepiece cuts even the most frequent words ("is" into a space
+    and "is"): bad for CTC, whose tokens then are shorter than a frame. Seen so often, a word stays whole.
+    """
+    # A piece of sentencepiece holds no punctuation, so "don't" is never whole.
+    words = (word.strip(string.punctuation) for line in lines for word in line.split())
+    counts = collections.Counter(word for word in words if word.isalpha())
+    if n > len(counts):
+        raise UserError(f"whole_words is {n}, but the text has {len(counts)} different words")
+    words = sorted(counts, key=lambda w: (-counts[w], w))[:n]
+    found = []
+    for _ in range(copies if n else 0):
+        rng.shuffle(words)
+        found += [" ".join(words[i : i + length]) for i in range(0, n, length)]
+    return found
+
+
+def train_tokenizer(
+    text_files, vocab_size, out_dir, user_symbols=("USER:", "ASSISTANT:"), seed=1, whole_words=0
+):
     """Train a tokenizer and write it to `out_dir`: tokenizer.json, sentencepiece's tokenizer.model.
 
     Args:
@@ -56,6 +79,7 @@ def train_tokenizer(text_files, vocab_size, out_dir, user_symbols=("USER:", "ASS
             is never produced by text: the row a CTC blank or filler uses) and the user symbols.
         user_symbols: words that are always one token each, such as the roles of the prompt.
         seed: draws the lines used when there are more than MAX_LINES.
+        whole_words: most frequent words that are one piece each.
     Every printable ASCII character and every character of the text is a piece; others are `<unk>`.
     No token is added at the start or end of a text. Raises UserError when the text does not
     suit `vocab_size`.
@@ -65,6 +89,7 @@ def train_tokenizer(text_files, vocab_size, out_dir, user_symbols=("USER:", "ASS
     lines = read_lines(text_files)
     if len(lines) > MAX_LINES:
         lines = random.Random(seed).sample(lines, MAX_LINES)
+    lexicon = lexicon_lines(lines, whole_words, random.Random(seed))
     symbols = list(dict.fromkeys(user_symbols))
     if any(not s or len(s.split()) != 1 or s.split()[0] != s for s in symbols):
         raise UserError(f"user symbols {symbols} must be single words without spaces")
@@ -75,7 +100,7 @@ def train_tokenizer(text_files, vocab_size, out_dir, user_symbols=("USER:", "ASS
     required = {chr(c) for c in range(33, 127)} | set("".join(symbols))
     try:
         sentencepiece.SentencePieceTrainer.train(
-            sentence_iterator=iter(lines),
+            sentence_iterator=iter(lines + lexicon),
             model_prefix=os.path.join(tmp, "tokenizer"),
             vocab_size=vocab_size,
             model_type="unigram",
@@ -104,6 +129,13 @@ def train_tokenizer(text_files, vocab_size, out_dir, user_symbols=("USER:", "ASS
             raise UserError(
                 f"user symbol {symbol!r} does not come out as one token; choose another"
             )
+    cut = [w for w in dict.fromkeys(" ".join(lexicon).split()) if len(fast.encode(w, add_special_tokens=False)) != 1]
+    if cut:
+        shutil.rmtree(tmp)
+        raise UserError(
+            f"{len(cut)} of {whole_words} whole words do not fit into {vocab_size} pieces "
+            f"({', '.join(sorted(cut)[:5])}); raise vocab_size or lower whole_words"
+        )
     fast.save_pretrained(tmp)
     os.replace(tmp, out_dir)
 

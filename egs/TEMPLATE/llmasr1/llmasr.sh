@@ -37,6 +37,7 @@ llm=                       # Hugging Face directory or hub id; empty: train one 
 lm_train_text=             # text for the tokenizer and the language model (one sentence a line)
 lm_valid_text=             # held-out texts, pairs name=file
 vocab_size=500             # pieces of the trained tokenizer
+whole_words=0              # most frequent words that are one piece each
 lm_config=conf/lm.yaml     # of the trained language model
 encoder_file=              # checkpoint of a pretrained encoder; empty: train one (stage 7)
 encoder_config=conf/encoder.yaml  # of the trained encoder
@@ -185,7 +186,7 @@ if stage_on 5; then
     if ${own_llm}; then
         log "Stage 5: tokenizer of ${vocab_size} pieces: ${lm_train_text} -> ${expdir}/tokenizer"
         # shellcheck disable=SC2086
-        bin train_tokenizer --text ${lm_train_text} --vocab_size "${vocab_size}" --out "${expdir}/tokenizer"
+        bin train_tokenizer --text ${lm_train_text} --vocab_size "${vocab_size}" --whole_words "${whole_words}" --out "${expdir}/tokenizer"
     else
         log "Stage 5: the LLM is ${llm}, skipped"
     fi

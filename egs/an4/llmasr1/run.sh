@@ -25,6 +25,7 @@ opts=(
     --baseline lora
     --speed_perturb_factors "0.9 1.0 1.1"
     --vocab_size 200
+    --whole_words 98
     --lm_train_text data/lm/train.txt
     --lm_valid_text "valid=data/lm/valid.txt"
 )
@@ -32,6 +33,7 @@ if [ "${smoke}" = true ]; then
     opts+=(
         --datadir data_smoke --dumpdir dump_smoke --expdir exp_smoke
         --local_data_opts "--smoke true"
+        --vocab_size 160 --whole_words 40
         --lm_config conf/lm_smoke.yaml
         --lm_train_text data_smoke/lm/train.txt
         --lm_valid_text "valid=data_smoke/lm/valid.txt"

@@ -19,7 +19,8 @@ opts=(
     --test_sets "test_id:id test_voices:ood test_noise:ood test_medical:ood"
     --systems "ctc slam lora lora_long hard soft_k10"
     --baseline lora
-    --vocab_size 600
+    --vocab_size 800
+    --whole_words 400
     --align_sets "test_id"
     --lm_train_text data/lm/train.txt
     --lm_valid_text "everyday=data/lm/valid.txt medical=data/lm/valid_medical.txt"
@@ -28,6 +29,7 @@ if [ "${smoke}" = true ]; then
     opts+=(
         --datadir data_smoke --dumpdir dump_smoke --expdir exp_smoke
         --local_data_opts "--smoke true"
+        --vocab_size 400 --whole_words 100
         --lm_config conf/lm_smoke.yaml
         --lm_train_text data_smoke/lm/train.txt
         --lm_valid_text "everyday=data_smoke/lm/valid.txt medical=data_smoke/lm/valid_medical.txt"
