@@ -93,6 +93,9 @@ read -ra overrides <<<"${train_overrides}"
 train_opts=(--ngpu "${ngpu}" --expdir "${expdir}" --conf_dir "${conf_dir}")
 for pair in ${overrides[@]+"${overrides[@]}"}; do train_opts+=(--override "${pair}"); done
 mkdir -p "${expdir}"
+# Held by this script and by all it starts, so that a part that outlives a killed run still holds it.
+exec 9>"${expdir}/.lock"
+flock --nonblock 9 || die "another run, or what a killed one left running, works in ${expdir}: wait for it or stop it"
 echo "$0 ${run_args[*]}" >>"${expdir}/commands.log"
 log "systems: ${systems}; sets: ${all_sets}; nj ${nj}, ngpu ${ngpu}, seed ${seed}"
 

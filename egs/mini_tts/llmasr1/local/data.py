@@ -19,7 +19,7 @@ from espnet_llmvq.errors import UserError
 HERE = Path(__file__).resolve().parent
 TRAIN_VOICES = "en-us en-us+f2 en-gb+m3 en-gb+f4".split()
 TEST_VOICES = (
-    "en-gb-scotland+m4 en-gb-x-rp+f3 en-029+f5 en-gb-x-gbclan+m2 en-us-nyc+m6 en-us+f5"
+    "en-gb-scotland+m4 en-gb-x-rp+f3 en-029+f5 en-gb-x-gbcwmd+m2 en-us-nyc+croak en-gb-scotland+f5"
 ).split()
 MEDICAL_VOICES = "en-us+m1 en-us+f1 en-gb+m7 en-gb+f3".split()
 # Spoken sets: (text domain, voices, size option). The order is that of drawing: test sets come
@@ -52,17 +52,17 @@ def to_bool(value):
 def get_parser():
     parser = Parser(prog="local/data.py", description=__doc__)
     parser.add_argument("--datadir", default="data", help="directory to write")
-    parser.add_argument("--train", type=int, default=7000, help="training utterances")
+    parser.add_argument("--train", type=int, default=10000, help="training utterances")
     parser.add_argument("--valid", type=int, default=150, help="validation utterances")
-    parser.add_argument("--test", type=int, default=150, help="utterances of each test set")
+    parser.add_argument("--test", type=int, default=200, help="utterances of each test set")
     parser.add_argument(
-        "--lm_everyday", type=int, default=18000, help="LM lines, those of train included"
+        "--lm_everyday", type=int, default=20000, help="LM lines, those of train included"
     )
     parser.add_argument("--lm_medical", type=int, default=6000, help="LM lines, medical domain")
     parser.add_argument("--lm_valid", type=int, default=400, help="lines of lm/valid.txt")
     parser.add_argument("--lm_valid_medical", type=int, default=200)
     parser.add_argument(
-        "--broad_share", type=float, default=0.05, help="share of slots with a rarer word"
+        "--broad_share", type=float, default=0.04, help="share of slots with a rarer word"
     )
     parser.add_argument(
         "--core_words", type=int, default=8, help="frequent words of each class that are used"
@@ -165,7 +165,7 @@ def main(argv=None):
                 pairs = entities[job["utt"].removeprefix(job["spk"] + "-")]
                 lines.append("\t".join([job["utt"], *(f"{k}={v}" for k, v in pairs)]) + "\n")
             write_atomic(out / name / "entities", "".join(lines))
-    noise = ["--noise", "pink babble", "--snr", "10", "20", "--rt60", "0.1", "0.3"]
+    noise = ["--noise", "pink babble", "--snr", "5", "15", "--rt60", "0.1", "0.3"]
     common = ["--suffix=-noise", "--seed", str(options["seed"]), "--nj", str(args.nj)]
     perturb_data_dir.main([*noise, *common, str(out / "test_id"), str(out / "test_noise")])
     write_atomic(done, stamp + "\n")

@@ -105,7 +105,7 @@ class Generator:
     Few frequent words keep the default recipe short; the broad ones keep its speech varied.
     """
 
-    def __init__(self, domain, broad_share=0.05, core_words=8):
+    def __init__(self, domain, broad_share=0.04, core_words=8):
         self.patterns = read_patterns(HERE / f"{domain}_patterns.txt")
         self.core = {**read_words(HERE / "core.txt"), **read_words(HERE / "medical.txt")}
         for name, words in self.core.items():
