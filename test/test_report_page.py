@@ -409,7 +409,7 @@ def test_structure_for_screen_readers(tree):
         first = next(c for c in details.children if isinstance(c, Node))
         assert first.tag == "summary"
     for box in (n for n in tree.walk() if "scroll" in n.attrs.get("class", "").split()):
-        assert box.attrs["tabindex"] == "0"  # or a keyboard could not scroll it
+        assert box.attrs["tabindex"] == "0" and box.attrs["aria-label"]  # for the keyboard
     (viewport,) = [m for m in tree.all("meta") if m.attrs.get("name") == "viewport"]
     assert "width=device-width" in viewport.attrs["content"]
 
