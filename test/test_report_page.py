@@ -476,13 +476,14 @@ def test_numbers_alone(tmp_path, capsys):
 def test_media_without_room_are_named(page, tmp_path, monkeypatch):
     options = make_experiment(tmp_path)
     monkeypatch.chdir(tmp_path)
-    report.main([*options, "--max_media_mib=0.0001", "--worst=1"])
+    report.main([*options[:-1], "--max_media_mib=0.0001", "--worst=1"])
     tree = Tree((tmp_path / "exp/report/report.html").read_text(encoding="utf-8")).root
     assert tree.all("audio") == [] and len(tree.all("img")) == 0
     notes = find(tree, "missing").words
     assert "Figure <u> nearest: left out, as media are limited to 0.0001 MiB (--max_media_mib)." in notes
     assert f"Audio of {UTT} (test_id): left out" in notes
-    assert len(find(tree, "utterances").all("details")) < 12
+    assert "Utterances of test_far: not among the --set given." in notes
+    assert len(find(tree, "utterances").all("details")) < 8
 
 
 # In a browser

@@ -93,6 +93,11 @@ def main(argv=None):
         missing.append("Intervals: the entries of results.json have no low and high.")
     if not (systems and sets):
         missing.append("Errors and utterances: no --system and --set were given.")
+    else:
+        scored_sets = [column.name for column in main_table.columns if not column.is_mean]
+        for kind, known, given in (("system", names, systems), ("set", scored_sets, sets)):
+            absent = [name for name in known if name not in [item.name for item in given]]
+            missing += [f"Utterances of {name}: not among the --{kind} given." for name in absent]
     try:
         derailments = content.read_derailments(results_dir / "derailments.json")
         if derailments is None:
