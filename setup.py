@@ -28,12 +28,13 @@ INSTALL_REQUIRES = [
     "whisper-normalizer>=0.1.10,<1",
     "numpy>=2,<3",
     "scipy>=1.13,<2",
-    "soundfile>=0.12,<1",
+    "soundfile>=0.13,<1",
     "soxr>=0.5,<2",
     "matplotlib>=3.9,<4",
     "tensorboard>=2.17,<3",
     "tqdm>=4.66,<5",
     "PyYAML>=6,<7",
+    "jinja2>=3.1,<4",
 ]
 EXTRAS_REQUIRE = {
     "tts": ["espeakng-loader>=0.2.4,<1"],
@@ -49,6 +50,7 @@ setup(
     license_files=["LICENSE"],
     python_requires=">=3.10,<3.13",
     packages=find_packages(include=["espnet_llmvq", "espnet_llmvq.*"]),
+    package_data={"espnet_llmvq.report": ["page.html.jinja", "page.css", "page.js"]},
     install_requires=INSTALL_REQUIRES,
     extras_require=EXTRAS_REQUIRE,
 )

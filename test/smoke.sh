@@ -78,7 +78,7 @@ for system in systems:
         if row is None or not math.isfinite(row["value"]) or row["utterances"] < 1:
             sys.exit(f"smoke: error: results.json has no word error rate of {system} on {name}: {row}")
 END
-for file in exp_smoke/RESULTS.md exp_smoke/report/{README.md,wer.png,training.png} exp_smoke/align/test_id.ctm \
+for file in exp_smoke/RESULTS.md exp_smoke/report/report.html exp_smoke/align/test_id.ctm \
     data_smoke/train_sp/wav.scp; do
     [ -s "${file}" ] || fail "${file} is missing or empty"
 done

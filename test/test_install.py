@@ -76,6 +76,17 @@ def test_metadata(metadata):
         assert ".".join(init.parent.relative_to(ROOT).parts) in metadata["packages"]
 
 
+def test_files_that_are_no_modules_are_declared(metadata):
+    package = ROOT / "espnet_llmvq"
+    others = {
+        (".".join(path.parent.relative_to(ROOT).parts), path.name)
+        for path in package.rglob("*")
+        if path.is_file() and path.suffix not in (".py", ".pyc")
+    }
+    declared = {(room, name) for room, names in metadata["package_data"].items() for name in names}
+    assert others == declared
+
+
 def test_every_directory_with_modules_is_a_package():
     for module in (ROOT / "espnet_llmvq").rglob("*.py"):
         assert (module.parent / "__init__.py").exists(), f"{module.parent} would not be installed"

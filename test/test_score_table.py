@@ -1,11 +1,11 @@
-"""The tables of the results and report commands against values worked out by hand."""
+"""The tables of the results command against values worked out by hand."""
 
 import json
 import subprocess
 
 import pytest
 
-from espnet_llmvq.bin import report, results
+from espnet_llmvq.bin import results
 from espnet_llmvq.errors import UserError
 from espnet_llmvq.score.table import parse_set, parse_system, text_table
 
@@ -161,56 +161,3 @@ def test_commit(tmp_path):
     file.write_text("2\n")
     assert results.get_commit(file) == commit + "-dirty"
     assert results.get_version("no-such-package-here") == "not installed"
-
-
-def epoch_line(epoch, train, valid):
-    return (
-        f"[host] 2025-01-01 10:00:00,000 (trainer:353) INFO: {epoch}epoch results: [train] "
-        f"iter_time=0.001, loss_ctc=12.3, ctc_loss=9.9, loss={train}, time=1 minute and 2.3 "
-        f"seconds, total_count=100, gpu_max_cached_mem_GB=0.1, [valid] loss_ctc=4.5, loss={valid}, "
-        "time=3 seconds, total_count=4, [att_plot] time=0 seconds\n"
-    )
-
-
-def test_parse_train_log(tmp_path):
-    log = tmp_path / "train.log"
-    log.write_text(
-        "1epoch:train:1-10batch: loss=77.0\n"
-        + epoch_line(1, "1.203e+03", "1.100")
-        + epoch_line(2, "9.000", "8.000")
-        + epoch_line(2, "0.900", "nan")  # resumed
-        + epoch_line(3, "5.000e-04", "0.7")
-    )
-    losses = report.parse_train_log(log)
-    assert losses["train"] == {1: 1203.0, 2: 0.9, 3: 5e-4}
-    assert losses["valid"].pop(2) != losses["valid"].get(2)
-    assert losses["valid"] == {1: 1.1, 3: 0.7}
-
-
-def test_report(experiment, tmp_path, capsys):
-    results.main(experiment)
-    exp = tmp_path / "exp"
-    report.main(["--exp_dir", str(exp)])
-    assert not (exp / "report" / "training.png").exists()
-    assert "No finished epoch" in (exp / "report" / "README.md").read_text()
-    (exp / "lora" / "train.log").write_text(epoch_line(1, 2.0, 1.5) + epoch_line(2, 1.0, 1.2))
-    (exp / "ours" / "train.log").write_text(epoch_line(1, 2.0, 1.5))
-    (exp / "empty").mkdir()
-    (exp / "empty" / "train.log").write_text("nothing yet\n")
-    report.main(["--exp_dir", str(exp)])
-    for name in ("wer.png", "training.png"):
-        assert (exp / "report" / name).read_bytes().startswith(b"\x89PNG\r\n")
-    readme = (exp / "report" / "README.md").read_text()
-    assert "(wer.png)" in readme
-    assert "(training.png)" in readme
-    assert "| Soft VQ" in readme
-    assert sorted(p.name for p in (exp / "report").iterdir()) == [
-        "README.md",
-        "training.png",
-        "wer.png",
-    ]
-
-
-def test_report_needs_results(tmp_path):
-    with pytest.raises(UserError, match="stage 13"):
-        report.main(["--exp_dir", str(tmp_path)])

@@ -1,130 +1,159 @@
-"""Draw the error rates and the training losses of an experiment (stage 15).
+"""Write the report of an experiment as one HTML page (stage 15).
 
-Reads EXP_DIR/results.json and EXP_DIR/RESULTS.md (stage 13) and EXP_DIR/*/train.log; writes
-EXP_DIR/report/wer.png, training.png and README.md.
+Reads results.json and RESULTS.md of RESULTS_DIR (stage 13), EXP_DIR/*/train.log, the figures
+EXP_DIR/analy*/**/*.png and, where systems and sets are given, hypotheses, references and the
+audio of the wav.scp beside each reference. Writes RESULTS_DIR/report/report.html, which holds
+all it needs and opens without a network. What is absent is listed at its end.
 """
 
+import base64
 import json
-import os
-import re
 from pathlib import Path
 
 from espnet_llmvq.bin.cli import Parser, run
-from espnet_llmvq.errors import UserError
+from espnet_llmvq.data.normalise import NORMALISERS, get_normaliser
+from espnet_llmvq.errors import UserError, check_name
+from espnet_llmvq.report import content, plots, tables
+from espnet_llmvq.report.media import Budget
+from espnet_llmvq.report.page import render
+from espnet_llmvq.report.training import read_training
 from espnet_llmvq.score.files import write_text
+from espnet_llmvq.score.table import check_unique, parse_set, parse_system
 
-_EPOCH = re.compile(r"(\d+)epoch results: (.*)")
-_SECTION = re.compile(r"\[(train|valid)\]([^\[]*)")
-# Not part of a longer name such as ctc_loss.
-_LOSS = re.compile(r"(?<!\w)loss=([^,\s]+)")
+MIB = 1 << 20
 
 
-def parse_train_log(path):
-    """Return {"train": {epoch: loss}, "valid": {epoch: loss}} of an ESPnet training log.
-
-    A resumed training logs an epoch again; the last one counts.
-    """
-    losses = {"train": {}, "valid": {}}
-    with open(path, encoding="utf-8", errors="replace") as log:
-        for line in log:
-            match = _EPOCH.search(line)
-            for split, values in _SECTION.findall(match[2]) if match else ():
-                loss = _LOSS.search(values)
-                if loss:
-                    losses[split][int(match[1])] = float(loss[1])
-    return losses
-
-
-def _save(figure, path):
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    figure.savefig(temporary, format="png", dpi=150, bbox_inches="tight")
-    os.replace(temporary, path)
-
-
-def draw_wer(rows, path):
-    """Draw the WER entries of `results.json` as bars, grouped by set, one colour a system."""
-    from matplotlib.figure import Figure
-
-    rows = [row for row in rows if row["metric"] == "wer"]
-    sets = list(dict.fromkeys((row["set"], row["domain"]) for row in rows))
-    sets.sort(key=lambda item: item[0].startswith("mean_"))  # means to the right
-    systems = list(dict.fromkeys(row["system"] for row in rows))
-    values = {(row["system"], row["set"]): row["value"] for row in rows}
-    figure = Figure(figsize=(max(6, 0.9 + 0.25 * len(sets) * (len(systems) + 1)), 4))
-    axes = figure.subplots()
-    width = 0.8 / len(systems)
-    for i, system in enumerate(systems):
-        left = [j - 0.4 + (i + 0.5) * width for j in range(len(sets))]
-        axes.bar(left, [values[system, name] for name, _ in sets], width, label=system)
-    ticks = [f"{name}\n({domain.upper()})" for name, domain in sets]
-    axes.set_xticks(range(len(sets)), ticks)
-    axes.set_ylabel("WER (%)")
-    axes.grid(axis="y", alpha=0.3)
-    axes.set_axisbelow(True)
-    axes.legend(loc="upper left", bbox_to_anchor=(1, 1))
-    _save(figure, path)
+def get_parser():
+    parser = Parser(description=__doc__)
+    parser.add_argument("--exp_dir", default="exp", help="directory of the experiment")
+    parser.add_argument(
+        "--results_dir", help="directory that stage 13 wrote to (EXP_DIR if not given)"
+    )
+    parser.add_argument(
+        "--system",
+        default=[],
+        action="append",
+        metavar="NAME|LABEL|FILE[|NOTE]",
+        help="a system; FILE is its hypotheses, with {set} for the set",
+    )
+    parser.add_argument(
+        "--set",
+        default=[],
+        action="append",
+        metavar="NAME|DOMAIN|TEXT",
+        help="a test set: its name, id or ood, and its reference, with wav.scp beside it",
+    )
+    parser.add_argument("--baseline", help="system to be marked as the baseline")
+    parser.add_argument(
+        "--normaliser",
+        default="basic",
+        help=f"of sets whose results name none; one of {', '.join(NORMALISERS)}",
+    )
+    parser.add_argument("--title", default="Report", help="title of the page")
+    parser.add_argument(
+        "--worst", type=int, default=3, help="worst utterances of each system and set"
+    )
+    parser.add_argument(
+        "--confusions", type=int, default=10, help="most frequent confusions of each kind"
+    )
+    parser.add_argument(
+        "--max_media_mib", type=float, default=12, help="room for figures and audio in the page"
+    )
+    return parser
 
 
-def draw_training(phases, path):
-    """Draw training and validation loss by epoch, one panel a phase.
-
-    phases: {name: what `parse_train_log` returns}
-    """
-    from matplotlib.figure import Figure
-
-    columns = min(3, len(phases))
-    lines = -(-len(phases) // columns)
-    figure = Figure(figsize=(4 * columns, 3 * lines), layout="constrained")
-    panels = figure.subplots(lines, columns, squeeze=False).ravel()
-    for axes, (name, losses) in zip(panels, phases.items()):
-        for split, points in losses.items():
-            epochs = sorted(points)
-            axes.plot(epochs, [points[e] for e in epochs], marker="o", ms=3, label=split)
-        axes.set_title(name)
-        axes.set_xlabel("epoch")
-        axes.set_ylabel("loss")
-        axes.xaxis.get_major_locator().set_params(integer=True)
-        axes.grid(alpha=0.3)
-        axes.legend()
-    for axes in panels[len(phases) :]:
-        axes.remove()
-    _save(figure, path)
-
-
-def _read(path):
+def _read_markdown(path, missing):
     try:
         return path.read_text(encoding="utf-8")
     except OSError:
-        raise UserError(f"{path}: not there; score the systems first (stage 13)") from None
+        missing.append(f"{path} is not there, and with it the environment; score again (stage 13).")
+        return ""
 
 
 def main(argv=None):
-    parser = Parser(description=__doc__)
-    parser.add_argument("--exp_dir", default="exp", help="directory that stage 13 wrote to")
-    args = parser.parse_args(argv)
+    args = get_parser().parse_args(argv)
     exp_dir = Path(args.exp_dir)
-    tables = _read(exp_dir / "RESULTS.md").replace("# Results\n", "# Report\n", 1)
-    try:
-        rows = json.loads(_read(exp_dir / "results.json"))
-    except ValueError:
-        raise UserError(f"{exp_dir / 'results.json'}: not JSON; run stage 13 again") from None
+    results_dir = Path(args.results_dir or exp_dir)
+    systems = [parse_system(spec) for spec in args.system]
+    sets = [parse_set(spec) for spec in args.set]
+    check_unique("--system", systems)
+    check_unique("--set", sets)
+    get_normaliser(args.normaliser)
+    rows = tables.read_rows(results_dir / "results.json")
+    names = list(dict.fromkeys(row["system"] for row in rows))
+    if args.baseline:
+        check_name("baseline", args.baseline, names)
+    labels = {system.name: system.label for system in systems}
 
-    out_dir = exp_dir / "report"
-    out_dir.mkdir(parents=True, exist_ok=True)
-    draw_wer(rows, out_dir / "wer.png")
-    phases = {log.parent.name: parse_train_log(log) for log in sorted(exp_dir.glob("*/train.log"))}
-    phases = {name: losses for name, losses in phases.items() if any(losses.values())}
-    training = f"No finished epoch is logged in {exp_dir}/*/train.log.\n"
-    (out_dir / "training.png").unlink(missing_ok=True)  # perhaps of an earlier experiment
-    if phases:
-        draw_training(phases, out_dir / "training.png")
-        training = "![loss by epoch](training.png)\n"
+    missing, warnings = [], []
+    markdown = _read_markdown(results_dir / "RESULTS.md", missing)
+    found = tables.make_tables(rows, labels)
+    main_table = next((table for table in found if table.metric == "wer"), found[0])
+    if not any(table.has_intervals for table in found):
+        missing.append("Intervals: the entries of results.json have no low and high.")
+    if not (systems and sets):
+        missing.append("Errors and utterances: no --system and --set were given.")
+    else:
+        scored_sets = [column.name for column in main_table.columns if not column.is_mean]
+        for kind, known, given in (("system", names, systems), ("set", scored_sets, sets)):
+            absent = [name for name in known if name not in [item.name for item in given]]
+            missing += [f"Utterances of {name}: not among the --{kind} given." for name in absent]
+    try:
+        derailments = content.read_derailments(results_dir / "derailments.json")
+        if derailments is None:
+            missing.append(f"Derailments: {results_dir / 'derailments.json'} is not there.")
+    except UserError as err:
+        derailments = None
+        missing.append(f"Derailments: {err}")
+
+    scored = content.score_sets(systems, sets, rows, args.normaliser, missing)
+    warnings += content.disagreements(scored, rows)
+    budget = Budget(int(args.max_media_mib * MIB))
+    figures = content.figures(exp_dir, budget)
+    if not figures and not budget.left_out:
+        missing.append(f"Figures of the analysis (stage 14): none under {exp_dir}/analy*/.")
+    worst = content.worst_utterances(scored, labels, args.worst, budget, missing)
+    missing += [
+        f"{name[0].upper()}{name[1:]}: left out, as media are limited to {args.max_media_mib:g} "
+        "MiB (--max_media_mib)."
+        for name in budget.left_out
+    ]
+    training = read_training(exp_dir)
+    if not training:
+        missing.append(f"Training: no finished epoch is logged in {exp_dir}/*/train.log.")
+    data = json.dumps(rows, indent=1, ensure_ascii=False).encode("utf-8", "replace")
+
+    path = results_dir / "report" / "report.html"
     write_text(
-        out_dir / "README.md",
-        f"{tables}\n## Word error rate by set\n\n![WER by set](wer.png)\n\n"
-        f"## Training\n\n{training}",
+        path,
+        render(
+            title=args.title,
+            systems_count=len(names),
+            sets_count=sum(not column.is_mean for column in main_table.columns),
+            small_set=tables.SMALL_SET,
+            has_small=any(column.small for table in found for column in table.columns),
+            has_intervals=any(table.has_intervals for table in found),
+            baseline=args.baseline or "",
+            baseline_label=labels.get(args.baseline, args.baseline),
+            tables=found,
+            json_uri="data:application/json;base64," + base64.b64encode(data).decode("ascii"),
+            forest_title=main_table.title,
+            forest_has_intervals=main_table.has_intervals,
+            forest=plots.forest(main_table),
+            errors=content.error_rows(scored, labels),
+            confusions=content.confusion_lists(scored, labels, args.confusions),
+            derailments=derailments,
+            worst=worst,
+            worst_count=args.worst,
+            training=[(name, plots.training_panel(losses)) for name, losses in training.items()],
+            figures=figures,
+            environment=tables.read_environment(markdown),
+            markdown=markdown,
+            warnings=warnings,
+            missing=missing,
+        ),
     )
-    print(f"written: {out_dir / 'README.md'}")
+    print(f"written: {path}")
 
 
 if __name__ == "__main__":

@@ -329,24 +329,31 @@ if stage_on 12; then
         --num_beams "${num_beams}" --nj "${nj}" --ngpu "${ngpu}" "${set_opts[@]}"
 fi
 
-if stage_on 13; then
-    results_dir=${expdir}
-    [ "${seed}" -eq 1 ] || results_dir=${expdir}/seed${seed}
-    log "Stage 13: score -> ${results_dir}/RESULTS.md, ${results_dir}/results.json"
-    score_opts=()
+results_dir=${expdir}
+[ "${seed}" -eq 1 ] || results_dir=${expdir}/seed${seed}
+# Systems and sets as options of scoring and report: the array score_opts.
+set_score_opts() {
+    local line pair
+    score_opts=(--baseline "${baseline}" --normaliser "${normaliser}")
     while IFS= read -r line; do
         score_opts+=(--system "${line}")
     done < <(bin systems --conf_dir "${conf_dir}" --systems "${systems}" --expdir "${expdir}" --encoder "${encoder_dir}" --seed "${seed}")
     for pair in ${test_sets}; do
         score_opts+=(--set "${pair%:*}|${pair#*:}|${dumpdir}/${pair%:*}/text")
     done
-    bin results "${score_opts[@]}" --train_text "${dumpdir}/${train_set}/text" --baseline "${baseline}" \
-        --normaliser "${normaliser}" --seed "${seed}" --out_dir "${results_dir}"
+}
+
+if stage_on 13; then
+    log "Stage 13: score -> ${results_dir}/RESULTS.md, ${results_dir}/results.json"
+    set_score_opts
+    bin results "${score_opts[@]}" --train_text "${dumpdir}/${train_set}/text" --seed "${seed}" --out_dir "${results_dir}"
 fi
 
 if stage_on 15; then
-    log "Stage 15: report -> ${expdir}/report"
-    bin report --exp_dir "${expdir}"
+    log "Stage 15: report -> ${results_dir}/report/report.html"
+    set_score_opts
+    recipe=$(basename "$(dirname "${PWD}")")
+    bin report "${score_opts[@]}" --exp_dir "${expdir}" --results_dir "${results_dir}" --title "${recipe}"
 fi
 
 log "finished"

@@ -1,0 +1,193 @@
+"""What the report shows: hypotheses scored by utterance, media, and notes on what is missing."""
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from espnet_llmvq.data.normalise import get_normaliser
+from espnet_llmvq.errors import UserError
+from espnet_llmvq.report import media, plots
+from espnet_llmvq.report.utterances import confusions, errors, make_diff, worst
+from espnet_llmvq.score.files import match_utterances, read_transcript
+from espnet_llmvq.score.wer import score_utterances, split_words, total
+
+TOLERANCE = 0.005  # of a rate in percent: half of its last digit as shown
+
+
+@dataclass
+class ScoredSet:
+    """One set: raw texts and the UtteranceScores of each system that has hypotheses for it."""
+
+    name: str
+    text: str
+    refs: dict
+    hyps: dict = field(default_factory=dict)  # {system: {utterance: text}}
+    scores: dict = field(default_factory=dict)  # {system: [UtteranceScore]}
+
+
+def score_sets(systems, sets, rows, normaliser, missing):
+    """Return the ScoredSets of `sets` that can be scored; add to `missing` why others cannot.
+
+    A set is normalised as its entries in `rows` say, else by the normaliser called `normaliser`.
+    """
+    named = {row["set"]: row["normaliser"] for row in rows if row.get("normaliser")}
+    found = []
+    for s in sets:
+        normalise = get_normaliser(named.get(s.name, normaliser))
+        try:
+            scored = ScoredSet(s.name, s.text, read_transcript(s.text))
+        except UserError as err:
+            missing.append(f"Utterances of {s.name}: {err}")
+            continue
+        ref_words = split_words(scored.refs, normalise)
+        for system in systems:
+            path = system.hyp_path(s.name)
+            try:
+                hyps, _ = match_utterances(scored.refs, read_transcript(path), s.text, path)
+                scores = score_utterances(ref_words, split_words(hyps, normalise))
+                total(scores)  # UserError if there is no word
+            except UserError as err:
+                missing.append(f"Utterances of {system.name} on {s.name}: {err}")
+                continue
+            scored.hyps[system.name], scored.scores[system.name] = hyps, scores
+        if scored.scores:
+            found.append(scored)
+    return found
+
+
+def disagreements(scored, rows):
+    """Return a sentence for each word error rate in `rows` that the hypotheses do not confirm."""
+    values = {(r["system"], r["set"]): r["value"] for r in rows if r["metric"] == "wer"}
+    found = []
+    for s in scored:
+        for system, scores in s.scores.items():
+            value, wer = values.get((system, s.name)), total(scores).wer
+            if isinstance(value, (int, float)) and abs(value - wer) > TOLERANCE:
+                found.append(
+                    f"{system} on {s.name}: the hypotheses have a word error rate of {wer:.2f}, "
+                    f"results.json says {value:.2f}. Score again (stage 13)."
+                )
+    return found
+
+
+def error_rows(scored, labels):
+    """Return the rows of the error breakdown: counts, rates, and a bar on a common scale.
+
+    The scale ends at 100 %, as that of the forest plot does.
+    """
+    totals = [
+        (s.name, labels.get(system, system), total(scores))
+        for s in scored
+        for system, scores in s.scores.items()
+    ]
+    found = []
+    longest = min(100.0, max((score.wer for _, _, score in totals), default=0))
+    for name, label, score in totals:
+        counts = (score.substitutions, score.deletions, score.insertions)
+        rates = [100 * count / score.words for count in counts]
+        found.append(
+            {
+                "set": name,
+                "system": label,
+                "words": score.words,
+                "counts": list(zip(counts, rates)),
+                "wer": score.wer,
+                "bar": plots.bar(rates, longest),
+            }
+        )
+    return found
+
+
+def confusion_lists(scored, labels, count):
+    """Return [(system label, confusions over all sets)]."""
+    together = {}
+    for s in scored:
+        for system, scores in s.scores.items():
+            together.setdefault(system, []).extend(scores)
+    return [(labels.get(sy, sy), confusions(scores, count)) for sy, scores in together.items()]
+
+
+def worst_utterances(scored, labels, count, budget, missing):
+    """Return [(set name, [utterance])] of the worst utterances, with diffs and audio."""
+    found = []
+    for s in scored:
+        locations, silent = {}, None
+        try:
+            locations = media.audio_locations(s.text)
+        except UserError as err:
+            silent = str(err)
+            missing.append(f"Audio of {s.name}: {err}")
+        by_utt = {system: {score.utt: score for score in s.scores[system]} for system in s.scores}
+        entries = []
+        for utt, systems in worst(s.scores, count).items():
+            hyps = [
+                {
+                    "system": labels.get(system, system),
+                    "text": s.hyps[system][utt],
+                    "score": by_utt[system][utt],
+                    "errors": errors(by_utt[system][utt]),
+                    "diff": make_diff(by_utt[system][utt]),
+                }
+                for system in s.scores
+            ]
+            entries.append(
+                {
+                    "utt": utt,
+                    "ref": s.refs[utt],
+                    "words": sum(pair[0] != "I" for pair in hyps[0]["score"].pairs),
+                    "most": max(hyp["errors"] for hyp in hyps),
+                    "worst_of": [labels.get(system, system) for system in systems],
+                    "hyps": hyps,
+                    **_audio(utt, s.name, locations, silent, budget, missing),
+                }
+            )
+        found.append((s.name, entries))
+    return found
+
+
+def _audio(utt, name, locations, silent, budget, missing):
+    """Return {"audio": data URI or None, "silent": why there is none}."""
+    if silent:
+        return {"audio": None, "silent": silent}
+    try:
+        if utt not in locations:
+            raise UserError(f"{utt} is not in the wav.scp of {name}")
+        kind, data = media.encode_audio(*locations[utt])
+    except UserError as err:
+        missing.append(f"Audio of {utt} ({name}): {err}")
+        return {"audio": None, "silent": str(err)}
+    uri = budget.data_uri(kind, data, f"audio of {utt} ({name})")
+    return {"audio": uri, "silent": None if uri else "left out, as the page would be too large"}
+
+
+def figures(exp_dir, budget):
+    """Return [(caption, data URI)] of the figures of stage 14."""
+    found = []
+    for path in media.find_figures(exp_dir):
+        text = media.caption(path, exp_dir)
+        uri = budget.data_uri("image/png", path.read_bytes(), f"figure {text}")
+        if uri:
+            found.append((text, uri))
+    return found
+
+
+def read_derailments(path):
+    """Return the derailment audit as {"header", "rows"}, {"text"} if not a flat list, or None.
+
+    Raises UserError if the file is not JSON.
+    """
+    if not Path(path).is_file():
+        return None
+    try:
+        audit = json.loads(Path(path).read_text(encoding="utf-8"))
+    except ValueError:
+        raise UserError(f"{path}: not JSON; score again (stage 13)") from None
+    flat = isinstance(audit, list) and audit
+    flat = flat and all(
+        isinstance(entry, dict) and not any(isinstance(v, (dict, list)) for v in entry.values())
+        for entry in audit
+    )
+    if not flat:
+        return {"text": json.dumps(audit, indent=1, ensure_ascii=False)}
+    header = list(dict.fromkeys(key for entry in audit for key in entry))
+    return {"header": header, "rows": [[entry.get(key) for key in header] for entry in audit]}

@@ -1,0 +1,81 @@
+"""Audio and pictures as data URIs, within one budget of bytes."""
+
+import base64
+import io
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from espnet_llmvq.data.datadir import parse_segment, read_scp
+from espnet_llmvq.errors import UserError
+
+RATE = 16000
+
+
+@dataclass
+class Budget:
+    """Bytes of the page that media may still take, and the names of what found no room."""
+
+    left: int
+    left_out: list = field(default_factory=list)
+
+    def data_uri(self, kind, data, name):
+        """Return `data` as a data URI of media type `kind`, or None if there is no room for it."""
+        uri = f"data:{kind};base64,{base64.b64encode(data).decode('ascii')}"
+        if len(uri) > self.left:
+            self.left_out.append(name)
+            return None
+        self.left -= len(uri)
+        return uri
+
+
+def audio_locations(text):
+    """Return {utterance: (path, start s, end s or None)} from the `wav.scp` beside a `text` file.
+
+    With `segments` beside it, utterances are pieces of recordings. Raises UserError.
+    """
+    room = Path(text).parent
+    if not (room / "wav.scp").is_file():
+        raise UserError(f"{room / 'wav.scp'}: not there, so there is no audio to play")
+    recordings = read_scp(room / "wav.scp")
+    if not (room / "segments").is_file():
+        return {utt: (path, 0.0, None) for utt, path in recordings.items()}
+    found = {}
+    for utt, value in read_scp(room / "segments").items():
+        try:
+            recording, start, end = parse_segment(value)
+        except ValueError as err:
+            raise UserError(f"{room / 'segments'}: {utt}: {err}") from None
+        if recording in recordings:
+            found[utt] = (recordings[recording], start, end)
+    return found
+
+
+def encode_audio(path, start=0.0, end=None):
+    """Return (media type, bytes) of a piece of an audio file, 16 kHz mono. Raises UserError.
+
+    MP3, which every browser plays and whose bytes, unlike those of Ogg, are the same each time;
+    WAV where libsndfile cannot write MP3.
+    """
+    import soundfile
+
+    from espnet_llmvq.data.audio import read_audio
+
+    samples = read_audio(path, RATE, start, end)
+    out = io.BytesIO()
+    if "MP3" in soundfile.available_formats():
+        mp3 = {"format": "MP3", "subtype": "MPEG_LAYER_III"}
+        soundfile.write(out, samples, RATE, **mp3, compression_level=0.5, bitrate_mode="VARIABLE")
+        return "audio/mpeg", out.getvalue()
+    soundfile.write(out, samples.clip(-1, 1), RATE, format="WAV", subtype="PCM_16")
+    return "audio/wav", out.getvalue()
+
+
+def find_figures(exp_dir):
+    """Return the PNG files that stage 14 left under EXP_DIR/analy*/, sorted."""
+    return sorted(path for path in Path(exp_dir).glob("analy*/**/*.png") if path.is_file())
+
+
+def caption(path, exp_dir):
+    """Return a figure's caption: its path below the directory of the analysis, in words."""
+    parts = Path(path).relative_to(exp_dir).with_suffix("").parts[1:]
+    return ": ".join(part.replace("_", " ") for part in parts)

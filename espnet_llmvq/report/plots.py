@@ -1,0 +1,99 @@
+"""Geometry of the plots; the template of the page draws them as SVG."""
+
+import math
+
+from espnet_llmvq.report.scale import position, tick_label, ticks
+from espnet_llmvq.report.tables import ERROR_RATES
+
+# Training panels, in SVG units: the size, and the frame inside it.
+WIDTH, HEIGHT = 340, 210
+LEFT, RIGHT, TOP, BOTTOM = 48, 328, 10, 176
+MARKED_EPOCHS = 40  # up to here each epoch has its own mark
+
+
+def _axis(marks, start=0.0, end=100.0):
+    return [(position(mark, marks, start, end), tick_label(mark)) for mark in marks]
+
+
+def forest(table):
+    """Return the forest plot of a Table: "axis", "cut" and "groups", positions in percent.
+
+    axis: [(position, label)]. groups: [(Column, [(label, system, Cell, x, low x, high x)])], where
+    the last two are None without an interval. The axis of an error rate ends at 100, so that one
+    system that derails does not squeeze all others; what lies beyond is at 100, and `cut` says
+    that there is such a rate.
+    """
+    cells = [cell for _, _, row in table.rows for cell in row if cell.value is not None]
+    values = [v for c in cells for v in (c.value, c.low, c.high) if v is not None]
+    top = max([0.0, *values])
+    if table.metric in ERROR_RATES:
+        top = min(top, 100.0)
+    marks = ticks(min([0.0, *values]), top)
+
+    def place(value):
+        return position(min(value, marks[-1]), marks)
+
+    groups = []
+    for i, column in enumerate(table.columns):
+        lines = []
+        for label, system, row in table.rows:
+            cell = row[i]
+            if cell.value is not None:
+                ends = (None, None)
+                if cell.low is not None:
+                    ends = (place(cell.low), place(cell.high))
+                lines.append((label, system, cell, place(cell.value), *ends))
+        groups.append((column, lines))
+    cut = any(cell.value > marks[-1] for cell in cells)
+    return {"axis": _axis(marks), "cut": cut, "groups": groups}
+
+
+def bar(counts, longest):
+    """Return [(start, width)] in percent of a bar made of `counts`, one after the other.
+
+    longest: the sum that fills the whole width.
+    """
+    parts, start = [], 0.0
+    for count in counts:
+        width = 100.0 * count / longest if longest else 0.0
+        parts.append((round(start, 2), round(width, 2)))
+        start += width
+    return parts
+
+
+def training_panel(losses):
+    """Return the plot of one training as a dict: axes, one path a split, and the values.
+
+    losses: {"train": {epoch: loss}, "valid": {epoch: loss}}. Losses that are not finite leave a
+    gap in the line.
+    """
+    epochs = sorted({epoch for points in losses.values() for epoch in points})
+    finite = [v for points in losses.values() for v in points.values() if math.isfinite(v)]
+    x_marks = ticks(epochs[0], epochs[-1])
+    y_marks = ticks(min(finite), max(finite)) if finite else [0.0, 1.0]
+    lines = []
+    for split, points in losses.items():
+        dots, path, pen = [], [], "M"
+        for epoch in sorted(points):
+            if not math.isfinite(points[epoch]):
+                pen = "M"
+                continue
+            x = position(epoch, x_marks, LEFT, RIGHT)
+            y = position(points[epoch], y_marks, BOTTOM, TOP)
+            path.append(f"{pen}{x:g} {y:g}")
+            dots.append((x, y))
+            pen = "L"
+        marks = dots if len(epochs) <= MARKED_EPOCHS else []
+        lines.append({"split": split, "path": "".join(path), "dots": marks})
+    return {
+        "size": (WIDTH, HEIGHT),
+        "frame": (LEFT, RIGHT, TOP, BOTTOM),
+        "x": _axis(x_marks, LEFT, RIGHT),
+        "y": _axis(y_marks, BOTTOM, TOP),
+        "lines": lines,
+        "table": [
+            (epoch, [points.get(epoch) for points in losses.values()]) for epoch in epochs
+        ],
+        "splits": list(losses),
+        "last": {split: points[max(points)] for split, points in losses.items() if points},
+    }

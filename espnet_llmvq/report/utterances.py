@@ -1,0 +1,64 @@
+"""What is wrong in which utterance: worst utterances, frequent confusions, counts of errors."""
+
+from collections import Counter
+from dataclasses import dataclass
+
+MAX_PAIRS = 250  # words of a diff; a hypothesis that loops can have thousands
+
+
+def errors(score):
+    """Return the number of word errors of an UtteranceScore."""
+    return sum(pair[0] != "=" for pair in score.pairs)
+
+
+def worst(scores, count):
+    """Return {utterance: systems among whose `count` worst it is}.
+
+    Ordered by the most errors that any system has in it.
+
+    scores: {system: UtteranceScores of one set, the same utterances in the same order}. The
+    worst have most word errors; of equal ones the first in the set. An utterance without errors
+    is never among them.
+    """
+    found, most = {}, {}  # most: in the order of the set
+    for system, utterances in scores.items():
+        counts = {score.utt: errors(score) for score in utterances}
+        for utt, count_here in counts.items():
+            most[utt] = max(most.get(utt, 0), count_here)
+        for utt in sorted(counts, key=counts.get, reverse=True)[:count]:
+            if counts[utt]:
+                found.setdefault(utt, []).append(system)
+    return {utt: found[utt] for utt in sorted(most, key=most.get, reverse=True) if utt in found}
+
+
+def confusions(scores, count):
+    """Return the most frequent errors of UtteranceScores: {op: [(ref word, hyp word, times)]}.
+
+    At most `count` of each of "S", "D" and "I"; equally frequent ones in alphabetical order.
+    """
+    tally = Counter(pair for score in scores for pair in score.pairs if pair[0] != "=")
+    ranked = sorted(tally.items(), key=lambda item: (-item[1], item[0]))
+    return {
+        op: [(ref, hyp, times) for (kind, ref, hyp), times in ranked if kind == op][:count]
+        for op in "SDI"
+    }
+
+
+@dataclass(frozen=True)
+class Diff:
+    """An alignment to be shown: the first pairs, how many were cut off, and all errors in words."""
+
+    pairs: tuple
+    cut: int
+    spoken: str
+
+
+def _spoken(op, ref, hyp):
+    return {"S": f"“{hyp}” for “{ref}”", "D": f"“{ref}” left out", "I": f"“{hyp}” put in"}[op]
+
+
+def make_diff(score):
+    """Return the Diff of an UtteranceScore, with at most MAX_PAIRS words of it."""
+    shown = score.pairs[:MAX_PAIRS]
+    wrong = [_spoken(*pair) for pair in shown if pair[0] != "="]
+    return Diff(shown, len(score.pairs) - len(shown), "; ".join(wrong) or "no errors")

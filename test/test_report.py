@@ -1,0 +1,382 @@
+"""The parts of the report against values worked out by hand."""
+
+import base64
+import io
+import json
+import math
+
+import numpy as np
+import pytest
+import soundfile
+
+from espnet_llmvq.errors import UserError
+from espnet_llmvq.report import content, media, plots, tables, training
+from espnet_llmvq.report.page import clean
+from espnet_llmvq.report.scale import position, tick_label, ticks
+from espnet_llmvq.report.utterances import MAX_PAIRS, confusions, errors, make_diff, worst
+from espnet_llmvq.score.table import parse_set, parse_system
+from espnet_llmvq.score.wer import score_utterances
+
+
+def row(system, set_name, value, metric="wer", **more):
+    domain = "id" if "id" in set_name else "ood"
+    entry = {"system": system, "set": set_name, "domain": domain, "metric": metric, "value": value}
+    return {**entry, "utterances": 10, "words": 1200, "seed": 1, **more}
+
+
+def scored(pairs):
+    """UtteranceScores of {utterance: "reference / hypothesis"}."""
+    texts = {utt: pair.split("/") for utt, pair in pairs.items()}
+    return score_utterances(*({u: t[i].split() for u, t in texts.items()} for i in (0, 1)))
+
+
+# Tables
+
+
+def test_table_by_hand():
+    rows = [
+        row("a", "mean_ood", 20.004),
+        row("a", "test_id", 10.001, low=9.0, high=11.25, normaliser="basic"),
+        row("a", "test_x", 20.004, words=499),
+        row("b", "mean_ood", None),
+        row("b", "test_id", 10.004),
+        row("b", "test_x", float("nan"), words=499),
+        row("a", "test_id", 0.5, metric="ratio"),
+    ]
+    wer, ratio = tables.make_tables(rows, {"a": "System A"})
+    assert (wer.title, ratio.title) == ("Word error rate (%)", "ratio")
+    # means last, whatever the order of the entries
+    assert [c.label for c in wer.columns] == ["test_id (ID)", "test_x (OOD)", "OOD mean"]
+    assert [c.small for c in wer.columns] == [False, True, False]
+    assert wer.columns[0].details == ("1,200 words", "10 utterances", "normaliser basic")
+    assert [label for label, _, _ in wer.rows] == ["System A", "b"]
+    (_, _, a), (_, _, b) = wer.rows
+    assert [cell.text for cell in a] == ["10.00", "20.00", "20.00"]
+    assert [cell.text for cell in b] == ["10.00", None, None]
+    assert a[0].value == 10.001  # in full, for sorting
+    assert [cell.best for cell in a + b] == [True, True, True, True, False, False]
+    assert (a[0].interval, a[1].interval) == ("9.00 to 11.25", "")
+    assert wer.has_intervals and not ratio.has_intervals
+    # one row is no competition, and of an unknown metric nobody knows what is better
+    assert not ratio.rows[0][2][0].best
+
+
+def test_several_seeds_are_rows():
+    rows = [row("a", "test_id", 1.0, seed=1), row("a", "test_id", 2.0, seed=2), row("b", "test_id", 3.0)]
+    (table,) = tables.make_tables(rows, {"a": "A"})
+    assert [label for label, _, _ in table.rows] == ["A (seed 1)", "A (seed 2)", "b"]
+    assert [cells[0].value for _, _, cells in table.rows] == [1.0, 2.0, 3.0]
+
+
+@pytest.mark.parametrize(
+    ("name", "domain", "label"),
+    [
+        ("mean_ood", "ood", "OOD mean"),
+        ("micro_id", "id", "ID micro mean"),
+        ("micro_mean_id", "id", "ID micro mean"),
+        ("mean_street", "ood", "mean_street (OOD)"),  # a set of that name
+    ],
+)
+def test_means_are_told_from_sets(name, domain, label):
+    (table,) = tables.make_tables([row("a", name, 1.0, domain=domain)], {})
+    assert table.columns[0].label == label
+    assert table.columns[0].is_mean == (" mean" in label)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (None, "not there; score the systems first .stage 13"),
+        ("{", "not JSON"),
+        ("[]", "not a list of results"),
+        ('[{"system": "a"}]', "entry 1 lacks one of metric, set, system, value"),
+    ],
+)
+def test_results_that_cannot_be_read(tmp_path, text, message):
+    path = tmp_path / "results.json"
+    if text is not None:
+        path.write_text(text)
+    with pytest.raises(UserError, match=f"results.json: .*{message}"):
+        tables.read_rows(path)
+
+
+def test_environment():
+    markdown = "# Results\n\n- x: y\n\n## Environment\n\n- commit: abc\n- date: 2025-01-01 10:00 UTC\n"
+    markdown += "\n## Notes\n\n- a: b\n"
+    assert tables.read_environment(markdown) == [("commit", "abc"), ("date", "2025-01-01 10:00 UTC")]
+    assert tables.read_environment("# Results\n") == []
+
+
+# Axes and plots
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "expected"),
+    [
+        (0, 100, [0, 20, 40, 60, 80, 100]),
+        (0, 36.3, [0, 10, 20, 30, 40]),
+        (1, 1, [1, 1.2, 1.4, 1.6, 1.8, 2]),
+        (0.3, 0.71, [0.3, 0.4, 0.5, 0.6, 0.7, 0.8]),
+        (0, 0, [0, 0.2, 0.4, 0.6, 0.8, 1]),
+    ],
+)
+def test_ticks_by_hand(low, high, expected):
+    assert ticks(low, high) == expected
+
+
+def test_ticks_enclose_and_are_round():
+    rng = np.random.default_rng(0)
+    for low, width in zip(rng.uniform(-50, 50, 200), 10 ** rng.uniform(-3, 4, 200)):
+        marks = ticks(low, low + width)
+        assert 2 <= len(marks) <= 6
+        assert marks[0] <= low + 1e-6 * width and low + width <= marks[-1] + 1e-6 * width
+        steps = np.diff(marks)
+        assert np.allclose(steps, steps[0])
+        mantissa = steps[0] / 10 ** math.floor(math.log10(steps[0]) + 1e-9)
+        assert min(abs(mantissa - m) for m in (1, 2, 2.5, 5)) < 1e-6
+
+
+def test_position():
+    assert position(25, [0, 50, 100]) == 25
+    assert position(0.5, [0, 1], 200, 100) == 150
+    assert tick_label(20.0) == "20" and tick_label(0.25) == "0.25"
+
+
+def test_forest_by_hand():
+    rows = [row("a", "test_id", 25.0, low=20.0, high=31.0), row("b", "test_id", 160.0, low=90.0, high=200.0)]
+    rows += [row("a", "test_x", 50.0), row("b", "test_x", None)]
+    (table,) = tables.make_tables(rows, {})
+    forest = plots.forest(table)
+    assert forest["axis"] == [(x, str(x)) for x in (0, 20, 40, 60, 80, 100)]
+    assert forest["cut"]
+    (_, first), (_, second) = forest["groups"]
+    assert [line[3:] for line in first] == [(25, 20, 31), (100, 90, 100)]
+    assert [(line[0], *line[3:]) for line in second] == [("a", 50, None, None)]
+    # another metric has no natural end
+    (table,) = tables.make_tables([row("a", "test_id", 160.0, metric="ratio")], {})
+    assert plots.forest(table)["axis"][-1] == (100, "200")
+    assert not plots.forest(table)["cut"]
+
+
+def test_bar():
+    assert plots.bar([10, 5, 5], 40) == [(0, 25), (25, 12.5), (37.5, 12.5)]
+    assert plots.bar([0, 0, 0], 0) == [(0, 0)] * 3
+
+
+def test_training_panel():
+    losses = {"train": {1: 4.0, 2: float("nan"), 3: 2.0, 4: 0.0}, "valid": {1: 4.0}}
+    panel = plots.training_panel(losses)
+    left, right, top, bottom = panel["frame"]
+    train, valid = panel["lines"]
+    # a loss that is not a number breaks the line; 4.0 is the top of the axis, 0.0 its bottom
+    assert train["path"].count("M") == 2 and train["path"].count("L") == 1
+    assert train["path"].startswith(f"M{left} {top}M")
+    assert train["path"].endswith(f" {bottom}")
+    assert len(train["dots"]) == 3 and len(valid["dots"]) == 1
+    assert [label for _, label in panel["y"]] == ["0", "1", "2", "3", "4"]
+    assert [epoch for epoch, _ in panel["table"]] == [1, 2, 3, 4]
+    assert panel["table"][3][1] == [0.0, None]
+    assert panel["last"] == {"train": 0.0, "valid": 4.0}
+    nothing = plots.training_panel({"train": {1: float("inf")}, "valid": {}})
+    assert nothing["lines"][0]["path"] == ""
+
+
+# Training logs
+
+
+def epoch_line(epoch, train, valid):
+    return (
+        f"[host] 2025-01-01 10:00:00,000 (trainer:353) INFO: {epoch}epoch results: [train] "
+        f"iter_time=0.001, loss_ctc=12.3, ctc_loss=9.9, loss={train}, time=1 minute and 2.3 "
+        f"seconds, total_count=100, gpu_max_cached_mem_GB=0.1, [valid] loss_ctc=4.5, loss={valid}, "
+        "time=3 seconds, total_count=4, [att_plot] time=0 seconds\n"
+    )
+
+
+def test_parse_train_log(tmp_path):
+    log = tmp_path / "lora" / "train.log"
+    log.parent.mkdir()
+    log.write_text(
+        "1epoch:train:1-10batch: loss=77.0\n"
+        + epoch_line(1, "1.203e+03", "1.100")
+        + epoch_line(2, "9.000", "8.000")
+        + epoch_line(2, "0.900", "nan")  # resumed
+        + epoch_line(3, "5.000e-04", "0.7")
+    )
+    losses = training.parse_train_log(log)
+    assert losses["train"] == {1: 1203.0, 2: 0.9, 3: 5e-4}
+    assert math.isnan(losses["valid"].pop(2))
+    assert losses["valid"] == {1: 1.1, 3: 0.7}
+    (tmp_path / "begun").mkdir()
+    (tmp_path / "begun" / "train.log").write_text("nothing yet\n")
+    assert list(training.read_training(tmp_path)) == ["lora"]
+
+
+# Utterances
+
+
+def test_worst():
+    lora = scored({"u1": "a b/a b", "u2": "a b/x y", "u3": "a/a", "u4": "a b/a"})
+    ours = scored({"u1": "a b/a", "u2": "a b/a b", "u3": "a/b c d", "u4": "a b/b"})
+    assert [errors(s) for s in lora] == [0, 2, 0, 1]
+    assert [errors(s) for s in ours] == [1, 0, 3, 1]
+    assert list(worst({"lora": lora, "ours": ours}, 1).items()) == [("u3", ["ours"]), ("u2", ["lora"])]
+    # of the equally bad u1 and u4 of `ours`, the first; u4 is in for `lora`
+    assert worst({"lora": lora, "ours": ours}, 2) == {
+        "u3": ["ours"],
+        "u2": ["lora"],
+        "u1": ["ours"],
+        "u4": ["lora"],
+    }
+    assert worst({"lora": scored({"u": "a/a"})}, 3) == {}
+    assert worst({"lora": lora}, 0) == {}
+
+
+def test_confusions():
+    scores = scored({"u1": "a b c/a x c", "u2": "b/x", "u3": "d/e", "u4": "a/a uh", "u5": "c d/c"})
+    assert confusions(scores, 10) == {
+        "S": [("b", "x", 2), ("d", "e", 1)],
+        "D": [("d", "", 1)],
+        "I": [("", "uh", 1)],
+    }
+    assert confusions(scores, 1)["S"] == [("b", "x", 2)]
+
+
+def test_diff():
+    (score,) = scored({"u": "a b c/a x c uh"})
+    diff = make_diff(score)
+    assert diff.pairs == (("=", "a", "a"), ("S", "b", "x"), ("=", "c", "c"), ("I", "", "uh"))
+    assert (diff.cut, diff.spoken) == (0, "“x” for “b”; “uh” put in")
+    (score,) = scored({"u": "a/a" + " uh" * 1000})
+    diff = make_diff(score)
+    assert len(diff.pairs) == MAX_PAIRS
+    assert diff.cut == 1001 - MAX_PAIRS
+
+
+def test_error_rows():
+    s = content.ScoredSet("test", "text", {})
+    s.scores = {"lora": scored({"u1": "a b c d/x c d uh", "u2": "a/a"}), "ours": scored({"u1": "a b c d/", "u2": "a/"})}
+    lora, ours = content.error_rows([s], {"lora": "LoRA"})
+    # a, b -> x is one substitution and one deletion
+    assert (lora["system"], ours["system"], lora["words"]) == ("LoRA", "ours", 5)
+    assert lora["counts"] == [(1, 20.0), (1, 20.0), (1, 20.0)]
+    assert (lora["wer"], ours["wer"]) == (60.0, 100.0)
+    assert lora["bar"] == [(0, 20), (20, 20), (40, 20)]
+
+
+@pytest.fixture
+def experiment(tmp_path, monkeypatch):
+    """One reference and the options of two systems, one of which has hypotheses."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "text").write_text("u1 One, two\nu2 three four\n")
+    (tmp_path / "hyp_test.trn").write_text("one two (u1)\nthree for (u2)\n")
+    systems = [parse_system("lora|LoRA|hyp_{set}.trn"), parse_system("ours|Ours|no_{set}.trn")]
+    return systems, [parse_set("test|id|text"), parse_set("gone|ood|nowhere")]
+
+
+def test_normaliser_of_the_results_wins(experiment):
+    missing = []
+    (found,) = content.score_sets(*experiment, [], "basic", missing)
+    assert [errors(s) for s in found.scores["lora"]] == [0, 1]
+    assert found.refs["u1"] == "One, two"  # raw
+    assert len(missing) == 2
+    assert missing[0].startswith("Utterances of ours on test: no_test.trn: cannot read it")
+    assert missing[1].startswith("Utterances of gone: nowhere: cannot read it")
+    rows = [row("lora", "test", 50.0, normaliser="none")]
+    (found,) = content.score_sets(*experiment, rows, "basic", [])
+    assert [errors(s) for s in found.scores["lora"]] == [1, 1]
+    with pytest.raises(UserError, match="did you mean 'basic'"):
+        content.score_sets(*experiment, [row("lora", "test", 0, normaliser="basics")], "none", [])
+
+
+def test_results_older_than_hypotheses_are_noticed(experiment):
+    found = content.score_sets(*experiment, [], "basic", [])
+    assert content.disagreements(found, [row("lora", "test", 25.0)]) == []
+    assert content.disagreements(found, [row("lora", "test", 7.0, metric="cer")]) == []
+    (sentence,) = content.disagreements(found, [row("lora", "test", 24.0)])
+    assert "lora on test: the hypotheses have a word error rate of 25.00, results.json says 24.00" in sentence
+
+
+def test_derailments(tmp_path):
+    path = tmp_path / "derailments.json"
+    assert content.read_derailments(path) is None
+    path.write_text('[{"system": "a", "loops": 2}, {"system": "b", "wer": 1.5}]')
+    assert content.read_derailments(path) == {
+        "header": ["system", "loops", "wer"],
+        "rows": [["a", 2, None], ["b", None, 1.5]],
+    }
+    path.write_text('{"a": {"loops": 2}}')
+    assert json.loads(content.read_derailments(path)["text"]) == {"a": {"loops": 2}}
+    path.write_text("{")
+    with pytest.raises(UserError, match="derailments.json: not JSON"):
+        content.read_derailments(path)
+
+
+# Media
+
+
+def wave(seconds, rate=16000):
+    return (0.4 * np.sin(2 * np.pi * 440 * np.arange(round(seconds * rate)) / rate)).astype("f4")
+
+
+def decoded(data):
+    x, rate = soundfile.read(io.BytesIO(data), dtype="float32")
+    assert rate == 16000 and x.ndim == 1
+    return x
+
+
+@pytest.mark.parametrize("mp3", [True, False])
+def test_encoded_audio_is_what_was_read(tmp_path, monkeypatch, mp3):
+    if not mp3:
+        monkeypatch.setattr(soundfile, "available_formats", lambda: {"WAV": "WAV"})
+    elif "MP3" not in soundfile.available_formats():
+        pytest.skip("this libsndfile cannot write MP3")
+    stereo = np.stack([wave(2.0, 8000), wave(2.0, 8000)], axis=1)
+    soundfile.write(tmp_path / "a.wav", stereo, 8000)
+    kind, data = media.encode_audio(tmp_path / "a.wav", 0.5, 1.5)
+    assert kind == ("audio/mpeg" if mp3 else "audio/wav")
+    assert media.encode_audio(tmp_path / "a.wav", 0.5, 1.5) == (kind, data)
+    x = decoded(data)
+    assert abs(len(x) - 16000) <= 2400  # MP3 comes in frames, and the decoder may keep its delay
+    spectrum = np.abs(np.fft.rfft(x[2000:14000] * np.hanning(12000)))
+    assert abs(np.argmax(spectrum) * 16000 / 12000 - 440) < 2
+    assert np.abs(x[4000:12000]).max() == pytest.approx(0.4, abs=0.04)
+    assert len(data) < (8000 if mp3 else 32100)
+
+
+def test_budget():
+    budget = media.Budget(100)
+    uri = budget.data_uri("image/png", b"\x00\x01\xff", "first")
+    head, _, payload = uri.partition(",")
+    assert head == "data:image/png;base64"
+    assert base64.b64decode(payload) == b"\x00\x01\xff"
+    assert budget.left == 100 - len(uri)
+    assert budget.data_uri("image/png", bytes(90), "large") is None
+    assert budget.data_uri("image/png", b"\x01", "small") is not None  # still has room
+    assert budget.left_out == ["large"]
+
+
+def test_audio_locations(tmp_path):
+    with pytest.raises(UserError, match="wav.scp: not there"):
+        media.audio_locations(tmp_path / "text")
+    (tmp_path / "wav.scp").write_text("r1 a.wav\nr2 b.wav\n")
+    assert media.audio_locations(tmp_path / "text")["r2"] == ("b.wav", 0.0, None)
+    (tmp_path / "segments").write_text("u1 r1 0.5 1.25\nu2 r9 0 1\n")
+    assert media.audio_locations(tmp_path / "text") == {"u1": ("a.wav", 0.5, 1.25)}
+    (tmp_path / "segments").write_text("u1 r1 2 1\n")
+    with pytest.raises(UserError, match="segments: u1: segment ends at 1 s"):
+        media.audio_locations(tmp_path / "text")
+
+
+def test_figures(tmp_path):
+    for name in ("analysis/gap.png", "analyse/lora/nearest_tokens.png", "report/wer.png", "analysis/x.txt"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text("")
+    captions = [media.caption(path, tmp_path) for path in media.find_figures(tmp_path)]
+    assert captions == ["lora: nearest tokens", "gap"]
+
+
+def test_clean():
+    assert clean("a\x00b\x1b\ud800\tc\n") == "a\ufffdb\ufffd\ufffd\tc\n"
+    assert clean("<b> é 字") == "<b> é 字"  # escaping is not its business
+    assert clean(3) == 3

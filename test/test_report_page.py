@@ -1,0 +1,607 @@
+"""The report page: what it says, that nothing in it is taken for markup, and how it behaves in a browser.
+
+The structure is checked with the standard library's parser. Tests in a browser skip without one.
+"""
+
+import base64
+import hashlib
+import html.parser
+import json
+import os
+import re
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+import webdriver
+
+from espnet_llmvq.bin import report
+from espnet_llmvq.errors import UserError
+
+# Each would do harm, or break the page, if it were taken for markup anywhere.
+SCRIPT = "<script>document.title='pwned'</script>"
+NASTY = f"{SCRIPT} </style> --> \"quoted\" 'single' &amp; <img src=x onerror=alert(1)>"
+LABEL = 'Soft <b>VQ</b> "k=10"'
+UTT = "u1<b>'\"&"
+SETS = {"test_id": "id", "test_noise": "ood", "test_far": "ood"}
+WORDS = {"test_id": 12000, "test_noise": 800, "test_far": 150}
+VALUES = {  # system: set: (WER, low, high)
+    "ctc": {"test_id": (9.5, 8.0, 11.0), "test_noise": (30.25, 27.0, 33.0), "test_far": (100.0, 90.0, 110.0)},
+    "lora": {"test_id": (12.345678, 10.0, 14.5), "test_noise": (8.75, 8.0, 9.5), "test_far": (131.0, 99.0, 160.0)},
+    "soft": {"test_id": (101.5, 100.0, 103.0), "test_noise": (10.125, 9.0, 11.0), "test_far": (70.0, 60.0, 80.0)},
+}
+LABELS = {"ctc": "CTC", "lora": "SLAM-ASR + LoRA", "soft": LABEL}
+
+
+def result_rows():
+    rows = []
+    for system, sets in VALUES.items():
+        for metric, scale in (("wer", 1.0), ("cer", 0.5)):
+            for name, domain in SETS.items():
+                value, low, high = (scale * v for v in sets[name])
+                entry = {"system": system, "set": name, "domain": domain, "metric": metric}
+                entry |= {"value": value, "low": low, "high": high, "normaliser": "none", "seed": 1}
+                rows.append({**entry, "utterances": 4, "words": WORDS[name]})
+            mean = sum(scale * sets[name][0] for name in ("test_noise", "test_far")) / 2
+            entry = {"system": system, "set": "mean_ood", "domain": "ood", "metric": metric}
+            rows.append({**entry, "value": mean, "utterances": 8, "words": 950, "seed": 1})
+    return rows
+
+
+def tone(path, frequency, seconds=0.6):
+    t = np.arange(round(16000 * seconds)) / 16000
+    path.parent.mkdir(parents=True, exist_ok=True)
+    soundfile.write(path, 0.3 * np.sin(2 * np.pi * frequency * t), 16000, subtype="PCM_16")
+
+
+def make_experiment(room):
+    """Write an experiment in `room`; return the options of the report. Paths are relative to it."""
+    refs = {UTT: f"five {NASTY} six", "u2": "one two three", "u3": "مرحبا بك", "u4": "seven"}
+    hyps = {
+        "ctc": {UTT: f"five {NASTY} six", "u2": "one two tree", "u3": "مرحبا", "u4": "seven"},
+        "lora": {UTT: "five nine six", "u2": "one two", "u3": "مرحبا بك", "u4": ""},
+        "soft": {UTT: f"five {SCRIPT}", "u2": "one uh two three", "u3": "x\ud800y", "u4": "go " * 400},
+    }
+    for name in SETS:
+        data = room / "dump" / name
+        data.mkdir(parents=True)
+        (data / "text").write_text("".join(f"{u} {t}\n" for u, t in refs.items()), encoding="utf-8")
+        for system, texts in hyps.items():
+            path = room / "exp" / system / f"decode_{name}" / "hyp.jsonl"
+            path.parent.mkdir(parents=True)
+            lines = [json.dumps({"id": utt, "text": text}) + "\n" for utt, text in texts.items()]
+            path.write_text("".join(lines))
+    for i, utt in enumerate(("a", "u2", "u3", "u4")):
+        tone(room / "wav" / f"{utt}.wav", 300 + 100 * i)
+    scp = [f"{UTT} wav/a.wav", "u2 wav/u2.wav", "u3 wav/u3.wav", "u4 wav/none.wav"]
+    (room / "dump" / "test_id" / "wav.scp").write_text("\n".join(scp) + "\n")
+    exp = room / "exp"
+    (exp / "results.json").write_text(json.dumps(result_rows()))
+    (exp / "RESULTS.md").write_text(
+        f"# Results\n\n</pre>{NASTY}\n\n## Environment\n\n- commit: {'0123456789' * 4}\n- label: {NASTY}\n"
+    )
+    (exp / "derailments.json").write_text(json.dumps([{"system": NASTY, "loops": 2, "wer": 7.123}]))
+    log = "1epoch results: [train] loss=2.5, time=1, [valid] loss=3.0, time=1\n"
+    log += log.replace("1epoch", "2epoch").replace("2.5", "1.25").replace("3.0", "nan")
+    phase = exp / 'start-<i>&"'
+    phase.mkdir()
+    (phase / "train.log").write_text(log)
+    (exp / "analysis").mkdir()
+    # The smallest PNG: one grey point.
+    png = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAAAAAA6fptVAAAACklEQVR4nGNoAAAAggCBd81ytgAAAABJRU5ErkJggg=="
+    (exp / "analysis" / "<u>_nearest.png").write_bytes(base64.b64decode(png))
+    options = ["--normaliser=none", "--baseline=lora", f"--title=Title {SCRIPT}"]
+    options += [f"--system={s}|{label}|exp/{s}/decode_{{set}}/hyp.jsonl" for s, label in LABELS.items()]
+    return options + [f"--set={name}|{domain}|dump/{name}/text" for name, domain in SETS.items()]
+
+
+VOID = {"meta", "link", "br", "img", "input", "hr"}
+
+
+class Node:
+    def __init__(self, tag, attrs, parent):
+        self.tag, self.attrs, self.parent, self.children = tag, dict(attrs), parent, []
+
+    def walk(self):
+        for child in self.children:
+            if isinstance(child, Node):
+                yield child
+                yield from child.walk()
+
+    def all(self, tag, css_class=None):
+        found = [node for node in self.walk() if node.tag == tag]
+        return [n for n in found if not css_class or css_class in n.attrs.get("class", "").split()]
+
+    @property
+    def text(self):
+        parts = [c.text if isinstance(c, Node) else c for c in self.children]
+        return "".join(parts)
+
+    @property
+    def words(self):
+        return " ".join(self.text.split())
+
+
+class Tree(html.parser.HTMLParser):
+    """Builds Nodes; AssertionError if tags are not properly nested."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.root = self.open = Node("", {}, None)
+        self.feed(text)
+        self.close()
+        assert self.open is self.root, f"<{self.open.tag}> is not closed"
+
+    def handle_starttag(self, tag, attrs):
+        assert len(dict(attrs)) == len(attrs), f"an attribute of <{tag}> is given twice"
+        node = Node(tag, attrs, self.open)
+        self.open.children.append(node)
+        if tag not in VOID:
+            self.open = node
+
+    def handle_startendtag(self, tag, attrs):
+        self.open.children.append(Node(tag, attrs, self.open))
+
+    def handle_endtag(self, tag):
+        assert tag == self.open.tag, f"</{tag}> closes <{self.open.tag}>"
+        self.open = self.open.parent
+
+    def handle_data(self, data):
+        self.open.children.append(data)
+
+
+@pytest.fixture(scope="module")
+def page(tmp_path_factory):
+    """The path of a report of everything."""
+    room = tmp_path_factory.mktemp("report")
+    options = make_experiment(room)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(room)
+        report.main(options)
+    return room / "exp" / "report" / "report.html"
+
+
+@pytest.fixture(scope="module")
+def tree(page):
+    return Tree(page.read_text(encoding="utf-8")).root
+
+
+def find(tree, element_id):
+    (node,) = [node for node in tree.walk() if node.attrs.get("id") == element_id]
+    return node
+
+
+def cells(node):
+    """The text of the cells of the first body in `node`, by row."""
+    rows = node.all("tbody")[0].all("tr")
+    return [[c.words for c in row.walk() if c.tag in ("th", "td")] for row in rows]
+
+
+# What it says
+
+
+def test_numbers_are_those_of_the_json(tree):
+    tables = find(tree, "results").all("table")
+    assert [table.all("caption")[0].words.partition(".")[0] for table in tables] == [
+        "Word error rate (%)",
+        "Character error rate (%)",
+    ]
+    names = [*SETS, "mean_ood"]
+    for table, metric in zip(tables, ("wer", "cer")):
+        expected = {(r["system"], r["set"]): r for r in result_rows() if r["metric"] == metric}
+        shown = {}
+        for line in table.all("tbody")[0].all("tr"):
+            for name, cell in zip(names, line.all("td")):
+                shown[line.attrs["data-system"], name] = cell
+        assert shown.keys() == expected.keys()
+        for key, cell in shown.items():
+            entry = expected[key]
+            assert float(cell.attrs["data-value"]) == entry["value"]
+            assert cell.words.split()[0].startswith(f"{entry['value']:.2f}")
+            if "low" in entry:
+                assert f"{entry['low']:.2f} to {entry['high']:.2f}" in cell.words
+            else:
+                assert " to " not in cell.words
+        for i in range(len(names)):
+            column = [line.all("td")[i] for line in table.all("tbody")[0].all("tr")]
+            values = [float(cell.attrs["data-value"]) for cell in column]
+            bold = [bool(cell.all("strong")) for cell in column]
+            assert bold == [value == min(values) for value in values]
+    (link,) = [a for a in tree.all("a") if "download" in a.attrs]
+    data = base64.b64decode(link.attrs["href"].partition("base64,")[2])
+    assert json.loads(data) == result_rows()
+
+
+def test_headings_of_columns(tree):
+    heads = find(tree, "results").all("table")[0].all("thead")[0].all("th")
+    assert [h.all("span", "label")[0].words for h in heads[1:]] == [
+        *("test_id (ID)", "test_noise (OOD)", "test_far (OOD)", "OOD mean"),
+    ]
+    assert [len(h.all("span", "mark")) for h in heads[1:]] == [0, 0, 1, 0]  # 150 words
+    assert "12,000 words" in heads[1].words and "normaliser none" in heads[1].words
+
+
+def test_forest(tree):
+    table = find(tree, "intervals").all("table")[0]
+    ticks = [float(t.words) for t in table.all("svg", "axis")[0].all("text")]
+    assert ticks == [0, 20, 40, 60, 80, 100]
+    groups = table.all("tbody")
+    assert len(groups) == 4
+    lines = groups[1].all("tr")[1:]  # test_noise
+    for line, system in zip(lines, VALUES):
+        value, low, high = VALUES[system]["test_noise"]
+        assert f"{value:.2f}" in line.words and f"{low:.2f} to {high:.2f}" in line.words
+        (segment,) = line.all("line", "interval")
+        assert float(segment.attrs["x1"].rstrip("%")) == pytest.approx(low, abs=0.01)
+        assert float(segment.attrs["x2"].rstrip("%")) == pytest.approx(high, abs=0.01)
+        point = line.all("path", "point")[0].parent
+        assert float(point.attrs["x"].rstrip("%")) == pytest.approx(value, abs=0.01)
+        (base,) = line.all("line", "base")
+        assert base.attrs["x1"] == "8.75%"  # of lora
+    assert "An arrow at the right edge" in find(tree, "intervals").words
+
+
+def test_errors_and_confusions(tree):
+    lines = find(tree, "errors").all("table", "errors")[0].all("tbody")[0].all("tr")
+    assert len(lines) == 9
+    nasty = len(NASTY.split())
+    words = nasty + 2 + 3 + 2 + 1
+    ctc = next(line for line in lines if "CTC" in line.words)
+    # tree for three; one word left out
+    assert [float(c.attrs["data-value"]) for c in ctc.all("td") if "data-value" in c.attrs] == (
+        pytest.approx([words, 100 / words, 100 / words, 0, 200 / words])
+    )
+    lists = find(tree, "errors").all("details")[0]
+    assert lists.all("summary")[0].words == "CTC"
+    substituted, left_out, put_in = lists.all("table")
+    assert cells(substituted) == [["three", "tree", "3"]]  # once in each of three sets
+    assert cells(left_out) == [["بك", "3"]]
+    assert cells(put_in) == [["none"]]
+
+
+def utterance(tree, set_name, utt):
+    section = find(tree, "utterances")
+    set_now = None
+    for node in section.children:
+        if isinstance(node, Node) and node.tag == "h3":
+            set_now = node.words
+        if isinstance(node, Node) and node.tag == "details" and set_now == set_name:
+            if node.all("span", "id")[0].words == utt:
+                return node
+    raise AssertionError(f"{utt} of {set_name} is not shown")
+
+
+def test_worst_utterances(tree):
+    node = utterance(tree, "test_id", "u4")
+    assert "up to 400 errors on 1 word among the worst of" in node.all("summary")[0].words
+    ctc, lora, soft = node.all("div", "hyp")
+    assert ctc.all("p", "diff") == []  # nothing wrong
+    assert lora.all("span", "raw")[0].words == "empty"
+    assert [d.words for d in lora.all("del")] == ["seven"]
+    assert lora.all("p", "diff")[0].attrs["aria-label"] == "Errors: “seven” left out"
+    assert "150 more words are not shown" in soft.words
+    (diff,) = utterance(tree, "test_noise", "u2").all("div", "hyp")[2].all("p", "diff")
+    assert [[cell.words for cell in pair.all("span")] for pair in diff.all("span", "pair")] == [
+        *(["one", "one"], ["", "uh"], ["two", "two"], ["three", "three"]),
+    ]
+    assert diff.attrs["aria-label"] == "Errors: “uh” put in"
+
+
+def test_audio(tree):
+    audio = utterance(tree, "test_id", "u2").all("audio")[0]
+    kind, _, data = audio.attrs["src"].partition(";base64,")
+    assert kind in ("data:audio/mpeg", "data:audio/wav")
+    assert audio.attrs["aria-label"] == "Audio of u2"
+    assert len(base64.b64decode(data)) > 500
+    assert utterance(tree, "test_id", "u4").all("audio") == []
+    assert "wav/none.wav: audio file not found" in utterance(tree, "test_id", "u4").words
+    assert utterance(tree, "test_far", "u2").all("audio") == []
+    missing = find(tree, "missing").words
+    assert "Audio of test_far: dump/test_far/wav.scp: not there" in missing
+    assert "Audio of u4 (test_id): wav/none.wav: audio file not found" in missing
+
+
+def test_numbers_that_disagree_are_announced(tree):
+    # The rates in results.json of this experiment are made up.
+    warning = tree.all("section", "warning")[0].words
+    assert "ctc on test_id: the hypotheses have a word error rate of" in warning
+    assert "results.json says 9.50. Score again (stage 13)." in warning
+
+
+def test_training_figures_derailments_environment(tree):
+    (panel,) = find(tree, "training").all("figure")
+    assert panel.all("figcaption")[0].words == 'start-<i>&"'
+    assert cells(panel) == [["1", "2.5", "3"], ["2", "1.25", "nan"]]
+    (image,) = find(tree, "figures").all("img")
+    assert image.attrs["src"].startswith("data:image/png;base64,iVBOR")
+    assert find(tree, "figures").all("figcaption")[0].words == "<u> nearest"
+    assert cells(find(tree, "derailments")) == [[NASTY, "2", "7.12"]]
+    environment = find(tree, "environment")
+    assert [d.words for d in environment.all("dd")] == ["0123456789" * 4, NASTY]
+    assert "commit: 0123456789 01" not in tree.all("header")[0].words
+    assert "commit: 012345678901…" in tree.all("header")[0].words
+
+
+# Nothing is taken for markup, nothing comes from elsewhere
+
+
+def test_transcripts_stay_text(tree, page):
+    assert tree.all("title")[0].text == f"Title {SCRIPT}: results"
+    node = utterance(tree, "test_id", UTT)
+    assert node.all("span", "raw")[0].text == f"five {NASTY} six"
+    soft = node.all("div", "hyp")[2]
+    assert soft.all("b")[0].text == LABEL
+    assert soft.all("span", "raw")[0].text == f"five {SCRIPT}"
+    assert f"“{NASTY.split()[-1]}” left out" in soft.all("p", "diff")[0].attrs["aria-label"]
+    assert "</pre>" in find(tree, "environment").all("pre")[0].text
+    # only our own script, style and pictures
+    assert len(tree.all("script")) == len(tree.all("style")) == 1
+    assert len(tree.all("img")) == 1
+    source = Path(report.__file__).parents[1] / "report"
+    assert tree.all("script")[0].text == (source / "page.js").read_text()
+    assert tree.all("style")[0].text == (source / "page.css").read_text()
+    for node in tree.walk():
+        for name in node.attrs:
+            assert not name.startswith("on"), f"<{node.tag}> has {name}"
+            assert name != "style"
+    text = page.read_text(encoding="utf-8")
+    assert "\ud800" not in text and "x\ufffdy" in text
+
+
+def test_page_needs_nothing_from_outside(tree, page):
+    for node in tree.walk():
+        for name in ("src", "href", "srcset", "poster", "data", "action", "xlink:href"):
+            value = node.attrs.get(name, "#")
+            assert value.startswith(("#", "data:")), f"<{node.tag} {name}={value[:50]}>"
+    css = tree.all("style")[0].text
+    assert re.findall(r"url\((.*?)\)", css) == ["#hatch"]
+    assert "@import" not in css
+    assert not re.search(r"https?://", page.read_text(encoding="utf-8"))
+
+
+def test_page_forbids_all_but_itself(tree):
+    (policy,) = [m.attrs["content"] for m in tree.all("meta") if "http-equiv" in m.attrs]
+    rules = dict(rule.strip().split(" ", 1) for rule in policy.split(";"))
+    assert rules["default-src"] == "'none'"
+    for name, tag in (("script-src", "script"), ("style-src", "style")):
+        digest = hashlib.sha256(tree.all(tag)[0].text.encode()).digest()
+        assert rules[name] == f"'sha256-{base64.b64encode(digest).decode()}'"
+    assert rules["img-src"] == rules["media-src"] == "data:"
+
+
+# For everyone
+
+
+def test_structure_for_screen_readers(tree):
+    (root,) = tree.all("html")
+    assert root.attrs["lang"] == "en"
+    levels = [int(n.tag[1]) for n in tree.walk() if re.fullmatch("h[1-6]", n.tag)]
+    assert levels[0] == 1 and levels.count(1) == 1
+    assert all(b - a <= 1 for a, b in zip(levels, levels[1:])), "a level of headings is skipped"
+    assert len(tree.all("main")) == 1
+    ids = [n.attrs["id"] for n in tree.walk() if "id" in n.attrs]
+    assert len(set(ids)) == len(ids)
+    for node in tree.walk():
+        if node.tag == "a" and node.attrs["href"].startswith("#"):
+            assert node.attrs["href"][1:] in ids
+        if "aria-labelledby" in node.attrs:
+            assert node.attrs["aria-labelledby"] in ids
+    for table in tree.all("table"):
+        assert len(table.all("caption")) == 1
+        width = None
+        for line in table.all("tr"):
+            cells = [c for c in line.children if isinstance(c, Node)]
+            columns = sum(int(cell.attrs.get("colspan", 1)) for cell in cells)
+            assert columns == (width := width or columns)
+    for head in tree.all("th"):
+        assert head.attrs["scope"] in ("col", "row", "rowgroup")
+    for image in tree.all("img"):
+        assert image.attrs["alt"]
+    for svg in tree.all("svg"):
+        inside = svg.parent.tag == "svg"
+        hidden = svg.attrs.get("aria-hidden") == "true"
+        assert inside or hidden or (svg.attrs.get("role") == "img" and svg.attrs["aria-label"])
+    for details in tree.all("details"):
+        first = next(c for c in details.children if isinstance(c, Node))
+        assert first.tag == "summary"
+    for box in (n for n in tree.walk() if "scroll" in n.attrs.get("class", "").split()):
+        assert box.attrs["tabindex"] == "0" and box.attrs["aria-label"]  # for the keyboard
+    (viewport,) = [m for m in tree.all("meta") if m.attrs.get("name") == "viewport"]
+    assert "width=device-width" in viewport.attrs["content"]
+
+
+def luminance(colour):
+    """Relative luminance as WCAG 2.1 defines it."""
+    parts = [int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)]
+    linear = [p / 12.92 if p <= 0.04045 else ((p + 0.055) / 1.055) ** 2.4 for p in parts]
+    return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+
+def test_contrast(tree):
+    css = tree.all("style")[0].text
+    schemes = [dict(re.findall(r"--(\w+): (#\w{6});", block)) for block in css.split(":root {")[1:]]
+    assert len(schemes) == 2
+    assert schemes[0].keys() == schemes[1].keys()
+    for colours in schemes:
+        for ground in ("paper", "raised"):
+            for ink in ("ink", "quiet", "link", "sub", "del", "ins", "point"):
+                pair = sorted(luminance(colours[name]) for name in (ink, ground))
+                assert (pair[1] + 0.05) / (pair[0] + 0.05) >= 4.5, (ink, ground, colours)
+        pair = sorted(luminance(colours[name]) for name in ("ink", "warn"))
+        assert (pair[1] + 0.05) / (pair[0] + 0.05) >= 4.5
+
+
+# The command
+
+
+def test_same_input_same_page(page):
+    room = page.parents[2]
+    options = [f"--{o}" for o in ("normaliser=none", "baseline=lora", f"title=Title {SCRIPT}")]
+    options += [f"--system={s}|{label}|exp/{s}/decode_{{set}}/hyp.jsonl" for s, label in LABELS.items()]
+    options += [f"--set={name}|{domain}|dump/{name}/text" for name, domain in SETS.items()]
+    before = page.read_bytes()
+    environment = {**os.environ, "PYTHONHASHSEED": "7", "TZ": "Asia/Tokyo"}
+    command = [sys.executable, "-m", "espnet_llmvq.bin.report", *options]
+    environment["PYTHONPATH"] = str(Path(report.__file__).parents[2])
+    subprocess.run(command, cwd=room, env=environment, check=True, stdout=subprocess.DEVNULL)
+    assert page.read_bytes() == before
+    assert [p.name for p in page.parent.iterdir()] == ["report.html"]
+
+
+def test_numbers_alone(tmp_path, capsys):
+    with pytest.raises(UserError, match=r"results\.json: not there; .*\(stage 13\)"):
+        report.main([f"--exp_dir={tmp_path}"])
+    bare = [{"system": "a", "set": "test", "metric": "bleu", "value": 30.5}]
+    seed = tmp_path / "seed2"
+    seed.mkdir()
+    (seed / "results.json").write_text(json.dumps(bare))
+    report.main([f"--exp_dir={tmp_path}", f"--results_dir={seed}"])
+    path = seed / "report" / "report.html"
+    assert capsys.readouterr().out == f"written: {path}\n"
+    tree = Tree(path.read_text(encoding="utf-8")).root
+    assert find(tree, "results").all("caption")[0].words == "bleu"
+    assert find(tree, "results").all("td")[0].words == "30.50"
+    notes = [item.words for item in find(tree, "missing").all("li")]
+    for start in ("Intervals: ", "Errors and utterances: ", "Derailments: ", "Figures ", "Training: "):
+        assert any(note.startswith(start) for note in notes), start
+    assert any("RESULTS.md is not there" in note for note in notes)
+    with pytest.raises(UserError, match="unknown baseline 'b'"):
+        report.main([f"--exp_dir={tmp_path}", f"--results_dir={seed}", "--baseline=b"])
+
+
+def test_media_without_room_are_named(page, tmp_path, monkeypatch):
+    options = make_experiment(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    report.main([*options[:-1], "--max_media_mib=0.0001", "--worst=1"])
+    tree = Tree((tmp_path / "exp/report/report.html").read_text(encoding="utf-8")).root
+    assert tree.all("audio") == [] and len(tree.all("img")) == 0
+    notes = find(tree, "missing").words
+    assert "Figure <u> nearest: left out, as media are limited to 0.0001 MiB (--max_media_mib)." in notes
+    assert f"Audio of {UTT} (test_id): left out" in notes
+    assert "Utterances of test_far: not among the --set given." in notes
+    assert len(find(tree, "utterances").all("details")) < 8
+
+
+# In a browser
+
+
+@pytest.fixture(scope="module")
+def browser(page, tmp_path_factory):
+    programs, missing = webdriver.find_programs()
+    if missing:
+        pytest.skip(f"{' and '.join(missing)} not on PATH")
+    window = webdriver.Browser(programs, tmp_path_factory.mktemp("browser"))
+    yield window
+    window.close()
+
+
+@pytest.fixture
+def opened(browser, page):
+    browser.emulate(1280, 900)
+    browser.open(page.as_uri())
+    yield browser
+    assert browser.messages() == [], "there are messages on the console"
+
+
+ORDER = "return Array.from(document.querySelectorAll('#results tbody')[0].rows, r => r.dataset.system)"
+SORTED = "return Array.from(document.querySelectorAll('#results thead')[0].rows[0].cells, c => c.ariaSort)"
+
+
+def test_sort_by_click(opened):
+    assert opened.run(ORDER) == list(VALUES)
+    assert opened.run(SORTED) == ["none"] * 5
+    for i, name in enumerate(SETS, 2):
+        up = sorted(VALUES, key=lambda system, name=name: VALUES[system][name][0])
+        button = f"#results table.sortable th:nth-child({i}) button"
+        opened.click(button)
+        assert opened.run(ORDER) == up
+        assert opened.run(SORTED) == ["none"] * (i - 1) + ["ascending"] + ["none"] * (5 - i)
+        opened.click(button)
+        assert opened.run(ORDER) == up[::-1]
+        assert opened.run(SORTED)[i - 1] == "descending"
+    opened.click("#results table.sortable th:nth-child(1) button")
+    assert opened.run(ORDER) == sorted(VALUES, key=lambda system: LABELS[system].lower())
+    # the other table stays as it was
+    assert opened.run(ORDER.replace("[0]", "[1]")) == list(VALUES)
+
+
+def test_numbers_on_the_screen(opened):
+    script = """return Array.from(document.querySelectorAll('#results tbody')[0].rows,
+        r => [r.dataset.system, Array.from(r.cells).slice(1).map(c => c.innerText)])"""
+    for system, cells in opened.run(script):
+        for (value, low, high), cell in zip(VALUES[system].values(), cells):
+            assert cell.split("\n")[0].split() in ([f"{value:.2f}"], [f"{value:.2f}", "lowest"])
+            assert cell.split("\n")[-1] == f"{low:.2f} to {high:.2f}"
+
+
+def test_expand_a_diff(opened):
+    visible = "return document.querySelector('.utterance .diff').checkVisibility()"
+    assert opened.run(visible) is False
+    opened.click(".utterance summary")
+    assert opened.run(visible) is True
+    assert opened.run("return document.querySelector('.utterance').open") is True
+    # upper and lower line of a pair stand in one column, one above the other
+    upper, lower = opened.run("""return Array.from(document.querySelector('.utterance .pair.sub, .utterance .pair.del')
+        .children, c => { const r = c.getBoundingClientRect(); return [r.left, r.top, r.bottom]; })""")
+    assert upper[0] == lower[0] and upper[2] <= lower[1]
+    opened.click(".utterance summary")
+    assert opened.run(visible) is False
+
+
+def test_script_in_a_transcript_stays_text(opened):
+    assert opened.run("return document.title") == f"Title {SCRIPT}: results"
+    raw = opened.run("return Array.from(document.querySelectorAll('.raw'), e => e.textContent)")
+    assert f"five {NASTY} six" in raw
+    assert opened.run("return document.scripts.length") == 1
+
+
+def test_foreign_scripts_and_the_network_are_blocked(browser, page):
+    browser.open(page.as_uri())
+    run = """const s = document.createElement('script'); s.textContent = 'window.pwned = 1';
+        document.body.append(s); return window.pwned === undefined"""
+    assert browser.run(run) is True
+    fetch = """return new Promise(answer => {
+        document.addEventListener('securitypolicyviolation', e => answer(e.effectiveDirective));
+        const image = new Image();
+        image.onload = image.onerror = () => setTimeout(() => answer('no violation'), 1000);
+        image.src = 'http://127.0.0.1:9/x.png'; })"""
+    assert browser.run(fetch) == "img-src"
+    messages = browser.messages()
+    assert len(messages) == 2 and all("Content Security Policy" in m for m in messages)
+
+
+def test_nothing_is_fetched(opened):
+    names = opened.run("return performance.getEntriesByType('resource').map(e => e.name.slice(0, 40))")
+    assert [name for name in names if not name.startswith("data:")] == []
+
+
+def test_audio_plays(opened):
+    duration = "const a = document.querySelector('audio'); a.preload = 'auto'; a.load(); return a.duration"
+    opened.run(duration)
+    for _ in range(100):
+        found = opened.run("return document.querySelector('audio').duration")
+        if found:
+            break
+        time.sleep(0.1)
+    assert found == pytest.approx(0.6, abs=0.15)
+
+
+@pytest.mark.parametrize("dark", [False, True])
+def test_phone(browser, page, dark):
+    browser.emulate(360, 740, dark)
+    browser.open(page.as_uri())
+    browser.run("document.querySelectorAll('details').forEach(d => { d.open = true; })")
+    assert browser.run("return [innerWidth, document.documentElement.scrollWidth]") == [360, 360]
+    # text in drawings is not shrunk away; the wide table scrolls in its own box
+    heights = browser.run("""return Array.from(document.querySelectorAll('svg text'),
+        t => t.getBoundingClientRect().height)""")
+    assert min(heights) > 9
+    assert browser.run("""const box = document.querySelector('#results .scroll');
+        return box.scrollWidth > box.clientWidth""")
+    ground = browser.run("return getComputedStyle(document.body).backgroundColor")
+    assert ground == ("rgb(20, 23, 26)" if dark else "rgb(255, 255, 255)")
+    assert browser.messages() == []
