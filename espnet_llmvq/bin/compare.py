@@ -59,7 +59,7 @@ def main(argv=None):
         raise UserError(f"--show {args.show}: give 0 or more")
     from espnet_llmvq.score.compare import compare, measured, verdict
     from espnet_llmvq.score.derail import derailment_rows
-    from espnet_llmvq.score.measure import evaluate
+    from espnet_llmvq.score.measure import TESTED, evaluate
     from espnet_llmvq.score.stats import holm
     from espnet_llmvq.score.table import cell, number, signed, text_table
     from espnet_llmvq.score.wer import format_alignments
@@ -81,6 +81,7 @@ def main(argv=None):
             args.draw_seed,
         )
         for metric in metrics
+        if metric in TESTED
     }
     corrected = dict(zip(made, holm([comparison.p for comparison in made.values()])))
     rows, entries = [], []
@@ -112,7 +113,7 @@ def main(argv=None):
         )
     for name, path in names.items():
         print(f"{name}: {path}")
-    header = ["metric", "normaliser", "A", "B", "B - A", "p", f"p of {len(made)}", "P(B better)", ""]
+    header = ["metric", "normaliser", "A", "B", "B - A", "p", "p corrected", "P(B better)", "verdict"]
     print(text_table(header, rows), end="")
     a, b = found["A"].scores, found["B"].scores
     gains = changed(a, b)

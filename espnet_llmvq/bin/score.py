@@ -121,6 +121,29 @@ def print_scores(entries):
     print(text_table(header, rows), end="")
 
 
+def print_comparisons(told):
+    """Print a line for each comparison with the first file."""
+    from espnet_llmvq.score.table import signed, text_table
+
+    rows = [
+        [
+            row["file"],
+            row["metric"],
+            row["normaliser"],
+            signed(row["change"]),
+            f"[{signed(row['low'])}, {signed(row['high'])}]",
+            *("-" if row[key] is None else f"{row[key]:.4f}" for key in ("p", "p_holm")),
+            "-" if row["improvement"] is None else f"{row['improvement']:.3f}",
+            row["verdict"],
+        ]
+        for row in told
+    ]
+    if rows:
+        header = ["file", "metric", "normaliser", "change", "interval", "p", "p corrected"]
+        print(f"\nagainst {told[0]['baseline']}, {len(told)} comparisons:")
+        print(text_table([*header, "P(better)", "verdict"], rows))
+
+
 def print_derailments(rows):
     """Print the kinds of derailment that occur, from entries of `derailment_rows`."""
     for row in rows:
@@ -155,9 +178,9 @@ def main(argv=None):
     from espnet_llmvq.score.derail import derailment_rows
     from espnet_llmvq.score.details import write_details
     from espnet_llmvq.score.files import read_transcript
-    from espnet_llmvq.score.measure import METRICS, evaluate
+    from espnet_llmvq.score.measure import TESTED, evaluate
     from espnet_llmvq.score.stats import holm
-    from espnet_llmvq.score.table import number, signed
+    from espnet_llmvq.score.table import number
     from espnet_llmvq.score.wer import oov_rate, split_words
 
     reference, metrics = load(args, rules)
@@ -181,22 +204,14 @@ def main(argv=None):
     first, *others = args.hyp
     comparisons = []
     for path in others:
-        for metric in metrics:
+        for metric in (name for name in metrics if name in TESTED):
             made = compare(
                 *(systems[path], systems[first], metric, args.permutations, args.confidence),
                 args.draw_seed,
             )
             comparisons.append((path, metric, made))
-    corrected = holm([made.p for _, _, made in comparisons])
     told = []
-    for (path, metric, made), p in zip(comparisons, corrected):
-        words = verdict(made, p, args.confidence, path, first)
-        print(
-            f"{path} against {first}, {metric} ({reference.normaliser_of(metric)}): "
-            f"{signed(made.change)} [{signed(made.low)}, {signed(made.high)}], p {made.p:.4f}, "
-            f"corrected for {len(comparisons)} comparisons {p:.4f}, probability of improvement "
-            f"{made.improvement:.3f}: {words}"
-        )
+    for (path, metric, made), p in zip(comparisons, holm([made.p for *_, made in comparisons])):
         told.append(
             {
                 "file": path,
@@ -206,10 +221,10 @@ def main(argv=None):
                 **{key: number(value) for key, value in vars(made).items()},
                 "p_holm": number(p),
                 "comparisons": len(comparisons),
-                "better": METRICS[metric].better,
-                "verdict": words,
+                "verdict": verdict(made, p, args.confidence, path, first),
             }
         )
+    print_comparisons(told)
     oov = None
     if args.train_text:
         from espnet_llmvq.data.normalise import get_normaliser

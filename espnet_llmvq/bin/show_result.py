@@ -44,8 +44,8 @@ def main(argv=None):
         print(f"## {directory} (seed {seeds})")
         for metric in shown:
             label = METRICS[metric].label
-            drawn = metric_table(rows, metric, METRICS[metric].better)
-            print(f"\n{label[0].upper()}{label[1:]}\n\n{text_table(*drawn)}", end="")
+            drawn = text_table(*metric_table(rows, metric, METRICS[metric].better, bold=False))
+            print(f"\n{label[0].upper()}{label[1:]}\n\n{drawn}", end="")
         print()
 
 

@@ -43,13 +43,16 @@ def longest_run(words, longest=8):
 
 def is_loop(ref, hyp, repeats):
     """Tell whether a hypothesis loops and its reference does not; both are lists of words."""
-    run = longest_run(hyp)
-    if run >= repeats and run > longest_run(ref):
-        return True
+    # Most hypotheses repeat too little to loop, and need no closer look.
+    if len(hyp) - len(set(hyp)) >= repeats - 1:
+        run = longest_run(hyp)
+        if run >= repeats and run > longest_run(ref):
+            return True
+    long = [w for w in hyp if len(w) >= 2 * repeats and len(w) - len(set(w)) >= 2 * repeats - 1]
+    if not long:
+        return False
     inside = re.compile(rf"(\S{{1,8}}?)\1{{{2 * repeats - 1},}}")
-    return any(len(word) >= 2 * repeats and inside.search(word) for word in hyp) and not any(
-        inside.search(word) for word in ref
-    )
+    return any(map(inside.search, long)) and not any(map(inside.search, ref))
 
 
 def prompt_pieces(prompt):

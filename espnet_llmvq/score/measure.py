@@ -64,6 +64,9 @@ METRICS = {
 }
 ENTITY_METRICS = tuple(name for name in METRICS if name.startswith(("eer", "entity")))
 LIST_METRICS = ("wer_in", "wer_out")
+# The others follow from these, or say the same of normalised text: testing them too would only
+# make the correction for many comparisons harsher.
+TESTED = ("wer", "cer", "ter", "eer", "wer_in", "bleu", "chrf")
 
 
 @dataclass(frozen=True)

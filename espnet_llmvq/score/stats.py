@@ -155,18 +155,23 @@ def permuted(a, b, function, replicates, seed, stratum=""):
     """
     rng = generator(seed, "permuted " + stratum)
     a, b = np.asarray(a, dtype=np.float64), np.asarray(b, dtype=np.float64)
-    middle = (a.sum(axis=0) + b.sum(axis=0)) / 2
-    half = (a - b)[np.any(a != b, axis=1)] / 2  # the others change nothing
-    n, found = len(half), []
+    total = a.sum(axis=0) + b.sum(axis=0)
+    change = (a - b)[np.any(a != b, axis=1)]  # units that are alike change nothing
+    n, found = len(change), []
     if not n:
         return np.zeros(replicates)
+    # Sums of whole numbers below 2**24 are exact in float32, which is faster.
+    exact = np.all(change == np.round(change)) and np.all(np.abs(change).sum(axis=0) < 2**24)
+    kind = np.float32 if exact else np.float64
+    columns = change.astype(kind)
     block = max(1, BLOCK // n)
     for start in range(0, replicates, block):
         rows = min(block, replicates - start)
         bits = np.frombuffer(rng.bytes(rows * -(-n // 8)), np.uint8).reshape(rows, -1)
-        signs = 2.0 * np.unpackbits(bits, axis=1, count=n) - 1.0
-        shift = signs @ half
-        found.append(function(*(middle + shift).T) - function(*(middle - shift).T))
+        chosen = np.unpackbits(bits, axis=1, count=n).astype(kind) @ columns
+        # Chosen units keep their system, the others exchange theirs: a' - b' and a' + b' give a', b'.
+        shift = 2.0 * chosen.astype(np.float64) - change.sum(axis=0)
+        found.append(function(*((total + shift) / 2).T) - function(*((total - shift) / 2).T))
     return np.concatenate(found)
 
 

@@ -144,12 +144,12 @@ def _with_notes(header, first, rows, notes):
     ]
 
 
-def metric_table(rows, metric, better="low", labels=None, notes=None, oov=None):
+def metric_table(rows, metric, better="low", labels=None, notes=None, oov=None, bold=True):
     """Return (header, rows of strings): systems by sets, values of `metric` with intervals.
 
     rows: entries of `results.json`. The first two lines hold words (marked if the set is small),
     utterances and, with `oov` ({set: percent}), the out-of-vocabulary rate; and the normaliser.
-    labels, notes: {system: text}. The best of each column is bold.
+    labels, notes: {system: text}. bold: the best of each column is.
     """
     sets, names = set_names(rows, metric), _names(rows)
     found = {(r["system"], r["set"]): r for r in rows if r["metric"] == metric}
@@ -160,7 +160,8 @@ def metric_table(rows, metric, better="low", labels=None, notes=None, oov=None):
         share = f" / {oov[name]:.2f}" if oov else ""
         sizes.append(f"{row['words']}{small} / {row['utterances']}{share}")
         normalisers.append(row.get("normaliser", ""))
-        columns.append(_bold([cell(found.get((system, name))) for system in names], better))
+        column = [cell(found.get((system, name))) for system in names]
+        columns.append(_bold(column, better) if bold else column)
     header = ["system"] + [f"{name} ({DOMAINS[domain]})" for name, domain in sets.items()]
     first = [["words / utterances" + (" / OOV %" if oov else ""), *sizes]]
     first += [["normaliser", *normalisers]]

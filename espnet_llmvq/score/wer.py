@@ -83,14 +83,15 @@ def score_utterances(refs, hyps):
     import jiwer
     from rapidfuzz.distance import Levenshtein
 
+    # jiwer's default would also strip and reduce spaces, of which joined words have none too many.
+    split = jiwer.Compose([jiwer.ReduceToListOfListOfWords()])
     utts, scores = list(refs), []
     # In blocks: jiwer's objects take many times the memory of the words.
     for start in range(0, len(utts), BLOCK):
         block = utts[start : start + BLOCK]
         ref_texts = [" ".join(refs[utt]) for utt in block]
         hyp_texts = [" ".join(hyps[utt]) for utt in block]
-        # jiwer's default transforms strip and split at spaces, which joined words pass unchanged.
-        words = jiwer.process_words(ref_texts, hyp_texts)
+        words = jiwer.process_words(ref_texts, hyp_texts, split, split)
         for i, utt in enumerate(block):
             pairs = _pairs(refs[utt], hyps[utt], words.alignments[i])
             # jiwer's own distance, without the alignment that process_characters would make
