@@ -56,11 +56,11 @@ def is_loop(ref, hyp, repeats):
 
 
 def prompt_pieces(prompt):
-    """Return the fixed texts of a template such as "USER: {speech} ASSISTANT: {text}".
+    """Return the fixed sentences of a template such as "USER: {speech} ASSISTANT: {text}".
 
     In lower case; pieces of fewer than four characters say nothing and are left out.
     """
-    pieces = re.split(r"\{[^{}]*\}", prompt.lower())
+    pieces = re.split(r"\{[^{}]*\}|(?<=[.:!?])\s+", prompt.lower())
     return [piece.strip() for piece in pieces if len(piece.strip()) >= 4]
 
 

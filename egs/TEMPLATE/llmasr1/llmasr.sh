@@ -45,6 +45,11 @@ cache_encoder=true         # encode each set once and train all systems on the f
 align_sets=                # sets to align with the encoder's CTC (stage 8); empty: none
 num_beams=4                # beam of the LLM
 normaliser=basic           # none, basic, whisper_basic, whisper_english, softvq
+set_normalisers=           # of single test sets, pairs name:normaliser, e.g. "test_phone:whisper_english"
+set_metrics=               # further metrics of test sets, pairs name:metric, e.g. "qa:bleu qa:chrf"
+word_lists=                # pairs name=file: also WER inside and outside of a list, e.g. of rare words
+resample=utterance         # what intervals and tests resample: utterance or speaker
+score_opts=                # passed to bin/results.py, e.g. "--replicates 2000 --empty_ref drop"
 train_overrides=           # key=value pairs laid over every training config (smoke runs), e.g. "max_epoch=1"
 # end options
 
@@ -86,6 +91,9 @@ test_names=
 for pair in ${test_sets}; do
     [[ ${pair} == *:id || ${pair} == *:ood ]] || die "--test_sets: ${pair} must end with :id or :ood"
     test_names+=" ${pair%:*}"
+done
+for item in ${set_normalisers} ${set_metrics} ${word_lists}; do
+    [[ "${test_names} " == *" ${item%%[:=]*} "* ]] || die "${item}: ${item%%[:=]*} is not one of --test_sets${test_names}"
 done
 all_sets="${train_set} ${valid_set}${test_names}"
 read -ra overrides <<<"${train_overrides}"
@@ -310,15 +318,25 @@ if stage_on 13; then
     results_dir=${expdir}
     [ "${seed}" -eq 1 ] || results_dir=${expdir}/seed${seed}
     log "Stage 13: score -> ${results_dir}/RESULTS.md, ${results_dir}/results.json"
-    score_opts=()
+    results_opts=()
     while IFS= read -r line; do
-        score_opts+=(--system "${line}")
+        results_opts+=(--system "${line}")
     done < <(bin systems --conf_dir "${conf_dir}" --systems "${systems}" --expdir "${expdir}" --encoder "${encoder_dir}" --seed "${seed}")
     for pair in ${test_sets}; do
-        score_opts+=(--set "${pair%:*}|${pair#*:}|${dumpdir}/${pair%:*}/text")
+        name=${pair%:*} metrics=
+        spec="${name}|${pair#*:}|${dumpdir}/${name}/text|utt2spk=${dumpdir}/${name}/utt2spk"
+        [ ! -f "${dumpdir}/${name}/entities" ] || spec+="|entities=${dumpdir}/${name}/entities"
+        for item in ${set_normalisers}; do [ "${item%%:*}" != "${name}" ] || spec+="|normaliser=${item#*:}"; done
+        for item in ${word_lists}; do [ "${item%%=*}" != "${name}" ] || spec+="|word_list=${item#*=}"; done
+        for item in ${set_metrics}; do [ "${item%%:*}" != "${name}" ] || metrics+=",${item#*:}"; done
+        [ -z "${metrics}" ] || spec+="|metrics=${metrics#,}"
+        results_opts+=(--set "${spec}")
     done
-    bin results "${score_opts[@]}" --train_text "${dumpdir}/${train_set}/text" --baseline "${baseline}" \
-        --normaliser "${normaliser}" --seed "${seed}" --out_dir "${results_dir}"
+    # Empty hypotheses are a fault of the system, not of the files: the audit counts them.
+    # shellcheck disable=SC2086
+    bin results "${results_opts[@]}" --train_text "${dumpdir}/${train_set}/text" --baseline "${baseline}" \
+        --normaliser "${normaliser}" --resample "${resample}" --prompt "${prompt}" --empty_hyp keep \
+        --seed "${seed}" --out_dir "${results_dir}" ${score_opts}
 fi
 
 if stage_on 15; then
