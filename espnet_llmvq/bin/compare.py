@@ -21,7 +21,8 @@ from espnet_llmvq.score.options import (
 
 def get_parser():
     parser = Parser(description=__doc__.split("\n")[0], epilog=" ".join(__doc__.split("\n")[2:]))
-    parser.add_argument("hyp", nargs=2, metavar="HYP", help="hypotheses A and B")
+    parser.add_argument("a", metavar="A", help="hypotheses")
+    parser.add_argument("b", metavar="B", help="other hypotheses, compared with A")
     add_set_options(parser)
     add_statistics_options(parser)
     add_input_options(parser)
@@ -65,7 +66,7 @@ def main(argv=None):
     from espnet_llmvq.score.wer import format_alignments
 
     reference, metrics = load(args, rules)
-    names = dict(zip("AB", args.hyp))
+    names = {"A": args.a, "B": args.b}
     found = {
         name: evaluate(reference, path, metrics, rules, args.prompt, audit_rules)
         for name, path in names.items()
