@@ -1,6 +1,6 @@
 """Measure scoring: coverage of intervals, false positives of the paired test, time and memory.
 
-`python bench/scoring.py --json FILE`. About five minutes on one core.
+`python bench/scoring.py --json FILE`. About five minutes on one idle core.
 """
 
 import argparse
