@@ -25,6 +25,7 @@ INSTALL_REQUIRES = [
     "librosa>=0.10.2,<1",
     "sacrebleu>=2.5,<3",
     "jiwer>=4,<5",
+    "rapidfuzz>=3,<4",
     "whisper-normalizer>=0.1.10,<1",
     "numpy>=2,<3",
     "scipy>=1.13,<2",

@@ -149,6 +149,10 @@ def test_decode_command(encoder_dir, settings, corpus, tmp_path, capsys):
                 lines = [json.loads(line) for line in f]
             assert [line["id"] for line in lines] == [s.id for s in read_sequences(source)]
             assert all(isinstance(line["text"], str) for line in lines)
+            with open(f"{directory}_{name}/environment.json") as f:
+                facts = json.load(f)
+            assert {"torch", "espnet", "platform", "CPUs", "commit"} < facts.keys()
+            assert facts.get("num_beams") == (None if "ctc" in directory else 2)
     capsys.readouterr()
     decode.main(command)
     assert capsys.readouterr().out.count("nothing to do") == 2

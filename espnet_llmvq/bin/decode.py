@@ -56,7 +56,9 @@ def decode_system(args, system, sets):
     from espnet_llmvq.decode.batches import read_batches
     from espnet_llmvq.decode.ctc import greedy
     from espnet_llmvq.decode.generate import generate
+    from espnet_llmvq.environment import FILE, facts
     from espnet_llmvq.llm.directory import load_tokenizer
+    from espnet_llmvq.score.files import write_text
     from espnet_llmvq.sequence import SAMPLE_RATE
     from espnet_llmvq.systems import hypothesis_file, system_dir
     from espnet_llmvq.tasks.speech_llm import load_model
@@ -88,6 +90,10 @@ def decode_system(args, system, sets):
                 line = {"id": utt, "text": text}
                 f.write(json.dumps({**line, "at_limit": True} if at_limit else line, ensure_ascii=False) + "\n")
         os.replace(path + ".tmp", path)
+        # Scoring prints these, so that its tables do not depend on where they are made.
+        options = {"num_beams": args.num_beams, "length_penalty": args.length_penalty}
+        made = facts(**options if system.decode == "llm" else {}, ngpu=args.ngpu)
+        write_text(os.path.join(os.path.dirname(path), FILE), json.dumps(made, indent=1) + "\n")
         seconds, audio = time.perf_counter() - start, samples / SAMPLE_RATE
         print(
             f"{path}: {len(found)} utterances, real-time factor {seconds / audio:.3f}, "

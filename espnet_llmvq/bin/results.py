@@ -1,84 +1,30 @@
-"""Score all systems on all sets and write the table of the experiment (stage 13).
+"""Score all systems on all sets and write the tables of the experiment (stage 13).
 
-Writes OUT_DIR/results.json, OUT_DIR/RESULTS.md, and `result.txt`, the alignment of every
-utterance, beside each hypothesis file.
+Writes OUT_DIR/RESULTS.md, results.json, results.tsv, results.tex, comparisons.json and
+derailments.json; beside each hypothesis file ref.trn, hyp.trn, result.txt (alignments),
+utterances.tsv and, with speakers, speakers.tsv.
 """
 
 import json
-import os
-import platform
-import subprocess
 import time
-from importlib import metadata
 from pathlib import Path
 
 from espnet_llmvq.bin.cli import Parser, run
-from espnet_llmvq.data.normalise import NORMALISERS, get_normaliser
+from espnet_llmvq.data.normalise import NORMALISERS
+from espnet_llmvq.environment import FILE, get_commit, get_version
 from espnet_llmvq.errors import UserError, check_name
 from espnet_llmvq.score import table
-from espnet_llmvq.score.files import match_utterances, read_transcript, write_text
-from espnet_llmvq.score.wer import (
-    format_alignments,
-    oov_rate,
-    score_utterances,
-    split_words,
-    total,
+from espnet_llmvq.score.files import read_transcript, write_text
+from espnet_llmvq.score.options import (
+    add_input_options,
+    add_statistics_options,
+    check_statistics,
+    input_rules,
+    statistics_note,
 )
 
 DECODE_STAGE = 12
-
-
-def get_commit(file):
-    """Return the git commit of the checkout that holds `file`, with "-dirty" if it was changed.
-
-    "unknown" if git does not track `file`, as for an installed package.
-    """
-
-    def git(*args):
-        command = ["git", "-C", str(Path(file).parent), *args]
-        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
-
-    try:
-        git("ls-files", "--error-unmatch", Path(file).name)
-        commit = git("rev-parse", "HEAD")
-        return commit + ("-dirty" if git("status", "--porcelain") else "")
-    except (OSError, subprocess.CalledProcessError):
-        return "unknown"
-
-
-def get_version(package):
-    """Return the installed version of `package` without importing it."""
-    try:
-        return metadata.version(package)
-    except metadata.PackageNotFoundError:
-        return "not installed"
-
-
-def environment(seed, normaliser):
-    """Return the facts under which the table was made, as Markdown lines."""
-    facts = {
-        "python": platform.python_version(),
-        **{name: get_version(name) for name in ("torch", "espnet", "transformers", "jiwer")},
-        "platform": platform.platform(),
-        "CPUs": os.cpu_count(),
-        "commit": get_commit(__file__),
-        "seed": seed,
-        "date": time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime()),
-        "normaliser": normaliser,
-    }
-    return "".join(f"- {name}: {value}\n" for name, value in facts.items())
-
-
-def score_system(system, test_set, refs, ref_words, normalise):
-    """Return the UtteranceScores of a system on a set; UserError without its hypotheses."""
-    path = system.hyp_path(test_set.name)
-    if not path.is_file():
-        raise UserError(
-            f"{path}: no hypotheses of {system.name} on {test_set.name}; decode them first "
-            f"(stage {DECODE_STAGE}) or leave out --system {system.name}"
-        )
-    hyps, _ = match_utterances(refs, read_transcript(path), test_set.text, path)
-    return score_utterances(ref_words, split_words(hyps, normalise))
+DEFAULT_METRICS = ("wer", "cer", "ter")
 
 
 def get_parser():
@@ -94,15 +40,236 @@ def get_parser():
         "--set",
         required=True,
         action="append",
-        metavar="NAME|DOMAIN|TEXT",
-        help="a test set: its name, id or ood (in or out of domain), and its reference",
+        metavar="NAME|DOMAIN|TEXT[|KEY=VALUE...]",
+        help="a test set: its name, id or ood (in or out of domain), and its reference; keys are "
+        "normaliser, entities, utt2spk, word_list (files) and metrics (bleu, chrf)",
     )
     parser.add_argument("--train_text", help="training transcript, for the out-of-vocabulary rate")
     parser.add_argument("--baseline", help="system to compare with (the first if not given)")
-    parser.add_argument("--normaliser", default="basic", help=f"one of {', '.join(NORMALISERS)}")
+    parser.add_argument(
+        "--normaliser", default="basic", help=f"of sets without their own: {', '.join(NORMALISERS)}"
+    )
     parser.add_argument("--seed", type=int, default=0, help="seed of the runs, to be recorded")
     parser.add_argument("--out_dir", default="exp", help="directory of the results")
+    add_statistics_options(parser)
+    add_input_options(parser)
     return parser
+
+
+def load_set(test_set, args, rules):
+    """Return (Reference, metrics) of an EvalSet."""
+    from espnet_llmvq.score.measure import load_reference
+
+    extra = [name for name in test_set.metrics.split(",") if name]
+    for name in extra:
+        check_name(f"metric of the set {test_set.name}", name, ("bleu", "chrf"))
+    reference = load_reference(
+        test_set.text,
+        test_set.normaliser or args.normaliser,
+        test_set.entities or None,
+        test_set.word_list or None,
+        test_set.utt2spk or None,
+        args.resample,
+        rules,
+    )
+    return reference, reference.metrics((*DEFAULT_METRICS, *extra))
+
+
+def oov_rates(references, train_text, rules):
+    """Return {set: OOV rate in percent}, each with the set's normaliser."""
+    from espnet_llmvq.data.normalise import get_normaliser
+    from espnet_llmvq.score.wer import oov_rate, split_words
+
+    train, vocabulary = read_transcript(train_text, rules), {}
+    for reference in references.values():
+        name = reference.normaliser
+        if name not in vocabulary:
+            vocabulary[name] = split_words(train, get_normaliser(name))
+    return {s: oov_rate(r.words, vocabulary[r.normaliser]) for s, r in references.items()}
+
+
+def read_facts(path):
+    """Return the facts that decoding left beside a hypothesis file, {} if it left none."""
+    path = path.with_name(FILE)
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return {}
+    except ValueError:
+        found = None
+    if not isinstance(found, dict):
+        raise UserError(f"{path}: not a JSON object; delete it, or decode again")
+    return found
+
+
+def environment(systems, sets, args):
+    """Return, as Markdown lines, how hypotheses were made and, on the line `date`, how scored.
+
+    Only that line depends on when and where this command runs.
+    """
+    groups = {}
+    for system in systems:
+        for s in sets:
+            found = read_facts(system.hyp_path(s.name))
+            text = "".join(f"- {name}: {value}\n" for name, value in found.items())
+            groups.setdefault(text, {}).setdefault(system.name, []).append(s.name)
+    parts = []
+    for text, members in groups.items():
+        if len(groups) > 1:
+            names = "; ".join(f"{system} on {', '.join(found)}" for system, found in members.items())
+            parts.append(f"Decoding of {names}:\n\n")
+        parts.append(text or f"- decoding: not recorded (no {FILE} beside the hypotheses)\n")
+        parts.append("\n" * (len(groups) > 1))
+    versions = ", ".join(f"{name} {get_version(name)}" for name in ("jiwer", "sacrebleu", "numpy"))
+    today = time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime())
+    normalisers = dict.fromkeys(s.normaliser or args.normaliser for s in sets)
+    return (
+        "".join(parts)
+        + f"- seed: {args.seed}\n"
+        + f"- normaliser: {', '.join(normalisers)}\n"
+        + f"- resampled: {args.resample}\n"
+        + f"- {statistics_note(args)}\n"
+        + f"- date: {today}, scored with {versions}, commit {get_commit(__file__)}\n"
+    )
+
+
+def entity_section(rows, sets, references, measured, labels):
+    """Return Markdown tables of the sets with entities or a word list, "" without any."""
+    from espnet_llmvq.score.measure import ENTITY_METRICS, LIST_METRICS, METRICS
+
+    better = {name: metric.better for name, metric in METRICS.items()}
+    text = ""
+    for s in sets:
+        reference = references[s.name]
+        if reference.entities is None and reference.listed is None:
+            continue
+        metrics = reference.metrics(())
+        one = next(found for (_, name), found in measured.items() if name == s.name)
+        told = []
+        if reference.entities is not None:
+            whole = [int(one.counts[name][:, 1].sum()) for name in ("eer", "eer_norm")]
+            values = {value for items in reference.entities.values() for _, value in items}
+            told.append(f"{whole[0]} entities ({whole[1]} normalised), {len(values)} different")
+        inside, outside = (int(one.counts[name][:, 1].sum()) for name in LIST_METRICS)
+        told.append(f"{inside} words inside and {outside} outside the list")
+        text += f"### {s.name}\n\n{'; '.join(told)}.\n\n"
+        for chosen in (ENTITY_METRICS, LIST_METRICS):
+            names = [name for name in metrics if name in chosen]
+            if names:
+                drawn = table.set_table(rows, s.name, names, better, labels)
+                text += table.markdown_table(*drawn) + "\n"
+    return text
+
+
+def markdown(systems, sets, results, baseline, args):
+    """Return RESULTS.md as text, and the WER tables alone."""
+    from espnet_llmvq.score.derail import KINDS
+    from espnet_llmvq.score.measure import METRICS
+
+    rows, comparisons = results["rows"], results["comparisons"]
+    labels = {system.name: system.label for system in systems}
+    notes = {system.name: system.note for system in systems}
+
+    def render(drawn):
+        return table.markdown_table(*drawn)
+
+    wer = render(table.metric_table(rows, "wer", "low", labels, notes, results["oov"]))
+    domain = render(table.domain_table(rows, comparisons, "wer", baseline, labels, notes))
+    sections = [("Word error rate (%)", wer), ("In domain and out of domain (WER, %)", domain)]
+    compared = table.comparison_table(comparisons, 1 - args.confidence)
+    if compared[1]:
+        sections.append((f"WER against {baseline} (points)", render(compared)))
+    for metric, title in (
+        ("cer", "Character error rate (%)"),
+        ("ter", "Token error rate (%): 13a tokens, case and punctuation"),
+        ("bleu", "BLEU"),
+        ("chrf", "chrF"),
+    ):
+        if table.set_names(rows, metric):
+            drawn = table.metric_table(rows, metric, METRICS[metric].better, labels)
+            sections.append((title, render(drawn)))
+    lists = entity_section(rows, sets, results["references"], results["measured"], labels)
+    if lists:
+        sections.append(("Entities and word lists (%)", lists.rstrip("\n") + "\n"))
+    errors = render(table.error_table(systems, sets, results["scores"]))
+    sections.append(("Substitutions / deletions / insertions (words)", errors))
+    derailed = table.derailment_table(results["derailments"], [*KINDS, "any"], labels)
+    legend = "; ".join(f"{kind}: {what}" for kind, what in KINDS.items())
+    found = render(derailed) if derailed[1] else "None.\n"
+    sections.append(("Derailments (utterances)", f"{found}\n{legend}.\n"))
+    if results["notes"]:
+        lines = "".join(f"- {note}\n" for note in results["notes"])
+        sections.append(("Treatment of the input, and cautions", lines))
+    sections.append(("Environment", environment(systems, sets, args)))
+    body = "".join(f"\n## {title}\n\n{text}" for title, text in sections)
+    return f"# Results\n{body}", f"{wer}\n{domain}"
+
+
+def cautions(sets, references):
+    """Return notes on small sets and few resampling units."""
+    from espnet_llmvq.score.table import FEW, SMALL
+
+    notes = []
+    small = [s.name for s in sets if references[s.name].small]
+    if small:
+        notes.append(f"small, under {SMALL} words, no ground for conclusions: {', '.join(small)}")
+    for s in sets:
+        units = int(references[s.name].units().max()) + 1
+        if units < FEW:
+            kind = references[s.name].resample
+            notes.append(f"{s.name}: only {units} {kind}s to resample; intervals are too narrow")
+    return notes
+
+
+def score_all(systems, sets, args):
+    """Evaluate every system on every set -> what the tables are made of, as a dict."""
+    from tqdm import tqdm
+
+    from espnet_llmvq.score.compare import measured
+    from espnet_llmvq.score.derail import derailment_rows
+    from espnet_llmvq.score.details import write_details
+    from espnet_llmvq.score.measure import evaluate
+    from espnet_llmvq.score.wer import total
+
+    rules, audit_rules = input_rules(args)
+    references, metrics, notes = {}, {}, []
+    for s in sets:
+        references[s.name], metrics[s.name] = load_set(s, args, rules)
+        # Names, not paths: tables do not depend on where the files are.
+        for path in (s.text, s.entities, s.utt2spk, s.word_list):
+            notes += [f"{s.name}{n[len(path) :]}" for n in references[s.name].notes if n.startswith(path + ":")]
+    for system in systems:
+        for s in sets:
+            path = system.hyp_path(s.name)
+            if not path.is_file():
+                raise UserError(
+                    f"{path}: no hypotheses of {system.name} on {s.name}; decode them first "
+                    f"(stage {DECODE_STAGE}) or leave out --system {system.name}"
+                )
+    found, scores, derailments = {}, {}, []
+    pairs = [(system, s) for system in systems for s in sets]
+    for system, s in tqdm(pairs, "scoring", disable=None):  # None: no bar in log files
+        path, reference = system.hyp_path(s.name), references[s.name]
+        one = evaluate(reference, path, metrics[s.name], rules, args.prompt, audit_rules)
+        notes += [f"{system.name} on {s.name}{note[len(str(path)) :]}" for note in one.notes]
+        units = reference.units()
+        found[system.name, s.name] = measured(
+            one, metrics[s.name], units, args.replicates, args.draw_seed, s.name
+        )
+        scores[system.name, s.name] = total(one.scores)
+        derailments += derailment_rows(
+            system.name, s.name, one.derailed, list(one.hyps), one.counts["wer"]
+        )
+        write_details(path.parent, reference, one)
+    notes += cautions(sets, references)
+    return {
+        "references": references,
+        "measured": found,
+        "scores": scores,
+        "derailments": derailments,
+        "notes": notes,
+        "oov": oov_rates(references, args.train_text, rules) if args.train_text else None,
+    }
 
 
 def main(argv=None):
@@ -113,39 +280,47 @@ def main(argv=None):
     table.check_unique("--set", sets)
     baseline = args.baseline or systems[0].name
     check_name("baseline", baseline, [system.name for system in systems])
-    normalise = get_normaliser(args.normaliser)
+    for name in (args.normaliser, *(s.normaliser for s in sets if s.normaliser)):
+        check_name("normaliser", name, NORMALISERS)
+    check_statistics(args)
+    from espnet_llmvq.score.experiment import comparison_rows, result_rows
 
-    refs = {s.name: read_transcript(s.text) for s in sets}
-    words = {name: split_words(texts, normalise) for name, texts in refs.items()}
-    oov = None
-    if args.train_text:
-        train = split_words(read_transcript(args.train_text), normalise)
-        oov = {s.name: oov_rate(words[s.name], train) for s in sets}
-
-    from tqdm import tqdm
-
-    scores = {}
-    # disable=None: no bar in log files
-    for system, s in tqdm([(sy, s) for sy in systems for s in sets], "scoring", disable=None):
-        found = score_system(system, s, refs[s.name], words[s.name], normalise)
-        scores[system.name, s.name] = total(found)
-        write_text(system.hyp_path(s.name).with_name("result.txt"), format_alignments(found))
-
-    rates = (systems, sets, scores)
-    wer = table.markdown_table(*table.rate_table(*rates, "wer", baseline, oov))
-    cer = table.markdown_table(*table.rate_table(*rates, "cer", baseline))
-    errors = table.markdown_table(*table.error_table(*rates))
-    out_dir = Path(args.out_dir)
-    rows = table.result_rows(*rates, args.seed)
-    write_text(out_dir / "results.json", json.dumps(rows, indent=1, ensure_ascii=False) + "\n")
-    write_text(
-        out_dir / "RESULTS.md",
-        f"# Results\n\n## Word error rate (%)\n\n{wer}\n## Character error rate (%)\n\n{cer}\n"
-        f"## Substitutions / deletions / insertions (words)\n\n{errors}\n"
-        f"## Environment\n\n{environment(args.seed, args.normaliser)}",
+    results = score_all(systems, sets, args)
+    known = (systems, sets, results["references"], results["measured"])
+    results["rows"] = result_rows(*known, args.seed, args.confidence)
+    results["comparisons"] = comparison_rows(
+        *known,
+        next(system for system in systems if system.name == baseline),
+        (args.permutations, args.confidence, args.draw_seed),
     )
-    print(wer, end="")
-    print(f"WER in %; normaliser {args.normaliser}; written to {out_dir / 'RESULTS.md'}")
+    text, shown = markdown(systems, sets, results, baseline, args)
+    out_dir = Path(args.out_dir)
+    for name, content in (
+        ("results", results["rows"]),
+        ("comparisons", results["comparisons"]),
+        ("derailments", results["derailments"]),
+    ):
+        write_text(out_dir / f"{name}.json", json.dumps(content, indent=1, ensure_ascii=False) + "\n")
+    write_text(out_dir / "results.tsv", table.rows_tsv(results["rows"]))
+    write_text(out_dir / "results.tex", latex(systems, results, baseline, args))
+    write_text(out_dir / "RESULTS.md", text)
+    print(shown, end="")
+    print(f"WER in % [{100 * args.confidence:g} % interval]; written to {out_dir / 'RESULTS.md'}")
+
+
+def latex(systems, results, baseline, args):
+    """Return results.tex: the two WER tables."""
+    labels = {system.name: system.label for system in systems}
+    rows, level = results["rows"], f"{100 * args.confidence:g} % intervals"
+    sets = table.metric_table(rows, "wer", "low", labels, None, results["oov"])
+    domain = table.domain_table(rows, results["comparisons"], "wer", baseline, labels)
+    return "% needs \\usepackage{booktabs}\n" + "\n".join(
+        table.latex_table(*drawn, f"{title}, with {level}.")
+        for drawn, title in (
+            (sets, "Word error rate (%)"),
+            (domain, "Word error rate (%) in domain (ID) and out of domain (OOD)"),
+        )
+    )
 
 
 if __name__ == "__main__":

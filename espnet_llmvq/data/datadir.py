@@ -175,6 +175,21 @@ def parse_segment(value):
     return parts[0], start, end
 
 
+def parse_entities(table):
+    """Return {utt: [(slot, value), ...]} of {utt: "slot=value<TAB>slot=value..."}.
+
+    UserError for an item without "=".
+    """
+    found = {}
+    for utt, line in table.items():
+        items = [item.strip() for item in line.split("\t") if item.strip()]
+        for item in items:
+            if "=" not in item:
+                raise UserError(f"entities: {utt}: {item!r} is not <slot>=<value> (correct it)")
+        found[utt] = [tuple(item.split("=", 1)) for item in items]
+    return found
+
+
 def write_atomic(path, content):
     """Write text as UTF-8 under a temporary name and rename it to `path`."""
     path = Path(path)
@@ -218,14 +233,9 @@ class DataDir:
     @property
     def entities(self):
         """{utt: [(slot, value), ...]} of the `entities` file; UserError for an item without "="."""
-        found = {}
-        for utt, lines in self.extra.get("entities", {}).items():
-            items = [item.strip() for item in lines[0].split("\t") if item.strip()]
-            for item in items:
-                if "=" not in item:
-                    raise UserError(f"entities: {utt}: {item!r} is not <slot>=<value> (correct it)")
-            found[utt] = [tuple(item.split("=", 1)) for item in items]
-        return found
+        return parse_entities(
+            {utt: lines[0] for utt, lines in self.extra.get("entities", {}).items()}
+        )
 
     def location(self, utt):
         """Return (audio path, start s, end s or None) of an utterance."""

@@ -19,18 +19,27 @@ from espnet_llmvq.errors import check_name
 _APOSTROPHES = dict.fromkeys(map(ord, "’‘ʼ´`′"), "'")
 
 
-def _clean_char(char):
-    category = unicodedata.category(char)
-    if category == "Pd" or char in "/−":  # hyphens, dashes, slash and minus separate words
-        return " "
-    return "" if category[0] == "P" and char != "'" else char
+class _Cleaner(dict):
+    """Table of str.translate, filled as characters occur: {code point: what it becomes}."""
+
+    def __missing__(self, code):
+        char = chr(code)
+        category = unicodedata.category(char)
+        if category == "Pd" or char in "/−":  # hyphens, dashes, slash and minus separate words
+            self[code] = " "
+        else:
+            self[code] = "" if category[0] == "P" and char != "'" else char
+        return self[code]
+
+
+_CLEANER = _Cleaner()
 
 
 def basic(text):
     """Return `text` normalised as `basic` says above; applying it twice changes nothing more."""
     text = unicodedata.normalize("NFKC", text.translate(_APOSTROPHES)).lower()
     text = text.replace("...", " ")  # NFKC of the ellipsis; joins two words if only deleted
-    text = "".join(map(_clean_char, text))
+    text = text.translate(_CLEANER)
     text = re.sub("'{2,}|(?<!\\S)'|'(?!\\S)", "", text)
     # Deleting a character can bring a letter and a combining mark together.
     return " ".join(unicodedata.normalize("NFKC", text).split())

@@ -1,11 +1,59 @@
-"""Transcript files: Kaldi `text`, `.trn`, JSON lines; and writing a file in one step."""
+"""Transcript files: Kaldi `text`, `.trn`, JSON lines; what to do with bad ones; writing in one step.
+
+Bad input is an error that lists the utterances and says the remedy. Where a treatment was asked
+for instead (`Rules`), it is told in `notes`, to be printed with the result.
+"""
 
 import json
 import os
 import re
+from dataclasses import dataclass
 from pathlib import Path
 
-from espnet_llmvq.errors import UserError, nearest
+from espnet_llmvq.errors import UserError, check_name, nearest
+
+TREATMENTS = {
+    "missing": ("error", "empty"),
+    "extra": ("error", "drop"),
+    "duplicate": ("error", "first", "last"),
+    "empty_hyp": ("error", "keep"),
+    "empty_ref": ("error", "keep", "drop"),
+    "unmapped": ("error", "own"),
+    "entity_absent": ("error", "drop"),
+}
+
+
+@dataclass(frozen=True)
+class Rules:
+    """What is done with bad input: one of TREATMENTS for each field, and the encoding of files.
+
+    missing: an utterance without a hypothesis; "empty" counts its words as deletions.
+    extra: a hypothesis without a reference. duplicate: an utterance given twice in a file.
+    empty_hyp, empty_ref: no words after normalisation. "keep" scores them: deletions or insertions.
+    unmapped: an utterance without a speaker; "own" makes it a speaker of its own.
+    entity_absent: an annotated entity that its raw reference does not hold; "drop" leaves it out.
+    """
+
+    missing: str = "error"
+    extra: str = "error"
+    duplicate: str = "error"
+    empty_hyp: str = "error"
+    empty_ref: str = "error"
+    unmapped: str = "error"
+    entity_absent: str = "error"
+    encoding: str = "utf-8"
+
+    def __post_init__(self):
+        for name, allowed in TREATMENTS.items():
+            check_name(f"value of --{name}", getattr(self, name), allowed)
+        try:
+            "".encode(self.encoding)
+        except LookupError:
+            raise UserError(
+                f"unknown --encoding {self.encoding!r}; name one that Python knows, such as "
+                "utf-8, latin-1, cp1252, gb18030 or shift_jis"
+            ) from None
+
 
 _TRN = re.compile(r"^(.*?)\s*\(([^()\s]+)\)$")
 
@@ -19,24 +67,31 @@ def write_text(path, text):
     os.replace(temporary, path)
 
 
-def _some(items):
-    """Return up to ten of `items` and the number of the others."""
+def some(items):
+    """Return a string of up to ten of `items` and the number of the others."""
     items = list(items)
     more = f" and {len(items) - 10} more" if len(items) > 10 else ""
     return ", ".join(items[:10]) + more
 
 
-def _lines(path):
-    """Return (number, line) of the lines that are not blank; UserError if not UTF-8."""
+def read_lines(path, encoding="utf-8"):
+    """Return (number, line) of the lines that are not blank; UserError if not in `encoding`."""
     try:
         data = Path(path).read_bytes()
     except OSError as err:
         raise UserError(f"{path}: cannot read it: {err.strerror}; check the path") from None
+    if encoding.lower().replace("_", "-").startswith("utf-16"):
+        # Its line ends are no single bytes.
+        try:
+            data = data.decode(encoding).encode("utf-8")
+        except UnicodeDecodeError as err:
+            raise UserError(f"{path}: not valid {encoding}: {err}; give its --encoding") from None
+        encoding = "utf-8"
     lines, bad = [], []
     # str.splitlines would also split at characters such as U+2028.
     for number, raw in enumerate(data.removeprefix(b"\xef\xbb\xbf").split(b"\n"), 1):
         try:
-            line = raw.decode("utf-8").strip()
+            line = raw.decode(encoding).strip()
         except UnicodeDecodeError:
             utt = raw.split(maxsplit=1)[0].decode("utf-8", "backslashreplace")
             bad.append(f"line {number} ({utt[:80]})")
@@ -45,8 +100,8 @@ def _lines(path):
             lines.append((number, line))
     if bad:
         raise UserError(
-            f"{path}: not valid UTF-8: {_some(bad)}; "
-            f"convert the file, for example: iconv -f latin1 -t utf-8 {path}"
+            f"{path}: not valid {encoding.upper()}: {some(bad)}; convert the file, for example: "
+            f"iconv -f latin1 -t utf-8 {path}, or give its --encoding"
         )
     return lines
 
@@ -79,17 +134,18 @@ def _parse_json(line):
 _PARSERS = {".trn": _parse_trn, ".jsonl": _parse_json, ".json": _parse_json}
 
 
-def read_transcript(path):
+def read_transcript(path, rules=Rules(), notes=None):  # noqa: B008  Rules is frozen
     """Return {utterance: text} in the order of the file.
 
     The name tells the format: `*.trn` has `words (utterance)`, `*.jsonl` and `*.json` have one
     object with "id" and "text" a line, anything else has `utterance words...` as Kaldi's `text`.
-    Blank lines are skipped. UserError for a file that cannot be read, is not UTF-8, has a
-    malformed line, names an utterance twice, or holds nothing.
+    Blank lines are skipped. UserError for a file that cannot be read, is not in its encoding, has a
+    malformed line, names an utterance twice, or holds nothing. A treatment by `rules` is told
+    in the list `notes`.
     """
     parse = _PARSERS.get(Path(path).suffix, _parse_kaldi)
     texts, first, twice = {}, {}, []
-    for number, line in _lines(path):
+    for number, line in read_lines(path, rules.encoding):
         try:
             utt, text = parse(line)
         except UserError as err:
@@ -99,32 +155,65 @@ def read_transcript(path):
             ) from None
         if utt in texts:
             twice.append(f"{utt} (lines {first[utt]} and {number})")
-            continue
-        texts[utt], first[utt] = text, number
-    if twice:
-        raise UserError(f"{path}: utterances given twice: {_some(twice)}; keep one line of each")
+            if rules.duplicate != "last":
+                continue
+        texts[utt] = text
+        first.setdefault(utt, number)
+    if twice and rules.duplicate == "error":
+        raise UserError(
+            f"{path}: utterances given twice: {some(twice)}; keep one line of each, or give "
+            "--duplicate first or last"
+        )
     if not texts:
         raise UserError(f"{path}: holds no utterances; run the step that writes it again")
+    if notes is not None:
+        if twice:
+            notes.append(f"{path}: {len(twice)} further lines of an utterance, {rules.duplicate} kept")
+        if rules.encoding.lower().replace("_", "-") not in ("utf-8", "utf8"):
+            notes.append(f"{path}: read as {rules.encoding}")
     return texts
 
 
-def match_utterances(refs, hyps, ref_path, hyp_path, missing="error"):
-    """Return (`hyps` restricted to and in the order of `refs`, number of missing ones).
+def read_at_limit(path, rules=Rules()):  # noqa: B008
+    """Return the set of utterances that a .jsonl file marks `"at_limit": true`; others: empty."""
+    if Path(path).suffix not in (".jsonl", ".json"):
+        return set()
+    entries = (json.loads(line) for _, line in read_lines(path, rules.encoding))
+    return {entry["id"] for entry in entries if entry.get("at_limit") is True}
 
-    `missing` is "error", or "empty" to count a missing hypothesis as an empty one, that is, all
-    its words as deletions. A hypothesis without a reference is always a UserError.
+
+def match_utterances(refs, hyps, ref_path, hyp_path, rules=Rules(), notes=None):  # noqa: B008
+    """Return `hyps` restricted to and in the order of `refs`.
+
+    UserError for hypotheses that are missing or extra, unless `rules` says what to do with them;
+    that is told in the list `notes`.
     """
     absent = [utt for utt in refs if utt not in hyps]
     extra = [utt for utt in hyps if utt not in refs]
-    if extra:
+    if len(absent) == len(refs):
         raise UserError(
-            f"{hyp_path}: {len(extra)} utterances are not in {ref_path}: {_some(extra)}; "
-            "remove them, or give the reference of this set"
+            f"{hyp_path}: no utterance of {ref_path} is in it: {len(refs)} references "
+            f"({some(absent[:2])} ...), {len(hyps)} hypotheses ({some(extra[:2])} ...); use the "
+            "same ids in both files, or give the reference of this set"
         )
-    if absent and missing == "error":
+    if extra and rules.extra == "error":
+        raise UserError(
+            f"{hyp_path}: {len(extra)} utterances are not in {ref_path}: {some(extra)}; remove "
+            "them, give the reference of this set, or leave them out (--extra drop)"
+        )
+    if absent and rules.missing == "error":
         raise UserError(
             f"{hyp_path}: {len(absent)} of {len(refs)} utterances of {ref_path} have no "
-            f"hypothesis: {_some(absent)}; decode them, or count them as empty "
-            "(espnet_llmvq.bin.score --missing empty)"
+            f"hypothesis: {some(absent)}; decode them, or count them as empty (--missing empty)"
         )
-    return {utt: hyps.get(utt, "") for utt in refs}, len(absent)
+    if notes is not None:
+        if extra:
+            notes.append(f"{hyp_path}: {len(extra)} hypotheses without a reference left out")
+        if absent:
+            notes.append(f"{hyp_path}: {len(absent)} missing hypotheses counted as empty")
+    return {utt: hyps.get(utt, "") for utt in refs}
+
+
+def trn(texts):
+    """Return {utterance: text} as `.trn` lines."""
+    return "".join(f"{text} ({utt})\n" for utt, text in texts.items())

@@ -1,11 +1,14 @@
-"""Error rates of several systems on in-domain and out-of-domain sets, as rows and as tables."""
+"""Systems and sets of an experiment, and its results, rows of `results.json`, as tables."""
 
-from dataclasses import dataclass
+import math
+from dataclasses import dataclass, fields
 from pathlib import Path
 
 from espnet_llmvq.errors import UserError, check_name
 
 DOMAINS = {"id": "ID", "ood": "OOD"}
+SMALL = 500  # words; a smaller set is marked
+FEW = 20  # resampling units; intervals of fewer are too narrow
 
 
 @dataclass(frozen=True)
@@ -23,11 +26,20 @@ class System:
 
 @dataclass(frozen=True)
 class EvalSet:
-    """A column of the table. `domain` is "id" or "ood", `text` the reference file."""
+    """A column of the table. `domain` is "id" or "ood", `text` the reference file.
+
+    The others are optional: normaliser (else that of the experiment); entities, utt2spk and
+    word_list, files; metrics, further ones joined by commas ("bleu", "chrf"); name of this set.
+    """
 
     name: str
     domain: str
     text: str
+    normaliser: str = ""
+    entities: str = ""
+    utt2spk: str = ""
+    word_list: str = ""
+    metrics: str = ""
 
 
 def parse_system(spec):
@@ -42,15 +54,22 @@ def parse_system(spec):
 
 
 def parse_set(spec):
-    """Return the EvalSet of `name|id or ood|reference text`."""
-    fields = [field.strip() for field in spec.split("|")]
-    if len(fields) != 3 or not all(fields):
+    """Return the EvalSet of `name|id or ood|reference text[|key=value...]`."""
+    required, *more = [field.strip() for field in spec.split("|")][:3], *spec.split("|")[3:]
+    if len(required) != 3 or not all(required):
         raise UserError(
             f"--set {spec!r}: write 'name|id or ood|reference text', for example "
-            "'test_id|id|dump/test_id/text'"
+            "'test_id|id|dump/test_id/text', then perhaps '|normaliser=whisper_english'"
         )
-    check_name(f"domain of the set {fields[0]}", fields[1], DOMAINS)
-    return EvalSet(*fields)
+    check_name(f"domain of the set {required[0]}", required[1], DOMAINS)
+    keys, options = [field.name for field in fields(EvalSet)][3:], {}
+    for item in more:
+        key, equals, value = item.strip().partition("=")
+        check_name(f"key of the set {required[0]}", key, keys)
+        if not equals or not value:
+            raise UserError(f"--set {spec!r}: {key} has no value; write '{key}=VALUE'")
+        options[key] = value
+    return EvalSet(*required, **options)
 
 
 def check_unique(kind, items):
@@ -61,99 +80,190 @@ def check_unique(kind, items):
             raise UserError(f"{kind} {name!r} is given twice; give each one its own name")
 
 
-def domains(sets):
-    """Return the domains that `sets` cover, in-domain first."""
-    return [domain for domain in DOMAINS if any(s.domain == domain for s in sets)]
+def number(value):
+    """Return a number rounded to four decimals for JSON; None if there is none."""
+    return None if value is None or not math.isfinite(value) else round(float(value), 4)
 
 
-def macro_mean(system, domain, sets, scores, metric):
-    """Return the unweighted mean, over the sets of `domain`, of a system's "wer" or "cer"."""
-    values = [getattr(scores[system.name, s.name], metric) for s in sets if s.domain == domain]
-    return sum(values) / len(values)
+def signed(value):
+    """Return a number with sign and two decimals, or "-" if there is none."""
+    return "-" if value is None or not math.isfinite(value) else f"{value:+.2f}"
 
 
-def result_rows(systems, sets, scores, seed):
-    """Return the entries of `results.json`.
-
-    scores: {(system name, set name): Score}. The macro means are the sets `mean_id` and
-    `mean_ood`; their utterances and words are those of all their sets.
-    """
-    rows = []
-
-    def add(system, set_name, domain, metric, value, members):
-        rows.append(
-            {
-                "system": system.name,
-                "set": set_name,
-                "domain": domain,
-                "metric": metric,
-                "value": round(value, 4),
-                "utterances": sum(m.utterances for m in members),
-                "words": sum(m.words for m in members),
-                "seed": seed,
-            }
-        )
-
-    for system in systems:
-        for metric in ("wer", "cer"):
-            for s in sets:
-                score = scores[system.name, s.name]
-                add(system, s.name, s.domain, metric, getattr(score, metric), [score])
-            for domain in domains(sets):
-                mean = macro_mean(system, domain, sets, scores, metric)
-                members = [scores[system.name, s.name] for s in sets if s.domain == domain]
-                add(system, f"mean_{domain}", domain, metric, mean, members)
-    return rows
+def bounds(row):
+    """Return the interval of a row as "[low, high]", or ""."""
+    low, high = row.get("low"), row.get("high")
+    return "" if low is None or high is None else f"[{low:.2f}, {high:.2f}]"
 
 
-def _with_notes(header, rows, systems):
-    """Put the systems' notes in a second column if there are any."""
-    if not any(system.note for system in systems):
-        return header, rows
-    notes = [""] * (len(rows) - len(systems)) + [system.note for system in systems]
+def cell(row):
+    """Return value and interval of a row, such as "12.42 [10.08, 14.91]"; "-" if not defined."""
+    if row is None or row["value"] is None:
+        return "-"
+    return f"{row['value']:.2f} {bounds(row)}".rstrip()
+
+
+def domains(rows):
+    """Return the domains in `rows`, in-domain first."""
+    return [domain for domain in DOMAINS if any(row["domain"] == domain for row in rows)]
+
+
+def set_names(rows, metric):
+    """Return {name: domain} of the test sets, not the means, that have `metric`."""
+    return {
+        row["set"]: row["domain"]
+        for row in rows
+        if row["metric"] == metric and not row["set"].startswith(("mean_", "micro_", "ood/"))
+    }
+
+
+def _names(rows):
+    return list(dict.fromkeys(row["system"] for row in rows))
+
+
+def _bold(column, better):
+    """Return cells with the best values bold, once rounded as shown, if there are several."""
+    values = [float(c.split()[0]) if c not in ("", "-") else None for c in column]
+    known = [value for value in values if value is not None]
+    if len(column) < 2 or not known:
+        return column
+    best = min(known) if better == "low" else max(known)
+    return [
+        f"**{value:.2f}**{c[len(c.split()[0]) :]}" if value == best else c
+        for c, value in zip(column, values)
+    ]
+
+
+def _with_notes(header, first, rows, notes):
+    """Put the systems' notes in a second column if there are any. first: rows without a system."""
+    if not any(notes.values()):
+        return header, first + rows
+    texts = [""] * len(first) + list(notes.values())
     return [header[0], "note", *header[1:]], [
-        [row[0], note, *row[1:]] for row, note in zip(rows, notes)
+        [row[0], note, *row[1:]] for row, note in zip(first + rows, texts)
     ]
 
 
-def rate_table(systems, sets, scores, metric, baseline, oov=None):
-    """Return (header, rows of strings) of the systems' "wer" or "cer" in percent.
+def metric_table(rows, metric, better="low", labels=None, notes=None, oov=None, bold=True):
+    """Return (header, rows of strings): systems by sets, values of `metric` with intervals.
 
-    The first row holds words, utterances and, where `oov` ({set name: percent}) is given, the
-    out-of-vocabulary rate of each set. The last columns are the macro means and the change of
-    the out-of-domain mean relative to the system named `baseline`. The lowest of each column
-    is bold, once rounded as shown, if there is more than one system.
+    rows: entries of `results.json`. The first two lines hold words (marked if the set is small),
+    utterances and, with `oov` ({set: percent}), the out-of-vocabulary rate; and the normaliser.
+    labels, notes: {system: text}. bold: the best of each column is.
     """
-    header = ["system"] + [f"{s.name} ({DOMAINS[s.domain]})" for s in sets]
-    columns = [[getattr(scores[system.name, s.name], metric) for system in systems] for s in sets]
-    for domain in domains(sets):
-        header.append(f"{DOMAINS[domain]} mean")
-        columns.append([macro_mean(system, domain, sets, scores, metric) for system in systems])
-    cells = [[f"{value:.2f}" for value in column] for column in columns]
-    if "ood" in domains(sets):
-        means = columns[-1]
-        base = means[[system.name for system in systems].index(baseline)]
-        header.append(f"OOD mean vs {baseline} (%)")
-        cells.append([f"{100 * (m - base) / base:+.1f}" if base else "" for m in means])
-    if len(systems) > 1:
-        for column in cells:
-            best = min((float(cell) for cell in column if cell), default=None)
-            column[:] = [f"**{c}**" if c and float(c) == best else c for c in column]
-
-    sizes = [scores[systems[0].name, s.name] for s in sets]
-    first = ["words / utterances" + (" / OOV %" if oov else "")]
-    for s, size in zip(sets, sizes):
-        share = f" / {oov[s.name]:.2f}" if oov else ""
-        first.append(f"{size.words} / {size.utterances}{share}")
-    first += [""] * (len(header) - len(first))
-    rows = [first] + [
-        [system.label, *(column[i] for column in cells)] for i, system in enumerate(systems)
+    sets, names = set_names(rows, metric), _names(rows)
+    found = {(r["system"], r["set"]): r for r in rows if r["metric"] == metric}
+    sizes, normalisers, columns = [], [], []
+    for name in sets:
+        row = next(found[system, name] for system in names if (system, name) in found)
+        small = " (small)" if row["words"] < SMALL else ""
+        share = f" / {oov[name]:.2f}" if oov else ""
+        sizes.append(f"{row['words']}{small} / {row['utterances']}{share}")
+        normalisers.append(row.get("normaliser", ""))
+        column = [cell(found.get((system, name))) for system in names]
+        columns.append(_bold(column, better) if bold else column)
+    header = ["system"] + [f"{name} ({DOMAINS[domain]})" for name, domain in sets.items()]
+    first = [["words / utterances" + (" / OOV %" if oov else ""), *sizes]]
+    first += [["normaliser", *normalisers]]
+    lines = [
+        [(labels or {}).get(name, name), *(column[i] for column in columns)]
+        for i, name in enumerate(names)
     ]
-    return _with_notes(header, rows, systems)
+    return _with_notes(header, first, lines, {name: (notes or {}).get(name, "") for name in names})
+
+
+def domain_table(rows, comparisons, metric, baseline, labels=None, notes=None):
+    """Return (header, rows of strings): means by domain, ratio, and change against the baseline.
+
+    rows, comparisons: entries of `results.json` and `comparisons.json`. Macro means give each set
+    the same weight, micro means each word.
+    """
+    names = _names(rows)
+    found = {(r["system"], r["set"]): r for r in rows if r["metric"] == metric}
+    found |= {(r["system"], r["set"]): r for r in rows if r["metric"] == f"{metric}_ratio"}
+    header, columns = ["system"], []
+    for kind in ("mean", "micro"):
+        for domain in domains(rows):
+            header.append(f"{DOMAINS[domain]} {'macro' if kind == 'mean' else kind} mean")
+            cells = [cell(found.get((name, f"{kind}_{domain}"))) for name in names]
+            columns.append(_bold(cells, "low"))
+    if len(domains(rows)) == 2:
+        header.append("OOD / ID")
+        columns.append([cell(found.get((name, "ood/id"))) for name in names])
+    changes = {
+        (r["system"], r["set"]): r for r in comparisons if r["metric"] == metric and r["system"]
+    }
+    for domain in domains(rows) * (len(names) > 1):
+        header.append(f"{DOMAINS[domain]} macro mean vs {baseline} (%)")
+        column = []
+        for name in names:
+            row = changes.get((name, f"mean_{domain}"))
+            if row is None or row["relative"] is None:
+                column.append("")
+                continue
+            low, high = signed(row["relative_low"]), signed(row["relative_high"])
+            column.append(f"{signed(row['relative'])} [{low}, {high}]")
+        columns.append(column)
+    normaliser = {r["set"]: r["normaliser"] for r in rows if r["metric"] == metric}
+    kinds = [f"{kind}_{domain}" for kind in ("mean", "micro") for domain in domains(rows)]
+    used = [normaliser.get(kind, "") for kind in kinds]
+    first = [["normaliser", *used, *[""] * (len(columns) - len(used))]]
+    lines = [
+        [(labels or {}).get(name, name), *(column[i] for column in columns)]
+        for i, name in enumerate(names)
+    ]
+    return _with_notes(header, first, lines, {name: (notes or {}).get(name, "") for name in names})
+
+
+def set_table(rows, set_name, metrics, better, labels=None):
+    """Return (header, rows of strings): systems by `metrics` of one set, the normaliser above.
+
+    better: {metric: "low" or "high"}.
+    """
+    names = _names(rows)
+    found = {(r["system"], r["metric"]): r for r in rows if r["set"] == set_name}
+    metrics = [metric for metric in metrics if any((name, metric) in found for name in names)]
+    columns = [
+        _bold([cell(found.get((name, metric))) for name in names], better[metric])
+        for metric in metrics
+    ]
+    normalisers = [
+        next(found[name, metric] for name in names if (name, metric) in found)["normaliser"]
+        for metric in metrics
+    ]
+    lines = [
+        [(labels or {}).get(name, name), *(column[i] for column in columns)]
+        for i, name in enumerate(names)
+    ]
+    return ["system", *metrics], [["normaliser", *normalisers], *lines]
+
+
+def comparison_table(comparisons, level=0.05):
+    """Return (header, rows of strings) of entries of `comparisons.json`.
+
+    An asterisk marks a p-value that is at most `level` after correction.
+    """
+    header = ["system", "set", "metric", "normaliser", "change", "interval", "p", "p corrected"]
+    lines = []
+    for row in comparisons:
+        p = ["", ""]
+        if row["p"] is not None:
+            star = "*" if row["p_holm"] <= level else ""
+            p = [f"{row['p']:.4f}", f"{row['p_holm']:.4f}{star}"]
+        chance = row["improvement"]
+        lines.append(
+            [row["system"], row["set"], row["metric"], row["normaliser"], signed(row["change"])]
+            + [f"[{signed(row['low'])}, {signed(row['high'])}]", *p]
+            + ["-" if chance is None else f"{chance:.3f}"]
+        )
+    return [*header, "P(better)"], lines
 
 
 def error_table(systems, sets, scores):
-    """Return (header, rows of strings) of substitutions / deletions / insertions, in words."""
+    """Return (header, rows of strings) of substitutions / deletions / insertions, in words.
+
+    scores: {(system name, set name): Score}.
+    """
     header = ["system"] + [f"{s.name} ({DOMAINS[s.domain]})" for s in sets]
     rows = []
     for system in systems:
@@ -161,6 +271,67 @@ def error_table(systems, sets, scores):
         cells = [f"{c.substitutions} / {c.deletions} / {c.insertions}" for c in found]
         rows.append([system.label, *cells])
     return header, rows
+
+
+def derailment_table(rows, kinds, labels=None):
+    """Return (header, rows of strings) of entries of `derailments.json`, those that occurred.
+
+    kinds: the kinds in the order of the columns, "any" among them.
+    """
+    header = ["system", "set", *kinds, "utterances", "WER", "WER without any"]
+    found = {(r["system"], r["set"], r["kind"]): r for r in rows}
+    lines = []
+    for system, name in dict.fromkeys((r["system"], r["set"]) for r in rows):
+        whole = found[system, name, "any"]
+        if whole["count"]:
+            counts = [str(found[system, name, kind]["count"]) for kind in kinds]
+            without = whole["wer_without"]
+            rates = [f"{whole['wer_all']:.2f}", "-" if without is None else f"{without:.2f}"]
+            label = (labels or {}).get(system, system)
+            lines.append([label, name, *counts, str(whole["utterances"]), *rates])
+    return header, lines
+
+
+def rows_tsv(rows):
+    """Return flat dicts with the same keys as tab-separated lines; None is an empty field."""
+    lines = ["\t".join(rows[0])] if rows else []
+    lines += ["\t".join("" if v is None else str(v) for v in row.values()) for row in rows]
+    return "".join(line + "\n" for line in lines)
+
+
+_LATEX = str.maketrans(
+    {
+        "\\": r"\textbackslash{}",
+        "{": r"\{",
+        "}": r"\}",
+        "~": r"\textasciitilde{}",
+        "^": r"\textasciicircum{}",
+        **{char: "\\" + char for char in "&%$#_"},
+    }
+)
+
+
+def latex_table(header, rows, caption):
+    """Return a LaTeX table (package booktabs); bold cells of Markdown become \\textbf."""
+
+    def line(cells):
+        texts = []
+        for text in map(str, cells):
+            start, bold, rest = text.partition("**")
+            if bold and "**" in rest:
+                inner, _, rest = rest.partition("**")
+                bold, rest = rf"\textbf{{{inner.translate(_LATEX)}}}", rest
+            texts.append(start.translate(_LATEX) + bold + rest.translate(_LATEX))
+        return " & ".join(texts) + r" \\" + "\n"
+
+    columns = "l" + "r" * (len(header) - 1)
+    return (
+        rf"\begin{{table}}[t]\centering\caption{{{caption.translate(_LATEX)}}}"
+        "\n"
+        rf"\begin{{tabular}}{{{columns}}}\toprule"
+        "\n" + line(header) + "\\midrule\n" + "".join(line(row) for row in rows) + "\\bottomrule\n"
+        "\\end{tabular}\n\\end{table}\n"
+    )
 
 
 def _padded(header, rows):

@@ -4,6 +4,8 @@ from dataclasses import dataclass
 
 from espnet_llmvq.errors import UserError
 
+BLOCK = 2000  # utterances given to jiwer at once
+
 
 @dataclass(frozen=True)
 class UtteranceScore:
@@ -79,27 +81,35 @@ def score_utterances(refs, hyps):
     empty reference is allowed: every word of its hypothesis is an insertion.
     """
     import jiwer
+    from rapidfuzz.distance import Levenshtein
 
-    ref_texts = [" ".join(words) for words in refs.values()]
-    hyp_texts = [" ".join(hyps[utt]) for utt in refs]
-    # jiwer's default transforms strip and split at spaces, which joined words pass unchanged.
-    words = jiwer.process_words(ref_texts, hyp_texts)
-    chars = jiwer.process_characters(ref_texts, hyp_texts)
-    scores = []
-    for i, (utt, ref) in enumerate(refs.items()):
-        errors = sum(
-            max(c.ref_end_idx - c.ref_start_idx, c.hyp_end_idx - c.hyp_start_idx)
-            for c in chars.alignments[i]
-            if c.type != "equal"
-        )
-        pairs = _pairs(ref, hyps[utt], words.alignments[i])
-        scores.append(UtteranceScore(utt, pairs, len(ref_texts[i]), errors))
+    # jiwer's default would also strip and reduce spaces, of which joined words have none too many.
+    split = jiwer.Compose([jiwer.ReduceToListOfListOfWords()])
+    utts, scores = list(refs), []
+    # In blocks: jiwer's objects take many times the memory of the words.
+    for start in range(0, len(utts), BLOCK):
+        block = utts[start : start + BLOCK]
+        ref_texts = [" ".join(refs[utt]) for utt in block]
+        hyp_texts = [" ".join(hyps[utt]) for utt in block]
+        words = jiwer.process_words(ref_texts, hyp_texts, split, split)
+        for i, utt in enumerate(block):
+            pairs = _pairs(refs[utt], hyps[utt], words.alignments[i])
+            # jiwer's own distance, without the alignment that process_characters would make
+            errors = Levenshtein.distance(ref_texts[i], hyp_texts[i])
+            scores.append(UtteranceScore(utt, pairs, len(ref_texts[i]), errors))
     return scores
+
+
+def op_counts(score):
+    """Return {"=": n, "S": n, "D": n, "I": n} of an UtteranceScore."""
+    ops = [pair[0] for pair in score.pairs]
+    return {op: ops.count(op) for op in "=SDI"}
 
 
 def total(scores):
     """Return the Score of a list of UtteranceScores; UserError if the references have no word."""
-    ops = {op: sum(score.count(op) for score in scores) for op in "=SDI"}
+    counts = [op_counts(score) for score in scores]
+    ops = {op: sum(count[op] for count in counts) for op in "=SDI"}
     words = ops["="] + ops["S"] + ops["D"]
     if not words:
         raise UserError(

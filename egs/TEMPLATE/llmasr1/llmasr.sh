@@ -46,6 +46,11 @@ cache_encoder=true         # encode each set once and train all systems on the f
 align_sets=                # sets to align with the encoder's CTC (stage 8); empty: none
 num_beams=4                # beam of the LLM
 normaliser=basic           # none, basic, whisper_basic, whisper_english, softvq
+set_normalisers=           # of single test sets, pairs name:normaliser, e.g. "test_phone:whisper_english"
+set_metrics=               # further metrics of test sets, pairs name:metric, e.g. "qa:bleu qa:chrf"
+word_lists=                # pairs name=file: also WER inside and outside of a list, e.g. of rare words
+resample=utterance         # what intervals and tests resample: utterance or speaker
+score_opts=                # passed to bin/results.py, e.g. "--replicates 2000 --empty_ref drop"
 train_overrides=           # key=value pairs laid over every training config (smoke runs), e.g. "max_epoch=1"
 # end options
 
@@ -87,6 +92,9 @@ test_names=
 for pair in ${test_sets}; do
     [[ ${pair} == *:id || ${pair} == *:ood ]] || die "--test_sets: ${pair} must end with :id or :ood"
     test_names+=" ${pair%:*}"
+done
+for item in ${set_normalisers} ${set_metrics} ${word_lists}; do
+    [[ "${test_names} " == *" ${item%%[:=]*} "* ]] || die "${item}: ${item%%[:=]*} is not one of --test_sets${test_names}"
 done
 all_sets="${train_set} ${valid_set}${test_names}"
 read -ra overrides <<<"${train_overrides}"
@@ -331,29 +339,39 @@ fi
 
 results_dir=${expdir}
 [ "${seed}" -eq 1 ] || results_dir=${expdir}/seed${seed}
-# Systems and sets as options of scoring and report: the array score_opts.
-set_score_opts() {
-    local line pair
-    score_opts=(--baseline "${baseline}" --normaliser "${normaliser}")
+# Systems and sets as options of scoring and report: the array table_opts.
+set_table_opts() {
+    local line pair name metrics spec item
+    table_opts=(--baseline "${baseline}" --normaliser "${normaliser}")
     while IFS= read -r line; do
-        score_opts+=(--system "${line}")
+        table_opts+=(--system "${line}")
     done < <(bin systems --conf_dir "${conf_dir}" --systems "${systems}" --expdir "${expdir}" --encoder "${encoder_dir}" --seed "${seed}")
     for pair in ${test_sets}; do
-        score_opts+=(--set "${pair%:*}|${pair#*:}|${dumpdir}/${pair%:*}/text")
+        name=${pair%:*} metrics=
+        spec="${name}|${pair#*:}|${dumpdir}/${name}/text|utt2spk=${dumpdir}/${name}/utt2spk"
+        [ ! -f "${dumpdir}/${name}/entities" ] || spec+="|entities=${dumpdir}/${name}/entities"
+        for item in ${set_normalisers}; do [ "${item%%:*}" != "${name}" ] || spec+="|normaliser=${item#*:}"; done
+        for item in ${word_lists}; do [ "${item%%=*}" != "${name}" ] || spec+="|word_list=${item#*=}"; done
+        for item in ${set_metrics}; do [ "${item%%:*}" != "${name}" ] || metrics+=",${item#*:}"; done
+        [ -z "${metrics}" ] || spec+="|metrics=${metrics#,}"
+        table_opts+=(--set "${spec}")
     done
 }
 
 if stage_on 13; then
     log "Stage 13: score -> ${results_dir}/RESULTS.md, ${results_dir}/results.json"
-    set_score_opts
-    bin results "${score_opts[@]}" --train_text "${dumpdir}/${train_set}/text" --seed "${seed}" --out_dir "${results_dir}"
+    set_table_opts
+    # Empty hypotheses are a fault of the system, not of the files: the audit counts them.
+    # shellcheck disable=SC2086
+    bin results "${table_opts[@]}" --train_text "${dumpdir}/${train_set}/text" --resample "${resample}" --prompt "${prompt}" \
+        --empty_hyp keep --seed "${seed}" --out_dir "${results_dir}" ${score_opts}
 fi
 
 if stage_on 15; then
     log "Stage 15: report -> ${results_dir}/report/report.html"
-    set_score_opts
+    set_table_opts
     recipe=$(basename "$(dirname "${PWD}")")
-    bin report "${score_opts[@]}" --exp_dir "${expdir}" --results_dir "${results_dir}" --title "${recipe}"
+    bin report "${table_opts[@]}" --exp_dir "${expdir}" --results_dir "${results_dir}" --title "${recipe}"
 fi
 
 log "finished"

@@ -1,0 +1,53 @@
+"""Print the results tables of one or several experiments, from the results.json of stage 13."""
+
+from pathlib import Path
+
+from espnet_llmvq.bin.cli import Parser, run
+from espnet_llmvq.errors import UserError, check_name
+
+
+def read_rows(path):
+    """Return the entries of a file such as `results.json`; UserError if it is none."""
+    import json
+
+    try:
+        rows = json.loads(Path(path).read_text(encoding="utf-8"))
+    except OSError as err:
+        raise UserError(f"{path}: {err.strerror}; score the systems first (stage 13)") from None
+    except ValueError:
+        rows = None
+    if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
+        raise UserError(f"{path}: not a JSON list of results; run stage 13 again")
+    return rows
+
+
+def main(argv=None):
+    parser = Parser(description=__doc__)
+    parser.add_argument("exp_dir", nargs="*", default=["exp"], help="directories of stage 13")
+    parser.add_argument(
+        "--metric", action="append", help="give it again for more (wer, cer and ter if not given)"
+    )
+    args = parser.parse_args(argv)
+    from espnet_llmvq.score.measure import METRICS
+    from espnet_llmvq.score.table import metric_table, set_names, text_table
+
+    for name in args.metric or ():
+        check_name("metric", name, METRICS)
+    for directory in args.exp_dir:
+        path = Path(directory) / "results.json"
+        rows = read_rows(path)
+        shown = [m for m in args.metric or ("wer", "cer", "ter") if set_names(rows, m)]
+        if not shown:
+            known = ", ".join(dict.fromkeys(row["metric"] for row in rows))
+            raise UserError(f"{path}: no such metric in it; it has {known}")
+        seeds = ", ".join(dict.fromkeys(str(row["seed"]) for row in rows))
+        print(f"## {directory} (seed {seeds})")
+        for metric in shown:
+            label = METRICS[metric].label
+            drawn = text_table(*metric_table(rows, metric, METRICS[metric].better, bold=False))
+            print(f"\n{label[0].upper()}{label[1:]}\n\n{drawn}", end="")
+        print()
+
+
+if __name__ == "__main__":
+    run(main)

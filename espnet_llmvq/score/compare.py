@@ -1,0 +1,70 @@
+"""Estimates of a system, and the comparison of two systems on the same units."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from espnet_llmvq.score import stats
+from espnet_llmvq.score.measure import METRICS
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What is kept of an Evaluation: {metric: (U, K)} counts by unit, and {metric: [K Estimates]}."""
+
+    counts: dict
+    sums: dict
+
+    def estimate(self, metric):
+        """Return the Estimate of a metric."""
+        return stats.combine(METRICS[metric].function, self.sums[metric])
+
+
+def measured(evaluation, metrics, units, replicates, seed, stratum=""):
+    """Return the Measured of an Evaluation. units: (N,) number of each utterance's unit.
+
+    stratum: name of the set; all systems of a set must get the same.
+    """
+    counts = {metric: stats.group(evaluation.counts[metric], units) for metric in metrics}
+    columns = stats.sums(
+        np.concatenate([counts[metric] for metric in metrics], axis=1), replicates, seed, stratum
+    )
+    found, start = {}, 0
+    for metric in metrics:
+        found[metric] = columns[start : start + counts[metric].shape[1]]
+        start += len(found[metric])
+    return Measured(counts, found)
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """A new system against an old one. change: value of new - old, with its interval low..high.
+
+    p: of no difference, not corrected; improvement: probability that the new one is better.
+    """
+
+    change: float
+    low: float
+    high: float
+    p: float
+    improvement: float
+
+
+def compare(new, old, metric, permutations, confidence, seed, stratum=""):
+    """Return the Comparison of two Measured of one set."""
+    change = stats.difference(new.estimate(metric), old.estimate(metric))
+    low, high = stats.interval(change, confidence, skewed=False)
+    function = METRICS[metric].function
+    a, b = new.counts[metric], old.counts[metric]
+    drawn = stats.permuted(a, b, function, permutations, seed, stratum)
+    better = stats.improvement(change, METRICS[metric].better)
+    return Comparison(change.value, low, high, stats.p_value(change.value, drawn), better)
+
+
+def verdict(comparison, p_corrected, confidence, new, old):
+    """Return the comparison in words."""
+    if not np.isfinite(comparison.change):
+        return "not defined"
+    if p_corrected > 1 - confidence:
+        return "no significant difference"
+    return f"{new if comparison.improvement > 0.5 else old} is better"

@@ -1,0 +1,122 @@
+"""Derailment audit: hypotheses that are no recognition errors but a generation gone astray.
+
+Nothing is repaired: they are counted, and the error rate is given with and without them.
+"""
+
+import re
+from dataclasses import dataclass
+
+KINDS = {
+    "loop": "a piece repeated over and over",
+    "empty": "nothing, where something was said",
+    "at_limit": "cut off at the length limit",
+    "length": "far longer than the reference",
+    "prompt": "text of the prompt",
+}
+
+
+@dataclass(frozen=True)
+class AuditRules:
+    """Thresholds of the audit.
+
+    loop_repeats: a run of 1 to 8 words said at least so often in a row, and more often than in
+    the reference, is a loop; so is a run of 1 to 8 characters within a word, said twice as often.
+    length_ratio, length_words: a hypothesis with more than ratio * (words of the reference) +
+    length_words words is runaway.
+    """
+
+    loop_repeats: int = 4
+    length_ratio: float = 2.0
+    length_words: int = 3
+
+
+def longest_run(words, longest=8):
+    """Return how often the most repeated run of 1 to `longest` words stands in a row."""
+    best = 1 if words else 0
+    for size in range(1, min(longest, len(words) // 2) + 1):
+        same = 0
+        for i in range(size, len(words)):
+            same = same + 1 if words[i] == words[i - size] else 0
+            best = max(best, same // size + 1)
+    return best
+
+
+def is_loop(ref, hyp, repeats):
+    """Tell whether a hypothesis loops and its reference does not; both are lists of words."""
+    # Most hypotheses repeat too little to loop, and need no closer look.
+    if len(hyp) - len(set(hyp)) >= repeats - 1:
+        run = longest_run(hyp)
+        if run >= repeats and run > longest_run(ref):
+            return True
+    long = [w for w in hyp if len(w) >= 2 * repeats and len(w) - len(set(w)) >= 2 * repeats - 1]
+    if not long:
+        return False
+    inside = re.compile(rf"(\S{{1,8}}?)\1{{{2 * repeats - 1},}}")
+    return any(map(inside.search, long)) and not any(map(inside.search, ref))
+
+
+def prompt_pieces(prompt):
+    """Return the fixed sentences of a template such as "USER: {speech} ASSISTANT: {text}".
+
+    In lower case; pieces of fewer than four characters say nothing and are left out.
+    """
+    pieces = re.split(r"\{[^{}]*\}|(?<=[.:!?])\s+", prompt.lower())
+    return [piece.strip() for piece in pieces if len(piece.strip()) >= 4]
+
+
+def audit(refs, hyps, ref_words, hyp_words, at_limit=(), prompt="", rules=AuditRules()):  # noqa: B008
+    """Return {kind: [utterances]} for every kind of KINDS; an utterance may be in several.
+
+    refs, hyps: {utt: raw text}; ref_words, hyp_words: {utt: normalised words}; at_limit: the
+    utterances that decoding cut off; prompt: the template, or "" if not known.
+    """
+    found = {kind: [] for kind in KINDS}
+    pieces = prompt_pieces(prompt)
+    for utt, ref in ref_words.items():
+        hyp = hyp_words[utt]
+        if is_loop(ref, hyp, rules.loop_repeats):
+            found["loop"].append(utt)
+        if ref and not hyp:
+            found["empty"].append(utt)
+        if utt in at_limit:
+            found["at_limit"].append(utt)
+        if len(hyp) > rules.length_ratio * len(ref) + rules.length_words:
+            found["length"].append(utt)
+        raw = hyps[utt].lower()
+        if any(piece in raw and piece not in refs[utt].lower() for piece in pieces):
+            found["prompt"].append(utt)
+    return found
+
+
+def derailment_rows(system, set_name, found, utts, counts):
+    """Return the entries of `derailments.json` of a system on a set: each kind, and "any".
+
+    found: what `audit` returns. utts: N utterance ids; counts: (N, 2) word errors and words.
+    `utterances` is N, `count` how many derailed, `wer_all` the rate of the set in percent and
+    `wer_without` that of the other utterances (None if they hold no words).
+    """
+    import numpy as np
+
+    counts = np.asarray(counts)
+
+    def rate(keep):
+        errors, words = counts[keep].sum(axis=0)
+        return round(100 * float(errors / words), 4) if words else None
+
+    rows, everything = [], np.ones(len(utts), dtype=bool)
+    anything = {utt for listed in found.values() for utt in listed}
+    for kind, listed in [*found.items(), ("any", anything)]:
+        listed = set(listed)
+        keep = np.array([utt not in listed for utt in utts])
+        rows.append(
+            {
+                "system": system,
+                "set": set_name,
+                "kind": kind,
+                "count": len(listed),
+                "utterances": len(utts),
+                "wer_all": rate(everything),
+                "wer_without": rate(keep),
+            }
+        )
+    return rows

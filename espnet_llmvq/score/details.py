@@ -1,0 +1,90 @@
+"""Files beside a hypothesis file: ref.trn, hyp.trn, result.txt, and counts by utterance and speaker."""
+
+from pathlib import Path
+
+import numpy as np
+
+from espnet_llmvq.score.files import trn, write_text
+from espnet_llmvq.score.wer import format_alignments, op_counts
+
+COUNTS = ("words", "correct", "substitutions", "deletions", "insertions", "chars", "char_errors")
+
+
+def utterance_table(reference, evaluation):
+    """Return (header, rows) of counts by utterance; the rows start with utterance and speaker.
+
+    Further columns, where measured: tokens, token_errors; entities, entities_missed (raw). The last
+    is `derailed`, kinds joined by commas.
+    """
+    counts, header = evaluation.counts, ["utterance", "speaker", *COUNTS]
+    more = [(counts["ter"], ("tokens", "token_errors"))] if "ter" in counts else []
+    more += [(counts["eer"], ("entities", "entities_missed"))] if "eer" in counts else []
+    for _, names in more:
+        header += names
+    kinds = {}
+    for kind, utts in evaluation.derailed.items():
+        for utt in utts:
+            kinds.setdefault(utt, []).append(kind)
+    rows = []
+    for i, score in enumerate(evaluation.scores):
+        ops = op_counts(score)
+        speaker = reference.speakers[score.utt] if reference.speakers else "-"
+        row = [score.utt, speaker, ops["="] + ops["S"] + ops["D"], *(ops[op] for op in "=SDI")]
+        row += [score.chars, score.char_errors]
+        for (errors, of), _ in ((found[i], names) for found, names in more):
+            row += [int(of), int(errors)]
+        rows.append([*row, ",".join(kinds.get(score.utt, ()))])
+    return [*header, "derailed"], rows
+
+
+def speaker_table(header, rows):
+    """Return (header, rows) summed by speaker, with utterances and WER in percent, from the above."""
+    grouped = {}
+    for row in rows:
+        found = grouped.setdefault(row[1], [0, np.zeros(len(row) - 3, dtype=np.int64), 0])
+        found[0] += 1
+        found[1] += np.array(row[2:-1], dtype=np.int64)
+        found[2] += bool(row[-1])
+    table = []
+    for speaker, (utterances, counts, derailed) in sorted(grouped.items()):
+        words, _, *errors = counts[:5].tolist()
+        rate = f"{100 * sum(errors) / words:.2f}" if words else ""
+        table.append([speaker, utterances, rate, *counts.tolist(), derailed])
+    return ["speaker", "utterances", "wer", *header[2:]], table
+
+
+def tsv(header, rows):
+    """Return a table as tab-separated lines."""
+    return "".join("\t".join(map(str, row)) + "\n" for row in [header, *rows])
+
+
+def sclite_summary(rows, name):
+    """Return sclite's table by speaker, with its last line Sum/Avg, from rows of utterances."""
+    grouped = {}
+    for row in rows:
+        if row[1] != "-":
+            grouped.setdefault(row[1], []).append(row)
+    lines = []
+    for speaker, found in [*sorted(grouped.items()), ("Sum/Avg", rows)]:
+        words, correct, subs, dels, ins = np.array([row[2:7] for row in found]).sum(axis=0).tolist()
+        wrong = sum(sum(row[4:7]) > 0 for row in found)
+        shares = [100 * n / words if words else 0.0 for n in (correct, subs, dels, ins)]
+        shares += [100 * (subs + dels + ins) / words if words else 0.0, 100 * wrong / len(found)]
+        percents = " ".join(f"{share:6.1f}" for share in shares)
+        lines.append(f"| {speaker:<10} | {len(found):>6} {words:>7} | {percents} |\n")
+    head = f"| {'SPKR':<10} | {'# Snt':>6} {'# Wrd':>7} | "
+    head += " ".join(f"{title:>6}" for title in ("Corr", "Sub", "Del", "Ins", "Err", "S.Err"))
+    return f"{name}\n{head} |\n{''.join(lines)}"
+
+
+def write_details(directory, reference, evaluation):
+    """Write ref.trn, hyp.trn (raw), result.txt, utterances.tsv and, with speakers, speakers.tsv."""
+    directory = Path(directory)
+    write_text(directory / "ref.trn", trn(reference.refs))
+    write_text(directory / "hyp.trn", trn(evaluation.hyps))
+    header, rows = utterance_table(reference, evaluation)
+    write_text(directory / "utterances.tsv", tsv(header, rows))
+    if reference.speakers:
+        write_text(directory / "speakers.tsv", tsv(*speaker_table(header, rows)))
+    summary = sclite_summary(rows, f"{Path(evaluation.path).name}, {reference.normaliser}")
+    write_text(directory / "result.txt", f"{summary}\n{format_alignments(evaluation.scores)}")

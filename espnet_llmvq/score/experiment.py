@@ -1,0 +1,152 @@
+"""The results of an experiment: rows of `results.json` and of `comparisons.json`.
+
+Estimates of different sets are resampled independently; systems on one set are paired.
+"""
+
+from espnet_llmvq.score import stats
+from espnet_llmvq.score.compare import compare
+from espnet_llmvq.score.measure import METRICS, ratio
+from espnet_llmvq.score.table import DOMAINS, number
+
+COMPARED = "wer"  # what is compared with the baseline
+
+
+def _pooled(estimates):
+    """Return the Estimate of the ratio of pooled counts; estimates: [[2 Estimates] of each set]."""
+    flat = [estimate for pair in estimates for estimate in pair]
+    return stats.combine(lambda *counts: ratio(sum(counts[::2]), sum(counts[1::2])), flat)
+
+
+def _over_zero(a, b):
+    """Return a / b, or nan where b is 0."""
+    return ratio(a, b) / 100
+
+
+def domain_means(measured, system, sets, metric):
+    """Return {domain: Estimate of the macro mean} of a system.
+
+    measured: {(system name, set name): Measured}. Sets that lack the metric do not count.
+    """
+    means = {}
+    for domain in DOMAINS:
+        found = [measured[system.name, s.name] for s in sets if s.domain == domain]
+        found = [m.estimate(metric) for m in found if metric in m.counts]
+        if found:
+            means[domain] = stats.mean(found)
+    return means
+
+
+def result_rows(systems, sets, references, measured, seed, confidence):
+    """Return the entries of `results.json`, a flat list.
+
+    references: {set name: Reference}; measured: {(system name, set name): Measured}. After its sets
+    a metric has `mean_DOMAIN` (macro) and, for ratios of counts, `micro_DOMAIN`; WER has the
+    metric `wer_ratio` (out of domain / in domain, of macro means) for the set `ood/id`.
+    Utterances and words of means are those of all their sets. Values are in percent but for
+    the ratio; low and high are None where there is no interval.
+    """
+    rows = []
+
+    def add(system, set_name, domain, metric, estimate, members, normalisers):
+        low, high = stats.interval(estimate, confidence)
+        rows.append(
+            {
+                "system": system.name,
+                "set": set_name,
+                "domain": domain,
+                "metric": metric,
+                "value": number(estimate.value),
+                "low": number(low),
+                "high": number(high),
+                "utterances": sum(len(m.refs) for m in members),
+                "words": sum(len(words) for m in members for words in m.words.values()),
+                "seed": seed,
+                "normaliser": "+".join(dict.fromkeys(normalisers)),
+            }
+        )
+
+    for system in systems:
+        for metric in METRICS:
+            having = [s for s in sets if metric in measured[system.name, s.name].counts]
+            for s in having:
+                reference = references[s.name]
+                estimate = measured[system.name, s.name].estimate(metric)
+                used = [reference.normaliser_of(metric)]
+                add(system, s.name, s.domain, metric, estimate, [reference], used)
+            means = domain_means(measured, system, sets, metric)
+            for domain, estimate in means.items():
+                members = [references[s.name] for s in having if s.domain == domain]
+                used = [member.normaliser_of(metric) for member in members]
+                add(system, f"mean_{domain}", domain, metric, estimate, members, used)
+                if METRICS[metric].of:
+                    sums = [
+                        measured[system.name, s.name].sums[metric]
+                        for s in having
+                        if s.domain == domain
+                    ]
+                    add(system, f"micro_{domain}", domain, metric, _pooled(sums), members, used)
+            if metric == COMPARED and len(means) == 2:
+                members = [references[s.name] for s in having]
+                used = [member.normaliser_of(metric) for member in members]
+                estimate = stats.combine(_over_zero, [means["ood"], means["id"]])
+                add(system, "ood/id", "ood", f"{metric}_ratio", estimate, members, used)
+    return rows
+
+
+def comparison_rows(systems, sets, references, measured, baseline, options):
+    """Return the entries of `comparisons.json`: WER of each system against the baseline.
+
+    baseline: a System. options: (permutations, confidence, seed). For each set the change in
+    points, its interval, the p-value, that value corrected for all sets and systems, and the
+    probability of improvement; for macro means no p-value. `relative`: the change in percent of
+    the baseline's value, with its interval.
+    """
+    permutations, confidence, seed = options
+    rows, p_values = [], []
+
+    def add(system, set_name, domain, normaliser, new, old, change, p):
+        relative = stats.combine(lambda x, y: ratio(x, y) - 100, [new, old])
+        low, high = stats.interval(relative, confidence, skewed=False)
+        rows.append(
+            {
+                "system": system.name,
+                "baseline": baseline.name,
+                "set": set_name,
+                "domain": domain,
+                "metric": COMPARED,
+                "normaliser": normaliser,
+                "change": number(change[0]),
+                "low": number(change[1]),
+                "high": number(change[2]),
+                "relative": number(relative.value),
+                "relative_low": number(low),
+                "relative_high": number(high),
+                "improvement": number(change[3]),
+            }
+        )
+        p_values.append(p)
+
+    for system in systems:
+        if system.name == baseline.name:
+            continue
+        for s in sets:
+            new, old = measured[system.name, s.name], measured[baseline.name, s.name]
+            made = compare(new, old, COMPARED, permutations, confidence, seed, s.name)
+            change = (made.change, made.low, made.high, made.improvement)
+            normaliser = references[s.name].normaliser
+            estimates = new.estimate(COMPARED), old.estimate(COMPARED)
+            add(system, s.name, s.domain, normaliser, *estimates, change, made.p)
+        olds = domain_means(measured, baseline, sets, COMPARED)
+        for domain, new in domain_means(measured, system, sets, COMPARED).items():
+            change = stats.difference(new, olds[domain])
+            bounds = stats.interval(change, confidence, skewed=False)
+            used = dict.fromkeys(references[s.name].normaliser for s in sets if s.domain == domain)
+            made = (change.value, *bounds, stats.improvement(change))
+            add(system, f"mean_{domain}", domain, "+".join(used), new, olds[domain], made, None)
+    corrected = iter(stats.holm([p for p in p_values if p is not None]))
+    number_of = sum(p is not None for p in p_values)
+    for row, p in zip(rows, p_values):
+        row["p"] = None if p is None else number(p)
+        row["p_holm"] = None if p is None else number(next(corrected))
+        row["comparisons"] = number_of
+    return rows

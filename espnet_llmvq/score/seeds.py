@@ -1,0 +1,99 @@
+"""Results of several training seeds pooled: means, and intervals over seeds."""
+
+from espnet_llmvq.errors import UserError
+from espnet_llmvq.score.stats import over_seeds
+from espnet_llmvq.score.table import number
+
+SAME = ("domain", "utterances", "words", "normaliser")
+
+
+def _keyed(rows):
+    return {(row["system"], row["set"], row["metric"]): row for row in rows}
+
+
+def check_runs(runs):
+    """Raise UserError unless `runs`, {name: rows}, differ in seed and in nothing else."""
+    if len(runs) < 2:
+        raise UserError("give the results of at least two seeds")
+    seeds = {name: {row["seed"] for row in rows} for name, rows in runs.items()}
+    first, *others = runs
+    for name in runs:
+        same = [other for other in runs if other != name and seeds[other] == seeds[name]]
+        if same:
+            raise UserError(
+                f"{name} and {same[0]} have the same seed {', '.join(map(str, seeds[name]))}; "
+                "give each seed once"
+            )
+    known = _keyed(runs[first])
+    for name in others:
+        found = _keyed(runs[name])
+        if found.keys() != known.keys():
+            what = " ".join(min(found.keys() ^ known.keys()))
+            raise UserError(
+                f"{name} and {first} differ in what they hold, for example {what}; score the same "
+                "systems and sets with all seeds"
+            )
+        for key, row in found.items():
+            for field in SAME:
+                if row[field] != known[key][field]:
+                    raise UserError(
+                        f"{name}: {' '.join(key)}: {field} is {row[field]}, in {first} "
+                        f"{known[key][field]}; score all seeds alike"
+                    )
+
+
+def pooled_rows(runs, confidence=0.95):
+    """Return rows like those of `results.json`: means over seeds, low..high by Student's t.
+
+    runs: {name: rows of one seed}. `seed` is the list of seeds, `seeds` their number; a value that
+    some seed lacks is None.
+    """
+    tables = [_keyed(rows) for rows in runs.values()]
+    pooled = []
+    for key, row in tables[0].items():
+        values = [table[key]["value"] for table in tables]
+        found = (None, None, None) if None in values else over_seeds(values, confidence)
+        pooled.append(
+            {
+                **row,
+                **dict(zip(("value", "low", "high"), map(number, found))),
+                "seed": [table[key]["seed"] for table in tables],
+            }
+        )
+    return pooled
+
+
+def pooled_comparisons(runs, baseline, confidence=0.95):
+    """Return rows like those of `comparisons.json`: WER against the baseline, paired by seed.
+
+    `improvement` is the share of seeds that are better; there is no p-value.
+    """
+    tables = [_keyed(rows) for rows in runs.values()]
+    rows = []
+    for (system, set_name, metric), row in tables[0].items():
+        if metric != "wer" or system == baseline:
+            continue
+        new = [table[system, set_name, metric]["value"] for table in tables]
+        old = [table[baseline, set_name, metric]["value"] for table in tables]
+        change = [a - b for a, b in zip(new, old)]
+        relative = [100 * c / b for c, b in zip(change, old)] if all(old) else None
+        bounds = over_seeds(change, confidence)
+        more = over_seeds(relative, confidence) if relative else (None, None, None)
+        better = sum((c < 0) + (c == 0) / 2 for c in change) / len(change)
+        rows.append(
+            {
+                "system": system,
+                "baseline": baseline,
+                "set": set_name,
+                "domain": row["domain"],
+                "metric": metric,
+                "normaliser": row["normaliser"],
+                **dict(zip(("change", "low", "high"), map(number, bounds))),
+                **dict(zip(("relative", "relative_low", "relative_high"), map(number, more))),
+                "improvement": number(better),
+                "p": None,
+                "p_holm": None,
+                "comparisons": 0,
+            }
+        )
+    return rows

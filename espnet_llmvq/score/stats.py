@@ -1,0 +1,215 @@
+"""Bootstrap intervals, a paired test, and its correction, on counts of resampling units.
+
+A *unit* is what is drawn: an utterance, or a speaker with all of their utterances. All metrics are
+functions of counts summed over units, so a replicate of a metric is the function of a replicate of
+the sums. Two systems that are resampled with one seed and stratum get the same units: their
+replicates are paired. Deterministic for a seed.
+"""
+
+import zlib
+from dataclasses import dataclass
+
+import numpy as np
+
+# Numbers in one block of drawn units: 8 bytes each, a few blocks at a time.
+BLOCK = 2_000_000
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A statistic and its bootstrap.
+
+    value: float. replicates: (R,). influence: {stratum: (units,)}, the empirical influence of each
+    unit of each independently resampled set, up to one factor common to all.
+    """
+
+    value: float
+    replicates: np.ndarray
+    influence: dict
+
+
+def generator(seed, stratum=""):
+    """Return a NumPy generator that depends on `seed` (int, at least 0) and on a name."""
+    return np.random.Generator(np.random.PCG64([seed, zlib.crc32(stratum.encode("utf-8"))]))
+
+
+def group(counts, units):
+    """Return (U, K) sums of counts (N, K) over the rows of each unit; units: (N,) ints below U."""
+    grouped = np.zeros((int(units.max()) + 1, counts.shape[1]))
+    np.add.at(grouped, units, counts)
+    return grouped
+
+
+def resample(counts, replicates, rng):
+    """Return (replicates, K): sums over U units drawn from counts (U, K) with replacement."""
+    n, found = len(counts), []
+    block = max(1, BLOCK // n)
+    for start in range(0, replicates, block):
+        rows = min(block, replicates - start)
+        drawn = rng.integers(0, n, (rows, n), dtype=np.int32).astype(np.int64)
+        drawn += np.arange(rows)[:, None] * n
+        times = np.bincount(drawn.ravel(), minlength=rows * n).reshape(rows, n)
+        found.append(times.astype(np.float64) @ counts)
+    return np.concatenate(found)
+
+
+def sums(counts, replicates, seed, stratum=""):
+    """Return K Estimates: the column sums of counts (U, K).
+
+    stratum: name of the set. Sets of different names are resampled independently.
+    """
+    counts = np.asarray(counts, dtype=np.float64)
+    drawn = resample(counts, replicates, generator(seed, stratum))
+    centred = counts - counts.mean(axis=0)
+    columns = zip(counts.sum(axis=0), drawn.T, centred.T)
+    return [Estimate(float(total), d, {stratum: c}) for total, d, c in columns]
+
+
+def combine(function, estimates):
+    """Return the Estimate of `function` of the `estimates`.
+
+    function: takes one float, or one array of any one shape, for each estimate. Influences follow
+    by the chain rule, with numerical derivatives.
+    """
+    values = [estimate.value for estimate in estimates]
+    influence = {}
+    for k, estimate in enumerate(estimates):
+        step = 1e-4 * max(1.0, abs(values[k]))
+        up, down = list(values), list(values)
+        up[k], down[k] = values[k] + step, values[k] - step
+        slope = float(function(*up) - function(*down)) / (2 * step)
+        for stratum, change in estimate.influence.items():
+            influence[stratum] = influence.get(stratum, 0.0) + slope * change
+    replicates = np.asarray(function(*(estimate.replicates for estimate in estimates)))
+    return Estimate(float(function(*values)), replicates, influence)
+
+
+def mean(estimates):
+    """Return the Estimate of the unweighted mean of `estimates`."""
+    return combine(lambda *values: sum(values) / len(values), estimates)
+
+
+def difference(a, b):
+    """Return the Estimate of a - b; paired where both were resampled with the same units."""
+    return combine(lambda x, y: x - y, [a, b])
+
+
+def _correct(z, estimate, drawn):
+    """Return normal quantiles corrected for bias and acceleration."""
+    from scipy import special
+
+    change = np.concatenate(list(estimate.influence.values()))
+    spread = np.sum(change**2)
+    acceleration = np.sum(change**3) / (6 * spread**1.5) if spread > 0 else 0.0
+    tie = 1e-9 * max(1.0, abs(estimate.value))
+    equal = np.mean(np.abs(drawn - estimate.value) <= tie)
+    below = np.mean(drawn < estimate.value - tie) + equal / 2
+    # With all replicates on one side there is nothing to correct by.
+    bias = special.ndtri(below) if 0 < below < 1 else 0.0
+    return bias + (bias + z) / (1 - acceleration * (bias + z))
+
+
+def interval(estimate, confidence=0.95, skewed=True):
+    """Return (low, high): the BCa interval of Efron (1987), widened for few units.
+
+    Levels are those of Student's t with the variance's n/(n - 1), the "expanded" percentile of
+    Hesterberg (2015), before bias and acceleration are corrected. skewed=False leaves that
+    correction out: for differences of two systems, which hardly are skewed, it was measured to
+    add noise. Replicates that are not defined are left out. (nan, nan) where the statistic
+    itself is not defined, or there is only one unit.
+    """
+    from scipy import special
+
+    value, drawn = estimate.value, estimate.replicates[np.isfinite(estimate.replicates)]
+    units = sum(len(change) for change in estimate.influence.values())
+    free = units - len(estimate.influence)
+    if not np.isfinite(value) or not len(drawn) or free < 1:
+        return float("nan"), float("nan")
+    tail = special.stdtrit(free, (1 - confidence) / 2) * np.sqrt(units / free)
+    z = np.array([tail, -tail])
+    if skewed:
+        z = _correct(z, estimate, drawn)
+    low, high = np.quantile(drawn, special.ndtr(z))
+    return float(low), float(high)
+
+
+def improvement(change, better="low"):
+    """Return the probability that a change is for the better, by the bootstrap.
+
+    change: Estimate of new - old. better: "low" or "high". Replicates without a change count half.
+    """
+    drawn = change.replicates[np.isfinite(change.replicates)]
+    if not len(drawn):
+        return float("nan")
+    good = drawn < 0 if better == "low" else drawn > 0
+    return float(np.mean(good) + np.mean(drawn == 0) / 2)
+
+
+def permuted(a, b, function, replicates, seed, stratum=""):
+    """Return (replicates,) differences function(A) - function(B) under exchangeable systems.
+
+    a, b: (U, K) counts of two systems on the same units. Each replicate exchanges the systems in
+    a random half of the units: approximate randomisation (Noreen 1989), a matched-pairs test
+    that assumes nothing of the counts but that, without a difference, either system could have
+    made either result.
+    """
+    rng = generator(seed, "permuted " + stratum)
+    a, b = np.asarray(a, dtype=np.float64), np.asarray(b, dtype=np.float64)
+    total = a.sum(axis=0) + b.sum(axis=0)
+    change = (a - b)[np.any(a != b, axis=1)]  # units that are alike change nothing
+    n, found = len(change), []
+    if not n:
+        return np.zeros(replicates)
+    # Sums of whole numbers below 2**24 are exact in float32, which is faster.
+    exact = np.all(change == np.round(change)) and np.all(np.abs(change).sum(axis=0) < 2**24)
+    kind = np.float32 if exact else np.float64
+    columns = change.astype(kind)
+    block = max(1, BLOCK // n)
+    for start in range(0, replicates, block):
+        rows = min(block, replicates - start)
+        bits = np.frombuffer(rng.bytes(rows * -(-n // 8)), np.uint8).reshape(rows, -1)
+        chosen = np.unpackbits(bits, axis=1, count=n).astype(kind) @ columns
+        # Chosen units keep their system, the others exchange theirs: a' - b' and a' + b' give a', b'.
+        shift = 2.0 * chosen.astype(np.float64) - change.sum(axis=0)
+        found.append(function(*((total + shift) / 2).T) - function(*((total - shift) / 2).T))
+    return np.concatenate(found)
+
+
+def p_value(observed, drawn):
+    """Return the two-sided p of an observed difference among (R,) permuted ones; never 0.
+
+    Permuted differences that are not defined count as extreme.
+    """
+    if not np.isfinite(observed):
+        return float("nan")
+    extreme = ~(np.abs(drawn) < abs(observed) - 1e-9 * max(1.0, abs(observed)))
+    return float((1 + np.sum(extreme)) / (1 + len(drawn)))
+
+
+def holm(p_values):
+    """Return the p-values corrected for their number (Holm 1979), in the same order.
+
+    Values that are nan are no comparisons: they stay and do not count.
+    """
+    p = np.asarray(p_values, dtype=np.float64)
+    order = [i for i in np.argsort(p) if np.isfinite(p[i])]
+    corrected, largest = p.copy(), 0.0
+    for rank, i in enumerate(order):
+        largest = max(largest, min(1.0, float(p[i]) * (len(order) - rank)))
+        corrected[i] = largest
+    return corrected.tolist()
+
+
+def over_seeds(values, confidence=0.95):
+    """Return (mean, low, high) of one metric's values of several training seeds, by Student's t.
+
+    low and high are nan for a single seed.
+    """
+    from scipy import special
+
+    values = np.asarray(values, dtype=np.float64)
+    centre, n = float(values.mean()), len(values)
+    if n < 2:
+        return centre, float("nan"), float("nan")
+    wide = -special.stdtrit(n - 1, (1 - confidence) / 2) * values.std(ddof=1) / np.sqrt(n)
+    return centre, float(centre - wide), float(centre + wide)
