@@ -111,8 +111,11 @@ class SpeechEncoder(torch.nn.Module):
                 return each_alone(self.frontend, speech, lengths)
             return self.frontend(speech, lengths)
 
-    def forward(self, speech, lengths):
-        """(B, S) float waveforms at 16 kHz, (B,) samples -> ((B, T, D), (B,) frames)."""
+    def forward(self, speech, lengths, augment=None):
+        """(B, S) float waveforms at 16 kHz, (B,) samples -> ((B, T, D), (B,) frames).
+
+        augment: apply SpecAugment; None: in training only.
+        """
         frames = self.frames(lengths)
         if int(frames.min()) < 1:
             i = int(frames.argmin())
@@ -124,7 +127,7 @@ class SpeechEncoder(torch.nn.Module):
         if self.normalize is not None:
             # ESPnet's UtteranceMVN counts the padding into the variance.
             x, n = each_alone(self.normalize, x, n)
-        if self.specaug is not None and self.training:
+        if self.specaug is not None and (self.training if augment is None else augment):
             # After normalisation, so that a masked value is the mean.
             x, n = self.specaug(x, n)
         x, n = stack_frames(x, n, self.frame_stack)

@@ -9,6 +9,12 @@ def get_parser():
     parser.add_argument("--batch_seconds", type=float, default=120.0, help="audio in a batch, padding included")
     parser.add_argument("--threads", type=int, default=2, help="CPU threads")
     parser.add_argument("--ngpu", type=int, default=0, help="1 to encode on a GPU")
+    parser.add_argument(
+        "--augment",
+        action="store_true",
+        help="spoil the speech as in the encoder's training (its augment_conf and specaug), once, by --seed",
+    )
+    parser.add_argument("--seed", type=int, default=1, help="of --augment")
     parser.add_argument("files", nargs="+", help="pairs SEQUENCES DIR: what to read, where frames.scp goes")
     return parser
 
@@ -19,11 +25,13 @@ def main(argv=None):
     import shutil
 
     import kaldiio
+    import numpy as np
     import torch
     from tqdm import tqdm
 
     from espnet_llmvq.decode.batches import read_batches
     from espnet_llmvq.errors import UserError
+    from espnet_llmvq.tasks.dataset import Augmenter
     from espnet_llmvq.tasks.speech_llm import load_model
 
     if len(args.files) % 2:
@@ -31,15 +39,21 @@ def main(argv=None):
     torch.set_num_threads(args.threads)
     device = "cuda" if args.ngpu else "cpu"
     model, model_args = load_model(args.encoder, device)
+    augment = Augmenter(**model_args.augment_conf) if args.augment and model_args.augment_conf else None
     for source, target in zip(args.files[::2], args.files[1::2]):
         tmp = target.rstrip("/") + ".tmp"
         shutil.rmtree(tmp, ignore_errors=True)
         os.makedirs(tmp)
         frames = {}
+        # Draws follow the batches, which are the same for the same set.
+        np.random.seed(args.seed)
+        torch.manual_seed(args.seed)
         with kaldiio.WriteHelper(f"ark,scp:{tmp}/frames.ark,{tmp}/frames.scp") as writer, torch.inference_mode():
-            batches = read_batches(source, args.batch_seconds, model_args.llm)
+            batches = read_batches(source, args.batch_seconds, model_args.llm, augment=augment)
             for ids, batch in tqdm(batches, desc=f"encode {source}", unit="batch"):
-                out, lengths = model.encode(batch["speech"].to(device), batch["speech_lengths"].to(device))
+                out, lengths = model.speech_encoder(
+                    batch["speech"].to(device), batch["speech_lengths"].to(device), args.augment
+                )
                 for utt, x, n in zip(ids, out.cpu(), lengths.tolist()):
                     frames[utt] = n
                     writer(utt, x[:n].numpy())

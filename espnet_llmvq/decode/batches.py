@@ -10,10 +10,11 @@ class Batches:
     """Iterable of (ids, batch tensors) over a file of sequences, longest first, within `seconds` of audio.
 
     The transcript is cut off: a batch holds the spans before the first one with loss. `batch_size` limits
-    the utterances in a batch. cache: encoder frames (scp) to read instead of audio.
+    the utterances in a batch. cache: encoder frames (scp) to read instead of audio. augment: as
+    `SequencePreprocessor` takes it.
     """
 
-    def __init__(self, path, seconds, tokenizer, batch_size=64, cache=None):
+    def __init__(self, path, seconds, tokenizer, batch_size=64, cache=None, augment=None):
         self.order = []
         self.prompts = {}
         for seq in read_sequences(path):
@@ -22,7 +23,7 @@ class Batches:
                 raise UserError(f"{path}: {seq.id} has {len(speech)} speech spans; one is needed here")
             self.order.append(seq.id)
             self.prompts[seq.id] = Sequence(seq.id, seq.prompt)
-        self.preprocess = SequencePreprocessor(tokenizer, tokenizer.eos_token_id, cache)
+        self.preprocess = SequencePreprocessor(tokenizer, tokenizer.eos_token_id, cache, augment)
         samples = {k: next(s.samples for s in p.spans if s.is_speech) for k, p in self.prompts.items()}
         self.batches, longest = [], 0
         # Ids break ties, so that batches do not depend on the order of the file.

@@ -30,7 +30,7 @@ def score_sets(systems, sets, rows, normaliser, missing):
 
     A set is normalised as its entries in `rows` say, else by the normaliser called `normaliser`.
     """
-    named = {row["set"]: row["normaliser"] for row in rows if row.get("normaliser")}
+    named = {r["set"]: r["normaliser"] for r in rows if r["metric"] == "wer" and r.get("normaliser")}
     found = []
     for s in sets:
         normalise = get_normaliser(named.get(s.name, normaliser))
@@ -43,7 +43,7 @@ def score_sets(systems, sets, rows, normaliser, missing):
         for system in systems:
             path = system.hyp_path(s.name)
             try:
-                hyps, _ = match_utterances(scored.refs, read_transcript(path), s.text, path)
+                hyps = match_utterances(scored.refs, read_transcript(path), s.text, path)
                 scores = score_utterances(ref_words, split_words(hyps, normalise))
                 total(scores)  # UserError if there is no word
             except UserError as err:

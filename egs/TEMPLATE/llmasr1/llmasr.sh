@@ -43,6 +43,7 @@ encoder_file=              # checkpoint of a pretrained encoder; empty: train on
 encoder_config=conf/encoder.yaml  # of the trained encoder
 bridge_stack=1             # encoder frames per LLM position, for the batch budget (bridge_conf.stack)
 cache_encoder=true         # encode each set once and train all systems on the frames
+augment_cache=false        # spoil the training set for it as in the encoder's training
 align_sets=                # sets to align with the encoder's CTC (stage 8); empty: none
 num_beams=4                # beam of the LLM
 normaliser=basic           # none, basic, whisper_basic, whisper_english, softvq
@@ -301,13 +302,18 @@ if stage_on 10; then
     log "Stage 10: LLM positions -> ${expdir}/stats; encoder frames -> ${cache_dir}"
     positions "${bridge_stack}" "${encoder_dir}/config.yaml" "${expdir}/stats"
     if ${cache_encoder}; then
+        encode_opts=(--encoder "${encoder_dir}" --threads "${nj}" --ngpu "${ngpu}")
         pairs=()
         for name in ${all_sets}; do
-            fresh "${cache_dir}/${name}/frames.scp" "${dumpdir}/${name}/sequences.jsonl" "${encoder_file}" ||
+            fresh "${cache_dir}/${name}/frames.scp" "${dumpdir}/${name}/sequences.jsonl" "${encoder_file}" && continue
+            if ${augment_cache} && [ "${name}" = "${train_set}" ]; then
+                bin encode "${encode_opts[@]}" --augment --seed "${base_seed}" "${dumpdir}/${name}/sequences.jsonl" "${cache_dir}/${name}"
+            else
                 pairs+=("${dumpdir}/${name}/sequences.jsonl" "${cache_dir}/${name}")
+            fi
         done
         if [ ${#pairs[@]} -gt 0 ]; then
-            bin encode --encoder "${encoder_dir}" --threads "${nj}" --ngpu "${ngpu}" "${pairs[@]}"
+            bin encode "${encode_opts[@]}" "${pairs[@]}"
         else
             log "${cache_dir} is up to date, nothing to do"
         fi
