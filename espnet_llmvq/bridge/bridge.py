@@ -121,7 +121,6 @@ class QuantizingBridge(Bridge):
         codebook: `frozen` or `trainable`.
         top_k, temperature, renormalise: of the weights; see `soft_vq`.
         chunk: codebook rows compared at a time, or `auto`. Changes time and memory, not the result.
-        codebook_gradient: `dense`, or `sparse`: of the kept rows only, for an optimizer that takes it.
     """
 
     def __init__(
@@ -133,7 +132,6 @@ class QuantizingBridge(Bridge):
         temperature=1.0,
         renormalise=True,
         chunk="auto",
-        codebook_gradient="dense",
         **kwargs,
     ):
         super().__init__(input_size, embedding, **kwargs)
@@ -144,13 +142,6 @@ class QuantizingBridge(Bridge):
         if chunk != "auto" and not (type(chunk) is int and chunk > 0):
             raise UserError(f"chunk: {chunk!r} must be a number of rows above 0 or 'auto'")
         self.chunk = 0 if chunk == "auto" else chunk
-        check_name("codebook_gradient", codebook_gradient, ("dense", "sparse"))
-        self.sparse = codebook_gradient == "sparse"
-        if self.sparse and (self.top_k == rows or not renormalise):
-            raise UserError(
-                "codebook_gradient: sparse needs top_k below the vocabulary and renormalise: true; "
-                "otherwise every row gets gradient. Use dense"
-            )
         check_name("codebook", codebook, ("frozen", "trainable"))
         self.codebook = torch.nn.Parameter(
             embedding.detach().clone().float(), requires_grad=codebook == "trainable"
@@ -176,7 +167,6 @@ class QuantizingBridge(Bridge):
             temperature=self.temperature,
             renormalise=self.renormalise,
             chunk=self.chunk,
-            sparse=self.sparse,
         )
 
 

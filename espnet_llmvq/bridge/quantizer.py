@@ -2,7 +2,7 @@
 
 Shapes: z (N, D) projector outputs, one row a step; codebook E (V, D); weights over rows (N, V).
 Similarity is the cosine. `temperature` divides it before the softmax; the paper's letter is 1.0.
-All go through the operator of `soft_vq.py`, which never holds N x V numbers; `chunk` and `sparse` are its.
+All go through the operator of `soft_vq.py`, which never holds N x V numbers; `chunk` is its.
 """
 
 import torch.nn.functional as F
@@ -25,7 +25,7 @@ def hard_quantize(z, codebook, chunk=0):
     return z + (codebook.detach()[rows] - z).detach(), rows
 
 
-def soft_quantize(z, codebook, top_k, temperature=1.0, renormalise=True, chunk=0, sparse=False):
+def soft_quantize(z, codebook, top_k, temperature=1.0, renormalise=True, chunk=0):
     """Stage 2 soft: sum of the k most similar rows weighted by A = softmax(cos / temperature).
 
     renormalise: the kept weights sum to one (softmax over the kept similarities); otherwise they keep the
@@ -33,13 +33,13 @@ def soft_quantize(z, codebook, top_k, temperature=1.0, renormalise=True, chunk=0
     kept rows of the codebook; if not renormalised, all rows through the softmax's denominator.
     Returns ((N, D), (N,) top row).
     """
-    return soft_vq(z, codebook, top_k, temperature, renormalise, False, chunk, sparse)
+    return soft_vq(z, codebook, top_k, temperature, renormalise, hard=False, chunk=chunk)
 
 
-def hard_weights_quantize(z, codebook, top_k, temperature=1.0, renormalise=True, chunk=0, sparse=False):
+def hard_weights_quantize(z, codebook, top_k, temperature=1.0, renormalise=True, chunk=0):
     """Stage 2 hard (the ablation): one-hot of the argmax, straight through on the weights.
 
     w = A + sg[onehot(A) - A] over the k kept rows; output w E. The value is the top row; all k rows
     get gradient through A. Returns ((N, D), (N,) top row).
     """
-    return soft_vq(z, codebook, top_k, temperature, renormalise, True, chunk, sparse)
+    return soft_vq(z, codebook, top_k, temperature, renormalise, hard=True, chunk=chunk)

@@ -243,7 +243,8 @@ def dense_backward(grad, unit, codebook, temperature, inverse, log_total, summed
     """
     n, d = unit.shape
     size = chunk_rows(n, len(codebook), chunk, unit.device)
-    buffer = unit.new_empty((3 if summed is not None else 2) * n * size)
+    blocks = 2 if summed is None else 3
+    buffer = unit.new_empty(blocks * n * size)
     left = unit if summed is None else torch.cat([grad, unit])
     right = torch.cat([unit, grad]) if row_sum else unit
     centre = None if summed is None else (grad * summed).sum(1, keepdim=True)
@@ -253,8 +254,8 @@ def dense_backward(grad, unit, codebook, temperature, inverse, log_total, summed
         c = len(part)
         here = inverse[start : start + c]
         # Blocks of N rows: [g E^T,] logits, probabilities. Two neighbours then make one product.
-        block = buffer[: (len(buffer) // (n * size)) * n * c].view(-1, n, c)
-        torch.mm(left, part.T, out=block[:-1].view(-1, c))
+        block = buffer[: blocks * n * c].view(blocks, n, c)
+        torch.mm(left, part.T, out=block[:-1].view(len(left), c))
         logits, share = block[-2], block[-1]
         logits.mul_(here / temperature)
         torch.sub(logits, log_total[:, None], out=share).exp_()
@@ -267,7 +268,7 @@ def dense_backward(grad, unit, codebook, temperature, inverse, log_total, summed
         keys = torch.mul(inner, here / temperature, out=logits)
         grad_unit.addmm_(keys, part)
         if table is not None:
-            weights = block[-2:].view(-1, c) if row_sum else keys
+            weights = block[-2:].view(2 * n, c) if row_sum else keys
             target = table[start : start + c]
             if target.dtype == unit.dtype:
                 torch.mul(part, (-own * here.square())[:, None], out=target).addmm_(weights.T, right)
@@ -405,9 +406,8 @@ def call_backward(ctx, grad, *unused):
             grad_z, grad_temperature, (rows, values) = backward(
                 grad, *tensors, ctx.options, True, True
             )
-        table = torch.sparse_coo_tensor(
-            rows[None], values, tensors[1].shape, is_coalesced=True, check_invariants=False
-        )
+        with torch.sparse.check_sparse_tensor_invariants():  # cheap, and torch warns when it is not asked
+            table = torch.sparse_coo_tensor(rows[None], values, tensors[1].shape, is_coalesced=True)
     else:
         grad_z, grad_temperature, table = soft_vq_backward_op(
             grad, *ctx.saved_tensors, *ctx.options, train
