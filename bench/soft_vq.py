@@ -176,7 +176,7 @@ def main(argv=None):
     for vocab in args.vocab:
         for frames in args.frames:
             for k in top_k:
-                repeats = args.repeats or (3 if vocab * frames < 10**8 else 1)
+                repeats = args.repeats or (3 if vocab * frames < 6 * 10**7 else 1)
                 command = [sys.executable, os.path.abspath(__file__), "--case", "--vocab", str(vocab)]
                 command += ["--frames", str(frames), "--top_k", str(k), "--repeats", str(repeats)]
                 command += ["--error_frames", str(args.error_frames)]
