@@ -4,7 +4,8 @@ Against the plain autograd expression, which holds the N x V matrix, and against
 (forward only). Every case runs in a process of its own, all three on the same inputs, in turns; the least
 time counts. Memory is what a call adds at its peak: resident set on CPU, allocated memory on CUDA. The error
 is against the plain expression in float64 on the first frames: output, gradients of z, E and temperature,
-each the largest difference over the largest value.
+each the largest difference over the largest value. The loss is the squared length of the output: with a
+random gradient that of the temperature is a sum of both signs that nearly cancels, and no precision is enough.
 """
 
 import argparse
@@ -41,11 +42,11 @@ def operator(z, codebook, temperature, top_k):
     return soft_vq(z, codebook, top_k, temperature)[0]
 
 
-def step(function, inputs, grad, top_k):
+def step(function, inputs, top_k):
     """Forward and backward: output and the three gradients."""
     inputs = [x.detach().requires_grad_() for x in inputs]
     out = function(*inputs, top_k)
-    out.backward(grad)
+    out.square().sum().backward()
     return [out.detach(), *(x.grad for x in inputs)]
 
 
@@ -84,12 +85,11 @@ def timed(call, cuda):
     return time.perf_counter() - start
 
 
-def max_rel_error(inputs, grad, top_k, frames):
+def max_rel_error(inputs, top_k, frames):
     z, *others = inputs
     part = [z[:frames], *others]
-    ours = step(operator, part, grad[:frames], top_k)
-    # Float64 gathers the kept rows only after a product in float64, so the choice of rows is tested too.
-    want = step(autograd, [x.double() for x in part], grad[:frames].double(), top_k)
+    ours = step(operator, part, top_k)
+    want = step(autograd, [x.double() for x in part], top_k)
     return max(((a.double() - b).abs().max() / b.abs().max()).item() for a, b in zip(ours, want))
 
 
@@ -103,18 +103,18 @@ def case(vocab, frames, top_k, repeats, error_frames):
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     cuda = device.type == "cuda"
     generator = torch.Generator().manual_seed(0)
-    z, grad = (torch.randn(frames, WIDTH, generator=generator).to(device) for _ in range(2))
+    z = torch.randn(frames, WIDTH, generator=generator).to(device)
     codebook = (0.02 * torch.randn(vocab, WIDTH, generator=generator)).to(device)
     inputs = [z, codebook, torch.tensor(TEMPERATURE, device=device)]
     k = vocab if top_k == "all" else top_k
     for function in (operator, autograd):  # loads what is loaded on first use
-        step(function, [z[:8], codebook[:64], inputs[2]], grad[:8], 64 if top_k == "all" else 10)
+        step(function, [z[:8], codebook[:64], inputs[2]], 64 if top_k == "all" else 10)
 
     def ours():
-        step(operator, inputs, grad, k)
+        step(operator, inputs, k)
 
     def plain():
-        step(autograd, inputs, grad, k)
+        step(autograd, inputs, k)
 
     def product():
         z @ codebook.T
@@ -140,7 +140,7 @@ def case(vocab, frames, top_k, repeats, error_frames):
         product_s=product_s,
         ours_mb=ours_mb,
         autograd_mb=autograd_mb,
-        max_rel_error=max_rel_error(inputs, grad, k, min(error_frames, frames)),
+        max_rel_error=max_rel_error(inputs, k, min(error_frames, frames)),
     )
 
 
