@@ -103,7 +103,13 @@ class Bridge(torch.nn.Module):
 
 
 class QuantizingBridge(Bridge):
-    """What hard and soft bridges share: the codebook, a copy of the LLM table, frozen or trainable."""
+    """What hard and soft bridges share: the codebook, a copy of the LLM table, frozen or trainable.
+
+    Args:
+        codebook: `frozen` or `trainable`.
+        top_k, temperature, renormalise: of the weights; see `soft_vq`.
+        chunk: codebook rows compared at a time, or `auto`. Changes time and memory, not the result.
+    """
 
     def __init__(
         self,
@@ -113,13 +119,17 @@ class QuantizingBridge(Bridge):
         top_k="all",
         temperature=1.0,
         renormalise=True,
+        chunk="auto",
         **kwargs,
     ):
         super().__init__(input_size, embedding, **kwargs)
         rows = len(embedding)
-        if top_k != "all" and not (isinstance(top_k, int) and 0 < top_k <= rows):
+        if top_k != "all" and not (type(top_k) is int and 0 < top_k <= rows):
             raise UserError(f"top_k: {top_k!r} must be 1 to {rows} (the vocabulary) or 'all'")
         self.top_k = rows if top_k == "all" else top_k
+        if chunk != "auto" and not (type(chunk) is int and chunk > 0):
+            raise UserError(f"chunk: {chunk!r} must be a number of rows above 0 or 'auto'")
+        self.chunk = 0 if chunk == "auto" else chunk
         check_name("codebook", codebook, ("frozen", "trainable"))
         self.codebook = torch.nn.Parameter(
             embedding.detach().clone().float(), requires_grad=codebook == "trainable"
@@ -141,7 +151,10 @@ class QuantizingBridge(Bridge):
 
     def choices(self):
         return dict(
-            top_k=self.top_k, temperature=self.temperature, renormalise=self.renormalise
+            top_k=self.top_k,
+            temperature=self.temperature,
+            renormalise=self.renormalise,
+            chunk=self.chunk,
         )
 
 
@@ -159,7 +172,7 @@ class HardBridge(QuantizingBridge):
 
     def quantize(self, z):
         if self.straight_through == "output":
-            return hard_quantize(z, self.codebook)
+            return hard_quantize(z, self.codebook, self.chunk)
         return hard_weights_quantize(z, self.codebook, **self.choices())
 
 

@@ -2,10 +2,12 @@
 
 Shapes: z (N, D) projector outputs, one row a step; codebook E (V, D); weights over rows (N, V).
 Similarity is the cosine. `temperature` divides it before the softmax; the paper's letter is 1.0.
+All go through the operator of `soft_vq.py`, which never holds N x V numbers; `chunk` is its.
 """
 
-import torch
 import torch.nn.functional as F
+
+from espnet_llmvq.bridge.soft_vq import nearest_rows, soft_vq
 
 
 def cosine(z, codebook):
@@ -13,44 +15,31 @@ def cosine(z, codebook):
     return F.normalize(z, dim=-1) @ F.normalize(codebook, dim=-1).T
 
 
-def hard_quantize(z, codebook):
+def hard_quantize(z, codebook, chunk=0):
     """Stage 1: output e_j, j = argmax cos(z, e_j); the gradient passes straight to z.
 
     Returns ((N, D) output, (N,) chosen rows).
     """
-    rows = cosine(z.detach(), codebook.detach()).argmax(-1)
+    rows = nearest_rows(z, codebook, 1, chunk)[1][:, 0]
     # The raw row, not normalised; z + sg[q - z] in the paper's notation.
     return z + (codebook.detach()[rows] - z).detach(), rows
 
 
-def top_weights(z, codebook, top_k, temperature, renormalise):
-    """Weights A = softmax(cos / temperature) of the k largest rows: ((N, k) weights, (N, k) rows).
+def soft_quantize(z, codebook, top_k, temperature=1.0, renormalise=True, chunk=0):
+    """Stage 2 soft: sum of the k most similar rows weighted by A = softmax(cos / temperature).
 
-    renormalise: the kept weights sum to one (softmax over the kept similarities); otherwise they keep
-    the mass they have in the softmax over all V rows.
+    renormalise: the kept weights sum to one (softmax over the kept similarities); otherwise they keep the
+    mass they have in the softmax over all V rows. Gradients reach z and, through keys and values, the k
+    kept rows of the codebook; if not renormalised, all rows through the softmax's denominator.
+    Returns ((N, D), (N,) top row).
     """
-    logits = cosine(z, codebook) / temperature
-    kept, rows = logits.topk(top_k, dim=-1)
-    if renormalise:
-        return kept.softmax(-1), rows
-    return (kept - logits.logsumexp(-1, keepdim=True)).exp(), rows
+    return soft_vq(z, codebook, top_k, temperature, renormalise, hard=False, chunk=chunk)
 
 
-def soft_quantize(z, codebook, top_k, temperature=1.0, renormalise=True):
-    """Stage 2 soft: sum of the k most similar rows weighted by A. Gradients reach z and, through keys
-    and values, the k kept rows of the codebook. Returns ((N, D), (N,) top row)."""
-    weights, rows = top_weights(z, codebook, top_k, temperature, renormalise)
-    return torch.einsum("nk,nkd->nd", weights, codebook[rows].to(weights.dtype)), rows[:, 0]
-
-
-def hard_weights_quantize(z, codebook, top_k, temperature=1.0, renormalise=True):
+def hard_weights_quantize(z, codebook, top_k, temperature=1.0, renormalise=True, chunk=0):
     """Stage 2 hard (the ablation): one-hot of the argmax, straight through on the weights.
 
     w = A + sg[onehot(A) - A] over the k kept rows; output w E. The value is the top row; all k rows
     get gradient through A. Returns ((N, D), (N,) top row).
     """
-    weights, rows = top_weights(z, codebook, top_k, temperature, renormalise)
-    onehot = torch.zeros_like(weights)
-    onehot[:, 0] = 1.0  # topk sorts: the first kept row is the argmax
-    weights = weights + (onehot - weights).detach()
-    return torch.einsum("nk,nkd->nd", weights, codebook[rows].to(weights.dtype)), rows[:, 0]
+    return soft_vq(z, codebook, top_k, temperature, renormalise, hard=True, chunk=chunk)
