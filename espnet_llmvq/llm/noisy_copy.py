@@ -210,62 +210,63 @@ class NoisyCopy:
 def copy_start(model):
     """Set the weights of a new Llama model so that it continues a sequence as it went on before.
 
-    The first head of layer 0 looks one position back and notes a code of the token there; the heads of
-    layer 1 look for the position whose note is the code of the present token, and bring the
-    token that stands there to the output (an "induction head"). Training goes on from there with all weights
-    free. The embedding's dimension 0 is a constant, and 1..head_dim/2 hold the notes. Needs two layers.
+    The first two heads of layer 0 look one and two positions back and note a code of the token there; the
+    heads of layer 1 look for the position whose notes are the codes of the present token and of the one before
+    it, and bring the token that stands there to the output (an "induction head"). With the last token alone, a
+    copy of "B E V E R L Y" would jump from the first E to what follows the second. Training goes on from there
+    with all weights free. The embedding's dimension 0 is a constant; the notes follow it. Needs two layers, two
+    heads and a head size that is a multiple of 4.
     """
     import torch
 
     config = model.config
     width, head = config.hidden_size, config.hidden_size // config.num_attention_heads
-    half = (
-        head // 2
-    )  # rotary position embedding turns dimensions i and i + half by position * speed[i]
+    half = head // 2  # rotary position embedding turns dimensions i and i + half by position * speed[i]
+    size = half // 2  # of a note
     speed = config.rope_parameters["rope_theta"] ** (-torch.arange(half) / half)
-    scale, constant, note = (
-        0.06,
-        5.0,
-        1.5,
-    )  # of embeddings; of dimension 0 and the notes beside them
+    # of embeddings; of dimension 0 and the notes beside them; of the similarities of layer 1
+    scale, constant, note, sharpness = 0.06, 5.0, 1.5, 1.25
     first, second = (layer.self_attn for layer in model.model.layers[:2])
-    notes, token = slice(1, 1 + half), slice(1 + half, width)
+    notes = [slice(1 + i * size, 1 + (i + 1) * size) for i in range(2)]
+    token = slice(1 + 2 * size, width)
+    token_size = width - 1 - 2 * size
     with torch.no_grad():
-        for (
-            layer
-        ) in model.model.layers:  # quieter than the embeddings, so that notes and tokens last
+        for layer in model.model.layers:  # quieter than the embeddings, so that notes and tokens last
             layer.self_attn.o_proj.weight.mul_(0.25)
             layer.mlp.down_proj.weight.mul_(0.25)
         embedding = model.get_input_embeddings().weight
         embedding.normal_(0, scale)
         embedding[:, 0] = constant * scale
-        embedding[:, notes] = 0
+        embedding[:, 1 : 1 + 2 * size] = 0
         if not config.tie_word_embeddings:
             model.get_output_embeddings().weight.copy_(embedding)
-        code = torch.randn(half, width - 1 - half) / (width - 1 - half) ** 0.5
+        code = torch.randn(size, token_size) / token_size**0.5
 
-        # one back: the constant, turned by one position; other distances get 5 nats or more less
+        # one and two back: the constant, turned by so many positions; other distances get 5 nats or more less
         k = min(6, half)
-        normed = constant / ((width - 1 - half + constant**2) / width) ** 0.5
-        size = (5 * head**0.5 / (1 - speed[:k].cos()).sum()).sqrt() / normed
-        for weight, turn in ((first.q_proj.weight, -speed), (first.k_proj.weight, 0 * speed)):
-            weight[:head] = 0
-            weight[:k, 0] = size * turn[:k].cos()
-            weight[half : half + k, 0] = size * turn[:k].sin()
-        first.v_proj.weight[:head] = 0
-        first.v_proj.weight[:half, token] = code
-        first.o_proj.weight[:, :head] = 0
-        first.o_proj.weight[notes, :half] = note * scale * torch.eye(half)
+        normed = constant / ((token_size + constant**2) / width) ** 0.5
+        length = (5 * head**0.5 / (1 - speed[:k].cos()).sum()).sqrt() / normed
+        for i, dimensions in enumerate(notes):
+            at = i * head
+            for weight, turn in ((first.q_proj.weight, -(i + 1) * speed), (first.k_proj.weight, 0 * speed)):
+                weight[at : at + head] = 0
+                weight[at : at + k, 0] = length * turn[:k].cos()
+                weight[at + half : at + half + k, 0] = length * turn[:k].sin()
+            first.v_proj.weight[at : at + head] = 0
+            first.v_proj.weight[at : at + size, token] = code
+            first.o_proj.weight[:, at : at + head] = 0
+            first.o_proj.weight[dimensions, at : at + size] = note * scale * torch.eye(size)
 
-        # same code: on the slowly turning dimensions, for which distance matters little
-        slow = torch.cat([torch.arange(half // 2, half), torch.arange(half + half // 2, head)])[
-            :half
-        ]
+        # same codes: on the slowly turning dimensions, for which distance matters little
+        slow = torch.cat([torch.arange(half - size, half), torch.arange(head - size, head)])
         second.q_proj.weight.zero_()
         second.k_proj.weight.zero_()
         for at in range(0, width, head):
-            second.q_proj.weight[at + slow, token] = 1.25 * code
-            second.k_proj.weight[at + slow, notes] = 1.25 * torch.eye(half)
+            last, before = at + slow[0::2], at + slow[1::2]
+            second.q_proj.weight[last, token] = sharpness * code
+            second.k_proj.weight[last, notes[0]] = sharpness * torch.eye(size)
+            second.q_proj.weight[before, notes[0]] = sharpness / note * torch.eye(size)
+            second.k_proj.weight[before, notes[1]] = sharpness * torch.eye(size)
         keep = torch.zeros(width)
         keep[token] = 1
         second.v_proj.weight.copy_(torch.diag(keep))

@@ -31,7 +31,7 @@ class Model:
 
     hidden_size: int = 192
     num_hidden_layers: int = 4
-    num_attention_heads: int = 4
+    num_attention_heads: int = 2
     intermediate_size: int = 512
     max_position_embeddings: int = 1024
     tie_word_embeddings: bool = True
@@ -65,12 +65,15 @@ class Config:
         for key in ("copy_share", "random_share"):
             if not 0 <= getattr(self, key) <= 1:
                 raise UserError(f"{key} is {getattr(self, key)}; it must lie in 0..1")
-        if self.copy_start and self.model.num_hidden_layers < 2:
-            raise UserError("copy_start needs model.num_hidden_layers of 2 or more")
+        heads = self.model.num_attention_heads
+        if self.copy_start and min(self.model.num_hidden_layers, heads) < 2:
+            raise UserError("copy_start needs model.num_hidden_layers and model.num_attention_heads of 2 or more")
+        if self.copy_start and self.model.hidden_size // heads % 4:
+            raise UserError("copy_start needs model.hidden_size / model.num_attention_heads to be a multiple of 4")
         for key in ("epochs", "batch_size", "max_tokens", "save_steps", "log_steps"):
             if getattr(self, key) < 1:
                 raise UserError(f"{key} is {getattr(self, key)}; it must be 1 or more")
-        if self.model.hidden_size % (2 * self.model.num_attention_heads):
+        if self.model.hidden_size % (2 * heads):
             raise UserError("model.hidden_size must be a multiple of 2 * model.num_attention_heads")
 
 
