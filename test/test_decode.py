@@ -63,7 +63,7 @@ def test_batch_size_changes_nothing(make_model, tokenizer, corpus, num_beams, eo
     alone = outcomes(model, tokenizer, corpus, 1, num_beams=num_beams)
     for size in (3, 5):
         assert outcomes(model, tokenizer, corpus, size, num_beams=num_beams) == alone
-    limits = {s.id: length_limit(-(-model.speech_encoder.frames(s.spans[1].samples) // 2))
+    limits = {s.id: length_limit(model.speech_encoder.frames(s.spans[1].samples) * model.speech_encoder.frame_seconds())
               for s in read_sequences(corpus.train)}  # fmt: skip
     assert len(set(limits.values())) > 3 and len({text for text, _, _ in alone.values()}) > 3
     for utt, (text, tokens, cut) in alone.items():
@@ -84,7 +84,7 @@ def test_greedy_search_by_hand(make_model, tokenizer, corpus):
         )
         x, tokens = inputs[0][None], []
         with torch.no_grad():
-            while len(tokens) < length_limit(int(lengths)):
+            while len(tokens) < length_limit(int(lengths) * model.speech_encoder.frame_seconds()):
                 token = int(model.llm(inputs_embeds=x).logits[0, -1].argmax())
                 if token == tokenizer.eos_token_id:
                     break

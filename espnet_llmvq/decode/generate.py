@@ -3,9 +3,12 @@
 import torch
 
 
-def length_limit(steps, slope=1.5, offset=10):
-    """Most tokens that speech of `steps` bridge steps is given (an int): a runaway stops here."""
-    return int(slope * steps) + offset
+def length_limit(seconds, rate=8.0, offset=8):
+    """Most tokens that `seconds` of speech are given (an int): a runaway stops here.
+
+    Fast English has about five words a second. A loop that is stopped late costs more words than it was worth.
+    """
+    return int(rate * seconds) + offset
 
 
 class EndAtLimit:
@@ -34,7 +37,7 @@ def generate(model, tokenizer, batch, num_beams=4, **options):
     batch = {k: v.to(device) for k, v in batch.items()}
     frames, lengths = model.encode(batch["speech"], batch["speech_lengths"])
     # The limit follows the audio, not what blank dropping left of it.
-    limits = [length_limit(-(-n // model.bridge.stack)) for n in lengths.tolist()]
+    limits = [length_limit(n * model.speech_encoder.frame_seconds()) for n in lengths.tolist()]
     steps, step_lengths, _ = model.bridge_speech(frames, lengths)
     prompts, _ = model.assemble(steps, step_lengths, batch["tokens"], batch["layout"])
     longest = max(len(p) for p in prompts)

@@ -24,6 +24,7 @@ opts=(
     --systems "ctc slam lora lora_long hard soft_k10"
     --baseline lora
     --speed_perturb_factors "0.9 1.0 1.1"
+    --augment_cache true
     --vocab_size 200
     --whole_words 98
     --lm_train_text data/lm/train.txt

@@ -379,7 +379,7 @@ def get_parser():
     parser.add_argument("--so762", default="", help="speechocean762; empty: no test_so762")
     parser.add_argument("--datadir", type=Path, default=Path("data"), help="where to write")
     parser.add_argument("--valid_share", type=float, default=0.08, help="speakers held out")
-    parser.add_argument("--lm_lines", type=int, default=20000, help="lines of data/lm/train.txt")
+    parser.add_argument("--lm_lines", type=int, default=60000, help="lines of data/lm/train.txt")
     parser.add_argument("--seed", type=int, default=1, help="random seed")
     parser.add_argument("--nj", type=int, default=2, help="processes that perturb test")
     parser.add_argument("--smoke", type=boolean, default=False, help="true: a handful of each set")
