@@ -463,7 +463,7 @@ def test_numbers_alone(tmp_path, capsys):
     path = seed / "report" / "report.html"
     assert capsys.readouterr().out == f"written: {path}\n"
     tree = Tree(path.read_text(encoding="utf-8")).root
-    assert find(tree, "results").all("caption")[0].words == "bleu"
+    assert find(tree, "results").all("caption")[0].words == "BLEU"
     assert find(tree, "results").all("td")[0].words == "30.50"
     notes = [item.words for item in find(tree, "missing").all("li")]
     for start in ("Intervals: ", "Errors and utterances: ", "Derailments: ", "Figures ", "Training: "):

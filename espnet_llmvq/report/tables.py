@@ -9,10 +9,10 @@ import math
 from dataclasses import dataclass
 
 from espnet_llmvq.errors import UserError
-from espnet_llmvq.score.table import DOMAINS
+from espnet_llmvq.score.measure import METRICS
+from espnet_llmvq.score.table import DOMAINS, SMALL
 
-SMALL_SET = 500  # words; below it a rate says little
-# Error rates in percent, where lower is better. Any other metric keeps its name.
+# Error rates in percent, where lower is better.
 ERROR_RATES = {
     "wer": "Word error rate",
     "cer": "Character error rate",
@@ -102,7 +102,7 @@ def _column(row):
     parts += [f"{utterances:,} utterances"] if utterances is not None else []
     parts += [f"normaliser {row['normaliser']}"] if row.get("normaliser") else []
     label = mean or (f"{row['set']} ({DOMAINS.get(domain, domain)})" if domain else row["set"])
-    small = mean is None and words is not None and words < SMALL_SET
+    small = mean is None and words is not None and words < SMALL
     return Column(row["set"], label, mean is not None, small, tuple(parts))
 
 
@@ -134,9 +134,18 @@ def make_tables(rows, labels):
         lower_is_better = metric in ERROR_RATES
         if lower_is_better and len(lines) > 1:
             _mark_best(lines)
-        title = f"{ERROR_RATES[metric]} (%)" if lower_is_better else metric
+        title = f"{ERROR_RATES[metric]} (%)" if lower_is_better else _title(metric)
         tables.append(Table(metric, title, columns, lines))
     return tables
+
+
+def _title(metric):
+    if metric == "wer_ratio":
+        return "Word error rate, out of domain over in domain"
+    if metric not in METRICS:
+        return metric
+    label = METRICS[metric].label
+    return label[0].upper() + label[1:]
 
 
 def _cell(row):
