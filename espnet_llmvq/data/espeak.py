@@ -30,7 +30,7 @@ from espnet_llmvq.errors import UserError, nearest
 RATE = 16000
 RATE_WPM = (170, 200)  # drawn per utterance, both ends included
 PITCH = (35, 65)  # espeak's scale, 0 to 100
-VERSION = 1  # raise it when the same request would give other samples
+VERSION = 2  # raise it when the same request would give other samples
 
 # speak_lib.h
 _AUDIO_OUTPUT_SYNCHRONOUS = 2
@@ -123,8 +123,9 @@ class Espeak:
             )
             if rate <= 0:
                 raise UserError(f"espeak-ng could not start with its data in {self._data}")
-            with contextlib.suppress(AttributeError):  # the Klatt voices draw noise from libc
-                ctypes.CDLL(None).srand(1)
+            ctypes.CDLL(None).srand(1)  # older versions draw noise from libc
+            with contextlib.suppress(AttributeError):  # newer ones have their own, started by the clock
+                lib.espeak_ng_SetRandSeed(ctypes.c_long(1))
             yield lib, rate
             lib.espeak_Terminate()
         finally:
