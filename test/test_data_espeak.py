@@ -2,9 +2,8 @@
 
 import os
 import sys
-from pathlib import Path
-
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
