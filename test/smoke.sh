@@ -83,6 +83,13 @@ for file in exp_smoke/RESULTS.md exp_smoke/report/report.html exp_smoke/align/te
     [ -s "${file}" ] || fail "${file} is missing or empty"
 done
 
+note "a run in the same directory at the same time is refused"
+(
+    exec 9>exp_smoke/.lock
+    flock 9
+    fails_with "another run"
+)
+
 note "a second run has nothing to do"
 made() { find data_smoke dump_smoke exp_smoke -name '*.pth' -o -name 'hyp.jsonl' -o -name '*.ark' -o -name '*.wav' \
     -o -name '*.safetensors' -o -name '*.ctm' -o -name 'sequences.jsonl' | sort | xargs stat -c '%n %Y %i'; }

@@ -67,6 +67,9 @@ def decode_system(args, system, sets):
     directory = system_dir(system, args.expdir, args.encoder)
     model, model_args = load_model(directory, "cuda" if args.ngpu else "cpu")
     tokenizer = load_tokenizer(model_args.llm)
+    # Scoring prints these, so that its tables do not depend on where they are made.
+    options = {"num_beams": args.num_beams, "length_penalty": args.length_penalty}
+    made = facts(**options if system.decode == "llm" else {}, ngpu=args.ngpu)
     for name, (sequences, cache) in sets.items():
         path, found = hypothesis_file(system, args.expdir, args.encoder, name), {}
         start = time.perf_counter()
@@ -90,9 +93,6 @@ def decode_system(args, system, sets):
                 line = {"id": utt, "text": text}
                 f.write(json.dumps({**line, "at_limit": True} if at_limit else line, ensure_ascii=False) + "\n")
         os.replace(path + ".tmp", path)
-        # Scoring prints these, so that its tables do not depend on where they are made.
-        options = {"num_beams": args.num_beams, "length_penalty": args.length_penalty}
-        made = facts(**options if system.decode == "llm" else {}, ngpu=args.ngpu)
         write_text(os.path.join(os.path.dirname(path), FILE), json.dumps(made, indent=1) + "\n")
         seconds, audio = time.perf_counter() - start, samples / SAMPLE_RATE
         print(
