@@ -3,6 +3,8 @@
 A system, `conf/systems/NAME.yaml`, is a row: a label, the phases that train it in order, and how it decodes.
 A phase, `conf/phases/NAME.yaml`, is a training config; it starts from the phase before it. Systems that begin with
 the same phases share them, because a phase is stored under the names of all phases up to it.
+
+A file of the same directory with the one key `systems` is a group: its name stands for those systems.
 """
 
 import os
@@ -11,6 +13,7 @@ from dataclasses import dataclass
 from espnet_llmvq.errors import UserError, check_name
 
 SYSTEM_KEYS = ("label", "phases", "decode", "note")
+GROUP_KEY = "systems"
 
 
 @dataclass(frozen=True)
@@ -85,18 +88,45 @@ def names(directory):
     return sorted(f[:-5] for f in os.listdir(directory) if f.endswith(".yaml"))
 
 
+def expand(systems_dir, wanted):
+    """The files of the systems named in `wanted`, groups replaced by their members, each once: {name: (path, YAML)}.
+
+    Raises UserError for unknown names, also within a group, and for a group that is not a list of systems.
+    """
+    known, found = names(systems_dir) if wanted else [], {}
+
+    def read(name):
+        path = os.path.join(systems_dir, f"{name}.yaml")
+        return path, read_yaml(path)
+
+    for name in wanted:
+        check_name("system", name, known)
+        path, data = read(name)
+        if GROUP_KEY not in data:
+            found.setdefault(name, (path, data))
+            continue
+        members = data.pop(GROUP_KEY)
+        for key in data:
+            check_name(f"key in {path}, a group of systems,", key, [GROUP_KEY])
+        if not (isinstance(members, list) and members):
+            raise UserError(f"{path}: {GROUP_KEY} must be a list of names of systems")
+        for member in members:
+            check_name(f"system in {path}", member, known)
+            member_path, data = read(member)
+            if GROUP_KEY in data:
+                raise UserError(f"{path}: {member} is a group too; name its systems instead")
+            found.setdefault(member, (member_path, data))
+    return found
+
+
 def read_systems(conf_dir, wanted, seed=1):
-    """Read the systems named in `wanted` (list), in its order, as `System`s.
+    """Read the systems named in `wanted` (list; systems and groups), in its order, as `System`s.
 
     seed: other than 1 it becomes part of the tags. Raises UserError for unknown names, keys and phases.
     """
     systems_dir, phases_dir = os.path.join(conf_dir, "systems"), os.path.join(conf_dir, "phases")
-    known, systems = names(systems_dir) if wanted else [], []
-    suffix = "" if seed == 1 else f"_seed{seed}"
-    for name in wanted:
-        check_name("system", name, known)
-        path = os.path.join(systems_dir, f"{name}.yaml")
-        data = read_yaml(path)
+    systems, suffix = [], "" if seed == 1 else f"_seed{seed}"
+    for name, (path, data) in expand(systems_dir, wanted).items():
         for key in data:
             check_name(f"key in {path}", key, SYSTEM_KEYS)
         decode = check_name(f"decode in {path}", data.get("decode", "llm"), ("llm", "ctc"))

@@ -1,12 +1,18 @@
 """Quantizers against a brute-force float64 reference written from the equations of arXiv 2506.05706."""
 
 import itertools
+import math
 
 import pytest
 import torch
 
-from espnet_llmvq.bridge.bridge import Bridge, HardBridge, SoftBridge, stack_frames
-from espnet_llmvq.bridge.quantizer import hard_quantize, hard_weights_quantize, soft_quantize
+from espnet_llmvq.bridge.bridge import Bridge, HardBridge, SoftBridge, other_rows, stack_frames
+from espnet_llmvq.bridge.quantizer import (
+    hard_quantize,
+    hard_weights_quantize,
+    permuted_quantize,
+    soft_quantize,
+)
 from espnet_llmvq.errors import UserError
 
 N, V, D = 5, 11, 6
@@ -103,6 +109,8 @@ BRIDGES = [
     (HardBridge, {"straight_through": "weights", "codebook": "trainable", "top_k": 4}),
     (SoftBridge, {"top_k": 4, "codebook": "trainable"}),
     (SoftBridge, {"top_k": "all", "temperature": "learned", "renormalise": False}),
+    (SoftBridge, {"top_k": 4, "permute_codebook": 1}),
+    (HardBridge, {"permute_codebook": 1}),
 ]
 
 
@@ -131,8 +139,13 @@ def test_stack_frames_by_hand():
 @pytest.mark.parametrize(
     "cls,options,message",
     [
-        (SoftBridge, {"top_k": V + 1}, "'all'"),
+        (SoftBridge, {"top_k": V + 1}, f"top_k: {V + 1} is more than the {V} rows .* write 'all' to keep every row"),
         (SoftBridge, {"top_k": 0}, "1 to"),
+        (SoftBridge, {"top_k": True}, "1 to"),
+        (SoftBridge, {"top_k": "al"}, "1 to .* or 'all'"),
+        (SoftBridge, {"temperature_rate": -1.0}, "temperature_rate: -1.0 must be 0"),
+        (SoftBridge, {"permute_codebook": True}, "permute_codebook: True must be a seed"),
+        (SoftBridge, {"permute_codebook": 1, "renormalise": False}, "needs renormalise: true"),
         (SoftBridge, {"temperature": 0}, "above 0"),
         (SoftBridge, {"codebook": "trainabel"}, "did you mean 'trainable'"),
         (HardBridge, {"codebook": "trainable"}, "use weights"),
@@ -152,3 +165,81 @@ def test_codebook_is_a_copy_that_trains_only_when_asked():
         trained.codebook.add_(1.0)
     assert not torch.equal(table.weight, trained.codebook)
     assert torch.equal(table.weight, frozen.codebook)
+
+
+@pytest.mark.parametrize("rows", (2, 3, 800))
+def test_permutation_leaves_no_row_in_its_place(rows):
+    permutation = other_rows(rows, 1)
+    assert sorted(permutation.tolist()) == list(range(rows))
+    assert not (permutation == torch.arange(rows)).any()
+    assert torch.equal(permutation, other_rows(rows, 1))
+    assert rows < 800 or not torch.equal(permutation, other_rows(rows, 2))
+
+
+@pytest.mark.parametrize("k", (1, 3, V))
+@pytest.mark.parametrize("hard", (True, False))
+def test_permuted_matches_reference(k, hard):
+    z, e, grad = draw(7)
+    permutation = other_rows(V, 5)
+
+    def reference(z, e):
+        a = reference_weights(z, e, k, 0.3, True)
+        if hard:
+            onehot = torch.nn.functional.one_hot(a.argmax(-1), V).to(a)
+            a = a + (onehot - a).detach()
+        return torch.stack([sum(a_t[v] * e[permutation[v]] for v in range(V)) for a_t in a])
+
+    ours = gradients(lambda z, e: permuted_quantize(z, e, permutation, k, 0.3, hard)[0], z, e, grad)
+    want = gradients(reference, z, e, grad)
+    for a, b in zip(ours, want):
+        torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-12)
+
+
+def test_permuting_the_codebook_itself_would_be_no_control():
+    z, e, _ = draw(8)
+    permutation = other_rows(V, 5)
+    plain = soft_quantize(z, e, 3, 0.3)[0]
+    torch.testing.assert_close(soft_quantize(z, e[permutation], 3, 0.3)[0], plain)
+    assert (permuted_quantize(z, e, permutation, 3, 0.3)[0] - plain).norm() > 0.1 * plain.norm()
+
+
+def test_permuted_bridges_put_another_row_in_place():
+    table = torch.randn(V, D)
+    inputs = torch.randn(1, 9, 4), torch.tensor([9])
+    outputs = {}
+    for seed in (None, 5):
+        torch.manual_seed(0)
+        hard = HardBridge(4, table, stack=1, hidden_size=8, permute_codebook=seed)
+        outputs[seed] = hard(*inputs)[0][0]
+        assert list(hard.state_dict()) == list(HardBridge(4, table, stack=1, hidden_size=8).state_dict())
+    row_of = torch.cdist(outputs[None], table).argmin(-1)
+    torch.testing.assert_close(outputs[5], table[other_rows(V, 5)[row_of]])
+    (outputs[5] * torch.randn(9, D)).sum().backward()
+    assert hard.projector.output.weight.grad.abs().sum() > 0 and hard.codebook.grad is None
+
+
+@pytest.mark.parametrize(
+    "options, first, rate",
+    [
+        ({"temperature": 0.2, "temperature_rate": 100.0}, 0.2, 100.0),
+        ({"temperature": "learned"}, 1.0, 1.0),
+        ({"temperature": "learned", "temperature_rate": 10.0}, 1.0, 10.0),
+    ],
+)
+def test_learned_temperature(options, first, rate):
+    torch.manual_seed(0)
+    table = torch.randn(V, D)
+    bridge = SoftBridge(4, table, top_k=3, **options)
+    assert bridge.temperature.item() == pytest.approx(first)
+    z, grad = torch.randn(N, D), torch.randn(N, D)
+    (bridge.quantize(z)[0] * grad).sum().backward()
+    # d/dshift at 0 = rate * T * d/dT, the last by central differences in float64
+    up, down = (
+        (reference_weights(z.double(), table.double(), 3, first + step, True) @ table.double() * grad).sum()
+        for step in (1e-5, -1e-5)
+    )
+    want = rate * first * (up - down) / 2e-5
+    assert bridge.temperature_shift.grad.item() == pytest.approx(want.item(), rel=1e-3)
+    with torch.no_grad():
+        bridge.temperature_shift.add_(0.01)
+    assert bridge.temperature.item() == pytest.approx(first * math.exp(0.01 * rate))

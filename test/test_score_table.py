@@ -397,3 +397,64 @@ def test_commit(tmp_path):
     file.write_text("2\n")
     assert get_commit(file) == commit + "-dirty"
     assert get_version("no-such-package-here") == "not installed"
+
+
+PAPER = """\
+source: arXiv 0000.00000
+note: other data and models
+columns: [clean, other]
+rows:
+  ours: [3.7, inf]
+  theirs: [1, 2]
+  lora: [3.14159, null]
+"""
+
+
+def test_published_figures_stand_beside_ours(experiment, tmp_path):
+    (tmp_path / "paper.yaml").write_text(PAPER)
+    results.main([*experiment, "--published=paper.yaml"])
+    markdown = (tmp_path / "exp" / "RESULTS.md").read_text()
+    title = "## Published figures, another scale of data and model (WER, %): arXiv 0000.00000\n"
+    section = markdown.partition(title)[2].partition("\n## ")[0]
+    # macro means of 10 and of 40, 20; of 20 and of 30, 10. The order is the table's
+    assert body(section) == [
+        ["system", "ours: ID macro mean", "ours: OOD macro mean", "clean", "other"],
+        ["SLAM-ASR + LoRA", "10.00", "30.00", "3.14", "-"],
+        ["Soft VQ", "20.00", "20.00", "3.70", "inf"],
+    ]
+    assert "\nother data and models\n" in section
+    (found,) = json.loads((tmp_path / "exp" / "published.json").read_text())
+    assert found["rows"] == {"ours": [3.7, "inf"], "lora": [3.14159, None]}
+    results.main([*experiment[1:5], "--baseline=ours", "--out_dir=none", "--published=paper.yaml"])
+    assert "SLAM-ASR + LoRA" not in (tmp_path / "none" / "RESULTS.md").read_text().partition(title)[2]
+
+
+def test_no_published_figures_no_section(experiment, tmp_path):
+    (tmp_path / "paper.yaml").write_text(PAPER.replace("ours:", "mine:").replace("lora:", "laura:"))
+    results.main([*experiment, "--published=paper.yaml"])
+    assert "Published" not in (tmp_path / "exp" / "RESULTS.md").read_text()
+    assert not (tmp_path / "exp" / "published.json").exists()
+
+
+def test_published_figures_of_pooled_seeds(experiment, tmp_path):
+    (tmp_path / "paper.yaml").write_text(PAPER)
+    dirs = seed_dirs([*experiment[:-1], "--published=paper.yaml", experiment[-1]], tmp_path)
+    pool_seeds.main([*dirs, "--baseline=lora"])
+    section = (tmp_path / "exp" / "seeds" / "RESULTS.md").read_text().partition("Published figures")[2]
+    assert ["lora", "10.00", "30.00", "3.14", "-"] in body(section)
+
+
+@pytest.mark.parametrize(
+    "old, new, message",
+    [
+        ("source", "sorce", r"unknown key in paper.yaml 'sorce' \(did you mean 'source'\?\)"),
+        ("note: other data and models\n", "", "paper.yaml: no note"),
+        ("[1, 2]", "[1]", "paper.yaml: theirs must have 2 cells"),
+        ("[1, 2]", "[1, [2]]", "paper.yaml: theirs must have 2 cells, numbers, texts or null"),
+        ("[clean, other]", "clean", "paper.yaml: columns must be a list"),
+    ],
+)
+def test_bad_published_figures(experiment, tmp_path, old, new, message):
+    (tmp_path / "paper.yaml").write_text(PAPER.replace(old, new))
+    with pytest.raises(UserError, match=message):
+        results.main([*experiment, "--published=paper.yaml"])

@@ -7,7 +7,7 @@ from espnet_llmvq.bin.cli import Parser, run
 
 def get_parser():
     parser = Parser(description=__doc__)
-    parser.add_argument("--systems", required=True, help="names of systems under conf_dir/systems")
+    parser.add_argument("--systems", required=True, help="systems and groups under conf_dir/systems")
     parser.add_argument("--conf_dir", default="conf", help="holds systems/ and phases/")
     parser.add_argument("--expdir", default="exp", help="where models are and hypotheses go")
     parser.add_argument("--encoder", required=True, help="experiment directory of the encoder")

@@ -1,8 +1,9 @@
 """Pool the results of several training seeds: means, with intervals over seeds.
 
-Reads results.json of each directory, as stage 13 writes it with --seed 1, 2, ...; writes
-OUT_DIR/RESULTS.md, results.json, results.tsv and comparisons.json. Intervals are Student's t over
-the seeds' values: they tell how a new training would vary on these sets, not how other sets would.
+Reads results.json of each directory, as stage 13 writes it with --seed 1, 2, ..., and the published.json
+of the first; writes OUT_DIR/RESULTS.md, results.json, results.tsv and comparisons.json. Intervals are
+Student's t over the seeds' values: they tell how a new training would vary on these sets, not how
+other sets would.
 """
 
 import json
@@ -27,7 +28,7 @@ def main(argv=None):
     args = get_parser().parse_args(argv)
     if not 0.5 <= args.confidence < 1:
         raise UserError(f"--confidence {args.confidence:g}: give a share such as 0.95")
-    from espnet_llmvq.score import table
+    from espnet_llmvq.score import published, table
     from espnet_llmvq.score.measure import METRICS
     from espnet_llmvq.score.seeds import check_runs, pooled_comparisons, pooled_rows
 
@@ -50,6 +51,10 @@ def main(argv=None):
             drawn = table.metric_table(rows, metric, METRICS[metric].better)
             title = METRICS[metric].label
             sections.append((f"{title[0].upper()}{title[1:]}", table.markdown_table(*drawn)))
+    path = Path(args.exp_dir[0]) / "published.json"
+    found = read_rows(path) if path.exists() else []
+    figures = [published.make_published(one, f"{path}, entry {i}") for i, one in enumerate(found)]
+    sections += published.sections(figures, rows, lambda drawn: table.markdown_table(*drawn))
     seeds = ", ".join(dict.fromkeys(str(row["seed"]) for found in runs.values() for row in found))
     note = (
         f"Means over {len(runs)} seeds ({seeds}) with {100 * args.confidence:g} % intervals of "

@@ -1,19 +1,20 @@
 """Score all systems on all sets and write the tables of the experiment (stage 13).
 
-Writes OUT_DIR/RESULTS.md, results.json, results.tsv, results.tex, comparisons.json and
-derailments.json; beside each hypothesis file ref.trn, hyp.trn, result.txt (alignments),
-utterances.tsv and, with speakers, speakers.tsv.
+Writes OUT_DIR/RESULTS.md, results.json, results.tsv, results.tex, comparisons.json,
+derailments.json and, with --published, published.json; beside each hypothesis file ref.trn, hyp.trn,
+result.txt (alignments), utterances.tsv and, with speakers, speakers.tsv.
 """
 
 import json
 import time
+from dataclasses import asdict
 from pathlib import Path
 
 from espnet_llmvq.bin.cli import Parser, run
 from espnet_llmvq.data.normalise import NORMALISERS
 from espnet_llmvq.environment import FILE, get_commit, get_version
 from espnet_llmvq.errors import UserError, check_name
-from espnet_llmvq.score import table
+from espnet_llmvq.score import published, table
 from espnet_llmvq.score.files import read_transcript, write_text
 from espnet_llmvq.score.options import (
     add_input_options,
@@ -22,6 +23,7 @@ from espnet_llmvq.score.options import (
     input_rules,
     statistics_note,
 )
+from espnet_llmvq.systems import read_yaml
 
 DECODE_STAGE = 12
 DEFAULT_METRICS = ("wer", "cer", "ter")
@@ -46,6 +48,12 @@ def get_parser():
     )
     parser.add_argument("--train_text", help="training transcript, for the out-of-vocabulary rate")
     parser.add_argument("--baseline", help="system to compare with (the first if not given)")
+    parser.add_argument(
+        "--published",
+        action="append",
+        default=[],
+        help="YAML file with a paper's figures for some systems, printed beside ours; repeated",
+    )
     parser.add_argument(
         "--normaliser", default="basic", help=f"of sets without their own: {', '.join(NORMALISERS)}"
     )
@@ -179,6 +187,7 @@ def markdown(systems, sets, results, baseline, args):
     compared = table.comparison_table(comparisons, 1 - args.confidence)
     if compared[1]:
         sections.append((f"WER against {baseline} (points)", render(compared)))
+    sections += published.sections(results["published"], rows, render, labels)
     for metric, title in (
         ("cer", "Character error rate (%)"),
         ("ter", "Token error rate (%): 13a tokens, case and punctuation"),
@@ -278,14 +287,17 @@ def main(argv=None):
     sets = [table.parse_set(spec) for spec in args.set]
     table.check_unique("--system", systems)
     table.check_unique("--set", sets)
-    baseline = args.baseline or systems[0].name
-    check_name("baseline", baseline, [system.name for system in systems])
+    names = [system.name for system in systems]
+    baseline = args.baseline or names[0]
+    check_name("baseline", baseline, names)
     for name in (args.normaliser, *(s.normaliser for s in sets if s.normaliser)):
         check_name("normaliser", name, NORMALISERS)
     check_statistics(args)
+    figures = [published.make_published(read_yaml(path), path).only(names) for path in args.published]
     from espnet_llmvq.score.experiment import comparison_rows, result_rows
 
     results = score_all(systems, sets, args)
+    results["published"] = [one for one in figures if one.rows]
     known = (systems, sets, results["references"], results["measured"])
     results["rows"] = result_rows(*known, args.seed, args.confidence)
     results["comparisons"] = comparison_rows(
@@ -295,11 +307,11 @@ def main(argv=None):
     )
     text, shown = markdown(systems, sets, results, baseline, args)
     out_dir = Path(args.out_dir)
-    for name, content in (
-        ("results", results["rows"]),
-        ("comparisons", results["comparisons"]),
-        ("derailments", results["derailments"]),
-    ):
+    files = {name: results[name] for name in ("comparisons", "derailments")}
+    files["results"] = results["rows"]
+    if results["published"]:
+        files["published"] = [asdict(one) for one in results["published"]]
+    for name, content in files.items():
         write_text(out_dir / f"{name}.json", json.dumps(content, indent=1, ensure_ascii=False) + "\n")
     write_text(out_dir / "results.tsv", table.rows_tsv(results["rows"]))
     write_text(out_dir / "results.tex", latex(systems, results, baseline, args))

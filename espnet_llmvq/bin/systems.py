@@ -7,7 +7,7 @@ from espnet_llmvq.bin.cli import Parser, run
 
 def get_parser():
     parser = Parser(description=__doc__)
-    parser.add_argument("--systems", default="", help="names under conf_dir/systems; empty: all of them")
+    parser.add_argument("--systems", default="", help="systems and groups under conf_dir/systems; empty: all of them")
     parser.add_argument("--conf_dir", default="conf", help="holds systems/ and phases/")
     parser.add_argument("--baseline", help="must be one of the systems")
     parser.add_argument("--expdir", default="exp", help="where models and hypotheses are")
@@ -24,7 +24,7 @@ def main(argv=None):
     wanted = args.systems.split() or names(os.path.join(args.conf_dir, "systems"))
     systems = read_systems(args.conf_dir, wanted, args.seed)
     if args.baseline:
-        check_name("baseline", args.baseline, wanted)
+        check_name("baseline", args.baseline, [system.name for system in systems])
     for system in systems:
         path = hypothesis_file(system, args.expdir, args.encoder, "{set}")
         print("|".join([system.name, system.label, path, system.note]).rstrip("|"))

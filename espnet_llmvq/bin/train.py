@@ -10,7 +10,7 @@ def get_parser():
     parser = Parser(description=__doc__)
     parser.add_argument("--config", help="one training config (e.g. conf/encoder.yaml)")
     parser.add_argument("--tag", help="directory name under expdir for --config")
-    parser.add_argument("--systems", default="", help="names of systems under conf_dir/systems")
+    parser.add_argument("--systems", default="", help="systems and groups under conf_dir/systems")
     parser.add_argument("--conf_dir", default="conf", help="holds systems/ and phases/")
     parser.add_argument("--expdir", default="exp", help="where models go")
     parser.add_argument("--llm", required=True, help="Hugging Face directory or hub id")

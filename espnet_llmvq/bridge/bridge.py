@@ -1,10 +1,13 @@
 """Bridges from encoder outputs to LLM inputs: stack frames, project, quantize (or not)."""
 
-import math
-
 import torch
 
-from espnet_llmvq.bridge.quantizer import hard_quantize, hard_weights_quantize, soft_quantize
+from espnet_llmvq.bridge.quantizer import (
+    hard_quantize,
+    hard_weights_quantize,
+    permuted_quantize,
+    soft_quantize,
+)
 from espnet_llmvq.bridge.shorten import valid_mask
 from espnet_llmvq.errors import UserError, check_name
 
@@ -102,12 +105,43 @@ class Bridge(torch.nn.Module):
         return stats
 
 
+def check_top_k(top_k, rows):
+    """Return the number of rows to keep. Raises UserError unless `top_k` is `all` or 1 to `rows`."""
+    if top_k == "all":
+        return rows
+    if type(top_k) is int and top_k > rows:
+        raise UserError(
+            f"top_k: {top_k} is more than the {rows} rows of the codebook (the LLM's vocabulary); "
+            "write 'all' to keep every row"
+        )
+    if type(top_k) is not int or top_k < 1:
+        raise UserError(f"top_k: {top_k!r} must be 1 to {rows} (the vocabulary) or 'all'")
+    return top_k
+
+
+def other_rows(rows, seed):
+    """A permutation of `rows` row numbers that leaves none in its place: (rows,) long, the same for a seed.
+
+    All rows in a random order, each followed by the next: one cycle.
+    """
+    order = torch.randperm(rows, generator=torch.Generator().manual_seed(seed))
+    permutation = torch.empty_like(order)
+    permutation[order] = order.roll(-1)
+    return permutation
+
+
 class QuantizingBridge(Bridge):
     """What hard and soft bridges share: the codebook, a copy of the LLM table, frozen or trainable.
 
     Args:
         codebook: `frozen` or `trainable`.
-        top_k, temperature, renormalise: of the weights; see `soft_vq`.
+        top_k, temperature, renormalise: of the weights; see `soft_vq`. temperature `learned` is 1.0 with
+            a temperature_rate of 1.
+        temperature_rate: above 0, the temperature is learned, beginning at `temperature`; its logarithm is
+            this times a parameter that begins at 0. The steps of Adam are as large as the learning rate
+            whatever the gradient, so at rate 1 a short phase hardly moves it.
+        permute_codebook: seed of a control: a row is found by its similarity as ever, and another row's
+            value is put in its place (`other_rows`). None: none.
         chunk: codebook rows compared at a time, or `auto`. Changes time and memory, not the result.
     """
 
@@ -118,15 +152,15 @@ class QuantizingBridge(Bridge):
         codebook="frozen",
         top_k="all",
         temperature=1.0,
+        temperature_rate=0.0,
         renormalise=True,
+        permute_codebook=None,
         chunk="auto",
         **kwargs,
     ):
         super().__init__(input_size, embedding, **kwargs)
         rows = len(embedding)
-        if top_k != "all" and not (type(top_k) is int and 0 < top_k <= rows):
-            raise UserError(f"top_k: {top_k!r} must be 1 to {rows} (the vocabulary) or 'all'")
-        self.top_k = rows if top_k == "all" else top_k
+        self.top_k = check_top_k(top_k, rows)
         if chunk != "auto" and not (type(chunk) is int and chunk > 0):
             raise UserError(f"chunk: {chunk!r} must be a number of rows above 0 or 'auto'")
         self.chunk = 0 if chunk == "auto" else chunk
@@ -135,19 +169,30 @@ class QuantizingBridge(Bridge):
             embedding.detach().clone().float(), requires_grad=codebook == "trainable"
         )
         self.renormalise = renormalise
-        self.learned_temperature = temperature == "learned"
-        if self.learned_temperature:
-            self.log_temperature = torch.nn.Parameter(torch.zeros(()))
-        elif not (isinstance(temperature, (int, float)) and temperature > 0):
+        if temperature == "learned":
+            temperature, temperature_rate = 1.0, temperature_rate or 1.0
+        if not (isinstance(temperature, (int, float)) and temperature > 0):
             raise UserError(f"temperature: {temperature!r} must be above 0 or 'learned'")
+        if not (isinstance(temperature_rate, (int, float)) and temperature_rate >= 0):
+            raise UserError(f"temperature_rate: {temperature_rate!r} must be 0 (not learned) or above")
+        self.first_temperature, self.temperature_rate = float(temperature), temperature_rate
+        if temperature_rate:
+            self.temperature_shift = torch.nn.Parameter(torch.zeros(()))
+        if permute_codebook is not None:
+            if type(permute_codebook) is not int or permute_codebook < 0 or rows < 2:
+                raise UserError(f"permute_codebook: {permute_codebook!r} must be a seed, 0 or above")
+            if not renormalise:
+                raise UserError("permute_codebook needs renormalise: true")
+            # From the seed, so it is not in checkpoints.
+            self.register_buffer("permutation", other_rows(rows, permute_codebook), persistent=False)
         else:
-            self.log_temperature = math.log(temperature)
+            self.permutation = None
 
     @property
     def temperature(self):
-        if self.learned_temperature:
-            return self.log_temperature.exp()
-        return math.exp(self.log_temperature)
+        if self.temperature_rate:
+            return self.first_temperature * (self.temperature_rate * self.temperature_shift).exp()
+        return self.first_temperature
 
     def choices(self):
         return dict(
@@ -156,6 +201,14 @@ class QuantizingBridge(Bridge):
             renormalise=self.renormalise,
             chunk=self.chunk,
         )
+
+    def weigh(self, z, hard):
+        """The weighted sum of the kept rows; hard: the top row, straight through on the weights."""
+        if self.permutation is not None:
+            return permuted_quantize(
+                z, self.codebook, self.permutation, self.top_k, self.temperature, hard, self.chunk
+            )
+        return (hard_weights_quantize if hard else soft_quantize)(z, self.codebook, **self.choices())
 
 
 class HardBridge(QuantizingBridge):
@@ -172,12 +225,12 @@ class HardBridge(QuantizingBridge):
 
     def quantize(self, z):
         if self.straight_through == "output":
-            return hard_quantize(z, self.codebook, self.chunk)
-        return hard_weights_quantize(z, self.codebook, **self.choices())
+            return hard_quantize(z, self.codebook, self.chunk, self.permutation)
+        return self.weigh(z, hard=True)
 
 
 class SoftBridge(QuantizingBridge):
     """`soft`: each step becomes a weighted sum of its top_k rows."""
 
     def quantize(self, z):
-        return soft_quantize(z, self.codebook, **self.choices())
+        return self.weigh(z, hard=False)

@@ -5,6 +5,7 @@ Similarity is the cosine. `temperature` divides it before the softmax; the paper
 All go through the operator of `soft_vq.py`, which never holds N x V numbers; `chunk` is its.
 """
 
+import torch
 import torch.nn.functional as F
 
 from espnet_llmvq.bridge.soft_vq import nearest_rows, soft_vq
@@ -15,14 +16,16 @@ def cosine(z, codebook):
     return F.normalize(z, dim=-1) @ F.normalize(codebook, dim=-1).T
 
 
-def hard_quantize(z, codebook, chunk=0):
+def hard_quantize(z, codebook, chunk=0, permutation=None):
     """Stage 1: output e_j, j = argmax cos(z, e_j); the gradient passes straight to z.
 
+    permutation (V,): the output is e_permutation[j] instead, see `permuted_quantize`.
     Returns ((N, D) output, (N,) chosen rows).
     """
     rows = nearest_rows(z, codebook, 1, chunk)[1][:, 0]
+    values = codebook.detach()[rows if permutation is None else permutation[rows]]
     # The raw row, not normalised; z + sg[q - z] in the paper's notation.
-    return z + (codebook.detach()[rows] - z).detach(), rows
+    return z + (values - z).detach(), rows
 
 
 def soft_quantize(z, codebook, top_k, temperature=1.0, renormalise=True, chunk=0):
@@ -43,3 +46,27 @@ def hard_weights_quantize(z, codebook, top_k, temperature=1.0, renormalise=True,
     get gradient through A. Returns ((N, D), (N,) top row).
     """
     return soft_vq(z, codebook, top_k, temperature, renormalise, hard=True, chunk=chunk)
+
+
+def permuted_quantize(z, codebook, permutation, top_k, temperature=1.0, hard=False, chunk=0):
+    """A control: rows are found and weighted by their own similarity, but another row's value is used.
+
+        out_n = sum of A_nj e_permutation[j] over the k rows j that are most similar to z_n, A renormalised
+
+    To permute the codebook itself would change nothing but the numbers of its rows, as similarity and value
+    come from the same row. Here the tie between them is cut, as a permuted table does for C-Gate
+    (2606.09366), and everything else is as in the quantizer: the same rows as inputs, as many of them, the
+    same weights. permutation (V,) long; `hard` as in `hard_weights_quantize`.
+    The k rows of every step are gathered, N k D numbers twice: enough for a control.
+    Returns ((N, D), (N,) most similar row, before the permutation).
+    """
+    rows = nearest_rows(z, codebook, top_k, chunk)[1]
+    with torch.autocast(z.device.type, enabled=False):
+        keys = F.normalize(codebook[rows], dim=-1)
+        scores = (keys * F.normalize(z.to(codebook.dtype), dim=-1)[:, None]).sum(-1)
+        weights = (scores / temperature).softmax(-1)
+        if hard:
+            top = torch.zeros_like(weights)
+            top[:, 0] = 1.0
+            weights = weights + (top - weights).detach()
+        return (weights[..., None] * codebook[permutation[rows]]).sum(1), rows[:, 0]

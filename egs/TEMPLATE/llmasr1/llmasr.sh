@@ -25,7 +25,7 @@ base_seed=1                # of the language model and the encoder, which all se
 train_set=train            # training set
 valid_set=valid            # validation set
 test_sets=                 # pairs name:domain, domain id or ood, e.g. "test:id test_noise:ood"
-systems=                   # rows of the table: names under conf_dir/systems
+systems=                   # rows of the table: systems and groups of them, names under conf_dir/systems
 baseline=                  # the system that others are compared with; empty or absent: the first
 local_data_opts=           # passed to local/data.sh
 speed_perturb_factors=     # e.g. "0.9 1.0 1.1"; empty: none
@@ -86,7 +86,8 @@ for number in stage stop_stage ${skip_stages:+skip_stages}; do
 done
 [ -n "${test_sets}" ] || die "--test_sets is empty; call ./run.sh, which names them"
 [ -n "${systems}" ] || die "--systems is empty; call ./run.sh, which names them"
-bin systems --conf_dir "${conf_dir}" --systems "${systems}" >/dev/null
+# Names are checked, and groups replaced by their systems.
+systems=$(bin systems --conf_dir "${conf_dir}" --systems "${systems}" | cut -d '|' -f 1 | paste -s -d ' ' -)
 # A run of fewer systems than run.sh names may lack its baseline.
 [[ " ${systems} " == *" ${baseline:-none} "* ]] || baseline=${systems%% *}
 test_names=
@@ -367,6 +368,9 @@ set_table_opts() {
 if stage_on 13; then
     log "Stage 13: score -> ${results_dir}/RESULTS.md, ${results_dir}/results.json"
     set_table_opts
+    for file in "${conf_dir}"/published/*.yaml; do
+        [ ! -f "${file}" ] || table_opts+=(--published "${file}")
+    done
     # Empty hypotheses are a fault of the system, not of the files: the audit counts them.
     # shellcheck disable=SC2086
     bin results "${table_opts[@]}" --train_text "${dumpdir}/${train_set}/text" --resample "${resample}" --prompt "${prompt}" \
