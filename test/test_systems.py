@@ -4,9 +4,12 @@ import os
 
 import pytest
 
+from espnet_llmvq.bin import systems as list_systems
 from espnet_llmvq.errors import UserError
+from espnet_llmvq.score.published import make_published
 from espnet_llmvq.systems import (
     hypothesis_file,
+    names,
     plan,
     read_config,
     read_systems,
@@ -14,6 +17,8 @@ from espnet_llmvq.systems import (
     system_dir,
 )
 
+ROOT = os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "egs")
+RECIPES = [os.path.join(ROOT, name, "llmasr1", "conf") for name in ("TEMPLATE", "mini_tts", "an4")]
 PHASES = ("start", "hard", "lora", "soft")
 SYSTEMS = {
     "ctc": "label: CTC greedy\ndecode: ctc\n",
@@ -114,6 +119,104 @@ def test_unknown_system(conf, tmp_path):
         read_systems(str(conf), ["soft", "lara"])
     with pytest.raises(UserError, match="nowhere/systems does not exist"):
         read_systems(str(tmp_path / "nowhere"), ["soft"])
+
+
+GROUP = "systems: [soft, ctc, hard]\n"
+
+
+@pytest.mark.parametrize(
+    "wanted, names",
+    [
+        (["all_a"], ["soft", "ctc", "hard"]),
+        (["hard", "all_a", "lora"], ["hard", "soft", "ctc", "lora"]),
+        (["all_a", "all_a", "soft"], ["soft", "ctc", "hard"]),
+    ],
+)
+def test_group_stands_for_its_systems_each_once(conf, wanted, names):
+    (conf / "systems" / "all_a.yaml").write_text(GROUP)
+    systems = read_systems(str(conf), wanted)
+    assert [system.name for system in systems] == names
+    assert systems == read_systems(str(conf), names)
+
+
+@pytest.mark.parametrize(
+    "text, message",
+    [
+        ("systems: [lara]", r"unknown system in .*bad.yaml 'lara' \(did you mean 'lora'\?\)"),
+        ("systems: [lora]\nlabel: x", "unknown key in .*bad.yaml, a group of systems, 'label'"),
+        ("systems: lora", "bad.yaml: systems must be a list of names"),
+        ("systems: []", "bad.yaml: systems must be a list of names"),
+        ("systems: [[lora]]", r"unknown system in .*bad.yaml \['lora'\]"),
+        ("systems: [lora, bad]", "bad is a group too; name its systems instead"),
+    ],
+)
+def test_mistakes_in_a_group(conf, text, message):
+    (conf / "systems" / "bad.yaml").write_text(text)
+    with pytest.raises(UserError, match=message):
+        read_systems(str(conf), ["bad"])
+    (conf / "systems" / "all_a.yaml").write_text(GROUP)
+    with pytest.raises(UserError, match=r"unknown system 'al_a' \(did you mean 'all_a'\?\)"):
+        read_systems(str(conf), ["al_a"])
+
+
+def test_the_command_lists_the_systems_of_a_group(conf, capsys):
+    (conf / "systems" / "all_a.yaml").write_text(GROUP)
+    list_systems.main(["--conf_dir", str(conf), "--systems", "lora all_a", "--baseline", "hard"])
+    lines = [line.split("|") for line in capsys.readouterr().out.splitlines()]
+    assert [line[0] for line in lines] == ["lora", "soft", "ctc", "hard"]
+    assert lines[1][1:] == ["Stage 2", "exp/start-hard-soft/decode_{set}/hyp.jsonl"]
+    list_systems.main(["--conf_dir", str(conf)])  # all of them: the group adds none
+    assert len(capsys.readouterr().out.splitlines()) == len(SYSTEMS)
+
+
+def steps(conf, phase):
+    config = read_config(os.path.join(conf, "phases", f"{phase}.yaml"))
+    taken = config["max_epoch"] * config["num_iters_per_epoch"]
+    assert config["scheduler_conf"]["total_steps"] == taken, phase
+    return taken
+
+
+@pytest.mark.parametrize("conf", RECIPES)
+def test_every_system_of_the_recipes_can_be_built(conf):
+    import torch
+
+    from espnet_llmvq.tasks.speech_llm import BRIDGES, SpeechLLMTask
+
+    everything = names(os.path.join(conf, "systems"))
+    assert names(os.path.join(conf, "phases")) == names(os.path.join(RECIPES[0], "phases"))
+    table = torch.randn(160, 4)  # the smallest vocabulary of the recipes' smoke runs
+    for phase in plan(read_systems(conf, everything)):
+        config = read_config(phase.config)
+        SpeechLLMTask.check_config(config, phase.config)
+        bridge = BRIDGES[config["bridge"]](2, table, **config["bridge_conf"])
+        trained = bridge.codebook.requires_grad if config["bridge"] != "none" else None
+        assert trained == {"frozen": False, "trainable": True}.get(config["bridge_conf"].get("codebook"))
+        steps(conf, phase.config.split("/")[-1][:-5])
+
+
+@pytest.mark.parametrize("conf", RECIPES)
+def test_rows_that_are_compared_take_the_same_steps(conf):
+    systems = {s.name: s for s in read_systems(conf, ["paper_a"])}
+    taken = {
+        name: sum(steps(conf, p.config.split("/")[-1][:-5]) for p in s.phases) for name, s in systems.items()
+    }
+    start = steps(conf, "start")
+    assert taken["slam"] == taken["lora"] == taken["hard"] == taken["soft1"]
+    assert taken["hard_nostart"] == taken["hard"] - start
+    both = [name for name, s in systems.items() if name.startswith(("soft_", "soft1_", "hard_", "lora_"))]
+    both = [name for name in both if not name.endswith("nostart")]
+    assert len(both) == 17
+    assert {taken[name] for name in both} == {taken["soft_k10"]}
+    assert taken["lora_long_nostart"] == taken["soft_k10_nostart"] == taken["soft_k10"] - start
+
+
+@pytest.mark.parametrize("conf", RECIPES)
+def test_published_figures_are_of_systems(conf):
+    for name in names(os.path.join(conf, "published")):
+        path = os.path.join(conf, "published", f"{name}.yaml")
+        rows = list(make_published(read_yaml(path), path).rows)
+        found = [s.name for s in read_systems(conf, ["paper_a"])]
+        assert [name for name in found if name in rows] == rows  # all are there, in the paper's order
 
 
 def test_base_is_merged_one_level_deep(tmp_path):
