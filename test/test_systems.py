@@ -5,6 +5,7 @@ import os
 import pytest
 
 from espnet_llmvq.bin import systems as list_systems
+from espnet_llmvq.bin import train
 from espnet_llmvq.errors import UserError
 from espnet_llmvq.score.published import make_published
 from espnet_llmvq.systems import (
@@ -167,6 +168,16 @@ def test_the_command_lists_the_systems_of_a_group(conf, capsys):
     assert lines[1][1:] == ["Stage 2", "exp/start-hard-soft/decode_{set}/hyp.jsonl"]
     list_systems.main(["--conf_dir", str(conf)])  # all of them: the group adds none
     assert len(capsys.readouterr().out.splitlines()) == len(SYSTEMS)
+
+
+def test_more_rows_than_the_vocabulary_are_refused_before_any_training(conf, llm_dir, tmp_path):
+    (conf / "phases" / "soft.yaml").write_text("bridge: soft\nbridge_conf: {top_k: 111}\n")
+    command = ["--systems", "soft", "--conf_dir", str(conf), "--expdir", str(tmp_path / "exp"), "--llm", llm_dir]
+    files = [part for name in ("train", "valid", "train_shape", "valid_shape") for part in (f"--{name}", "none")]
+    message = r"phases/soft.yaml: top_k: 111 is more than the 110 rows of the codebook .* write 'all'"
+    with pytest.raises(UserError, match=message):
+        train.main([*command, *files])
+    assert not (tmp_path / "exp").exists()
 
 
 def steps(conf, phase):

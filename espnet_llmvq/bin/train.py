@@ -32,6 +32,24 @@ def get_parser():
     return parser
 
 
+def check_kept_rows(configs, llm):
+    """Raise UserError for a top_k above the vocabulary now, not when its phase has its turn.
+
+    configs: {path: config}. The LLM is opened only if one of them has a quantizer.
+    """
+    from espnet_llmvq.bridge.bridge import check_top_k
+    from espnet_llmvq.llm.directory import table_rows
+
+    kept = {p: c.get("bridge_conf", {}).get("top_k") for p, c in configs.items()}
+    kept = {path: top_k for path, top_k in kept.items() if top_k is not None}
+    rows = table_rows(llm) if kept else None
+    for path, top_k in kept.items():
+        try:
+            check_top_k(top_k, rows)
+        except UserError as err:
+            raise UserError(f"{path}: {err}") from None
+
+
 def main(argv=None):
     args = get_parser().parse_args(argv)
     from espnet_llmvq.systems import Phase, plan, read_config, read_systems
@@ -71,6 +89,8 @@ def main(argv=None):
 
         for (_, _, _, _, config), phase in zip(jobs, phases):
             SpeechLLMTask.check_config(config, phase.config)
+        if not args.check:
+            check_kept_rows({phase.config: config for (*_, config), phase in zip(jobs, phases)}, args.llm)
     if args.check:
         return
     run_phases([job[:4] for job in jobs], 1 if args.ngpu else args.nj, args.threads)

@@ -28,6 +28,14 @@ def load_tokenizer(path):
     return AutoTokenizer.from_pretrained(path, local_files_only=local)
 
 
+def table_rows(path):
+    """Rows of the embedding table of an LLM directory, from its config: no weights are read."""
+    local = check_path(path)
+    from transformers import AutoConfig
+
+    return AutoConfig.from_pretrained(path, local_files_only=local).get_text_config().vocab_size
+
+
 def load_llm(path, dtype="float32", lora=None, gradient_checkpointing=False):
     """Load a causal LM, optionally with LoRA injected.
 
