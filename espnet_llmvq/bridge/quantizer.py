@@ -7,7 +7,8 @@ All go through the operator of `soft_vq.py`, which never holds N x V numbers; `c
 
 import torch.nn.functional as F
 
-from espnet_llmvq.bridge.soft_vq import nearest_rows, soft_vq
+from espnet_llmvq.bridge.diagnostics import Kept
+from espnet_llmvq.bridge.soft_vq import nearest_rows, soft_vq_kept
 
 
 def cosine(z, codebook):
@@ -18,11 +19,11 @@ def cosine(z, codebook):
 def hard_quantize(z, codebook, chunk=0):
     """Stage 1: output e_j, j = argmax cos(z, e_j); the gradient passes straight to z.
 
-    Returns ((N, D) output, (N,) chosen rows).
+    Returns ((N, D) output, Kept (the chosen row of each)).
     """
-    rows = nearest_rows(z, codebook, 1, chunk)[1][:, 0]
+    cosines, rows = nearest_rows(z, codebook, 1, chunk)
     # The raw row, not normalised; z + sg[q - z] in the paper's notation.
-    return z + (codebook.detach()[rows] - z).detach(), rows
+    return z + (codebook.detach()[rows[:, 0]] - z).detach(), Kept(rows, cosines)
 
 
 def soft_quantize(z, codebook, top_k, temperature=1.0, renormalise=True, chunk=0):
@@ -31,15 +32,17 @@ def soft_quantize(z, codebook, top_k, temperature=1.0, renormalise=True, chunk=0
     renormalise: the kept weights sum to one (softmax over the kept similarities); otherwise they keep the
     mass they have in the softmax over all V rows. Gradients reach z and, through keys and values, the k
     kept rows of the codebook; if not renormalised, all rows through the softmax's denominator.
-    Returns ((N, D), (N,) top row).
+    Returns ((N, D), Kept).
     """
-    return soft_vq(z, codebook, top_k, temperature, renormalise, hard=False, chunk=chunk)
+    out, *kept = soft_vq_kept(z, codebook, top_k, temperature, renormalise, hard=False, chunk=chunk)
+    return out, Kept(*kept)
 
 
 def hard_weights_quantize(z, codebook, top_k, temperature=1.0, renormalise=True, chunk=0):
     """Stage 2 hard (the ablation): one-hot of the argmax, straight through on the weights.
 
     w = A + sg[onehot(A) - A] over the k kept rows; output w E. The value is the top row; all k rows
-    get gradient through A. Returns ((N, D), (N,) top row).
+    get gradient through A. Returns ((N, D), Kept).
     """
-    return soft_vq(z, codebook, top_k, temperature, renormalise, hard=True, chunk=chunk)
+    out, *kept = soft_vq_kept(z, codebook, top_k, temperature, renormalise, hard=True, chunk=chunk)
+    return out, Kept(*kept)
