@@ -6,6 +6,7 @@ import numpy as np
 
 PERPLEXITY = 30.0  # scikit-learn's default; less for few points
 STEPS = 500  # half of scikit-learn's default: more moved nothing that can be seen, and costs the same again
+LIMIT = 100  # utterances drawn: more make no clearer picture, and t-SNE is what takes longest
 COLOURS = {"text": "#1b6ca8", "speech": "#d1495b"}
 MARKS = {"text": "o", "speech": "^"}
 
@@ -18,6 +19,11 @@ class Panel:
     label: str
     text: np.ndarray
     speech: np.ndarray
+
+
+def spaced(count):
+    """Indices of the utterances that are drawn: at most `LIMIT` of `count`, evenly spaced."""
+    return np.linspace(0, count - 1, min(count, LIMIT)).round().astype(int)
 
 
 def embed(speech, text, seed):

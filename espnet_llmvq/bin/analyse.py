@@ -84,7 +84,8 @@ def analyse_system(args, system, sets, chosen):
             values = {key: number(row[key]) for key in ("value", "low", "high")}
             size = {"utterances": len(found.ids), "steps": sum(found.counts)}
             rows.append({**common, "metric": row["metric"], **values, **size})
-        speech, text = tsne.embed(found.speech, found.text, args.draw_seed)
+        drawn = tsne.spaced(len(found.ids))
+        speech, text = tsne.embed(found.speech[drawn], found.text[drawn], args.draw_seed)
         panels[name] = tsne.Panel(system.name, system.label, text, speech)
         steps[name] = {
             found.ids[i]: describe(model, tokenizer, found, i)
@@ -156,17 +157,18 @@ def main(argv=None):
     chosen = {name: choose(spec[0], args.utterances, args.draw_seed, name) for name, spec in sets.items()}
     rows, warnings, panels, steps = [], [], {name: [] for name in sets}, {}
     for system in systems:
-        new, collapsed, drawn, steps[system.name] = analyse_system(args, system, sets, chosen)
+        new, collapsed, places, steps[system.name] = analyse_system(args, system, sets, chosen)
         rows, warnings = rows + new, warnings + collapsed
-        for name, panel in drawn.items():
+        for name, panel in places.items():
             panels[name].append(panel)
     # Figures of sets or systems that are no longer asked for must not reach the report.
     shutil.rmtree(out_dir, ignore_errors=True)
     os.makedirs(out_dir)
     for name in sets:
-        texts = [text.strip() for text in chosen[name].values()]
+        ids = [list(chosen[name])[i] for i in tsne.spaced(len(chosen[name]))]
+        texts = [chosen[name][utt].strip() for utt in ids]
         tsne.draw(os.path.join(out_dir, f"tsne_{name}.png"), f"{name}: utterance means (t-SNE)", panels[name])
-        write_text(os.path.join(out_dir, f"tsne_{name}.tsv"), tsne.tsv(panels[name], chosen[name], texts))
+        write_text(os.path.join(out_dir, f"tsne_{name}.tsv"), tsne.tsv(panels[name], ids, texts))
     entries = page_entries(args, systems, chosen, steps)
     page = render("nearest.html.jinja", title=args.title, entries=entries)
     write_text(os.path.join(out_dir, "nearest.html"), page)

@@ -7,13 +7,11 @@ from espnet_llmvq.errors import UserError
 from espnet_llmvq.score.table import markdown_table
 
 FILE = "analysis.json"
-# In the order of the tables; the last two of a group are read beside the one before.
+CHANCE = "_by_chance"  # ending of a metric's value where speech and text are paired at random
 METRICS = {
     "centroid_distance": "Distance of the centroids of speech and text (0 to 2)",
     "cka": "Linear CKA of speech and text (0 to 1)",
-    "cka_by_chance": "The same, utterances paired at random",
     "r1": "Transcript retrieved by the mean of the speech (R@1, %)",
-    "r1_by_chance": "The same, by chance (%)",
     "bridge_norm_ratio": "Length of LLM inputs from speech over that of text embeddings",
     "output_cosine": "Mean cosine between LLM inputs of different steps",
     "top_cosine": "Cosine to the nearest codebook row",
@@ -25,13 +23,14 @@ METRICS = {
 }
 
 
-def cell(row):
-    """Value and interval of a row, three significant digits; "" if there is none."""
+def cell(row, chance=None):
+    """Value, interval and what chance gives, three significant digits; "" if there is no value."""
     if row is None or row["value"] is None:
         return ""
     low, high = row.get("low"), row.get("high")
-    interval = "" if low is None or high is None else f" [{low:.3g}, {high:.3g}]"
-    return f"{row['value']:.3g}{interval}"
+    text = f"{row['value']:.3g}"
+    text += "" if low is None or high is None else f" [{low:.3g}, {high:.3g}]"
+    return text if chance is None or chance["value"] is None else f"{text}, chance {chance['value']:.3g}"
 
 
 def grids(rows, labels=None):
@@ -43,7 +42,8 @@ def grids(rows, labels=None):
     for metric, title in METRICS.items():
         lines = []
         for system in systems:
-            cells = [cell(found.get((system, name, metric))) for name in sets]
+            keys = [(system, name, metric) for name in sets]
+            cells = [cell(found.get(key), found.get((*key[:2], metric + CHANCE))) for key in keys]
             if any(cells):
                 lines.append([(labels or {}).get(system, system), *cells])
         if lines:
