@@ -52,7 +52,9 @@ setup(
     license_files=["LICENSE"],
     python_requires=">=3.10,<3.13",
     packages=find_packages(include=["espnet_llmvq", "espnet_llmvq.*"]),
-    package_data={"espnet_llmvq.report": ["*.html.jinja", "page.css", "page.js"]},
+    package_data={
+        "espnet_llmvq.report": ["nearest.html.jinja", "page.html.jinja", "page.css", "page.js"]
+    },
     install_requires=INSTALL_REQUIRES,
     extras_require=EXTRAS_REQUIRE,
 )
