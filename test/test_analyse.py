@@ -208,12 +208,16 @@ def model_dir(model):
     return model.llm.config._name_or_path
 
 
+def few(path, texts):
+    sequences = [asr_sequence(f"u{i}", "a.wav", 9, t, "{speech} {text}") for i, t in enumerate(texts)]
+    write_sequences(str(path), sequences)
+    return str(path)
+
+
 def test_choice_needs_transcripts(tmp_path):
-    path = str(tmp_path / "s.jsonl")
-    texts = ["one", "", "two", ""]
-    write_sequences(path, [asr_sequence(f"u{i}", "a.wav", 9, t, "{speech} {text}") for i, t in enumerate(texts)])
-    with pytest.raises(UserError, match="2 utterances with a transcript"):
-        choose(path, 10, 1, "s")
+    assert choose(few(tmp_path / "a.jsonl", ["one", "", "two", ""]), 10, 1, "s") == {}
+    found = choose(few(tmp_path / "b.jsonl", ["one", "", "two", "one"]), 10, 1, "s")
+    assert found == {"u0": " one", "u2": " two", "u3": " one"}
 
 
 @pytest.fixture(scope="module")
@@ -316,8 +320,11 @@ def test_nothing_is_done_twice(experiment, made, capsys):
     assert not analyse.up_to_date(path, analyse.settings(args, [], sets), [])
 
 
-def test_mistakes_are_named(experiment):
+def test_mistakes_are_named(experiment, tmp_path):
     _, command = experiment
+    sets = [f"--set=c={few(tmp_path / 'c.jsonl', ['one', 'two'])}", f"--out_dir={tmp_path}"]
+    with pytest.raises(UserError, match="no set has 3 utterances"):
+        analyse.main([*command[: command.index("--set")], *sets])
     with pytest.raises(UserError, match="did you mean 'soft'"):
         analyse.main([*command, "--systems", "sofd"])
     with pytest.raises(UserError, match="--utterances 2: at least 3"):

@@ -4,10 +4,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from espnet_llmvq.errors import UserError
 from espnet_llmvq.score.stats import generator
 from espnet_llmvq.sequence import read_sequences
 
+LEAST = 3  # utterances of a set
 BATCH_SECONDS = 120.0  # audio in a batch, as in decoding
 
 
@@ -37,15 +37,15 @@ class Collected:
 def choose(path, limit, seed, name):
     """{id: text with loss} of at most `limit` utterances of a file of sequences, drawn at random, in its order.
 
-    Utterances without a transcript are left out. Raises UserError if fewer than three remain.
+    Utterances without a transcript are left out. {} if fewer than `LEAST` remain: too few for any number.
     """
     found = {}
     for seq in read_sequences(path):
         text = "".join(s.text for s in seq.spans if s.loss)  # with its leading space, as it is tokenised
         if text.strip():
             found[seq.id] = text
-    if len(found) < 3:
-        raise UserError(f"{path}: {len(found)} utterances with a transcript; the analysis needs three")
+    if len(found) < LEAST:
+        return {}
     if len(found) > limit:
         names = list(found)
         kept = sorted(generator(seed, name).permutation(len(names))[:limit])

@@ -148,13 +148,18 @@ def main(argv=None):
     import torch
 
     from espnet_llmvq.analyse import nearest, tsne
-    from espnet_llmvq.analyse.collect import choose
+    from espnet_llmvq.analyse.collect import LEAST, choose
     from espnet_llmvq.report.analysis import markdown
     from espnet_llmvq.report.page import render
     from espnet_llmvq.score.table import rows_tsv
 
     torch.set_num_threads(args.threads)
     chosen = {name: choose(spec[0], args.utterances, args.draw_seed, name) for name, spec in sets.items()}
+    for name in [name for name in sets if not chosen[name]]:
+        print(f"{name}: fewer than {LEAST} utterances with a transcript, left out")
+        del sets[name], chosen[name]
+    if not sets:
+        raise UserError(f"no set has {LEAST} utterances with a transcript, so there is nothing to analyse")
     rows, warnings, panels, steps = [], [], {name: [] for name in sets}, {}
     for system in systems:
         new, collapsed, places, steps[system.name] = analyse_system(args, system, sets, chosen)
