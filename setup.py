@@ -29,6 +29,7 @@ INSTALL_REQUIRES = [
     "whisper-normalizer>=0.1.10,<1",
     "numpy>=2,<3",
     "scipy>=1.13,<2",
+    "scikit-learn>=1.5,<2",
     "soundfile>=0.13,<1",
     "soxr>=0.5,<2",
     "matplotlib>=3.9,<4",
@@ -51,7 +52,9 @@ setup(
     license_files=["LICENSE"],
     python_requires=">=3.10,<3.13",
     packages=find_packages(include=["espnet_llmvq", "espnet_llmvq.*"]),
-    package_data={"espnet_llmvq.report": ["page.html.jinja", "page.css", "page.js"]},
+    package_data={
+        "espnet_llmvq.report": ["nearest.html.jinja", "page.html.jinja", "page.css", "page.js"]
+    },
     install_requires=INSTALL_REQUIRES,
     extras_require=EXTRAS_REQUIRE,
 )

@@ -15,6 +15,7 @@ from espnet2.torch_utils.device_funcs import force_gatherable
 from espnet2.train.abs_espnet_model import AbsESPnetModel
 
 from espnet_llmvq.bridge.aligned_start import ctc_loss
+from espnet_llmvq.bridge.diagnostics import drift
 from espnet_llmvq.bridge.shorten import compact, merge_runs
 from espnet_llmvq.errors import UserError
 
@@ -166,6 +167,13 @@ class SpeechLLM(AbsESPnetModel):
         """Encoder frames (N, T, D), (N,) -> LLM inputs ((N, S, H), (N,) steps, statistics)."""
         return self.bridge(*self.shorten(frames, lengths))
 
+    def codebook_drift(self):
+        """{"codebook_drift"}: how far the codebook is from the LLM's table; {} without a codebook or LLM."""
+        codebook = getattr(self.bridge, "codebook", None)
+        if codebook is None or self.llm is None:
+            return {}
+        return {"codebook_drift": drift(codebook, self.llm.get_input_embeddings().weight)}
+
     # Sequences
 
     def assemble(self, steps, step_lengths, tokens, layout):
@@ -250,6 +258,7 @@ class SpeechLLM(AbsESPnetModel):
                 steps = step_lengths = None
                 if frames is not None:
                     steps, step_lengths, stats = self.bridge_speech(frames, lengths)
+                    stats.update(self.codebook_drift())
                 inputs, labels = self.assemble(steps, step_lengths, tokens, layout)
                 loss, weight, stats["acc"] = self.llm_loss(inputs, labels)
                 losses["llm"] = (self.llm_weight, loss / weight)

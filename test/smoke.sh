@@ -62,7 +62,7 @@ mv lora.yaml conf/phases/lora.yaml
 
 note "every stage"
 passes first.log
-for number in 1 2 3 4 5 6 7 8 9 10 11 12 13 15; do
+for number in 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15; do
     grep -q "Stage ${number}:" first.log || fail "stage ${number} is not in the log"
 done
 python3 - "${systems}" "${sets}" <<'END'
@@ -79,6 +79,7 @@ for system in systems:
             sys.exit(f"smoke: error: results.json has no word error rate of {system} on {name}: {row}")
 END
 for file in exp_smoke/RESULTS.md exp_smoke/report/report.html exp_smoke/align/test_id.ctm \
+    exp_smoke/analysis/{ANALYSIS.md,analysis.json,nearest.html,tsne_test_id.png} exp_smoke/start-lora/diagnostics.json \
     data_smoke/train_sp/wav.scp; do
     [ -s "${file}" ] || fail "${file} is missing or empty"
 done
@@ -103,6 +104,7 @@ done
 for system in ${systems}; do
     grep -qF "[${system}] all sets are decoded, nothing to do" second.log || fail "the second run decoded with ${system}"
 done
+grep -qF "exp_smoke/analysis is up to date, nothing to do" second.log || fail "the second run analysed again"
 ! grep -qE "training, log in|loading libraries|checking configs" second.log || fail "the second run loaded ESPnet"
 
 note "decoding and scoring again"

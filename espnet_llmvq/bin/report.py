@@ -1,9 +1,10 @@
 """Write the report of an experiment as one HTML page (stage 15).
 
-Reads results.json and RESULTS.md of RESULTS_DIR (stage 13), EXP_DIR/*/train.log, the figures
-EXP_DIR/analy*/**/*.png and, where systems and sets are given, hypotheses, references and the
-audio of the wav.scp beside each reference. Writes RESULTS_DIR/report/report.html, which holds
-all it needs and opens without a network. What is absent is listed at its end.
+Reads results.json and RESULTS.md of RESULTS_DIR (stage 13), EXP_DIR/*/train.log and diagnostics.json,
+RESULTS_DIR/analysis/analysis.json and RESULTS_DIR/analy*/**/*.png (stage 14) and, where systems and
+sets are given, hypotheses, references and the audio of the wav.scp beside each reference. Writes
+RESULTS_DIR/report/report.html, which holds all it needs and opens without a network. What is absent
+is listed at its end.
 """
 
 import base64
@@ -109,9 +110,10 @@ def main(argv=None):
     scored = content.score_sets(systems, sets, rows, args.normaliser, missing)
     warnings += content.disagreements(scored, rows)
     budget = Budget(int(args.max_media_mib * MIB))
-    figures = content.figures(exp_dir, budget)
+    figures = content.figures(results_dir, budget)
     if not figures and not budget.left_out:
-        missing.append(f"Figures of the analysis (stage 14): none under {exp_dir}/analy*/.")
+        missing.append(f"Figures of the analysis (stage 14): none under {results_dir}/analy*/.")
+    analysis, collapses = content.read_analysis(exp_dir, results_dir, labels, missing)
     worst = content.worst_utterances(scored, labels, args.worst, budget, missing)
     missing += [
         f"{name[0].upper()}{name[1:]}: left out, as media are limited to {args.max_media_mib:g} "
@@ -147,6 +149,8 @@ def main(argv=None):
             worst_count=args.worst,
             training=[(name, plots.training_panel(losses)) for name, losses in training.items()],
             figures=figures,
+            analysis=analysis,
+            collapses=collapses,
             environment=tables.read_environment(markdown),
             markdown=markdown,
             warnings=warnings,

@@ -11,6 +11,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from espnet_llmvq.bin.cli import Parser, run
+from espnet_llmvq.collapse import MARK, read_warnings
 from espnet_llmvq.data.normalise import NORMALISERS
 from espnet_llmvq.environment import FILE, get_commit, get_version
 from espnet_llmvq.errors import UserError, check_name
@@ -230,6 +231,18 @@ def cautions(sets, references):
     return notes
 
 
+def collapse_notes(systems, sets):
+    """Return notes on systems whose bridge had collapsed when their training ended."""
+    notes = []
+    for system in systems:
+        # A hypothesis file lies in MODEL/decode_SET.
+        models = dict.fromkeys(system.hyp_path(s.name).parent.parent for s in sets)
+        notes += [
+            f"{system.name}: {MARK} in training, {text}" for model in models for text in read_warnings(model)
+        ]
+    return notes
+
+
 def score_all(systems, sets, args):
     """Evaluate every system on every set -> what the tables are made of, as a dict."""
     from tqdm import tqdm
@@ -270,6 +283,7 @@ def score_all(systems, sets, args):
             system.name, s.name, one.derailed, list(one.hyps), one.counts["wer"]
         )
         write_details(path.parent, reference, one)
+    notes += collapse_notes(systems, sets)
     notes += cautions(sets, references)
     return {
         "references": references,

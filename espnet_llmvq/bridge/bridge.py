@@ -2,6 +2,7 @@
 
 import torch
 
+from espnet_llmvq.bridge import diagnostics
 from espnet_llmvq.bridge.quantizer import (
     hard_quantize,
     hard_weights_quantize,
@@ -9,6 +10,7 @@ from espnet_llmvq.bridge.quantizer import (
     soft_quantize,
 )
 from espnet_llmvq.bridge.shorten import valid_mask
+from espnet_llmvq.collapse import collapses
 from espnet_llmvq.errors import UserError, check_name
 
 
@@ -77,32 +79,44 @@ class Bridge(torch.nn.Module):
         return self.projector(x), lengths
 
     def quantize(self, z):
-        """z (N, D) -> ((N, D) LLM inputs, (N,) chosen codebook rows or None)."""
+        """z (N, D) -> ((N, D) LLM inputs, `diagnostics.Kept` codebook rows or None)."""
         if self.match_norm:
             z = torch.nn.functional.normalize(z, dim=-1) * self.mean_norm
         return z, None
+
+    def steps(self, x, lengths):
+        """(B, T, input_size), (B,) -> (lengths (B,) in steps, inside (B, S) bool, z (N, D), out (N, D), kept).
+
+        The N steps inside of all utterances, one after the other; out is what the LLM gets.
+        """
+        z, lengths = self.project(x, lengths)
+        inside = valid_mask(lengths, z.shape[1])
+        z = z[inside]
+        out, kept = self.quantize(z)
+        return lengths, inside, z, out * self.output_scale, kept
 
     def forward(self, x, lengths):
         """(B, T, input_size), (B,) -> ((B, S, D), (B,) steps, dict of statistics).
 
         Padded steps are zero and reach neither the quantizer nor the statistics.
         """
-        z, lengths = self.project(x, lengths)
-        inside = valid_mask(lengths, z.shape[1])
-        flat, rows = self.quantize(z[inside])
-        out = z.new_zeros(z.shape, dtype=flat.dtype)
-        out[inside] = flat * self.output_scale
-        return out, lengths, self.statistics(z[inside], flat, rows)
+        lengths, inside, z, flat, kept = self.steps(x, lengths)
+        out = flat.new_zeros(*inside.shape, flat.shape[1])
+        out[inside] = flat
+        return out, lengths, self.statistics(z, flat, kept)
 
     @torch.no_grad()
-    def statistics(self, z, out, rows):
-        """How the codebook is used in this batch, and the scale of the outputs."""
-        stats = {"bridge_norm_ratio": out.norm(dim=-1).mean() / self.mean_norm}
-        if rows is not None:
-            share = torch.bincount(rows, minlength=self.codebook.shape[0]).float() / len(rows)
-            entropy = -(share * share.clamp_min(1e-12).log()).sum()
-            stats["codebook_perplexity"] = entropy.exp()
-        return stats
+    def statistics(self, z, out, kept):
+        """The scale and variety of the outputs of a batch. Arguments as `steps` returns them."""
+        return {
+            "bridge_steps": torch.tensor(float(len(out)), device=out.device),
+            "bridge_norm_ratio": out.float().norm(dim=-1).mean() / self.mean_norm,
+            "output_cosine": diagnostics.mean_pair_cosine(out),
+        }
+
+    def collapses(self, means):
+        """`collapse.collapses` of this bridge: sentences on what has collapsed."""
+        return collapses(means)
 
 
 def check_top_k(top_k, rows):
@@ -210,6 +224,31 @@ class QuantizingBridge(Bridge):
             )
         return (hard_weights_quantize if hard else soft_quantize)(z, self.codebook, **self.choices())
 
+    @property
+    def keeps_all(self):
+        return self.top_k == len(self.codebook)
+
+    def weights_entropy(self, z, kept):
+        """Mean entropy of the weights; those that do not sum to one are divided by their sum."""
+        if self.keeps_all:
+            return diagnostics.full_entropy(z, self.codebook, self.temperature, self.chunk)
+        return diagnostics.kept_entropy(kept.cosines, self.temperature)
+
+    @torch.no_grad()
+    def statistics(self, z, out, kept):
+        """Also how the codebook is used."""
+        stats = super().statistics(z, out, kept)
+        used = diagnostics.rows_in_use(kept.rows[:, 0], len(self.codebook))
+        stats["codebook_share"], stats["codebook_perplexity"] = used
+        stats["top_cosine"] = kept.cosines[:, 0].mean()
+        stats["weights_entropy"] = self.weights_entropy(z, kept)
+        if self.temperature_rate:
+            stats["temperature"] = self.temperature.detach()
+        return stats
+
+    def collapses(self, means):
+        return collapses(means, len(self.codebook) if self.keeps_all else 0)
+
 
 class HardBridge(QuantizingBridge):
     """`hard`: each step becomes one row. straight_through: `output` (stage 1) or `weights` (stage 2)."""
@@ -227,6 +266,15 @@ class HardBridge(QuantizingBridge):
         if self.straight_through == "output":
             return hard_quantize(z, self.codebook, self.chunk, self.permutation)
         return self.weigh(z, hard=True)
+
+    def weights_entropy(self, z, kept):
+        if self.straight_through == "output":  # one row, and no weights behind it
+            return kept.cosines.new_zeros(())
+        return super().weights_entropy(z, kept)
+
+    def collapses(self, means):
+        # The output is one row, however flat the weights are that only pass gradient.
+        return collapses(means)
 
 
 class SoftBridge(QuantizingBridge):

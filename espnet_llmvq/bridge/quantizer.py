@@ -8,7 +8,8 @@ All go through the operator of `soft_vq.py`, which never holds N x V numbers; `c
 import torch
 import torch.nn.functional as F
 
-from espnet_llmvq.bridge.soft_vq import nearest_rows, soft_vq
+from espnet_llmvq.bridge.diagnostics import Kept
+from espnet_llmvq.bridge.soft_vq import nearest_rows, soft_vq_kept
 
 
 def cosine(z, codebook):
@@ -20,12 +21,12 @@ def hard_quantize(z, codebook, chunk=0, permutation=None):
     """Stage 1: output e_j, j = argmax cos(z, e_j); the gradient passes straight to z.
 
     permutation (V,): the output is e_permutation[j] instead, see `permuted_quantize`.
-    Returns ((N, D) output, (N,) chosen rows).
+    Returns ((N, D) output, Kept (the chosen row of each)).
     """
-    rows = nearest_rows(z, codebook, 1, chunk)[1][:, 0]
-    values = codebook.detach()[rows if permutation is None else permutation[rows]]
+    cosines, rows = nearest_rows(z, codebook, 1, chunk)
+    values = codebook.detach()[rows[:, 0] if permutation is None else permutation[rows[:, 0]]]
     # The raw row, not normalised; z + sg[q - z] in the paper's notation.
-    return z + (values - z).detach(), rows
+    return z + (values - z).detach(), Kept(rows, cosines)
 
 
 def soft_quantize(z, codebook, top_k, temperature=1.0, renormalise=True, chunk=0):
@@ -34,18 +35,20 @@ def soft_quantize(z, codebook, top_k, temperature=1.0, renormalise=True, chunk=0
     renormalise: the kept weights sum to one (softmax over the kept similarities); otherwise they keep the
     mass they have in the softmax over all V rows. Gradients reach z and, through keys and values, the k
     kept rows of the codebook; if not renormalised, all rows through the softmax's denominator.
-    Returns ((N, D), (N,) top row).
+    Returns ((N, D), Kept).
     """
-    return soft_vq(z, codebook, top_k, temperature, renormalise, hard=False, chunk=chunk)
+    out, *kept = soft_vq_kept(z, codebook, top_k, temperature, renormalise, hard=False, chunk=chunk)
+    return out, Kept(*kept)
 
 
 def hard_weights_quantize(z, codebook, top_k, temperature=1.0, renormalise=True, chunk=0):
     """Stage 2 hard (the ablation): one-hot of the argmax, straight through on the weights.
 
     w = A + sg[onehot(A) - A] over the k kept rows; output w E. The value is the top row; all k rows
-    get gradient through A. Returns ((N, D), (N,) top row).
+    get gradient through A. Returns ((N, D), Kept).
     """
-    return soft_vq(z, codebook, top_k, temperature, renormalise, hard=True, chunk=chunk)
+    out, *kept = soft_vq_kept(z, codebook, top_k, temperature, renormalise, hard=True, chunk=chunk)
+    return out, Kept(*kept)
 
 
 def permuted_quantize(z, codebook, permutation, top_k, temperature=1.0, hard=False, chunk=0):
@@ -58,9 +61,9 @@ def permuted_quantize(z, codebook, permutation, top_k, temperature=1.0, hard=Fal
     (2606.09366), and everything else is as in the quantizer: the same rows as inputs, as many of them, the
     same weights. permutation (V,) long; `hard` as in `hard_weights_quantize`.
     The k rows of every step are gathered, N k D numbers twice: enough for a control.
-    Returns ((N, D), (N,) most similar row, before the permutation).
+    Returns ((N, D), Kept, before the permutation).
     """
-    rows = nearest_rows(z, codebook, top_k, chunk)[1]
+    cosines, rows = nearest_rows(z, codebook, top_k, chunk)
     with torch.autocast(z.device.type, enabled=False):
         keys = F.normalize(codebook[rows], dim=-1)
         scores = (keys * F.normalize(z.to(codebook.dtype), dim=-1)[:, None]).sum(-1)
@@ -69,4 +72,4 @@ def permuted_quantize(z, codebook, permutation, top_k, temperature=1.0, hard=Fal
             top = torch.zeros_like(weights)
             top[:, 0] = 1.0
             weights = weights + (top - weights).detach()
-        return (weights[..., None] * codebook[permutation[rows]]).sum(1), rows[:, 0]
+        return (weights[..., None] * codebook[permutation[rows]]).sum(1), Kept(rows, cosines)

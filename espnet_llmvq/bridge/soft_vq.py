@@ -423,6 +423,12 @@ _uncompiled = torch.compiler.disable(soft_vq_op)
 
 
 def soft_vq(z, codebook, top_k, temperature=1.0, renormalise=True, hard=False, chunk=0, sparse=False):
+    """`soft_vq_kept` for those who need the top row only: returns ((N, D), (N,) top row)."""
+    out, rows, _ = soft_vq_kept(z, codebook, top_k, temperature, renormalise, hard, chunk, sparse)
+    return out, rows[:, 0]
+
+
+def soft_vq_kept(z, codebook, top_k, temperature=1.0, renormalise=True, hard=False, chunk=0, sparse=False):
     """Weighted sum of the top_k most similar rows of the codebook.
 
     Args:
@@ -436,8 +442,9 @@ def soft_vq(z, codebook, top_k, temperature=1.0, renormalise=True, hard=False, c
         chunk: codebook rows at a time; 0 chooses. Without effect on the result.
         sparse: the codebook's gradient is a sparse tensor of the kept rows (for SparseAdam, SGD, Adagrad).
 
-    Returns ((N, D) of the wider of both dtypes, (N,) top row). A z or row of norm 0 has cosine 0 with
-    everything and gets no gradient through it; ties go to the lowest index.
+    Returns ((N, D) of the wider of both dtypes, (N, k) rows, most similar first, (N, k) their cosines, without
+    gradient); with all rows kept, k is 1 here. A z or row of norm 0 has cosine 0 with everything and gets no
+    gradient through it; ties go to the lowest index.
     Raises UserError for NaN or Inf in z or codebook, widths that differ and an impossible top_k.
     """
     check_shapes(z, codebook, top_k)
@@ -446,8 +453,7 @@ def soft_vq(z, codebook, top_k, temperature=1.0, renormalise=True, hard=False, c
     if not torch.is_tensor(temperature):
         temperature = torch.full((), temperature, dtype=compute_dtype(z, codebook), device=z.device)
     op = _uncompiled if sparse else soft_vq_op
-    out, rows, *_ = op(z, codebook, temperature, top_k, renormalise, hard, chunk, sparse)
-    return out, rows[:, 0]
+    return op(z, codebook, temperature, top_k, renormalise, hard, chunk, sparse)[:3]
 
 
 def nearest_rows(z, codebook, k, chunk=0):

@@ -11,13 +11,15 @@ class Batches:
 
     The transcript is cut off: a batch holds the spans before the first one with loss. `batch_size` limits
     the utterances in a batch. cache: encoder frames (scp) to read instead of audio. augment: as
-    `SequencePreprocessor` takes it.
+    `SequencePreprocessor` takes it. only: ids to read, of those in the file; None: all.
     """
 
-    def __init__(self, path, seconds, tokenizer, batch_size=64, cache=None, augment=None):
+    def __init__(self, path, seconds, tokenizer, batch_size=64, cache=None, augment=None, only=None):
         self.order = []
         self.prompts = {}
         for seq in read_sequences(path):
+            if only is not None and seq.id not in only:
+                continue
             speech = [s for s in seq.spans if s.is_speech]
             if len(speech) != 1:
                 raise UserError(f"{path}: {seq.id} has {len(speech)} speech spans; one is needed here")

@@ -4,9 +4,10 @@ import json
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from espnet_llmvq import collapse
 from espnet_llmvq.data.normalise import get_normaliser
 from espnet_llmvq.errors import UserError
-from espnet_llmvq.report import media, plots
+from espnet_llmvq.report import analysis, media, plots
 from espnet_llmvq.report.utterances import confusions, errors, make_diff, worst
 from espnet_llmvq.score.files import match_utterances, read_transcript
 from espnet_llmvq.score.wer import score_utterances, split_words, total
@@ -160,11 +161,36 @@ def _audio(utt, name, locations, silent, budget, missing):
     return {"audio": uri, "silent": None if uri else "left out, as the page would be too large"}
 
 
-def figures(exp_dir, budget):
+def read_analysis(exp_dir, results_dir, labels, missing):
+    """Return the analysis as {"utterances", "tables"} or None, and sentences on collapsed bridges.
+
+    Sentences come from the trainings under `exp_dir` and from the analysis. labels: {system: label}.
+    """
+    collapses, found = [], None
+    for path in sorted(Path(exp_dir).glob(f"*/{collapse.FILE}")):
+        try:
+            collapses += [f"{path.parent.name}, {text}" for text in collapse.read_warnings(path.parent)]
+        except UserError as err:
+            missing.append(f"Diagnostics of {path.parent.name}: {err}")
+    path = Path(results_dir) / "analysis" / analysis.FILE
+    try:
+        made = analysis.read(path)
+        if made is None:
+            missing.append(f"Analysis (stage 14): {path} is not there.")
+        else:
+            collapses += made["warnings"]
+            tables = analysis.grids(made["rows"], {**made["labels"], **labels})
+            found = {"utterances": made["utterances"], "tables": tables}
+    except UserError as err:
+        missing.append(f"Analysis: {err}")
+    return found, collapses
+
+
+def figures(results_dir, budget):
     """Return [(caption, data URI)] of the figures of stage 14."""
     found = []
-    for path in media.find_figures(exp_dir):
-        text = media.caption(path, exp_dir)
+    for path in media.find_figures(results_dir):
+        text = media.caption(path, results_dir)
         uri = budget.data_uri("image/png", path.read_bytes(), f"figure {text}")
         if uri:
             found.append((text, uri))

@@ -70,12 +70,12 @@ def encode_audio(path, start=0.0, end=None):
     return "audio/wav", out.getvalue()
 
 
-def find_figures(exp_dir):
-    """Return the PNG files that stage 14 left under EXP_DIR/analy*/, sorted."""
-    return sorted(path for path in Path(exp_dir).glob("analy*/**/*.png") if path.is_file())
+def find_figures(results_dir):
+    """Return the PNG files that stage 14 left under RESULTS_DIR/analy*/, sorted."""
+    return sorted(path for path in Path(results_dir).glob("analy*/**/*.png") if path.is_file())
 
 
-def caption(path, exp_dir):
+def caption(path, results_dir):
     """Return a figure's caption: its path below the directory of the analysis, in words."""
-    parts = Path(path).relative_to(exp_dir).with_suffix("").parts[1:]
+    parts = Path(path).relative_to(results_dir).with_suffix("").parts[1:]
     return ": ".join(part.replace("_", " ") for part in parts)

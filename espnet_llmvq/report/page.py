@@ -27,8 +27,8 @@ def _hash(text):
     return f"sha256-{base64.b64encode(digest).decode('ascii')}"
 
 
-def render(**content):
-    """Return the page. `content`: the names that `page.html.jinja` uses."""
+def render(template="page.html.jinja", **content):
+    """Return a page. template: a file of this directory; content: the names that it uses."""
     import jinja2
 
     environment = jinja2.Environment(
@@ -42,6 +42,6 @@ def render(**content):
     )
     css = (HERE / "page.css").read_text(encoding="utf-8")
     js = (HERE / "page.js").read_text(encoding="utf-8")
-    return environment.get_template("page.html.jinja").render(
+    return environment.get_template(template).render(
         css=css, js=js, css_hash=_hash(css), js_hash=_hash(js), **content
     )

@@ -9,6 +9,7 @@ import shutil
 import sys
 import time
 
+from espnet_llmvq.collapse import MARK
 from espnet_llmvq.errors import UserError
 
 DONE = "model.pth"
@@ -77,6 +78,7 @@ class LogFollower:
     """Turns new lines of ESPnet's log into short progress lines."""
 
     started = re.compile(r"(\d+)/(\d+)epoch started(?:\. Estimated time to finish: (.*))?$")
+    collapse = re.compile(rf"WARNING: ({MARK}: .*)")
     results = re.compile(r"(\d+)epoch results: \[train\].*?\bloss=([^,]+),.*?\[valid\].*?\bloss=([^,]+),")
 
     def __init__(self, tag, path):
@@ -98,6 +100,8 @@ class LogFollower:
         if match := self.started.search(line):
             epoch, total, left = match.groups()
             print(f"[{self.tag}] epoch {epoch}/{total}" + (f", {left} left" if left else ""), flush=True)
+        elif match := self.collapse.search(line):
+            print(f"[{self.tag}] warning: {match[1]}", flush=True)
         elif match := self.results.search(line):
             epoch, train, valid = match.groups()
             print(f"[{self.tag}] epoch {epoch}: train loss {train}, valid loss {valid}", flush=True)

@@ -1,15 +1,22 @@
-"""ESPnet's trainer with checkpoints that survive a kill: written atomically, read without pickles."""
+"""ESPnet's trainer with checkpoints that survive a kill, and a look at the bridge after each epoch.
+
+Checkpoints are written atomically and read without pickles.
+"""
 
 import contextlib
 import datetime
 import logging
+import math
 import os
 import random
 from pathlib import Path
 
 import numpy as np
 import torch
+from espnet2.train.reporter import aggregate
 from espnet2.train.trainer import Trainer
+
+from espnet_llmvq.collapse import MARK, write_diagnostics
 
 RANDOM_STATE = "random_state"
 
@@ -73,12 +80,28 @@ def atomic_checkpoints():
 
 
 class SpeechLLMTrainer(Trainer):
-    """Differs from ESPnet's trainer only in how checkpoints are written and read."""
+    """Differs from ESPnet's trainer in how checkpoints are written and read, and warns of collapses."""
 
     @classmethod
     def run(cls, *args, **kwargs):
         with atomic_checkpoints():
             super().run(*args, **kwargs)
+
+    @classmethod
+    def validate_one_epoch(cls, model, iterator, reporter, options, distributed_option):
+        """Also look at the means of the bridge's statistics: a warning, and `diagnostics.json`."""
+        super().validate_one_epoch(model, iterator, reporter, options, distributed_option)
+        if distributed_option.distributed and distributed_option.dist_rank != 0:
+            return
+        means = {name: float(aggregate(values)) for name, values in reporter.stats.items()}
+        if "bridge_steps" not in means:  # a phase that does not run the bridge
+            return
+        bridge = getattr(model, "module", model).bridge
+        found = bridge.collapses(means)
+        for text in found:
+            logging.warning(f"{MARK}: {text}")
+        means = {name: value for name, value in means.items() if math.isfinite(value)}
+        write_diagnostics(options.output_dir, reporter.get_epoch(), means, found)
 
     @staticmethod
     def resume(checkpoint, model, reporter, optimizers, schedulers, scaler, ngpu=0, strict=True):

@@ -5,7 +5,7 @@
 #
 # Stages: 1 data, 2 speed perturbation, 3 format audio, 4 filter, 5 tokenizer and LLM directory, 6 language model,
 # 7 speech encoder, 8 word alignment, 9 sequences, 10 statistics and encoder cache, 11 train systems, 12 decode,
-# 13 score, 15 report. (14 analyse, 16 pack and 17 upload are not in this version.)
+# 13 score, 14 analyse, 15 report. (16 pack and 17 upload are not in this version.)
 
 set -euo pipefail
 
@@ -51,6 +51,7 @@ set_normalisers=           # of single test sets, pairs name:normaliser, e.g. "t
 set_metrics=               # further metrics of test sets, pairs name:metric, e.g. "qa:bleu qa:chrf"
 word_lists=                # pairs name=file: also WER inside and outside of a list, e.g. of rare words
 resample=utterance         # what intervals and tests resample: utterance or speaker
+analyse_opts=              # passed to bin/analyse.py, e.g. "--utterances 500 --examples 10"
 score_opts=                # passed to bin/results.py, e.g. "--replicates 2000 --empty_ref drop"
 train_overrides=           # key=value pairs laid over every training config (smoke runs), e.g. "max_epoch=1"
 # end options
@@ -80,7 +81,7 @@ fresh() {
 for number in stage stop_stage ${skip_stages:+skip_stages}; do
     for value in ${!number}; do
         if ! [[ ${value} =~ ^[0-9]+$ ]] || [ "${value}" -lt 1 ] || [ "${value}" -gt 17 ]; then
-            die "--${number} ${value}: stages are 1 to 13 and 15"
+            die "--${number} ${value}: stages are 1 to 15"
         fi
     done
 done
@@ -375,6 +376,20 @@ if stage_on 13; then
     # shellcheck disable=SC2086
     bin results "${table_opts[@]}" --train_text "${dumpdir}/${train_set}/text" --resample "${resample}" --prompt "${prompt}" \
         --empty_hyp keep --seed "${seed}" --out_dir "${results_dir}" ${score_opts}
+fi
+
+if stage_on 14; then
+    log "Stage 14: analyse -> ${results_dir}/analysis"
+    set_opts=()
+    for name in ${test_names}; do
+        set_opts+=(--set "${name}=${dumpdir}/${name}/sequences.jsonl=${cache_dir}/${name}/frames.scp")
+    done
+    # Asked to begin here: analyse again.
+    [ "${stage}" -ne 14 ] || set_opts+=(--redo)
+    # shellcheck disable=SC2086
+    bin analyse --systems "${systems}" --conf_dir "${conf_dir}" --expdir "${expdir}" --encoder "${encoder_dir}" --seed "${seed}" \
+        --out_dir "${results_dir}/analysis" --title "$(basename "$(dirname "${PWD}")")" --threads "${nj}" --ngpu "${ngpu}" \
+        "${set_opts[@]}" ${analyse_opts}
 fi
 
 if stage_on 15; then

@@ -1,0 +1,1 @@
+"""What trained bridges do: the gap between speech and text, nearest tokens, pictures."""
