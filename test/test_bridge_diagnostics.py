@@ -211,3 +211,14 @@ def test_warnings_of_the_log_are_shown(tmp_path, capsys):
     log.write_text(f"[h] 2026-01-01 (trainer:9) WARNING: {collapse.MARK}: all is one\n[h] WARNING: other\n")
     follower.report()
     assert capsys.readouterr().out == "[start-soft] warning: bridge collapse: all is one\n"
+
+
+def test_results_pass_the_warnings_on(tmp_path):
+    from espnet_llmvq.bin.results import collapse_notes
+    from espnet_llmvq.score.table import EvalSet, System
+
+    systems = [System(name, name, f"{tmp_path}/{name}/decode_{{set}}/hyp.jsonl") for name in ("lora", "soft")]
+    (tmp_path / "soft").mkdir()
+    collapse.write_diagnostics(tmp_path / "soft", 2, {}, ["all is one"])
+    notes = collapse_notes(systems, [EvalSet("a", "id", "text"), EvalSet("b", "ood", "text")])
+    assert notes == ["soft: bridge collapse in training, epoch 2: all is one"]  # once, not for each set

@@ -54,7 +54,8 @@ def tsv(entries):
         for system in entry["systems"]:
             for n, step in enumerate(system["steps"], 1):
                 for rank, (token, cosine, weight) in enumerate(step, 1):
+                    # A token may be white space, which would break the line.
+                    cells = [system["name"], entry["set"], entry["utt"], n, rank, "".join(token.split()) or "?"]
                     share = "" if weight is None else f"{weight:.4f}"
-                    cells = [system["name"], entry["set"], entry["utt"], n, rank, token, f"{cosine:.4f}", share]
-                    lines.append("\t".join(" ".join(str(cell).split()) or "?" for cell in cells[:-1]) + f"\t{share}")
+                    lines.append("\t".join(map(str, [*cells, f"{cosine:.4f}", share])))
     return "".join(line + "\n" for line in lines)
