@@ -9,7 +9,7 @@ import torch
 
 from espnet_llmvq.decode.batches import Batches, read_batches
 from espnet_llmvq.decode.ctc import collapse, greedy
-from espnet_llmvq.decode.generate import generate, length_limit
+from espnet_llmvq.decode.generate import encoded, generate, length_limit
 from espnet_llmvq.errors import UserError
 from espnet_llmvq.sequence import Sequence, Span, read_sequences, write_sequences
 
@@ -41,42 +41,107 @@ def test_greedy_reads_the_best_path(make_model, tokenizer, corpus):
     for t, token in enumerate(path + [model.ctc.blank] * (frames.shape[1] - len(path))):
         logits[0, t, token] = 1.0
     model.ctc.forward = lambda x: logits
-    assert greedy(model, tokenizer, batch) == ([text.strip()], [ids])
+    ((found,),) = greedy(model, encoded(model, batch))
+    assert (found.tokens, found.llm, found.at_limit) == (ids, None, False)
 
 
-def outcomes(model, tokenizer, corpus, batch_size, **kwargs):
+def outcomes(model, tokenizer, path, batch_size, **kwargs):
+    """{utterance: n-best list}, decoded in batches of `batch_size`."""
     found = {}
-    for ids, batch in Batches(corpus.train, 1000, tokenizer, batch_size):
-        found.update(zip(ids, zip(*generate(model, tokenizer, batch, **kwargs))))
+    for ids, batch in Batches(path, 1000, tokenizer, batch_size):
+        found.update(zip(ids, generate(model, tokenizer, encoded(model, batch), **kwargs)))
     return found
 
 
-@pytest.mark.parametrize("num_beams", [1, 3])
-@pytest.mark.parametrize("eos_bias", [0.0, 4.0])
-def test_batch_size_changes_nothing(make_model, tokenizer, corpus, num_beams, eos_bias):
-    """eos_bias: 0 leaves an untrained model that rarely ends before its limit; 4 makes most texts end."""
-    model = make_model(bridge_conf={"stack": 2, "hidden_size": 24})
+def shuffled(path, out):
+    sequences = list(read_sequences(path))
+    random.Random(3).shuffle(sequences)
+    write_sequences(out, sequences)
+    return out
+
+
+def biased(model, eos_bias):
+    """The model with logits of the end token raised: an untrained one rarely ends before its limit."""
     head = model.llm.lm_head.forward
     model.llm.lm_head.forward = lambda x: (
         head(x) + eos_bias * torch.nn.functional.one_hot(torch.tensor(2), 110)
     )
-    alone = outcomes(model, tokenizer, corpus, 1, num_beams=num_beams)
-    for size in (3, 5):
-        assert outcomes(model, tokenizer, corpus, size, num_beams=num_beams) == alone
+    return model
+
+
+@pytest.mark.parametrize("num_beams", [1, 3])
+@pytest.mark.parametrize("eos_bias", [0.0, 4.0])
+def test_batch_size_and_order_change_nothing(
+    make_model, tokenizer, corpus, tmp_path, num_beams, eos_bias
+):
+    """Whole n-best lists, scores to the last bit."""
+    model = biased(make_model(bridge_conf={"stack": 2, "hidden_size": 24}), eos_bias)
+    alone = outcomes(model, tokenizer, corpus.train, 1, num_beams=num_beams)
+    other = shuffled(corpus.train, tmp_path / "shuffled.jsonl")
+    for path, size in ((corpus.train, 3), (corpus.train, 32), (other, 5)):
+        assert outcomes(model, tokenizer, path, size, num_beams=num_beams) == alone
     limits = {s.id: length_limit(model.speech_encoder.frames(s.spans[1].samples) * model.speech_encoder.frame_seconds())
               for s in read_sequences(corpus.train)}  # fmt: skip
-    assert len(set(limits.values())) > 3 and len({text for text, _, _ in alone.values()}) > 3
-    for utt, (text, tokens, cut) in alone.items():
-        assert cut == (len(tokens) == limits[utt]) and len(tokens) <= limits[utt]
-        assert text == tokenizer.decode(tokens, skip_special_tokens=True).strip()
-    cuts = [cut for _, _, cut in alone.values()]
+    firsts = {utt: found[0] for utt, found in alone.items()}
+    assert len(set(limits.values())) > 3 and len({tuple(h.tokens) for h in firsts.values()}) > 3
+    for utt, found in alone.items():
+        assert 1 <= len(found) <= num_beams
+        assert [h.llm for h in found] == sorted((h.llm for h in found), reverse=True)
+        assert len({tuple(h.tokens) for h in found}) == len(found)
+        for h in found:
+            assert h.at_limit == (len(h.tokens) == limits[utt]) and len(h.tokens) <= limits[utt]
+    cuts = [h.at_limit for h in firsts.values()]
     assert any(cuts) if eos_bias == 0.0 else not all(cuts)
+
+
+@pytest.mark.parametrize("num_beams, eos_bias", [(1, 4.0), (4, 4.0), (4, 0.0)])
+def test_scores_are_log_probabilities(make_model, tokenizer, corpus, num_beams, eos_bias):
+    """Against a plain pass of the LLM over prompt and text in float64, cut off or not."""
+    model = biased(make_model(), eos_bias)
+    found = outcomes(model, tokenizer, corpus.valid, 5, num_beams=num_beams)
+    assert any(h.at_limit for row in found.values() for h in row) == (eos_bias == 0.0)
+    model = model.double()
+    for ids, batch in Batches(corpus.valid, 1000, tokenizer, 1):
+        batch["speech"] = batch["speech"].double()
+        frames, lengths = model.encode(batch["speech"], batch["speech_lengths"])
+        steps = model.bridge_speech(frames, lengths)[:2]
+        prompt = model.assemble(*steps, batch["tokens"], batch["layout"])[0][0]
+        for h in found[ids[0]]:
+            text = torch.tensor([*h.tokens, tokenizer.eos_token_id])
+            inputs = torch.cat([prompt, model.llm.get_input_embeddings()(text)])
+            with torch.no_grad():
+                logits = model.llm(inputs_embeds=inputs[None]).logits[0]
+            log_probs = logits.log_softmax(-1)[len(prompt) - 1 : -1]
+            expected = sum(float(row[token]) for row, token in zip(log_probs, text))
+            assert h.llm == pytest.approx(expected, abs=1e-3)
+
+
+def test_the_search_is_of_transformers(make_model, tokenizer, corpus):
+    """Texts and scores are those of its own beam search, where nothing is cut off."""
+    model = biased(make_model(), 5.0)
+    found = outcomes(model, tokenizer, corpus.valid, 5, num_beams=3)
+    compared = 0
+    for ids, batch in Batches(corpus.valid, 1000, tokenizer, 1):
+        steps = model.bridge_speech(*model.encode(batch["speech"], batch["speech_lengths"]))[:2]
+        prompt = model.assemble(*steps, batch["tokens"], batch["layout"])[0][0]
+        out = model.llm.generate(inputs_embeds=prompt[None], num_beams=3, num_return_sequences=3, length_penalty=0.0,
+                                 attention_mask=torch.ones(1, len(prompt), dtype=torch.long), max_new_tokens=40,
+                                 return_dict_in_generate=True, output_scores=True)  # fmt: skip
+        if any(h.at_limit for h in found[ids[0]]):
+            continue
+        compared += 1
+        texts = [row[: row.index(2)] for row in out.sequences.tolist()]
+        assert [h.tokens for h in found[ids[0]]] == texts
+        assert [h.llm for h in found[ids[0]]] == pytest.approx(
+            out.sequences_scores.tolist(), abs=1e-4
+        )
+    assert compared > 1
 
 
 def test_greedy_search_by_hand(make_model, tokenizer, corpus):
     """One token at a time from full forward passes."""
     model = make_model()
-    found = outcomes(model, tokenizer, corpus, 4, num_beams=1)
+    found = outcomes(model, tokenizer, corpus.train, 4, num_beams=1)
     for ids, batch in Batches(corpus.train, 1000, tokenizer, 1):
         frames, lengths = model.encode(batch["speech"], batch["speech_lengths"])
         inputs, _ = model.assemble(
@@ -90,15 +155,14 @@ def test_greedy_search_by_hand(make_model, tokenizer, corpus):
                     break
                 tokens.append(token)
                 x = torch.cat([x, model.llm.get_input_embeddings()(torch.tensor([[token]]))], 1)
-        assert found[ids[0]][1] == tokens
+        assert [h.tokens for h in found[ids[0]]] == [tokens]
 
 
 def test_batches_do_not_depend_on_the_order_of_the_file(corpus, tokenizer, tmp_path, llm_dir):
-    sequences = list(read_sequences(corpus.train))
     first = Batches(corpus.train, 1.5, tokenizer, 4)
-    random.Random(3).shuffle(sequences)
-    write_sequences(tmp_path / "shuffled.jsonl", sequences)
-    second = read_batches(tmp_path / "shuffled.jsonl", 1.5, llm_dir, batch_size=4)
+    path = shuffled(corpus.train, tmp_path / "shuffled.jsonl")
+    second = read_batches(path, 1.5, llm_dir, batch_size=4)
+    sequences = list(read_sequences(path))
     assert first.batches == second.batches and sorted(first.order) == sorted(second.order)
     assert second.order == [s.id for s in sequences]
     samples = {s.id: s.spans[1].samples for s in sequences}
