@@ -6,12 +6,17 @@ import random
 
 import pytest
 import torch
+import yaml
 
 from espnet_llmvq.decode.batches import Batches, read_batches
 from espnet_llmvq.decode.ctc import collapse, greedy
 from espnet_llmvq.decode.generate import encoded, generate, length_limit
 from espnet_llmvq.errors import UserError
+from espnet_llmvq.interleave.asr import asr_sequence
+from espnet_llmvq.llm.prompt import parse, template_of
 from espnet_llmvq.sequence import Sequence, Span, read_sequences, write_sequences
+
+PROMPT = "USER:{speech} ASSISTANT: {text}"  # of the corpus, as sequences keep it
 
 
 @pytest.mark.parametrize(
@@ -184,30 +189,40 @@ def test_batches_need_one_speech_span(tmp_path, tokenizer):
         Batches(tmp_path / "text.jsonl", 10, tokenizer)
 
 
-def test_decode_command(encoder_dir, settings, corpus, tmp_path, capsys):
-    """Both kinds of systems on two sets; nothing is decoded twice."""
-    from espnet_llmvq.bin import decode
+@pytest.fixture(scope="module")
+def trained(encoder_dir, settings, tmp_path_factory):
+    """(conf directory, exp directory) with a trained system `slam`, and `ctc` and `ctc_lm` of the encoder."""
     from espnet_llmvq.tasks.launch import train_phase
 
-    conf = tmp_path / "conf"
+    room = tmp_path_factory.mktemp("trained")
+    conf, exp = room / "conf", str(room / "exp")
     for path, text in (
         ("systems/ctc", "decode: ctc"),
+        ("systems/ctc_lm", "decode: ctc_lm\nlm_weight: 0.3"),
         ("systems/slam", "phases: [slam]"),
         ("phases/slam", ""),
     ):
         os.makedirs(os.path.dirname(conf / path), exist_ok=True)
         (conf / f"{path}.yaml").write_text(text)
-    exp = str(tmp_path / "exp")
     file = os.path.join(encoder_dir, "model.pth")
     train_phase(
         os.path.join(exp, "slam"),
         settings(encoder_file=file, specaug=None, freeze=["llm"], max_epoch=1),
         1,
     )
-    command = ["--systems", "ctc slam", "--conf_dir", str(conf), "--expdir", exp, "--encoder", encoder_dir,
-               "--set", f"a={corpus.valid}", "--set", f"b={corpus.train}", "--num_beams", "2"]  # fmt: skip
+    return str(conf), exp
+
+
+def test_decode_command(trained, encoder_dir, llm_dir, corpus, capsys):
+    """All kinds of systems on two sets; nothing is decoded twice."""
+    from espnet_llmvq.bin import decode
+
+    conf, exp = trained
+    command = ["--systems", "ctc slam ctc_lm", "--conf_dir", conf, "--expdir", exp, "--encoder", encoder_dir,
+               "--set", f"a={corpus.valid}", "--set", f"b={corpus.train}",
+               "--num_beams", "2", "--llm", llm_dir]  # fmt: skip
     decode.main(command)
-    for directory in (f"{encoder_dir}/decode_ctc", f"{exp}/slam/decode"):
+    for directory in (f"{encoder_dir}/decode_ctc", f"{encoder_dir}/decode_ctc_lm", f"{exp}/slam/decode"):
         for name, source in (("a", corpus.valid), ("b", corpus.train)):
             with open(f"{directory}_{name}/hyp.jsonl") as f:
                 lines = [json.loads(line) for line in f]
@@ -216,14 +231,94 @@ def test_decode_command(encoder_dir, settings, corpus, tmp_path, capsys):
             with open(f"{directory}_{name}/environment.json") as f:
                 facts = json.load(f)
             assert {"torch", "espnet", "platform", "CPUs", "commit"} < facts.keys()
-            assert facts.get("num_beams") == (None if "ctc" in directory else 2)
+            greedy_ctc = directory.endswith("decode_ctc")
+            assert facts.get("num_beams") == (None if greedy_ctc else 2)
+            assert facts.get("lm_weight") == (0.3 if directory.endswith("ctc_lm") else None)
+            assert facts.get("prompt") == (PROMPT if "slam" in directory else None)
+            with open(f"{directory}_{name}/nbest.jsonl") as f:
+                lists = [json.loads(line)["nbest"] for line in f]
+            assert [n[0]["text"] for n in lists] == [line["text"] for line in lines]
+            assert {len(n) for n in lists} <= {1} if greedy_ctc else {1, 2}
+            assert all((h["llm"] is None) == greedy_ctc for n in lists for h in n)
+            assert any(h["ctc"] is not None for n in lists for h in n)
+            assert not os.path.exists(f"{directory}_{name}/nbest.jsonl.part")
     capsys.readouterr()
     decode.main(command)
-    assert capsys.readouterr().out.count("nothing to do") == 2
+    assert capsys.readouterr().out.count("nothing to do") == 3
     os.utime(corpus.valid)
     decode.main(command)
     assert "decode_a/hyp.jsonl" in (out := capsys.readouterr().out) and "_b/" not in out
+    decode.main([*command[:-3], "3", *command[-2:]])
+    out = capsys.readouterr().out
+    assert "slam/decode_a/hyp.jsonl" in out and "[ctc] all sets are decoded" in out
     with pytest.raises(UserError, match="unknown system 'slan'.*did you mean 'slam'"):
         decode.main([*command, "--systems", "slan"])
     with pytest.raises(UserError, match="c=nowhere: nowhere does not exist"):
         decode.main([*command, "--set", "c=nowhere"])
+    with pytest.raises(UserError, match="decode: ctc_lm needs an LLM: give --llm"):
+        decode.main([*command[:-2], "--systems", "ctc_lm", "--redo"])
+
+
+def test_decoding_goes_on_where_it_was(trained, encoder_dir, corpus, tmp_path, capsys, monkeypatch):
+    from espnet_llmvq.bin import decode
+
+    conf, exp = trained
+    command = ["--systems", "slam", "--conf_dir", conf, "--expdir", exp, "--encoder", encoder_dir,
+               "--set", f"c={corpus.train}", "--batch_size", "5"]  # fmt: skip
+    decode.main(command)
+    directory = f"{exp}/slam/decode_c"
+    whole = {name: open(f"{directory}/{name}").read() for name in ("hyp.jsonl", "nbest.jsonl")}
+    calls = []
+
+    def killed(model, tokenizer, batch, **options):
+        calls.append(len(batch["tokens"]))
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        return generate(model, tokenizer, batch, **options)
+
+    monkeypatch.setattr("espnet_llmvq.decode.generate.generate", killed)
+    with pytest.raises(KeyboardInterrupt):
+        decode.main([*command, "--redo"])
+    capsys.readouterr()
+    decode.main([*command, "--redo"])
+    assert calls == [5, 5, 5, 2]  # the first batch is not decoded again
+    assert "5 of 12 utterances are decoded, going on" in capsys.readouterr().out
+    assert {name: open(f"{directory}/{name}").read() for name in whole} == whole
+
+
+def test_prompt_of_the_checkpoint(trained, encoder_dir, corpus, tmp_path):
+    """It is recorded in training; another one is an error, or on demand told beside the hypotheses."""
+    from espnet_llmvq.bin import decode
+
+    conf, exp = trained
+    with open(f"{exp}/slam/config.yaml") as f:
+        assert yaml.safe_load(f)["prompt"] == PROMPT
+    other = tmp_path / "other.jsonl"
+    write_sequences(other, [asr_sequence(s.id, s.spans[1].audio, s.spans[1].samples, s.transcript,
+                                         "USER: {speech} Write it down. ASSISTANT: {text}")
+                            for s in read_sequences(corpus.valid)])  # fmt: skip
+    command = ["--systems", "slam", "--conf_dir", conf, "--expdir", exp, "--encoder", encoder_dir,
+               "--set", f"d={other}"]  # fmt: skip
+    message = (
+        r"other.jsonl: valid00 has the prompt 'USER:{speech} Write it down. ASSISTANT: {text}', but the model was "
+        rf"trained with '{PROMPT}'; .*--other_prompt"
+    )
+    with pytest.raises(UserError, match=message):
+        decode.main(command)
+    assert not os.path.exists(f"{exp}/slam/decode_d")
+    decode.main([*command, "--other_prompt"])
+    with open(f"{exp}/slam/decode_d/environment.json") as f:
+        facts = json.load(f)
+    assert facts["prompt"] == "USER:{speech} Write it down. ASSISTANT: {text}"
+    assert facts["prompt of training"] == PROMPT
+
+
+@pytest.mark.parametrize(
+    "template",
+    ["USER: {speech} ASSISTANT: {text}", "{speech}{text}", "Say:{speech}  Now. A:{text}", "A {speech} {text}"],
+)
+def test_template_of_a_sequence(template):
+    """It makes the same sequence again, and says what `parse` keeps."""
+    made = asr_sequence("u", "u.wav", 100, "one", template)
+    found = template_of(made)
+    assert asr_sequence("u", "u.wav", 100, "one", found) == made and parse(found) == parse(template)

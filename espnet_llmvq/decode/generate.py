@@ -66,7 +66,9 @@ def prompt_inputs(model, batch):
     inputs = []
     for i, length in enumerate(batch["speech_lengths"].tolist()):
         alone = slice(i, i + 1)
-        steps, lengths, _ = model.bridge_speech(batch["speech"][alone, :length], batch["speech_lengths"][alone])
+        steps, lengths, _ = model.bridge_speech(
+            batch["speech"][alone, :length], batch["speech_lengths"][alone]
+        )
         inputs += model.assemble(steps, lengths, batch["tokens"][alone], batch["layout"][alone])[0]
     return inputs
 
