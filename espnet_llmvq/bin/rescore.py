@@ -102,7 +102,9 @@ def rewrite(path, nbest, weight, source):
     with open(facts, encoding="utf-8") as f:  # decoding wrote it after the n-best lists
         made = json.load(f)
     now = {**made, "ctc_weight": weight, "ctc_weight from": source}
-    if made == now or (weight == 0 and "ctc_weight" not in made):
+    if weight == 0 and "ctc_weight" not in made:
+        return
+    if made == now:
         print(f"{path}: ctc_weight {weight:g}, nothing to do")
         return
     # Hypotheses first: a run killed in between is seen, and done again.
