@@ -240,7 +240,8 @@ def test_decode_command(trained, encoder_dir, llm_dir, corpus, capsys):
             assert [n[0]["text"] for n in lists] == [line["text"] for line in lines]
             assert {len(n) for n in lists} <= {1} if greedy_ctc else {1, 2}
             assert all((h["llm"] is None) == greedy_ctc for n in lists for h in n)
-            assert any(h["ctc"] is not None for n in lists for h in n)
+            # The untrained system writes more than CTC can spell.
+            assert "slam" in directory or all(h["ctc"] <= 0 for n in lists for h in n)
             assert not os.path.exists(f"{directory}_{name}/nbest.jsonl.part")
     capsys.readouterr()
     decode.main(command)

@@ -143,8 +143,9 @@ def decode_system(args, system, sets):
             print(f"{path}: {len(partial.done)} of {len(batches.order)} utterances are decoded, going on", flush=True)
         batches.skip(partial.done)
         start, audio = time.perf_counter(), 0.0
-        total = round(sum(batches.seconds(keys) for keys in batches.batches), 1)
-        with tqdm(total=total, desc=f"{system.name} {name}", unit="s of audio", mininterval=2) as bar:
+        total = sum(batches.seconds(keys) for keys in batches.batches)
+        shape = "{l_bar}{bar}| {n:.0f}/{total:.0f} s of audio [{elapsed}<{remaining}{postfix}]"
+        with tqdm(total=total, desc=f"{system.name} {name}", bar_format=shape, mininterval=2) as bar:
             for ids, batch in batches:
                 batch = encoded(model, batch)
                 lists = decode(batch)

@@ -8,6 +8,8 @@ recognition", 2017, section II-C); here is what lets a Hugging Face LM take part
 The LM reads plain text after `<s>`, as it was trained on; there is no prompt.
 """
 
+import logging
+
 import torch
 from espnet.nets.batch_beam_search import BatchBeamSearch
 from espnet.nets.ctc_prefix_score import CTCPrefixScoreTH
@@ -95,6 +97,8 @@ def search(model, llm, tokenizer, batch, num_beams, lm_weight, length_bonus=0.0,
         prune: tokens whose CTC posterior is below this in all frames are not tried.
     Returns a list of B lists of `Hypothesis`, best first; `llm` is the LM's log probability, 0 without LM.
     """
+    # It warns of texts as long as allowed, which here is as long as CTC can spell.
+    logging.getLogger("espnet.nets.beam_search").setLevel(logging.ERROR)
     blank, eos = model.ctc.blank, tokenizer.eos_token_id
     start = eos if tokenizer.bos_token_id is None else tokenizer.bos_token_id
     lists = []
