@@ -12,8 +12,9 @@ from dataclasses import dataclass
 
 from espnet_llmvq.errors import UserError, check_name
 
-SYSTEM_KEYS = ("label", "phases", "decode", "note")
+SYSTEM_KEYS = ("label", "phases", "decode", "note", "lm_weight", "length_bonus")
 GROUP_KEY = "systems"
+DECODERS = ("llm", "ctc", "ctc_lm")
 
 
 @dataclass(frozen=True)
@@ -27,13 +28,18 @@ class Phase:
 
 @dataclass(frozen=True)
 class System:
-    """A row of the table. decode: "llm" or "ctc" (the encoder alone, no phases)."""
+    """A row of the table.
+
+    decode: "llm"; "ctc", the encoder alone; or "ctc_lm", the encoder with the LLM as shallow-fusion LM, with its
+    weights `fusion`. The last two have no phases.
+    """
 
     name: str
     label: str
     phases: tuple
     decode: str
     note: str = ""
+    fusion: tuple = ()  # (name, value) pairs of lm_weight, length_bonus
 
 
 def system_dir(system, expdir, encoder_dir):
@@ -43,7 +49,8 @@ def system_dir(system, expdir, encoder_dir):
 
 def hypothesis_file(system, expdir, encoder_dir, name):
     """The hypotheses of a system for the set `name`."""
-    prefix = "decode_ctc" if system.decode == "ctc" else "decode"
+    # Systems that are the encoder share its directory.
+    prefix = {"llm": "decode", "ctc": "decode_ctc", "ctc_lm": f"decode_{system.name}"}[system.decode]
     return os.path.join(system_dir(system, expdir, encoder_dir), f"{prefix}_{name}", "hyp.jsonl")
 
 
@@ -129,7 +136,7 @@ def read_systems(conf_dir, wanted, seed=1):
     for name, (path, data) in expand(systems_dir, wanted).items():
         for key in data:
             check_name(f"key in {path}", key, SYSTEM_KEYS)
-        decode = check_name(f"decode in {path}", data.get("decode", "llm"), ("llm", "ctc"))
+        decode = check_name(f"decode in {path}", data.get("decode", "llm"), DECODERS)
         phases, parent = [], None
         for phase in data.get("phases", []):
             check_name(f"phase in {path}", phase, names(phases_dir))
@@ -139,8 +146,25 @@ def read_systems(conf_dir, wanted, seed=1):
             parent = tag
         if (decode == "llm") != bool(phases):
             raise UserError(f"{path}: a system that decodes with {decode} has {len(phases)} phases")
-        systems.append(System(name, data.get("label", name), tuple(phases), decode, data.get("note", "")))
+        fusion = read_fusion(path, data, decode)
+        label, note = data.get("label", name), data.get("note", "")
+        systems.append(System(name, label, tuple(phases), decode, note, fusion))
     return systems
+
+
+def read_fusion(path, data, decode):
+    """Weights of a system that decodes with ctc_lm, () of another. Raises UserError for bad ones."""
+    fusion = {key: data[key] for key in ("lm_weight", "length_bonus") if key in data}
+    if decode != "ctc_lm":
+        if fusion:
+            raise UserError(f"{path}: {next(iter(fusion))} is read only with decode: ctc_lm, not {decode}")
+        return ()
+    fusion = {"lm_weight": None, "length_bonus": 0.0, **fusion}
+    for key, value in fusion.items():
+        if isinstance(value, bool) or not isinstance(value, (int, float)) or (key == "lm_weight" and value < 0):
+            wanted = "a number of at least 0" if key == "lm_weight" else "a number"
+            raise UserError(f"{path}: {key} is {value!r}; decode: ctc_lm needs {wanted}")
+    return tuple((key, float(value)) for key, value in fusion.items())
 
 
 def plan(systems):

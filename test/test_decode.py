@@ -6,12 +6,17 @@ import random
 
 import pytest
 import torch
+import yaml
 
 from espnet_llmvq.decode.batches import Batches, read_batches
 from espnet_llmvq.decode.ctc import collapse, greedy
-from espnet_llmvq.decode.generate import generate, length_limit
+from espnet_llmvq.decode.generate import encoded, generate, length_limit
 from espnet_llmvq.errors import UserError
+from espnet_llmvq.interleave.asr import asr_sequence
+from espnet_llmvq.llm.prompt import parse, template_of
 from espnet_llmvq.sequence import Sequence, Span, read_sequences, write_sequences
+
+PROMPT = "USER:{speech} ASSISTANT: {text}"  # of the corpus, as sequences keep it
 
 
 @pytest.mark.parametrize(
@@ -41,42 +46,107 @@ def test_greedy_reads_the_best_path(make_model, tokenizer, corpus):
     for t, token in enumerate(path + [model.ctc.blank] * (frames.shape[1] - len(path))):
         logits[0, t, token] = 1.0
     model.ctc.forward = lambda x: logits
-    assert greedy(model, tokenizer, batch) == ([text.strip()], [ids])
+    ((found,),) = greedy(model, encoded(model, batch))
+    assert (found.tokens, found.llm, found.at_limit) == (ids, None, False)
 
 
-def outcomes(model, tokenizer, corpus, batch_size, **kwargs):
+def outcomes(model, tokenizer, path, batch_size, **kwargs):
+    """{utterance: n-best list}, decoded in batches of `batch_size`."""
     found = {}
-    for ids, batch in Batches(corpus.train, 1000, tokenizer, batch_size):
-        found.update(zip(ids, zip(*generate(model, tokenizer, batch, **kwargs))))
+    for ids, batch in Batches(path, 1000, tokenizer, batch_size):
+        found.update(zip(ids, generate(model, tokenizer, encoded(model, batch), **kwargs)))
     return found
 
 
-@pytest.mark.parametrize("num_beams", [1, 3])
-@pytest.mark.parametrize("eos_bias", [0.0, 4.0])
-def test_batch_size_changes_nothing(make_model, tokenizer, corpus, num_beams, eos_bias):
-    """eos_bias: 0 leaves an untrained model that rarely ends before its limit; 4 makes most texts end."""
-    model = make_model(bridge_conf={"stack": 2, "hidden_size": 24})
+def shuffled(path, out):
+    sequences = list(read_sequences(path))
+    random.Random(3).shuffle(sequences)
+    write_sequences(out, sequences)
+    return out
+
+
+def biased(model, eos_bias):
+    """The model with logits of the end token raised: an untrained one rarely ends before its limit."""
     head = model.llm.lm_head.forward
     model.llm.lm_head.forward = lambda x: (
         head(x) + eos_bias * torch.nn.functional.one_hot(torch.tensor(2), 110)
     )
-    alone = outcomes(model, tokenizer, corpus, 1, num_beams=num_beams)
-    for size in (3, 5):
-        assert outcomes(model, tokenizer, corpus, size, num_beams=num_beams) == alone
+    return model
+
+
+@pytest.mark.parametrize("num_beams", [1, 3])
+@pytest.mark.parametrize("eos_bias", [0.0, 4.0])
+def test_batch_size_and_order_change_nothing(
+    make_model, tokenizer, corpus, tmp_path, num_beams, eos_bias
+):
+    """Whole n-best lists, scores to the last bit."""
+    model = biased(make_model(bridge_conf={"stack": 2, "hidden_size": 24}), eos_bias)
+    alone = outcomes(model, tokenizer, corpus.train, 1, num_beams=num_beams)
+    other = shuffled(corpus.train, tmp_path / "shuffled.jsonl")
+    for path, size in ((corpus.train, 3), (corpus.train, 32), (other, 5)):
+        assert outcomes(model, tokenizer, path, size, num_beams=num_beams) == alone
     limits = {s.id: length_limit(model.speech_encoder.frames(s.spans[1].samples) * model.speech_encoder.frame_seconds())
               for s in read_sequences(corpus.train)}  # fmt: skip
-    assert len(set(limits.values())) > 3 and len({text for text, _, _ in alone.values()}) > 3
-    for utt, (text, tokens, cut) in alone.items():
-        assert cut == (len(tokens) == limits[utt]) and len(tokens) <= limits[utt]
-        assert text == tokenizer.decode(tokens, skip_special_tokens=True).strip()
-    cuts = [cut for _, _, cut in alone.values()]
+    firsts = {utt: found[0] for utt, found in alone.items()}
+    assert len(set(limits.values())) > 3 and len({tuple(h.tokens) for h in firsts.values()}) > 3
+    for utt, found in alone.items():
+        assert 1 <= len(found) <= num_beams
+        assert [h.llm for h in found] == sorted((h.llm for h in found), reverse=True)
+        assert len({tuple(h.tokens) for h in found}) == len(found)
+        for h in found:
+            assert h.at_limit == (len(h.tokens) == limits[utt]) and len(h.tokens) <= limits[utt]
+    cuts = [h.at_limit for h in firsts.values()]
     assert any(cuts) if eos_bias == 0.0 else not all(cuts)
+
+
+@pytest.mark.parametrize("num_beams, eos_bias", [(1, 4.0), (4, 4.0), (4, 0.0)])
+def test_scores_are_log_probabilities(make_model, tokenizer, corpus, num_beams, eos_bias):
+    """Against a plain pass of the LLM over prompt and text in float64, cut off or not."""
+    model = biased(make_model(), eos_bias)
+    found = outcomes(model, tokenizer, corpus.valid, 5, num_beams=num_beams)
+    assert any(h.at_limit for row in found.values() for h in row) == (eos_bias == 0.0)
+    model = model.double()
+    for ids, batch in Batches(corpus.valid, 1000, tokenizer, 1):
+        batch["speech"] = batch["speech"].double()
+        frames, lengths = model.encode(batch["speech"], batch["speech_lengths"])
+        steps = model.bridge_speech(frames, lengths)[:2]
+        prompt = model.assemble(*steps, batch["tokens"], batch["layout"])[0][0]
+        for h in found[ids[0]]:
+            text = torch.tensor([*h.tokens, tokenizer.eos_token_id])
+            inputs = torch.cat([prompt, model.llm.get_input_embeddings()(text)])
+            with torch.no_grad():
+                logits = model.llm(inputs_embeds=inputs[None]).logits[0]
+            log_probs = logits.log_softmax(-1)[len(prompt) - 1 : -1]
+            expected = sum(float(row[token]) for row, token in zip(log_probs, text))
+            assert h.llm == pytest.approx(expected, abs=1e-3)
+
+
+def test_the_search_is_of_transformers(make_model, tokenizer, corpus):
+    """Texts and scores are those of its own beam search, where nothing is cut off."""
+    model = biased(make_model(), 5.0)
+    found = outcomes(model, tokenizer, corpus.valid, 5, num_beams=3)
+    compared = 0
+    for ids, batch in Batches(corpus.valid, 1000, tokenizer, 1):
+        steps = model.bridge_speech(*model.encode(batch["speech"], batch["speech_lengths"]))[:2]
+        prompt = model.assemble(*steps, batch["tokens"], batch["layout"])[0][0]
+        out = model.llm.generate(inputs_embeds=prompt[None], num_beams=3, num_return_sequences=3, length_penalty=0.0,
+                                 attention_mask=torch.ones(1, len(prompt), dtype=torch.long), max_new_tokens=40,
+                                 return_dict_in_generate=True, output_scores=True)  # fmt: skip
+        if any(h.at_limit for h in found[ids[0]]):
+            continue
+        compared += 1
+        texts = [row[: row.index(2)] for row in out.sequences.tolist()]
+        assert [h.tokens for h in found[ids[0]]] == texts
+        assert [h.llm for h in found[ids[0]]] == pytest.approx(
+            out.sequences_scores.tolist(), abs=1e-4
+        )
+    assert compared > 1
 
 
 def test_greedy_search_by_hand(make_model, tokenizer, corpus):
     """One token at a time from full forward passes."""
     model = make_model()
-    found = outcomes(model, tokenizer, corpus, 4, num_beams=1)
+    found = outcomes(model, tokenizer, corpus.train, 4, num_beams=1)
     for ids, batch in Batches(corpus.train, 1000, tokenizer, 1):
         frames, lengths = model.encode(batch["speech"], batch["speech_lengths"])
         inputs, _ = model.assemble(
@@ -90,15 +160,14 @@ def test_greedy_search_by_hand(make_model, tokenizer, corpus):
                     break
                 tokens.append(token)
                 x = torch.cat([x, model.llm.get_input_embeddings()(torch.tensor([[token]]))], 1)
-        assert found[ids[0]][1] == tokens
+        assert [h.tokens for h in found[ids[0]]] == [tokens]
 
 
 def test_batches_do_not_depend_on_the_order_of_the_file(corpus, tokenizer, tmp_path, llm_dir):
-    sequences = list(read_sequences(corpus.train))
     first = Batches(corpus.train, 1.5, tokenizer, 4)
-    random.Random(3).shuffle(sequences)
-    write_sequences(tmp_path / "shuffled.jsonl", sequences)
-    second = read_batches(tmp_path / "shuffled.jsonl", 1.5, llm_dir, batch_size=4)
+    path = shuffled(corpus.train, tmp_path / "shuffled.jsonl")
+    second = read_batches(path, 1.5, llm_dir, batch_size=4)
+    sequences = list(read_sequences(path))
     assert first.batches == second.batches and sorted(first.order) == sorted(second.order)
     assert second.order == [s.id for s in sequences]
     samples = {s.id: s.spans[1].samples for s in sequences}
@@ -120,30 +189,40 @@ def test_batches_need_one_speech_span(tmp_path, tokenizer):
         Batches(tmp_path / "text.jsonl", 10, tokenizer)
 
 
-def test_decode_command(encoder_dir, settings, corpus, tmp_path, capsys):
-    """Both kinds of systems on two sets; nothing is decoded twice."""
-    from espnet_llmvq.bin import decode
+@pytest.fixture(scope="module")
+def trained(encoder_dir, settings, tmp_path_factory):
+    """(conf directory, exp directory) with a trained system `slam`, and `ctc` and `ctc_lm` of the encoder."""
     from espnet_llmvq.tasks.launch import train_phase
 
-    conf = tmp_path / "conf"
+    room = tmp_path_factory.mktemp("trained")
+    conf, exp = room / "conf", str(room / "exp")
     for path, text in (
         ("systems/ctc", "decode: ctc"),
+        ("systems/ctc_lm", "decode: ctc_lm\nlm_weight: 0.3"),
         ("systems/slam", "phases: [slam]"),
         ("phases/slam", ""),
     ):
         os.makedirs(os.path.dirname(conf / path), exist_ok=True)
         (conf / f"{path}.yaml").write_text(text)
-    exp = str(tmp_path / "exp")
     file = os.path.join(encoder_dir, "model.pth")
     train_phase(
         os.path.join(exp, "slam"),
         settings(encoder_file=file, specaug=None, freeze=["llm"], max_epoch=1),
         1,
     )
-    command = ["--systems", "ctc slam", "--conf_dir", str(conf), "--expdir", exp, "--encoder", encoder_dir,
-               "--set", f"a={corpus.valid}", "--set", f"b={corpus.train}", "--num_beams", "2"]  # fmt: skip
+    return str(conf), exp
+
+
+def test_decode_command(trained, encoder_dir, llm_dir, corpus, capsys):
+    """All kinds of systems on two sets; nothing is decoded twice."""
+    from espnet_llmvq.bin import decode
+
+    conf, exp = trained
+    command = ["--systems", "ctc slam ctc_lm", "--conf_dir", conf, "--expdir", exp, "--encoder", encoder_dir,
+               "--set", f"a={corpus.valid}", "--set", f"b={corpus.train}",
+               "--num_beams", "2", "--llm", llm_dir]  # fmt: skip
     decode.main(command)
-    for directory in (f"{encoder_dir}/decode_ctc", f"{exp}/slam/decode"):
+    for directory in (f"{encoder_dir}/decode_ctc", f"{encoder_dir}/decode_ctc_lm", f"{exp}/slam/decode"):
         for name, source in (("a", corpus.valid), ("b", corpus.train)):
             with open(f"{directory}_{name}/hyp.jsonl") as f:
                 lines = [json.loads(line) for line in f]
@@ -152,14 +231,95 @@ def test_decode_command(encoder_dir, settings, corpus, tmp_path, capsys):
             with open(f"{directory}_{name}/environment.json") as f:
                 facts = json.load(f)
             assert {"torch", "espnet", "platform", "CPUs", "commit"} < facts.keys()
-            assert facts.get("num_beams") == (None if "ctc" in directory else 2)
+            greedy_ctc = directory.endswith("decode_ctc")
+            assert facts.get("num_beams") == (None if greedy_ctc else 2)
+            assert facts.get("lm_weight") == (0.3 if directory.endswith("ctc_lm") else None)
+            assert facts.get("prompt") == (PROMPT if "slam" in directory else None)
+            with open(f"{directory}_{name}/nbest.jsonl") as f:
+                lists = [json.loads(line)["nbest"] for line in f]
+            assert [n[0]["text"] for n in lists] == [line["text"] for line in lines]
+            assert {len(n) for n in lists} <= {1} if greedy_ctc else {1, 2}
+            assert all((h["llm"] is None) == greedy_ctc for n in lists for h in n)
+            # The untrained system writes more than CTC can spell.
+            assert "slam" in directory or all(h["ctc"] <= 0 for n in lists for h in n)
+            assert not os.path.exists(f"{directory}_{name}/nbest.jsonl.part")
     capsys.readouterr()
     decode.main(command)
-    assert capsys.readouterr().out.count("nothing to do") == 2
+    assert capsys.readouterr().out.count("nothing to do") == 3
     os.utime(corpus.valid)
     decode.main(command)
     assert "decode_a/hyp.jsonl" in (out := capsys.readouterr().out) and "_b/" not in out
+    decode.main([*command[:-3], "3", *command[-2:]])
+    out = capsys.readouterr().out
+    assert "slam/decode_a/hyp.jsonl" in out and "[ctc] all sets are decoded" in out
     with pytest.raises(UserError, match="unknown system 'slan'.*did you mean 'slam'"):
         decode.main([*command, "--systems", "slan"])
     with pytest.raises(UserError, match="c=nowhere: nowhere does not exist"):
         decode.main([*command, "--set", "c=nowhere"])
+    with pytest.raises(UserError, match="decode: ctc_lm needs an LLM: give --llm"):
+        decode.main([*command[:-2], "--systems", "ctc_lm", "--redo"])
+
+
+def test_decoding_goes_on_where_it_was(trained, encoder_dir, corpus, tmp_path, capsys, monkeypatch):
+    from espnet_llmvq.bin import decode
+
+    conf, exp = trained
+    command = ["--systems", "slam", "--conf_dir", conf, "--expdir", exp, "--encoder", encoder_dir,
+               "--set", f"c={corpus.train}", "--batch_size", "5"]  # fmt: skip
+    decode.main(command)
+    directory = f"{exp}/slam/decode_c"
+    whole = {name: open(f"{directory}/{name}").read() for name in ("hyp.jsonl", "nbest.jsonl")}
+    calls = []
+
+    def killed(model, tokenizer, batch, **options):
+        calls.append(len(batch["tokens"]))
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        return generate(model, tokenizer, batch, **options)
+
+    monkeypatch.setattr("espnet_llmvq.decode.generate.generate", killed)
+    with pytest.raises(KeyboardInterrupt):
+        decode.main([*command, "--redo"])
+    capsys.readouterr()
+    decode.main([*command, "--redo"])
+    assert calls == [5, 5, 5, 2]  # the first batch is not decoded again
+    assert "5 of 12 utterances are decoded, going on" in capsys.readouterr().out
+    assert {name: open(f"{directory}/{name}").read() for name in whole} == whole
+
+
+def test_prompt_of_the_checkpoint(trained, encoder_dir, corpus, tmp_path):
+    """It is recorded in training; another one is an error, or on demand told beside the hypotheses."""
+    from espnet_llmvq.bin import decode
+
+    conf, exp = trained
+    with open(f"{exp}/slam/config.yaml") as f:
+        assert yaml.safe_load(f)["prompt"] == PROMPT
+    other = tmp_path / "other.jsonl"
+    write_sequences(other, [asr_sequence(s.id, s.spans[1].audio, s.spans[1].samples, s.transcript,
+                                         "USER: {speech} Write it down. ASSISTANT: {text}")
+                            for s in read_sequences(corpus.valid)])  # fmt: skip
+    command = ["--systems", "slam", "--conf_dir", conf, "--expdir", exp, "--encoder", encoder_dir,
+               "--set", f"d={other}"]  # fmt: skip
+    message = (
+        r"other.jsonl: valid00 has the prompt 'USER:{speech} Write it down. ASSISTANT: {text}', but the model was "
+        rf"trained with '{PROMPT}'; .*--other_prompt"
+    )
+    with pytest.raises(UserError, match=message):
+        decode.main(command)
+    assert not os.path.exists(f"{exp}/slam/decode_d")
+    decode.main([*command, "--other_prompt"])
+    with open(f"{exp}/slam/decode_d/environment.json") as f:
+        facts = json.load(f)
+    assert facts["prompt"] == "USER:{speech} Write it down. ASSISTANT: {text}"
+    assert facts["prompt of training"] == PROMPT
+
+
+@pytest.mark.parametrize(
+    "template",
+    ["USER: {speech} ASSISTANT: {text}", "{speech}{text}", "Say:{speech}  Now. A:{text}", "A {speech} {text}"],
+)
+def test_template_of_a_sequence(template):
+    """It makes the same sequence again, and says what `parse` keeps."""
+    made = asr_sequence("u", "u.wav", 100, "one", template)
+    found = template_of(made)
+    assert asr_sequence("u", "u.wav", 100, "one", found) == made and parse(found) == parse(template)

@@ -1,4 +1,4 @@
-"""Decode test sets with trained systems (stage 12): one JSON line an utterance in EXPDIR/TAG/decode_SET."""
+"""Decode test sets with trained systems (stage 12): hypotheses and n-best lists in EXPDIR/TAG/decode_SET."""
 
 import os
 
@@ -12,7 +12,8 @@ def get_parser():
     parser.add_argument("--expdir", default="exp", help="where models are and hypotheses go")
     parser.add_argument("--encoder", required=True, help="experiment directory of the encoder")
     parser.add_argument("--set", action="append", required=True, help="NAME=SEQUENCES[=FRAMES.scp], repeated")
-    parser.add_argument("--num_beams", type=int, default=4, help="beam of the LLM")
+    parser.add_argument("--llm", help="LLM directory of systems with `decode: ctc_lm`")
+    parser.add_argument("--num_beams", type=int, default=4, help="beam of the search, and length of n-best lists")
     parser.add_argument(
         "--length_penalty",
         type=float,
@@ -25,6 +26,9 @@ def get_parser():
     parser.add_argument("--nj", type=int, default=1, help="systems decoded at once")
     parser.add_argument("--threads", type=int, default=1, help="threads of each")
     parser.add_argument("--ngpu", type=int, default=0, help="1 to decode on a GPU")
+    parser.add_argument(
+        "--other_prompt", action="store_true", help="decode sequences whose prompt is not the one of training"
+    )
     parser.add_argument("--redo", action="store_true", help="decode again what is decoded")
     return parser
 
@@ -45,6 +49,46 @@ def read_sets(specs):
     return sets
 
 
+def search_options(args, system):
+    """What decides the hypotheses of a system, beside its model: written beside them."""
+    if system.decode == "ctc":
+        return {}
+    options = {"num_beams": args.num_beams}
+    return {**options, **({"length_penalty": args.length_penalty} if system.decode == "llm" else dict(system.fusion))}
+
+
+def check_prompt(path, templates, trained, other_prompt):
+    """Facts about the prompt of sequences for environment.json.
+
+    templates: {template: first utterance} of the sequences in `path`; trained: the model's, None if not recorded.
+    Raises UserError if they differ and other_prompt is false.
+    """
+    from espnet_llmvq.errors import UserError
+
+    facts = {"prompt": " | ".join(sorted(templates))}
+    for template, utt in templates.items():
+        if trained is not None and template != trained:
+            if not other_prompt:
+                raise UserError(
+                    f"{path}: {utt} has the prompt {template!r}, but the model was trained with {trained!r}; make the "
+                    "sequences with that --prompt (stage 9), or give --other_prompt to decode with another one"
+                )
+            facts["prompt of training"] = trained
+    return facts
+
+
+def load_fusion_lm(path, tokenizer, device):
+    """The LLM of a system with `decode: ctc_lm`. Raises UserError unless it has the tokens of the CTC head."""
+    from espnet_llmvq.errors import UserError
+    from espnet_llmvq.llm.directory import load_llm, load_tokenizer
+
+    if path is None:
+        raise UserError("decode: ctc_lm needs an LLM: give --llm")
+    if load_tokenizer(path).get_vocab() != tokenizer.get_vocab():
+        raise UserError(f"--llm {path} has other tokens than the encoder's CTC head; train both with one tokenizer")
+    return load_llm(path).to(device).eval()
+
+
 def decode_system(args, system, sets):
     """Decode every set with one system."""
     import json
@@ -55,51 +99,91 @@ def decode_system(args, system, sets):
 
     from espnet_llmvq.decode.batches import read_batches
     from espnet_llmvq.decode.ctc import greedy
-    from espnet_llmvq.decode.generate import generate
+    from espnet_llmvq.decode.generate import encoded, generate
+    from espnet_llmvq.decode.nbest import NBEST, Partial, nbest_line, read_nbest, write_hypotheses
+    from espnet_llmvq.decode.rescore import add_ctc_scores
     from espnet_llmvq.environment import FILE, facts
     from espnet_llmvq.llm.directory import load_tokenizer
     from espnet_llmvq.score.files import write_text
-    from espnet_llmvq.sequence import SAMPLE_RATE
     from espnet_llmvq.systems import hypothesis_file, system_dir
     from espnet_llmvq.tasks.speech_llm import load_model
 
     torch.set_num_threads(args.threads)
-    directory = system_dir(system, args.expdir, args.encoder)
-    model, model_args = load_model(directory, "cuda" if args.ngpu else "cpu")
+    directory, device = system_dir(system, args.expdir, args.encoder), "cuda" if args.ngpu else "cpu"
+    model, model_args = load_model(directory, device)
     tokenizer = load_tokenizer(model_args.llm)
+    options = search_options(args, system)
+    if system.decode == "ctc_lm":
+        from espnet_llmvq.decode.ctc_lm import search
+
+        llm = load_fusion_lm(args.llm, tokenizer, device)
+
+    def decode(batch):
+        if system.decode == "ctc":
+            return greedy(model, batch)
+        if system.decode == "ctc_lm":
+            return search(model, llm, tokenizer, batch, **options)
+        return generate(model, tokenizer, batch, **options)
+
     # Scoring prints these, so that its tables do not depend on where they are made.
-    options = {"num_beams": args.num_beams, "length_penalty": args.length_penalty}
-    made = facts(**options if system.decode == "llm" else {}, ngpu=args.ngpu)
+    made = facts(**options, ngpu=args.ngpu)
     for name, (sequences, cache) in sets.items():
-        path, found = hypothesis_file(system, args.expdir, args.encoder, name), {}
-        start = time.perf_counter()
+        path = hypothesis_file(system, args.expdir, args.encoder, name)
+        nbest = os.path.join(os.path.dirname(path), NBEST)
         batches = read_batches(
             sequences, args.batch_seconds, model_args.llm, batch_size=args.batch_size, cache=cache
         )
-        samples = sum(s.samples for p in batches.prompts.values() for s in p.spans if s.is_speech)
-        for ids, batch in tqdm(batches, desc=f"{system.name} {name}", unit="batch", mininterval=2):
-            if system.decode == "ctc":
-                texts, _ = greedy(model, tokenizer, batch)
-                cut = [False] * len(ids)
-            else:
-                texts, _, cut = generate(
-                    model, tokenizer, batch, args.num_beams, length_penalty=args.length_penalty
-                )
-            found.update({i: (t, c) for i, t, c in zip(ids, texts, cut)})
-        os.makedirs(os.path.dirname(path), exist_ok=True)
-        with open(path + ".tmp", "w", encoding="utf-8") as f:
-            for utt in batches.order:
-                text, at_limit = found[utt]
-                line = {"id": utt, "text": text}
-                f.write(json.dumps({**line, "at_limit": True} if at_limit else line, ensure_ascii=False) + "\n")
-        os.replace(path + ".tmp", path)
-        write_text(os.path.join(os.path.dirname(path), FILE), json.dumps(made, indent=1) + "\n")
-        seconds, audio = time.perf_counter() - start, samples / SAMPLE_RATE
+        told = made
+        if system.decode == "llm":
+            trained = getattr(model_args, "prompt", None)
+            told = {**made, **check_prompt(sequences, batches.templates, trained, args.other_prompt)}
+        inputs = [sequences, os.path.join(directory, "model.pth")]
+        partial = Partial(nbest, {**told, "inputs": [os.path.getmtime(file) for file in inputs]})
+        if partial.done:
+            print(f"{path}: {len(partial.done)} of {len(batches.order)} utterances are decoded, going on", flush=True)
+        batches.skip(partial.done)
+        start, audio = time.perf_counter(), 0.0
+        total = sum(batches.seconds(keys) for keys in batches.batches)
+        shape = "{l_bar}{bar}| {n:.0f}/{total:.0f} s of audio [{elapsed}<{remaining}{postfix}]"
+        with tqdm(total=total, desc=f"{system.name} {name}", bar_format=shape, mininterval=2) as bar:
+            for ids, batch in batches:
+                batch = encoded(model, batch)
+                lists = decode(batch)
+                if system.decode != "ctc_lm" and model.ctc is not None:
+                    lists = add_ctc_scores(model, batch, lists)
+                texts = [[tokenizer.decode(h.tokens, skip_special_tokens=True).strip() for h in row] for row in lists]
+                partial.add({i: nbest_line(i, row, found) for i, row, found in zip(ids, lists, texts)})
+                audio += batches.seconds(ids)
+                bar.set_postfix(RTF=f"{(time.perf_counter() - start) / audio:.3f}", refresh=False)
+                bar.update(batches.seconds(ids))
+        seconds = time.perf_counter() - start
+        partial.finish(nbest, batches.order)
+        chosen = {utt: row[0] if row else None for utt, row in read_nbest(nbest).items()}
+        write_hypotheses(path, chosen)
+        write_text(os.path.join(os.path.dirname(path), FILE), json.dumps(told, indent=1) + "\n")
         print(
-            f"{path}: {len(found)} utterances, real-time factor {seconds / audio:.3f}, "
-            f"{sum(c for _, c in found.values())} at the length limit",
+            f"{path}: {len(chosen)} utterances, real-time factor {seconds / max(audio, 1e-9):.3f}, "
+            f"{sum(bool(h and h.get('at_limit')) for h in chosen.values())} at the length limit",
             flush=True,
         )
+
+
+def is_decoded(path, inputs, options):
+    """Whether hypotheses and n-best lists are newer than the files `inputs` and made with these search options."""
+    import json
+
+    from espnet_llmvq.decode.nbest import NBEST
+    from espnet_llmvq.environment import FILE
+
+    directory = os.path.dirname(path)
+    files = [path, os.path.join(directory, NBEST), os.path.join(directory, FILE)]
+    if not all(map(os.path.exists, files)):
+        return False
+    if min(map(os.path.getmtime, files[:2])) < max(map(os.path.getmtime, inputs)):
+        return False
+    with open(files[2], encoding="utf-8") as f:
+        made = json.load(f)
+    return all(made.get(key) == value for key, value in options.items())
 
 
 def main(argv=None):
@@ -115,8 +199,7 @@ def main(argv=None):
         fresh = {}
         for name, spec in sets.items():
             path = hypothesis_file(system, args.expdir, args.encoder, name)
-            inputs = max(os.path.getmtime(model), os.path.getmtime(spec[0]))
-            if args.redo or not os.path.exists(path) or os.path.getmtime(path) < inputs:
+            if args.redo or not is_decoded(path, [model, spec[0]], search_options(args, system)):
                 fresh[name] = spec
         if fresh:
             work.append((system, fresh))

@@ -2,6 +2,8 @@
 
 import torch
 
+from espnet_llmvq.decode.generate import Hypothesis
+
 
 def collapse(best, length, blank):
     """Greedy CTC path (T,) of `length` frames -> token ids: repeats merged, blanks removed."""
@@ -14,10 +16,8 @@ def collapse(best, length, blank):
 
 
 @torch.inference_mode()
-def greedy(model, tokenizer, batch):
-    """Transcribe one batch with the CTC head of `model`: (texts, token id lists)."""
-    device = next(model.parameters()).device
-    frames, lengths = model.encode(batch["speech"].to(device), batch["speech_lengths"].to(device))
-    best = model.ctc(frames).argmax(-1)
-    tokens = [collapse(row, n, model.ctc.blank) for row, n in zip(best, lengths.tolist())]
-    return [tokenizer.decode(t, skip_special_tokens=True).strip() for t in tokens], tokens
+def greedy(model, batch):
+    """Transcribe an `encoded` batch with the CTC head of `model`: lists of one `Hypothesis`, without LLM score."""
+    best = model.ctc(batch["speech"]).argmax(-1)
+    rows = zip(best, batch["speech_lengths"].tolist())
+    return [[Hypothesis(collapse(row, n, model.ctc.blank), None)] for row, n in rows]

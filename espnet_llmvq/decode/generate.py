@@ -1,6 +1,23 @@
-"""Batched beam search with transformers' generation, left-padded."""
+"""Batched beam search with transformers' generation, left-padded; n-best lists with log probabilities."""
+
+from dataclasses import dataclass
 
 import torch
+
+
+@dataclass(frozen=True)
+class Hypothesis:
+    """A text that a search found.
+
+    tokens: ids without the end token. llm: log probability that the LLM gives them and the end token.
+    ctc: log likelihood of the tokens under the encoder's CTC head. None: not computed.
+    at_limit: ended by the length limit.
+    """
+
+    tokens: list
+    llm: float | None
+    ctc: float | None = None
+    at_limit: bool = False
 
 
 def length_limit(seconds, rate=8.0, offset=8):
@@ -12,7 +29,10 @@ def length_limit(seconds, rate=8.0, offset=8):
 
 
 class EndAtLimit:
-    """Logits processor: a text of `limits` (B,) tokens ends, whatever else is in the batch."""
+    """Logits processor: a text of `limits` (B,) tokens ends, whatever else is in the batch.
+
+    The end token keeps its own score: what is cut off is ranked by its probability like any other text.
+    """
 
     def __init__(self, limits, num_beams, eos_id):
         self.limits, self.eos_id = limits.repeat_interleave(num_beams), eos_id
@@ -20,50 +40,108 @@ class EndAtLimit:
     def __call__(self, input_ids, scores):
         over = input_ids.shape[1] >= self.limits
         end = torch.full_like(scores, float("-inf"))
-        end[:, self.eos_id] = 0.0
+        end[:, self.eos_id] = scores[:, self.eos_id]
         return torch.where(over[:, None], end, scores)
 
 
 @torch.inference_mode()
-def generate(model, tokenizer, batch, num_beams=4, **options):
-    """Transcribe one batch.
+def encoded(model, batch):
+    """The batch on the model's device, its speech replaced by encoder frames: they are computed once.
 
-    Args:
-        model: `SpeechLLM` in eval mode. batch: tensors as `SpeechLLM.forward` takes them, prompts only.
-        options: further keyword arguments of `GenerationMixin.generate`.
-    Returns (list of texts, list of token id lists, list of bools: ended by the length limit).
+    One utterance at a time, here and up to the search: sums over tensors of another shape round otherwise, and what
+    is nearly a tie (two rows of a codebook, two texts) would then be decided by the neighbours in the batch.
     """
     device = next(model.parameters()).device
     batch = {k: v.to(device) for k, v in batch.items()}
-    frames, lengths = model.encode(batch["speech"], batch["speech_lengths"])
+    if batch["speech"].dim() == 2:
+        pairs = zip(batch["speech"], batch["speech_lengths"])
+        done = [model.encode(wave[None, :length], length[None]) for wave, length in pairs]
+        frames = torch.nn.utils.rnn.pad_sequence([x[0] for x, _ in done], True)
+        batch = {**batch, "speech": frames, "speech_lengths": torch.cat([n for _, n in done])}
+    return batch
+
+
+def prompt_inputs(model, batch):
+    """LLM inputs of an `encoded` batch of prompts: list of B (P, H)."""
+    inputs = []
+    for i, length in enumerate(batch["speech_lengths"].tolist()):
+        alone = slice(i, i + 1)
+        steps, lengths, _ = model.bridge_speech(
+            batch["speech"][alone, :length], batch["speech_lengths"][alone]
+        )
+        inputs += model.assemble(steps, lengths, batch["tokens"][alone], batch["layout"][alone])[0]
+    return inputs
+
+
+@torch.inference_mode()
+def log_probability(model, prompts, texts):
+    """Log probability of texts after their prompts, end token included, by one pass of the LLM over each.
+
+    prompts: B (P, H), of `prompt_inputs`. texts: for each, a list of token id lists. Returns lists of floats alike.
+    """
+    pad, scores = torch.nn.utils.rnn.pad_sequence, []
+    for prompt, candidates in zip(prompts, texts):
+        if not candidates:
+            scores.append([])
+            continue
+        ids = [torch.tensor([*tokens, model.eos_id], device=prompt.device) for tokens in candidates]
+        embedded = [model.llm.get_input_embeddings()(row[:-1]).to(prompt.dtype) for row in ids]
+        inputs = pad([torch.cat([prompt, row]) for row in embedded], True)
+        mask = pad([torch.ones(len(prompt) + len(row), dtype=torch.long) for row in embedded], True)
+        hidden = model.llm.get_decoder()(
+            inputs_embeds=inputs, attention_mask=mask.to(prompt.device), use_cache=False
+        ).last_hidden_state
+        found = []
+        for row, states in zip(ids, hidden):
+            logits = model.llm.get_output_embeddings()(states[len(prompt) - 1 :][: len(row)])
+            found.append(float(logits.double().log_softmax(-1).gather(1, row[:, None]).sum()))
+        scores.append(found)
+    return scores
+
+
+@torch.inference_mode()
+def generate(model, tokenizer, batch, num_beams=4, length_penalty=0.0):
+    """N-best lists of one batch.
+
+    Args:
+        model: `SpeechLLM` in eval mode. batch: `encoded`, prompts only.
+        num_beams: of the search, and most hypotheses of a list; with 1 the search is greedy.
+        length_penalty: scores are divided by length to this power before they are ranked.
+    Returns a list of B lists of `Hypothesis`, best first. Lists may be shorter than the beam.
+    """
+    device = batch["speech"].device
     # The limit follows the audio, not what blank dropping left of it.
-    limits = [length_limit(n * model.speech_encoder.frame_seconds()) for n in lengths.tolist()]
-    steps, step_lengths, _ = model.bridge_speech(frames, lengths)
-    prompts, _ = model.assemble(steps, step_lengths, batch["tokens"], batch["layout"])
+    frame = model.speech_encoder.frame_seconds()
+    limits = [length_limit(n * frame) for n in batch["speech_lengths"].tolist()]
+    prompts = prompt_inputs(model, batch)
     longest = max(len(p) for p in prompts)
     inputs = prompts[0].new_zeros(len(prompts), longest, prompts[0].shape[1])
     mask = torch.zeros(len(prompts), longest, dtype=torch.long, device=device)
     for i, prompt in enumerate(prompts):
         inputs[i, longest - len(prompt) :] = prompt
         mask[i, longest - len(prompt) :] = 1
-    pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
-    out = model.llm.generate(
+    eos, pad = tokenizer.eos_token_id, tokenizer.pad_token_id
+    rows = model.llm.generate(
         inputs_embeds=inputs,
         attention_mask=mask,
         num_beams=num_beams,
+        num_return_sequences=num_beams,
+        **({"length_penalty": length_penalty} if num_beams > 1 else {}),
         do_sample=False,
         max_new_tokens=max(limits) + 1,
-        logits_processor=[
-            EndAtLimit(torch.tensor(limits, device=device), num_beams, tokenizer.eos_token_id)
-        ],
-        eos_token_id=tokenizer.eos_token_id,
-        pad_token_id=pad,
-        **options,
-    )
-    texts, tokens, cut = [], [], []
-    for row, limit in zip(out.tolist(), limits):
-        row = row[: row.index(tokenizer.eos_token_id)]
-        cut.append(len(row) == limit)
-        tokens.append(row)
-        texts.append(tokenizer.decode(row, skip_special_tokens=True).strip())
-    return texts, tokens, cut
+        logits_processor=[EndAtLimit(torch.tensor(limits, device=device), num_beams, eos)],
+        eos_token_id=eos,
+        pad_token_id=eos if pad is None else pad,
+    ).tolist()
+    # A search that stops with fewer ended texts than beams fills the list with texts that have not ended.
+    found = [
+        [row[: row.index(eos)] for row in rows[i * num_beams : (i + 1) * num_beams] if eos in row]
+        for i in range(len(prompts))
+    ]
+    # The search keeps no scores without keeping all logits; a pass over what it found is exact and takes little memory.
+    lists = []
+    for texts, scores, limit in zip(found, log_probability(model, prompts, found), limits):
+        lists.append([Hypothesis(t, s, at_limit=len(t) == limit) for t, s in zip(texts, scores)])
+        # Stable: of equals, the one that the search preferred.
+        lists[-1].sort(key=lambda h: -h.llm / (len(h.tokens) + 1) ** length_penalty)
+    return lists

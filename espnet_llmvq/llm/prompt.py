@@ -33,3 +33,19 @@ def transcript_lead(template):
     """The space that joins the transcript to the prompt: " " or ""."""
     before = template.split(TRANSCRIPT)[0]
     return " " if before[-1:].isspace() else ""
+
+
+def template_of(sequence):
+    """The template that a `Sequence` was made with, without the spaces that `parse` drops.
+
+    Templates are equal if and only if they make the same sequences. Texts that carry loss are the transcript.
+    """
+    template = ""
+    for span in sequence.spans:
+        if span.is_speech:
+            template += SPEECH
+        elif span.loss:
+            template += (" " if span.text[:1].isspace() else "") + TRANSCRIPT
+        else:
+            template += span.text
+    return template

@@ -45,13 +45,18 @@ def train_phase(directory, settings, threads):
     import torch
     import yaml
 
+    from espnet_llmvq.llm.prompt import template_of
+    from espnet_llmvq.sequence import read_sequences
     from espnet_llmvq.tasks.speech_llm import SpeechLLMTask
 
     torch.set_num_threads(threads)
     os.makedirs(directory, exist_ok=True)
     config = os.path.join(directory, "phase.yaml")
+    # Of validation, which is plain transcription whatever the training sequences are.
+    first = next(read_sequences(settings["valid_data_path_and_name_and_type"][0][0]), None)
+    prompt = template_of(first) if first else None
     with open(config, "w", encoding="utf-8") as f:
-        yaml.safe_dump(settings, f, sort_keys=False, allow_unicode=True)
+        yaml.safe_dump({**settings, "prompt": prompt}, f, sort_keys=False, allow_unicode=True)
     with open(os.path.join(directory, "settings.json.tmp"), "w", encoding="utf-8") as f:
         json.dump(settings, f, indent=1)
     os.replace(f.name, f.name[:-4])

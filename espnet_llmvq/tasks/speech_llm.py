@@ -87,6 +87,9 @@ class SpeechLLMTask(AbsTask):
         group.add_argument(
             "--aligned_start_conf", action=NestedDictAction, default=dict(), help="temperature"
         )
+        group.add_argument(
+            "--prompt", type=str_or_none, help="Template of the validation sequences, written by training"
+        )
         group.add_argument("--ctc", type=str2bool, default=True, help="Give the encoder a CTC head")
         group.add_argument("--ctc_conf", action=NestedDictAction, default=dict(), help="dropout_rate")
         group.add_argument(
@@ -152,6 +155,8 @@ class SpeechLLMTask(AbsTask):
             if config.get(key) is not None:
                 check_name(key, config[key], classes)
                 nested[f"{key}_conf"] = signature_keys(classes[config[key]]) - {"params", "optimizer"}
+        # Training writes it, a config cannot.
+        known -= {"prompt"}
         for key, value in config.items():
             check_name(f"key in {where}", key, known)
             for inner in value if key in nested and isinstance(value, dict) else ():

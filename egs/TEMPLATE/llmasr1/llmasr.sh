@@ -46,6 +46,8 @@ cache_encoder=true         # encode each set once and train all systems on the f
 augment_cache=false        # spoil the training set for it as in the encoder's training
 align_sets=                # sets to align with the encoder's CTC (stage 8); empty: none
 num_beams=4                # beam of the LLM
+ctc_weight=0               # of the CTC score in choosing from n-best lists, 0 to 1; "valid": chosen on the validation set
+other_prompt=false         # decode sequences whose prompt is not the one of training
 normaliser=basic           # none, basic, whisper_basic, whisper_english, softvq
 set_normalisers=           # of single test sets, pairs name:normaliser, e.g. "test_phone:whisper_english"
 set_metrics=               # further metrics of test sets, pairs name:metric, e.g. "qa:bleu qa:chrf"
@@ -336,13 +338,20 @@ fi
 if stage_on 12; then
     log "Stage 12: decode${test_names} with ${systems}"
     set_opts=()
-    for name in ${test_names}; do
+    decoded_sets=${test_names}
+    [ "${ctc_weight}" != valid ] || decoded_sets+=" ${valid_set}"
+    for name in ${decoded_sets}; do
         set_opts+=(--set "${name}=${dumpdir}/${name}/sequences.jsonl=${cache_dir}/${name}/frames.scp")
     done
     # Asked to begin here: decode again.
     [ "${stage}" -ne 12 ] || set_opts+=(--redo)
-    bin decode --systems "${systems}" --conf_dir "${conf_dir}" --expdir "${expdir}" --encoder "${encoder_dir}" --seed "${seed}" \
-        --num_beams "${num_beams}" --nj "${nj}" --ngpu "${ngpu}" "${set_opts[@]}"
+    ! ${other_prompt} || set_opts+=(--other_prompt)
+    system_opts=(--systems "${systems}" --conf_dir "${conf_dir}" --expdir "${expdir}" --encoder "${encoder_dir}" --seed "${seed}")
+    bin decode "${system_opts[@]}" --llm "${llm}" --num_beams "${num_beams}" --nj "${nj}" --ngpu "${ngpu}" "${set_opts[@]}"
+    rescore_opts=(--ctc_weight "${ctc_weight}" --normaliser "${normaliser}")
+    [ "${ctc_weight}" != valid ] || rescore_opts+=(--tune "${valid_set}=${dumpdir}/${valid_set}/text")
+    for name in ${decoded_sets}; do rescore_opts+=(--set "${name}"); done
+    bin rescore "${system_opts[@]}" "${rescore_opts[@]}"
 fi
 
 results_dir=${expdir}

@@ -1,0 +1,132 @@
+"""CTC prefix beam search with a causal LM as shallow-fusion LM: the baseline with the same encoder and the same LLM.
+
+Search and CTC prefix scores are ESPnet's (Watanabe et al., "Hybrid CTC/attention architecture for end-to-end speech
+recognition", 2017, section II-C); here is what lets a Hugging Face LM take part. A text h is ranked by
+
+    log P_ctc(h | speech) + lm_weight * log P_llm(h, end) + length_bonus * (tokens of h and the end)
+
+The LM reads plain text after `<s>`, as it was trained on; there is no prompt.
+"""
+
+import logging
+
+import torch
+from espnet.nets.batch_beam_search import BatchBeamSearch
+from espnet.nets.ctc_prefix_score import CTCPrefixScoreTH
+from espnet.nets.scorer_interface import BatchScorerInterface
+from espnet.nets.scorers.ctc import CTCPrefixScorer
+from espnet.nets.scorers.length_bonus import LengthBonus
+
+from espnet_llmvq.decode.generate import Hypothesis
+
+# ESPnet gives the blank -1e10 as a label, and gives it back to what follows, as scores are differences of sums.
+IMPOSSIBLE = -1e20
+
+
+class PrefixScorer(CTCPrefixScorer):
+    """ESPnet's scorer over given log probabilities (T, V), with any blank."""
+
+    def __init__(self, log_probs, blank, eos):
+        self.log_probs, self.blank, self.eos = log_probs, blank, eos
+
+    def batch_init_state(self, x):
+        lengths = torch.tensor([len(self.log_probs)])
+        self.impl = CTCPrefixScoreTH(self.log_probs[None].clone(), lengths, self.blank, self.eos)
+
+    def batch_score_partial(self, y, ids, state, x):
+        scores, state = super().batch_score_partial(y, ids, state, x)
+        scores[:, self.blank] = IMPOSSIBLE
+        return scores, state
+
+
+class CausalLMScorer(BatchScorerInterface):
+    """Next-token log probabilities of a causal LM; a state is the keys and values of one hypothesis.
+
+    llm: `PreTrainedModel`. ids: (V,) token id of each label of the search. start: the id that stands for the start.
+    """
+
+    def __init__(self, llm, ids, start):
+        self.llm, self.ids, self.start = llm, ids, start
+
+    @torch.inference_mode()
+    def batch_score(self, ys, states, xs):
+        from transformers import DynamicCache
+
+        cache = DynamicCache()
+        if states[0] is None:
+            tokens = torch.full((len(ys), 1), self.start, device=self.ids.device)
+        else:
+            tokens = self.ids[ys[:, -1:]]
+            for layer, pairs in enumerate(zip(*states)):
+                keys, values = zip(*pairs)
+                cache.update(torch.stack(keys), torch.stack(values), layer)
+        out = self.llm(input_ids=tokens, past_key_values=cache, use_cache=True)
+        scores = out.logits[:, -1].float().log_softmax(-1)[:, self.ids]
+        layers = out.past_key_values.layers
+        return scores, [
+            [(layer.keys[i], layer.values[i]) for layer in layers] for i in range(len(ys))
+        ]
+
+
+class Search(BatchBeamSearch):
+    """ESPnet's search, also where a first step has fewer continuations than the beam holds."""
+
+    def batch_beam(self, weighted_scores, ids):
+        beam, self.beam_size = self.beam_size, min(self.beam_size, weighted_scores.numel())
+        try:
+            return super().batch_beam(weighted_scores, ids)
+        finally:
+            self.beam_size = beam
+
+
+def labels(log_probs, blank, eos, prune):
+    """Labels of an utterance's search: ids whose posterior exceeds `prune` in some frame, blank and end: (K,)."""
+    chosen = log_probs.max(0).values.exp() > prune
+    chosen[[blank, eos]] = True
+    return chosen.nonzero()[:, 0]
+
+
+@torch.inference_mode()
+def search(model, llm, tokenizer, batch, num_beams, lm_weight, length_bonus=0.0, prune=1e-5):
+    """N-best lists of one batch.
+
+    Args:
+        model: `SpeechLLM` with a CTC head, in eval mode. llm: causal LM over the same tokens.
+        batch: `encoded`.
+        lm_weight, length_bonus: see above; 0 leaves the LM out.
+        prune: tokens whose CTC posterior is below this in all frames are not tried.
+    Returns a list of B lists of `Hypothesis`, best first; `llm` is the LM's log probability, 0 without LM.
+    """
+    # It warns of texts as long as allowed, which here is as long as CTC can spell.
+    logging.getLogger("espnet.nets.beam_search").setLevel(logging.ERROR)
+    blank, eos = model.ctc.blank, tokenizer.eos_token_id
+    start = eos if tokenizer.bos_token_id is None else tokenizer.bos_token_id
+    lists = []
+    for frames, length in zip(batch["speech"], batch["speech_lengths"].tolist()):
+        log_probs = model.ctc(frames[None, :length])[0].float().log_softmax(-1)
+        ids = labels(log_probs, blank, eos, prune)
+        own_blank, own_eos = (int((ids == i).nonzero()) for i in (blank, eos))
+        # The blank of a head with a row of its own is no token of the LLM.
+        tokens = torch.where(ids == blank, eos, ids)
+        beam = Search(
+            scorers={
+                "ctc": PrefixScorer(log_probs[:, ids], own_blank, own_eos),
+                "lm": CausalLMScorer(llm, tokens, start),
+                "bonus": LengthBonus(len(ids)),
+            },
+            weights={"ctc": 1.0, "lm": lm_weight, "bonus": length_bonus},
+            beam_size=num_beams,
+            vocab_size=len(ids),
+            sos=own_eos,
+            eos=own_eos,
+        )
+        found = {}
+        # A frame more than there are, so that a text of as many tokens as frames gets its end from all scorers.
+        for hyp in beam(frames.new_zeros(length + 1, 1)):
+            text = [i for i in hyp.yseq[1:].tolist() if i != own_eos]
+            lm, ctc = (float(hyp.scores.get(key, 0.0)) for key in ("lm", "ctc"))
+            # At its last step ESPnet ends what has ended once more.
+            if ctc > -1e9:  # spelt by some path
+                found.setdefault(tuple(ids[text].tolist()), (lm, ctc))
+        lists.append([Hypothesis(list(t), lm, ctc) for t, (lm, ctc) in found.items()][:num_beams])
+    return lists

@@ -1,0 +1,122 @@
+"""CTC prefix beam search with an LM: against all texts of a tiny vocabulary, scored one by one."""
+
+import itertools
+import math
+import types
+
+import pytest
+import torch
+
+from espnet_llmvq.decode.ctc_lm import search
+from espnet_llmvq.errors import UserError
+from espnet_llmvq.systems import hypothesis_file, read_systems
+
+FRAMES, LABELS = 4, (20, 40, 41)
+
+
+@pytest.fixture(scope="module")
+def llm(llm_dir):
+    from espnet_llmvq.llm.directory import load_llm
+
+    return load_llm(llm_dir).eval()
+
+
+class Head:
+    """A CTC head whose frames are its logits already."""
+
+    def __init__(self, blank):
+        self.blank = blank
+
+    def __call__(self, frames):
+        return frames
+
+
+def frames(tokenizer, count, blank, rows, seed=0):
+    """Logits (count, FRAMES, rows) in which only LABELS and blank are probable."""
+    generator = torch.Generator().manual_seed(seed)
+    x = torch.full((count, FRAMES, rows), -30.0)
+    x[:, :, [*LABELS, blank]] = 2 * torch.randn(count, FRAMES, len(LABELS) + 1, generator=generator)
+    return x
+
+
+def all_texts(logits, blank):
+    """{text: CTC log likelihood} by the sum over all paths."""
+    log_probs, sums = logits.double().log_softmax(-1), {}
+    for path in itertools.product((*LABELS, blank), repeat=FRAMES):
+        score = sum(float(log_probs[t, token]) for t, token in enumerate(path))
+        text = tuple(k for k, _ in itertools.groupby(path) if k != blank)
+        sums[text] = sums.get(text, 0.0) + math.exp(score)
+    return {text: math.log(p) for text, p in sums.items()}
+
+
+def lm_score(llm, text):
+    ids = torch.tensor([[1, *text, 2]])
+    with torch.no_grad():
+        log_probs = llm(input_ids=ids).logits[0].double().log_softmax(-1)
+    return sum(float(log_probs[i, token]) for i, token in enumerate(ids[0, 1:]))
+
+
+@pytest.mark.parametrize("own_row", [False, True])
+@pytest.mark.parametrize("lm_weight, bonus", [(0.0, 0.0), (0.4, 0.0), (0.4, 1.5)])
+def test_a_wide_beam_finds_the_best_of_all(llm, tokenizer, own_row, lm_weight, bonus):
+    """own_row: the blank is no token of the LLM, as with a downloaded one."""
+    blank = len(tokenizer) if own_row else tokenizer.convert_tokens_to_ids("<blank>")
+    x = frames(tokenizer, 3, blank, len(tokenizer) + own_row)
+    model = types.SimpleNamespace(ctc=Head(blank))
+    # Padding of the batch must not matter.
+    batch = {
+        "speech": torch.cat([x, torch.randn(3, 2, x.shape[2])], 1),
+        "speech_lengths": torch.full((3,), FRAMES),
+    }
+    found = search(model, llm, tokenizer, batch, 150, lm_weight, bonus)
+    for logits, hypotheses in zip(x, found):
+        ctc = all_texts(logits, blank)
+        lm = {text: lm_score(llm, text) if lm_weight else 0.0 for text in ctc}
+        score = {t: ctc[t] + lm_weight * lm[t] + bonus * (len(t) + 1) for t in ctc}
+        ranked = sorted(score, key=score.get, reverse=True)
+        assert [tuple(h.tokens) for h in hypotheses[:3]] == ranked[:3]
+        for h in hypotheses[:3]:
+            assert h.ctc == pytest.approx(ctc[tuple(h.tokens)], abs=1e-4)
+            assert h.llm == pytest.approx(lm[tuple(h.tokens)], abs=1e-4)
+
+
+def test_the_lm_changes_the_text(llm, tokenizer):
+    blank = tokenizer.convert_tokens_to_ids("<blank>")
+    x = frames(tokenizer, 12, blank, len(tokenizer))
+    batch = {"speech": x, "speech_lengths": torch.full((12,), FRAMES)}
+    model = types.SimpleNamespace(ctc=Head(blank))
+    without, with_lm = (
+        [found[0].tokens for found in search(model, llm, tokenizer, batch, 8, w)]
+        for w in (0.0, 1.0)
+    )
+    assert without != with_lm
+    alone = {"speech": x[5:6], "speech_lengths": torch.tensor([FRAMES])}
+    assert search(model, llm, tokenizer, alone, 8, 1.0)[0][0].tokens == with_lm[5]
+
+
+@pytest.mark.parametrize(
+    "text, message",
+    [
+        ("decode: ctc_lm", "lm_weight is None; decode: ctc_lm needs a number of at least 0"),
+        ("decode: ctc_lm\nlm_weight: -1", "lm_weight is -1; decode"),
+        ("decode: ctc_lm\nlm_weight: high", "lm_weight is 'high'; decode"),
+        (
+            "decode: ctc_lm\nlm_weight: 1\nlength_bonus: true",
+            "length_bonus is True; .* needs a number",
+        ),
+        ("decode: ctc\nlm_weight: 1", "lm_weight is read only with decode: ctc_lm, not ctc"),
+        ("decode: ctc_lm\nlm_wait: 1", "'lm_wait'.*did you mean 'lm_weight'"),
+    ],
+)
+def test_weights_of_a_system(tmp_path, text, message):
+    for kind in ("systems", "phases"):
+        (tmp_path / kind).mkdir()
+    (tmp_path / "systems" / "fused.yaml").write_text("decode: ctc_lm\nlm_weight: 0.5\n")
+    (system,) = read_systems(str(tmp_path), ["fused"])
+    assert dict(system.fusion) == {"lm_weight": 0.5, "length_bonus": 0.0}
+    assert (
+        hypothesis_file(system, "exp", "exp/encoder", "a") == "exp/encoder/decode_fused_a/hyp.jsonl"
+    )
+    (tmp_path / "systems" / "bad.yaml").write_text(text)
+    with pytest.raises(UserError, match=message):
+        read_systems(str(tmp_path), ["bad"])

@@ -1,0 +1,229 @@
+"""CTC scores against the sum over all paths; choosing by both scores; the command; files of n-best lists."""
+
+import itertools
+import json
+import math
+import os
+
+import pytest
+import torch
+
+from espnet_llmvq.bin import rescore
+from espnet_llmvq.decode.generate import Hypothesis
+from espnet_llmvq.decode.nbest import Partial, best, nbest_line, read_nbest, write_hypotheses
+from espnet_llmvq.decode.rescore import add_ctc_scores, ctc_log_likelihood
+from espnet_llmvq.errors import UserError
+
+INF = float("inf")
+
+
+def path_sums(log_probs, blank):
+    """{text: probability}, by enumeration of all V^T paths."""
+    sums = {}
+    for path in itertools.product(range(log_probs.shape[1]), repeat=len(log_probs)):
+        text = tuple(k for k, _ in itertools.groupby(path) if k != blank)
+        p = math.exp(sum(float(log_probs[t, token]) for t, token in enumerate(path)))
+        sums[text] = sums.get(text, 0.0) + p
+    return sums
+
+
+@pytest.mark.parametrize("blank", [0, 2, 3])
+@pytest.mark.parametrize("frames", [1, 4])
+def test_ctc_log_likelihood(blank, frames):
+    torch.manual_seed(frames)
+    log_probs = torch.randn(frames, 4).log_softmax(-1)
+    sums = path_sums(log_probs.double(), blank)
+    others = [t for t in range(4) if t != blank]
+    texts = [list(t) for n in range(5) for t in itertools.product(others, repeat=n)]
+    found = ctc_log_likelihood(log_probs, texts, blank)
+    assert len(found) == len(texts) == 121
+    for text, score in zip(texts, found):
+        p = sums.get(tuple(text), 0.0)
+        assert score == pytest.approx(math.log(p), abs=1e-5) if p else score == -INF
+    assert sum(score > -INF for score in found) == len(sums)
+
+
+def test_no_path_spells_blanks_or_foreign_tokens():
+    log_probs = torch.zeros(3, 4).log_softmax(-1)
+    assert ctc_log_likelihood(log_probs, [[1, 0], [4], [-0]], 0) == [-INF] * 3
+    assert ctc_log_likelihood(log_probs, [], 0) == []
+    mixed = ctc_log_likelihood(log_probs, [[9], [1], []], 0)
+    assert mixed[0] == -INF and mixed[2] == pytest.approx(3 * math.log(0.25))
+    # One run of 1s in three frames, blanks around it: 6 of 64 paths.
+    assert mixed[1] == pytest.approx(math.log(6 / 64))
+
+
+def test_scores_of_a_batch(make_model):
+    """Padded utterances get what torch gives each alone over the whole vocabulary."""
+    model = make_model()
+    torch.manual_seed(0)
+    speech, lengths = 3 * torch.randn(3, 12, 16), torch.tensor([12, 7, 2])
+    texts = [[[20, 21, 21], [22]], [[23, 24], []], [[20, 21, 22], [25]]]
+    lists = [[Hypothesis(t, -1.0 - i) for i, t in enumerate(row)] for row in texts]
+    found = add_ctc_scores(model, {"speech": speech, "speech_lengths": lengths}, lists)
+    for x, n, row, before in zip(speech, lengths, found, lists):
+        log_probs = model.ctc(x[None, :n]).log_softmax(-1).transpose(0, 1)
+        for h, old in zip(row, before):
+            targets, length = (
+                torch.tensor([h.tokens], dtype=torch.long),
+                torch.tensor([len(h.tokens)]),
+            )
+            args = (log_probs, targets, n[None], length, model.ctc.blank)
+            loss = torch.nn.functional.ctc_loss(*args, reduction="none")
+            assert h.ctc == pytest.approx(-float(loss), abs=1e-3)
+            assert (h.tokens, h.llm) == (old.tokens, old.llm)
+    assert found[2][0].ctc == -INF
+
+
+def entry(text, llm, ctc, **more):
+    return {"text": text, "tokens": [], "llm": llm, "ctc": ctc, **more}
+
+
+def test_best_by_hand():
+    entries = [
+        entry("a", -1.0, -9.0),
+        entry("b", -2.0, -6.0),
+        entry("c", -5.0, -4.0),
+        entry("d", -0.5, None),
+    ]
+    # 0.5: -5, -4, -4.5, impossible
+    assert [best(entries, w) for w in (0, 0.2, 0.5, 0.8, 1)] == [3, 0, 1, 2, 2]
+    assert best([entry("a", -3.0, -1.0), entry("b", -1.0, -3.0)], 0.5) == 0
+    assert best([entry("a", -1.0, None), entry("b", -0.5, None)], 0.5) == 0
+    assert best([entry("a", -1.0, None), entry("b", -0.5, None)], 0) == 1
+
+
+def test_file_of_nbest_lists(tmp_path):
+    hypotheses = [Hypothesis([5, 6], -1.5, -INF), Hypothesis([], -2.0, -0.25, True)]
+    path = tmp_path / "nbest.jsonl"
+    path.write_text(
+        nbest_line("u", hypotheses, ["eins zwö", ""]) + nbest_line("v", [], []), encoding="utf-8"
+    )
+    lists = read_nbest(path)
+    assert lists == {
+        "u": [
+            {"text": "eins zwö", "tokens": [5, 6], "llm": -1.5, "ctc": None},
+            {"text": "", "tokens": [], "llm": -2.0, "ctc": -0.25, "at_limit": True},
+        ],
+        "v": [],
+    }
+    json.loads(path.read_text().splitlines()[0], parse_constant=lambda name: pytest.fail(name))
+    write_hypotheses(tmp_path / "hyp.jsonl", {"u": lists["u"][1], "v": None})
+    lines = [json.loads(line) for line in (tmp_path / "hyp.jsonl").read_text().splitlines()]
+    assert lines == [{"id": "u", "text": "", "at_limit": True}, {"id": "v", "text": ""}]
+    path.write_text('{"id": "u", "nbest": [{"text": "a"}]}\n')
+    with pytest.raises(UserError, match=r"nbest.jsonl:1: not an n-best list .*decode again"):
+        read_nbest(path)
+    with pytest.raises(UserError, match=r"gone: cannot read it: .*stage 12"):
+        read_nbest(tmp_path / "gone")
+
+
+def test_partial_file(tmp_path):
+    path = str(tmp_path / "a" / "nbest.jsonl")
+    lines = {u: nbest_line(u, [Hypothesis([1], -1.0)], [u]) for u in "abc"}
+    Partial(path, {"beam": 4}).add({"a": lines["a"], "b": lines["b"]})
+    with open(path + ".part", "a") as f:
+        f.write(lines["c"][:20])  # killed while writing
+    again = Partial(path, {"beam": 4})
+    assert again.done == {"a": lines["a"], "b": lines["b"]} and not os.path.exists(path)
+    again.add({"c": lines["c"]})
+    again.finish(path, ["c", "a", "b"])
+    assert open(path).read() == lines["c"] + lines["a"] + lines["b"]
+    assert os.listdir(tmp_path / "a") == ["nbest.jsonl"]
+    Partial(path, {"beam": 4}).add({"a": lines["a"]})
+    assert Partial(path, {"beam": 8}).done == {}
+
+
+@pytest.fixture
+def decoded(tmp_path):
+    """A system with n-best lists of a validation and a test set; the options of the command."""
+    for name, text in (
+        ("systems/s", "phases: [p]"),
+        ("systems/c", "decode: ctc"),
+        ("phases/p", ""),
+    ):
+        os.makedirs(tmp_path / "conf" / name.split("/")[0], exist_ok=True)
+        (tmp_path / "conf" / f"{name}.yaml").write_text(text)
+    sets = {
+        # Word errors of 4: weight 0: 3 (two inserted, one substituted), 0.5: 1, 1: 2.
+        "valid": {
+            "u1": [
+                entry("one two two two", -1.0, -9.0, at_limit=True),
+                entry("one two", -3.0, -4.0),
+            ],
+            "u2": [
+                entry("six four", -1.0, -3.0),
+                entry("three four", -2.0, -2.8),
+                entry("six five", -9.0, -2.0),
+            ],
+        },
+        "test": {"t1": [entry("a", -1.0, -5.0, at_limit=True), entry("b", -2.0, -3.0)], "t2": []},
+    }
+    for name, lists in sets.items():
+        room = tmp_path / "exp" / "p" / f"decode_{name}"
+        os.makedirs(room)
+        (room / "nbest.jsonl").write_text(
+            "".join(json.dumps({"id": u, "nbest": n}) + "\n" for u, n in lists.items())
+        )
+        (room / "environment.json").write_text('{"num_beams": 3}')
+    (tmp_path / "ref").write_text("u1 one two\nu2 three four\n")
+    return ["--systems", "s c", "--conf_dir", str(tmp_path / "conf"), "--expdir", str(tmp_path / "exp"),
+            "--encoder", str(tmp_path / "exp/encoder")]  # fmt: skip
+
+
+def test_rescore_command(decoded, tmp_path, capsys):
+    tuning = ["--tune", f"valid={tmp_path / 'ref'}", "--grid", "1 0.5 0.4 0"]
+    rescore.main([*decoded, *tuning])
+    out = capsys.readouterr().out.splitlines()
+    assert [line.split()[2:5] for line in out] == [
+        ["1", "WER", "50.00,"],
+        ["0.5", "WER", "25.00,"],
+        ["0.4", "WER", "25.00,"],
+        ["0", "WER", "75.00,"],
+    ]
+    room = tmp_path / "exp" / "p" / "decode_test"
+    assert sorted(os.listdir(room)) == ["environment.json", "nbest.jsonl"]
+    rescore.main([*decoded, *tuning, "--set", "test"])
+    assert [json.loads(line) for line in open(room / "hyp.jsonl")] == [
+        {"id": "t1", "text": "b"},
+        {"id": "t2", "text": ""},
+    ]
+    facts = json.loads((room / "environment.json").read_text())
+    assert facts == {"num_beams": 3, "ctc_weight": 0.4, "ctc_weight from": "lowest WER on valid"}
+    rescore.main([*decoded, "--ctc_weight", "0", "--set", "test"])
+    assert json.loads(open(room / "hyp.jsonl").readline()) == {
+        "id": "t1",
+        "text": "a",
+        "at_limit": True,
+    }
+    capsys.readouterr()
+    rescore.main([*decoded, "--ctc_weight", "0", "--set", "test"])
+    assert capsys.readouterr().out.count("nothing to do") == 1
+
+
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        (["--ctc_weight", "1.5"], "--ctc_weight '1.5': expected a number from 0 to 1"),
+        (["--ctc_weight", "high"], "--ctc_weight 'high': expected"),
+        ([], "--ctc_weight valid needs --tune"),
+        (
+            ["--ctc_weight", "0.1", "--set", "tset"],
+            "decode_tset/nbest.jsonl: cannot read it: .*stage 12",
+        ),
+    ],
+)
+def test_mistakes(decoded, options, message):
+    with pytest.raises(UserError, match=message):
+        rescore.main([*decoded, *options])
+
+
+def test_no_ctc_scores(decoded, tmp_path):
+    path = tmp_path / "exp" / "p" / "decode_test" / "nbest.jsonl"
+    path.write_text(
+        '{"id": "t1", "nbest": [{"text": "a", "tokens": [], "llm": -1.0, "ctc": null}]}\n'
+    )
+    with pytest.raises(
+        UserError, match="no CTC scores; decode again with an encoder that has a CTC head"
+    ):
+        rescore.main([*decoded, "--ctc_weight", "0.1", "--set", "test"])
