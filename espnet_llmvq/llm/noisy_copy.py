@@ -194,8 +194,13 @@ class NoisyCopy:
         return [*self.head, *noisy, *self.middle, *tokens, self.eos], len(tokens) + 1
 
     def random_tokens(self, n, rng):
-        """A "transcript" of n random ordinary pieces: what cannot be guessed has to be copied."""
-        return [self.ordinary[int(i)] for i in rng.integers(len(self.ordinary), size=n)]
+        """A "transcript" of n random pieces: what cannot be guessed has to be copied.
+
+        They come from a pool of 2 to n pieces, so that many, and pairs and triples of them, occur more than once:
+        as in spelled words and numbers, what came before does not tell where in the input the copy is.
+        """
+        pool = rng.choice(self.ordinary, size=int(rng.integers(2, max(2, n), endpoint=True)))
+        return [int(token) for token in rng.choice(pool, size=n)]
 
     def plain(self, tokens):
         """One example of plain text: (ids, n) as in `example`.
@@ -210,26 +215,29 @@ class NoisyCopy:
 def copy_start(model):
     """Set the weights of a new Llama model so that it continues a sequence as it went on before.
 
-    The first two heads of layer 0 look one and two positions back and note a code of the token there; the
-    heads of layer 1 look for the position whose notes are the codes of the present token and of the one before
-    it, and bring the token that stands there to the output (an "induction head"). With the last token alone, a
-    copy of "B E V E R L Y" would jump from the first E to what follows the second. Training goes on from there
-    with all weights free. The embedding's dimension 0 is a constant; the notes follow it. Needs two layers, two
-    heads and a head size that is a multiple of 4.
+    The n heads of layer 0 look one to n positions back and note a code of the token there; the heads of layer 1
+    look for the position whose notes are the codes of the present token and of the n - 1 before it, and bring the
+    token that stands there to the output (an "induction head"). With the last token alone, a copy of
+    "B E V E R L Y" would jump from the first E to what follows the second; with the last two, one of
+    "M A R G A R E T" would go round in "A R G". Training goes on from there with all weights free. The embedding's
+    dimension 0 is a constant; the notes follow it. Needs two layers and two heads, and heads wide enough for a note
+    (`note_size`).
     """
     import torch
 
     config = model.config
-    width, head = config.hidden_size, config.hidden_size // config.num_attention_heads
+    heads = config.num_attention_heads
+    width, head = config.hidden_size, config.hidden_size // heads
     half = head // 2  # rotary position embedding turns dimensions i and i + half by position * speed[i]
-    size = half // 2  # of a note
+    size = note_size(width, heads)
     speed = config.rope_parameters["rope_theta"] ** (-torch.arange(half) / half)
-    # of embeddings; of dimension 0 and the notes beside them; of the similarities of layer 1
-    scale, constant, note, sharpness = 0.06, 5.0, 1.5, 1.25
+    # of embeddings; of dimension 0 and the notes beside them; a code found again is worth so many nats in layer 1
+    scale, constant, note, worth = 0.06, 5.0, 1.5, 4.0
+    sharpness = (worth * head**0.5 / size) ** 0.5
     first, second = (layer.self_attn for layer in model.model.layers[:2])
-    notes = [slice(1 + i * size, 1 + (i + 1) * size) for i in range(2)]
-    token = slice(1 + 2 * size, width)
-    token_size = width - 1 - 2 * size
+    notes = [slice(1 + i * size, 1 + (i + 1) * size) for i in range(heads)]
+    token = slice(1 + heads * size, width)
+    token_size = width - 1 - heads * size
     with torch.no_grad():
         for layer in model.model.layers:  # quieter than the embeddings, so that notes and tokens last
             layer.self_attn.o_proj.weight.mul_(0.25)
@@ -237,12 +245,12 @@ def copy_start(model):
         embedding = model.get_input_embeddings().weight
         embedding.normal_(0, scale)
         embedding[:, 0] = constant * scale
-        embedding[:, 1 : 1 + 2 * size] = 0
+        embedding[:, 1 : 1 + heads * size] = 0
         if not config.tie_word_embeddings:
             model.get_output_embeddings().weight.copy_(embedding)
         code = torch.randn(size, token_size) / token_size**0.5
 
-        # one and two back: the constant, turned by so many positions; other distances get 5 nats or more less
+        # one to n back: the constant, turned by so many positions; other distances get 5 nats or more less
         k = min(6, half)
         normed = constant / ((token_size + constant**2) / width) ** 0.5
         length = (5 * head**0.5 / (1 - speed[:k].cos()).sum()).sqrt() / normed
@@ -258,16 +266,22 @@ def copy_start(model):
             first.o_proj.weight[dimensions, at : at + size] = note * scale * torch.eye(size)
 
         # same codes: on the slowly turning dimensions, for which distance matters little
-        slow = torch.cat([torch.arange(half - size, half), torch.arange(head - size, head)])
+        pairs = heads * size // 2
+        slow = torch.cat([torch.arange(half - pairs, half), torch.arange(head - pairs, head)])
         second.q_proj.weight.zero_()
         second.k_proj.weight.zero_()
         for at in range(0, width, head):
-            last, before = at + slow[0::2], at + slow[1::2]
-            second.q_proj.weight[last, token] = sharpness * code
-            second.k_proj.weight[last, notes[0]] = sharpness * torch.eye(size)
-            second.q_proj.weight[before, notes[0]] = sharpness / note * torch.eye(size)
-            second.k_proj.weight[before, notes[1]] = sharpness * torch.eye(size)
+            second.q_proj.weight[at + slow[0::heads], token] = sharpness * code
+            for i in range(heads):
+                second.k_proj.weight[at + slow[i::heads], notes[i]] = sharpness * torch.eye(size)
+            for i in range(1, heads):
+                second.q_proj.weight[at + slow[i::heads], notes[i - 1]] = sharpness / note * torch.eye(size)
         keep = torch.zeros(width)
         keep[token] = 1
         second.v_proj.weight.copy_(torch.diag(keep))
         second.o_proj.weight.copy_(0.2 * torch.eye(width))
+
+
+def note_size(width, heads):
+    """Dimensions of a note of `copy_start`: an even number, all notes within half a head."""
+    return width // heads // 2 // heads // 2 * 2

@@ -14,7 +14,7 @@ import yaml
 
 from espnet_llmvq.errors import UserError, check_name
 from espnet_llmvq.llm.directory import load_tokenizer
-from espnet_llmvq.llm.noisy_copy import Noise, NoisyCopy, copy_start
+from espnet_llmvq.llm.noisy_copy import Noise, NoisyCopy, copy_start, note_size
 from espnet_llmvq.llm.tokenizer import SP_MODEL, check_free, read_lines
 from espnet_llmvq.precision import fast_bfloat16
 
@@ -68,8 +68,8 @@ class Config:
         heads = self.model.num_attention_heads
         if self.copy_start and min(self.model.num_hidden_layers, heads) < 2:
             raise UserError("copy_start needs model.num_hidden_layers and model.num_attention_heads of 2 or more")
-        if self.copy_start and self.model.hidden_size // heads % 4:
-            raise UserError("copy_start needs model.hidden_size / model.num_attention_heads to be a multiple of 4")
+        if self.copy_start and note_size(self.model.hidden_size, heads) < 2:
+            raise UserError("copy_start needs a model.hidden_size of 4 * model.num_attention_heads ** 2 or more")
         for key in ("epochs", "batch_size", "max_tokens", "save_steps", "log_steps"):
             if getattr(self, key) < 1:
                 raise UserError(f"{key} is {getattr(self, key)}; it must be 1 or more")
