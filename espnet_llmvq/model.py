@@ -16,7 +16,7 @@ from espnet2.train.abs_espnet_model import AbsESPnetModel
 
 from espnet_llmvq.bridge.aligned_start import ctc_loss
 from espnet_llmvq.bridge.diagnostics import drift
-from espnet_llmvq.bridge.shorten import compact, merge_runs
+from espnet_llmvq.bridge.shorten import compact, merge_runs, valid_mask
 from espnet_llmvq.errors import UserError
 
 TEXT, SPEECH = 0, 1
@@ -89,6 +89,11 @@ class SpeechLLM(AbsESPnetModel):
                 raise UserError(f"freeze: {pattern!r} matches no parameter")
             for p in matched:
                 p.requires_grad = False
+        if start_weight and aligned_start.targets == "ctc_head":
+            if ctc is None or any(p.requires_grad for p in ctc.parameters()) or bridge.stack != 1:
+                raise UserError(
+                    "aligned_start_conf.targets: ctc_head needs a frozen encoder with a CTC head and bridge_conf.stack 1"
+                )
         self.train(self.training)
 
     def train(self, mode=True):
@@ -235,6 +240,22 @@ class SpeechLLM(AbsESPnetModel):
         lengths = torch.tensor([len(r) for r in rows], device=tokens.device)
         return torch.nn.utils.rnn.pad_sequence(rows, True), lengths
 
+    def start_loss(self, frames, lengths, targets, target_lengths):
+        """Loss of the aligned start: a mean over tokens by CTC, over steps when it follows the CTC head.
+
+        Against the transcript every frame counts, as CTC needs the blanks; after the CTC head, the steps that the
+        LLM will get.
+        """
+        if self.aligned_start.targets == "transcript":
+            z, steps = self.bridge.project(frames, lengths)
+            return self.aligned_start(z, steps, targets, target_lengths) / target_lengths.sum()
+        frames, lengths = self.shorten(frames, lengths)
+        z, steps = self.bridge.project(frames, lengths)
+        inside = valid_mask(steps, z.shape[1])
+        with torch.no_grad():
+            posterior = self.ctc(frames).float().softmax(-1)[inside]
+        return self.aligned_start.cross_entropy(z[inside], posterior, self.ctc.blank) / len(posterior)
+
     def forward(self, tokens, layout, speech=None, speech_lengths=None, **kwargs):
         """Returns (loss, statistics, weight); the weight is the number of tokens in the loss."""
         device = tokens.device.type
@@ -251,9 +272,7 @@ class SpeechLLM(AbsESPnetModel):
                 loss = ctc_loss(self.ctc(frames), lengths, targets, target_lengths, self.ctc.blank)
                 losses["ctc"] = (self.ctc_weight, loss / weight)
             if self.start_weight:
-                z, steps = self.bridge.project(frames, lengths)
-                loss = self.aligned_start(z, steps, targets, target_lengths)
-                losses["start"] = (self.start_weight, loss / weight)
+                losses["start"] = (self.start_weight, self.start_loss(frames, lengths, targets, target_lengths))
             if self.llm_weight:
                 steps = step_lengths = None
                 if frames is not None:

@@ -85,7 +85,7 @@ class SpeechLLMTask(AbsTask):
             "--bridge_conf", action=NestedDictAction, default=dict(), help="Keyword arguments of the bridge"
         )
         group.add_argument(
-            "--aligned_start_conf", action=NestedDictAction, default=dict(), help="temperature"
+            "--aligned_start_conf", action=NestedDictAction, default=dict(), help="temperature, targets"
         )
         group.add_argument(
             "--prompt", type=str_or_none, help="Template of the validation sequences, written by training"
@@ -139,7 +139,7 @@ class SpeechLLMTask(AbsTask):
         nested = {
             "model_conf": model_keys,
             "llm_conf": {"dtype", "lora", "gradient_checkpointing"},
-            "aligned_start_conf": {"temperature"},
+            "aligned_start_conf": {"temperature", "targets"},
             "ctc_conf": {"dropout_rate"},
             "augment_conf": signature_keys(Augmenter),
         }

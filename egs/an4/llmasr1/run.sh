@@ -21,7 +21,7 @@ opts=(
     --train_set train
     --valid_set valid
     --test_sets "${test_sets}"
-    --systems "ctc slam lora lora_long hard soft_k10"
+    --systems "ctc ctc_lm slam lora lora_long hard soft_k10"
     --baseline lora
     --speed_perturb_factors "0.9 1.0 1.1"
     --augment_cache true

@@ -17,7 +17,7 @@ opts=(
     --train_set train
     --valid_set valid
     --test_sets "test_id:id test_voices:ood test_noise:ood test_medical:ood"
-    --systems "ctc slam lora lora_long hard soft_k10"
+    --systems "ctc ctc_lm slam lora lora_long hard soft_k10"
     --baseline lora
     --vocab_size 800
     --whole_words 400
