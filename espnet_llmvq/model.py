@@ -92,7 +92,8 @@ class SpeechLLM(AbsESPnetModel):
         if start_weight and aligned_start.targets == "ctc_head":
             if ctc is None or any(p.requires_grad for p in ctc.parameters()) or bridge.stack != 1:
                 raise UserError(
-                    "aligned_start_conf.targets: ctc_head needs a frozen encoder with a CTC head and bridge_conf.stack 1"
+                    "aligned_start_conf.targets: ctc_head needs a frozen encoder with a CTC head, "
+                    "and bridge_conf.stack 1"
                 )
         self.train(self.training)
 
