@@ -63,9 +63,9 @@ def timed_words(text, words, samples, tolerance=0.0, silence_words=()):
     aligned = [bare(w.word) for w in words]
     if spoken != aligned:
         i = next((i for i, pair in enumerate(zip(spoken, aligned)) if pair[0] != pair[1]), min(len(spoken), len(words)))
-        here = " ".join(groups[i]) if i < len(groups) else "nothing"
-        there = words[i].word if i < len(words) else "nothing"
-        raise Dropped("words differ", f"word {i + 1} is {here!r} in the transcript, {there!r} in the alignment")
+        here = repr(" ".join(groups[i])) if i < len(groups) else "nothing"
+        there = repr(words[i].word) if i < len(words) else "nothing"
+        raise Dropped("words differ", f"word {i + 1} is {here} in the transcript, {there} in the alignment")
     times = [[round(w.start * SAMPLE_RATE), round(w.end * SAMPLE_RATE)] for w in words]
     for i, (start, end) in enumerate(times):
         name = f"word {i + 1}, {words[i].word!r}"
