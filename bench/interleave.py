@@ -117,7 +117,7 @@ def main(argv=None):
     ours, plain = result["concatenated"], result["one_by_one"]
     result["speedup"] = plain["seconds"] / ours["seconds"]
     result["memory_ratio"] = ours["mb"] / plain["mb"]
-    print(f"concatenated: {result['speedup']:.2f} times as fast as one by one, {result['memory_ratio']:.2f} of the memory")
+    print(f"concatenated: {result['speedup']:.2f} times as fast as one by one, {result['memory_ratio']:.2f} the memory")
     if args.json:
         with open(f"{args.json}.tmp", "w") as f:
             json.dump(result, f, indent=1)

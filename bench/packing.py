@@ -92,10 +92,10 @@ def run(model, texts, found):
 def main(argv=None):
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--json", metavar="FILE", help="write the measurements to FILE")
-    parser.add_argument("--positions", type=int, default=60000, help="of the mixture")
+    parser.add_argument("--positions", type=int, default=30000, help="of the mixture")
     parser.add_argument("--batch_size", type=int, default=32, help="of fixed size")
     parser.add_argument("--batch_bins", type=int, default=3000, help="token budget")
-    parser.add_argument("--row", type=int, default=128, help="positions of a packed row (packing)")
+    parser.add_argument("--row", type=int, default=256, help="positions of a packed row (packing)")
     parser.add_argument("--repeats", type=int, default=2, help="runs of each; the fastest counts")
     args = parser.parse_args(argv)
     import torch

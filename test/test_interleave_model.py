@@ -143,6 +143,22 @@ def test_every_piece_has_its_steps_with_any_encoder(tmp_path, make_model, tokeni
     assert [len(x) for x in inputs] == [count(s) for s in some]
 
 
+def test_labels_are_exactly_the_text_tokens(tmp_path, make_model, batch_of, tokenizer):
+    model = make_model()
+    batch = batch_of(sequences(tmp_path)[:1])
+    steps = model.bridge_speech(*model.encode_spans(batch["speech"], batch["speech_lengths"], batch["layout"]))[:2]
+    (inputs,), (labels,) = model.assemble(*steps, batch["tokens"], batch["layout"])
+    one, two, four = (tokenizer.encode(t, add_special_tokens=False) for t in ("one", "two three", "four"))
+    # <s>, 70 samples, 1,281 samples, 3 steps of 640 samples, </s>
+    assert labels.tolist() == [-100, -100, *one, *[-100] * 3, *two, *[-100] * 3, *four, -100]
+    embed = model.llm.get_input_embeddings()
+    assert torch.equal(inputs[0], embed.weight[1]) and torch.equal(inputs[-1], embed.weight[2])
+    assert torch.equal(inputs[labels != -100], embed(labels[labels != -100]))
+    speech = torch.cat([row[:n] for row, n in zip(*steps)])
+    at = [1, *range(2 + len(one), 5 + len(one)), *range(5 + len(one + two), 8 + len(one + two))]
+    assert torch.equal(inputs[at], speech)
+
+
 def test_each_piece_keeps_a_step_when_blanks_go(tmp_path, make_model, batch_of):
     for conf in ({"drop_blank": 0.0}, {"drop_blank": 0.0, "merge_runs": True}):
         model = make_model(model_conf=conf, **SOFT)
@@ -246,12 +262,43 @@ def test_a_special_token_must_be_one(tokenizer, tmp_path):
 
 def test_reserved_tokens(tmp_path):
     (tmp_path / "text").write_text("one two three four five six seven eight nine zero\n" * 20)
-    train_tokenizer([str(tmp_path / "text")], 120, str(tmp_path / "llm"), reserved=["<N>", "<|asr|>"])
+    train_tokenizer([str(tmp_path / "text")], 107, str(tmp_path / "llm"), reserved=["<N>", "<|asr|>"])
     tokenizer = load_tokenizer(str(tmp_path / "llm"))
     assert tokenizer.convert_ids_to_tokens(range(7)) == ["<unk>", "<s>", "</s>", "<pad>", "<blank>", "<N>", "<|asr|>"]
     assert encode_text(tokenizer, Span(text="<N>", special=True), 2) == [5]
     ids = tokenizer.encode(" one<N> two", add_special_tokens=False)
     assert ids.count(5) == 1 and tokenizer.decode(ids, skip_special_tokens=True).split() == ["one", "two"]
+
+
+def test_a_phase_trains_on_a_mixture(tmp_path, llm_dir, corpus, settings):
+    """The whole way: files of sequences, positions, mixture, ESPnet's sampler and trainer, packing."""
+    from espnet_llmvq.bin import collect_positions, mix_sequences
+    from espnet_llmvq.sequence import read_sequences, write_sequences
+    from espnet_llmvq.tasks.launch import train_phase
+
+    paths = [next(s.audio for s in seq.spans if s.is_speech) for seq in read_sequences(corpus.train)]
+    spans = [(Span(text="one", loss=True), Span(audio=path, start=9, samples=k), Span(text=" two", loss=True),
+              Span(audio=path, start=700, samples=9), Span(text=" six", loss=True), Span(text="", eos=True))
+             for k, path in enumerate(paths, 600)]  # fmt: skip
+    write_sequences(tmp_path / "il", [Sequence(f"u{i}", s) for i, s in enumerate(spans)])
+    text = [Sequence(f"t{i}", (Span(text="two " * (i + 1), loss=True, eos=True),)) for i in range(4)]
+    write_sequences(tmp_path / "text", text)
+    pairs = [str(tmp_path / name) for name in ("il", "il_shape", "text", "text_shape")]
+    config = str(tmp_path / "encoder.yaml")
+    with open(config, "w") as f:
+        f.write("frontend_conf: {hop_length: 160, center: false}\nframe_stack: 4\n")
+        f.write("encoder_conf: {input_layer: linear}\n")
+    collect_positions.main(["--llm", llm_dir, "--encoder_config", config, *pairs])
+    mixed, shape = str(tmp_path / "mix"), str(tmp_path / "mix_shape")
+    mix_sequences.main(["--out", mixed, "--shape", shape, f"asr=1:{corpus.train}:{corpus.train_shape}",
+                        f"il=1:{pairs[0]}:{pairs[1]}", f"text=1:{pairs[2]}:{pairs[3]}"])  # fmt: skip
+    directory = str(tmp_path / "exp")
+    phase = settings(
+        **SOFT, model_conf={"packing": 100}, max_epoch=1, keep_nbest_models=1, batch_type="numel", batch_bins=150,
+        train_data_path_and_name_and_type=[[mixed, "sequence", "sequence"]], train_shape_file=[shape],
+    )  # fmt: skip
+    train_phase(directory, phase, 1)
+    assert "model.pth" in [p.name for p in (tmp_path / "exp").iterdir()]
 
 
 def test_training_on_a_mixture(tmp_path, arguments, tokenizer, make_model):

@@ -27,13 +27,15 @@ def assign(lengths, size):
 
 
 def pack(inputs, labels, size, ignore):
-    """Pack sequences, inputs (P_b, H) and labels (P_b,), into rows of `size` positions.
+    """Pack sequences, inputs (P_b, H) and labels (P_b,), into rows of `size` positions, or as long as the longest.
 
     Returns (R, P, H) inputs, (R, P) positions, (R, P) labels. The padding counts positions from 0, so it is a
     sequence of its own that no other sees. The first label of a sequence is `ignore`: alone, nothing predicts it.
     """
     pad = torch.nn.utils.rnn.pad_sequence
-    rows = assign([len(x) for x in inputs], size)
+    lengths = [len(x) for x in inputs]
+    # All rows are padded to the longest anyway.
+    rows = assign(lengths, max(size, *lengths))
     embeds = pad([torch.cat([inputs[i] for i in row]) for row in rows], True)
     targets = []
     for row in rows:
@@ -43,7 +45,7 @@ def pack(inputs, labels, size, ignore):
         targets.append(torch.cat(parts))
     positions = torch.zeros(embeds.shape[:2], dtype=torch.long, device=embeds.device)
     for r, row in enumerate(rows):
-        ends = [len(inputs[i]) for i in row]
+        ends = [lengths[i] for i in row]
         ends.append(embeds.shape[1] - sum(ends))
         positions[r] = torch.cat([torch.arange(n, device=embeds.device) for n in ends])
     return embeds, positions, pad(targets, True, ignore)
