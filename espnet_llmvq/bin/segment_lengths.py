@@ -58,7 +58,7 @@ def draw(rows, path):
         panel.hist([np.minimum(v, edges[-1] - 1e-9) for v in values], bins=edges, weights=weights, label=labels)
         panel.set_xlabel(f"{name} in a segment")
         panel.set_ylabel("% of segments")
-        panel.legend()
+        panel.legend(loc="lower left", bbox_to_anchor=(0, 1), frameon=False, fontsize="small")
     figure.savefig(path, format="png", dpi=150)
     plt.close(figure)
 
