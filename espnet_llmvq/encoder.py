@@ -54,6 +54,18 @@ def encoder_frames(samples, frontend_conf, frame_stack, encoder_conf):
     return subsampled((frames + frame_stack - 1) // frame_stack, layer)
 
 
+def step_samples(frontend_conf, frame_stack, encoder_conf):
+    """Samples at 16 kHz from one encoder frame to the next: an encoder step."""
+    hop = frontend_conf.get("hop_length", HOP_LENGTH)
+    layer = encoder_conf.get("input_layer", "conv2d")
+    return hop * frame_stack * math.prod(stride for _, stride in SUBSAMPLING[layer])
+
+
+def piece_frames(samples, frontend_conf, frame_stack, encoder_conf):
+    """Encoder frames of a piece cut out of a sound file: its steps, the last one filled up with zeros."""
+    return -(-samples // step_samples(frontend_conf, frame_stack, encoder_conf))
+
+
 def each_alone(module, x, lengths):
     """Run a module (x, lengths) -> (y, lengths) on every utterance of a padded batch by itself."""
     done = [module(x[i : i + 1, :n], lengths[i : i + 1]) for i, n in enumerate(lengths.tolist())]
@@ -100,8 +112,11 @@ class SpeechEncoder(torch.nn.Module):
 
     def frame_seconds(self):
         """Seconds from one encoder frame to the next."""
-        hop = self.frontend_conf.get("hop_length", HOP_LENGTH)
-        return hop * self.frame_stack * self.stride() / SAMPLE_RATE
+        return self.step_samples() / SAMPLE_RATE
+
+    def step_samples(self):
+        """Samples from one encoder frame to the next."""
+        return step_samples(self.frontend_conf, self.frame_stack, self.encoder_conf)
 
     def features(self, speech, lengths):
         """(B, S), (B,) -> log-mel features (B, F, n_mels), (B,)."""

@@ -4,7 +4,9 @@ A batch holds sequences of spans (see `sequence.py`):
     speech (N, S) waveforms of all speech spans of the batch in order, or (N, T, D) cached encoder frames
     speech_lengths (N,) in samples or frames
     tokens (B, U) text tokens of each sequence, all its text spans joined
-    layout (B, K, 3) per span: kind (0 text, 1 speech, -1 padding), tokens in it (0 for speech), loss (0 or 1)
+    layout (B, K, 3) per span: kind (0 text, 1 speech, -1 padding), length, loss (0 or 1). The length is in tokens
+        for text; for speech 0, or in encoder steps for a piece cut out of a sound file (its samples are a
+        whole number of steps)
 """
 
 import re
@@ -17,10 +19,12 @@ from espnet2.train.abs_espnet_model import AbsESPnetModel
 from espnet_llmvq.bridge.aligned_start import ctc_loss
 from espnet_llmvq.bridge.diagnostics import drift
 from espnet_llmvq.bridge.shorten import compact, merge_runs, valid_mask
-from espnet_llmvq.errors import UserError
+from espnet_llmvq.errors import UserError, check_name
+from espnet_llmvq.llm.packing import check_no_leak, pack
 
 TEXT, SPEECH = 0, 1
 IGNORE = -100
+SPAN_ENCODINGS = ("concatenated", "separate")
 
 
 class CTCHead(torch.nn.Module):
@@ -49,6 +53,10 @@ class SpeechLLM(AbsESPnetModel):
         ctc_weight, start_weight, llm_weight: of the three losses, each a mean over its tokens.
         drop_blank: drop frames whose CTC blank posterior is above this before the bridge; None keeps all.
         merge_runs: replace neighbouring frames with the same best CTC token by their mean.
+        span_encoding: of the pieces of a sequence: `concatenated` (joined at the input, encoded at once, split
+            again) or `separate` (each alone).
+        packing: LLM positions of a row into which several sequences are packed; true: as many as the LLM's
+            context holds; none: a row for each sequence.
         freeze: regular expressions; parameters whose name matches from the start do not train.
         sourced: prefixes of parameters that are loaded from elsewhere (LLM directory, encoder
             checkpoint). Frozen ones among them are left out of checkpoints.
@@ -68,6 +76,8 @@ class SpeechLLM(AbsESPnetModel):
         llm_weight=1.0,
         drop_blank=None,
         merge_runs=False,
+        span_encoding="concatenated",
+        packing=None,
         freeze=(),
         sourced=(),
         autocast=False,
@@ -78,6 +88,8 @@ class SpeechLLM(AbsESPnetModel):
         self.ctc_weight, self.start_weight, self.llm_weight = ctc_weight, start_weight, llm_weight
         self.drop_blank, self.merge_runs = drop_blank, merge_runs
         self.autocast, self.sourced = autocast, tuple(sourced)
+        self.concatenate = check_name("span_encoding", span_encoding, SPAN_ENCODINGS) == "concatenated"
+        self.packing = self.row_length(packing)
         for part, weight in (("ctc", ctc_weight), ("aligned_start", start_weight), ("llm", llm_weight)):
             if weight and getattr(self, part) is None:
                 raise UserError(f"model_conf: the loss of {part} has weight {weight} but there is no {part}")
@@ -105,6 +117,17 @@ class SpeechLLM(AbsESPnetModel):
             if params and not any(p.requires_grad for p in params):
                 module.eval()
         return self
+
+    def row_length(self, packing):
+        """Positions of a packed row, or None. Raises UserError for an LLM that lets packed sequences see each other."""
+        if packing is None or packing is False or self.llm is None:
+            return None
+        if packing is True:
+            packing = getattr(self.llm.config, "max_position_embeddings", None)
+        if type(packing) is not int or packing < 1:
+            raise UserError(f"model_conf.packing: {packing!r} must be a number of positions, true or null")
+        check_no_leak(self.llm)
+        return packing
 
     # Checkpoints
 
@@ -156,6 +179,47 @@ class SpeechLLM(AbsESPnetModel):
         frozen = not any(p.requires_grad for p in self.speech_encoder.parameters())
         with torch.set_grad_enabled(torch.is_grad_enabled() and not frozen):
             return self.speech_encoder(speech, lengths)
+
+    def encode_spans(self, speech, lengths, layout):
+        """Encode the speech spans of a batch, one row each: -> ((N, T, D), (N,) frames).
+
+        All pieces of a sequence are joined, encoded at once and split again ([2607.01733], word level), so a piece
+        has the frames of its own samples, in the context of the other pieces of its sequence and of no other.
+        Whole files are encoded alone.
+        """
+        counts = [
+            [length for kind, length, _ in spans if kind == SPEECH] for spans in layout.tolist()
+        ]
+        if speech.dim() == 3 or not any(map(any, counts)):
+            return self.encode(speech, lengths)
+        step, waves, groups = self.speech_encoder.step_samples(), [], []
+        spans = iter(zip(speech, lengths.tolist()))
+        for sequence in counts:
+            open_group = False
+            for count in sequence:
+                wave, n = next(spans)
+                if count and count * step != n:
+                    raise RuntimeError(f"a piece of {n} samples does not fill {count} steps of {step}")
+                if not (self.concatenate and open_group and count):
+                    waves.append([])
+                    groups.append([])
+                open_group = count > 0
+                waves[-1].append(wave[:n])
+                groups[-1].append(count)
+        rows = [torch.cat(parts) for parts in waves]
+        totals = [len(row) for row in rows]
+        for i, group in enumerate(groups):
+            # Windows and convolutions need some samples after the last step to make a frame of it.
+            while sum(group) > int(self.speech_encoder.frames(totals[i])):
+                totals[i] += step
+        padded = speech.new_zeros(len(rows), max(totals))
+        for i, row in enumerate(rows):
+            padded[i, : len(row)] = row
+        frames, encoded = self.encode(padded, lengths.new_tensor(totals))
+        pieces = []
+        for row, n, group in zip(frames, encoded.tolist(), groups):
+            pieces += row[: sum(group)].split(group) if any(group) else [row[:n]]
+        return torch.nn.utils.rnn.pad_sequence(pieces, True), lengths.new_tensor([len(p) for p in pieces])
 
     def shorten(self, frames, lengths):
         """Drop blank frames and merge runs as asked: (N, T, D), (N,) -> (N, T', D), (N,)."""
@@ -214,11 +278,14 @@ class SpeechLLM(AbsESPnetModel):
     def llm_loss(self, inputs, labels):
         """Next-token cross-entropy over the labelled positions: (sum, number of tokens, accuracy)."""
         pad = torch.nn.utils.rnn.pad_sequence
-        mask = pad([torch.ones(len(x), dtype=torch.long, device=x.device) for x in inputs], True)
-        labels = pad(labels, True, IGNORE)
-        hidden = self.llm.get_decoder()(
-            inputs_embeds=pad(inputs, True), attention_mask=mask, use_cache=False
-        ).last_hidden_state
+        if self.packing:
+            embeds, positions, labels = pack(inputs, labels, self.packing, IGNORE)
+            where = {"position_ids": positions}
+        else:
+            embeds, labels = pad(inputs, True), pad(labels, True, IGNORE)
+            inside = [torch.ones(len(x), dtype=torch.long, device=x.device) for x in inputs]
+            where = {"attention_mask": pad(inside, True)}
+        hidden = self.llm.get_decoder()(inputs_embeds=embeds, use_cache=False, **where).last_hidden_state
         targets = labels[:, 1:]
         chosen = targets != IGNORE
         # Logits of labelled positions only: a row of them is the size of the vocabulary.
@@ -263,7 +330,7 @@ class SpeechLLM(AbsESPnetModel):
         with torch.autocast(device, torch.bfloat16, enabled=self.autocast):
             losses, stats, frames, lengths = {}, {}, None, None
             if speech is not None:
-                frames, lengths = self.encode(speech, speech_lengths)
+                frames, lengths = self.encode_spans(speech, speech_lengths, layout)
             if self.ctc_weight or self.start_weight:
                 if frames is None or len(frames) != len(tokens):
                     raise UserError("CTC and aligned start need one speech span in every sequence")

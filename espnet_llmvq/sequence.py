@@ -26,30 +26,50 @@ SAMPLE_RATE = 16000
 class Span:
     """Speech (`audio` is set) or text (`text` is set).
 
-    audio: path of a sound file; start, samples: offset in seconds and length in samples at 16 kHz.
+    audio: path of a sound file. samples: length at 16 kHz. start: first sample of a piece of the file, 0 or
+        more; None: the whole file. said: the words of a piece, for people; no model reads them.
     text: as it is tokenised, leading space included. loss: its tokens are trained on.
-    eos: the end token follows the text, with the same loss.
+    special: the text is the name of one token of the tokenizer, such as "<s>".
+    eos: the end token follows the text, with the same loss. With it alone the text may be "".
     """
 
     text: str = None
     audio: str = None
     samples: int = None
-    start: float = 0.0
+    start: int = None
+    said: str = None
     loss: bool = False
+    special: bool = False
     eos: bool = False
 
     def __post_init__(self):
         if (self.text is None) == (self.audio is None):
             raise ValueError("a span has either text or audio")
-        if self.audio is not None and (self.loss or self.eos or not (self.samples or 0) > 0):
-            raise ValueError("a speech span has samples > 0, no loss and no eos")
+        if self.audio is not None:
+            if self.loss or self.eos or self.special or not _is_count(self.samples) or self.samples == 0:
+                raise ValueError("a speech span has samples > 0, no loss, no eos and is not special")
+            if self.start is not None and not _is_count(self.start):
+                raise ValueError(f"start is {self.start!r}; it must be a number of samples, 0 or more")
+        elif self.samples is not None or self.start is not None or self.said is not None:
+            raise ValueError("a text span has no samples, no start and no said")
+        elif not self.text and (self.special or not self.eos):
+            raise ValueError("a text span without eos must have text")
 
     @property
     def is_speech(self):
         return self.audio is not None
 
+    @property
+    def is_piece(self):
+        """Whether it is a piece cut out of a sound file."""
+        return self.start is not None
+
     def to_dict(self):
-        return {k: v for k, v in asdict(self).items() if v not in (None, False, 0.0)}
+        return {k: v for k, v in asdict(self).items() if v is not None and v is not False}
+
+
+def _is_count(value):
+    return type(value) is int and value >= 0
 
 
 @dataclass(frozen=True)

@@ -24,9 +24,9 @@ def test_batch_of_interleaved_and_text(wave, tokenizer):
     interleaved = Sequence(
         "a",
         (
-            Span(audio=path, start=0.25, samples=3000),
+            Span(audio=path, start=4000, samples=3000),
             Span(text=" one", loss=True),
-            Span(audio=path, start=0.5, samples=2000),
+            Span(audio=path, start=8000, samples=2000),
             Span(text=" two three", loss=True, eos=True),
         ),
     )
@@ -34,7 +34,7 @@ def test_batch_of_interleaved_and_text(wave, tokenizer):
     whole = Sequence(
         "c", (Span(text="USER:"), Span(audio=path, samples=16000), Span(text=" nine", loss=True))
     )
-    preprocess = SequencePreprocessor(tokenizer, tokenizer.eos_token_id)
+    preprocess = SequencePreprocessor(tokenizer, tokenizer.eos_token_id, step=1280)
     ids, batch = collate(
         [(s.id, preprocess(s.id, {"sequence": s.to_json()})) for s in (interleaved, text, whole)]
     )
@@ -43,9 +43,9 @@ def test_batch_of_interleaved_and_text(wave, tokenizer):
               for spans in ((" one", " two three"), ("five", " six"), ("USER:", " nine"))]  # fmt: skip
     rows = [
         [
-            (SPEECH, 0, 0),
+            (SPEECH, 3, 0),
             (TEXT, len(tokens[0][0]), 1),
-            (SPEECH, 0, 0),
+            (SPEECH, 2, 0),
             (TEXT, len(tokens[0][1]) + 1, 1),
         ],
         [
@@ -60,11 +60,13 @@ def test_batch_of_interleaved_and_text(wave, tokenizer):
     for row, spans, end in zip(batch["tokens"].tolist(), tokens, ([2], [2], [])):
         expected = spans[0] + spans[1] + end
         assert row[: len(expected)] == expected
-    assert batch["speech_lengths"].tolist() == [3000, 2000, 16000]
+    assert batch["speech_lengths"].tolist() == [3 * 1280, 2 * 1280, 16000]
     for row, expected in zip(batch["speech"], (samples[4000:7000], samples[8000:10000], samples)):
         assert torch.equal(row[: len(expected)], expected) and not row[len(expected) :].any()
     _, alone = collate([("b", preprocess("b", {"sequence": text.to_json()}))])
     assert set(alone) == {"tokens", "layout"}
+    with pytest.raises(UserError, match="a piece of .*a.wav cannot be read here"):
+        SequencePreprocessor(tokenizer, 2)("a", {"sequence": interleaved.to_json()})
 
 
 def test_a_cache_holds_one_speech_span(wave, tokenizer, tmp_path):

@@ -20,33 +20,21 @@ def main(argv=None):
 
     from tqdm import tqdm
 
-    from espnet_llmvq.encoder import encoder_frames
     from espnet_llmvq.errors import UserError
     from espnet_llmvq.llm.directory import load_tokenizer
+    from espnet_llmvq.llm.positions import Positions
     from espnet_llmvq.sequence import read_sequences
     from espnet_llmvq.systems import read_config
 
     if len(args.files) % 2:
         raise UserError("give pairs: SEQUENCES SHAPE")
-    config = read_config(args.encoder_config)
-    tokenizer = load_tokenizer(args.llm)
+    count = Positions(load_tokenizer(args.llm), read_config(args.encoder_config), args.stack)
     for source, target in zip(args.files[::2], args.files[1::2]):
         os.makedirs(os.path.dirname(target) or ".", exist_ok=True)
         total = n = 0
         with open(target + ".tmp", "w", encoding="utf-8") as f:
             for seq in tqdm(read_sequences(source), desc=source, unit="seq"):
-                positions = 0
-                for span in seq.spans:
-                    if span.is_speech:
-                        frames = encoder_frames(
-                            span.samples,
-                            config.get("frontend_conf", {}),
-                            config.get("frame_stack", 1),
-                            config.get("encoder_conf", {}),
-                        )
-                        positions += -(-frames // args.stack)
-                    else:
-                        positions += len(tokenizer.encode(span.text, add_special_tokens=False)) + span.eos
+                positions = count(seq)
                 f.write(f"{seq.id} {positions}\n")
                 total, n = total + positions, n + 1
         os.replace(target + ".tmp", target)

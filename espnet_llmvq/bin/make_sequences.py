@@ -1,34 +1,154 @@
-"""Build sequences from a formatted data directory (stages 7 and 9)."""
+"""Build sequences: speech with transcripts, interleaved speech and text, text alone, questions (stages 7 and 9).
+
+What cannot be used is counted, and listed with the reason in OUT.dropped.tsv.
+"""
 
 import os
 
 from espnet_llmvq.bin.cli import Parser, run
 
+BUILDERS = ("asr", "interleaved", "text", "qa", "qa_text")
+NEEDED = {
+    "asr": ("data_dir", "prompt"),
+    "interleaved": ("data_dir", "ctm", "encoder_config"),
+    "text": ("text",),
+    "qa": ("data_dir", "prompt", "answers"),
+    "qa_text": ("data_dir", "prompt", "answers"),
+}
+
 
 def get_parser():
     parser = Parser(description=__doc__)
-    parser.add_argument("--data_dir", required=True, help="formatted data directory (16 kHz)")
     parser.add_argument("--out", required=True, help="sequences to write (JSON lines)")
-    parser.add_argument("--prompt", required=True, help='template, e.g. "USER: {speech} ASSISTANT: {text}"')
+    parser.add_argument(
+        "--builder", default="asr", choices=BUILDERS,
+        help="asr: speech and transcript; interleaved: speech and text in turns; text: text alone; qa: spoken "
+        "question and answer; qa_text: the same with the question in writing",
+    )  # fmt: skip
+    parser.add_argument("--data_dir", help="formatted data directory (16 kHz)")
+    parser.add_argument("--prompt", help='template, e.g. "USER: {speech} ASSISTANT: {text}" (asr, qa)')
+    parser.add_argument("--ctm", help="word times of DATA_DIR (interleaved)")
+    parser.add_argument("--config", help="how to interleave, YAML; keys in docs/config.md (interleaved)")
+    parser.add_argument("--text", help="plain text, a document a line (text)")
+    parser.add_argument("--answers", help="file of lines `<utt> <answer>` (qa)")
+    parser.add_argument("--context", type=int, help="drop what has more LLM positions than this; needs --llm")
+    parser.add_argument("--llm", help="Hugging Face directory or hub id, for its tokenizer")
+    parser.add_argument("--encoder_config", help="config that shapes the encoder, YAML (interleaved, --context)")
+    parser.add_argument("--bridge_stack", type=int, default=1, help="encoder frames stacked by the bridge (--context)")
     return parser
+
+
+def interleaved(args, data, ctm, dropped, step, made):
+    """Sequences of the aligned utterances of a data directory; `made` collects them with their units."""
+    from espnet_llmvq.interleave.corpus import aligned
+    from espnet_llmvq.interleave.interleaved import Interleaving, interleave
+    from espnet_llmvq.interleave.units import Dropped
+    from espnet_llmvq.systems import read_yaml
+
+    values = read_yaml(args.config) if args.config else {}
+    options = Interleaving.from_dict(values, args.config)
+    for utt, audio, samples, text, words in aligned(data, ctm, dropped, step):
+        try:
+            done = interleave(utt, audio, samples, text, words, options)
+        except Dropped as why:
+            dropped[utt] = why
+            continue
+        made[utt] = (done.level, [len(unit.words) for unit in done.units])
+        yield done.sequence
+
+
+def build(args, dropped, step, made):
+    """The sequences that the arguments ask for."""
+    from espnet_llmvq.align.ctm import read_ctm
+    from espnet_llmvq.data.datadir import DataDir, read_scp
+    from espnet_llmvq.interleave.asr import asr_sequence, text_question, text_sequence
+    from espnet_llmvq.interleave.corpus import documents, utterances
+    from espnet_llmvq.interleave.units import Dropped
+
+    if args.builder == "text":
+        for key, text in documents(args.text, dropped):
+            yield text_sequence(key, text)
+        return
+    data = DataDir.load(args.data_dir)
+    if args.builder == "interleaved":
+        yield from interleaved(args, data, read_ctm(args.ctm), dropped, step, made)
+        return
+    answers = data.text if args.builder == "asr" else read_scp(args.answers)
+    for utt, audio, samples, text in utterances(data, dropped, step):
+        if utt not in answers:
+            dropped[utt] = Dropped("no answer")
+        elif args.builder == "qa_text":
+            yield text_question(utt, text, answers[utt], args.prompt)
+        else:
+            yield asr_sequence(utt, audio, samples, answers[utt], args.prompt)
+
+
+def report(sequences, made):
+    """Print what interleaved sequences hold. sequences: those written; made: {id: (level, words of each unit)}."""
+    from espnet_llmvq.sequence import SAMPLE_RATE
+
+    rows = {}
+    for seq in sequences:
+        level, lengths = made[seq.id]
+        row = rows.setdefault(level, [0] * 5)
+        speech = [s for s in seq.spans if s.is_speech]
+        heard = sum(n for i, n in enumerate(lengths) if (len(lengths) - i) % 2 == 0)
+        for i, n in enumerate((1, len(lengths), sum(lengths), heard, sum(s.samples for s in speech))):
+            row[i] += n
+    for level, (n, units, words, heard, samples) in sorted(rows.items()):
+        print(
+            f"  {level} level: {n} sequences, {units / n:.1f} units each, {words / units:.2f} words a unit, "
+            f"{100 * heard / words:.1f} % of {words} words as speech ({samples / SAMPLE_RATE / 60:.1f} min)"
+        )
 
 
 def main(argv=None):
     args = get_parser().parse_args(argv)
-    from espnet_llmvq.data.datadir import DataDir
-    from espnet_llmvq.interleave.asr import asr_sequence
-    from espnet_llmvq.sequence import write_sequences
+    import collections
 
-    data = DataDir.load(args.data_dir)
-    samples = data.extra["utt2num_samples"]
-    n = write_sequences(
-        args.out,
-        (
-            asr_sequence(utt, os.path.abspath(data.wav_scp[utt]), int(samples[utt][0]), text, args.prompt)
-            for utt, text in sorted(data.text.items())
-        ),
-    )
-    print(f"{args.out}: {n} sequences from {args.data_dir}")
+    from espnet_llmvq.data.datadir import write_atomic
+    from espnet_llmvq.errors import UserError
+    from espnet_llmvq.interleave.corpus import within
+    from espnet_llmvq.sequence import read_sequences, write_sequences
+    from espnet_llmvq.systems import read_config
+
+    needed = NEEDED[args.builder]
+    if args.context is not None:
+        needed += ("llm",) if args.builder in ("text", "qa_text") else ("llm", "encoder_config")
+    for name in needed:
+        if getattr(args, name) is None:
+            raise UserError(f"--builder {args.builder} needs --{name}" + " with --context" * (name == "llm"))
+    dropped, made, step, config = {}, {}, 1, {}
+    if args.encoder_config:
+        from espnet_llmvq.encoder import step_samples
+        from espnet_llmvq.llm.positions import encoder_shape
+
+        config = read_config(args.encoder_config)
+        step = step_samples(*encoder_shape(config))
+    sequences = build(args, dropped, step, made)
+    if args.context is not None:
+        from espnet_llmvq.llm.directory import load_tokenizer
+        from espnet_llmvq.llm.positions import Positions
+
+        count = Positions(load_tokenizer(args.llm), config, args.bridge_stack)
+        sequences = within(sequences, count, args.context, dropped)
+    n = write_sequences(args.out, sequences)
+    listing = f"{args.out}.dropped.tsv"
+    if dropped:
+        write_atomic(listing, "".join(f"{key}\t{dropped[key]}\n" for key in sorted(dropped)))
+    elif os.path.exists(listing):
+        os.remove(listing)
+    print(f"{args.out}: {n} sequences from {args.text or args.data_dir}, {len(dropped)} dropped")
+    for reason, times in collections.Counter(why.reason for why in dropped.values()).most_common():
+        print(f"  dropped, {reason}: {times}")
+    if dropped:
+        print(f"  all are listed in {listing}")
+    if not n:
+        for path in (args.out, f"{args.out}.idx"):
+            os.remove(path)
+        raise UserError(f"{args.out}: no sequence is left")
+    if made:
+        report(read_sequences(args.out), made)
 
 
 if __name__ == "__main__":

@@ -16,6 +16,7 @@ def main(argv=None):
     p.add_argument(
         "--user_symbols", nargs="*", default=["USER:", "ASSISTANT:"], help="words kept as one token"
     )
+    p.add_argument("--reserved", nargs="*", default=[], help='further special tokens, e.g. "<N>"')
     p.add_argument("--seed", type=int, default=1, help="draws the lines of very large texts")
     args = p.parse_args(argv)
 
@@ -24,7 +25,9 @@ def main(argv=None):
         return
     from espnet_llmvq.llm.tokenizer import train_tokenizer
 
-    train_tokenizer(args.text, args.vocab_size, args.out, args.user_symbols, args.seed, args.whole_words)
+    train_tokenizer(
+        args.text, args.vocab_size, args.out, args.user_symbols, args.seed, args.whole_words, args.reserved
+    )
     print(f"wrote {args.out}")
 
 

@@ -1,21 +1,33 @@
-"""Plain examples: speech with its transcript, and text alone."""
+"""Plain examples: speech with its transcript, questions with their answers, and text alone."""
 
 from espnet_llmvq.llm import prompt
 from espnet_llmvq.sequence import Sequence, Span
 
 
-def asr_sequence(utt, audio, samples, text, template):
-    """One utterance in the prompt `template`; loss on transcript and end token ([2506.05706] sec. 3.1)."""
+def prompted(key, given, answer, template):
+    """The prompt `template` with `given` (a span) as {speech}; loss on answer and end token."""
     spans = []
     for part in prompt.parse(template):
         if part[0] == "speech":
-            spans.append(Span(audio=audio, samples=samples))
+            spans.append(given)
         elif part[0] == "transcript":
-            lead = prompt.transcript_lead(template)
-            spans.append(Span(text=lead + text, loss=True, eos=True))
+            spans.append(Span(text=prompt.lead(template, prompt.TRANSCRIPT) + answer, loss=True, eos=True))
         else:
             spans.append(Span(text=part[1]))
-    return Sequence(utt, tuple(spans))
+    return Sequence(key, tuple(spans))
+
+
+def asr_sequence(utt, audio, samples, text, template):
+    """One utterance in the prompt `template`; loss on transcript and end token ([2506.05706] sec. 3.1).
+
+    With the answer to a spoken question as `text`, an example of spoken question answering.
+    """
+    return prompted(utt, Span(audio=audio, samples=samples), text, template)
+
+
+def text_question(key, question, answer, template):
+    """A question in writing where `template` has speech; loss on answer and end token."""
+    return prompted(key, Span(text=prompt.lead(template, prompt.SPEECH) + question), answer, template)
 
 
 def text_sequence(key, text):

@@ -13,7 +13,7 @@ import math
 
 from espnet_llmvq.errors import UserError
 from espnet_llmvq.llm.directory import BLANK_TOKEN
-from espnet_llmvq.llm.prompt import parse, transcript_lead
+from espnet_llmvq.llm.prompt import TRANSCRIPT, lead, parse
 from espnet_llmvq.llm.tokenizer import SPACE, unigram_scores
 
 
@@ -111,7 +111,7 @@ class NoisyCopy:
         """`tokenizer`: Hugging Face tokenizer; `template`: "USER: {speech} ASSISTANT: {text}"."""
         self.tokenizer = tokenizer
         self.noise = noise
-        self.lead = transcript_lead(template)
+        self.lead = lead(template, TRANSCRIPT)
         self.head, self.middle = [], []
         part = self.head
         for kind, *words in parse(template):

@@ -29,9 +29,9 @@ def parse(template):
     return parts
 
 
-def transcript_lead(template):
-    """The space that joins the transcript to the prompt: " " or ""."""
-    before = template.split(TRANSCRIPT)[0]
+def lead(template, mark):
+    """The space that joins what `mark` (SPEECH or TRANSCRIPT) stands for to the words before it: " " or ""."""
+    before = template.split(mark)[0]
     return " " if before[-1:].isspace() else ""
 
 

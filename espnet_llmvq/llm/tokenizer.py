@@ -69,7 +69,7 @@ def lexicon_lines(lines, n, rng, copies=200, length=5):
 
 
 def train_tokenizer(
-    text_files, vocab_size, out_dir, user_symbols=("USER:", "ASSISTANT:"), seed=1, whole_words=0
+    text_files, vocab_size, out_dir, user_symbols=("USER:", "ASSISTANT:"), seed=1, whole_words=0, reserved=()
 ):
     """Train a tokenizer and write it to `out_dir`: tokenizer.json, sentencepiece's tokenizer.model.
 
@@ -80,6 +80,7 @@ def train_tokenizer(
         user_symbols: words that are always one token each, such as the roles of the prompt.
         seed: draws the lines used when there are more than MAX_LINES.
         whole_words: most frequent words that are one piece each.
+        reserved: further special tokens, ids 5 and up, such as the "<N>" between interleaved segments.
     Every printable ASCII character and every character of the text is a piece; others are `<unk>`.
     No token is added at the start or end of a text. Raises UserError when the text does not
     suit `vocab_size`.
@@ -110,7 +111,7 @@ def train_tokenizer(
             # ids are those of a new LM; the space mark makes "USER:" after a space one token
             unk_id=0, bos_id=1, eos_id=2, pad_id=3,
             unk_piece=UNK, bos_piece=BOS, eos_piece=EOS, pad_piece=PAD,
-            control_symbols=[BLANK_TOKEN],
+            control_symbols=[BLANK_TOKEN, *reserved],
             user_defined_symbols=[SPACE + s for s in symbols],
             max_sentence_length=1 << 20,
             num_threads=1,  # the sums of EM, and so the pieces, depend on the number of threads
@@ -176,7 +177,7 @@ def convert(model_file):
     return PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,
         unk_token=UNK, bos_token=BOS, eos_token=EOS, pad_token=PAD,
-        extra_special_tokens=[BLANK_TOKEN],
+        extra_special_tokens=[pieces[i] for i in special if pieces[i] not in (UNK, BOS, EOS, PAD)],
         clean_up_tokenization_spaces=False,
     )  # fmt: skip
 

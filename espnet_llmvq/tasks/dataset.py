@@ -7,6 +7,7 @@ from espnet2.train.dataset import DATA_TYPES
 
 from espnet_llmvq.data.audio import read_audio
 from espnet_llmvq.errors import UserError
+from espnet_llmvq.llm.positions import encode_text
 from espnet_llmvq.model import SPEECH, TEXT
 from espnet_llmvq.sequence import SAMPLE_RATE, Sequence, SequenceReader
 
@@ -20,12 +21,6 @@ DATA_TYPES.setdefault(
         '   {"id": "utterance_id_a", "spans": [...]}\n   ...',
     ),
 )
-
-
-def encode_text(tokenizer, span, eos_id):
-    """Token ids of a text span, with the end token where it asks for one."""
-    ids = tokenizer.encode(span.text, add_special_tokens=False)
-    return ids + [eos_id] if span.eos else ids
 
 
 class FrameCache:
@@ -49,38 +44,67 @@ class SequencePreprocessor:
     """(id, {"sequence": JSON line}) -> arrays of the model's batch, for one sequence.
 
     speech: (S,) waveforms of its speech spans joined, or (T, D) cached frames; speech_lengths (n,);
-    tokens (U,); layout (K, 3) of kind, length, loss.
+    tokens (U,); layout (K, 3) of kind, length, loss; the length of a piece of a sound file is in encoder steps.
+
+    step: samples of an encoder step. A piece is filled up with zeros to a whole number of them; without it
+    pieces are refused.
     """
 
-    def __init__(self, tokenizer, eos_id, cache=None, augment=None):
+    def __init__(self, tokenizer, eos_id, cache=None, augment=None, step=None):
         self.tokenizer, self.eos_id = tokenizer, eos_id
         self.cache = FrameCache(cache) if cache else None
-        self.augment = augment
+        self.augment, self.step = augment, step
+
+    def wave(self, utt, span):
+        """The samples of one speech span; of a piece nothing but the piece is kept."""
+        start = span.start or 0
+        # A whole file is read to its end, so that one that has grown is found out.
+        end = (start + span.samples) / SAMPLE_RATE if span.is_piece else None
+        wave = read_audio(span.audio, SAMPLE_RATE, start / SAMPLE_RATE, end)
+        if abs(len(wave) - span.samples) > 1:
+            raise UserError(
+                f"{utt}: {span.audio} has {len(wave)} samples, the sequence says {span.samples}; "
+                "the audio changed: run again from stage 3"
+            )
+        # Resampling may give one sample more.
+        return wave[: span.samples] if span.is_piece else wave
 
     def speech(self, utt, spans):
         """The speech spans of a sequence: (list of arrays)."""
         if self.cache is not None:
-            if len(spans) > 1:
-                raise UserError(f"{utt}: an encoder cache holds one speech span a sequence, not {len(spans)}")
-            return [np.asarray(self.cache[utt])]
-        waves = []
-        for span in spans:
-            end = span.start + span.samples / SAMPLE_RATE
-            wave = read_audio(span.audio, SAMPLE_RATE, span.start, end if span.start else None)
-            if abs(len(wave) - span.samples) > 1:
+            if len(spans) > 1 or spans[0].is_piece:
                 raise UserError(
-                    f"{utt}: {span.audio} has {len(wave)} samples, the sequence says {span.samples}; "
-                    "the audio changed: run again from stage 3"
+                    f"{utt}: an encoder cache holds one speech span a sequence, not {len(spans)}, and a whole "
+                    "file, not a piece; train with --cache_encoder false"
                 )
-            waves.append(wave if self.augment is None else self.augment(wave))
-        return waves
+            return [np.asarray(self.cache[utt])]
+        waves = [self.wave(utt, span) for span in spans]
+        if self.augment is not None:
+            # The noise of a sequence has one level and one colour, as its spans are of one recording.
+            noisy = self.augment(np.concatenate(waves))
+            waves = np.split(noisy, np.cumsum([len(w) for w in waves])[:-1])
+        return [
+            np.pad(w, (0, self.steps(utt, span) * self.step - len(w))) if span.is_piece else w
+            for w, span in zip(waves, spans)
+        ]
+
+    def steps(self, utt, span):
+        """Encoder steps of a piece; 0 for a whole file, of which the encoder makes what it makes."""
+        if not span.is_piece:
+            return 0
+        if self.step is None:
+            raise UserError(f"{utt}: a piece of {span.audio} cannot be read here; only whole files can")
+        return -(-span.samples // self.step)
 
     def __call__(self, utt, data):
         seq = Sequence.from_json(data["sequence"])
         tokens, layout = [], []
         for span in seq.spans:
-            ids = [] if span.is_speech else encode_text(self.tokenizer, span, self.eos_id)
-            layout.append((SPEECH if span.is_speech else TEXT, len(ids), int(span.loss)))
+            if span.is_speech:
+                layout.append((SPEECH, self.steps(utt, span), 0))
+                continue
+            ids = encode_text(self.tokenizer, span, self.eos_id)
+            layout.append((TEXT, len(ids), int(span.loss)))
             tokens += ids
         out = {
             "tokens": np.array(tokens, dtype=np.int64),

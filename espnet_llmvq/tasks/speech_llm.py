@@ -24,7 +24,7 @@ from espnet2.utils.types import str2bool, str_or_none
 
 from espnet_llmvq.bridge.aligned_start import AlignedStart
 from espnet_llmvq.bridge.bridge import Bridge, HardBridge, SoftBridge
-from espnet_llmvq.encoder import SpeechEncoder
+from espnet_llmvq.encoder import SpeechEncoder, step_samples
 from espnet_llmvq.errors import UserError, check_name
 from espnet_llmvq.llm.directory import BLANK_TOKEN, load_llm, load_tokenizer
 from espnet_llmvq.model import CTCHead, SpeechLLM
@@ -104,7 +104,7 @@ class SpeechLLMTask(AbsTask):
             "--model_conf",
             action=NestedDictAction,
             default=dict(),
-            help="ctc_weight, start_weight, llm_weight, drop_blank, merge_runs",
+            help="ctc_weight, start_weight, llm_weight, drop_blank, merge_runs, span_encoding, packing",
         )
         group.add_argument(
             "--freeze", type=str, nargs="*", default=[], help="Regular expressions of frozen parameters"
@@ -173,7 +173,10 @@ class SpeechLLMTask(AbsTask):
         augment = Augmenter(**args.augment_conf) if train and args.augment_conf else None
         if cache and augment:
             raise UserError("augment_conf has no effect on cached encoder frames; remove one of the two")
-        return SequencePreprocessor(tokenizer, tokenizer.eos_token_id, cache, augment)
+        if args.encoder_file:
+            inherit_encoder(args)
+        step = step_samples(args.frontend_conf, args.frame_stack, args.encoder_conf)
+        return SequencePreprocessor(tokenizer, tokenizer.eos_token_id, cache, augment, step)
 
     @classmethod
     def required_data_names(cls, train=True, inference=False):

@@ -1,0 +1,51 @@
+"""Mix files of sequences into one training set by their share of LLM positions (stage 10).
+
+Give the first source as the one that sets the size: it comes once, unless --positions says otherwise. A source that
+is too small for its share is repeated, one that is too large is drawn from. Epochs go over the same mixture.
+"""
+
+from espnet_llmvq.bin.cli import Parser, run
+
+
+def get_parser():
+    parser = Parser(description=__doc__)
+    parser.add_argument("--out", required=True, help="sequences to write (JSON lines)")
+    parser.add_argument("--shape", required=True, help="their LLM positions, for ESPnet's samplers")
+    parser.add_argument("--positions", type=int, help="LLM positions in all; by default the first source comes once")
+    parser.add_argument("--seed", type=int, default=1, help="of what is drawn and of the order")
+    parser.add_argument(
+        "sources", nargs="+", metavar="NAME=SHARE:SEQUENCES:SHAPE",
+        help="e.g. asr=1:asr.jsonl:asr_shape; SHAPE is from collect_positions",
+    )  # fmt: skip
+    return parser
+
+
+def main(argv=None):
+    args = get_parser().parse_args(argv)
+    import os
+
+    from espnet_llmvq.errors import UserError
+    from espnet_llmvq.interleave.mixture import mix, parse_source
+    from espnet_llmvq.sequence import build_index
+
+    if args.positions is not None and args.positions < 1:
+        raise UserError(f"--positions {args.positions} must be 1 or more")
+    lines, facts = mix([parse_source(s) for s in args.sources], args.positions, args.seed)
+    for path in (args.out, args.shape):
+        os.makedirs(os.path.dirname(path) or ".", exist_ok=True)
+    out, shape = f"{args.out}.tmp", f"{args.shape}.tmp"
+    with open(out, "w", encoding="utf-8") as f, open(shape, "w", encoding="utf-8") as g:
+        for key, positions, line in lines:
+            f.write(line + "\n")
+            g.write(f"{key} {positions}\n")
+    os.replace(out, args.out)
+    build_index(args.out)
+    os.replace(shape, args.shape)
+    total = sum(positions for _, positions, _ in facts.values())
+    print(f"{args.out}: {sum(n for n, _, _ in facts.values())} sequences, {total} positions")
+    for name, (n, positions, passes) in facts.items():
+        print(f"  {name}: {n} sequences, {positions} positions, {100 * positions / total:.2f} %, {passes:.2f} passes")
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,64 @@
+"""Builders over whole files: they yield what can be used and note why the rest cannot."""
+
+import os
+
+from espnet_llmvq.errors import UserError
+from espnet_llmvq.interleave.units import Dropped
+
+
+def utterances(data, dropped, step=1):
+    """Yield (utterance, audio path, samples, transcript) of a formatted `DataDir` in the order of ids.
+
+    step: samples of an encoder step. dropped: {id: Dropped}, to which shorter utterances are added.
+    """
+    if "utt2num_samples" not in data.extra:
+        raise UserError("the data directory has no utt2num_samples; format it (stage 3)")
+    for utt in data.utts:
+        samples = int(data.extra["utt2num_samples"][utt][0])
+        if samples < step:
+            dropped[utt] = Dropped("audio shorter than an encoder step", f"{samples} of {step} samples")
+        else:
+            yield utt, os.path.abspath(data.wav_scp[utt]), samples, data.text[utt]
+
+
+def aligned(data, ctm, dropped, step=1):
+    """`utterances` with word times: yield (utterance, audio path, samples, transcript, words).
+
+    ctm: {utterance: [`align.ctm.Word`]}. What only one of the two has is added to `dropped`.
+    """
+    for utt in sorted(ctm.keys() - data.text.keys()):
+        dropped[utt] = Dropped("not in the data directory")
+    for utt, *rest in utterances(data, dropped, step):
+        if utt in ctm:
+            yield utt, *rest, ctm[utt]
+        else:
+            dropped[utt] = Dropped("no alignment")
+
+
+def documents(path, dropped):
+    """Yield (id, text) of each line of a text file; ids are line numbers. Empty lines are added to `dropped`."""
+    try:
+        with open(path, encoding="utf-8") as f:
+            for number, line in enumerate(f, 1):
+                key, text = f"line{number:08d}", " ".join(line.split())
+                if text:
+                    yield key, text
+                else:
+                    dropped[key] = Dropped("empty line")
+    except OSError as err:
+        raise UserError(f"{path}: {err.strerror}") from None
+    except UnicodeDecodeError as err:
+        raise UserError(f"{path} is not UTF-8 ({err}); convert it with iconv") from None
+
+
+def within(sequences, positions, context, dropped):
+    """Yield sequences of at most `context` LLM positions; the others are added to `dropped`.
+
+    positions: function from a sequence to its positions.
+    """
+    for seq in sequences:
+        n = positions(seq)
+        if n > context:
+            dropped[seq.id] = Dropped("longer than the context", f"{n} positions, {context} fit")
+        else:
+            yield seq

@@ -1,0 +1,47 @@
+"""Tokens of text spans, and how many positions of the LLM a sequence takes."""
+
+from espnet_llmvq.errors import UserError
+
+
+def encode_text(tokenizer, span, eos_id):
+    """Token ids of a text span, with the end token where it asks for one.
+
+    Raises UserError for a special span whose text is not one token.
+    """
+    # Some tokenizers make a space of the empty text.
+    ids = tokenizer.encode(span.text, add_special_tokens=False) if span.text else []
+    if span.special and (len(ids) != 1 or ids[0] == tokenizer.unk_token_id):
+        raise UserError(
+            f"{span.text!r} is not a token of the LLM's tokenizer; name one that is, or train the tokenizer with "
+            f"--reserved {span.text!r}"
+        )
+    return ids + [eos_id] if span.eos else ids
+
+
+def encoder_shape(config):
+    """What decides the number of encoder frames: (frontend_conf, frame_stack, encoder_conf) of a config."""
+    return config.get("frontend_conf", {}), config.get("frame_stack", 1), config.get("encoder_conf", {})
+
+
+class Positions:
+    """Counts the LLM positions of sequences: speech steps and text tokens.
+
+    tokenizer: of the LLM. config: dict, that of the encoder.
+    stack: encoder frames that the bridge stacks into a step.
+    """
+
+    def __init__(self, tokenizer, config, stack=1):
+        self.tokenizer, self.stack = tokenizer, stack
+        self.shape = encoder_shape(config)
+
+    def span(self, span):
+        """Positions of one span."""
+        from espnet_llmvq.encoder import encoder_frames, piece_frames
+
+        if not span.is_speech:
+            return len(encode_text(self.tokenizer, span, self.tokenizer.eos_token_id))
+        frames = (piece_frames if span.is_piece else encoder_frames)(span.samples, *self.shape)
+        return -(-frames // self.stack)
+
+    def __call__(self, sequence):
+        return sum(self.span(span) for span in sequence.spans)

@@ -1,0 +1,111 @@
+"""Mixtures by share of LLM positions, and the figure of segment lengths."""
+
+import collections
+
+import numpy as np
+import pytest
+
+from espnet_llmvq.bin import mix_sequences, segment_lengths
+from espnet_llmvq.errors import UserError
+from espnet_llmvq.interleave.asr import text_sequence
+from espnet_llmvq.sequence import Sequence, SequenceReader, read_sequences, write_sequences
+
+
+@pytest.fixture
+def sources(tmp_path):
+    """Three files of sequences with positions drawn at random: {name: {id: positions}}."""
+    rng, found = np.random.default_rng(0), {}
+    for name, n in (("asr", 40), ("il", 400), ("text", 9)):
+        found[name] = {f"u{i}": int(rng.integers(3, 30)) for i in range(n)}
+        write_sequences(tmp_path / f"{name}.jsonl", [text_sequence(key, f"{name} {key}") for key in found[name]])
+        (tmp_path / f"{name}_shape").write_text("".join(f"{k} {n}\n" for k, n in found[name].items()))
+    return found
+
+
+def arguments(room, out, shares, *options):
+    return ["--out", str(room / out), "--shape", str(room / f"{out}_shape"), *options,
+            *(f"{name}={share}:{room}/{name}.jsonl:{room}/{name}_shape" for name, share in shares.items())]  # fmt: skip
+
+
+def read(room, out):
+    shape = dict(line.split() for line in (room / f"{out}_shape").read_text().splitlines())
+    made = list(read_sequences(room / out))
+    assert [s.id for s in made] == list(shape)
+    return made, {k: int(v) for k, v in shape.items()}
+
+
+def test_shares_and_passes(tmp_path, sources, capsys):
+    mix_sequences.main(arguments(tmp_path, "mix", {"asr": 1, "il": 2, "text": 1}))
+    made, shape = read(tmp_path, "mix")
+    totals, times = collections.Counter(), collections.defaultdict(collections.Counter)
+    for seq in made:
+        name, key = seq.id.split("-")[:2]
+        assert seq.spans[0].text == f"{name} {key}" and shape[seq.id] == sources[name][key]
+        totals[name] += shape[seq.id]
+        times[name][key] += 1
+    once = sum(sources["asr"].values())
+    assert times["asr"] == {key: 1 for key in sources["asr"]} and totals["asr"] == once
+    # The longest example has 29 positions, so the nearest total is at most 15 away.
+    assert abs(totals["il"] - 2 * once) <= 15 and abs(totals["text"] - once) <= 15
+    assert set(times["il"].values()) == {1} and len(times["il"]) < 400
+    # Too little text: whole passes and a part of one.
+    assert len(times["text"]) == 9 and max(times["text"].values()) - min(times["text"].values()) <= 1
+    assert f"asr: 40 sequences, {once} positions, " in capsys.readouterr().out
+    # The order is mixed: each third holds all three.
+    third = len(made) // 3
+    assert all(len({s.id.split("-")[0] for s in made[i : i + third]}) == 3 for i in (0, third, 2 * third))
+    reader = SequenceReader(tmp_path / "mix")
+    assert Sequence.from_json(reader[made[7].id]) == made[7]
+
+
+def test_the_seed_decides(tmp_path, sources):
+    shares = {"asr": 1, "il": 1}
+    for out, seed in (("a", "3"), ("b", "3"), ("c", "4")):
+        mix_sequences.main(arguments(tmp_path, out, shares, "--seed", seed, "--positions", "500"))
+    assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
+    assert (tmp_path / "a").read_bytes() != (tmp_path / "c").read_bytes()
+    _, shape = read(tmp_path, "a")
+    assert abs(sum(shape.values()) - 500) <= 30
+    # What is drawn of a source does not depend on the others.
+    mix_sequences.main(arguments(tmp_path, "d", {"il": 1}, "--seed", "3", "--positions", "250"))
+    ids = {key for key in shape if key.startswith("il")}
+    assert ids == set(read(tmp_path, "d")[1])
+
+
+@pytest.mark.parametrize(
+    "source, message",
+    [
+        ("asr", "is not NAME=SHARE"),
+        ("asr=0:{0}/asr.jsonl:{0}/asr_shape", "share above 0"),
+        ("asr=1:{0}/asr.jsonl:{0}/none", "none: No such file or directory; run collect_positions"),
+        ("asr=1:{0}/text.jsonl:{0}/asr_shape", "text.jsonl has no u"),
+        ("asr=1:{0}/asr.jsonl:{0}/asr.jsonl", "asr.jsonl:1: .* is not `id positions`"),
+    ],
+)
+def test_bad_sources(tmp_path, sources, source, message):
+    with pytest.raises(UserError, match=message):
+        mix_sequences.main(["--out", str(tmp_path / "o"), "--shape", str(tmp_path / "s"), source.format(tmp_path)])
+    assert not (tmp_path / "o").exists()
+
+
+def test_segment_lengths(tmp_path):
+    room = tmp_path / "data"
+    room.mkdir()
+    text = {"a": "one two, three four. five", "b": "six seven"}
+    same, samples = {u: u for u in text}, dict.fromkeys(text, 48000)
+    tables = {"text": text, "utt2num_samples": samples, "utt2spk": same, "spk2utt": same, "wav.scp": same}
+    for name, table in tables.items():
+        (room / name).write_text("".join(f"{k} {v}\n" for k, v in table.items()))
+    starts = [0.0, 0.2, 0.4, 1.0, 1.2]
+    lines = [f"a 1 {s} 0.2 {w}" for s, w in zip(starts, "one two three four five".split())]
+    lines += ["b 1 0.0 0.2 six", "b 1 0.2 0.2 nine"]  # other words: dropped
+    (tmp_path / "ctm").write_text("\n".join(lines) + "\n")
+    segment_lengths.main(["--data_dir", str(room), "--ctm", str(tmp_path / "ctm"), "--out", str(tmp_path / "fig")])
+    rows = [line.split("\t") for line in (tmp_path / "fig.tsv").read_text().splitlines()]
+    assert rows[0] == ["cut", "utterance", "words", "seconds"]
+    assert rows[1:] == [
+        ["silence", "a", "3", "0.600"], ["silence", "a", "2", "0.400"],
+        ["silence_punctuation", "a", "2", "0.400"], ["silence_punctuation", "a", "1", "0.200"],
+        ["silence_punctuation", "a", "1", "0.200"], ["silence_punctuation", "a", "1", "0.200"],
+    ]  # fmt: skip
+    assert (tmp_path / "fig.png").read_bytes()[:4] == b"\x89PNG"
