@@ -292,6 +292,11 @@ def test_pool_seeds_wants_the_same_experiment(experiment, tmp_path):
     results.main([experiment[0], *experiment[2:5], "--seed=6", "--out_dir=exp/seed6"])
     with pytest.raises(UserError, match="differ in what they hold"):
         pool_seeds.main(["exp/seed3", "exp/seed6"])
+    pool_seeds.main(["exp/seed3", "exp/seed6", "--systems=lora"])
+    rows = json.loads((tmp_path / "exp" / "seeds" / "results.json").read_text())
+    assert {row["system"] for row in rows} == {"lora"}
+    with pytest.raises(UserError, match="unknown system in exp/seed3 'lorra'"):
+        pool_seeds.main(["exp/seed3", "exp/seed6", "--systems=lorra"])
     results.main([*experiment[:-1], "--seed=7", "--out_dir=exp/seed7", "--normaliser=none"])
     with pytest.raises(UserError, match="normaliser is none, in exp/seed3 basic"):
         pool_seeds.main(["exp/seed3", "exp/seed7"])

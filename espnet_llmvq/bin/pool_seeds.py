@@ -18,6 +18,7 @@ from espnet_llmvq.score.files import write_text
 def get_parser():
     parser = Parser(description=__doc__)
     parser.add_argument("exp_dir", nargs="+", help="directories of stage 13, one a seed")
+    parser.add_argument("--systems", help="systems to pool, where not all have all seeds (all if not given)")
     parser.add_argument("--baseline", help="system to compare with (the first if not given)")
     parser.add_argument("--confidence", type=float, default=0.95, help="of intervals")
     parser.add_argument("--out_dir", default="exp/seeds", help="directory of the pooled results")
@@ -33,6 +34,12 @@ def main(argv=None):
     from espnet_llmvq.score.seeds import check_runs, pooled_comparisons, pooled_rows
 
     runs = {name: read_rows(Path(name) / "results.json") for name in args.exp_dir}
+    if args.systems:
+        wanted = args.systems.split()
+        for name, rows in runs.items():
+            for system in wanted:
+                check_name(f"system in {name}", system, {row["system"]: 0 for row in rows})
+            runs[name] = [row for row in rows if row["system"] in wanted]
     check_runs(runs)
     rows = pooled_rows(runs, args.confidence)
     systems = list(dict.fromkeys(row["system"] for row in rows))
