@@ -78,6 +78,32 @@ def test_float32_in_blocks_of_scores(k, renormalise, hard):
         assert max(relative(a, b) for a, b in zip(got, want)) < 1e-5
 
 
+@pytest.mark.parametrize("hard", (True, False))
+@pytest.mark.parametrize("seed", (19, 20))
+def test_temperature_gradient_that_cancels_between_steps(seed, hard):
+    """The gradient of one step is made to undo that of the others, but for a thousandth. Of what is left, an operator
+    that is float32 throughout misses more than 1e-3."""
+    z, e, grad, _ = draw(seed, 16, 1500, 64, torch.float32)
+    t = torch.tensor(0.05)
+    terms = []
+    for i in range(len(z)):
+        one = [x.double() for x in (z[i : i + 1], e, grad[i : i + 1], t)]
+        terms.append(gradients(brute_force, *one, 10, True, hard)[3].item())
+    last = max(range(len(z)), key=lambda i: abs(terms[i]))
+    others = sum(terms) - terms[last]
+    grad[last] *= -1.001 * others / terms[last]
+    want = gradients(brute_force, *(x.double() for x in (z, e, grad, t)), 10, True, hard)
+    assert abs(want[3].item()) < 2e-3 * abs(others)  # it does cancel
+    for options in ({}, {"chunk": 300}, {"sparse": True}):
+        got = gradients(ours, z, e, grad, t, 10, hard=hard, **options)
+        got[2] = got[2].to_dense() if got[2].is_sparse else got[2]
+        assert max(relative(a, b) for a, b in zip(got, want)) < 1e-6
+    if not hard:  # as a parameter of a bridge: d/dshift at 0 is rate * T * d/dT
+        bridge = SoftBridge(4, e, codebook="trainable", top_k=10, temperature=0.05, temperature_rate=5.0)
+        (bridge.quantize(z)[0] * grad).sum().backward()
+        assert relative(bridge.temperature_shift.grad, 5.0 * t.double() * want[3]) < 1e-6
+
+
 @pytest.mark.parametrize("k,renormalise", [(2, True), (2, False), (9, True)])
 def test_gradcheck(k, renormalise):
     z, e, _, t = draw(2, 3, 9, 4)

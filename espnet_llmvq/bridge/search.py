@@ -43,6 +43,16 @@ def inverse_norms(x):
     return torch.where(norms.isfinite(), inverse, torch.nan)
 
 
+def directions(z, dtype):
+    """z (N, D) -> (its rows divided by their norms, in dtype, 1 / |z| (N,) in float64).
+
+    In float64 until the end: an error of |z| would be in all cosines of the step alike, and not average out.
+    """
+    own = z.double()
+    inverse = inverse_norms(own)
+    return (own * inverse[:, None]).to(dtype), inverse
+
+
 def check_finite(inverse, what):
     """Raise UserError that names the first bad row, given what `inverse_norms` returned."""
     bad = inverse.isnan()

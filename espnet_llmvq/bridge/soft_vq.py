@@ -8,8 +8,10 @@ product z E^T, and work on N k rows. With all rows, or when the kept weights kee
 over all rows, every row has weight and gradient: the forward pass is an online softmax over chunks of the
 codebook, and the backward pass computes each chunk of scores again.
 
-Arithmetic is float32 (float64 for float64 inputs), also under autocast and for bfloat16 tensors. Both
-directions are custom operators, so torch.compile takes them as they are. There is no second derivative.
+Arithmetic is float32 (float64 for float64 inputs), also under autocast and for bfloat16 tensors. What is kept of
+a step (cosines, weights and their gradients, N k numbers) is float64 inside: the gradient of the temperature sums
+terms of both signs that may nearly cancel between steps, and float32 would leave mostly rounding error.
+Both directions are custom operators, so torch.compile takes them as they are. There is no second derivative.
 docs/soft_vq_operator.md has costs and measurements.
 """
 
@@ -26,6 +28,7 @@ from espnet_llmvq.bridge.search import (
     chunk_rows,
     chunks,
     compute_dtype,
+    directions,
     inverse_norms,
 )
 from espnet_llmvq.errors import UserError
@@ -61,20 +64,18 @@ def zero_table(codebook, dtype, all_rows):
 def search_rows(z, codebook, k, chunk, temperature=None, sum_rows=False):
     """One pass over the codebook.
 
-    Returns (cosines (N, k), rows (N, k), inverse norms (V,), and with a temperature: log of the sum over
-    all rows of exp(c / temperature) (N,) and, with sum_rows, sum of A_nv e_v over all rows (N, D)).
+    Returns (cosines (N, k) in float64, rows (N, k), inverse norms (V,), and with a temperature: log of the sum
+    over all rows of exp(c / temperature) (N,) in float64 and, with sum_rows, sum of A_nv e_v over all rows (N, D)).
     """
     dtype = compute_dtype(z, codebook)
     n, v = len(z), len(codebook)
-    own = z.to(dtype)
-    inverse_z = inverse_norms(own)
+    unit, inverse_z = directions(z, dtype)
     check_finite(inverse_z, "bridge input z")
-    unit = own * inverse_z[:, None]
     inverse = unit.new_empty(v)
     size = chunk_rows(n, v, chunk, z.device)
     search = Search(z, unit, codebook, inverse, inverse_z == 0, k, size)
     buffer = unit.new_empty(n * size)
-    highest, total = unit.new_full((n,), -torch.inf), unit.new_zeros(n)
+    highest, total = unit.new_full((n,), -torch.inf), torch.zeros(n, dtype=torch.float64, device=z.device)
     summed = unit.new_zeros(n, z.shape[1] if sum_rows else 0)
     for start, part in chunks(codebook, size, dtype):
         here = inverse_norms(part)
@@ -97,7 +98,7 @@ def search_rows(z, codebook, k, chunk, temperature=None, sum_rows=False):
     cosines, rows = search.finish()
     if sum_rows:
         summed /= total[:, None]
-    return cosines.to(dtype), rows, inverse, highest + total.log(), summed
+    return cosines, rows, inverse, highest + total.log(), summed
 
 
 def kept_weights(cosines, temperature, log_total, renormalise):
@@ -117,7 +118,8 @@ def nearest_op(
     z: torch.Tensor, codebook: torch.Tensor, k: int, chunk: int
 ) -> tuple[torch.Tensor, torch.Tensor]:
     with plain(z.device):
-        return search_rows(z, codebook, k, chunk)[:2]
+        cosines, rows = search_rows(z, codebook, k, chunk)[:2]
+        return cosines.to(compute_dtype(z, codebook)), rows
 
 
 @nearest_op.register_fake
@@ -137,19 +139,18 @@ def soft_vq_op(
     chunk: int,
     sparse: bool,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Returns out (N, D), rows (N, k), and what the backward pass needs: cosines (N, k), inverse norms (V,),
-    log of the softmax's denominator (N,), sum over all rows (N, D). With all rows kept, k is 1 here: rows
-    has the top row."""
+    """Returns out (N, D), rows (N, k), and what the backward pass needs: cosines (N, k) in float64, inverse norms
+    (V,), log of the softmax's denominator (N,) in float64, sum over all rows (N, D). With all rows kept, k is 1
+    here: rows has the top row."""
     with plain(z.device):
         every = top_k == len(codebook)
         dtype = compute_dtype(z, codebook)
-        temperature = temperature.to(dtype)
         cosines, rows, inverse, log_total, summed = search_rows(
             z,
             codebook,
             1 if every else top_k,
             chunk,
-            temperature if every or not renormalise else None,
+            temperature.to(dtype) if every or not renormalise else None,
             every,
         )
         if hard:
@@ -157,7 +158,7 @@ def soft_vq_op(
         elif every:
             out = summed
         else:
-            weights = kept_weights(cosines, temperature, log_total, renormalise)
+            weights = kept_weights(cosines, temperature.double(), log_total, renormalise).to(dtype)
             out = torch.empty_like(z, dtype=dtype)
             for block in frame_blocks(*rows.shape, z.shape[1]):
                 values = codebook[rows[block]].to(dtype)
@@ -175,38 +176,39 @@ def _(z, codebook, temperature, top_k, renormalise, hard, chunk, sparse):
     return (
         z.new_empty((n, d), dtype=torch.promote_types(z.dtype, codebook.dtype)),
         z.new_empty((n, k), dtype=torch.long),
-        z.new_empty((n, k), dtype=dtype),
+        z.new_empty((n, k), dtype=torch.float64),
         z.new_empty(v, dtype=dtype),
-        z.new_empty(n, dtype=dtype),
+        z.new_empty(n, dtype=torch.float64),
         z.new_empty((n, d) if hard and top_k == v else 0, dtype=dtype),
     )
 
 
 def kept_backward(grad, unit, codebook, temperature, cosines, rows, inverse, log_total, renormalise, hard):
-    """Gradient through the kept rows.
+    """Gradient through the kept rows; cosines, temperature and log_total in float64.
 
     Returns (of unit (N, D), of the temperature, weights of g (N, k), weights of unit (N, k), weights of the
     row itself (N, k): the gradient of row v is the sum over its places of w g + a unit - b e_v; and, if not
-    renormalised, the gradient of log_total (N,)).
+    renormalised, the gradient of log_total (N,)). Those of temperature and log_total are float64.
     """
     weights = kept_weights(cosines, temperature, log_total, renormalise)
     n, k = rows.shape
     grad_weights = torch.empty_like(weights)
     grad_unit = torch.empty_like(unit)
-    keys = torch.empty_like(weights)
+    keys = torch.empty_like(weights, dtype=unit.dtype)
     grad_cosines = torch.empty_like(weights)
     for block in frame_blocks(n, k, unit.shape[1]):
         values = codebook[rows[block]].to(unit.dtype)
-        torch.bmm(values, grad[block, :, None], out=grad_weights[block, :, None])
+        torch.bmm(values.double(), grad[block, :, None].double(), out=grad_weights[block, :, None])
         inner = weights[block] * grad_weights[block]
         if renormalise:
             inner = inner - weights[block] * inner.sum(1, keepdim=True)
         grad_cosines[block] = inner / temperature
         keys[block] = grad_cosines[block] * inverse[rows[block]]
         torch.bmm(keys[block, None], values, out=grad_unit[block, None])
-    own = grad_cosines * cosines * inverse[rows].square()
+    own = (grad_cosines * cosines * inverse[rows].square()).to(unit.dtype)
     grad_temperature = -(grad_cosines * cosines).sum() / temperature
     grad_log_total = None if renormalise else -(weights * grad_weights).sum(1)
+    weights = weights.to(unit.dtype)
     if hard:
         weights = torch.zeros_like(weights)
         weights[:, 0] = 1.0
@@ -239,17 +241,18 @@ def dense_backward(grad, unit, codebook, temperature, inverse, log_total, summed
     summed (N, D), sum of A_nv e_v: the output is that sum (all rows kept). None: only log_total matters, and
     grad is its gradient (N,). row_sum: `summed` is also what was returned, so that rows get gradient as
     values. table: (V, D) for the codebook's gradient or None.
-    Returns (gradient of unit (N, D), of the temperature).
+    Returns (gradient of unit (N, D), of the temperature in float64).
     """
     n, d = unit.shape
     size = chunk_rows(n, len(codebook), chunk, unit.device)
     blocks = 2 if summed is None else 3
     buffer = unit.new_empty(blocks * n * size)
+    grad, log_total = grad.to(unit.dtype), log_total.to(unit.dtype)
     left = unit if summed is None else torch.cat([grad, unit])
     right = torch.cat([unit, grad]) if row_sum else unit
     centre = None if summed is None else (grad * summed).sum(1, keepdim=True)
     grad_unit = torch.zeros_like(unit)
-    grad_temperature = unit.new_zeros(())
+    grad_temperature = torch.zeros((), dtype=torch.float64, device=unit.device)
     for start, part in chunks(codebook, size, unit.dtype):
         c = len(part)
         here = inverse[start : start + c]
@@ -264,7 +267,7 @@ def dense_backward(grad, unit, codebook, temperature, inverse, log_total, summed
         else:
             inner = block[0].sub_(centre).mul_(share)
         own = logits.mul_(inner).sum(0)  # sum over frames of (gradient of c) * c
-        grad_temperature -= own.sum()
+        grad_temperature -= own.sum(dtype=torch.float64)
         keys = torch.mul(inner, here / temperature, out=logits)
         grad_unit.addmm_(keys, part)
         if table is not None:
@@ -283,22 +286,20 @@ def backward(
     """Gradients of (z, temperature, codebook): the last None, (V, D), or with sparse (rows, gradients)."""
     every, renormalise, hard, chunk = options
     dtype = compute_dtype(z, codebook)
-    shape_of_temperature, temperature = temperature.dtype, temperature.to(dtype)
-    own = z.to(dtype)
-    inverse_z = inverse_norms(own)
-    unit = own * inverse_z[:, None]
+    exact = temperature.double()
+    unit, inverse_z = directions(z, dtype)
     grad = grad.to(dtype)
     grad_unit = torch.zeros_like(unit)
-    grad_temperature = unit.new_zeros(())
+    grad_temperature = torch.zeros_like(exact)
     table = places = None
     if not every:
         kept = kept_backward(
-            grad, unit, codebook, temperature, cosines, rows, inverse, log_total, renormalise, hard
+            grad, unit, codebook, exact, cosines, rows, inverse, log_total, renormalise, hard
         )
         grad_unit, grad_temperature, *weights, grad_log_total = kept
         places = weights
     elif hard:
-        one = torch.ones_like(cosines)
+        one = torch.ones_like(cosines, dtype=dtype)
         places = [one, torch.zeros_like(one), torch.zeros_like(one)]
     if every or not renormalise:
         if train:
@@ -307,7 +308,7 @@ def backward(
             grad if every else grad_log_total,
             unit,
             codebook,
-            temperature,
+            temperature.to(dtype),
             inverse,
             log_total,
             (summed if hard else out.to(dtype)) if every else None,
@@ -318,7 +319,7 @@ def backward(
         grad_unit, grad_temperature = grad_unit + more, grad_temperature + more_temperature
     # Only what is perpendicular to z turns it: d(z / |z|).
     along = (grad_unit * unit).sum(1, keepdim=True)
-    grad_z = (grad_unit - unit * along) * inverse_z[:, None]
+    grad_z = (grad_unit - unit * along) * inverse_z[:, None].to(dtype)
     result = None
     if train:
         result = table
@@ -332,7 +333,7 @@ def backward(
                 result[touched] = values
             else:
                 result.index_add_(0, touched, values)
-    return grad_z.to(z.dtype), grad_temperature.to(shape_of_temperature), result
+    return grad_z.to(z.dtype), grad_temperature.to(temperature.dtype), result
 
 
 @torch.library.custom_op("espnet_llmvq::soft_vq_backward", mutates_args=())
@@ -453,7 +454,8 @@ def soft_vq_kept(z, codebook, top_k, temperature=1.0, renormalise=True, hard=Fal
     if not torch.is_tensor(temperature):
         temperature = torch.full((), temperature, dtype=compute_dtype(z, codebook), device=z.device)
     op = _uncompiled if sparse else soft_vq_op
-    return op(z, codebook, temperature, top_k, renormalise, hard, chunk, sparse)[:3]
+    out, rows, cosines = op(z, codebook, temperature, top_k, renormalise, hard, chunk, sparse)[:3]
+    return out, rows, cosines.to(compute_dtype(z, codebook))
 
 
 def nearest_rows(z, codebook, k, chunk=0):
