@@ -15,6 +15,8 @@ import subprocess
 import sys
 import time
 
+from espnet_llmvq.score.files import write_text
+
 WAYS = ("one_by_one", "separate", "concatenated")
 ENCODER = {
     "frontend_conf": {"fs": 16000, "n_fft": 512, "win_length": 400, "hop_length": 160, "center": False},
@@ -118,9 +120,7 @@ def main(argv=None):
         result[f"speedup{suffix}"], result[f"memory_ratio{suffix}"] = speedup, memory
         print(f"concatenated: {speedup:.2f} times as fast as {way}, {memory:.2f} of its memory")
     if args.json:
-        with open(f"{args.json}.tmp", "w") as f:
-            json.dump(result, f, indent=1)
-        os.replace(f"{args.json}.tmp", args.json)
+        write_text(args.json, json.dumps(result, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -17,6 +17,8 @@ import time
 
 import numpy as np
 
+from espnet_llmvq.score.files import write_text
+
 HIDDEN, LAYERS, VOCABULARY = 192, 4, 500
 
 
@@ -128,9 +130,7 @@ def main(argv=None):
     result["speedup"] = result["numel_packed"]["positions_per_s"] / result["fixed_unsorted"]["positions_per_s"]
     print(f"numel with packing: {result['speedup']:.2f} times the positions per second of fixed size, unsorted")
     if args.json:
-        with open(f"{args.json}.tmp", "w") as f:
-            json.dump(result, f, indent=1)
-        os.replace(f"{args.json}.tmp", args.json)
+        write_text(args.json, json.dumps(result, indent=1) + "\n")
 
 
 if __name__ == "__main__":
