@@ -1,12 +1,14 @@
 """Word times by an HMM aligner: pocketsphinx with the English model and dictionary that come with it.
 
-[2607.01733] aligns with an HMM hybrid. This one is small and needs no training, but knows the words of its dictionary only.
+[2607.01733] aligns with an HMM hybrid. This one is small and needs no training, but knows the words of its dictionary
+only.
 """
 
 import numpy as np
 
 from espnet_llmvq.align.ctm import Word
 from espnet_llmvq.errors import UserError
+from espnet_llmvq.sequence import SAMPLE_RATE
 
 SHIFT = 0.01  # s, of its frames
 
@@ -24,15 +26,14 @@ class HmmAligner:
     def spelling(self, word):
         """The entry of the dictionary for a word of a transcript. Raises ValueError when it has none."""
         # The dictionary has "don't" and "'cause", in lower case and without punctuation.
-        word = word.lower().replace("’", "'")
-        bare = "".join(c for c in word if c.isalnum() or c in "'-.")
+        bare = "".join(c for c in word.lower().replace("’", "'") if c.isalnum() or c in "'-.")
         for candidate in (bare, bare.strip("-."), bare.strip("'-.")):
             if candidate and self.decoder.lookup_word(candidate):
                 return candidate
         raise ValueError(f"word not in the dictionary: {word!r}")
 
     def align(self, words, wave):
-        """Words as strings and their (S,) waveform at 16 kHz -> [Word]. Raises ValueError with the reason if it fails."""
+        """Words as strings and their (S,) waveform at 16 kHz -> [Word]. Raises ValueError with the reason."""
         if not words:
             raise ValueError("the transcript is empty")
         spelt = [self.spelling(word) for word in words]
@@ -45,6 +46,6 @@ class HmmAligner:
         spoken = [s for s in self.decoder.seg() or () if s.word[0] not in "<["]
         if [s.word.partition("(")[0] for s in spoken] != spelt:
             raise ValueError("the aligner found no path")
-        end = len(wave) / 16000
+        end = len(wave) / SAMPLE_RATE
         times = [(s.start_frame * SHIFT, min((s.end_frame + 1) * SHIFT, end)) for s in spoken]
         return [Word(word, start, max(stop - start, 0.0)) for word, (start, stop) in zip(words, times)]

@@ -90,9 +90,9 @@ class _Reader:
 def read_textgrid(path, tier="words"):
     """The labelled intervals of a tier of a TextGrid file as [Word], in the order of time.
 
-    Text files in UTF-8, or in UTF-16 with a byte order mark. Empty intervals are silence. Raises UserError with file
-    and line for a file that is no TextGrid, an unknown tier, a tier of points, an interval that ends before it starts or
-    begins before the last one ends, and for a label of several words.
+    Text files in UTF-8, or in UTF-16 with a byte order mark. Empty intervals are silence. Raises UserError,
+    with file and line, for a file that is no TextGrid, an unknown tier, a tier of points, an interval that ends before
+    it starts or begins before the last one ends, and a label of several words.
     """
     reader = _Reader(path)
     for expected in ("ooTextFile", "TextGrid"):

@@ -1,7 +1,7 @@
 """Word times of transcribed speech (stage 8), by CTC with the trained encoder or by an HMM aligner.
 
-Writes OUT, a CTM file; OUT.failed, `<utt> <reason>` for each utterance that could not be aligned; and the quality of the
-alignment, OUT.report.tsv and OUT.report.png. `import_alignment` takes word times from elsewhere.
+Writes OUT, a CTM file; OUT.failed, `<utt> <reason>` for each utterance that could not be aligned; and the quality of
+the alignment, OUT.report.tsv and OUT.report.png. `import_alignment` takes word times from elsewhere.
 """
 
 from espnet_llmvq.bin.cli import Parser, run

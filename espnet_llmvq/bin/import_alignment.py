@@ -17,7 +17,9 @@ def get_parser():
     parser.add_argument(
         "--silence_words", nargs="*", default=["<eps>", "<sil>", "<SIL>", "sil", "sp"], help="entries that are no words"
     )
-    parser.add_argument("--tolerance", type=float, default=0.02, help="seconds by which words may overlap or run past the audio")
+    parser.add_argument(
+        "--tolerance", type=float, default=0.02, help="seconds by which words may overlap or run past the audio"
+    )
     parser.add_argument("--out", required=True, metavar="CTM", help="word times to write")
     parser.add_argument("--reference", metavar="CTM", help="true word times, to measure the error against")
     return parser
