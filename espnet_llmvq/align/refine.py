@@ -8,6 +8,7 @@ training; the transitions are free). Frames are 10 ms apart, whatever the encode
 """
 
 import contextlib
+import functools
 import unicodedata
 
 import numpy as np
@@ -24,23 +25,27 @@ FIT_SECONDS = 6000.0  # of speech that the models are fitted to, where there is 
 ITERATIONS = 8
 
 
+@functools.cache
+def _mfcc():
+    import torchaudio
+
+    conf = {"n_fft": WINDOW, "hop_length": HOP, "n_mels": 40, "center": False}
+    return torchaudio.transforms.MFCC(SAMPLE_RATE, 13, log_mels=True, melkwargs=conf)
+
+
 def features(wave):
     """(S,) waveform at 16 kHz -> (T, 39): 13 MFCCs with first and second differences, mean 0, variance 1.
 
     Frame t lies around t * HOP + WINDOW / 2. Raises ValueError for less than a window.
     """
     import torch
-    import torchaudio
+    from torchaudio.functional import compute_deltas
 
     if len(wave) < WINDOW:
         raise ValueError(f"audio too short: {len(wave)} samples, a window has {WINDOW}")
-    mfcc = torchaudio.transforms.MFCC(
-        SAMPLE_RATE, 13, log_mels=True,
-        melkwargs={"n_fft": WINDOW, "hop_length": HOP, "n_mels": 40, "center": False},
-    )  # fmt: skip
-    x = mfcc(torch.as_tensor(wave, dtype=torch.float32))
-    delta = torchaudio.functional.compute_deltas(x)
-    x = torch.cat([x, delta, torchaudio.functional.compute_deltas(delta)]).T.numpy()
+    x = _mfcc()(torch.as_tensor(wave, dtype=torch.float32))
+    delta = compute_deltas(x)
+    x = torch.cat([x, delta, compute_deltas(delta)]).T.numpy()
     return (x - x.mean(0)) / np.maximum(x.std(0), 1e-3)
 
 
