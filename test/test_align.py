@@ -50,7 +50,7 @@ def test_alignment_is_the_best_of_all_paths(ids):
         log_probs = torch.randn(frames, 4, generator=generator).mul(2).log_softmax(-1)
         best = best_path(log_probs, ids)
         if best is None:
-            with pytest.raises(ValueError, match=f"{frames} encoder frames, its {len(ids)} tokens"):
+            with pytest.raises(ValueError, match=f"audio too short: {frames} encoder frames, its {len(ids)} tokens"):
                 align_tokens(log_probs, ids, BLANK)
             continue
         found = align_tokens(log_probs, ids, BLANK)
@@ -141,7 +141,7 @@ def test_word_without_token_is_refused():
     tokenizer.normalizer = normalizers.Replace("-", "")
     tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer)
-    with pytest.raises(ValueError, match="'-' has no token"):
+    with pytest.raises(ValueError, match="has no token: '-'"):
         word_tokens(fast, "one - two")
 
 
@@ -284,11 +284,12 @@ def test_command(tmp_path, monkeypatch, capsys):
     llm = type("Args", (), {"llm": "llm"})
     monkeypatch.setattr("espnet_llmvq.tasks.speech_llm.load_model", lambda *_: (Model(), llm))
     monkeypatch.setattr("espnet_llmvq.llm.directory.load_tokenizer", lambda _: tokenizer)
-    monkeypatch.setattr("espnet_llmvq.align.ctm.write_ctm", lambda path, words: written.update(words))
+    monkeypatch.setattr("espnet_llmvq.align.output.write_ctm", lambda path, words: written.update(words))
     written = {}
     reference = {"u1": [Word("good", 0.001, 0.002), Word("hey", 0.01, 0.001)]}
     write_ctm(tmp_path / "true.ctm", reference)
     options = ["--encoder", "exp", "--sequences", str(tmp_path / "sequences.jsonl"), "--threads", "1"]
+    options += ["--boundaries", "ctc"]
     command.main([*options, "--out", f"{tmp_path}/out/w.ctm", "--reference", f"{tmp_path}/true.ctm"])
 
     def samples(words):
@@ -299,7 +300,9 @@ def test_command(tmp_path, monkeypatch, capsys):
         "u2": [("good", 3, 5)],
     }
     failed = (tmp_path / "out/w.ctm.failed").read_text()
-    assert failed == "u3 3 encoder frames, its 4 tokens need 4\n"
+    assert failed == "u3 audio too short: 3 encoder frames, its 4 tokens need 4\n"
     printed = capsys.readouterr().out
-    assert "2 utterances aligned, 1 failed" in printed
-    assert "word starts: error median 5 ms" in printed and "2 words of 1 utterances" in printed
+    assert "2 of 3 utterances aligned, 1 failed" in printed and "1 failed: audio too short" in printed
+    assert "word starts: error median 5 ms" in printed and "1 of 2 utterances" in printed
+    report = (tmp_path / "out/w.ctm.report.tsv").read_text().splitlines()
+    assert {"coverage\taligned\t2", "failed\taudio too short\t1"} <= set(report)

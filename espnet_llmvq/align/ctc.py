@@ -21,11 +21,11 @@ def word_tokens(tokenizer, text):
         # No word inside: space before a word, or after the last one.
         following = [i for i, m in enumerate(found) if m.start() >= end] or [len(found) - 1]
         if len(inside) > 1:
-            raise ValueError(f"the token {tokenizer.decode([token])!r} covers several words")
+            raise ValueError(f"a token covers several words: {tokenizer.decode([token])!r}")
         owners.append((inside or following)[0])
     for i, word in enumerate(words):
         if i not in owners:
-            raise ValueError(f"the word {word!r} has no token")
+            raise ValueError(f"a word has no token: {word!r}")
     return words, ids, owners
 
 
@@ -43,7 +43,7 @@ def align_tokens(log_probs, ids, blank):
     # CTC puts a blank between equal neighbours.
     needed = len(ids) + sum(a == b for a, b in zip(ids, ids[1:]))
     if len(log_probs) < needed:
-        raise ValueError(f"{len(log_probs)} encoder frames, its {len(ids)} tokens need {needed}")
+        raise ValueError(f"audio too short: {len(log_probs)} encoder frames, its {len(ids)} tokens need {needed}")
     path, scores = forced_align(log_probs[None], torch.tensor([ids], dtype=torch.int32), blank=blank)
     return [(s.start, s.end, s.score) for s in merge_tokens(path[0], scores[0], blank=blank)]
 

@@ -1,107 +1,143 @@
-"""Word times of transcribed speech by CTC forced alignment with the trained encoder (stage 8).
+"""Word times of transcribed speech (stage 8), by CTC with the trained encoder or by an HMM aligner.
 
-Writes OUT, a CTM file, and OUT.failed, `<utt> <reason>` for each utterance that could not be aligned.
+Writes OUT, a CTM file; OUT.failed, `<utt> <reason>` for each utterance that could not be aligned; and the quality of
+the alignment, OUT.report.tsv and OUT.report.png. `import_alignment` takes word times from elsewhere.
 """
-
-import os
 
 from espnet_llmvq.bin.cli import Parser, run
 
 
 def get_parser():
     parser = Parser(description=__doc__)
-    parser.add_argument("--encoder", required=True, help="experiment directory of the encoder")
+    parser.add_argument("--encoder", help="experiment directory of the encoder (ctc)")
     parser.add_argument("--sequences", required=True, help="sequences (JSON lines) with transcripts")
     parser.add_argument("--out", required=True, metavar="CTM", help="word times to write")
+    parser.add_argument(
+        "--aligner", default="ctc", choices=("ctc", "hmm"),
+        help="hmm: pocketsphinx with its English model, for the words of its dictionary",
+    )  # fmt: skip
+    parser.add_argument(
+        "--boundaries", default="letters", choices=("letters", "ctc"),
+        help="letters: place them by letter models fitted to this speech; ctc: where the CTC path has them (ctc)",
+    )  # fmt: skip
     parser.add_argument("--reference", metavar="CTM", help="true word times, to measure the error against")
-    parser.add_argument("--batch_seconds", type=float, default=120.0, help="audio in a batch, padding included")
+    parser.add_argument("--batch_seconds", type=float, default=120.0, help="audio in a batch, padding included (ctc)")
     parser.add_argument("--threads", type=int, default=2, help="CPU threads")
-    parser.add_argument("--ngpu", type=int, default=0, help="1 to encode on a GPU")
+    parser.add_argument("--ngpu", type=int, default=0, help="1 to encode on a GPU (ctc)")
     return parser
 
 
-def transcripts(path, tokenizer, failed):
-    """{utterance: (words, token ids, word of each token, seconds)}; adds {utterance: reason} to `failed`."""
-    from espnet_llmvq.align.ctc import word_tokens
+def utterances(path):
+    """{utterance: (audio path, seconds, [text with loss])} of sequences, each of one whole sound file."""
+    from espnet_llmvq.errors import UserError
     from espnet_llmvq.sequence import SAMPLE_RATE, read_sequences
 
     found = {}
     for seq in read_sequences(path):
+        speech = [s for s in seq.spans if s.is_speech]
+        if len(speech) != 1 or speech[0].is_piece:
+            raise UserError(f"{path}: {seq.id}: one whole sound file is needed here; align the ASR sequences")
+        texts = [s.text for s in seq.spans if s.loss]
+        found[seq.id] = speech[0].audio, speech[0].samples / SAMPLE_RATE, texts
+    return found
+
+
+def transcripts(wanted, tokenizer, failed):
+    """{utterance: (words, token ids, word of each token)}; adds {utterance: reason} to `failed`."""
+    from espnet_llmvq.align.ctc import word_tokens
+
+    found = {}
+    for utt, (_, _, texts) in wanted.items():
         words, ids, owners = [], [], []
-        seconds = sum(s.samples for s in seq.spans if s.is_speech) / SAMPLE_RATE
         try:
-            for span in (s for s in seq.spans if s.loss):
-                more = word_tokens(tokenizer, span.text)
+            for text in texts:
+                more = word_tokens(tokenizer, text)
                 owners += [len(words) + i for i in more[2]]
                 words += more[0]
                 ids += more[1]
         except ValueError as err:
-            failed[seq.id] = str(err)
+            failed[utt] = str(err)
             continue
-        found[seq.id] = words, ids, owners, seconds
+        found[utt] = words, ids, owners
     return found
 
 
-def main(argv=None):
-    args = get_parser().parse_args(argv)
-    from espnet_llmvq.align.ctm import boundary_errors, read_ctm, write_ctm
-    from espnet_llmvq.data.datadir import write_atomic
-    from espnet_llmvq.errors import UserError
-
-    reference = read_ctm(args.reference) if args.reference else None
-    import numpy as np
+def align_ctc(args, wanted, failed):
+    """{utterance: [Word]} by the CTC head of the encoder."""
     import torch
     from tqdm import tqdm
 
     from espnet_llmvq.align.ctc import align_words
     from espnet_llmvq.decode.batches import Batches
+    from espnet_llmvq.errors import UserError
     from espnet_llmvq.llm.directory import load_tokenizer
     from espnet_llmvq.tasks.speech_llm import load_model
 
-    torch.set_num_threads(args.threads)
     device = "cuda" if args.ngpu else "cpu"
     model, model_args = load_model(args.encoder, device)
     if model.ctc is None:
         raise UserError(f"{args.encoder}: the encoder has no CTC head (ctc: false); train one that has")
     step = model.speech_encoder.frame_seconds()
     tokenizer = load_tokenizer(model_args.llm)
-    aligned, failed = {}, {}
-    wanted = transcripts(args.sequences, tokenizer, failed)
+    tokens, aligned = transcripts(wanted, tokenizer, failed), {}
     batches = Batches(args.sequences, args.batch_seconds, tokenizer)
     with torch.inference_mode():
-        for ids, batch in tqdm(batches, desc=f"align {args.sequences}", unit="batch", mininterval=1):
-            frames, lengths = model.encode(
-                batch["speech"].to(device), batch["speech_lengths"].to(device)
-            )
+        for utts, batch in tqdm(batches, desc=f"align {args.sequences}", unit="batch", mininterval=1):
+            frames, lengths = model.encode(batch["speech"].to(device), batch["speech_lengths"].to(device))
             log_probs = model.ctc(frames).float().log_softmax(-1).cpu()
-            for utt, x, n in zip(ids, log_probs, lengths.tolist()):
-                if utt not in wanted:
+            for utt, x, n in zip(utts, log_probs, lengths.tolist()):
+                if utt not in tokens:
                     continue
-                words, tokens, owners, seconds = wanted[utt]
                 try:
-                    aligned[utt] = align_words(
-                        x[:n], words, tokens, owners, model.ctc.blank, step, seconds
-                    )
+                    aligned[utt] = align_words(x[:n], *tokens[utt], model.ctc.blank, step, wanted[utt][1])
                 except ValueError as err:
                     failed[utt] = str(err)
-    os.makedirs(os.path.dirname(args.out) or ".", exist_ok=True)
-    write_atomic(f"{args.out}.failed", "".join(f"{u} {failed[u]}\n" for u in sorted(failed)))
-    if not aligned:
-        raise UserError(f"{args.sequences}: no utterance could be aligned; {args.out}.failed has the reasons")
-    write_ctm(args.out, aligned)
-    more = f" (reasons in {args.out}.failed)" if failed else ""
-    print(f"{args.out}: {len(aligned)} utterances aligned, {len(failed)} failed{more}")
-    if reference is None:
-        return
-    starts, ends, n = boundary_errors(reference, aligned)
-    if not n:
-        raise UserError(f"{args.reference} has no utterance with the words of {args.sequences}")
-    for name, errors in (("start", starts), ("end", ends)):
-        median, high = np.percentile(errors, [50, 90])
-        print(
-            f"word {name}s: error median {median:.0f} ms, 90th percentile {high:.0f} ms "
-            f"({len(errors)} words of {n} utterances)"
-        )
+    return aligned
+
+
+def align_hmm(wanted, load, failed):
+    """{utterance: [Word]} by pocketsphinx."""
+    from tqdm import tqdm
+
+    from espnet_llmvq.align.hmm import HmmAligner
+
+    aligner, aligned = HmmAligner(), {}
+    for utt, (_, _, texts) in tqdm(wanted.items(), desc="align", unit="utt", mininterval=1):
+        try:
+            aligned[utt] = aligner.align("".join(texts).split(), load(utt))
+        except ValueError as err:
+            failed[utt] = str(err)
+    return aligned
+
+
+def main(argv=None):
+    parser = get_parser()
+    args = parser.parse_args(argv)
+    if args.aligner == "ctc" and not args.encoder:
+        parser.error("--aligner ctc needs --encoder")
+    from espnet_llmvq.align.ctm import read_ctm
+
+    reference = read_ctm(args.reference) if args.reference else None
+    import torch
+
+    from espnet_llmvq.align.output import write_alignment
+    from espnet_llmvq.align.refine import refine
+    from espnet_llmvq.data.audio import read_audio
+
+    torch.set_num_threads(args.threads)
+    wanted, failed = utterances(args.sequences), {}
+
+    def load(utt):
+        return read_audio(wanted[utt][0])
+
+    if args.aligner == "hmm":
+        aligned = align_hmm(wanted, load, failed)
+    else:
+        aligned = align_ctc(args, wanted, failed)
+        if args.boundaries == "letters":
+            aligned, more = refine(aligned, load)
+            failed.update(more)
+    write_alignment(args.out, aligned, failed, {utt: wanted[utt][1] for utt in aligned}, reference)
 
 
 if __name__ == "__main__":

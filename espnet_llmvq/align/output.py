@@ -1,0 +1,29 @@
+"""The files of an alignment, however it was made."""
+
+import os
+
+from espnet_llmvq.align.ctm import write_ctm
+from espnet_llmvq.align.quality import Quality, write_report
+from espnet_llmvq.data.datadir import write_atomic
+from espnet_llmvq.errors import UserError
+
+
+def write_alignment(out, aligned, failed, seconds, reference=None):
+    """Write OUT (CTM), OUT.failed, OUT.report.tsv and OUT.report.png, and print what they say.
+
+    Arguments as of `Quality`. Raises UserError when nothing is aligned, or nothing can be compared with the reference;
+    in both cases OUT.failed is there.
+    """
+    os.makedirs(os.path.dirname(out) or ".", exist_ok=True)
+    write_atomic(f"{out}.failed", "".join(f"{utt} {failed[utt]}\n" for utt in sorted(failed)))
+    if not aligned:
+        raise UserError(f"{out}: no utterance could be aligned; {out}.failed has the reasons")
+    quality = Quality(aligned, failed, seconds, reference)
+    write_report(out, quality)
+    # Last, so that it is not up to date before the others are.
+    write_ctm(out, aligned)
+    print(f"{out}: {quality.summary()}")
+    if failed:
+        print(f"{out}.failed has the reasons")
+    if reference is not None and not quality.compared:
+        raise UserError(f"{out}: no utterance has the words of the reference; is it of the same set?")
