@@ -20,11 +20,10 @@ def split(questions, examples, shots, path):
 
     if examples is None:
         questions, examples = questions[shots:], questions[:shots]
-    both = {q.id for q in questions} & {q.id for q in examples} | {q.question for q in questions} & {
-        q.question for q in examples
-    }
+    shown = {q.id for q in examples} | {(q.question, q.choices) for q in examples}
+    both = [q.id for q in questions if q.id in shown or (q.question, q.choices) in shown]
     if both:
-        raise UserError(f"{path}: {min(both)!r} is an example and is asked too; take it out of one of the files")
+        raise UserError(f"{path}: {both[0]} is an example and is asked too; take it out of one of the files")
     if len(examples) < shots or not questions:
         raise UserError(
             f"{path}: {len(examples)} examples and {len(questions)} questions to ask, but shots is {shots}; give more "

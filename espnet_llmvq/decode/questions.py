@@ -51,7 +51,8 @@ def prompts_of(model, tokenizer, sequences):
 
 def check_words(tokenizer, options):
     """Raise UserError if the tokenizer has no token for some of the prompt's own words."""
-    for name in ("instruction", "prompt", "separator"):
+    # The separator stands after examples only.
+    for name in ("instruction", "prompt", *(["separator"] if getattr(options, "shots", 0) else [])):
         text = getattr(options, name, "")
         for mark in ("{speech}", "{text}", "{A}", "{B}", "{C}", "{D}"):
             text = text.replace(mark, " ")
