@@ -105,7 +105,7 @@ def test_prompt_by_hand():
 def test_options():
     for values, message in (
         ({"shot": 1}, "unknown key in conf 'shot'.*did you mean 'shots'"),
-        ({"shots": "5"}, "shots is '5'; it must be a int"),
+        ({"shots": "5"}, "shots is '5'; it must be of type int"),
         ({"shots": -1}, "0 or more"),
         ({"answer": "words"}, "unknown value of answer"),
         ({"prompt": "{speech} Answer: {text}"}, r"has no \{A\}.*answer: text"),
@@ -137,6 +137,13 @@ def test_examples_are_never_scored():
 # Questions of the tiny world: digits, which its tokenizer has whole.
 PROMPT = "USER: {speech} {A} {B} {C} {D} ASSISTANT: {text}"
 WORDS = ["one", "two", "three", "four"]
+
+
+class Numbered(MultipleChoice):
+    """Words of one token in place of letters, of which the tiny tokenizer has none."""
+
+    def answers(self, question):
+        return [f" {word}" for word in WORDS]
 
 
 @pytest.fixture
@@ -208,13 +215,6 @@ def test_scores_of_texts(make_model, tokenizer, spoken, normalise, examples_spok
     assert len({line[form]["choice"] for line in lines for form in ("text", "speech")}) > 1
 
 
-class Numbered(MultipleChoice):
-    """Words of one token in place of letters, of which the tiny tokenizer has none."""
-
-    def answers(self, question):
-        return [f" {word}" for word in WORDS]
-
-
 def test_scores_of_letters(make_model, tokenizer, spoken):
     model = make_model()
     asker, text = ask(MULTIPLE_CHOICE, spoken, [], Numbered(shots=0, prompt=PROMPT), 4, model, tokenizer)
@@ -234,10 +234,16 @@ def test_what_a_tokenizer_cannot_do(make_model, tokenizer, spoken):
     check_words(tokenizer, MultipleChoice(prompt=PROMPT, separator=" "))
     with pytest.raises(UserError, match=r"letters are no single tokens .*' A': 2.*--answer text"):
         answer_tokens(tokenizer, MultipleChoice(prompt=PROMPT), spoken[0])
+    same = spoken[0]
+    alike = Numbered(prompt=PROMPT)
+    assert len(answer_tokens(tokenizer, alike, same)) == 4
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(UserError, match="no single tokens"):
+        patch.setattr(Numbered, "answers", lambda self, question: [" one", " two", " one", " four"])
+        answer_tokens(tokenizer, alike, same)
     long = multiple_choice_sequence(Question("q", "one " * 600, 0, tuple(WORDS)), Span(text="one " * 600), [],
                                     MultipleChoice(prompt=PROMPT))  # fmt: skip
-    with pytest.raises(UserError, match="q: the prompt has 6.. positions, the LLM's context 512"):
-        prompts_of(make_model(), tokenizer, [long])
+    with pytest.raises(UserError, match="q: the prompt has 6.. positions, .* context has 512"):
+        prompts_of(make_model(), tokenizer, [long], [3])
 
 
 def test_open_questions(make_model, tokenizer, spoken):
@@ -266,7 +272,7 @@ def test_open_questions(make_model, tokenizer, spoken):
 def decode_prompt(model, tokenizer, sequence):
     from espnet_llmvq.decode.questions import prompts_of
 
-    return prompts_of(model, tokenizer, [sequence])
+    return prompts_of(model, tokenizer, [sequence], [4])
 
 
 def answers_file(directory, name, lines, options=None):

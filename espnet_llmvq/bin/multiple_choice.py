@@ -40,7 +40,7 @@ def main(argv=None):
     examples = read_questions(args.examples, MULTIPLE_CHOICE) if args.examples else None
     questions = read_questions(args.questions, MULTIPLE_CHOICE)
     questions, examples = split(questions, examples, options.shots, args.questions)
-    from espnet_llmvq.decode.questions import ask_all
+    from espnet_llmvq.decode.ask import ask_all
 
     ask_all(args, MULTIPLE_CHOICE, options, questions, examples)
 

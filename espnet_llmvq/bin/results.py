@@ -226,7 +226,7 @@ def markdown(systems, sets, results, baseline, args):
     lists = entity_section(rows, sets, results["references"], results["measured"], labels)
     if lists:
         sections.append(("Entities and word lists (%)", lists.rstrip("\n") + "\n"))
-    asked = question_section(results["questions"], results["answers"], labels | results["more labels"])
+    asked = question_section(results["questions"], results["answers"], labels | results["further labels"])
     if asked:
         sections.append(("Questions in writing and spoken (accuracy, %; gap in points)", asked.rstrip("\n") + "\n"))
     errors = render(table.error_table(systems, sets, results["scores"]))
@@ -374,7 +374,7 @@ def main(argv=None):
     answers = find_all_answers(systems, sets, further, args)
     results = score_all(systems, sets, args)
     results["answers"] = answers
-    results["more labels"] = {name: label for name, label, _ in further}
+    results["further labels"] = {name: label for name, label, _ in further}
     results["questions"] = question_rows(
         answers, args.normaliser, args.seed, args.replicates, args.draw_seed, args.confidence
     )

@@ -13,7 +13,7 @@ def main(argv=None):
 
     options = question_options(args, OpenQuestions, "spoken_qa")
     questions = read_questions(args.questions, OPEN)
-    from espnet_llmvq.decode.questions import ask_all
+    from espnet_llmvq.decode.ask import ask_all
 
     ask_all(args, OPEN, options, questions, [])
 

@@ -1,21 +1,16 @@
-"""Put questions to trained systems, and to a language model alone: answers in DIRECTORY/KIND_NAME/answers.jsonl."""
+"""Put questions to a model, in writing and spoken: scores of choices, and generated answers."""
 
 import json
-import os
-from dataclasses import asdict
-from pathlib import Path
 
 import torch
 
 from espnet_llmvq.data.questions import OPEN
 from espnet_llmvq.decode.generate import encoded, log_probability, prompt_inputs, search
-from espnet_llmvq.environment import FILE, facts
 from espnet_llmvq.errors import UserError
 from espnet_llmvq.interleave.questions import given, multiple_choice_sequence, open_sequence
 from espnet_llmvq.llm.directory import load_llm, load_tokenizer
 from espnet_llmvq.model import SpeechLLM
-from espnet_llmvq.score.files import write_text
-from espnet_llmvq.score.questions import ANSWERS, SPEECH, TEXT, read_answers
+from espnet_llmvq.score.questions import SPEECH
 from espnet_llmvq.sequence import SAMPLE_RATE
 from espnet_llmvq.tasks.dataset import SequencePreprocessor, collate
 
@@ -30,21 +25,21 @@ class LLMAlone(torch.nn.Module):
     assemble = SpeechLLM.assemble
 
 
-def prompts_of(model, tokenizer, sequences):
+def prompts_of(model, tokenizer, sequences, rooms):
     """LLM inputs of prompts, list of (P, H); sequences: list of `Sequence`, all of them to be given.
 
-    Raises UserError for one that is longer than the LLM's context.
+    rooms: tokens that must fit behind each. Raises UserError for a prompt that the LLM's context cannot hold with them.
     """
     preprocess = SequencePreprocessor(tokenizer, tokenizer.eos_token_id)
     _, batch = collate([(s.id, preprocess(s.id, {"sequence": s.to_json()})) for s in sequences])
     # Inputs are made one sequence at a time, so that the neighbours in a batch decide nothing.
     inputs = prompt_inputs(model, encoded(model, batch))
     limit = getattr(model.llm.config, "max_position_embeddings", None)
-    for sequence, one in zip(sequences, inputs):
-        if limit is not None and len(one) >= limit:
+    for sequence, one, room in zip(sequences, inputs, rooms):
+        if limit is not None and len(one) + room > limit:
             raise UserError(
-                f"{sequence.id}: the prompt has {len(one)} positions, the LLM's context {limit}; shorten it, or give "
-                "fewer --shots"
+                f"{sequence.id}: the prompt has {len(one)} positions, and {room} must fit behind it, but the LLM's "
+                f"context has {limit}; shorten it, or give fewer --shots"
             )
     return inputs
 
@@ -67,7 +62,7 @@ def check_words(tokenizer, options):
 def answer_tokens(tokenizer, options, question):
     """Token ids of the four answers. Raises UserError for letters that are no single tokens, each its own."""
     tokens = [tokenizer.encode(text, add_special_tokens=False) for text in options.answers(question)]
-    if options.answer == "letter" and not all(len(row) == 1 for row in tokens):
+    if options.answer == "letter" and (any(len(row) != 1 for row in tokens) or len({row[0] for row in tokens}) < 4):
         shown = ", ".join(f"{text!r}: {len(row)}" for text, row in zip(options.answers(question), tokens))
         raise UserError(
             f"the letters are no single tokens of this tokenizer ({shown}); score the choices themselves: --answer text"
@@ -84,7 +79,9 @@ def choose(model, tokenizer, questions, sequences, options):
     Letters: of the next token. Texts: the sum over tokens, or with `length_normalise` their mean.
     """
     texts, found = [answer_tokens(tokenizer, options, q) for q in questions], []
-    for tokens, prompt in zip(texts, prompts_of(model, tokenizer, sequences)):
+    # The last token of an answer is predicted, never read.
+    rooms = [max(map(len, tokens)) - 1 for tokens in texts]
+    for tokens, prompt in zip(texts, prompts_of(model, tokenizer, sequences, rooms)):
         (scores,) = log_probability(model, [prompt], [tokens], end=False)
         if options.answer == "text" and options.length_normalise:
             scores = [score / len(row) for score, row in zip(scores, tokens)]
@@ -94,7 +91,7 @@ def choose(model, tokenizer, questions, sequences, options):
 
 def generate_answers(model, tokenizer, sequences, options):
     """The text that follows each prompt: list of strings."""
-    prompts = prompts_of(model, tokenizer, sequences)
+    prompts = prompts_of(model, tokenizer, sequences, [options.max_tokens] * len(sequences))
     lists = search(model, tokenizer, prompts, [options.max_tokens] * len(prompts), options.num_beams)
     texts = []
     for hypotheses in lists:
@@ -166,75 +163,12 @@ class Asker:
         return "".join(lines)
 
 
-def is_answered(path, inputs, made):
-    """Whether answers are newer than the files `inputs` and were `made` with the same options."""
-    beside = os.path.join(os.path.dirname(path), FILE)
-    if not (os.path.exists(path) and os.path.exists(beside)):
-        return False
-    if os.path.getmtime(path) < max(map(os.path.getmtime, inputs)):
-        return False
-    with open(beside, encoding="utf-8") as f:
-        known = json.load(f)
-    return all(known.get(key) == value for key, value in made.items())
+def load(directory, llm, device):
+    """(model, tokenizer) of a trained system, or, where `directory` is None, of the LLM directory `llm` alone."""
+    if directory is None:
+        tokenizer = load_tokenizer(llm)
+        return LLMAlone(load_llm(llm), tokenizer.eos_token_id).to(device).eval(), tokenizer
+    from espnet_llmvq.tasks.speech_llm import load_model
 
-
-def print_accuracy(path):
-    """Print the accuracy of the answers in `path`."""
-    told = []
-    for metric, right in read_answers(Path(path)).right.items():
-        for form, values in right.items():
-            told.append(f"{metric}_{form} {100 * values.mean():.2f} %")
-    print(f"{path}: {len(values)} questions, {', '.join(told)}", flush=True)
-
-
-def ask_all(args, kind, options, questions, examples):
-    """Ask the systems and the LLM of parsed arguments what was not asked yet."""
-    from espnet_llmvq.systems import read_systems, system_dir
-
-    forms = (TEXT,) if args.text_only else (TEXT, SPEECH)
-    name = f"{kind}_{Path(args.questions).stem}"
-    files = [args.questions, *([args.examples] if getattr(args, "examples", None) else [])]
-    made = {"options": {**asdict(options), "examples": [q.id for q in examples]}, "forms": None, "ngpu": args.ngpu}
-    work = []  # (name, what is loaded, file it depends on, forms, answers)
-    for system in read_systems(args.conf_dir, args.systems.split(), args.seed) if args.systems else ():
-        if system.decode != "llm":
-            continue
-        directory = system_dir(system, args.expdir, args.encoder)
-        model = os.path.join(directory, "model.pth")
-        if not os.path.exists(model):
-            raise UserError(f"{model} does not exist; run stage 11")
-        work.append((system.name, directory, model, forms, os.path.join(directory, name, ANSWERS)))
-    if args.llm:
-        weights = os.path.join(args.llm, "config.json") if os.path.isdir(args.llm) else args.questions
-        work.append(("llm", None, weights, (TEXT,), os.path.join(args.llm_dir, name, ANSWERS)))
-    waiting = []
-    for label, directory, model, asked, path in work:
-        told = {**made, "forms": list(asked)}
-        if not args.redo and is_answered(path, [*files, model], told):
-            print(f"[{label}] {name} is answered, nothing to do", flush=True)
-        else:
-            waiting.append((label, directory, asked, path, told))
-    if not waiting:
-        return
-    samples = {}
-    if any(SPEECH in asked for _, _, asked, _, _ in waiting):
-        spoken = [*questions, *examples] if getattr(options, "spoken_examples", False) else questions
-        samples = audio_samples(spoken, args.questions)
-    asker = Asker(kind, questions, examples, options, samples, args.batch_size)
-    torch.set_num_threads(args.threads)
-    device = "cuda" if args.ngpu else "cpu"
-    for label, directory, asked, path, told in waiting:
-        if directory is None:
-            tokenizer = load_tokenizer(args.llm)
-            model = LLMAlone(load_llm(args.llm), tokenizer.eos_token_id).to(device).eval()
-        else:
-            from espnet_llmvq.tasks.speech_llm import load_model
-
-            model, model_args = load_model(directory, device)
-            tokenizer = load_tokenizer(model_args.llm)
-        lines = asker.ask(model, tokenizer, asked, f"{label} {name}")
-        # Facts last: answers without them are asked again.
-        Path(path).with_name(FILE).unlink(missing_ok=True)
-        write_text(path, lines)
-        write_text(Path(path).with_name(FILE), json.dumps(facts(**told), indent=1, ensure_ascii=False) + "\n")
-        print_accuracy(path)
+    model, args = load_model(directory, device)
+    return model, load_tokenizer(args.llm)

@@ -31,7 +31,7 @@ class _Options:
         for key, value in values.items():
             check_name(f"key in {where}", key, known)
             if type(value) is not type(known[key]):
-                raise UserError(f"{where}: {key} is {value!r}; it must be a {type(known[key]).__name__}")
+                raise UserError(f"{where}: {key} is {value!r}; it must be of type {type(known[key]).__name__}")
         return cls(**values)
 
 
