@@ -143,7 +143,14 @@ class Numbered(MultipleChoice):
     """Words of one token in place of letters, of which the tiny tokenizer has none."""
 
     def answers(self, question):
-        return [f" {word}" for word in WORDS]
+        return self.whole
+
+    @classmethod
+    def of(cls, tokenizer, **options):
+        pieces = sorted(p for p in tokenizer.get_vocab() if p[0] == "\u2581" and p[1:].isalpha())
+        pieces = [" " + p[1:] for p in pieces if len(tokenizer.encode(" " + p[1:], add_special_tokens=False)) == 1]
+        cls.whole = pieces[:4]
+        return cls(**options)
 
 
 @pytest.fixture
@@ -217,12 +224,12 @@ def test_scores_of_texts(make_model, tokenizer, spoken, normalise, examples_spok
 
 def test_scores_of_letters(make_model, tokenizer, spoken):
     model = make_model()
-    asker, text = ask(MULTIPLE_CHOICE, spoken, [], Numbered(shots=0, prompt=PROMPT), 4, model, tokenizer)
+    asker, text = ask(MULTIPLE_CHOICE, spoken, [], Numbered.of(tokenizer, shots=0, prompt=PROMPT), 4, model, tokenizer)
     model = model.double()
     for question, line in zip(spoken, map(json.loads, text.splitlines())):
         for form in ("text", "speech"):
             spans = asker.sequence(question, form).spans
-            expected = [brute(model, tokenizer, spans, f" {word}")[0] for word in WORDS]
+            expected = [brute(model, tokenizer, spans, answer)[0] for answer in Numbered.whole]
             assert line[form]["scores"] == pytest.approx(expected, abs=1e-3)
 
 
@@ -235,10 +242,10 @@ def test_what_a_tokenizer_cannot_do(make_model, tokenizer, spoken):
     with pytest.raises(UserError, match=r"letters are no single tokens .*' A': 2.*--answer text"):
         answer_tokens(tokenizer, MultipleChoice(prompt=PROMPT), spoken[0])
     same = spoken[0]
-    alike = Numbered(prompt=PROMPT)
+    alike = Numbered.of(tokenizer, prompt=PROMPT)
     assert len(answer_tokens(tokenizer, alike, same)) == 4
     with pytest.MonkeyPatch.context() as patch, pytest.raises(UserError, match="no single tokens"):
-        patch.setattr(Numbered, "answers", lambda self, question: [" one", " two", " one", " four"])
+        patch.setattr(Numbered, "answers", lambda self, question: self.whole[:3] + self.whole[:1])
         answer_tokens(tokenizer, alike, same)
     long = multiple_choice_sequence(Question("q", "one " * 600, 0, tuple(WORDS)), Span(text="one " * 600), [],
                                     MultipleChoice(prompt=PROMPT))  # fmt: skip
