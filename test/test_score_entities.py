@@ -17,6 +17,7 @@ from espnet_llmvq.score.wer import align
 def test_tokens():
     assert tokenise("Dr. O'Neil, 50 mg") == ["Dr", ".", "O", "'", "Neil", ",", "50", "mg"]
     assert tokenise("我住在New York") == ["我", "住", "在", "New", "York"]
+    assert tokenise("2.5 mg, 2.5mg at 10:30.") == ["2.5", "mg", ",", "2.5mg", "at", "10:30", "."]
 
 
 @pytest.mark.parametrize(
@@ -25,6 +26,9 @@ def test_tokens():
         (["Lee"], "Lee met Leeds, and lee met Lee.", ["Lee", "Lee"]),  # whole words, case counts
         (["New York", "York"], "New  York, York", ["New York", "York"]),  # the longest first
         (["a b", "b c"], "a b c", ["a b"]),  # the one that starts first
+        (["5 mg"], "2.5 mg, 5 mg, 15 mg, 5  mg", ["5 mg", "5 mg"]),  # not within another number
+        (["New York"], "New, York; Newport; New York's; new York", ["New York"]),  # in a row, as written
+        (["Ann Lee"], "Ann Lee-Moore and AnnLee", ["Ann Lee"]),
         (["北京"], "我在北京工作", ["北 京"]),
         ([""], "a", []),
     ],

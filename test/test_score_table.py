@@ -113,8 +113,12 @@ def test_results_json(experiment, tmp_path):
         "words": 20,
         "seed": 3,
         "normaliser": "basic",
+        "count": None,
+        "of": None,
     }
     assert values["lora", "test_a", "wer"]["value"] == 40
+    assert [values["ours", name, "wer"]["count"] for name in ("test_a", "test_b", "micro_ood")] == [3, 1, 4]
+    assert [values["ours", name, "wer"]["of"] for name in ("test_a", "test_b", "micro_ood")] == [10, 10, 20]
     assert values["lora", "mean_id", "wer"]["value"] == 10
     assert values["lora", "ood/id", "wer_ratio"]["value"] == 3
     assert values["lora", "test_id", "ter"]["normaliser"] == "none"
@@ -182,6 +186,29 @@ def test_options_of_sets(experiment, tmp_path):
     assert "3 entities (3 normalised), 3 different; 3 words inside and 7 outside" in markdown
     speakers = (tmp_path / "exp" / "lora" / "decode_test_a" / "speakers.tsv").read_text()
     assert speakers.splitlines()[1].split("\t")[:4] == ["s1", "2", "40.00", "10"]
+
+
+def test_entity_error_rates(tmp_path, monkeypatch):
+    """Raw and normalised side by side, with counts: u1 misses a name in raw text by its case alone, u2 misses both."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "ref").write_text("u1 In New York Ann took 5 mg.\nu2 Call Dr. Lee, not Lee.\nu3 Nothing\n")
+    (tmp_path / "entities").write_text("u1\tcity=New York\tname=Ann\tdose=5 mg\nu2\tname=Dr. Lee\tname=Lee\n")
+    (tmp_path / "hyp_test").write_text("u1 In new york Ann took 2.5 mg.\nu2 Call Leeds\nu3 Nothing\n")
+    results.main(["--system=a|A|hyp_{set}", "--set=test|ood|ref|entities=entities", "--out_dir=exp"])
+    rows = {(r["set"], r["metric"]): r for r in json.loads((tmp_path / "exp" / "results.json").read_text())}
+    for name in ("test", "micro_ood"):
+        # raw: only Ann is right, 4 of 5 missed; normalised, New York is right too, and 2.5 mg is still no 5 mg
+        row, normalised = rows[name, "eer"], rows[name, "eer_norm"]
+        assert (row["count"], row["of"], row["value"]) == (4, 5, 80)
+        assert (normalised["count"], normalised["of"], normalised["value"]) == (3, 5, 60)
+        assert row["low"] <= 80 <= row["high"] and (row["normaliser"], normalised["normaliser"]) == ("none", "basic")
+    text = (tmp_path / "exp" / "RESULTS.md").read_text()
+    table = [row for row in body(text) if len(row) > 9 and row[1].startswith(("EER", "80"))]
+    assert [row[1:5] for row in table] == [
+        ["EER, raw text", "missed / entities", "EER, normalised", "missed / entities"],
+        ["80.00", "4 / 5", "60.00", "3 / 5"],
+    ]
+    assert "5 entities (5 normalised), 5 different" in text
 
 
 def test_scoring_elsewhere_gives_the_same_bytes(experiment, tmp_path, monkeypatch):

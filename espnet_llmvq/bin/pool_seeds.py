@@ -58,6 +58,8 @@ def main(argv=None):
             drawn = table.metric_table(rows, metric, METRICS[metric].better)
             title = METRICS[metric].label
             sections.append((f"{title[0].upper()}{title[1:]}", table.markdown_table(*drawn)))
+    for _, title, *drawn in table.question_tables(rows):
+        sections.append((title, table.markdown_table(*drawn)))
     path = Path(args.exp_dir[0]) / "published.json"
     found = read_rows(path) if path.exists() else []
     figures = [published.make_published(one, f"{path}, entry {i}") for i, one in enumerate(found)]

@@ -28,6 +28,24 @@ from espnet_llmvq.systems import read_yaml
 
 DECODE_STAGE = 12
 DEFAULT_METRICS = ("wer", "cer", "ter")
+HEADINGS = {
+    "eer": "EER, raw text",
+    "eer_norm": "EER, normalised",
+    "entity_recall": "recall, raw text",
+    "entity_recall_norm": "recall, normalised",
+    "entity_precision": "precision, raw text",
+    "entity_precision_norm": "precision, normalised",
+    "entity_false": "false per 100 utterances, raw text",
+    "entity_false_norm": "false per 100 utterances, normalised",
+    "wer_in": "WER inside",
+    "wer_out": "WER outside",
+}
+COUNTED = {
+    "eer": "missed / entities",
+    "eer_norm": "missed / entities",
+    "wer_in": "errors / words inside",
+    "wer_out": "errors / words outside",
+}
 
 
 def get_parser():
@@ -49,6 +67,13 @@ def get_parser():
     )
     parser.add_argument("--train_text", help="training transcript, for the out-of-vocabulary rate")
     parser.add_argument("--baseline", help="system to compare with (the first if not given)")
+    parser.add_argument(
+        "--answers",
+        action="append",
+        default=[],
+        metavar="NAME|LABEL|DIR",
+        help="a further row of the tables of questions; those of systems are found beside their hypotheses",
+    )
     parser.add_argument(
         "--published",
         action="append",
@@ -165,7 +190,7 @@ def entity_section(rows, sets, references, measured, labels):
         for chosen in (ENTITY_METRICS, LIST_METRICS):
             names = [name for name in metrics if name in chosen]
             if names:
-                drawn = table.set_table(rows, s.name, names, better, labels)
+                drawn = table.set_table(rows, s.name, names, better, labels, HEADINGS, COUNTED)
                 text += table.markdown_table(*drawn) + "\n"
     return text
 
@@ -201,6 +226,9 @@ def markdown(systems, sets, results, baseline, args):
     lists = entity_section(rows, sets, results["references"], results["measured"], labels)
     if lists:
         sections.append(("Entities and word lists (%)", lists.rstrip("\n") + "\n"))
+    asked = question_section(results["questions"], results["answers"], labels | results["further labels"])
+    if asked:
+        sections.append(("Questions in writing and spoken (accuracy, %; gap in points)", asked.rstrip("\n") + "\n"))
     errors = render(table.error_table(systems, sets, results["scores"]))
     sections.append(("Substitutions / deletions / insertions (words)", errors))
     derailed = table.derailment_table(results["derailments"], [*KINDS, "any"], labels)
@@ -241,6 +269,37 @@ def collapse_notes(systems, sets):
             f"{system.name}: {MARK} in training, {text}" for model in models for text in read_warnings(model)
         ]
     return notes
+
+
+def parse_answers(spec):
+    """Return (name, label, directory) of `--answers`."""
+    fields = [field.strip() for field in spec.split("|")]
+    if len(fields) != 3 or not all(fields) or not Path(fields[2]).is_dir():
+        raise UserError(f"--answers {spec!r}: write 'name|label|directory', such as 'llm|LLM alone|exp/llm_alone'")
+    return fields
+
+
+def find_all_answers(systems, sets, further, args):
+    """Return what `find_answers` finds of the systems, beside their hypotheses, and of --answers."""
+    from espnet_llmvq.score.questions import find_answers
+
+    # A hypothesis file lies in MODEL/decode_SET.
+    directories = {system.name: system.hyp_path(sets[0].name).parent.parent for system in systems}
+    for name, _, directory in further:
+        if name in directories:
+            raise UserError(f"--answers {name!r} is the name of another row too; give each its own")
+        directories[name] = Path(directory)
+    return find_answers(directories, args.normaliser)
+
+
+def question_section(rows, answers, labels):
+    """Return Markdown tables of questions with how they were put, "" if none were."""
+    text = ""
+    for (kind, name), title, *drawn in table.question_tables(rows, labels):
+        options = next(iter(answers[kind, name].values())).options
+        told = [f"{k}: {json.dumps(v, ensure_ascii=False)}" for k, v in options.items() if k != "examples"]
+        text += f"### {title}\n\n{table.markdown_table(*drawn)}\n" + f"`{'; '.join(told)}`\n\n" * bool(told)
+    return text
 
 
 def score_all(systems, sets, args):
@@ -307,10 +366,22 @@ def main(argv=None):
     for name in (args.normaliser, *(s.normaliser for s in sets if s.normaliser)):
         check_name("normaliser", name, NORMALISERS)
     check_statistics(args)
+    further = [parse_answers(spec) for spec in args.answers]
     figures = [published.make_published(read_yaml(path), path).only(names) for path in args.published]
     from espnet_llmvq.score.experiment import comparison_rows, result_rows
+    from espnet_llmvq.score.questions import question_rows
 
+    answers = find_all_answers(systems, sets, further, args)
     results = score_all(systems, sets, args)
+    results["answers"] = answers
+    results["further labels"] = {name: label for name, label, _ in further}
+    results["questions"] = question_rows(
+        answers, args.normaliser, args.seed, args.replicates, args.draw_seed, args.confidence
+    )
+    for (_, name), found in answers.items():
+        asked = len(next(iter(found.values())).asked)
+        if asked < table.FEW:
+            results["notes"].append(f"{name}: only {asked} questions to resample; intervals are too narrow")
     results["published"] = [one for one in figures if one.rows]
     known = (systems, sets, results["references"], results["measured"])
     results["rows"] = result_rows(*known, args.seed, args.confidence)
@@ -322,12 +393,12 @@ def main(argv=None):
     text, shown = markdown(systems, sets, results, baseline, args)
     out_dir = Path(args.out_dir)
     files = {name: results[name] for name in ("comparisons", "derailments")}
-    files["results"] = results["rows"]
+    files["results"] = results["rows"] + results["questions"]
     if results["published"]:
         files["published"] = [asdict(one) for one in results["published"]]
     for name, content in files.items():
         write_text(out_dir / f"{name}.json", json.dumps(content, indent=1, ensure_ascii=False) + "\n")
-    write_text(out_dir / "results.tsv", table.rows_tsv(results["rows"]))
+    write_text(out_dir / "results.tsv", table.rows_tsv(files["results"]))
     write_text(out_dir / "results.tex", latex(systems, results, baseline, args))
     write_text(out_dir / "RESULTS.md", text)
     print(shown, end="")

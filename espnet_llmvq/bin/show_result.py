@@ -29,7 +29,7 @@ def main(argv=None):
     )
     args = parser.parse_args(argv)
     from espnet_llmvq.score.measure import METRICS
-    from espnet_llmvq.score.table import metric_table, set_names, text_table
+    from espnet_llmvq.score.table import metric_table, question_tables, set_names, text_table
 
     for name in args.metric or ():
         check_name("metric", name, METRICS)
@@ -46,6 +46,8 @@ def main(argv=None):
             label = METRICS[metric].label
             drawn = text_table(*metric_table(rows, metric, METRICS[metric].better, bold=False))
             print(f"\n{label[0].upper()}{label[1:]}\n\n{drawn}", end="")
+        for _, title, *drawn in question_tables(rows) * (args.metric is None):
+            print(f"\n{title}\n\n{text_table(*drawn)}", end="")
         print()
 
 

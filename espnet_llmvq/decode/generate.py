@@ -4,6 +4,8 @@ from dataclasses import dataclass
 
 import torch
 
+from espnet_llmvq.model import SPEECH
+
 
 @dataclass(frozen=True)
 class Hypothesis:
@@ -53,7 +55,7 @@ def encoded(model, batch):
     """
     device = next(model.parameters()).device
     batch = {k: v.to(device) for k, v in batch.items()}
-    if batch["speech"].dim() == 2:
+    if "speech" in batch and batch["speech"].dim() == 2:
         pairs = zip(batch["speech"], batch["speech_lengths"])
         done = [model.encode(wave[None, :length], length[None]) for wave, length in pairs]
         frames = torch.nn.utils.rnn.pad_sequence([x[0] for x, _ in done], True)
@@ -62,20 +64,27 @@ def encoded(model, batch):
 
 
 def prompt_inputs(model, batch):
-    """LLM inputs of an `encoded` batch of prompts: list of B (P, H)."""
-    inputs = []
-    for i, length in enumerate(batch["speech_lengths"].tolist()):
+    """LLM inputs of an `encoded` batch of prompts, with any number of speech spans each: list of B (P, H)."""
+    inputs, at = [], 0
+    for i, spans in enumerate(batch["layout"].tolist()):
+        parts, counts = [], []
+        for _ in range(sum(kind == SPEECH for kind, *_ in spans)):
+            lengths = batch["speech_lengths"][at : at + 1]
+            part, count, _ = model.bridge_speech(batch["speech"][at : at + 1, : int(lengths)], lengths)
+            parts.append(part[0])
+            counts.append(count)
+            at += 1
+        steps = torch.nn.utils.rnn.pad_sequence(parts, True) if parts else None
         alone = slice(i, i + 1)
-        steps, lengths, _ = model.bridge_speech(
-            batch["speech"][alone, :length], batch["speech_lengths"][alone]
-        )
-        inputs += model.assemble(steps, lengths, batch["tokens"][alone], batch["layout"][alone])[0]
+        inputs += model.assemble(
+            steps, torch.cat(counts) if parts else None, batch["tokens"][alone], batch["layout"][alone]
+        )[0]
     return inputs
 
 
 @torch.inference_mode()
-def log_probability(model, prompts, texts):
-    """Log probability of texts after their prompts, end token included, by one pass of the LLM over each.
+def log_probability(model, prompts, texts, end=True):
+    """Log probability of texts after their prompts, with `end` also of the end token, by a pass of the LLM over each.
 
     prompts: B (P, H), of `prompt_inputs`. texts: for each, a list of token id lists. Returns lists of floats alike.
     """
@@ -84,16 +93,21 @@ def log_probability(model, prompts, texts):
         if not candidates:
             scores.append([])
             continue
-        ids = [torch.tensor([*tokens, model.eos_id], device=prompt.device) for tokens in candidates]
-        embedded = [model.llm.get_input_embeddings()(row[:-1]).to(prompt.dtype) for row in ids]
+        ids = [[*tokens, model.eos_id] if end else tokens for tokens in candidates]
+        ids = [torch.tensor(row, device=prompt.device) for row in ids]
+        # Texts that differ in their last token alone need one pass.
+        passes = {}
+        which = [passes.setdefault(tuple(row[:-1].tolist()), len(passes)) for row in ids]
+        firsts = [ids[which.index(i)] for i in range(len(passes))]
+        embedded = [model.llm.get_input_embeddings()(row[:-1]).to(prompt.dtype) for row in firsts]
         inputs = pad([torch.cat([prompt, row]) for row in embedded], True)
         mask = pad([torch.ones(len(prompt) + len(row), dtype=torch.long) for row in embedded], True)
         hidden = model.llm.get_decoder()(
             inputs_embeds=inputs, attention_mask=mask.to(prompt.device), use_cache=False
         ).last_hidden_state
         found = []
-        for row, states in zip(ids, hidden):
-            logits = model.llm.get_output_embeddings()(states[len(prompt) - 1 :][: len(row)])
+        for row, i in zip(ids, which):
+            logits = model.llm.get_output_embeddings()(hidden[i, len(prompt) - 1 :][: len(row)])
             found.append(float(logits.double().log_softmax(-1).gather(1, row[:, None]).sum()))
         scores.append(found)
     return scores
@@ -109,11 +123,16 @@ def generate(model, tokenizer, batch, num_beams=4, length_penalty=0.0):
         length_penalty: scores are divided by length to this power before they are ranked.
     Returns a list of B lists of `Hypothesis`, best first. Lists may be shorter than the beam.
     """
-    device = batch["speech"].device
     # The limit follows the audio, not what blank dropping left of it.
     frame = model.speech_encoder.frame_seconds()
     limits = [length_limit(n * frame) for n in batch["speech_lengths"].tolist()]
-    prompts = prompt_inputs(model, batch)
+    return search(model, tokenizer, prompt_inputs(model, batch), limits, num_beams, length_penalty)
+
+
+@torch.inference_mode()
+def search(model, tokenizer, prompts, limits, num_beams=4, length_penalty=0.0):
+    """N-best lists, as `generate` returns them, after prompts (of `prompt_inputs`) of at most `limits` tokens each."""
+    device = prompts[0].device
     longest = max(len(p) for p in prompts)
     inputs = prompts[0].new_zeros(len(prompts), longest, prompts[0].shape[1])
     mask = torch.zeros(len(prompts), longest, dtype=torch.long, device=device)

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 from espnet_llmvq.errors import UserError
 from espnet_llmvq.score.measure import METRICS
+from espnet_llmvq.score.questions import TITLES as QUESTIONS
 from espnet_llmvq.score.table import DOMAINS, SMALL
 
 # Error rates in percent, where lower is better.
@@ -18,6 +19,7 @@ ERROR_RATES = {
     "cer": "Character error rate",
     "ter": "Token error rate",
     "eer": "Entity error rate",
+    "eer_norm": "Entity error rate, normalised",
 }
 _MEANS = {"mean": "mean", "macro": "macro mean", "micro": "micro mean"}
 
@@ -142,6 +144,8 @@ def make_tables(rows, labels):
 def _title(metric):
     if metric == "wer_ratio":
         return "Word error rate, out of domain over in domain"
+    if metric in QUESTIONS:
+        return QUESTIONS[metric]
     if metric not in METRICS:
         return metric
     label = METRICS[metric].label

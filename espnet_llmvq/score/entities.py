@@ -1,7 +1,7 @@
 """Entities: which were recognised, which were made up, and word errors inside and outside of them.
 
-A mention is a run of whole tokens (words, or single punctuation marks) equal to the entity's
-value; how much space lies between tokens does not count. Scripts without spaces are matched by
+A mention is a run of whole tokens (words, numbers such as 2.5, or single punctuation marks) equal
+to the entity's value; how much space lies between tokens does not count. Scripts without spaces are matched by
 characters. Where values overlap, the longest one that starts first is taken.
 """
 
@@ -13,7 +13,8 @@ from espnet_llmvq.score.files import some
 
 # Thai and Lao, kana, Han
 _UNSPACED = "\u0e00-\u0eff\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff"
-_TOKEN = re.compile(rf"[{_UNSPACED}]|[^\W{_UNSPACED}]+|[^\w\s]")
+# "5 mg" is no part of "2.5 mg", so a number with decimals, or a time, is one token.
+_TOKEN = re.compile(rf"[{_UNSPACED}]|\d+(?:[.,:]\d+)+[^\W{_UNSPACED}]*|[^\W{_UNSPACED}]+|[^\w\s]")
 
 
 def tokenise(text):

@@ -43,11 +43,14 @@ def result_rows(systems, sets, references, measured, seed, confidence):
     a metric has `mean_DOMAIN` (macro) and, for ratios of counts, `micro_DOMAIN`; WER has the
     metric `wer_ratio` (out of domain / in domain, of macro means) for the set `ood/id`.
     Utterances and words of means are those of all their sets. Values are in percent but for
-    the ratio; low and high are None where there is no interval.
+    the ratio; low and high are None where there is no interval. count, of: the two counts that a
+    ratio is of, such as entities missed and entities (METRICS says what is counted); None of macro
+    means and of what is no ratio.
     """
     rows = []
 
-    def add(system, set_name, domain, metric, estimate, members, normalisers):
+    def add(system, set_name, domain, metric, estimate, members, normalisers, counts=()):
+        count, of = [round(sum(c.value for c in column)) for column in zip(*counts)] or (None, None)
         low, high = stats.interval(estimate, confidence)
         rows.append(
             {
@@ -62,6 +65,8 @@ def result_rows(systems, sets, references, measured, seed, confidence):
                 "words": sum(len(words) for m in members for words in m.words.values()),
                 "seed": seed,
                 "normaliser": "+".join(dict.fromkeys(normalisers)),
+                "count": count,
+                "of": of,
             }
         )
 
@@ -70,9 +75,10 @@ def result_rows(systems, sets, references, measured, seed, confidence):
             having = [s for s in sets if metric in measured[system.name, s.name].counts]
             for s in having:
                 reference = references[s.name]
-                estimate = measured[system.name, s.name].estimate(metric)
+                found = measured[system.name, s.name]
                 used = [reference.normaliser_of(metric)]
-                add(system, s.name, s.domain, metric, estimate, [reference], used)
+                counts = [found.sums[metric]] if METRICS[metric].of else ()
+                add(system, s.name, s.domain, metric, found.estimate(metric), [reference], used, counts)
             means = domain_means(measured, system, sets, metric)
             for domain, estimate in means.items():
                 members = [references[s.name] for s in having if s.domain == domain]
@@ -84,7 +90,7 @@ def result_rows(systems, sets, references, measured, seed, confidence):
                         for s in having
                         if s.domain == domain
                     ]
-                    add(system, f"micro_{domain}", domain, metric, _pooled(sums), members, used)
+                    add(system, f"micro_{domain}", domain, metric, _pooled(sums), members, used, sums)
             if metric == COMPARED and len(means) == 2:
                 members = [references[s.name] for s in having]
                 used = [member.normaliser_of(metric) for member in members]

@@ -45,8 +45,8 @@ def check_runs(runs):
 def pooled_rows(runs, confidence=0.95):
     """Return rows like those of `results.json`: means over seeds, low..high by Student's t.
 
-    runs: {name: rows of one seed}. `seed` is the list of seeds, `seeds` their number; a value that
-    some seed lacks is None.
+    runs: {name: rows of one seed}. `seed` is the list of seeds; a value that some seed lacks is
+    None, and so is `count`, which is another for each seed.
     """
     tables = [_keyed(rows) for rows in runs.values()]
     pooled = []
@@ -58,6 +58,7 @@ def pooled_rows(runs, confidence=0.95):
                 **row,
                 **dict(zip(("value", "low", "high"), map(number, found))),
                 "seed": [table[key]["seed"] for table in tables],
+                "count": None,
             }
         )
     return pooled

@@ -8,6 +8,11 @@ from espnet_llmvq.errors import UserError, check_name
 
 DOMAINS = {"id": "ID", "ood": "OOD"}
 SMALL = 500  # words; a smaller set is marked
+# prefix of the metrics, what they are of, {metric: prefix of its columns}
+QUESTIONS = (
+    ("mc", "multiple choice of four, chance is 25 %", {"mc": ""}),
+    ("sqa", "open questions", {"sqa_exact": "exact: ", "sqa_contained": "contained: "}),
+)
 FEW = 20  # resampling units; intervals of fewer are too narrow
 
 
@@ -103,6 +108,14 @@ def cell(row):
     return f"{row['value']:.2f} {bounds(row)}".rstrip()
 
 
+def change(row):
+    """Return the cell of a difference with its interval, signs always shown; "-" without one."""
+    if row is None or row["value"] is None:
+        return "-"
+    between = "" if row["low"] is None else f" [{signed(row['low'])}, {signed(row['high'])}]"
+    return signed(row["value"]) + between
+
+
 def domains(rows):
     """Return the domains in `rows`, in-domain first."""
     return [domain for domain in DOMAINS if any(row["domain"] == domain for row in rows)]
@@ -117,8 +130,9 @@ def set_names(rows, metric):
     }
 
 
-def _names(rows):
-    return list(dict.fromkeys(row["system"] for row in rows))
+def _names(rows, metrics):
+    """Return the systems of `rows` that have one of `metrics`."""
+    return list(dict.fromkeys(row["system"] for row in rows if row["metric"] in metrics))
 
 
 def _bold(column, better):
@@ -151,7 +165,7 @@ def metric_table(rows, metric, better="low", labels=None, notes=None, oov=None, 
     utterances and, with `oov` ({set: percent}), the out-of-vocabulary rate; and the normaliser.
     labels, notes: {system: text}. bold: the best of each column is.
     """
-    sets, names = set_names(rows, metric), _names(rows)
+    sets, names = set_names(rows, metric), _names(rows, (metric,))
     found = {(r["system"], r["set"]): r for r in rows if r["metric"] == metric}
     sizes, normalisers, columns = [], [], []
     for name in sets:
@@ -178,7 +192,7 @@ def domain_table(rows, comparisons, metric, baseline, labels=None, notes=None):
     rows, comparisons: entries of `results.json` and `comparisons.json`. Macro means give each set
     the same weight, micro means each word.
     """
-    names = _names(rows)
+    names = _names(rows, (metric,))
     found = {(r["system"], r["set"]): r for r in rows if r["metric"] == metric}
     found |= {(r["system"], r["set"]): r for r in rows if r["metric"] == f"{metric}_ratio"}
     header, columns = ["system"], []
@@ -215,27 +229,53 @@ def domain_table(rows, comparisons, metric, baseline, labels=None, notes=None):
     return _with_notes(header, first, lines, {name: (notes or {}).get(name, "") for name in names})
 
 
-def set_table(rows, set_name, metrics, better, labels=None):
+def set_table(rows, set_name, metrics, better, labels=None, headings=None, counted=None):
     """Return (header, rows of strings): systems by `metrics` of one set, the normaliser above.
 
-    better: {metric: "low" or "high"}.
+    better: {metric: "low" or "high"}. headings: {metric: heading}, else its name. counted: {metric: heading
+    of a column beside it} with the two counts it is the ratio of.
     """
-    names = _names(rows)
+    names = _names([r for r in rows if r["set"] == set_name], metrics)
     found = {(r["system"], r["metric"]): r for r in rows if r["set"] == set_name}
     metrics = [metric for metric in metrics if any((name, metric) in found for name in names)]
-    columns = [
-        _bold([cell(found.get((name, metric))) for name in names], better[metric])
-        for metric in metrics
-    ]
-    normalisers = [
-        next(found[name, metric] for name in names if (name, metric) in found)["normaliser"]
-        for metric in metrics
-    ]
+    header, normalisers, columns = ["system"], ["normaliser"], []
+    for metric in metrics:
+        having = [found.get((name, metric)) for name in names]
+        header.append((headings or {}).get(metric, metric))
+        normalisers.append(next(row for row in having if row)["normaliser"])
+        columns.append(_bold([cell(row) for row in having], better[metric]))
+        if metric in (counted or {}):
+            header.append(counted[metric])
+            normalisers.append("")
+            columns.append([f"{row['count']} / {row['of']}" if row else "-" for row in having])
     lines = [
         [(labels or {}).get(name, name), *(column[i] for column in columns)]
         for i, name in enumerate(names)
     ]
-    return ["system", *metrics], [["normaliser", *normalisers], *lines]
+    return header, [normalisers, *lines]
+
+
+def question_tables(rows, labels=None):
+    """Return [((kind, set), heading, header, rows of strings)] of questions: text, speech and gap of each system.
+
+    rows: entries of `results.json`; those of questions have metrics such as mc_text. One table a set and kind.
+    """
+    tables = []
+    for kind, title, metrics in QUESTIONS:
+        sets = {r["set"]: r["utterances"] for r in rows if r["metric"].startswith(f"{kind}_")}
+        for name, size in sets.items():
+            found = {(r["system"], r["metric"]): r for r in rows if r["set"] == name}
+            names = list(dict.fromkeys(s for s, metric in found if metric.startswith(f"{kind}_")))
+            header, columns = ["system"], []
+            for metric, heading in metrics.items():
+                for form in ("text", "speech", "gap"):
+                    header.append(heading + form)
+                    having = [found.get((system, f"{metric}_{form}")) for system in names]
+                    cells = [(change if form == "gap" else cell)(row) for row in having]
+                    columns.append(cells if form == "gap" else _bold(cells, "high"))
+            lines = [[(labels or {}).get(s, s), *(column[i] for column in columns)] for i, s in enumerate(names)]
+            tables.append(((kind, name), f"{name}: {title}, {size} questions", header, lines))
+    return tables
 
 
 def comparison_table(comparisons, level=0.05):

@@ -48,6 +48,8 @@ align_sets=                # sets to align with the encoder's CTC (stage 8); emp
 num_beams=4                # beam of the LLM
 ctc_weight=0               # of the CTC score in choosing from n-best lists, 0 to 1; "valid": chosen on the validation set
 other_prompt=false         # decode sequences whose prompt is not the one of training
+questions=                 # files of questions: mc=FILE[=EXAMPLES] (multiple choice), sqa=FILE (open)
+questions_config=          # how questions are put, YAML; see docs/scoring.md
 normaliser=basic           # none, basic, whisper_basic, whisper_english, softvq
 set_normalisers=           # of single test sets, pairs name:normaliser, e.g. "test_phone:whisper_english"
 set_metrics=               # further metrics of test sets, pairs name:metric, e.g. "qa:bleu qa:chrf"
@@ -100,6 +102,9 @@ for pair in ${test_sets}; do
 done
 for item in ${set_normalisers} ${set_metrics} ${word_lists}; do
     [[ "${test_names} " == *" ${item%%[:=]*} "* ]] || die "${item}: ${item%%[:=]*} is not one of --test_sets${test_names}"
+done
+for item in ${questions}; do
+    [[ ${item} == mc=?* || ${item} == sqa=?* ]] || die "--questions ${item}: expected mc=FILE[=EXAMPLES] or sqa=FILE"
 done
 all_sets="${train_set} ${valid_set}${test_names}"
 read -ra overrides <<<"${train_overrides}"
@@ -352,6 +357,18 @@ if stage_on 12; then
     [ "${ctc_weight}" != valid ] || rescore_opts+=(--tune "${valid_set}=${dumpdir}/${valid_set}/text")
     for name in ${decoded_sets}; do rescore_opts+=(--set "${name}"); done
     bin rescore "${system_opts[@]}" "${rescore_opts[@]}"
+    for item in ${questions}; do
+        IFS='=' read -r kind file examples <<<"${item}"
+        log "Stage 12: questions of ${file} to ${systems}, and in writing to ${llm}"
+        ask_opts=(--questions "${file}" --llm "${llm}" --llm_dir "${expdir}/llm_alone" --threads "${nj}" --ngpu "${ngpu}")
+        [ -z "${questions_config}" ] || ask_opts+=(--config "${questions_config}")
+        [ "${stage}" -ne 12 ] || ask_opts+=(--redo)
+        if [ "${kind}" = mc ]; then
+            bin multiple_choice "${system_opts[@]}" "${ask_opts[@]}" ${examples:+--examples "${examples}"}
+        else
+            bin spoken_qa "${system_opts[@]}" "${ask_opts[@]}"
+        fi
+    done
 fi
 
 results_dir=${expdir}
@@ -381,6 +398,7 @@ if stage_on 13; then
     for file in "${conf_dir}"/published/*.yaml; do
         [ ! -f "${file}" ] || table_opts+=(--published "${file}")
     done
+    [ ! -d "${expdir}/llm_alone" ] || table_opts+=(--answers "llm|LLM alone, in writing|${expdir}/llm_alone")
     # Empty hypotheses are a fault of the system, not of the files: the audit counts them.
     # shellcheck disable=SC2086
     bin results "${table_opts[@]}" --train_text "${dumpdir}/${train_set}/text" --resample "${resample}" --prompt "${prompt}" \
