@@ -36,7 +36,7 @@ DONE = ".corpus"
 def get_parser():
     parser = Parser(prog="local/data.py", description=__doc__)
     parser.add_argument("--datadir", default="data", help="directory to write")
-    parser.add_argument("--train", type=int, default=2400, help="training utterances")
+    parser.add_argument("--train", type=int, default=2000, help="training utterances")
     parser.add_argument("--valid", type=int, default=120, help="validation utterances")
     parser.add_argument("--test", type=int, default=200, help="utterances of each test set")
     parser.add_argument("--lm_everyday", type=int, default=8000, help="LM lines, those of train included")
@@ -45,7 +45,7 @@ def get_parser():
     parser.add_argument("--domain", type=int, default=800, help="documents of text/domain.txt and of domain_tts/text")
     parser.add_argument("--mc", type=int, default=150, help="multiple-choice questions")
     parser.add_argument("--sqa", type=int, default=120, help="questions answered freely")
-    parser.add_argument("--joined", type=float, default=0.3, help="share of everyday texts that tell no story")
+    parser.add_argument("--joined", type=float, default=0.4, help="share of everyday texts that tell no story")
     parser.add_argument("--broad_share", type=float, default=0.15, help="share of slots with a rarer word")
     parser.add_argument("--core_words", type=int, default=12, help="frequent words of each class that are used")
     parser.add_argument("--smoke", default="false", choices=("true", "false"), help="a few utterances of everything")
@@ -158,8 +158,9 @@ def draw(options):
         "text/domain": d.distinct("domain", options["domain"], d.domain),
         "domain_tts": d.distinct("domain_tts", options["domain"], d.domain),
     }
-    lm = [*sets["train"], *d.distinct("lm_everyday", options["lm_everyday"] - options["train"], d.everyday)]
-    lm += d.distinct("lm_medical", options["lm_medical"], d.facts)
+    everyday = d.distinct("lm_everyday", options["lm_everyday"] - options["train"], d.everyday)
+    sets["lm/tokenizer"] = [*sets["train"], *everyday]
+    lm = sets["lm/tokenizer"] + d.distinct("lm_medical", options["lm_medical"], d.facts)
     lm += [(line, []) for line in d.answered()] * 3
     d.rng("shuffle").shuffle(lm)
     sets["lm/train"] = lm
@@ -195,7 +196,7 @@ def main(argv=None):
 
     out = Path(args.datadir)
     done, stamp = out / DONE, fingerprint(options)
-    texts = ("lm/train", "lm/valid", "lm/valid_domain", "text/domain")
+    texts = ("lm/train", "lm/tokenizer", "lm/valid", "lm/valid_domain", "text/domain")
     made = [out / name / "wav.scp" for name in SPOKEN] + [out / "domain_tts" / "text"]
     made += [out / f"{name}.txt" for name in texts] + [out / "questions" / f"{q}.jsonl" for q in QUESTIONS]
     if all(p.is_file() for p in made) and done.is_file() and done.read_text().strip() == stamp:

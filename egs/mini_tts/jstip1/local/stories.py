@@ -42,7 +42,7 @@ class Stories(text.Generator):
     """Texts from patterns of stories.txt or dictations.txt.
 
     A slot {class#key} draws a word and keeps it under `key`; {#key} says it again. The words are those of llmasr1 and
-    of words.txt. joined: share of texts that are two or three single sentences of llmasr1 instead.
+    of words.txt. joined: share of texts that are single sentences of llmasr1 instead, and of stories that one follows.
     """
 
     def __init__(self, patterns, joined=0.0, broad_share=0.04, core_words=8):
@@ -57,14 +57,17 @@ class Stories(text.Generator):
         rng: random.Random. facts: {key: word} that {#key} may name. Raises UserError for a slot that nothing fills.
         """
         while True:
+            single = [self.sentence(rng)[0] for _ in range(rng.choice((2, 3, 4)))]
             if rng.random() < self.joined:
-                story, entities = " ".join(self.sentence(rng)[0] for _ in range(rng.choice((2, 2, 3)))), []
+                story, entities = " ".join(single), []
             else:
                 chosen, entities, known = [], [], dict(facts)
                 fill = functools.partial(self._fill, rng, chosen, entities, known)
                 story = finish(_SLOT.sub(fill, rng.choice(self.stories)))
                 if len(set(chosen)) < len(chosen):
                     continue
+                if rng.random() < self.joined:
+                    story += " " + single[0]
             if MIN_WORDS <= len(story.split()) <= MAX_WORDS:
                 return story, entities
 
