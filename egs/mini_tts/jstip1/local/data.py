@@ -111,7 +111,8 @@ class Draw:
     def questions(self, name, n):
         """Draw `n` test questions -> [{question, choices, answer}], and hold them out.
 
-        name: mc or sqa, which says the wording. choices: four values of the answer's column; answer: index of the right one.
+        name: mc or sqa, which says the wording. choices: four values of the answer's column; answer: index of
+        the right one.
         """
         rng, found = self.rng(name), []
         asks = list(self.medicine.asks(True))
@@ -143,9 +144,7 @@ def capital(words):
 def draw(options):
     """Draw everything -> ({set: [(text, entities)]}, {mc, sqa: questions}); options: those of the parser."""
     if options["lm_everyday"] < options["train"]:
-        raise UserError(
-            f"--lm_everyday {options['lm_everyday']} must hold the {options['train']} stories of --train"
-        )
+        raise UserError(f"--lm_everyday {options['lm_everyday']} must hold the {options['train']} stories of --train")
     d = Draw(options)
     questions = {name: d.questions(name, options[name]) for name in QUESTIONS}
     sets = {
