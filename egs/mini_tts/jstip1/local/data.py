@@ -1,0 +1,245 @@
+#!/usr/bin/env python3
+"""Make the corpus: everyday stories and medical dictations, spoken by espeak-ng, and texts.
+
+Speech: train, valid, test_id (everyday), test_domain (medical), questions/mc, questions/sqa. Text: lm/ for the
+language model, text/domain.txt and domain_tts/text of the medical domain. Training speech holds no medical entity. No
+sentence of a validation or test set and no question of a test is in any training text.
+"""
+
+import hashlib
+import json
+import random
+import sys
+from pathlib import Path
+
+from espnet_llmvq.bin.cli import Parser, run
+from espnet_llmvq.errors import UserError
+
+HERE = Path(__file__).resolve().parent
+VOICES = "en-us en-us+f2 en-gb+m3 en-gb+f4".split()
+SPOKEN = ("test_id", "test_domain", "valid", "train")
+QUESTIONS = ("mc", "sqa")
+SMOKE = {
+    "train": 30,
+    "valid": 6,
+    "test": 8,
+    "lm_everyday": 350,
+    "lm_medical": 150,
+    "lm_valid": 30,
+    "domain": 12,
+    "mc": 6,
+    "sqa": 6,
+}
+DONE = ".corpus"
+
+
+def get_parser():
+    parser = Parser(prog="local/data.py", description=__doc__)
+    parser.add_argument("--datadir", default="data", help="directory to write")
+    parser.add_argument("--train", type=int, default=2000, help="training utterances")
+    parser.add_argument("--valid", type=int, default=120, help="validation utterances")
+    parser.add_argument("--test", type=int, default=200, help="utterances of each test set")
+    parser.add_argument("--lm_everyday", type=int, default=8000, help="LM lines, those of train included")
+    parser.add_argument("--lm_medical", type=int, default=2000, help="LM lines that state medical facts")
+    parser.add_argument("--lm_valid", type=int, default=200, help="lines of each held-out LM text")
+    parser.add_argument("--domain", type=int, default=800, help="documents of text/domain.txt and of domain_tts/text")
+    parser.add_argument("--mc", type=int, default=150, help="multiple-choice questions")
+    parser.add_argument("--sqa", type=int, default=120, help="questions answered freely")
+    parser.add_argument("--joined", type=float, default=0.4, help="share of everyday texts that tell no story")
+    parser.add_argument("--broad_share", type=float, default=0.15, help="share of slots with a rarer word")
+    parser.add_argument("--core_words", type=int, default=12, help="frequent words of each class that are used")
+    parser.add_argument("--smoke", default="false", choices=("true", "false"), help="a few utterances of everything")
+    parser.add_argument("--seed", type=int, default=1, help="random seed")
+    parser.add_argument("--nj", type=int, default=2, help="processes")
+    return parser
+
+
+class Draw:
+    """Draws the sets one after the other, so that none holds a sentence of one held out."""
+
+    def __init__(self, options):
+        import stories  # local/stories.py
+        import text  # local/text.py
+
+        self.seed = options["seed"]
+        self.normalise, self.sentences = text.normalise, stories.sentences
+        words = {"broad_share": options["broad_share"], "core_words": options["core_words"]}
+        self.everyday_stories = stories.Stories("stories.txt", options["joined"], **words)
+        self.dictations = stories.Stories("dictations.txt", **words)
+        self.medicine = stories.Medicine()
+        self.entities = self.medicine.entities()
+        self.held_out = set()
+
+    def rng(self, name):
+        return random.Random(f"{self.seed}-{name}")
+
+    def everyday(self, rng):
+        """A story without entities (two parts of names may make up one)."""
+        while True:
+            story = self.everyday_stories.story(rng)
+            if not self.entities & set(self.normalise(story[0]).split()):
+                return story
+
+    def dictation(self, rng):
+        return self.dictations.story(rng, self.medicine.situation(rng))
+
+    def facts(self, rng):
+        return self.medicine.document(rng, rng.choice(self.medicine.records))
+
+    def domain(self, rng):
+        """What the domain's text is made of: as many dictations as statements of facts."""
+        return rng.choice((self.dictation, self.facts))(rng)
+
+    def keys(self, story):
+        return {self.normalise(sentence) for sentence in self.sentences(story)}
+
+    def distinct(self, name, n, draw, hold_out=False):
+        """Draw `n` different texts without a held-out sentence -> [(text, entities)]; hold theirs out if asked to."""
+        rng, found, misses = self.rng(name), {}, 0
+        while len(found) < n:
+            story, entities = draw(rng)
+            if story in found or self.keys(story) & self.held_out:
+                misses += 1
+                if misses > 100 * n + 1000:
+                    raise UserError(f"{name}: there are fewer than {n} distinct texts")
+                continue
+            found[story] = entities
+        if hold_out:
+            self.held_out.update(*map(self.keys, found))
+        return list(found.items())
+
+    def questions(self, name, n):
+        """Draw `n` test questions -> [{question, choices, answer}], and hold them out.
+
+        name: mc or sqa, which says the wording. choices: four values of the answer's column; answer: index of
+        the right one.
+        """
+        rng, found = self.rng(name), []
+        asks = list(self.medicine.asks(True))
+        if n > len(asks):
+            raise UserError(f"--{name} {n}: there are {len(asks)} questions")
+        for record, column, wordings in rng.sample(asks, n):
+            right = record[column]
+            others = sorted({row[column] for row in self.medicine.records if column in row} - {right})
+            choices = [capital(c) for c in (right, *rng.sample(others, 3))]
+            rng.shuffle(choices)
+            question = wordings[QUESTIONS.index(name)]
+            found.append({"question": question, "choices": choices, "answer": choices.index(capital(right))})
+            self.held_out.add(self.normalise(question))
+        return found
+
+    def answered(self):
+        """Lines with a question that is in no test, and its answer."""
+        return [
+            f"{question} {capital(record[column])}."
+            for record, column, wordings in self.medicine.asks(False)
+            for question in wordings
+        ]
+
+
+def capital(words):
+    return words[0].upper() + words[1:]
+
+
+def draw(options):
+    """Draw everything -> ({set: [(text, entities)]}, {mc, sqa: questions}); options: those of the parser."""
+    if options["lm_everyday"] < options["train"]:
+        raise UserError(f"--lm_everyday {options['lm_everyday']} must hold the {options['train']} stories of --train")
+    d = Draw(options)
+    questions = {name: d.questions(name, options[name]) for name in QUESTIONS}
+    sets = {
+        "test_id": d.distinct("test_id", options["test"], d.everyday, True),
+        "test_domain": d.distinct("test_domain", options["test"], d.dictation, True),
+        "valid": d.distinct("valid", options["valid"], d.everyday, True),
+        "lm/valid": d.distinct("lm/valid", options["lm_valid"], d.everyday, True),
+        "lm/valid_domain": d.distinct("lm/valid_domain", options["lm_valid"], d.dictation, True),
+        "train": d.distinct("train", options["train"], d.everyday),
+        "text/domain": d.distinct("domain", options["domain"], d.domain),
+        "domain_tts": d.distinct("domain_tts", options["domain"], d.domain),
+    }
+    everyday = d.distinct("lm_everyday", options["lm_everyday"] - options["train"], d.everyday)
+    sets["lm/tokenizer"] = [*sets["train"], *everyday]
+    lm = sets["lm/tokenizer"] + d.distinct("lm_medical", options["lm_medical"], d.facts)
+    lm += [(line, []) for line in d.answered()] * 3
+    d.rng("shuffle").shuffle(lm)
+    sets["lm/train"] = lm
+    return sets, questions
+
+
+def fingerprint(options):
+    """Hash of what the corpus depends on: options, programs and word lists, those of llmasr1 too."""
+    from espnet_llmvq.data import espeak
+
+    digest = hashlib.sha256(json.dumps([options, espeak.VERSION], sort_keys=True).encode())
+    shared = (HERE / "text.py").resolve().parent
+    files = [p for p in (*HERE.iterdir(), *shared.iterdir()) if p.suffix in (".py", ".txt", ".tsv")]
+    for path in sorted(files):
+        digest.update(path.read_bytes())
+    return digest.hexdigest()
+
+
+def main(argv=None):
+    args = get_parser().parse_args(argv)
+    options = {k: v for k, v in vars(args).items() if k not in ("datadir", "nj", "smoke")}
+    if args.smoke == "true":
+        options.update(SMOKE)
+    for name in SMOKE:
+        if options[name] < 1:
+            raise UserError(f"--{name} must be at least 1, not {options[name]}")
+    for name in ("joined", "broad_share"):
+        if not 0 <= options[name] <= 1:
+            raise UserError(f"--{name} is a share, not {options[name]}")
+
+    from espnet_llmvq.data.datadir import write_atomic
+    from espnet_llmvq.data.espeak import synthesise
+
+    out = Path(args.datadir)
+    done, stamp = out / DONE, fingerprint(options)
+    texts = ("lm/train", "lm/tokenizer", "lm/valid", "lm/valid_domain", "text/domain")
+    made = [out / name / "wav.scp" for name in SPOKEN] + [out / "domain_tts" / "text"]
+    made += [out / f"{name}.txt" for name in texts] + [out / "questions" / f"{q}.jsonl" for q in QUESTIONS]
+    if all(p.is_file() for p in made) and done.is_file() and done.read_text().strip() == stamp:
+        print(f"{out} is complete; nothing to do")
+        return
+    done.unlink(missing_ok=True)
+
+    def speak(name, lines):
+        """Speak lines into a data directory -> {index of the line: utterance}."""
+        base = name.rsplit("/")[-1]
+        jobs = synthesise(
+            [(f"{base}-{i:05d}", line) for i, line in enumerate(lines, 1)], VOICES, out / name, options["seed"], args.nj
+        )
+        return {int(job["utt"].rsplit("-", 1)[1]) - 1: job["utt"] for job in jobs}
+
+    def write(name, lines):
+        (out / name).parent.mkdir(parents=True, exist_ok=True)
+        write_atomic(out / name, "".join(f"{line}\n" for line in lines))
+
+    sets, questions = draw(options)
+    for name in texts:
+        write(f"{name}.txt", [story for story, _ in sets[name]])
+    write("domain_tts/text", [f"domain_tts-{i:05d} {story}" for i, (story, _) in enumerate(sets["domain_tts"], 1)])
+    for name in SPOKEN:
+        ids = speak(name, [story for story, _ in sets[name]])
+        if name == "test_domain":
+            found = {ids[i]: entities for i, (_, entities) in enumerate(sets[name])}
+            pairs = {utt: [f"{slot}={value}" for slot, value in found[utt]] for utt in sorted(found)}
+            write(f"{name}/entities", ["\t".join([utt, *values]) for utt, values in pairs.items()])
+    for name, asked in questions.items():
+        ids = speak(f"questions/{name}", [q["question"] for q in asked])
+        lines = []
+        for i, q in enumerate(asked):
+            wav = str(out / "questions" / name / "wav" / f"{ids[i]}.wav")
+            if name == "sqa":
+                q = {"question": q["question"], "answer": q["choices"][q["answer"]]}
+            lines.append(json.dumps({"id": ids[i], **q, "wav": wav}, ensure_ascii=False))
+        write(f"questions/{name}.jsonl", lines)
+        answers = {ids[i]: q["choices"][q["answer"]] for i, q in enumerate(asked)}
+        write(f"questions/{name}/answers", [f"{utt} {answers[utt]}" for utt in sorted(answers)])
+    write_atomic(done, stamp + "\n")
+    sizes = ", ".join(f"{name} {len(found)}" for name, found in sorted({**sets, **questions}.items()))
+    print(f"{out}: {sizes}", file=sys.stderr)
+
+
+if __name__ == "__main__":
+    run(main)
