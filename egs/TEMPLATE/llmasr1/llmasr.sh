@@ -361,7 +361,8 @@ make_source() {
             for pair in ${texts}; do [ "${pair%%=*}" != "${name}" ] || text=${pair#*=}; done
         elif ! fresh "${text}" "${dumpdir}/${name}/text"; then
             # The transcripts of a set as plain text.
-            cut -d ' ' -f 2- "${dumpdir}/${name}/text" >"${text}.tmp" && mv "${text}.tmp" "${text}"
+            cut -d ' ' -f 2- "${dumpdir}/${name}/text" >"${text}.tmp"
+            mv "${text}.tmp" "${text}"
         fi
         fresh "${out}" "${text}" && log "${out} is up to date, nothing to do" && return
         mkdir -p "${dumpdir}/${name}"
