@@ -228,6 +228,7 @@ def test_stages_of_mixtures(recipe, conf):
     (conf / "domain.txt").write_text("A text.\n")
     options = ["--systems", "plain mixed both", "--texts", "domain=domain.txt", "--tts_text", "tts.txt",
                "--tts_voices", "en-us en-gb", "--tts_command", "say {text} {wav}", "--reserved_tokens", "<N> <A>",
+               "--lm_train_text", "lm.txt", "--tokenizer_text", "some.txt",
                "--mixture_positions", "900"]  # fmt: skip
     calls = recipe(*options, "--cache_encoder", "false")
     (speak,) = calls_of("synthesise", calls)
@@ -235,7 +236,7 @@ def test_stages_of_mixtures(recipe, conf):
         "--text tts.txt --voices en-us en-gb --seed 1 --nj 1 --out data/tts --command say {text} {wav}"
     )
     (tokenizer,) = calls_of("train_tokenizer", calls)
-    assert tokenizer.endswith("--out exp/tokenizer --reserved <N> <A>")
+    assert tokenizer.startswith("--text some.txt ") and tokenizer.endswith("--out exp/tokenizer --reserved <N> <A>")
     (align,) = calls_of("align", calls)  # of the sets that are interleaved: tts is not
     assert "--sequences dump/train/sequences.jsonl" in align and "--out exp/align/train.ctm" in align
     made = {call.split("--out ")[1].split()[0]: call for call in calls_of("make_sequences", calls)}
@@ -278,7 +279,8 @@ def test_systems_without_mixtures_run_as_before(recipe):
     assert [call.split()[0] for call in calls] == (
         "train_tokenizer make_sequences make_sequences make_sequences collect_positions train"
     ).split()
-    assert "--reserved" not in calls_of("train_tokenizer", calls)[0]
+    (tokenizer,) = calls_of("train_tokenizer", calls)
+    assert tokenizer.startswith("--text data/lm/train.txt ") and "--reserved" not in tokenizer
 
 
 @pytest.mark.parametrize(

@@ -39,6 +39,7 @@ max_duration=20            # seconds; longer training utterances are dropped
 prompt="USER: {speech} ASSISTANT: {text}"  # template of a sequence
 llm=                       # Hugging Face directory or hub id; empty: train one on the recipe's text
 lm_train_text=             # text for the tokenizer and the language model (one sentence a line)
+tokenizer_text=            # text for the tokenizer alone; empty: lm_train_text
 lm_valid_text=             # held-out texts, pairs name=file
 vocab_size=500             # pieces of the trained tokenizer
 whole_words=0              # most frequent words that are one piece each
@@ -230,9 +231,10 @@ fi
 
 if stage_on 5; then
     if ${own_llm}; then
-        log "Stage 5: tokenizer of ${vocab_size} pieces: ${lm_train_text} -> ${expdir}/tokenizer"
+        : "${tokenizer_text:=${lm_train_text}}"
+        log "Stage 5: tokenizer of ${vocab_size} pieces: ${tokenizer_text} -> ${expdir}/tokenizer"
         # shellcheck disable=SC2086
-        bin train_tokenizer --text ${lm_train_text} --vocab_size "${vocab_size}" --whole_words "${whole_words}" --out "${expdir}/tokenizer" \
+        bin train_tokenizer --text ${tokenizer_text} --vocab_size "${vocab_size}" --whole_words "${whole_words}" --out "${expdir}/tokenizer" \
             ${reserved_tokens:+--reserved ${reserved_tokens}}
     else
         log "Stage 5: the LLM is ${llm}, skipped"

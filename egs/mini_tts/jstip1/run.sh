@@ -31,7 +31,9 @@ opts=(
     # What the phase `joint` takes in its steps, so that every mixture is gone through about once.
     --mixture_positions 550000
     --lm_train_text "${datadir}/lm/train.txt"
-    --lm_valid_text "valid=${datadir}/lm/valid.txt"
+    # Without the names of the domain: a piece that training speech never has cannot be recognised.
+    --tokenizer_text "${datadir}/lm/tokenizer.txt"
+    --lm_valid_text "everyday=${datadir}/lm/valid.txt domain=${datadir}/lm/valid_domain.txt"
 )
 if [ "${smoke}" = true ]; then
     opts+=(
