@@ -1,5 +1,6 @@
 """Mixtures of phases: their names and sources, the files that a phase trains on, and the rows of JSTIP."""
 
+import collections
 import os
 import re
 import stat
@@ -150,13 +151,11 @@ def test_rows_of_jstip():
         shares = {("train", "asr"): 1}
         if mixture is not None:
             shares = read_mixture(RECIPE, mixture, ["train", "tts"], ["domain"])
-        kinds = dict.fromkeys(("asr", "text", "interleaved"), Fraction(0))
+        kinds = collections.Counter()
         for (data, form), share in shares.items():
-            kind = form if form == "text" else "asr" if (data, form) == ("train", "asr") else "interleaved"
-            kinds["tts" if (data, form) == ("tts", "asr") else kind] = (
-                kinds.get("tts" if (data, form) == ("tts", "asr") else kind, 0) + Fraction(share) / sum(shares.values())
-            )
-        thirds[system.name] = {kind: share for kind, share in kinds.items() if share}
+            kind = {"asr": "asr" if data == "train" else "tts", "text": "text"}.get(form, "interleaved")
+            kinds[kind] += Fraction(share) / sum(shares.values())
+        thirds[system.name] = dict(kinds)
     short = last.pop("asr_only")
     assert all(row == last["asr_only_equal"] for row in last.values())
     assert 3 * short[0] == last["asr_only_equal"][0]

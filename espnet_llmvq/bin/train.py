@@ -15,7 +15,7 @@ def get_parser():
     parser.add_argument("--expdir", default="exp", help="where models go")
     parser.add_argument("--llm", required=True, help="Hugging Face directory or hub id")
     parser.add_argument("--encoder_file", help="checkpoint of the frozen encoder")
-    parser.add_argument("--train", required=True, help="sequences (JSON lines) to train on, of phases without a mixture")
+    parser.add_argument("--train", required=True, help="sequences to train on, of phases without a mixture")
     parser.add_argument("--mixture_dir", default="exp/mixtures", help="NAME.jsonl and NAME_shape of mixtures of phases")
     parser.add_argument("--valid", required=True, help="sequences of the validation set")
     parser.add_argument("--train_shape", required=True, help="LLM positions of each training sequence")
