@@ -3,9 +3,9 @@
 # A recipe's run.sh calls this script with its sets and systems. Finished work is skipped, so a run that was
 # killed continues where it was. `--stage N` starts at a stage: stage 12 decodes again what was decoded.
 #
-# Stages: 1 data, 2 speed perturbation and synthesis, 3 format audio, 4 filter, 5 tokenizer and LLM directory, 6 language model,
-# 7 speech encoder, 8 word alignment, 9 sequences, 10 statistics, mixtures and encoder cache, 11 train systems, 12 decode,
-# 13 score, 14 analyse, 15 report. (16 pack and 17 upload are not in this version.)
+# Stages: 1 data, 2 speed perturbation and synthesis, 3 format audio, 4 filter, 5 tokenizer and LLM directory,
+# 6 language model, 7 speech encoder, 8 word alignment, 9 sequences, 10 statistics, mixtures and encoder cache,
+# 11 train systems, 12 decode, 13 score, 14 analyse, 15 report. (16 pack and 17 upload are not in this version.)
 
 set -euo pipefail
 
