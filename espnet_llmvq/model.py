@@ -110,11 +110,16 @@ class SpeechLLM(AbsESPnetModel):
         self.train(self.training)
 
     def train(self, mode=True):
-        """Like `Module.train`, but parts whose parameters are all frozen stay in eval mode."""
+        """Like `Module.train`, but parts whose parameters are all frozen stay in eval mode.
+
+        So does batch normalisation of a pretrained part: the pieces of interleaved sequences would move its
+        statistics away from those of whole utterances.
+        """
         super().train(mode)
-        for module in self.modules():
+        for name, module in self.named_modules():
             params = list(module.parameters())
-            if params and not any(p.requires_grad for p in params):
+            pretrained = isinstance(module, torch.nn.modules.batchnorm._BatchNorm) and name.startswith(self.sourced)
+            if params and not any(p.requires_grad for p in params) or pretrained:
                 module.eval()
         return self
 

@@ -5,6 +5,9 @@ A phase, `conf/phases/NAME.yaml`, is a training config; it starts from the phase
 the same phases share them, because a phase is stored under the names of all phases up to it.
 
 A file of the same directory with the one key `systems` is a group: its name stands for those systems.
+
+A phase trains on the transcribed speech of the training set, or on a mixture that its config names (`mixture: NAME`):
+`conf/mixtures/NAME.yaml`, lines `SET/FORM: SHARE`.
 """
 
 import os
@@ -15,6 +18,8 @@ from espnet_llmvq.errors import UserError, check_name
 SYSTEM_KEYS = ("label", "phases", "decode", "note", "lm_weight", "length_bonus")
 GROUP_KEY = "systems"
 DECODERS = ("llm", "ctc", "ctc_lm")
+MIXTURE_KEY = "mixture"
+FORMS = ("asr", "text")  # of a source, beside the names under conf/interleave
 
 
 @dataclass(frozen=True)
@@ -165,6 +170,37 @@ def read_fusion(path, data, decode):
             wanted = "a number of at least 0" if key == "lm_weight" else "a number"
             raise UserError(f"{path}: {key} is {value!r}; decode: ctc_lm needs {wanted}")
     return tuple((key, float(value)) for key, value in fusion.items())
+
+
+def split_mixture(config, path, conf_dir):
+    """(training config without its mixture, name of the mixture or None). Raises UserError for an unknown one."""
+    rest = {key: value for key, value in config.items() if key != MIXTURE_KEY}
+    name = config.get(MIXTURE_KEY)
+    if name is not None:
+        check_name(f"mixture in {path}", name, names(os.path.join(conf_dir, "mixtures")))
+    return rest, name
+
+
+def read_mixture(conf_dir, name, sets, texts=()):
+    """The shares of a mixture: {(set, form): share}, in its order.
+
+    A source is `SET/FORM`: one of `sets` as `asr`, as `text` (its transcripts) or interleaved as conf/interleave/FORM
+    says; or one of `texts` as `text`. Raises UserError for unknown sets and forms and for shares that are none.
+    """
+    path = os.path.join(conf_dir, "mixtures", f"{name}.yaml")
+    interleave = os.path.join(conf_dir, "interleave")
+    forms = [*FORMS, *(names(interleave) if os.path.isdir(interleave) else ())]
+    shares = {}
+    for source, share in read_yaml(path).items():
+        data, _, form = str(source).partition("/")
+        check_name(f"form in {path}, {source}:", form, forms)
+        check_name(f"set in {path}, {source}:", data, [*sets, *texts] if form == "text" else sets)
+        if isinstance(share, bool) or not isinstance(share, int | float) or not 0 < share < float("inf"):
+            raise UserError(f"{path}: the share of {source} is {share!r}; it must be a number above 0")
+        shares[data, form] = share
+    if not shares:
+        raise UserError(f"{path}: no source; write lines such as `train/asr: 1`")
+    return shares
 
 
 def plan(systems):

@@ -287,6 +287,28 @@ def test_decoding_goes_on_where_it_was(trained, encoder_dir, corpus, tmp_path, c
     assert {name: open(f"{directory}/{name}").read() for name in whole} == whole
 
 
+def test_frames_of_the_frozen_encoder_are_not_those_of_a_trained_one(trained, encoder_dir, settings, corpus, tmp_path):
+    from espnet_llmvq.bin import decode
+    from espnet_llmvq.tasks.launch import train_phase
+
+    (tmp_path / "systems").mkdir()
+    (tmp_path / "phases").mkdir()
+    (tmp_path / "phases/joint.yaml").write_text("")
+    (tmp_path / "systems/joint.yaml").write_text("phases: [joint]")
+    file = os.path.join(encoder_dir, "model.pth")
+    joint = settings(encoder_file=file, specaug=None, train_encoder=True, freeze=["llm"], max_epoch=1)
+    train_phase(str(tmp_path / "joint"), joint, 1)
+    (tmp_path / "none.scp").write_text("")  # reading it would fail
+    command = ["--conf_dir", str(tmp_path), "--expdir", str(tmp_path), "--encoder", encoder_dir,
+               "--set", f"a={corpus.valid}={tmp_path / 'none.scp'}", "--systems", "joint"]  # fmt: skip
+    decode.main(command)
+    with open(tmp_path / "joint/decode_a/hyp.jsonl") as f:
+        assert [json.loads(line)["id"] for line in f] == [s.id for s in read_sequences(corpus.valid)]
+    conf, exp = trained
+    with pytest.raises(UserError, match="no encoder frames"):
+        decode.main([*command, "--conf_dir", conf, "--expdir", exp, "--systems", "slam", "--redo"])
+
+
 def test_prompt_of_the_checkpoint(trained, encoder_dir, corpus, tmp_path):
     """It is recorded in training; another one is an error, or on demand told beside the hypotheses."""
     from espnet_llmvq.bin import decode

@@ -11,7 +11,7 @@ from espnet2.tasks.asr import ASRTask
 
 from espnet_llmvq.encoder import SpeechEncoder
 from espnet_llmvq.errors import UserError
-from espnet_llmvq.tasks.speech_llm import load_model
+from espnet_llmvq.tasks.speech_llm import SpeechLLMTask, load_model
 
 
 def test_unfrozen_encoder_is_part_of_the_checkpoint(make_model):
@@ -44,6 +44,43 @@ def test_frozen_encoder_is_loaded_from_its_file(make_model, encoder_dir):
         not any(m.training for m in ours.speech_encoder.modules())
         and ours.speech_encoder.specaug is None
     )
+
+
+def test_trained_encoder_is_part_of_the_checkpoint(make_model, encoder_dir, tmp_path):
+    """With `train_encoder` it goes on from its file, into the checkpoint and into the next phase."""
+    file = os.path.join(encoder_dir, "model.pth")
+    saved = torch.load(file, weights_only=True)
+    ours = make_model(encoder_file=file, specaug=None, train_encoder=True, freeze=["llm"])
+    own = torch.nn.Module.state_dict(ours)
+    encoder = {n for n in own if n.startswith("speech_encoder.")}
+    assert all(torch.equal(own[n], saved[n]) for n in encoder)
+    assert {n.split(".")[0] for n in ours.state_dict()} == {"bridge", "speech_encoder"}
+    assert encoder < set(ours.state_dict())  # statistics of batch normalisation too
+    trainable = {n.split(".")[0] for n, p in ours.named_parameters() if p.requires_grad}
+    assert trainable == {"bridge", "speech_encoder"}  # not the CTC head
+    ours.train()
+    norms = [m for m in ours.speech_encoder.modules() if isinstance(m, torch.nn.BatchNorm1d)]
+    assert norms and not any(m.training for m in norms) and ours.speech_encoder.encoder.training
+
+    with torch.no_grad():
+        for p in ours.speech_encoder.parameters():
+            p += 1
+    path = str(tmp_path / "model.pth")
+    torch.save(ours.state_dict(), path)
+    following = make_model(encoder_file=file, specaug=None, train_encoder=True, init_from=path)
+    found = torch.nn.Module.state_dict(following)
+    moved = torch.nn.Module.state_dict(ours)
+    assert all(torch.equal(found[n], moved[n]) for n in encoder)
+    with pytest.raises(UserError, match=r"model.pth: the phase before trained speech_encoder \(\d+ tensors\)"):
+        make_model(encoder_file=file, specaug=None, init_from=path)
+    with pytest.raises(UserError, match="train_encoder is for an encoder_file"):
+        make_model(train_encoder=True)
+
+
+def test_cached_frames_are_not_of_an_encoder_that_trains(arguments, encoder_dir):
+    args = arguments(encoder_file=os.path.join(encoder_dir, "model.pth"), train_encoder=True, train_cache="frames.scp")
+    with pytest.raises(UserError, match="train_encoder: cached frames"):
+        SpeechLLMTask.build_preprocess_fn(args, True)
 
 
 def test_encoder_file_that_lacks_tensors(make_model, encoder_dir, tmp_path):

@@ -106,7 +106,7 @@ def decode_system(args, system, sets):
     from espnet_llmvq.llm.directory import load_tokenizer
     from espnet_llmvq.score.files import write_text
     from espnet_llmvq.systems import hypothesis_file, system_dir
-    from espnet_llmvq.tasks.speech_llm import load_model
+    from espnet_llmvq.tasks.speech_llm import load_model, trains_encoder
 
     torch.set_num_threads(args.threads)
     directory, device = system_dir(system, args.expdir, args.encoder), "cuda" if args.ngpu else "cpu"
@@ -130,6 +130,7 @@ def decode_system(args, system, sets):
     for name, (sequences, cache) in sets.items():
         path = hypothesis_file(system, args.expdir, args.encoder, name)
         nbest = os.path.join(os.path.dirname(path), NBEST)
+        cache = None if trains_encoder(model_args) else cache
         batches = read_batches(
             sequences, args.batch_seconds, model_args.llm, batch_size=args.batch_size, cache=cache
         )

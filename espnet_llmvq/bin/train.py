@@ -15,7 +15,8 @@ def get_parser():
     parser.add_argument("--expdir", default="exp", help="where models go")
     parser.add_argument("--llm", required=True, help="Hugging Face directory or hub id")
     parser.add_argument("--encoder_file", help="checkpoint of the frozen encoder")
-    parser.add_argument("--train", required=True, help="sequences (JSON lines) to train on")
+    parser.add_argument("--train", required=True, help="sequences to train on, of phases without a mixture")
+    parser.add_argument("--mixture_dir", default="exp/mixtures", help="NAME.jsonl and NAME_shape of mixtures of phases")
     parser.add_argument("--valid", required=True, help="sequences of the validation set")
     parser.add_argument("--train_shape", required=True, help="LLM positions of each training sequence")
     parser.add_argument("--valid_shape", required=True, help="LLM positions of each validation sequence")
@@ -50,9 +51,27 @@ def check_kept_rows(configs, llm):
             raise UserError(f"{path}: {err}") from None
 
 
+def data_settings(args, mixture, train_encoder):
+    """What a phase reads: settings of its sequences, their positions and cached encoder frames.
+
+    Cached frames are those of the frozen encoder, and of the plain transcribed speech of the training set.
+    """
+    train, shape, cache = args.train, args.train_shape, args.train_cache
+    if mixture is not None:
+        train, shape = (os.path.join(args.mixture_dir, mixture + end) for end in (".jsonl", "_shape"))
+    return {
+        "train_data_path_and_name_and_type": [[train, "sequence", "sequence"]],
+        "valid_data_path_and_name_and_type": [[args.valid, "sequence", "sequence"]],
+        "train_shape_file": [shape],
+        "valid_shape_file": [args.valid_shape],
+        "train_cache": None if train_encoder or mixture is not None else cache,
+        "valid_cache": None if train_encoder else args.valid_cache,
+    }
+
+
 def main(argv=None):
     args = get_parser().parse_args(argv)
-    from espnet_llmvq.systems import Phase, plan, read_config, read_systems
+    from espnet_llmvq.systems import Phase, plan, read_config, read_systems, split_mixture
     from espnet_llmvq.tasks.launch import is_done, run_phases
 
     phases = plan(read_systems(args.conf_dir, args.systems.split(), args.seed))
@@ -67,19 +86,15 @@ def main(argv=None):
     overrides = {key: yaml.safe_load(value) for key, value in overrides.items()}
     jobs = []
     for phase in phases:
-        config = {**read_config(phase.config), **overrides}
+        config, mixture = split_mixture(read_config(phase.config), phase.config, args.conf_dir)
+        config.update(overrides)
         config.setdefault("best_model_criterion", [["valid", "loss", "min"]])
         settings = {
             **config,
             "llm": args.llm,
             "encoder_file": args.encoder_file,
             "init_from": os.path.join(args.expdir, phase.parent, "model.pth") if phase.parent else None,
-            "train_data_path_and_name_and_type": [[args.train, "sequence", "sequence"]],
-            "valid_data_path_and_name_and_type": [[args.valid, "sequence", "sequence"]],
-            "train_shape_file": [args.train_shape],
-            "valid_shape_file": [args.valid_shape],
-            "train_cache": args.train_cache,
-            "valid_cache": args.valid_cache,
+            **data_settings(args, mixture, config.get("train_encoder", False)),
             "seed": args.seed,
             "ngpu": args.ngpu,
         }

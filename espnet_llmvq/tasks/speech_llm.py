@@ -101,6 +101,9 @@ class SpeechLLMTask(AbsTask):
             help="Checkpoint with frontend, normalisation, encoder and CTC head; they are frozen",
         )
         group.add_argument(
+            "--train_encoder", type=str2bool, default=False, help="Train the encoder of encoder_file; not its CTC head"
+        )
+        group.add_argument(
             "--model_conf",
             action=NestedDictAction,
             default=dict(),
@@ -171,6 +174,8 @@ class SpeechLLMTask(AbsTask):
         tokenizer = load_tokenizer(args.llm)
         cache = args.train_cache if train else args.valid_cache
         augment = Augmenter(**args.augment_conf) if train and args.augment_conf else None
+        if cache and trains_encoder(args):
+            raise UserError("train_encoder: cached frames are those of the encoder before; train without a cache")
         if cache and augment:
             raise UserError("augment_conf has no effect on cached encoder frames; remove one of the two")
         if args.encoder_file:
@@ -230,7 +235,10 @@ class SpeechLLMTask(AbsTask):
         freeze, sourced = list(args.freeze), ["llm."]
         if args.encoder_file:
             sourced += ["speech_encoder.", "ctc."]
-            freeze += ["speech_encoder"] + (["ctc"] if ctc is not None else [])
+            freeze += ["ctc"] if ctc is not None else []
+            freeze += [] if trains_encoder(args) else ["speech_encoder"]
+        elif trains_encoder(args):
+            raise UserError("train_encoder is for an encoder_file; without one the encoder trains")
         elif not weights["ctc_weight"] and ctc is not None:
             freeze += ["ctc"]
         model = SpeechLLM(
@@ -248,8 +256,13 @@ class SpeechLLMTask(AbsTask):
         if args.encoder_file:
             load_encoder(model, args.encoder_file)
         if getattr(args, "init_from", None):
-            load_previous(model, args.init_from, args.encoder_file is not None)
+            load_previous(model, args.init_from)
         return model
+
+
+def trains_encoder(args):
+    """Whether the encoder goes on training after it was loaded: frames cached before are then not its own."""
+    return getattr(args, "train_encoder", False)  # models of before do not know the key
 
 
 def encoder_config(encoder_file):
@@ -298,16 +311,22 @@ def load_encoder(model, path):
     logging.info(f"Loaded {len(wanted)} encoder tensors from {path}")
 
 
-def load_previous(model, path, keep_encoder):
-    """Start from the phase before: every tensor that both have (keep_encoder: except the encoder's).
+def load_previous(model, path):
+    """Start from the phase before: every tensor that both have.
 
     What only the model has keeps its first value (LoRA, a trainable codebook: declared as new); what only the
-    file has must belong to a part the model lacks. Raises UserError for differing shapes or no overlap.
+    file has must belong to a part the model lacks. Raises UserError for differing shapes, no overlap, and what
+    was trained but is frozen now, as checkpoints of this phase would lack it.
     """
     state = torch.load(path, map_location="cpu", weights_only=True)
     own = torch.nn.Module.state_dict(model)
-    skipped = ("speech_encoder.", "ctc.") if keep_encoder else ()
-    shared = {n: v for n, v in state.items() if n in own and not n.startswith(skipped)}
+    shared = {n: v for n, v in state.items() if n in own}
+    lost = [n for n in model.omitted() if n in shared]
+    if lost:
+        raise UserError(
+            f"{path}: the phase before trained {lost[0].partition('.')[0]} ({len(lost)} tensors), this one would go "
+            "back to what it was before; train it in this phase too"
+        )
     shapes = [n for n, v in shared.items() if v.shape != own[n].shape]
     if shapes or not shared:
         raise UserError(f"{path} does not fit the next phase: {', '.join(shapes[:8]) or 'nothing in common'}")

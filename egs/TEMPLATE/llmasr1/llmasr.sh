@@ -3,9 +3,9 @@
 # A recipe's run.sh calls this script with its sets and systems. Finished work is skipped, so a run that was
 # killed continues where it was. `--stage N` starts at a stage: stage 12 decodes again what was decoded.
 #
-# Stages: 1 data, 2 speed perturbation, 3 format audio, 4 filter, 5 tokenizer and LLM directory, 6 language model,
-# 7 speech encoder, 8 word alignment, 9 sequences, 10 statistics and encoder cache, 11 train systems, 12 decode,
-# 13 score, 14 analyse, 15 report. (16 pack and 17 upload are not in this version.)
+# Stages: 1 data, 2 speed perturbation and synthesis, 3 format audio, 4 filter, 5 tokenizer and LLM directory,
+# 6 language model, 7 speech encoder, 8 word alignment, 9 sequences, 10 statistics, mixtures and encoder cache,
+# 11 train systems, 12 decode, 13 score, 14 analyse, 15 report. (16 pack and 17 upload are not in this version.)
 
 set -euo pipefail
 
@@ -28,6 +28,10 @@ test_sets=                 # pairs name:domain, domain id or ood, e.g. "test:id 
 systems=                   # rows of the table: systems and groups of them, names under conf_dir/systems
 baseline=                  # the system that others are compared with; empty or absent: the first
 local_data_opts=           # passed to local/data.sh
+tts_text=                  # Kaldi text to speak: its audio becomes the set "tts", for mixtures; empty: none
+tts_voices=en-us           # voices for it, dealt evenly
+tts_command=               # another engine than espeak-ng: a template with {text} and {wav}
+texts=                     # plain texts for mixtures, pairs name=file, a document a line
 speed_perturb_factors=     # e.g. "0.9 1.0 1.1"; empty: none
 audio_format=wav           # of converted audio: wav or flac
 min_duration=0.2           # seconds; shorter training utterances are dropped
@@ -35,16 +39,20 @@ max_duration=20            # seconds; longer training utterances are dropped
 prompt="USER: {speech} ASSISTANT: {text}"  # template of a sequence
 llm=                       # Hugging Face directory or hub id; empty: train one on the recipe's text
 lm_train_text=             # text for the tokenizer and the language model (one sentence a line)
+tokenizer_text=            # text for the tokenizer alone; empty: lm_train_text
 lm_valid_text=             # held-out texts, pairs name=file
 vocab_size=500             # pieces of the trained tokenizer
 whole_words=0              # most frequent words that are one piece each
+reserved_tokens=           # special tokens of the trained tokenizer, e.g. "<N>"
 lm_config=conf/lm.yaml     # of the trained language model
 encoder_file=              # checkpoint of a pretrained encoder; empty: train one (stage 7)
 encoder_config=conf/encoder.yaml  # of the trained encoder
 bridge_stack=1             # encoder frames per LLM position, for the batch budget (bridge_conf.stack)
 cache_encoder=true         # encode each set once and train all systems on the frames
 augment_cache=false        # spoil the training set for it as in the encoder's training
-align_sets=                # sets to align with the encoder's CTC (stage 8); empty: none
+align_sets=                # sets to align with the encoder's CTC (stage 8), beside those that mixtures interleave
+ctms=                      # word times from elsewhere for sets that mixtures interleave, pairs set=file
+mixture_positions=         # LLM positions of every mixture; empty: as many as give its first source once
 num_beams=4                # beam of the LLM
 ctc_weight=0               # of the CTC score in choosing from n-best lists, 0 to 1; "valid": chosen on the validation set
 other_prompt=false         # decode sequences whose prompt is not the one of training
@@ -93,6 +101,15 @@ done
 [ -n "${systems}" ] || die "--systems is empty; call ./run.sh, which names them"
 # Names are checked, and groups replaced by their systems.
 systems=$(bin systems --conf_dir "${conf_dir}" --systems "${systems}" | cut -d '|' -f 1 | paste -s -d ' ' -)
+tts_set=${tts_text:+tts}
+text_names=
+for pair in ${texts}; do
+    [[ ${pair} == ?*=?* ]] || die "--texts ${pair}: expected NAME=FILE"
+    text_names+=" ${pair%%=*}"
+done
+# Mixtures of the systems, lines NAME|SET/FORM=SHARE ..., and their sources SET/FORM, each once.
+mixtures=$(bin mixtures --conf_dir "${conf_dir}" --systems "${systems}" --sets "${train_set} ${tts_set}" --texts "${text_names}")
+sources=$(cut -d '|' -f 2 <<<"${mixtures}" | tr ' ' '\n' | sed 's/=.*//' | sort -u)
 # A run of fewer systems than run.sh names may lack its baseline.
 [[ " ${systems} " == *" ${baseline:-none} "* ]] || baseline=${systems%% *}
 test_names=
@@ -107,6 +124,15 @@ for item in ${questions}; do
     [[ ${item} == mc=?* || ${item} == sqa=?* ]] || die "--questions ${item}: expected mc=FILE[=EXAMPLES] or sqa=FILE"
 done
 all_sets="${train_set} ${valid_set}${test_names}"
+# Sets whose word times are needed.
+interleaved_sets=
+for source in ${sources}; do
+    [[ ${source} == */asr || ${source} == */text || " ${interleaved_sets} " == *" ${source%/*} "* ]] || interleaved_sets+=" ${source%/*}"
+done
+for pair in ${ctms}; do
+    [[ " ${train_set} ${tts_set} " == *" ${pair%%=*} "* ]] || die "--ctms ${pair}: ${pair%%=*} is none of ${train_set} ${tts_set}"
+    [[ ${pair} == ?*=?* ]] || die "--ctms ${pair}: expected SET=FILE"
+done
 read -ra overrides <<<"${train_overrides}"
 train_opts=(--ngpu "${ngpu}" --expdir "${expdir}" --conf_dir "${conf_dir}")
 for pair in ${overrides[@]+"${overrides[@]}"}; do train_opts+=(--override "${pair}"); done
@@ -169,6 +195,11 @@ if [ "${stage}" -le 3 ] && [ "${stop_stage}" -ge 1 ]; then
 fi
 
 if stage_on 2; then
+    if [ -n "${tts_set}" ]; then
+        log "Stage 2: synthesis: ${tts_text} -> ${datadir}/${tts_set}"
+        bin synthesise --text "${tts_text}" --voices "${tts_voices}" --seed "${base_seed}" --nj "${nj}" \
+            --out "${datadir}/${tts_set}" ${tts_command:+--command "${tts_command}"}
+    fi
     if [ -z "${speed_perturb_factors}" ]; then
         log "Stage 2: speed perturbation: none asked for, skipped"
     else
@@ -180,7 +211,7 @@ fi
 
 if stage_on 3; then
     log "Stage 3: format audio (16 kHz mono) -> ${dumpdir}"
-    for name in ${sp_set} ${valid_set} ${test_names}; do
+    for name in ${sp_set} ${valid_set} ${tts_set} ${test_names}; do
         target=${name}
         [ "${name}" != "${sp_set}" ] || target=${train_set}
         suffix=
@@ -192,8 +223,8 @@ if stage_on 3; then
 fi
 
 if stage_on 4; then
-    log "Stage 4: filter ${train_set} and ${valid_set}, never test sets"
-    for name in ${train_set} ${valid_set}; do
+    log "Stage 4: filter ${train_set} and ${valid_set}${tts_set:+ and ${tts_set}}, never test sets"
+    for name in ${train_set} ${valid_set} ${tts_set}; do
         if fresh "${dumpdir}/${name}/wav.scp" "${dumpdir}/${name}.unfiltered/wav.scp" "${dumpdir}/${name}.unfiltered/text"; then
             log "${dumpdir}/${name} is filtered, nothing to do"
         else
@@ -205,9 +236,11 @@ fi
 
 if stage_on 5; then
     if ${own_llm}; then
-        log "Stage 5: tokenizer of ${vocab_size} pieces: ${lm_train_text} -> ${expdir}/tokenizer"
+        : "${tokenizer_text:=${lm_train_text}}"
+        log "Stage 5: tokenizer of ${vocab_size} pieces: ${tokenizer_text} -> ${expdir}/tokenizer"
         # shellcheck disable=SC2086
-        bin train_tokenizer --text ${lm_train_text} --vocab_size "${vocab_size}" --whole_words "${whole_words}" --out "${expdir}/tokenizer"
+        bin train_tokenizer --text ${tokenizer_text} --vocab_size "${vocab_size}" --whole_words "${whole_words}" --out "${expdir}/tokenizer" \
+            ${reserved_tokens:+--reserved ${reserved_tokens}}
     else
         log "Stage 5: the LLM is ${llm}, skipped"
     fi
@@ -280,14 +313,28 @@ if stage_on 7; then
     fi
 fi
 
+# File of word times of a set.
+ctm_of() {
+    local pair
+    for pair in ${ctms}; do
+        [ "${pair%%=*}" != "$1" ] || { echo "${pair#*=}" && return; }
+    done
+    echo "${expdir}/align/$1.ctm"
+}
+to_align=
+for name in ${align_sets} ${interleaved_sets}; do
+    [[ " ${to_align} " == *" ${name} "* || $(ctm_of "${name}") != "${expdir}/align/${name}.ctm" ]] || to_align+=" ${name}"
+done
+to_align=${to_align# }
+
 if stage_on 8; then
-    if [ -z "${align_sets}" ]; then
-        log "Stage 8: word alignment: no --align_sets, skipped"
+    if [ -z "${to_align}" ]; then
+        log "Stage 8: word alignment: no set needs it, skipped"
     else
-        log "Stage 8: word alignment of ${align_sets} -> ${expdir}/align"
+        log "Stage 8: word alignment of ${to_align} -> ${expdir}/align"
         # shellcheck disable=SC2086
-        sequences ${align_sets}
-        for name in ${align_sets}; do
+        sequences ${to_align}
+        for name in ${to_align}; do
             if fresh "${expdir}/align/${name}.ctm" "${dumpdir}/${name}/sequences.jsonl" "${encoder_file}"; then
                 log "${expdir}/align/${name}.ctm is up to date, nothing to do"
             else
@@ -300,16 +347,85 @@ if stage_on 8; then
     fi
 fi
 
+# File of the sequences of a source SET/FORM.
+source_file() {
+    case $1 in
+    */asr) echo "${dumpdir}/${1%/*}/sequences.jsonl" ;;
+    *) echo "${dumpdir}/$1.jsonl" ;;
+    esac
+}
+# Positions of them.
+source_shape() { echo "${expdir}/stats/${1/\//_}_shape"; }
+# Sequences of a source, from data newer than they are: make_source SET/FORM
+make_source() {
+    local name=${1%/*} out pair text config ctm
+    out=$(source_file "$1")
+    case $1 in
+    */asr) sequences "${name}" ;;
+    */text)
+        text=${dumpdir}/${name}/text.txt
+        if [[ " ${text_names} " == *" ${name} "* ]]; then
+            for pair in ${texts}; do [ "${pair%%=*}" != "${name}" ] || text=${pair#*=}; done
+        elif ! fresh "${text}" "${dumpdir}/${name}/text"; then
+            # The transcripts of a set as plain text.
+            cut -d ' ' -f 2- "${dumpdir}/${name}/text" >"${text}.tmp"
+            mv "${text}.tmp" "${text}"
+        fi
+        fresh "${out}" "${text}" && log "${out} is up to date, nothing to do" && return
+        mkdir -p "${dumpdir}/${name}"
+        bin make_sequences --builder text --text "${text}" --out "${out}"
+        ;;
+    *)
+        config=${conf_dir}/interleave/${1#*/}.yaml
+        ctm=$(ctm_of "${name}")
+        fresh "${out}" "${config}" "${ctm}" "${dumpdir}/${name}/utt2num_samples" && log "${out} is up to date, nothing to do" && return
+        bin make_sequences --builder interleaved --data_dir "${dumpdir}/${name}" --ctm "${ctm}" --config "${config}" \
+            --encoder_config "${encoder_dir}/config.yaml" --out "${out}"
+        ;;
+    esac
+}
+
 if stage_on 9; then
-    log "Stage 9: sequences of ${all_sets}"
+    log "Stage 9: sequences of ${all_sets}${sources:+; for mixtures: $(paste -s -d ' ' - <<<"${sources}")}"
     # shellcheck disable=SC2086
     sequences ${all_sets}
+    for source in ${sources}; do make_source "${source}"; done
 fi
+
+# LLM positions of all sources, then the mixtures of them: files NAME.jsonl and NAME_shape in EXPDIR/mixtures
+mix() {
+    local source name shares out pairs=() specs inputs
+    for source in ${sources}; do
+        fresh "$(source_shape "${source}")" "$(source_file "${source}")" "${tokenizer}/tokenizer.json" ||
+            pairs+=("$(source_file "${source}")" "$(source_shape "${source}")")
+    done
+    if [ ${#pairs[@]} -gt 0 ]; then
+        bin collect_positions --llm "${tokenizer}" --stack "${bridge_stack}" --encoder_config "${encoder_dir}/config.yaml" "${pairs[@]}"
+    fi
+    while IFS='|' read -r name shares; do
+        out=${expdir}/mixtures/${name}.jsonl specs=() inputs=("${conf_dir}/mixtures/${name}.yaml")
+        for source in ${shares}; do
+            specs+=("${source%=*}=${source#*=}:$(source_file "${source%=*}"):$(source_shape "${source%=*}")")
+            specs[-1]=${specs[-1]/\//_}
+            inputs+=("$(source_shape "${source%=*}")")
+        done
+        if fresh "${out%.jsonl}_shape" "${inputs[@]}"; then
+            log "${out} is up to date, nothing to do"
+        else
+            bin mix_sequences --out "${out}" --shape "${out%.jsonl}_shape" --seed "${base_seed}" \
+                ${mixture_positions:+--positions "${mixture_positions}"} "${specs[@]}"
+        fi
+    done <<<"${mixtures}"
+}
 
 cache_dir=${encoder_dir}/frames
 if stage_on 10; then
     log "Stage 10: LLM positions -> ${expdir}/stats; encoder frames -> ${cache_dir}"
     positions "${bridge_stack}" "${encoder_dir}/config.yaml" "${expdir}/stats"
+    if [ -n "${mixtures}" ]; then
+        log "Stage 10: mixtures -> ${expdir}/mixtures"
+        mix
+    fi
     if ${cache_encoder}; then
         encode_opts=(--encoder "${encoder_dir}" --threads "${nj}" --ngpu "${ngpu}")
         pairs=()
@@ -337,7 +453,7 @@ if stage_on 11; then
     fi
     bin train --systems "${systems}" --encoder_file "${encoder_file}" --llm "${llm}" "${data_opts[@]}" "${train_opts[@]}" --seed "${seed}" \
         ${cache_opts[@]+"${cache_opts[@]}"} --nj "${nj}" \
-        --train_shape "${expdir}/stats/train_shape" --valid_shape "${expdir}/stats/valid_shape"
+        --train_shape "${expdir}/stats/train_shape" --valid_shape "${expdir}/stats/valid_shape" --mixture_dir "${expdir}/mixtures"
 fi
 
 if stage_on 12; then

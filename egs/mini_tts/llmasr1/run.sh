@@ -13,6 +13,10 @@ while [ $# -gt 0 ]; do
     esac
 done
 
+if [[ " ${args[*]-} " =~ [\ =]paper_b\  ]]; then
+    echo "$0: error: the rows of paper_b need other data; they are in ../jstip1: cd ../jstip1 && ./run.sh --systems paper_b" >&2
+    exit 2
+fi
 opts=(
     --train_set train
     --valid_set valid

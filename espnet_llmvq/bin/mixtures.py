@@ -1,0 +1,29 @@
+"""List the mixtures that the phases of some systems train on, as NAME|SET/FORM=SHARE ... lines, and check them."""
+
+from espnet_llmvq.bin.cli import Parser, run
+
+
+def get_parser():
+    parser = Parser(description=__doc__)
+    parser.add_argument("--systems", required=True, help="systems and groups under conf_dir/systems")
+    parser.add_argument("--conf_dir", default="conf", help="holds systems/, phases/, mixtures/ and interleave/")
+    parser.add_argument("--sets", default="train", help="sets of transcribed speech that mixtures may name")
+    parser.add_argument("--texts", default="", help="plain texts that mixtures may name")
+    return parser
+
+
+def main(argv=None):
+    args = get_parser().parse_args(argv)
+    from espnet_llmvq.systems import plan, read_config, read_mixture, read_systems, split_mixture
+
+    wanted = {}
+    for phase in plan(read_systems(args.conf_dir, args.systems.split())):
+        _, name = split_mixture(read_config(phase.config), phase.config, args.conf_dir)
+        if name is not None:
+            wanted[name] = read_mixture(args.conf_dir, name, args.sets.split(), args.texts.split())
+    for name, shares in wanted.items():
+        print(f"{name}|" + " ".join(f"{data}/{form}={share}" for (data, form), share in shares.items()))
+
+
+if __name__ == "__main__":
+    run(main)
