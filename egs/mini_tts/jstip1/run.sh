@@ -30,6 +30,8 @@ opts=(
     --texts "domain=${datadir}/text/domain.txt"
     # What the phase `joint` takes in its steps, so that every mixture is gone through about once.
     --mixture_positions 550000
+    --questions "mc=${datadir}/questions/mc.jsonl sqa=${datadir}/questions/sqa.jsonl"
+    --questions_config conf/questions.yaml
     --lm_train_text "${datadir}/lm/train.txt"
     # Without the names of the domain: a piece that training speech never has cannot be recognised.
     --tokenizer_text "${datadir}/lm/tokenizer.txt"
