@@ -24,14 +24,16 @@ def file_name(utt, audio_format):
 def convert(job):
     """Bring one utterance to `rate`; return (path, samples), or an error message.
 
-    job: (path, start s, end s or None, rate Hz, file to write, its final path). Runs in a worker.
+    job: (path, start s, end s or None, rate Hz or None for its own, file to write, its final path).
+    Runs in a worker.
     """
     from espnet_llmvq.data import audio
 
     path, start, end, rate, target, final = job
     try:
+        found = audio.info(path)
+        rate = rate or found.rate
         if end is None:
-            found = audio.info(path)
             if found.rate == rate and found.channels == 1:
                 return os.path.abspath(path), audio.check(path).frames
         x = audio.read_audio(path, rate, start, end)
@@ -94,6 +96,7 @@ def _run_jobs(jobs, nj):
 def format_audio(source, dest, rate=16000, nj=2, audio_format="wav"):
     """Write `dest` from `source`; return the number of utterances, or None when it was done before.
 
+    rate: Hz, or None to leave each file its own.
     Raises UserError listing the utterances whose audio cannot be used; `dest` is not touched then.
     """
     from espnet_llmvq.data.datadir import DataDir, scan, write_atomic

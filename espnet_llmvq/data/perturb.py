@@ -240,13 +240,17 @@ def _write_copy(copy, location, src, folder, seed, rate):
     return len(x)
 
 
-def _scaled_ctm(value, factor):
-    """A CTM line without id, ``channel start duration word...``, played `factor` times as fast."""
+def _scaled_ctm(value, factor, where):
+    """A CTM line without id, ``channel start duration word...``, played `factor` times as fast.
+
+    where: file and id for the UserError about a line that is none.
+    """
     fields = value.split()
     try:
         start, duration = (float(f) / factor for f in fields[1:3])
     except ValueError:
-        raise UserError(f"CTM line {value!r} is not 'channel start duration word'") from None
+        message = f"{where}: {value!r} is not 'channel start duration word' (correct it)"
+        raise UserError(message) from None
     return " ".join([fields[0], f"{start:.3f}", f"{duration:.3f}", *fields[3:]])
 
 
@@ -265,7 +269,9 @@ def _extra_tables(src, copies):
             if old in table:
                 factor = copy.speed * copy.tempo
                 ctm = name.endswith(".ctm") and factor != 1.0
-                new[key] = [_scaled_ctm(v, factor) for v in table[old]] if ctm else table[old]
+                new[key] = table[old]
+                if ctm:
+                    new[key] = [_scaled_ctm(v, factor, f"{name}: {old}") for v in table[old]]
     return extra
 
 
