@@ -325,11 +325,12 @@ class DataDir:
         path = Path(os.path.realpath(path))
         content = self.files()
         if path.exists():
-            for name, text in content.items():
-                write_atomic(path / name, text)
             for name in managed_files(path):
                 if name not in content:
                     (path / name).unlink()
+            # wav.scp last: by its time later stages see whether a directory is up to date.
+            for name, text in reversed(content.items()):
+                write_atomic(path / name, text)
             return
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary = path.with_name(f"{path.name}.tmp")

@@ -284,9 +284,7 @@ def write_perturbed(src_path, dest_path, make_copies, options, seed=0, nj=1, rat
     One made before with equal `options`, `seed` and source is left alone; one made with others is
     replaced. Raises UserError for defects of the source, or a `dest_path` that others wrote.
     """
-    from concurrent.futures import ProcessPoolExecutor
-
-    from tqdm import tqdm
+    from espnet_llmvq.parallel import run_jobs
 
     dest = Path(dest_path)
     src = DataDir.load(src_path)
@@ -311,12 +309,7 @@ def write_perturbed(src_path, dest_path, make_copies, options, seed=0, nj=1, rat
         voices = src if any(c.noise == "babble" for c in copies) else None
         work = partial(_write_copy, src=voices, folder=tmp / "audio", seed=seed, rate=rate)
         jobs = copies, [src.location(c.source) for c in copies]
-        bar = partial(tqdm, desc=dest.name, total=len(copies), unit="utt", mininterval=1)
-        if nj > 1:
-            with ProcessPoolExecutor(nj) as pool:
-                lengths = list(bar(pool.map(work, *jobs, chunksize=8)))
-        else:
-            lengths = list(bar(map(work, *jobs)))
+        lengths = list(run_jobs(work, *jobs, nj=nj, desc=dest.name))
         extra = _extra_tables(src, copies)
         extra["utt2num_samples"] = {c.utt: [str(n)] for c, n in zip(copies, lengths)}
         uniq = src.extra.get("utt2uniq", {})
