@@ -423,6 +423,16 @@ def test_a_failed_task_is_named_and_run_again_alone(room, cluster, capsys):
     assert len(cluster.submitted()) == 3  # 5 tasks, 3 tasks, and the one again
 
 
+def test_exit_codes_of_an_earlier_call_count_for_nothing(room, cluster):
+    script = "[ -e mended ] || exit 3; sleep 0.3; echo done"
+    arguments = ["JOB=1:2", "log/JOB.log", "bash", "-c", script]
+    with pytest.raises(UserError, match="2 of 2 jobs failed"):
+        run_call(cluster.back_end(), call(*arguments))
+    Path("mended").touch()
+    run_call(cluster.back_end(), call(*arguments))
+    assert body("log/1.log") == body("log/2.log") == ["done"]
+
+
 TOLD = {
     "slurm": "OUT_OF_MEMORY, exit code 0:137",
     "sge": "failed 0, exit_status 137",

@@ -86,7 +86,8 @@ class Call:
         return '"${JOB}"'.join(shlex.quote(p) if p else "" for p in argument.split(self.variable))
 
     def write_script(self):
-        """Write the script of a job, and remove logs of an earlier call, which would mislead."""
+        """Write the script of a job; logs and exit codes of an earlier call, which would mislead, go."""
+        shutil.rmtree(self.work, ignore_errors=True)
         logs = list(map(self.log_of, self.numbers))
         try:
             for directory in {self.work, *(os.path.dirname(log) or "." for log in logs)}:

@@ -97,7 +97,7 @@ class Queueing:
         return failed
 
     def _run_group(self, call, chunks, attempt):
-        jobs, ended = {}, False  # jobs: number -> (id, index)
+        jobs, failed = {}, None  # jobs: number -> (id, index)
         try:
             for chunk in chunks:
                 with signals_held():
@@ -105,10 +105,10 @@ class Queueing:
                     jobs.update({number: (job, index) for index, number in enumerate(chunk, 1)})
                     self._remember(call, jobs)
             failed = self._wait(call, jobs, attempt)
-            ended = True
             return failed
         finally:
-            if not ended and jobs:
+            # Also after failures: a task in an error state would stay in the queue.
+            if failed != {} and jobs:
                 self.cancel(sorted({job for job, _ in jobs.values()}))
             self._remember(call, {})
 
