@@ -1,10 +1,32 @@
-"""The error users see, and the nearest valid name for a mistyped one."""
+"""The error users see, what it says of a full disk, and the nearest valid name for a mistyped one."""
 
 import difflib
+import errno
+import re
+
+# A full disk, a used up quota, a file that may not grow further.
+_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+# Libraries that write in C or Rust put the number into their text, or lose it: safetensors, torch, NumPy.
+_FULL_TEXT = re.compile(
+    rf"os error ({'|'.join(map(str, _FULL))})\b|inline_container.*unexpected pos|PytorchStreamWriter failed writing"
+    r"|\d+ requested and \d+ written"
+)
 
 
 class UserError(Exception):
     """A mistake in the user's input. Commands print its message without a traceback and exit 1."""
+
+
+def message_of(err):
+    """What a user is told of an exception: of a UserError itself, of a full disk the remedy, of others None."""
+    if isinstance(err, UserError):
+        return str(err)
+    cause = err
+    while cause is not None:
+        if getattr(cause, "errno", None) in _FULL or _FULL_TEXT.search(str(cause)):
+            return f"a file cannot be written ({cause}): free some disk space and run again; finished work is kept"
+        cause = cause.__cause__ or cause.__context__
+    return None
 
 
 def nearest(name, choices):

@@ -174,7 +174,11 @@ class SequenceReader(collections.abc.Mapping):
         index = f"{self.path}.idx"
         if not os.path.exists(index) or os.path.getmtime(index) < os.path.getmtime(self.path):
             build_index(self.path)
-        self._open()
+        try:
+            self._open()
+        except (OSError, ValueError, EOFError):  # a damaged index
+            build_index(self.path)
+            self._open()
 
     def _open(self):
         self.table = np.load(f"{self.path}.idx", mmap_mode="r")

@@ -200,7 +200,7 @@ def test_phases_in_processes(settings, encoder_dir, tmp_path, capfd, monkeypatch
     torch.save({"bridge.projector.output.bias": torch.zeros(5)}, tmp_path / "encoder.pth")
     with pytest.raises(
         UserError,
-        match="(?s)phase c failed.*does not fit the next phase: bridge.projector.output.bias",
+        match="(?s)phase c failed: it ended with exit code 1.*does not fit the next phase: bridge.projector.output",
     ):
         launch.run_phases([("c", None, str(tmp_path / "c"), broken)], 1, 1)
 

@@ -3,7 +3,7 @@
 import argparse
 import sys
 
-from espnet_llmvq.errors import UserError, nearest
+from espnet_llmvq.errors import message_of, nearest
 
 
 class Parser(argparse.ArgumentParser):
@@ -38,11 +38,14 @@ class Parser(argparse.ArgumentParser):
 
 
 def run(main, argv=None):
-    """Call ``main(argv)``; turn a UserError into one clear line and exit status 1."""
+    """Call ``main(argv)``; turn a UserError or a full disk into one clear line and exit status 1."""
     try:
         sys.exit(main(argv))
-    except UserError as err:
-        print(f"error: {err}", file=sys.stderr)
-        sys.exit(1)
     except BrokenPipeError:
         sys.exit(141)
+    except Exception as err:
+        message = message_of(err)
+        if message is None:
+            raise
+        print(f"error: {message}", file=sys.stderr)
+        sys.exit(1)

@@ -60,24 +60,61 @@ def _segments(data):
     """Return the segments of a DataDir; whole files where it has none (opens their headers)."""
     if data.segments is not None:
         return data.segments
-    from espnet_llmvq.data.audio import info
+    from espnet_llmvq.data.durations import durations
 
-    return {utt: (utt, 0.0, info(wav).duration) for utt, wav in data.wav_scp.items()}
+    return {utt: (utt, 0.0, seconds) for utt, seconds in durations(data).items()}
+
+
+def _extra_lines(name, sources):
+    """The lines of an unmanaged file of all sources, sorted by their first fields."""
+    from espnet_llmvq.data.datadir import read_scp
+
+    tables = [(source, read_scp(os.path.join(source, name), empty=True)) for source in sources]
+    lines = _merge(tables, name, shared=True).items()
+    return "".join(f"{key} {value}".rstrip() + "\n" for key, value in sorted(lines))
 
 
 def main(argv=None):
     parser = Parser(description=__doc__)
+    parser.add_argument(
+        "--extra_files",
+        default="",
+        help='further files to combine if all sources have them, e.g. "utt2lang notes"',
+    )
+    parser.add_argument(
+        "--skip_fix",
+        choices=("true", "false"),
+        default="false",
+        help="refuse a source with incomplete utterances instead of dropping them as fix_data_dir does",
+    )
     parser.add_argument("dest", help="directory to write")
     parser.add_argument("sources", nargs="+", help="directories to combine")
     args = parser.parse_args(argv)
-    from espnet_llmvq.data.datadir import DataDir
+    from espnet_llmvq.data.datadir import CORE, DataDir, level, write_atomic
 
     if os.path.realpath(args.dest) in map(os.path.realpath, args.sources):
         raise UserError(f"{args.dest}: is one of the sources (give another DEST)")
-    data, left_out = combine([(source, DataDir.load(source)) for source in args.sources])
+    loaded = []
+    for source in args.sources:
+        dropped = None if args.skip_fix == "true" else []
+        loaded.append((source, DataDir.load(source, dropped)))
+        for key, reason in dropped or ():
+            print(f"dropped: {key}: {reason}")
+    data, left_out = combine(loaded)
+    more = {}
+    for name in args.extra_files.split():
+        if name in CORE or level(name):
+            continue  # combined anyway
+        lacking = [s for s in args.sources if not os.path.isfile(os.path.join(s, name))]
+        if lacking:
+            left_out.append((name, lacking[0]))
+        else:
+            more[name] = _extra_lines(name, args.sources)
     for name, source in left_out:
         print(f"{name}: not combined, because {source} has none", file=sys.stderr)
     data.write(args.dest)
+    for name, text in more.items():
+        write_atomic(os.path.join(args.dest, name), text)
     print(f"{args.dest}: {len(data.text)} utterances")
     return 0
 

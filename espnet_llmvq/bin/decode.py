@@ -209,16 +209,15 @@ def main(argv=None):
     if not work:
         return
     print("loading libraries", flush=True)
-    import multiprocessing
-
     import espnet_llmvq.tasks.speech_llm  # noqa: F401  shared by forked processes
+    from espnet_llmvq.parallel import run_forked
 
     if args.ngpu or args.nj == 1:
         for system, fresh in work:
             decode_system(args, system, fresh)
         return
-    with multiprocessing.get_context("fork").Pool(args.nj, maxtasksperchild=1) as pool:
-        pool.starmap(decode_system, [(args, system, fresh) for system, fresh in work], chunksize=1)
+    jobs = {system.name: (args, system, fresh) for system, fresh in work}
+    run_forked(decode_system, jobs, args.nj, "decoding with")
 
 
 if __name__ == "__main__":

@@ -21,6 +21,7 @@ def fix(path, audio=True, rate=None, nj=2, allow_empty_text=False):
         level,
         managed_files,
         scan,
+        select,
         validate,
         write_atomic,
     )
@@ -39,7 +40,7 @@ def fix(path, audio=True, rate=None, nj=2, allow_empty_text=False):
     tables = {name: scan(path / name)[0] for name in managed_files(path)}
     if repairs or drops:
         segmented = "segments" in tables
-        kept, dropped, total = _select(path, tables, drops, segmented)
+        kept, dropped, total = select(path, tables, drops)
         if not kept["utt"]:
             first = "\n  ".join(map(str, drops[:3]))
             raise UserError(f"{path}: unchanged, as no utterance would be left:\n  {first}")
@@ -71,45 +72,6 @@ def fix(path, audio=True, rate=None, nj=2, allow_empty_text=False):
     for problem in left:
         print(problem)
     return 1 if left else 0
-
-
-def _select(path, tables, drops, segmented):
-    """Return (ids kept per level, [(dropped id, reason)], number of utterances before)."""
-    from espnet_llmvq.data.datadir import level, parse_segment
-
-    core = ("text", "segments" if segmented else "wav.scp", "utt2spk")
-    rec_of = {}
-    if segmented:
-        for row in tables["segments"]:
-            try:
-                rec_of[row.key] = parse_segment(row.value)[0]
-            except ValueError:
-                continue  # it is among the drops
-    reasons, bad_recs, lines = {}, {}, []
-    for p in drops:
-        name = Path(p.file).name
-        why = f"{p.file}:{p.line}: {p.message}"
-        if name == "wav.scp" and segmented:
-            bad_recs.setdefault(p.utt, why)
-        elif level(name):
-            lines.append((p.utt, why))
-        else:
-            reasons.setdefault(p.utt, why)
-    for utt, rec in rec_of.items():
-        if rec in bad_recs:
-            reasons.setdefault(utt, f"recording {rec}: {bad_recs[rec]}")
-    everyone = {row.key for name in core for row in tables[name]}
-    utts = everyone - reasons.keys()
-    recs = {rec_of[u] for u in utts} if segmented else utts
-    for row in tables["wav.scp"] if segmented else ():
-        if row.key not in recs:
-            bad_recs.setdefault(row.key, f"{path / 'wav.scp'}:{row.line}: no utterance is left")
-    spks = {row.value for row in tables["utt2spk"] if row.key in utts}
-    kept = {"utt": utts, "spk": spks, "rec": recs}
-    gone = {row.value for row in tables["utt2spk"]} - spks
-    lines += [(spk, "speaker without utterances") for spk in gone]
-    dropped = [*reasons.items(), *bad_recs.items(), *lines]
-    return kept, sorted(set(dropped)), len(everyone)
 
 
 def _back_up(path, names):

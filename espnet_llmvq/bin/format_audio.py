@@ -14,6 +14,7 @@ from espnet_llmvq.bin.cli import Parser, run
 from espnet_llmvq.errors import UserError
 
 STAMP = ".format_audio.json"
+WAV_HEADER = 44  # bytes before the samples of a file of data.audio.write_audio
 
 
 def file_name(utt, audio_format):
@@ -24,19 +25,21 @@ def file_name(utt, audio_format):
 def convert(job):
     """Bring one utterance to `rate`; return (path, samples), or an error message.
 
-    job: (path, start s, end s or None, rate Hz, file to write, its final path). Runs in a worker.
+    job: (path, start s, end s or None, rate Hz or None for its own, file to write, its final path).
+    Runs in a worker.
     """
     from espnet_llmvq.data import audio
 
     path, start, end, rate, target, final = job
     try:
+        found = audio.info(path)
+        rate = rate or found.rate
         if end is None:
-            found = audio.info(path)
             if found.rate == rate and found.channels == 1:
                 return os.path.abspath(path), audio.check(path).frames
         x = audio.read_audio(path, rate, start, end)
         audio.write_audio(target, x, rate)
-    except (audio.AudioError, OSError, RuntimeError) as err:  # RuntimeError: libsndfile's writer
+    except audio.AudioError as err:
         return str(err)
     return final, len(x)
 
@@ -60,43 +63,37 @@ def _digest(source, data, options):
 
 
 def _is_done(dest, digest):
-    """True when `dest` was written from the same input and its audio is still there."""
+    """True when `dest` was written from the same input and its audio is still there in full."""
     from espnet_llmvq.data.datadir import CORE, read_scp
 
     try:
         if json.loads((dest / STAMP).read_text())["digest"] != digest:
             return False
         core = [name for name in (*CORE, "utt2num_samples") if name != "segments"]
-        paths = read_scp(dest / "wav.scp").values()
-        return all((dest / n).is_file() for n in core) and all(map(os.path.isfile, paths))
+        counts = read_scp(dest / "utt2num_samples")
+        return all((dest / n).is_file() for n in core) and all(
+            _is_whole(path, int(counts[utt]), dest)
+            for utt, path in read_scp(dest / "wav.scp").items()
+        )
     except (OSError, ValueError, KeyError, UserError):
         return False
 
 
-def _run_jobs(jobs, nj):
-    """Yield the result of `convert` for each job in order."""
-    from tqdm import tqdm
-
-    show = {"total": len(jobs), "desc": "format", "unit": "utt", "mininterval": 1}
-    if nj == 1 or len(jobs) < 2 * nj:
-        yield from tqdm(map(convert, jobs), **show)
-        return
-    import multiprocessing
-    from concurrent.futures import ProcessPoolExecutor
-
-    # spawn: forking a process that has threads (tqdm, torch) can hang
-    context = multiprocessing.get_context("spawn")
-    chunk = max(1, min(64, len(jobs) // (4 * nj)))
-    with ProcessPoolExecutor(nj, mp_context=context) as pool:
-        yield from tqdm(pool.map(convert, jobs, chunksize=chunk), **show)
+def _is_whole(path, samples, dest):
+    """Whether an audio file is there and, if it is a WAV file of `dest`, as long as it was written."""
+    size = os.path.getsize(path)
+    ours = Path(path).parent == dest / "audio" and path.endswith(".wav")
+    return size == WAV_HEADER + 2 * samples if ours else size > 0
 
 
 def format_audio(source, dest, rate=16000, nj=2, audio_format="wav"):
     """Write `dest` from `source`; return the number of utterances, or None when it was done before.
 
+    rate: Hz, or None to leave each file its own.
     Raises UserError listing the utterances whose audio cannot be used; `dest` is not touched then.
     """
     from espnet_llmvq.data.datadir import DataDir, scan, write_atomic
+    from espnet_llmvq.parallel import run_jobs
 
     data = DataDir.load(source)
     dest = Path(os.path.realpath(dest))
@@ -121,7 +118,11 @@ def format_audio(source, dest, rate=16000, nj=2, audio_format="wav"):
         at = data.location(utt)
         jobs.append((*at, rate, str(building / "audio" / name), str(dest / "audio" / name)))
     wav_scp, counts, errors = {}, {}, []
-    for utt, result in zip(utts, _run_jobs(jobs, nj), strict=True):
+    if len(jobs) < 2 * nj:
+        nj = 1
+    chunk = max(1, min(64, len(jobs) // (4 * nj)))
+    results = run_jobs(convert, jobs, nj=nj, desc="format", chunksize=chunk)
+    for utt, result in zip(utts, results, strict=True):
         if isinstance(result, str):
             errors.append((utt, result))
         else:

@@ -22,25 +22,40 @@ def make_copies(src, factors):
 
 
 def get_parser():
-    parser = Parser(description=__doc__)
-    parser.add_argument("src", metavar="SRC", help="data directory")
-    parser.add_argument("factors", metavar="FACTOR", type=float, nargs="+", help="0.9 is slower")
-    parser.add_argument("dest", metavar="DEST", help="data directory to write")
+    usage = "%(prog)s [--nj N] SRC FACTOR [FACTOR ...] DEST, or as in Kaldi: FACTOR SRC DEST"
+    parser = Parser(description=__doc__, usage=usage)
+    parser.add_argument("args", nargs="+", metavar="SRC FACTOR DEST", help="0.9 is slower")
     parser.add_argument("--nj", type=int, default=2, help="processes")
     return parser
 
 
+def split(words):
+    """Return (factors, paths): what reads as a number is a factor; a directory `0.9` is written ./0.9."""
+    factors, paths = [], []
+    for word in words:
+        try:
+            factors.append(float(word))
+        except ValueError:
+            paths.append(word)
+    return factors, paths
+
+
 def main(argv=None):
-    args = get_parser().parse_args(argv)
-    for factor in args.factors:
+    parser = get_parser()
+    args = parser.parse_args(argv)
+    factors, paths = split(args.args)
+    if len(paths) != 2 or not factors:
+        parser.error("give SRC FACTOR... DEST")
+    src, dest = paths
+    for factor in factors:
         if not 0.1 <= factor <= 10:
             raise UserError(f"speed factor {factor:g} is not within 0.1 to 10")
-    if len(set(args.factors)) < len(args.factors):
-        raise UserError(f"a speed factor is given twice: {args.factors}")
-    copies = partial(make_copies, factors=args.factors)
-    options = {"speed": args.factors}
-    if not perturb.write_perturbed(args.src, args.dest, copies, options, nj=args.nj):
-        print(f"{args.dest} is there already, made with the same options")
+    if len(set(factors)) < len(factors):
+        raise UserError(f"a speed factor is given twice: {factors}")
+    copies = partial(make_copies, factors=factors)
+    options = {"speed": factors}
+    if not perturb.write_perturbed(src, dest, copies, options, nj=args.nj):
+        print(f"{dest} is there already, made with the same options")
 
 
 if __name__ == "__main__":

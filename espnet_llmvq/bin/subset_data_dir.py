@@ -1,9 +1,10 @@
-"""Write a subset of a data directory: N utterances, or those listed in a file.
+"""Write a subset of a data directory, as Kaldi's subset_data_dir.sh does.
 
 Without an option the N utterances are spread evenly over the directory.
 """
 
 import os
+import random
 
 from espnet_llmvq.bin.cli import Parser, run
 from espnet_llmvq.errors import UserError
@@ -25,36 +26,66 @@ def per_speaker(items, count):
     return items[: count * step : step]
 
 
+def some_speakers(spk2utt, count, seed):
+    """Return the utterances of speakers drawn one by one until there are at least `count`."""
+    order, keys = list(spk2utt), []
+    random.Random(seed).shuffle(order)
+    for spk in order:
+        if len(keys) >= count:
+            break
+        keys += spk2utt[spk]
+    return keys
+
+
+def read_list(path, known, where):
+    """Return the first fields of a list; UserError for one that is not in `known`, or for none."""
+    from espnet_llmvq.data.datadir import scan
+
+    rows, problems = scan(path)
+    for problem in problems:
+        if "UTF-8" in problem.message:
+            raise UserError(str(problem))
+    for row in rows:
+        if row.key not in known:
+            raise UserError(
+                f"{path}:{row.line}: {row.key}: not in {where} (remove it from the list)"
+            )
+    if not rows:
+        raise UserError(f"{path}: holds no id (add some)")
+    return [row.key for row in rows]
+
+
 def main(argv=None):
-    usage = "%(prog)s [--first|--last|--per_spk] SRC N DEST | %(prog)s --utt_list FILE SRC DEST"
-    parser = Parser(description=__doc__, usage=usage)
+    usage = "%(prog)s [--first|--last|--shortest|--speakers|--per_spk] SRC N DEST"
+    parser = Parser(description=__doc__, usage=f"{usage} | --utt_list|--spk_list FILE SRC DEST")
     how = parser.add_mutually_exclusive_group()
     how.add_argument("--first", action="store_true", help="the first N utterances")
     how.add_argument("--last", action="store_true", help="the last N utterances")
+    how.add_argument("--shortest", action="store_true", help="the shortest N utterances")
+    how.add_argument(
+        "--speakers", action="store_true", help="all of random speakers, until there are N or more"
+    )
     how.add_argument("--per_spk", action="store_true", help="N utterances of every speaker")
     how.add_argument("--utt_list", help="file whose first fields are the utterances; no N then")
+    how.add_argument("--spk_list", help="file whose first fields are the speakers; no N then")
+    parser.add_argument("--seed", type=int, default=0, help="of --speakers")
     parser.add_argument("args", nargs="+", metavar="SRC [N] DEST", help="directories, count")
     args = parser.parse_args(argv)
-    from espnet_llmvq.data.datadir import DataDir, scan
+    from espnet_llmvq.data.datadir import DataDir
+    from espnet_llmvq.data.durations import durations
 
-    if len(args.args) != (2 if args.utt_list else 3):
-        parser.error("give SRC DEST" if args.utt_list else "give SRC N DEST")
+    listed = args.utt_list or args.spk_list
+    if len(args.args) != (2 if listed else 3):
+        parser.error("give SRC DEST" if listed else "give SRC N DEST")
     source, dest = args.args[0], args.args[-1]
     if os.path.realpath(source) == os.path.realpath(dest):
         raise UserError(f"{dest}: is the source itself (give another DEST)")
     data = DataDir.load(source)
     if args.utt_list:
-        rows, problems = scan(args.utt_list)
-        for problem in problems:
-            if "UTF-8" in problem.message:
-                raise UserError(str(problem))
-        for row in rows:
-            if row.key not in data.text:
-                where = f"{args.utt_list}:{row.line}: {row.key}"
-                raise UserError(f"{where}: not in {source}/text (remove it from the list)")
-        keys = [row.key for row in rows]
-        if not keys:
-            raise UserError(f"{args.utt_list}: holds no utterance id (add some)")
+        keys = read_list(args.utt_list, data.text, f"{source}/text")
+    elif args.spk_list:
+        spks = read_list(args.spk_list, data.spk2utt, f"{source}/spk2utt")
+        keys = [utt for spk in spks for utt in data.spk2utt[spk]]
     else:
         count = args.args[1]
         if not count.isdecimal() or int(count) == 0:
@@ -69,6 +100,11 @@ def main(argv=None):
             keys = utts[:count]
         elif args.last:
             keys = utts[-count:]
+        elif args.shortest:
+            seconds = durations(data)
+            keys = sorted(utts, key=lambda utt: (seconds[utt], utt))[:count]
+        elif args.speakers:
+            keys = some_speakers(data.spk2utt, count, args.seed)
         else:
             keys = spread(utts, count)
     found = data.subset(keys)

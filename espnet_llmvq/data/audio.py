@@ -116,12 +116,19 @@ def read_audio(path, rate=16000, start=0.0, end=None):
 def write_audio(path, x, rate):
     """Write float samples (N,), full scale 1.0, as 16-bit PCM; the suffix gives wav or flac.
 
-    Samples are rounded and clipped here because libsndfile truncates them.
+    Samples are rounded and clipped here because libsndfile truncates them. Raises UserError when the
+    file cannot be written.
     """
     import soundfile
 
     pcm = np.clip(np.rint(np.asarray(x, np.float64) * 32768), -32768, 32767).astype(np.int16)
-    soundfile.write(os.fspath(path), pcm, rate, subtype="PCM_16")
+    try:
+        soundfile.write(os.fspath(path), pcm, rate, subtype="PCM_16")
+    except soundfile.SoundFileError as err:
+        # libsndfile does not tell why; it is the disk, as what is written was made here.
+        raise UserError(
+            f"{path}: cannot be written: {err}; if the disk is full, free some space, and run again"
+        ) from err
 
 
 def _open(path):

@@ -245,16 +245,28 @@ class DataDir:
         return self.wav_scp[rec], start, end
 
     @classmethod
-    def load(cls, path):
+    def load(cls, path, dropped=None):
         """Read a directory; audio files are not opened and empty transcripts are allowed.
 
         Order, repeated lines and a stale spk2utt are forgiven. Any other defect raises UserError.
+        With a list `dropped`, what fix_data_dir would drop is left out, and (id, reason) appended.
         """
         tables, segments, problems = _inspect(path, allow_empty_text=True)
-        wrong = [p for p in problems if p.repair != "rewrite"]
+        forgiven = ("rewrite",) if dropped is None else ("rewrite", "drop")
+        wrong = [p for p in problems if p.repair not in forgiven]
         if wrong:
             more = f"; {len(wrong) - 1} more from validate_data_dir.py {path}" * (len(wrong) > 1)
             raise UserError(f"{wrong[0]}{more}")
+        drops = [p for p in problems if p.repair == "drop"]
+        if drops:
+            kept, gone, _ = select(path, tables, drops)
+            if not kept["utt"]:
+                raise UserError(f"{path}: no utterance would be left: {drops[0]}")
+            dropped += gone
+            for name, rows in tables.items():
+                of = level(name) or ("rec" if "segments" in tables and name == "wav.scp" else "utt")
+                tables[name] = [r for r in rows if name == "spk2utt" or r.key in kept[of]]
+            segments = {utt: s for utt, s in segments.items() if utt in kept["utt"]}
         core = [{r.key: r.value for r in tables[n]} for n in ("wav.scp", "text", "utt2spk")]
         extra = {}
         for name in filter(level, tables):
@@ -313,11 +325,12 @@ class DataDir:
         path = Path(os.path.realpath(path))
         content = self.files()
         if path.exists():
-            for name, text in content.items():
-                write_atomic(path / name, text)
             for name in managed_files(path):
                 if name not in content:
                     (path / name).unlink()
+            # wav.scp last: by its time later stages see whether a directory is up to date.
+            for name, text in reversed(content.items()):
+                write_atomic(path / name, text)
             return
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary = path.with_name(f"{path.name}.tmp")
@@ -327,6 +340,47 @@ class DataDir:
         for name, text in content.items():
             write_atomic(temporary / name, text)
         os.rename(temporary, path)
+
+
+def select(path, tables, drops):
+    """What is left of the tables of a directory without the Problems `drops`.
+
+    Returns (ids kept per level, [(dropped id, reason)], number of utterances before).
+    """
+    path, segmented = Path(path), "segments" in tables
+    core = ("text", "segments" if segmented else "wav.scp", "utt2spk")
+    rec_of = {}
+    if segmented:
+        for row in tables["segments"]:
+            try:
+                rec_of[row.key] = parse_segment(row.value)[0]
+            except ValueError:
+                continue  # it is among the drops
+    reasons, bad_recs, lines = {}, {}, []
+    for p in drops:
+        name = Path(p.file).name
+        why = f"{p.file}:{p.line}: {p.message}"
+        if name == "wav.scp" and segmented:
+            bad_recs.setdefault(p.utt, why)
+        elif level(name):
+            lines.append((p.utt, why))
+        else:
+            reasons.setdefault(p.utt, why)
+    for utt, rec in rec_of.items():
+        if rec in bad_recs:
+            reasons.setdefault(utt, f"recording {rec}: {bad_recs[rec]}")
+    everyone = {row.key for name in core for row in tables[name]}
+    utts = everyone - reasons.keys()
+    recs = {rec_of[u] for u in utts} if segmented else utts
+    for row in tables["wav.scp"] if segmented else ():
+        if row.key not in recs:
+            bad_recs.setdefault(row.key, f"{path / 'wav.scp'}:{row.line}: no utterance is left")
+    spks = {row.value for row in tables["utt2spk"] if row.key in utts}
+    kept = {"utt": utts, "spk": spks, "rec": recs}
+    gone = {row.value for row in tables["utt2spk"]} - spks
+    lines += [(spk, "speaker without utterances") for spk in gone]
+    dropped = [*reasons.items(), *bad_recs.items(), *lines]
+    return kept, sorted(set(dropped)), len(everyone)
 
 
 def validate(path, audio=True, rate=None, nj=2, allow_empty_text=False):

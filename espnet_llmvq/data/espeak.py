@@ -9,7 +9,6 @@ import ctypes
 import functools
 import hashlib
 import json
-import multiprocessing
 import os
 import re
 import shlex
@@ -17,8 +16,6 @@ import shutil
 import subprocess
 import tempfile
 import zlib
-from concurrent.futures import ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 
 import numpy as np
@@ -26,6 +23,7 @@ import numpy as np
 from espnet_llmvq.data.datadir import by_speaker
 from espnet_llmvq.data.perturb import limit_peak
 from espnet_llmvq.errors import UserError, nearest
+from espnet_llmvq.parallel import run_jobs
 
 RATE = 16000
 RATE_WPM = (170, 200)  # drawn per utterance, both ends included
@@ -411,7 +409,8 @@ def synthesise(utterances, voices, out, seed=0, nj=2, command=None):
     (unfinished / "wav").mkdir(parents=True)
     paths = [unfinished / "wav" / f"{job['utt']}.wav" for job in jobs]
     work = functools.partial(_command_job, command) if command else _speak_job
-    words = list(_map(work, jobs, paths, nj, desc=out.name))
+    start = None if command else _start_worker
+    words = list(run_jobs(work, jobs, paths, nj=nj, desc=out.name, initializer=start))
 
     spk2utt = by_speaker({job["utt"]: job["spk"] for job in jobs})
     files = {
@@ -438,20 +437,3 @@ def publish(unfinished, out):
     if out.exists():
         shutil.rmtree(out)
     os.replace(unfinished, out)
-
-
-def _map(work, jobs, paths, nj, desc):
-    """Yield work(job, path) in order, in `nj` processes, with a progress bar on stderr."""
-    from tqdm import tqdm
-
-    bar = functools.partial(tqdm, total=len(jobs), desc=desc, unit="utt", mininterval=1)
-    if nj <= 1:
-        yield from bar(map(work, jobs, paths))
-        return
-    spawn = multiprocessing.get_context("spawn")
-    start = _start_worker if work is _speak_job else None
-    try:
-        with ProcessPoolExecutor(nj, mp_context=spawn, initializer=start) as pool:
-            yield from bar(pool.map(work, jobs, paths, chunksize=8))
-    except BrokenProcessPool as err:
-        raise UserError("a synthesis process died; try --nj 1 to see why") from err

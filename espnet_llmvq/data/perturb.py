@@ -240,13 +240,17 @@ def _write_copy(copy, location, src, folder, seed, rate):
     return len(x)
 
 
-def _scaled_ctm(value, factor):
-    """A CTM line without id, ``channel start duration word...``, played `factor` times as fast."""
+def _scaled_ctm(value, factor, where):
+    """A CTM line without id, ``channel start duration word...``, played `factor` times as fast.
+
+    where: file and id for the UserError about a line that is none.
+    """
     fields = value.split()
     try:
         start, duration = (float(f) / factor for f in fields[1:3])
     except ValueError:
-        raise UserError(f"CTM line {value!r} is not 'channel start duration word'") from None
+        message = f"{where}: {value!r} is not 'channel start duration word' (correct it)"
+        raise UserError(message) from None
     return " ".join([fields[0], f"{start:.3f}", f"{duration:.3f}", *fields[3:]])
 
 
@@ -265,7 +269,9 @@ def _extra_tables(src, copies):
             if old in table:
                 factor = copy.speed * copy.tempo
                 ctm = name.endswith(".ctm") and factor != 1.0
-                new[key] = [_scaled_ctm(v, factor) for v in table[old]] if ctm else table[old]
+                new[key] = table[old]
+                if ctm:
+                    new[key] = [_scaled_ctm(v, factor, f"{name}: {old}") for v in table[old]]
     return extra
 
 
@@ -278,9 +284,7 @@ def write_perturbed(src_path, dest_path, make_copies, options, seed=0, nj=1, rat
     One made before with equal `options`, `seed` and source is left alone; one made with others is
     replaced. Raises UserError for defects of the source, or a `dest_path` that others wrote.
     """
-    from concurrent.futures import ProcessPoolExecutor
-
-    from tqdm import tqdm
+    from espnet_llmvq.parallel import run_jobs
 
     dest = Path(dest_path)
     src = DataDir.load(src_path)
@@ -305,12 +309,7 @@ def write_perturbed(src_path, dest_path, make_copies, options, seed=0, nj=1, rat
         voices = src if any(c.noise == "babble" for c in copies) else None
         work = partial(_write_copy, src=voices, folder=tmp / "audio", seed=seed, rate=rate)
         jobs = copies, [src.location(c.source) for c in copies]
-        bar = partial(tqdm, desc=dest.name, total=len(copies), unit="utt", mininterval=1)
-        if nj > 1:
-            with ProcessPoolExecutor(nj) as pool:
-                lengths = list(bar(pool.map(work, *jobs, chunksize=8)))
-        else:
-            lengths = list(bar(map(work, *jobs)))
+        lengths = list(run_jobs(work, *jobs, nj=nj, desc=dest.name))
         extra = _extra_tables(src, copies)
         extra["utt2num_samples"] = {c.utt: [str(n)] for c, n in zip(copies, lengths)}
         uniq = src.extra.get("utt2uniq", {})

@@ -75,6 +75,20 @@ def write_hypotheses(path, chosen):
     write_text(path, "".join(lines))
 
 
+def whole_lines(lines):
+    """{utterance: line} up to the first line that is cut off or damaged, as a kill or a full disk leaves it."""
+    found = {}
+    for line in lines:
+        try:
+            entry = json.loads(line)
+            if not line.endswith("\n") or not isinstance(entry["nbest"], list):
+                break
+            found[entry["id"]] = line
+        except (ValueError, KeyError, TypeError):
+            break
+    return found
+
+
 class Partial:
     """Lines of an n-best file as they come, so that a decoding that was killed goes on where it was.
 
@@ -88,8 +102,7 @@ class Partial:
         if os.path.exists(self.path):
             with open(self.path, encoding="utf-8", errors="replace") as f:
                 if f.readline() == head:
-                    # The last line may be cut off.
-                    self.done = {json.loads(line)["id"]: line for line in f if line.endswith("\n")}
+                    self.done = whole_lines(f)
         os.makedirs(os.path.dirname(self.path), exist_ok=True)
         write_text(self.path, head + "".join(self.done.values()))
         self.file = open(self.path, "a", encoding="utf-8")

@@ -1,11 +1,13 @@
 """Sequences in ESPnet's dataset: the `sequence` data type, its preprocessing and its collate function."""
 
+import os
+
 import numpy as np
 import scipy.fft
 import torch
 from espnet2.train.dataset import DATA_TYPES
 
-from espnet_llmvq.data.audio import read_audio
+from espnet_llmvq.data.audio import AudioError, read_audio
 from espnet_llmvq.errors import UserError
 from espnet_llmvq.llm.positions import encode_text
 from espnet_llmvq.model import SPEECH, TEXT
@@ -32,12 +34,25 @@ class FrameCache:
     def __init__(self, path):
         import kaldiio
 
-        self.path, self.frames = path, kaldiio.load_scp(path)
+        self.path = path
+        try:
+            self.frames = kaldiio.load_scp(path)
+        except ValueError as err:
+            raise self._damaged("a line", err) from err
 
     def __getitem__(self, utt):
         if utt not in self.frames:
             raise UserError(f"{self.path}: no encoder frames for {utt}; remove the cache and run stage 10")
-        return self.frames[utt]
+        try:
+            return self.frames[utt]
+        except Exception as err:  # a damaged file raises whatever its bytes lead to
+            raise self._damaged(utt, err) from err
+
+    def _damaged(self, what, err):
+        return UserError(
+            f"{self.path}: the encoder frames of {what} are damaged ({err}); remove {os.path.dirname(self.path)} and "
+            "run stage 10"
+        )
 
 
 class SequencePreprocessor:
@@ -60,7 +75,10 @@ class SequencePreprocessor:
         start = span.start or 0
         # A whole file is read to its end, so that one that has grown is found out.
         end = (start + span.samples) / SAMPLE_RATE if span.is_piece else None
-        wave = read_audio(span.audio, SAMPLE_RATE, start / SAMPLE_RATE, end)
+        try:
+            wave = read_audio(span.audio, SAMPLE_RATE, start / SAMPLE_RATE, end)
+        except AudioError as err:
+            raise UserError(f"{utt}: {err}; a file of dump/ is made again from stage 3") from err
         if abs(len(wave) - span.samples) > 1:
             raise UserError(
                 f"{utt}: {span.audio} has {len(wave)} samples, the sequence says {span.samples}; "

@@ -1,6 +1,5 @@
 """Run training phases: one or several processes, logs beside the models, nothing done twice."""
 
-import collections
 import json
 import multiprocessing
 import os
@@ -10,7 +9,9 @@ import sys
 import time
 
 from espnet_llmvq.collapse import MARK
-from espnet_llmvq.errors import UserError
+from espnet_llmvq.errors import UserError, message_of
+from espnet_llmvq.launch.call import tail
+from espnet_llmvq.parallel import ended
 
 DONE = "model.pth"
 
@@ -74,8 +75,11 @@ def _child(directory, settings, threads):
     os.dup2(log, 2)
     try:
         train_phase(directory, settings, threads)
-    except UserError as err:
-        print(f"error: {err}", file=sys.stderr)
+    except Exception as err:
+        message = message_of(err)
+        if message is None:
+            raise
+        print(f"error: {message}", file=sys.stderr)
         sys.exit(1)
 
 
@@ -110,11 +114,6 @@ class LogFollower:
         elif match := self.results.search(line):
             epoch, train, valid = match.groups()
             print(f"[{self.tag}] epoch {epoch}: train loss {train}, valid loss {valid}", flush=True)
-
-
-def tail(path, lines=15):
-    with open(path, encoding="utf-8", errors="replace") as f:
-        return "".join(collections.deque(f, lines))
 
 
 def run_phases(jobs, nj, threads):
@@ -152,12 +151,13 @@ def run_phases(jobs, nj, threads):
                     print(f"[{tag}] training, log in {log}", flush=True)
             time.sleep(0.3)
             for tag, (process, follower, log) in list(running.items()):
-                ended = process.exitcode is not None
+                over = process.exitcode is not None
                 follower.report()  # after looking, so that its last lines are not missed
-                if ended:
+                if over:
                     del running[tag]
                     if process.exitcode != 0:
-                        raise UserError(f"phase {tag} failed; the end of {log}:\n{tail(log)}")
+                        why = ended(process.exitcode)
+                        raise UserError(f"phase {tag} failed: it {why}; the end of {log}:\n{tail(log)}")
                     open_tags.discard(tag)
                     print(f"[{tag}] done", flush=True)
     finally:

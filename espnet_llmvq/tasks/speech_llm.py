@@ -30,7 +30,7 @@ from espnet_llmvq.llm.directory import BLANK_TOKEN, load_llm, load_tokenizer
 from espnet_llmvq.model import CTCHead, SpeechLLM
 from espnet_llmvq.precision import fast_bfloat16
 from espnet_llmvq.tasks.dataset import Augmenter, SequencePreprocessor, collate
-from espnet_llmvq.tasks.trainer import SpeechLLMTrainer
+from espnet_llmvq.tasks.trainer import SpeechLLMTrainer, load_weights
 
 frontend_choices = ClassChoices(
     "frontend", dict(default=DefaultFrontend), type_check=AbsFrontend, default="default"
@@ -295,7 +295,7 @@ def load_encoder(model, path):
 
     Raises UserError that names the tensors that are missing or have other shapes.
     """
-    state = torch.load(path, map_location="cpu", weights_only=True)
+    state = load_weights(path, "cpu", "and make it again")
     # ESPnet's ASR model has `encoder.`, `normalize.` at its top; ours hold them in `speech_encoder.`.
     state = {
         ("speech_encoder." + k if k.startswith(("frontend.", "normalize.", "encoder.")) else k): v
@@ -318,7 +318,7 @@ def load_previous(model, path):
     file has must belong to a part the model lacks. Raises UserError for differing shapes, no overlap, and what
     was trained but is frozen now, as checkpoints of this phase would lack it.
     """
-    state = torch.load(path, map_location="cpu", weights_only=True)
+    state = load_weights(path, "cpu", "and make it again")
     own = torch.nn.Module.state_dict(model)
     shared = {n: v for n, v in state.items() if n in own}
     lost = [n for n in model.omitted() if n in shared]
@@ -349,5 +349,5 @@ def load_model(directory, device="cpu", file="model.pth"):
         args = argparse.Namespace(**yaml.safe_load(f))
     args.init_from, args.autocast = None, "none"
     model = SpeechLLMTask.build_model(args)
-    model.load_state_dict(torch.load(os.path.join(directory, file), map_location="cpu", weights_only=True))
+    model.load_state_dict(load_weights(os.path.join(directory, file), "cpu", "and run stage 11 (stage 7: the encoder)"))
     return model.to(device).eval(), args

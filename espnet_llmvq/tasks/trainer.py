@@ -8,6 +8,7 @@ import datetime
 import logging
 import math
 import os
+import pickle
 import random
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from espnet2.train.reporter import aggregate
 from espnet2.train.trainer import Trainer
 
 from espnet_llmvq.collapse import MARK, write_diagnostics
+from espnet_llmvq.errors import UserError
 
 RANDOM_STATE = "random_state"
 
@@ -45,6 +47,17 @@ def set_random_state(state):
         torch.cuda.set_rng_state_all([s.cpu() for s in state["cuda"]])
 
 
+def load_weights(path, device, remedy):
+    """Read a file of `torch.save` without pickles. UserError for a damaged one: remove it, and `remedy`."""
+    try:
+        return torch.load(path, map_location=device, weights_only=True)
+    except torch.OutOfMemoryError:
+        raise
+    except (RuntimeError, EOFError, ValueError, pickle.UnpicklingError) as err:
+        what = str(err).partition("\n")[0] or type(err).__name__
+        raise UserError(f"{path}: is damaged ({what}); remove it {remedy}") from err
+
+
 def plain(value):
     """Replace NumPy scalars and durations by Python numbers, so that `weights_only` loading takes the checkpoint."""
     if isinstance(value, dict):
@@ -69,7 +82,14 @@ def atomic_checkpoints():
         if isinstance(obj, dict) and "optimizers" in obj:
             obj = {**plain(obj), RANDOM_STATE: random_state()}
         tmp = f"{path}.tmp"
-        save(obj, tmp, *args, **kwargs)
+        try:
+            save(obj, tmp, *args, **kwargs)
+        except (OSError, RuntimeError) as err:
+            os.remove(tmp)
+            raise UserError(
+                f"{path}: cannot be written ({err}); free some disk space and run again: training goes on from its "
+                "last checkpoint"
+            ) from err
         os.replace(tmp, path)
 
     torch.save = save_atomically
@@ -108,7 +128,7 @@ class SpeechLLMTrainer(Trainer):
         """Load `checkpoint.pth` (weights_only) with optimizers, schedulers and generators."""
         checkpoint = Path(checkpoint)
         device = f"cuda:{torch.cuda.current_device()}" if ngpu > 0 else "cpu"
-        states = torch.load(checkpoint, map_location=device, weights_only=True)
+        states = load_weights(checkpoint, device, "to train this phase from its beginning")
         model.load_state_dict(states["model"])
         reporter.load_state_dict(states["reporter"])
         for optimizer, state in zip(optimizers, states["optimizers"]):

@@ -71,6 +71,10 @@ train_overrides=           # key=value pairs laid over every training config (sm
 run_args=("$@")
 . ./utils/parse_options.sh
 . ./path.sh
+cmd_sh=${MAIN_ROOT}/egs/TEMPLATE/llmasr1/cmd.sh
+[ ! -f cmd.sh ] || cmd_sh=./cmd.sh
+# shellcheck source=cmd.sh
+. "${cmd_sh}"
 
 log() { echo "$(date '+%Y-%m-%dT%H:%M:%S') (llmasr.sh) $*"; }
 die() {
@@ -78,6 +82,15 @@ die() {
     exit 1
 }
 bin() { "${python}" -m "espnet_llmvq.bin.$1" "${@:2}"; }
+# The same through a command of cmd.sh: on COMMAND LOG NAME [ARG...]. On this machine it runs as it is.
+on() {
+    if [ "${cmd_backend}" = local ]; then
+        bin "${@:3}"
+    else
+        # shellcheck disable=SC2086
+        $1 --gpu "${ngpu}" --num_threads "${nj}" --follow "$2" "${python}" -m "espnet_llmvq.bin.$3" "${@:4}"
+    fi
+}
 # Run this stage?
 stage_on() {
     [ "${stage}" -le "$1" ] && [ "${stop_stage}" -ge "$1" ] && [[ " ${skip_stages} " != *" $1 "* ]]
@@ -301,7 +314,7 @@ if stage_on 7; then
         sequences "${train_set}" "${valid_set}"
         # One thread: on batches as small as the recipes use, a second one was measured to gain nothing.
         positions 1 "${encoder_config}" "${expdir}/encoder_stats"
-        bin train --config "${encoder_config}" --tag encoder --llm "${tokenizer}" "${data_opts[@]}" "${train_opts[@]}" --seed "${base_seed}" --threads 1 \
+        on "${cuda_cmd}" "${expdir}/log/encoder.log" train --config "${encoder_config}" --tag encoder --llm "${tokenizer}" "${data_opts[@]}" "${train_opts[@]}" --seed "${base_seed}" --threads 1 \
             --train_shape "${expdir}/encoder_stats/train_shape" --valid_shape "${expdir}/encoder_stats/valid_shape"
     else
         log "Stage 7: the encoder is ${encoder_file}, skipped"
@@ -432,13 +445,13 @@ if stage_on 10; then
         for name in ${all_sets}; do
             fresh "${cache_dir}/${name}/frames.scp" "${dumpdir}/${name}/sequences.jsonl" "${encoder_file}" && continue
             if ${augment_cache} && [ "${name}" = "${train_set}" ]; then
-                bin encode "${encode_opts[@]}" --augment --seed "${base_seed}" "${dumpdir}/${name}/sequences.jsonl" "${cache_dir}/${name}"
+                on "${cuda_cmd}" "${expdir}/log/encode_${name}.log" encode "${encode_opts[@]}" --augment --seed "${base_seed}" "${dumpdir}/${name}/sequences.jsonl" "${cache_dir}/${name}"
             else
                 pairs+=("${dumpdir}/${name}/sequences.jsonl" "${cache_dir}/${name}")
             fi
         done
         if [ ${#pairs[@]} -gt 0 ]; then
-            bin encode "${encode_opts[@]}" "${pairs[@]}"
+            on "${cuda_cmd}" "${expdir}/log/encode.log" encode "${encode_opts[@]}" "${pairs[@]}"
         else
             log "${cache_dir} is up to date, nothing to do"
         fi
@@ -451,7 +464,7 @@ if stage_on 11; then
     if ${cache_encoder}; then
         cache_opts=(--train_cache "${cache_dir}/${train_set}/frames.scp" --valid_cache "${cache_dir}/${valid_set}/frames.scp")
     fi
-    bin train --systems "${systems}" --encoder_file "${encoder_file}" --llm "${llm}" "${data_opts[@]}" "${train_opts[@]}" --seed "${seed}" \
+    on "${cuda_cmd}" "${expdir}/log/train.log" train --systems "${systems}" --encoder_file "${encoder_file}" --llm "${llm}" "${data_opts[@]}" "${train_opts[@]}" --seed "${seed}" \
         ${cache_opts[@]+"${cache_opts[@]}"} --nj "${nj}" \
         --train_shape "${expdir}/stats/train_shape" --valid_shape "${expdir}/stats/valid_shape" --mixture_dir "${expdir}/mixtures"
 fi
@@ -468,7 +481,7 @@ if stage_on 12; then
     [ "${stage}" -ne 12 ] || set_opts+=(--redo)
     ! ${other_prompt} || set_opts+=(--other_prompt)
     system_opts=(--systems "${systems}" --conf_dir "${conf_dir}" --expdir "${expdir}" --encoder "${encoder_dir}" --seed "${seed}")
-    bin decode "${system_opts[@]}" --llm "${llm}" --num_beams "${num_beams}" --nj "${nj}" --ngpu "${ngpu}" "${set_opts[@]}"
+    on "${decode_cmd}" "${expdir}/log/decode.log" decode "${system_opts[@]}" --llm "${llm}" --num_beams "${num_beams}" --nj "${nj}" --ngpu "${ngpu}" "${set_opts[@]}"
     rescore_opts=(--ctc_weight "${ctc_weight}" --normaliser "${normaliser}")
     [ "${ctc_weight}" != valid ] || rescore_opts+=(--tune "${valid_set}=${dumpdir}/${valid_set}/text")
     for name in ${decoded_sets}; do rescore_opts+=(--set "${name}"); done

@@ -1,0 +1,157 @@
+"""One call in Kaldi's form, ``[JOB=1:n] LOG COMMAND [ARG...]``, and the script that runs one of its jobs."""
+
+import collections
+import os
+import re
+import shlex
+import shutil
+from dataclasses import dataclass, field
+
+from espnet_llmvq.errors import UserError
+
+RANGE = re.compile(r"([A-Za-z_]\w*)=(\d+)(?::(\d+))?")
+
+# $1: number of the job, $2: number of the attempt. Only the name of the log and the arguments are put in.
+_SCRIPT = """\
+#!/usr/bin/env bash
+# Written by espnet_llmvq.bin.launch: runs one job. bash {name} NUMBER ATTEMPT
+JOB=$1
+log={log}
+cd {cwd} || exit 1
+exec </dev/null >>"${{log}}" 2>&1
+printf '# Attempt %s on %s, started at %(%F %T)T, process %s\\n# ' "$2" "${{HOSTNAME}}" -1 "$$"
+printf '%q ' {command}
+printf '\\n'
+export PYTHONUNBUFFERED=1
+{command}
+code=$?
+printf '# Ended with exit code %s after %s s\\n' "${{code}}" "${{SECONDS}}"
+exit "${{code}}"
+"""
+
+
+@dataclass(frozen=True)
+class Resources:
+    """What each job may use; None leaves it to the queueing system. mem as "4G", time as "4:00:00"."""
+
+    mem: str | None = None
+    gpu: int = 0
+    num_threads: int = 1
+    time: str | None = None
+    max_jobs_run: int | None = None
+
+
+@dataclass(frozen=True)
+class Call:
+    """A command to run once for every number; `variable` stands for the number in `log` and `command`."""
+
+    log: str
+    command: list
+    variable: str | None = None
+    numbers: list = field(default_factory=lambda: [1])
+    resources: Resources = Resources()
+
+    @property
+    def name(self):
+        """Name of the log without the number and the suffix."""
+        name = os.path.splitext(os.path.basename(self.log))[0]
+        name = name.replace(self.variable, "") if self.variable else name
+        return re.sub(r"[^\w.-]+", "_", name).strip("._-") or "job"
+
+    @property
+    def work(self):
+        """Directory of what the launcher itself writes, beside the logs."""
+        directory = os.path.dirname(self.log)
+        if self.variable and self.variable in directory:
+            directory = directory[: directory.index(self.variable)].rpartition("/")[0]
+        return os.path.abspath(os.path.join(directory, "q", self.name))
+
+    @property
+    def script(self):
+        return os.path.join(self.work, "job.sh")
+
+    def log_of(self, number):
+        return self.log.replace(self.variable, str(number)) if self.variable else self.log
+
+    def title(self, number):
+        """How messages call one job."""
+        if not self.variable:
+            return f"job {self.name}"
+        return f"job {number} of {self.numbers[0]}:{self.numbers[-1]}"
+
+    def quoted(self, argument):
+        """An argument as bash reads it back exactly, the number in place of the variable."""
+        if not self.variable or self.variable not in argument:
+            return shlex.quote(argument)
+        return '"${JOB}"'.join(shlex.quote(p) if p else "" for p in argument.split(self.variable))
+
+    def write_script(self):
+        """Write the script of a job; logs and exit codes of an earlier call, which would mislead, go."""
+        shutil.rmtree(self.work, ignore_errors=True)
+        logs = list(map(self.log_of, self.numbers))
+        try:
+            for directory in {self.work, *(os.path.dirname(log) or "." for log in logs)}:
+                os.makedirs(directory, exist_ok=True)
+            for log in filter(os.path.exists, logs):
+                os.remove(log)
+        except OSError as err:
+            raise UserError(f"{self.log}: no log can be written there: {err.strerror}") from None
+        command = " ".join(map(self.quoted, self.command))
+        text = _SCRIPT.format(
+            name=self.script,
+            log=self.quoted(self.log),
+            cwd=shlex.quote(os.getcwd()),
+            command=command,
+        )
+        with open(self.script + ".tmp", "w", encoding="utf-8") as f:
+            f.write(text)
+        os.replace(f.name, self.script)
+
+    def clean(self):
+        """Remove the launcher's own files after success."""
+        shutil.rmtree(self.work, ignore_errors=True)
+        try:
+            os.rmdir(os.path.dirname(self.work))
+        except OSError:
+            pass  # another call has files there
+
+
+def parse_call(arguments, resources):
+    """Return the Call of ``[JOB=1:n] LOG COMMAND [ARG...]``. Raises UserError for what is missing or impossible."""
+    arguments, variable, numbers = list(arguments), None, [1]
+    if arguments and (match := RANGE.fullmatch(arguments[0])):
+        variable, first, last = match[1], int(match[2]), int(match[3] or match[2])
+        if not 1 <= first <= last:
+            raise UserError(
+                f"{arguments[0]}: give a range such as {variable}=1:4, from 1 on and not falling"
+            )
+        numbers = list(range(first, last + 1))
+        del arguments[0]
+    elif arguments and re.fullmatch(r"[A-Za-z_]\w*=.*", arguments[0]):
+        raise UserError(f"{arguments[0]}: is no range of jobs; it has the form JOB=1:4")
+    if len(arguments) < 2:
+        raise UserError("give [JOB=1:n] LOG COMMAND [ARG...]: the log, and the command to run")
+    log, *command = arguments
+    if len(numbers) > 1 and variable not in log:
+        raise UserError(
+            f"{log}: {len(numbers)} jobs would write one log; put {variable} into its name"
+        )
+    return Call(log, command, variable, numbers, resources)
+
+
+def tail(path, lines=15):
+    """The last lines of a log; a carriage return starts a line anew, as on a terminal."""
+    try:
+        with open(path, encoding="utf-8", errors="replace", newline="\n") as f:
+            last = collections.deque(f, lines)
+    except OSError as err:
+        return f"(no log: {err.strerror})\n"
+    return "".join(line.rstrip("\r\n").rpartition("\r")[2] + "\n" for line in last)
+
+
+def exit_reason(code):
+    """What an exit code of bash means."""
+    if code > 128:
+        more = ", often for lack of memory" if code == 137 else ""
+        return f"was killed by signal {code - 128}{more}"
+    return f"ended with exit code {code}"

@@ -1,0 +1,315 @@
+"""A full disk, killed workers, damaged files: told with the remedy or made again, and a rerun gives what it should."""
+
+import json
+import os
+import resource
+import signal
+import time
+
+import numpy as np
+import pytest
+import soundfile
+
+from espnet_llmvq.bin import encode, filter_data, format_audio
+from espnet_llmvq.bin.cli import run
+from espnet_llmvq.data.datadir import DataDir, read_scp, validate
+from espnet_llmvq.decode.nbest import Partial
+from espnet_llmvq.errors import UserError, message_of
+from espnet_llmvq.parallel import run_forked, run_jobs
+from espnet_llmvq.sequence import Sequence, SequenceReader, Span, write_sequences
+
+
+@pytest.fixture
+def full_disk():
+    """Function: from here on no file may grow beyond 20 kB, which writers meet as they meet a full disk."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    yield lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, hard))
+    resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+def make_data(root, utts=4, seconds=1.0, rate=8000):
+    """A data directory of noise that format_audio has to resample."""
+    root.mkdir()
+    rng, names = np.random.default_rng(0), [f"u{i}" for i in range(utts)]
+    for name in names:
+        soundfile.write(
+            root / f"{name}.wav", rng.standard_normal(round(seconds * rate)) * 0.1, rate
+        )
+    wav_scp = {name: str(root / f"{name}.wav") for name in names}
+    DataDir(wav_scp, {n: "one two" for n in names}, {n: "s" for n in names}).write(root)
+    return root
+
+
+# --- a full disk ------------------------------------------------------------------------------------------------
+
+
+def test_full_disk_in_formatting_is_told_and_a_rerun_recovers(tmp_path, full_disk, capsys):
+    data, dump = make_data(tmp_path / "data"), tmp_path / "dump"
+    limit = resource.getrlimit(resource.RLIMIT_FSIZE)
+    full_disk()
+    with pytest.raises(SystemExit) as stop:
+        run(format_audio.main, ["--nj=1", str(data), str(dump)])
+    resource.setrlimit(resource.RLIMIT_FSIZE, limit)
+    assert stop.value.code == 1
+    message = capsys.readouterr().err.splitlines()[-1]
+    assert (
+        message.startswith("error: ")
+        and "u0.wav: cannot be written" in message
+        and "free some space" in message
+    )
+    assert "fix_data_dir" not in message  # which would drop utterances that are sound
+    assert not dump.exists()
+    assert format_audio.format_audio(str(data), str(dump), nj=1) == 4
+    assert validate(dump) == []
+
+
+def test_full_disk_is_told_whatever_library_writes(tmp_path, full_disk):
+    import kaldiio
+    import safetensors.numpy
+    import torch
+
+    x, path = np.zeros(10_000, np.float32), str(tmp_path / "x")
+    writers = {
+        "open": lambda: (tmp_path / "x").write_bytes(x.tobytes()),
+        "numpy": lambda: np.save(path + ".npy", x),
+        "kaldiio": lambda: kaldiio.save_ark(
+            path, {str(i): x[:1000].reshape(10, -1) for i in range(10)}
+        ),
+        "safetensors": lambda: safetensors.numpy.save_file({"x": x}, path),
+        "torch": lambda: torch.save(torch.from_numpy(x), path),
+    }
+    full_disk()
+    for name, write in writers.items():
+        with pytest.raises(Exception) as error:  # noqa: B017 each library has its own
+            write()
+        message = message_of(error.value)
+        assert message and "free some disk space and run again" in message, name
+    assert message_of(RuntimeError("size mismatch")) is None
+    assert message_of(FileNotFoundError(2, "No such file")) is None
+
+
+def test_full_disk_leaves_old_files_as_they_were(tmp_path, full_disk):
+    data = DataDir.load(make_data(tmp_path / "data"))
+    before = {p.name: p.read_bytes() for p in (tmp_path / "data").iterdir()}
+    full_disk()
+    data.text = {utt: "word " * 9000 for utt in data.text}
+    with pytest.raises(OSError):
+        data.write(tmp_path / "data")
+    after = {p.name: p.read_bytes() for p in (tmp_path / "data").iterdir() if p.suffix != ".tmp"}
+    assert after == before
+
+
+# --- a kill in the middle of writing a directory ---------------------------------------------------------------
+
+
+def test_a_directory_half_replaced_is_not_taken_for_finished(tmp_path, monkeypatch):
+    """wav.scp, whose time says that a set is up to date, is the last file to be replaced."""
+    root, replaced, replace = make_data(tmp_path / "data"), [], os.replace
+
+    def note(source, target):
+        replaced.append(os.path.basename(target))
+        replace(source, target)
+
+    monkeypatch.setattr(os, "replace", note)
+    data = DataDir.load(root)
+    data.subset(["u0"]).write(root)
+    assert replaced[-1] == "wav.scp" and set(replaced) == {"text", "utt2spk", "spk2utt", "wav.scp"}
+
+
+# --- killed workers ---------------------------------------------------------------------------------------------
+
+
+def double_or_die(x):
+    if x == 25:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return 2 * x
+
+
+def test_run_jobs_keeps_the_order(capsys):
+    assert list(run_jobs(double_or_die, range(20), nj=2, desc="d", chunksize=3)) == list(
+        range(0, 40, 2)
+    )
+    assert list(run_jobs(max, [1, 5], [3, 2], nj=1, desc="d")) == [3, 5]
+
+
+def test_a_killed_worker_is_told(capsys):
+    with pytest.raises(
+        UserError, match=r"d: one of 2 worker processes was killed after \d+ of 40 utt.*--nj"
+    ):
+        list(run_jobs(double_or_die, range(40), nj=2, desc="d", chunksize=1))
+
+
+def note_or_fail(directory, name, how):
+    if how == "kill":
+        os.kill(os.getpid(), signal.SIGKILL)
+    if how == "user":
+        raise UserError("set.jsonl: wrong")
+    if how == "sleep":
+        time.sleep(60)
+    (directory / name).touch()
+
+
+def test_forked_jobs_all_run(tmp_path):
+    run_forked(note_or_fail, {str(i): (tmp_path, str(i), "") for i in range(7)}, 2, "job")
+    assert {p.name for p in tmp_path.iterdir()} == set("0123456")
+
+
+@pytest.mark.parametrize(
+    "how, message",
+    [
+        ("kill", "decoding with b was killed by signal 9"),
+        ("user", "decoding with b ended with exit code 1"),
+    ],
+)
+def test_a_forked_job_that_fails_is_named_and_ends_the_others(tmp_path, how, message, capfd):
+    jobs = {"a": (tmp_path, "a", "sleep"), "b": (tmp_path, "b", how), "c": (tmp_path, "c", "")}
+    start = time.monotonic()
+    with pytest.raises(UserError, match=message):
+        run_forked(note_or_fail, jobs, 2, "decoding with")
+    assert time.monotonic() - start < 30  # not the minute that `a` would take
+    assert not list(tmp_path.iterdir())
+    assert ("error: set.jsonl: wrong" in capfd.readouterr().err) == (how == "user")
+
+
+# --- damaged files ------------------------------------------------------------------------------------------------
+
+
+def test_truncated_audio_of_dump_is_made_again(tmp_path, capsys):
+    data, dump = make_data(tmp_path / "data"), tmp_path / "dump"
+    assert format_audio.format_audio(str(data), str(dump), nj=1) == 4
+    assert format_audio.format_audio(str(data), str(dump), nj=1) is None
+    path = read_scp(dump / "wav.scp")["u2"]
+    whole = open(path, "rb").read()
+    for size in (0, 30, 44, len(whole) - 2):
+        with open(path, "r+b") as f:
+            f.truncate(size)
+        assert format_audio.format_audio(str(data), str(dump), nj=1) == 4
+        assert open(path, "rb").read() == whole
+
+
+def test_filtering_reads_the_new_dump(tmp_path, capsys):
+    data = make_data(tmp_path / "data")
+    format_audio.format_audio(str(data), str(tmp_path / "raw"), nj=1)
+    assert filter_data.main([str(tmp_path / "raw"), str(tmp_path / "dump")]) == 0
+    assert validate(tmp_path / "dump") == []
+
+
+def test_a_damaged_index_of_sequences_is_made_again(tmp_path):
+    path = str(tmp_path / "s.jsonl")
+    write_sequences(
+        path, [Sequence(f"u{i}", (Span(text=f"text {i}", loss=True),)) for i in range(9)]
+    )
+    whole = open(f"{path}.idx", "rb").read()
+    for damaged in (b"", b"\x00" * len(whole), whole[:50], whole[:-8]):
+        with open(f"{path}.idx", "wb") as f:
+            f.write(damaged)
+        reader = SequenceReader(path)
+        assert [json.loads(reader[f"u{i}"])["id"] for i in range(9)] == [f"u{i}" for i in range(9)]
+        assert open(f"{path}.idx", "rb").read() == whole
+
+
+@pytest.mark.parametrize(
+    "end", [b'{"id": "u2", "nb', b"\x00" * 40, b"\x00" * 40 + b"\n", b"[]\n", b"\xff\xfe\n"]
+)
+def test_decoding_goes_on_from_the_sound_part_of_a_partial_file(tmp_path, end):
+    lines = {f"u{i}": json.dumps({"id": f"u{i}", "nbest": []}) + "\n" for i in range(2)}
+    first = Partial(str(tmp_path / "nbest.jsonl"), {"beam": 4})
+    first.add(lines)
+    first.file.close()
+    with open(first.path, "ab") as f:
+        f.write(end)
+    second = Partial(str(tmp_path / "nbest.jsonl"), {"beam": 4})
+    assert second.done == lines
+    second.add({"u2": '{"id": "u2", "nbest": []}\n'})
+    second.finish(str(tmp_path / "nbest.jsonl"), ["u2", "u0", "u1"])
+    assert [json.loads(x)["id"] for x in open(tmp_path / "nbest.jsonl")] == ["u2", "u0", "u1"]
+
+
+@pytest.mark.filterwarnings(
+    "ignore:An error happend when loading"
+)  # kaldiio's, beside what it raises
+def test_damaged_encoder_frames_are_told_with_the_remedy(tmp_path):
+    import kaldiio
+
+    from espnet_llmvq.tasks.dataset import FrameCache
+
+    tmp, target = tmp_path / "frames.tmp", tmp_path / "frames"
+    tmp.mkdir()
+    rng = np.random.default_rng(0)
+    frames = {f"u{i}": rng.standard_normal((5 + i, 4)).astype(np.float32) for i in range(6)}
+    with kaldiio.WriteHelper(f"ark,scp:{tmp}/frames.ark,{tmp}/frames.scp") as writer:
+        for utt, x in frames.items():
+            writer(utt, x)
+    encode.publish(str(tmp), str(target))
+    ark, scp = target / "frames.ark", target / "frames.scp"
+    whole, told = ark.read_bytes(), 0
+    for _ in range(100):
+        size = int(rng.integers(len(whole)))
+        ark.write_bytes(whole[:size])
+        cache = FrameCache(str(scp))
+        for utt, x in frames.items():
+            try:
+                assert np.array_equal(cache[utt], x)
+            except UserError as err:
+                assert f"frames of {utt} are damaged" in str(
+                    err
+                ) and f"remove {target} and run stage 10" in str(err)
+                told += 1
+    assert told > 100
+    ark.unlink()
+    with pytest.raises(UserError, match="u0 are damaged"):
+        FrameCache(str(scp))["u0"]
+    scp.write_text("u0\n")
+    with pytest.raises(UserError, match="run stage 10"):
+        FrameCache(str(scp))["u0"]
+
+
+def test_truncated_audio_in_training_names_the_utterance_and_the_stage(tmp_path, tokenizer):
+    from espnet_llmvq.tasks.dataset import SequencePreprocessor
+
+    path = tmp_path / "a.wav"
+    soundfile.write(path, np.zeros(1600), 16000, subtype="PCM_16")
+    seq = Sequence("u1", (Span(audio=str(path), samples=1600), Span(text="one", loss=True)))
+    path.write_bytes(path.read_bytes()[:-100])
+    with pytest.raises(
+        UserError, match=r"u1: .*a\.wav: audio file is truncated.*made again from stage 3"
+    ):
+        SequencePreprocessor(tokenizer, 2)("u1", {"sequence": seq.to_json()})
+
+
+def test_damaged_and_unwritable_checkpoints(tmp_path, full_disk):
+    import torch
+
+    from espnet_llmvq.tasks.trainer import atomic_checkpoints, load_weights
+
+    path = tmp_path / "checkpoint.pth"
+    with atomic_checkpoints():
+        torch.save({"x": torch.ones(1000)}, path)
+    whole = path.read_bytes()
+    assert torch.equal(load_weights(path, "cpu", "now")["x"], torch.ones(1000))
+    for damaged in (b"", whole[:100], whole[: len(whole) // 2], b"noise" * 99):
+        path.write_bytes(damaged)
+        with pytest.raises(UserError, match=r"checkpoint\.pth: is damaged .*; remove it now"):
+            load_weights(path, "cpu", "now")
+    path.write_bytes(whole)
+    full_disk()
+    with (
+        atomic_checkpoints(),
+        pytest.raises(UserError, match=r"checkpoint\.pth: cannot be written .*last checkpoint"),
+    ):
+        torch.save({"x": torch.ones(100_000)}, path)
+    assert path.read_bytes() == whole and os.listdir(tmp_path) == ["checkpoint.pth"]
+
+
+def test_a_killed_phase_is_told(tmp_path, monkeypatch, capsys):
+    from espnet_llmvq.tasks import launch
+
+    def train(directory, settings, threads):
+        os.write(1, b"epoch 1\n")
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    monkeypatch.setattr(launch, "train_phase", train)
+    with pytest.raises(
+        UserError, match=r"(?s)phase lora failed: it was killed by signal 9.*train\.log:\nepoch 1"
+    ):
+        launch.run_phases([("lora", None, str(tmp_path / "lora"), {})], 2, 1)
