@@ -55,12 +55,38 @@ word_lists=                # pairs name=file: also WER inside and outside of a l
 resample=utterance         # what intervals and tests resample: utterance or speaker
 analyse_opts=              # passed to bin/analyse.py, e.g. "--utterances 500 --examples 10"
 score_opts=                # passed to bin/results.py, e.g. "--replicates 2000 --empty_ref drop"
-train_overrides=           # key=value pairs laid over every training config (smoke runs), e.g. "max_epoch=1"
+train_overrides=           # key=value pairs laid over every training config, e.g. "max_epoch=1"
+title=                     # of the report; empty: the directory above the recipe's
+smoke=false                # all stages on a handful of utterances with tiny models, in data_smoke, dump_smoke, exp_smoke
+smoke_data_opts=           # smoke runs: passed to local/data.sh instead of local_data_opts
+smoke_vocab_size=160       # smoke runs: vocab_size
+smoke_whole_words=40       # smoke runs: whole_words
 # end options
 
 run_args=("$@")
 . ./utils/parse_options.sh
 . ./path.sh
+
+if ${smoke}; then
+    # Words of $1 whose paths lead into the data directory, with the smoke run's directory in its place.
+    in_smoke_data() {
+        local word path moved=
+        for word in $1; do
+            path=${word##*=}
+            [[ ${path} != "${datadir}"/* ]] || word=${word%"${path}"}${datadir}_smoke${path#"${datadir}"}
+            moved+=${moved:+ }${word}
+        done
+        echo "${moved}"
+    }
+    lm_train_text=$(in_smoke_data "${lm_train_text}")
+    lm_valid_text=$(in_smoke_data "${lm_valid_text}")
+    word_lists=$(in_smoke_data "${word_lists}")
+    datadir+=_smoke dumpdir+=_smoke expdir+=_smoke
+    local_data_opts=${smoke_data_opts} vocab_size=${smoke_vocab_size} whole_words=${smoke_whole_words}
+    lm_config=${conf_dir}/lm_smoke.yaml
+    train_overrides="max_epoch=1 num_iters_per_epoch=2 ${train_overrides}"
+fi
+title=${title:-$(basename "$(dirname "${PWD}")")}
 
 log() { echo "$(date '+%Y-%m-%dT%H:%M:%S') (llmasr.sh) $*"; }
 die() {
@@ -147,10 +173,32 @@ if [ "${stop_stage}" -ge 7 ] && [ "${stage}" -le 11 ] &&
     touch "${checked}"
 fi
 
+# For smoke runs: cut what local/data.sh wrote to a handful, the audio excepted.
+cut_data() {
+    local name most file
+    for name in ${all_sets}; do
+        most=8
+        [ "${name}" != "${train_set}" ] || most=40
+        if [ -f "${datadir}/${name}/text" ] && [ "$(wc -l <"${datadir}/${name}/text")" -gt "${most}" ]; then
+            bin subset_data_dir "${datadir}/${name}" "${most}" "${datadir}/.cut"
+            mv "${datadir}"/.cut/* "${datadir}/${name}"
+            rmdir "${datadir}/.cut"
+        fi
+    done
+    for file in ${lm_train_text} ${lm_valid_text}; do
+        file=${file#*=}
+        if [[ ${file} == "${datadir}"/* ]] && [ "$(wc -l <"${file}")" -gt 600 ]; then
+            head -n 600 "${file}" >"${datadir}/.cut"
+            mv "${datadir}/.cut" "${file}"
+        fi
+    done
+}
+
 if stage_on 1; then
     log "Stage 1: data preparation -> ${datadir}"
     # shellcheck disable=SC2086
     ./local/data.sh --datadir "${datadir}" --nj "${nj}" ${local_data_opts}
+    ! ${smoke} || cut_data
 fi
 if [ "${stage}" -le 3 ] && [ "${stop_stage}" -ge 1 ]; then
     for name in ${all_sets}; do
@@ -397,15 +445,14 @@ if stage_on 14; then
     [ "${stage}" -ne 14 ] || set_opts+=(--redo)
     # shellcheck disable=SC2086
     bin analyse --systems "${systems}" --conf_dir "${conf_dir}" --expdir "${expdir}" --encoder "${encoder_dir}" --seed "${seed}" \
-        --out_dir "${results_dir}/analysis" --title "$(basename "$(dirname "${PWD}")")" --threads "${nj}" --ngpu "${ngpu}" \
+        --out_dir "${results_dir}/analysis" --title "${title}" --threads "${nj}" --ngpu "${ngpu}" \
         "${set_opts[@]}" ${analyse_opts}
 fi
 
 if stage_on 15; then
     log "Stage 15: report -> ${results_dir}/report/report.html"
     set_table_opts
-    recipe=$(basename "$(dirname "${PWD}")")
-    bin report "${table_opts[@]}" --exp_dir "${expdir}" --results_dir "${results_dir}" --title "${recipe}"
+    bin report "${table_opts[@]}" --exp_dir "${expdir}" --results_dir "${results_dir}" --title "${title}"
 fi
 
 log "finished"
