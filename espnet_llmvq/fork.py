@@ -295,11 +295,11 @@ def own_files(target, source, commit, data, options):
     }
 
 
-def own_options(data, sets, files):
+def own_options(recipe, data, sets):
     """Options of run.sh: the source's, with our sets and sizes of the vocabulary that fit our text."""
     from espnet_llmvq.llm.tokenizer import fitting_sizes
 
-    theirs, lines = source_options(files), lm_lines(data, sets)
+    theirs, lines = source_options(recipe_files(recipe)), lm_lines(data, sets)
     vocab_size, whole_words = fitting_sizes(
         lines, int(theirs.get("vocab_size", 500)), int(theirs.get("whole_words", 0))
     )
@@ -329,10 +329,10 @@ def check_target(target):
         )
 
 
-def make(source, target, data=None, sets=None):
+def make(source, target, data=None, options=None):
     """Write the fork of a recipe to `target`, which appears when it is complete.
 
-    data: a `Data`, with `sets` as `read_data` returns them; None: the recipe as it is, data and all.
+    data: a `Data`, with the options of its run.sh (`own_options`); None: the recipe as it is, with its corpus.
     """
     target = Path(os.path.abspath(target))
     check_target(target)
@@ -340,8 +340,7 @@ def make(source, target, data=None, sets=None):
     files, commit = fork_files(recipe, data is not None), get_commit(recipe / "run.sh")
     own = {}
     if data:
-        options = {**own_options(data, sets, recipe_files(recipe)), "title": target.name}
-        own = own_files(target, source, commit, data, options)
+        own = own_files(target, source, commit, data, {**options, "title": target.name})
     tmp = target.with_name(f".{target.name}.tmp")
     shutil.rmtree(tmp, ignore_errors=True)
     copy_files(files, tmp)

@@ -82,13 +82,18 @@ def main(argv=None):
     data = read_arguments(args)
     _, recipe = fork.find_recipe(args.source)
     fork.check_target(Path(args.target))
-    sets = fork.read_data(data) if data else None
+    options = {}
     if data:
+        sets = fork.read_data(data)
         print("\n".join(fork.report(data, sets)))
+        options = fork.own_options(recipe, data, sets)
+        print(
+            f"tokenizer: {options['vocab_size']} pieces, {options['whole_words']} of them whole words"
+        )
     if args.check:
         print(f"nothing written; {args.target} would be a fork of {recipe}")
         return 0
-    fork.make(args.source, args.target, data, sets)
+    fork.make(args.source, args.target, data, options)
     print(
         f"{args.target}: a fork of {recipe}; next: cd {args.target} && ./run.sh --smoke",
         file=sys.stderr,

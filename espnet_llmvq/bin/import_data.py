@@ -14,7 +14,7 @@ def main(argv=None):
     parser.add_argument("dest", metavar="OUT", help="data directory to write")
     parser.add_argument(
         "--held_out", nargs="+", default=[], metavar="DIR",
-        help="also write these, each with a tenth of the utterances: whole speakers if there are at least 10",
+        help="also write these, each with a tenth of the utterances, whole speakers if none has more",
     )  # fmt: skip
     args = parser.parse_args(argv)
     from espnet_llmvq.data import importer

@@ -18,7 +18,6 @@ FORMS = (
     "an LJSpeech folder (metadata.csv, wavs/), a Common Voice list such as train.tsv beside clips/, or a Lhotse "
     "manifest (.jsonl or .jsonl.gz: cuts, or supervisions beside recordings)"
 )
-BY_SPEAKER = 10  # fewer speakers than this, and single utterances are held out
 
 
 def read(source):
@@ -174,26 +173,25 @@ def read_kaldi(path):
 def hold_out(data, parts, share=0.1, most=1000):
     """Split a DataDir: return [rest, part, ...] with `share` of the utterances, or `most`, in each of `parts` parts.
 
-    With at least 10 speakers the parts are whole speakers, so that no part has a speaker of another one; with fewer,
-    single utterances. Who goes where follows from hashes of the ids alone: it does not depend on order or machine.
+    Where no speaker has more than `share` of the utterances, the parts are whole speakers, so that none is in two of
+    them; else single utterances. Who goes where follows from hashes of the ids alone: not from order or machine.
     Raises UserError if there are too few utterances.
     """
-    need = min(most, math.ceil(share * len(data.text)))
-    if len(data.text) <= parts * need:
-        raise UserError(f"{len(data.text)} utterances are too few to hold {parts} sets out of them")
+    total = len(data.text)
+    need = min(most, math.ceil(share * total))
+    if total <= parts * need:
+        raise UserError(f"{total} utterances are too few to hold {parts} sets out of them")
     groups = by_speaker(data.utt2spk)
-    if len(groups) < BY_SPEAKER:
+    if max(map(len, groups.values())) > share * total:
         groups = {utt: [utt] for utt in data.text}
     queue = sorted(groups, key=lambda name: hashlib.sha256(name.encode()).digest())
     found = []
     for _ in range(parts):
         utts = []
-        while queue and len(utts) < need:
+        while len(utts) < need:
             utts += groups[queue.pop()]
         found.append(utts)
     rest = [utt for name in queue for utt in groups[name]]
-    if not rest:
-        raise UserError("whole speakers cannot be held out: one of them has nearly all utterances")
     return [data.subset(utts) for utts in (rest, *found)]
 
 
