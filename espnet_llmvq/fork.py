@@ -30,8 +30,7 @@ OF_CORPUS = ("db.sh", "README.md", "local/")  # not for data of one's own
 # Options of llmasr.sh that name sets or belong to their text.
 OF_SETS = (
     "train_set", "valid_set", "test_sets", "align_sets", "lm_train_text", "lm_valid_text", "word_lists", "title",
-    "set_normalisers", "set_metrics", "local_data_opts", "smoke_data_opts", "vocab_size", "whole_words",
-    "smoke_vocab_size", "smoke_whole_words",
+    "set_normalisers", "set_metrics", "local_data_opts", "vocab_size", "whole_words", "smoke_opts",
 )  # fmt: skip
 SMOKE_LINES = 600  # of LM text that llmasr.sh --smoke keeps
 DEFAULT_TESTS = "test:id test_noise:ood"
@@ -303,7 +302,9 @@ def own_options(recipe, data, sets):
     vocab_size, whole_words = fitting_sizes(
         lines, int(theirs.get("vocab_size", 500)), int(theirs.get("whole_words", 0))
     )
-    smoke_vocab_size, smoke_whole_words = fitting_sizes(lines[:SMOKE_LINES], 160, 40)
+    smoke_sizes = "--vocab_size {} --whole_words {}".format(
+        *fitting_sizes(lines[:SMOKE_LINES], 160, 40)
+    )
     return {
         "train_set": "train",
         "valid_set": "valid",
@@ -313,8 +314,7 @@ def own_options(recipe, data, sets):
         "whole_words": str(whole_words),
         "lm_train_text": "data/lm/train.txt",
         "lm_valid_text": "valid=data/lm/valid.txt",
-        "smoke_vocab_size": str(smoke_vocab_size),
-        "smoke_whole_words": str(smoke_whole_words),
+        "smoke_opts": smoke_sizes,
     }
 
 

@@ -450,3 +450,23 @@ def test_unchanged_directories_are_not_written_again(tmp_path, capsys):
     (tmp_path / "list.csv").write_text("\n".join(line.rpartition(",")[0] for line in lines))
     import_data.main(command)
     assert not (tmp_path / "train" / "entities").exists()
+
+
+@pytest.mark.skipif(not os.environ.get("FSDD"), reason="FSDD is not set to Free Spoken Digits")
+def test_a_real_kaldi_directory():
+    folder = os.path.join(os.environ["FSDD"], "test")
+    if not os.path.isfile(os.path.join(folder, "wav.scp")):
+        pytest.skip("FSDD holds no test/wav.scp")
+
+    def table(name):
+        with open(os.path.join(folder, name), encoding="utf-8") as f:
+            return dict(line.rstrip("\n").split(" ", 1) for line in f)
+
+    data = importer.read(folder)[1]
+    assert (data.text, data.utt2spk) == (table("text"), table("utt2spk"))
+    given = table("wav.scp")
+    assert data.wav_scp.keys() == given.keys()
+    assert all(
+        path.endswith(f"/{given[utt]}") and os.path.isfile(path)
+        for utt, path in data.wav_scp.items()
+    )

@@ -58,9 +58,7 @@ score_opts=                # passed to bin/results.py, e.g. "--replicates 2000 -
 train_overrides=           # key=value pairs laid over every training config, e.g. "max_epoch=1"
 title=                     # of the report; empty: the directory above the recipe's
 smoke=false                # all stages on a handful of utterances with tiny models, in data_smoke, dump_smoke, exp_smoke
-smoke_data_opts=           # smoke runs: passed to local/data.sh instead of local_data_opts
-smoke_vocab_size=160       # smoke runs: vocab_size
-smoke_whole_words=40       # smoke runs: whole_words
+smoke_opts="--vocab_size 160 --whole_words 40"  # options that win in smoke runs; no blanks in their values
 # end options
 
 run_args=("$@")
@@ -68,21 +66,20 @@ run_args=("$@")
 . ./path.sh
 
 if ${smoke}; then
-    # Words of $1 whose paths lead into the data directory, with the smoke run's directory in its place.
-    in_smoke_data() {
-        local word path moved=
-        for word in $1; do
+    read -ra words <<<"${smoke_opts}"
+    set -- ${words[@]+"${words[@]}"}
+    . ./utils/parse_options.sh
+    # Paths in the data directory lead into the smoke run's.
+    for option in lm_train_text lm_valid_text word_lists; do
+        moved=
+        for word in ${!option}; do
             path=${word##*=}
             [[ ${path} != "${datadir}"/* ]] || word=${word%"${path}"}${datadir}_smoke${path#"${datadir}"}
             moved+=${moved:+ }${word}
         done
-        echo "${moved}"
-    }
-    lm_train_text=$(in_smoke_data "${lm_train_text}")
-    lm_valid_text=$(in_smoke_data "${lm_valid_text}")
-    word_lists=$(in_smoke_data "${word_lists}")
+        printf -v "${option}" '%s' "${moved}"
+    done
     datadir+=_smoke dumpdir+=_smoke expdir+=_smoke
-    local_data_opts=${smoke_data_opts} vocab_size=${smoke_vocab_size} whole_words=${smoke_whole_words}
     lm_config=${conf_dir}/lm_smoke.yaml
     train_overrides="max_epoch=1 num_iters_per_epoch=2 ${train_overrides}"
 fi

@@ -19,6 +19,6 @@ opts=(
     --whole_words 98
     --lm_train_text data/lm/train.txt
     --lm_valid_text "valid=data/lm/valid.txt"
-    --smoke_data_opts "--smoke true"
+    --smoke_opts "--local_data_opts=--smoke=true --vocab_size 160 --whole_words 40"
 )
 exec ./llmasr.sh "${opts[@]}" "$@"

@@ -14,8 +14,6 @@ opts=(
     --align_sets "test_id"
     --lm_train_text data/lm/train.txt
     --lm_valid_text "everyday=data/lm/valid.txt medical=data/lm/valid_medical.txt"
-    --smoke_data_opts "--smoke true"
-    --smoke_vocab_size 400
-    --smoke_whole_words 100
+    --smoke_opts "--local_data_opts=--smoke=true --vocab_size 400 --whole_words 100"
 )
 exec ./llmasr.sh "${opts[@]}" "$@"
