@@ -276,6 +276,7 @@ BAD = {
     "no JSON": ("a.jsonl", '{"audio": "a.wav", "text": "x"}\n{"audio": \n', "a.jsonl:2: not JSON"),
     "no object": ("a.jsonl", '["a.wav"]\n', "a.jsonl:1: not a JSON object"),
     "no text": ("a.jsonl", '{"audio": "a.wav"}\n', "a.jsonl:1: no 'text'"),
+    "surrogate": ("a.jsonl", '{"audio": "a.wav", "text": "x\\ud800"}\n', "a.jsonl:1: 'a': a character that is none"),
     "number as text": ("a.jsonl", '{"audio": "a.wav", "text": 5}\n', "a.jsonl:1: text is 5, not a text"),
     "not gzip": ("a.csv.gz", HEAD, "a.csv.gz: cannot be read"),
     "other form": ("a.txt", "x\n", "a.txt: no known form; data is a Kaldi data directory"),

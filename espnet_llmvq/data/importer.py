@@ -6,6 +6,7 @@ manifest. Ids begin with their speaker, as sorting in the C locale demands; whit
 
 import hashlib
 import math
+import os
 import re
 from pathlib import Path
 
@@ -18,6 +19,9 @@ FORMS = (
     "an LJSpeech folder (metadata.csv, wavs/), a Common Voice list such as train.tsv beside clips/, or a Lhotse "
     "manifest (.jsonl or .jsonl.gz: cuts, or supervisions beside recordings)"
 )
+
+
+UNWRITABLE = re.compile("[\0\ud800-\udfff]")  # JSON can hold these, files cannot
 
 
 def read(source):
@@ -64,8 +68,7 @@ def read_items(path, faults):
     """Return (form, Items) of a file."""
     name = path.name.removesuffix(".gz")
     if name.endswith((".jsonl", ".json")):
-        first = next(iter(manifest.read_json_lines(path, faults)), ("", {}))[1]
-        faults.check()
+        first = manifest.first_object(path)
         if "recording_id" in first:
             return "Lhotse supervisions", lhotse.read_lhotse(lhotse.partner(path), path, faults)
         if "type" in first or "supervisions" in first:
@@ -77,10 +80,11 @@ def read_items(path, faults):
         return "JSON-lines manifest", manifest.read_manifest(path, faults)
     if not name.endswith((".csv", ".tsv")):
         raise UserError(f"{path}: no known form; data is {FORMS}")
-    if not manifest.header(path, manifest.REQUIRED):
-        if (path.parent / "clips").is_dir() and manifest.header(path, manifest.COMMON_VOICE):
+    first = manifest.read_lines(path)[0]
+    if not manifest.header(first, manifest.REQUIRED):
+        if (path.parent / "clips").is_dir() and manifest.header(first, manifest.COMMON_VOICE):
             return "Common Voice list", manifest.read_common_voice(path, faults)
-        if (path.parent / "wavs").is_dir() and "|" in manifest.read_lines(path)[0]:
+        if (path.parent / "wavs").is_dir() and "|" in first:
             return "LJSpeech folder", manifest.read_ljspeech(path, faults)
     return f"{name[-3:].upper()} manifest", manifest.read_manifest(path, faults)
 
@@ -94,10 +98,9 @@ def id_of(item):
     """The utterance id: speaker in front, else from the audio path."""
     utt = item.utt
     if not utt:
-        name = Path(item.name)
-        if name.is_absolute():
-            name = Path(name.name)
-        utt = "-".join(part for part in name.with_suffix("").parts if part not in (".", ".."))
+        name = os.path.basename(item.name) if os.path.isabs(item.name) else item.name
+        parts = os.path.splitext(name)[0].split("/")
+        utt = "-".join(part for part in parts if part not in ("", ".", "..")) or "-"
     utt, speaker = clean_id(utt), clean_id(item.speaker)
     return utt if not speaker or utt.startswith(speaker) else f"{speaker}-{utt}"
 
@@ -113,6 +116,11 @@ def to_data_dir(items, faults):
             faults.add(item.where, f"utterance id {utt!r} is that of {first[utt]} too{hint}")
             continue
         first[utt] = item.where
+        if UNWRITABLE.search(utt + text + str(item.audio)):
+            faults.add(
+                item.where, f"{utt!r}: a character that is none (NUL, half of a surrogate pair)"
+            )
+            continue
         if not text:
             faults.add(item.where, f"{utt}: empty text (add it or remove the line)")
         path = str(item.audio)

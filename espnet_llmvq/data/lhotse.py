@@ -47,12 +47,18 @@ def read_recording(recording, folder):
     if recording.get("transforms"):
         raise ValueError(f"recording {recording['id']!r} has transforms; save the audio with them")
     channels = recording.get("channel_ids") or sources[0].get("channels") or [0]
+    if not isinstance(channels, list):
+        raise ValueError(
+            f"recording {recording['id']!r}: its channels are {channels!r}, not a list"
+        )
     return recording["id"], find_audio(path, folder), number(recording, "duration"), set(channels)
 
 
 def make_item(where, recording, supervision, offset=0.0):
     """An Item of a supervision, whose times begin `offset` seconds into the recording. Raises ValueError."""
     rec, audio, seconds, channels = recording
+    if not isinstance(supervision, dict):
+        raise ValueError(f"{supervision!r} is no supervision")
     chosen = supervision.get("channel", 0)
     if len(channels) > 1 and set(chosen if isinstance(chosen, list) else [chosen]) != channels:
         raise ValueError(
@@ -100,7 +106,7 @@ def read_cuts(path, faults):
         try:
             if cut.get("type") not in ("MonoCut", "MultiCut"):
                 raise ValueError(f"a cut of type {cut.get('type')!r}: only MonoCut and MultiCut")
-            if not cut.get("supervisions"):
+            if not (isinstance(cut.get("supervisions"), list) and cut["supervisions"]):
                 raise ValueError(f"cut {cut.get('id')!r} has no supervision")
             recording = read_recording(cut.get("recording"), Path(path).parent)
             offset = number(cut, "start")

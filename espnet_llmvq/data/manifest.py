@@ -5,9 +5,11 @@ with or without a byte order mark, with unix or Windows line ends, plain or as `
 """
 
 import csv
+import difflib
 import gzip
 import json
 import re
+import zlib
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -65,7 +67,7 @@ def read_lines(path):
         data = path.read_bytes()
         if path.suffix == ".gz":
             data = gzip.decompress(data)
-    except (OSError, EOFError) as err:
+    except (OSError, EOFError, zlib.error) as err:
         raise UserError(
             f"{path}: cannot be read: {getattr(err, 'strerror', None) or err}"
         ) from None
@@ -113,6 +115,15 @@ def read_json_lines(path, faults):
     return found
 
 
+def first_object(path):
+    """The object in the first line of a JSON-lines file, by which its form is told; {} if there is none."""
+    try:
+        found = json.loads(read_lines(path)[0])
+    except ValueError:
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
 def split_fields(lines, delimiter):
     """Yield (line number, fields) of a table; a quoted field may hold the delimiter and line ends.
 
@@ -127,10 +138,10 @@ def split_fields(lines, delimiter):
         first = reader.line_num + 1
 
 
-def header(path, needed):
-    """Return (delimiter, names) of a table whose first line has the columns `needed`, or None."""
+def header(line, needed):
+    """Return (delimiter, names) of a table's first line if it has the columns `needed`, else None."""
     for delimiter in DELIMITERS:
-        names = [name.strip().strip('"') for name in read_lines(path)[0].split(delimiter)]
+        names = [name.strip().strip('"') for name in line.split(delimiter)]
         if set(needed) <= set(names):
             return delimiter, names
     return None
@@ -139,7 +150,7 @@ def header(path, needed):
 def read_table(path, needed, faults):
     """Return [("file:line", {column: field})] of a table with a header. Raises UserError for a bad header."""
     lines = read_lines(path)
-    found = header(path, needed)
+    found = header(lines[0], needed)
     if found is None:
         names = re.split(r"[,;\t|]", lines[0])
         missing = [name for name in needed if name not in names]
@@ -171,12 +182,13 @@ def read_table(path, needed, faults):
 
 
 def check_columns(where, names):
-    """Raise UserError for a column that looks like a mistyped one of ours; others are left alone."""
-    known = (*REQUIRED, *OPTIONAL)
-    for name in names:
-        wanted = nearest(name.lower(), [k for k in known if k not in names])
-        if name not in known and wanted and abs(len(name) - len(wanted.split("'")[1])) <= 1:
-            raise UserError(f"{where}: unknown column {name!r}{wanted}; rename it")
+    """Raise UserError for a column that looks like a mistyped optional one; others are left alone."""
+    for wanted in ("speaker", "entities"):
+        close = [] if wanted in names else difflib.get_close_matches(wanted, names, 1, cutoff=0.8)
+        if close:
+            raise UserError(
+                f"{where}: unknown column {close[0]!r} (did you mean {wanted!r}?); rename it"
+            )
 
 
 def parse_entities(value):
