@@ -35,7 +35,7 @@ from espnet_llmvq.data.espeak import synthesise
 rng = random.Random(1)
 words = "please open close the door window red green blue one two three four five now and then".split()
 utterances = [(f"{i:03d}", " ".join(rng.choices(words, k=rng.randint(2, 6)))) for i in range(70)]
-synthesise(utterances, ["en-us", "en-gb+m3"], Path("spoken"), 1, 2)
+synthesise(utterances, ["en-us", "en-gb+m3"], Path("spoken"), 1, 1)
 data = DataDir.load("spoken")
 os.makedirs("recordings/wavs")
 with open("recordings/metadata.csv", "w", newline="") as f:
