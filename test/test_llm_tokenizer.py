@@ -7,7 +7,7 @@ import pytest
 
 from espnet_llmvq.bin import train_tokenizer as command
 from espnet_llmvq.errors import UserError
-from espnet_llmvq.llm.tokenizer import read_lines, train_tokenizer
+from espnet_llmvq.llm.tokenizer import fitting_sizes, read_lines, train_tokenizer
 
 SYLLABLES = ["ba", "ring", "to", "el", "mis", "ter", "ka", "on", "shu", "le", "pra", "dy", "I'm"]
 
@@ -148,3 +148,22 @@ def test_too_many_whole_words(text, tmp_path):
     with pytest.raises(UserError, match="of 300 whole words do not fit into 150 pieces"):
         train_tokenizer([text], 150, str(tmp_path / "b"), whole_words=300)
     assert not any(tmp_path.iterdir())
+
+
+def test_fitting_sizes(tmp_path):
+    """What is returned can be trained; where it was lowered, one piece more could not."""
+    digits = ["ZERO ONE TWO THREE FOUR", "FIVE SIX SEVEN", "EIGHT NINE ZERO"] * 20
+    size, whole = fitting_sizes(digits, 800, 400)
+    assert size < 800 and whole == 10  # all ten words of the text
+    text = tmp_path / "text"
+    text.write_text("\n".join(digits) + "\n")
+    train_tokenizer([str(text)], size, str(tmp_path / "fits"), whole_words=whole)
+    with pytest.raises(UserError, match="too high"):
+        train_tokenizer([str(text)], size + 1, str(tmp_path / "more"), whole_words=whole)
+    assert fitting_sizes(digits, size - 1, 3) == (size - 1, 3)
+    # A piece for each of 900 characters, though 160 were asked for; words seen once are not whole words.
+    han = ["".join(chr(0x4E00 + i) for i in range(a, a + 30)) for a in range(0, 900, 30)]
+    size, whole = fitting_sizes(han, 160, 40)
+    assert size > 900 and whole == 0
+    text.write_text("\n".join(han) + "\n", encoding="utf-8")
+    train_tokenizer([str(text)], size, str(tmp_path / "han"))

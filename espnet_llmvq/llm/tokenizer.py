@@ -6,10 +6,13 @@ tokenizer, so that it loads as any downloaded one does, and gives the same ids a
 
 import collections
 import json
+import math
 import os
 import random
+import re
 import shutil
 import string
+import tempfile
 
 from espnet_llmvq.errors import UserError
 from espnet_llmvq.llm.directory import BLANK_TOKEN
@@ -139,6 +142,40 @@ def train_tokenizer(
         )
     fast.save_pretrained(tmp)
     os.replace(tmp, out_dir)
+
+
+def fitting_sizes(lines, vocab_size, whole_words, sample=20_000):
+    """Return (vocab_size, whole_words) nearest to those asked for with which `train_tokenizer` takes `lines`.
+
+    Found by training on at most `sample` lines. There must be at least one piece a character and no more pieces than
+    the text has substrings that repeat. A word seen once is no whole word: text without spaces has no other words.
+    """
+    lines = [" ".join(line.split()) for line in lines][:sample]
+    counts = collections.Counter(word.strip(string.punctuation) for line in lines for word in line.split())
+    whole_words = min(whole_words, sum(n > 1 and word.isalpha() for word, n in counts.items()))
+    # Special tokens, symbols of the prompt and the space mark are pieces too.
+    fewest = len({chr(c) for c in range(33, 127)} | set("".join(lines)) - {" "}) + 8
+    vocab_size = max(vocab_size, fewest + whole_words)
+    most = math.inf
+    with tempfile.TemporaryDirectory() as room:
+        text = os.path.join(room, "text")
+        with open(text, "w", encoding="utf-8") as f:
+            f.writelines(line + "\n" for line in lines)
+        while True:
+            try:
+                train_tokenizer([text], vocab_size, os.path.join(room, "tokenizer"), whole_words=whole_words)
+                return vocab_size, whole_words
+            except UserError as err:
+                # Sentencepiece says how many it can make; else the whole words are what does not fit.
+                limit = re.search(r"value <= (\d+)", str(err))
+                if limit and int(limit[1]) < vocab_size:
+                    vocab_size = most = int(limit[1])
+                elif whole_words and 2 * vocab_size <= most:
+                    vocab_size *= 2
+                elif whole_words:
+                    whole_words //= 2
+                else:
+                    raise
 
 
 def convert(model_file):

@@ -65,7 +65,10 @@ word_lists=                # pairs name=file: also WER inside and outside of a l
 resample=utterance         # what intervals and tests resample: utterance or speaker
 analyse_opts=              # passed to bin/analyse.py, e.g. "--utterances 500 --examples 10"
 score_opts=                # passed to bin/results.py, e.g. "--replicates 2000 --empty_ref drop"
-train_overrides=           # key=value pairs laid over every training config (smoke runs), e.g. "max_epoch=1"
+train_overrides=           # key=value pairs laid over every training config, e.g. "max_epoch=1"
+title=                     # of the report; empty: the directory above the recipe's
+smoke=false                # all stages on a handful of utterances with tiny models, in data_smoke, dump_smoke, exp_smoke
+smoke_opts="--vocab_size 160 --whole_words 40"  # options that win in smoke runs; no blanks in their values
 # end options
 
 run_args=("$@")
@@ -75,6 +78,26 @@ cmd_sh=${MAIN_ROOT}/egs/TEMPLATE/llmasr1/cmd.sh
 [ ! -f cmd.sh ] || cmd_sh=./cmd.sh
 # shellcheck source=cmd.sh
 . "${cmd_sh}"
+
+if ${smoke}; then
+    read -ra words <<<"${smoke_opts}"
+    set -- ${words[@]+"${words[@]}"}
+    . ./utils/parse_options.sh
+    # Paths in the data directory lead into the smoke run's.
+    for option in lm_train_text lm_valid_text tokenizer_text tts_text texts questions word_lists; do
+        moved=
+        for word in ${!option}; do
+            path=${word##*=}
+            [[ ${path} != "${datadir}"/* ]] || word=${word%"${path}"}${datadir}_smoke${path#"${datadir}"}
+            moved+=${moved:+ }${word}
+        done
+        printf -v "${option}" '%s' "${moved}"
+    done
+    datadir+=_smoke dumpdir+=_smoke expdir+=_smoke
+    lm_config=${conf_dir}/lm_smoke.yaml
+    train_overrides="max_epoch=1 num_iters_per_epoch=2 ${train_overrides}"
+fi
+title=${title:-$(basename "$(dirname "${PWD}")")}
 
 log() { echo "$(date '+%Y-%m-%dT%H:%M:%S') (llmasr.sh) $*"; }
 die() {
@@ -191,10 +214,32 @@ if [ "${stop_stage}" -ge 7 ] && [ "${stage}" -le 11 ] &&
     touch "${checked}"
 fi
 
+# For smoke runs: cut what local/data.sh wrote to a handful, the audio excepted.
+cut_data() {
+    local name most file
+    for name in ${all_sets}; do
+        most=8
+        [ "${name}" != "${train_set}" ] || most=40
+        if [ -f "${datadir}/${name}/text" ] && [ "$(wc -l <"${datadir}/${name}/text")" -gt "${most}" ]; then
+            bin subset_data_dir "${datadir}/${name}" "${most}" "${datadir}/.cut"
+            mv "${datadir}"/.cut/* "${datadir}/${name}"
+            rmdir "${datadir}/.cut"
+        fi
+    done
+    for file in ${lm_train_text} ${lm_valid_text}; do
+        file=${file#*=}
+        if [[ ${file} == "${datadir}"/* ]] && [ "$(wc -l <"${file}")" -gt 600 ]; then
+            head -n 600 "${file}" >"${datadir}/.cut"
+            mv "${datadir}/.cut" "${file}"
+        fi
+    done
+}
+
 if stage_on 1; then
     log "Stage 1: data preparation -> ${datadir}"
     # shellcheck disable=SC2086
     ./local/data.sh --datadir "${datadir}" --nj "${nj}" ${local_data_opts}
+    ! ${smoke} || cut_data
 fi
 if [ "${stage}" -le 3 ] && [ "${stop_stage}" -ge 1 ]; then
     for name in ${all_sets}; do
@@ -544,15 +589,14 @@ if stage_on 14; then
     [ "${stage}" -ne 14 ] || set_opts+=(--redo)
     # shellcheck disable=SC2086
     bin analyse --systems "${systems}" --conf_dir "${conf_dir}" --expdir "${expdir}" --encoder "${encoder_dir}" --seed "${seed}" \
-        --out_dir "${results_dir}/analysis" --title "$(basename "$(dirname "${PWD}")")" --threads "${nj}" --ngpu "${ngpu}" \
+        --out_dir "${results_dir}/analysis" --title "${title}" --threads "${nj}" --ngpu "${ngpu}" \
         "${set_opts[@]}" ${analyse_opts}
 fi
 
 if stage_on 15; then
     log "Stage 15: report -> ${results_dir}/report/report.html"
     set_table_opts
-    recipe=$(basename "$(dirname "${PWD}")")
-    bin report "${table_opts[@]}" --exp_dir "${expdir}" --results_dir "${results_dir}" --title "${recipe}"
+    bin report "${table_opts[@]}" --exp_dir "${expdir}" --results_dir "${results_dir}" --title "${title}"
 fi
 
 log "finished"

@@ -2,6 +2,7 @@
 #
 # The options are the assignments between the lines `# begin options` and `# end options` of the script that sources
 # this file; a comment behind an assignment is its help. An unknown option is an error that names the nearest one.
+# An option that is `true` or `false` takes nothing else, and `--name` alone is `--name true`.
 _options_of() { sed -n '/^# begin options/,/^# end options/p' "$0" | grep -E '^[a-z_0-9]+='; }
 _known=" $(_options_of | sed 's/=.*//' | tr '\n' ' ')"
 while [ $# -gt 0 ]; do
@@ -16,25 +17,34 @@ while [ $# -gt 0 ]; do
     --*)
         _name=${1#--}
         _value=
-        case ${_name} in
-        *=*)
+        _given=false
+        if [[ ${_name} == *=* ]]; then
             _value=${_name#*=}
             _name=${_name%%=*}
-            ;;
-        *)
-            if [ $# -lt 2 ]; then
-                echo "$0: error: option --${_name} needs a value" >&2
-                exit 2
-            fi
-            _value=$2
-            shift
-            ;;
-        esac
+            _given=true
+        fi
         _name=${_name//-/_}
         if [[ ${_known} != *" ${_name} "* ]]; then
             _near=$(python3 -c 'import difflib, sys
 print(*difflib.get_close_matches(sys.argv[1], sys.argv[2].split(), 1))' "${_name}" "${_known}" || true)
             echo "$0: error: unknown option --${_name}${_near:+ (did you mean --${_near}?)}; see $0 --help" >&2
+            exit 2
+        fi
+        _switch=false
+        [[ ${!_name} != true && ${!_name} != false ]] || _switch=true
+        if ${_given}; then
+            :
+        elif ${_switch} && [[ $# -lt 2 || $2 == --* ]]; then
+            _value=true
+        elif [ $# -lt 2 ]; then
+            echo "$0: error: option --${_name} needs a value" >&2
+            exit 2
+        else
+            _value=$2
+            shift
+        fi
+        if ${_switch} && [[ ${_value} != true && ${_value} != false ]]; then
+            echo "$0: error: --${_name} must be true or false, not ${_value:-empty}" >&2
             exit 2
         fi
         printf -v "${_name}" '%s' "${_value}"
@@ -46,4 +56,4 @@ print(*difflib.get_close_matches(sys.argv[1], sys.argv[2].split(), 1))' "${_name
         ;;
     esac
 done
-unset _known _name _value _near
+unset _known _name _value _given _switch _near

@@ -1,0 +1,37 @@
+#!/usr/bin/env bash
+# Stage 1 of a recipe without data preparation of its own: data directories and LM text from what db.sh names.
+#
+# db.sh sets DATA, an array of paths with the set as key, HELD_OUT, sets to hold out of train (valid, test), and TEXT,
+# a file of more text. Of a held-out test set there is also a copy in rooms and noise, test_noise.
+set -euo pipefail
+
+# begin options
+datadir=data   # where to write
+nj=2           # parallel jobs
+# end options
+. ./utils/parse_options.sh
+. ./path.sh
+# shellcheck source=/dev/null
+. ./db.sh
+
+for name in "${!DATA[@]}"; do
+    held_out=()
+    if [ "${name}" = train ] && [ -n "${HELD_OUT}" ]; then
+        held_out=(--held_out)
+        for part in ${HELD_OUT}; do held_out+=("${datadir}/${part}"); done
+    fi
+    python3 -m espnet_llmvq.bin.import_data "${DATA[${name}]}" "${datadir}/${name}" ${held_out[@]+"${held_out[@]}"}
+done
+if [[ " ${HELD_OUT} " == *" test "* ]]; then
+    python3 -m espnet_llmvq.bin.perturb_data_dir --noise "pink babble" --snr 5 15 --rt60 0.2 0.4 --suffix=-noise \
+        --nj "${nj}" "${datadir}/test" "${datadir}/test_noise"
+fi
+
+mkdir -p "${datadir}/lm"
+{
+    cut -d " " -f 2- "${datadir}/train/text"
+    # Without byte order mark and Windows line ends.
+    [ -z "${TEXT}" ] || sed '1s/^\xef\xbb\xbf//; s/\r$//' "${TEXT}"
+} >"${datadir}/lm/train.txt.tmp"
+mv "${datadir}/lm/train.txt.tmp" "${datadir}/lm/train.txt"
+cut -d " " -f 2- "${datadir}/valid/text" >"${datadir}/lm/valid.txt"

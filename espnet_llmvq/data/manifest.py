@@ -1,0 +1,292 @@
+"""Utterances from manifests (CSV, TSV, JSON lines), LJSpeech folders and Common Voice folders.
+
+A reader returns a list of `Item`s and adds what is wrong to `Faults`; audio is looked for later. Files are UTF-8,
+with or without a byte order mark, with unix or Windows line ends, plain or as `.gz`.
+"""
+
+import csv
+import difflib
+import gzip
+import json
+import re
+import zlib
+from dataclasses import dataclass
+from pathlib import Path
+
+from espnet_llmvq.errors import UserError, nearest
+
+REQUIRED = ("audio", "text")
+OPTIONAL = ("id", "speaker", "entities")
+COMMON_VOICE = ("path", "sentence")
+DELIMITERS = (",", ";", "\t", "|")
+SHOWN = 5  # faults listed in one message
+
+
+@dataclass(frozen=True)
+class Item:
+    """One utterance as its source has it.
+
+    where: "file:line". audio: absolute path. utt, speaker: "" if the source has none; `utt` is then made from
+    `name`, the audio path as the source writes it. entities: (slot, value) pairs. recording: id of the audio file
+    where utterances are parts of it, from `start` to `end` seconds; `whole` if the part is all of it.
+    """
+
+    where: str
+    audio: Path
+    text: str
+    name: str
+    utt: str = ""
+    speaker: str = ""
+    entities: tuple = ()
+    recording: str = ""
+    start: float = 0.0
+    end: float = 0.0
+    whole: bool = True
+
+
+class Faults:
+    """What is wrong with a source, so that one run shows more than the first fault."""
+
+    def __init__(self):
+        self.found = []
+
+    def add(self, where, message):
+        self.found.append(f"{where}: {message}")
+
+    def check(self):
+        """Raise UserError that lists the first faults, if there are any."""
+        if self.found:
+            more = len(self.found) - SHOWN
+            raise UserError("\n  ".join(self.found[:SHOWN] + [f"and {more} more"] * (more > 0)))
+
+
+def read_lines(path):
+    """Return the lines of a text file without their ends. Raises UserError with the line of a wrong byte."""
+    path = Path(path)
+    try:
+        data = path.read_bytes()
+        if path.suffix == ".gz":
+            data = gzip.decompress(data)
+    except (OSError, EOFError, zlib.error) as err:
+        raise UserError(
+            f"{path}: cannot be read: {getattr(err, 'strerror', None) or err}"
+        ) from None
+    if data[:2] in (b"\xff\xfe", b"\xfe\xff") or b"\0" in data:
+        what = "is UTF-16" if data[:2] in (b"\xff\xfe", b"\xfe\xff") else "holds NUL bytes"
+        line = 1 if what == "is UTF-16" else data[: data.index(b"\0")].count(b"\n") + 1
+        raise UserError(f"{path}:{line}: {what}, not UTF-8 text (save it as UTF-8)")
+    lines = []
+    for number, line in enumerate(data.removeprefix(b"\xef\xbb\xbf").split(b"\n"), 1):
+        try:
+            text = line.decode("utf-8").removesuffix("\r")
+        except UnicodeDecodeError as err:
+            byte = f"byte 0x{line[err.start]:02x} at column {err.start + 1}"
+            raise UserError(
+                f"{path}:{number}: not UTF-8: {byte} (iconv -f latin1 -t utf-8 may convert it)"
+            ) from None
+        if "\r" in text:
+            raise UserError(
+                f"{path}:{number}: a carriage return within the line (save it with unix line ends)"
+            )
+        lines.append(text)
+    while lines and not lines[-1].strip():
+        lines.pop()
+    if not lines:
+        raise UserError(f"{path}: is empty")
+    return lines
+
+
+def read_json_lines(path, faults):
+    """Return [("file:line", object)] of a JSON-lines file."""
+    found = []
+    for number, line in enumerate(read_lines(path), 1):
+        where = f"{path}:{number}"
+        if not line.strip():
+            continue
+        try:
+            item = json.loads(line)
+        except ValueError as err:
+            faults.add(where, f"not JSON: {err} (one object a line)")
+            continue
+        if isinstance(item, dict):
+            found.append((where, item))
+        else:
+            faults.add(where, 'not a JSON object, such as {"audio": ..., "text": ...}')
+    return found
+
+
+def first_object(path):
+    """The object in the first line of a JSON-lines file, by which its form is told; {} if there is none."""
+    try:
+        found = json.loads(read_lines(path)[0])
+    except ValueError:
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def split_fields(lines, delimiter):
+    """Yield (line number, fields) of a table; a quoted field may hold the delimiter and line ends.
+
+    Only comma and semicolon tables quote: TSV and LJSpeech texts may hold single quotation marks. Raises csv.Error.
+    """
+    quoting = {"strict": True} if delimiter in ",;" else {"quoting": csv.QUOTE_NONE}
+    reader = csv.reader((line + "\n" for line in lines), delimiter=delimiter, **quoting)
+    first = 1
+    for fields in reader:
+        if any(field.strip() for field in fields):
+            yield first, [field.strip() for field in fields]
+        first = reader.line_num + 1
+
+
+def header(line, needed):
+    """Return (delimiter, names) of a table's first line if it has the columns `needed`, else None."""
+    for delimiter in DELIMITERS:
+        names = [name.strip().strip('"') for name in line.split(delimiter)]
+        if set(needed) <= set(names):
+            return delimiter, names
+    return None
+
+
+def read_table(path, needed, faults):
+    """Return [("file:line", {column: field})] of a table with a header. Raises UserError for a bad header."""
+    lines = read_lines(path)
+    found = header(lines[0], needed)
+    if found is None:
+        names = re.split(r"[,;\t|]", lines[0])
+        missing = [name for name in needed if name not in names]
+        hints = "".join(f"{name}{nearest(name, names)}, " for name in missing)
+        raise UserError(
+            f"{path}:1: the header lacks the column {hints.rstrip(', ')}; found: {', '.join(n.strip() for n in names)}"
+        )
+    delimiter, names = found
+    doubled = sorted({name for name in names if names.count(name) > 1})
+    if doubled:
+        raise UserError(f"{path}:1: the header has the column {doubled[0]!r} twice")
+    rows = []
+    try:
+        for number, fields in split_fields(lines, delimiter):
+            where = f"{path}:{number}"
+            if number == 1:
+                continue
+            if len(fields) != len(names):
+                quote = "; quote a text that holds the separator" if delimiter in ",;" else ""
+                faults.add(where, f"{len(fields)} fields, but the header has {len(names)}{quote}")
+                continue
+            rows.append((where, dict(zip(names, fields))))
+    except csv.Error as err:
+        last = rows[-1][0] if rows else f"{path}:1"
+        raise UserError(
+            f"{path}: {err}, after {last} (a quotation mark that is not closed?)"
+        ) from None
+    return rows
+
+
+def check_columns(where, names):
+    """Raise UserError for a column that looks like a mistyped optional one; others are left alone."""
+    for wanted in ("speaker", "entities"):
+        close = [] if wanted in names else difflib.get_close_matches(wanted, names, 1, cutoff=0.8)
+        if close:
+            raise UserError(
+                f"{where}: unknown column {close[0]!r} (did you mean {wanted!r}?); rename it"
+            )
+
+
+def parse_entities(value):
+    """Return ((slot, value), ...) of `slot=value; slot=value` or of {slot: value or list of values}.
+
+    Raises ValueError that says what is wrong.
+    """
+    if isinstance(value, str) and value.lstrip().startswith("{"):
+        value = json.loads(value)
+    if isinstance(value, str):
+        pairs = [part.partition("=") for part in value.split(";") if part.strip()]
+        if not all(equals for _, equals, _ in pairs):
+            raise ValueError(f"entities {value!r} are not slot=value; slot=value")
+        pairs = [(slot, text) for slot, _, text in pairs]
+    elif isinstance(value, dict):
+        pairs = [
+            (slot, v) for slot, vs in value.items() for v in (vs if isinstance(vs, list) else [vs])
+        ]
+    else:
+        raise ValueError("entities must be {slot: value}, or slot=value; slot=value")
+    pairs = tuple(("_".join(slot.split()), " ".join(str(text).split())) for slot, text in pairs)
+    if not all(slot and text and "=" not in slot for slot, text in pairs):
+        raise ValueError(f"entities {value!r} have an empty slot or value")
+    return pairs
+
+
+def read_manifest(path, faults):
+    """Items of a CSV, TSV or JSON-lines manifest: columns audio, text; id, speaker, entities if there are any."""
+    path = Path(path)
+    name = path.name.removesuffix(".gz")
+    rows = (
+        read_json_lines(path, faults)
+        if name.endswith((".jsonl", ".json"))
+        else read_table(path, REQUIRED, faults)
+    )
+    items, checked = [], set()
+    for where, row in rows:
+        if row.keys() - checked:
+            check_columns(where, row)
+            checked |= row.keys()
+        missing = [name for name in REQUIRED if name not in row]
+        if missing:
+            faults.add(where, f"no {missing[0]!r}{nearest(missing[0], row)}")
+            continue
+        fields = {}
+        for key in (*REQUIRED, "id", "speaker"):
+            value = row.get(key)
+            if isinstance(value, int) and not isinstance(value, bool) and key in OPTIONAL:
+                value = str(value)
+            if not isinstance(value, str | None):
+                faults.add(where, f"{key} is {value!r}, not a text")
+                break
+            fields[key] = (value or "").strip()
+        else:
+            try:
+                entities = parse_entities(row.get("entities") or "")
+            except ValueError as err:
+                faults.add(where, str(err))
+                continue
+            if not fields["audio"]:
+                faults.add(where, "no audio path")
+                continue
+            audio = path.parent.absolute() / fields["audio"]
+            items.append(
+                Item(
+                    where,
+                    audio,
+                    fields["text"],
+                    fields["audio"],
+                    fields["id"],
+                    fields["speaker"],
+                    entities,
+                )
+            )
+    return items
+
+
+def read_ljspeech(path, faults):
+    """Items of an LJSpeech folder's metadata.csv: `id|text|normalised text`, audio in wavs/. One speaker."""
+    items = []
+    for number, fields in split_fields(read_lines(path), "|"):
+        where = f"{path}:{number}"
+        if len(fields) not in (2, 3):
+            faults.add(where, f"{len(fields)} fields, not id|text or id|text|normalised text")
+            continue
+        wavs = Path(path).parent.absolute() / "wavs"
+        audio = wavs / f"{fields[0]}.wav"
+        if not audio.is_file() and (wavs / f"{fields[0]}.flac").is_file():
+            audio = audio.with_suffix(".flac")
+        items.append(Item(where, audio, fields[-1] or fields[1], fields[0], fields[0], "lj"))
+    return items
+
+
+def read_common_voice(path, faults):
+    """Items of a Common Voice list such as train.tsv: path (in clips/), sentence, client_id."""
+    items = []
+    for where, row in read_table(path, COMMON_VOICE, faults):
+        name = row["path"] if Path(row["path"]).suffix else f"{row['path']}.mp3"
+        clip = Path(path).parent.absolute() / "clips" / name
+        items.append(Item(where, clip, row["sentence"], name, speaker=row.get("client_id", "")))
+    return items

@@ -1,0 +1,314 @@
+"""Forks: what they hold, what they refuse, what changed upstream since; smoke runs' data; options of scripts."""
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+
+from espnet_llmvq import fork
+from espnet_llmvq.bin import fork_recipe
+from espnet_llmvq.data.datadir import DataDir
+from espnet_llmvq.errors import UserError
+
+ROOT = Path(__file__).resolve().parent.parent
+DIGITS = "zero one two three four five six seven eight nine".split()
+
+
+def write_manifest(folder, name, count, speakers=2):
+    """`name`.csv and its sound files in `folder`; two to four digits an utterance."""
+    rng = np.random.default_rng(count)
+    (folder / name).mkdir(parents=True)
+    lines = ["audio,text,speaker"]
+    for i in range(count):
+        soundfile.write(folder / name / f"{i:03d}.wav", rng.uniform(-0.1, 0.1, 4000), 16000)
+        words = " ".join(rng.choice(DIGITS, rng.integers(2, 5)))
+        lines.append(f"{name}/{i:03d}.wav,{words},spk{i % speakers}")
+    (folder / f"{name}.csv").write_text("\n".join(lines) + "\n")
+    return folder / f"{name}.csv"
+
+
+@pytest.fixture
+def here(tmp_path, monkeypatch):
+    """The working directory: empty but for recordings/{metadata,phone}.csv."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("MAIN_ROOT", raising=False)
+    write_manifest(tmp_path / "recordings", "metadata", 60)
+    write_manifest(tmp_path / "recordings", "phone", 10)
+    return tmp_path
+
+
+def make(*more):
+    return fork_recipe.main(["mini_tts", "mycorpus", *more])
+
+
+TRAIN = ("--train", "recordings/metadata.csv")
+PHONE = ("--test", "phone=recordings/phone.csv:ood")
+
+
+def everything(folder):
+    """{relative path: content} of all files."""
+    return {
+        str(p.relative_to(folder)): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()
+    }
+
+
+# --- Making one ----------------------------------------------------------------------------------
+
+
+def test_check_counts_and_writes_nothing(here, capsys):
+    before = everything(here)
+    make(*TRAIN, *PHONE, "--check")
+    assert everything(here) == before
+    found = capsys.readouterr().out
+    # A tenth of 60 is held out; 4,000 samples at 16 kHz are a quarter of a second.
+    assert "train: 54 utterances, 2 speakers" in found
+    assert "valid: 6 utterances" in found and "held out of train" in found
+    rows = (here / "recordings" / "phone.csv").read_text().splitlines()[1:]
+    words = sum(len(row.split(",")[1].split()) for row in rows)
+    assert f"phone: 10 utterances, 2 speakers, {words} words, 0.00 h; CSV manifest" in found
+
+
+def test_a_fork_is_complete_and_has_no_links(here):
+    make(*TRAIN, *PHONE)
+    found = here / "mycorpus"
+    assert not [p for p in found.rglob("*") if p.is_symlink()]
+    template = ROOT / "egs" / "TEMPLATE" / "llmasr1"
+    for name in (
+        "llmasr.sh",
+        "path.sh",
+        "utils/parse_options.sh",
+        "conf/phases/lora.yaml",
+        "local/data.sh",
+    ):
+        assert (found / name).read_bytes() == (template / name).read_bytes()
+    mine = (found / "conf/encoder.yaml").read_bytes()
+    assert mine == (ROOT / "egs/mini_tts/llmasr1/conf/encoder.yaml").read_bytes()
+    # Nothing of the source's corpus.
+    assert os.listdir(found / "local") == ["data.sh"]
+    options = fork.source_options(fork.recipe_files(found))
+    assert options["test_sets"] == "phone:ood"
+    assert options["systems"] == "ctc ctc_lm slam lora lora_long hard soft_k10"
+    assert "align_sets" not in options
+    record = json.loads((found / ".fork" / "fork.json").read_text())
+    assert record["source"] == "mini_tts" and record["version"] and record["commit"]
+
+
+def test_nothing_is_overwritten(here):
+    make(*TRAIN)
+    before = everything(here)
+    with pytest.raises(UserError, match="mycorpus is there already"):
+        make(*TRAIN)
+    assert everything(here) == before
+    with pytest.raises(UserError, match="recordings is there already"):
+        fork_recipe.main(["mini_tts", "recordings", *TRAIN, "--check"])
+
+
+def test_a_plain_fork_is_the_recipe(here):
+    fork_recipe.main(["an4", "deep/er/an4"])
+    source = ROOT / "egs" / "an4" / "llmasr1"
+    for name in ("run.sh", "db.sh", "local/data.py", "README.md"):
+        assert (here / "deep/er/an4" / name).read_bytes() == (source / name).read_bytes()
+    assert not (here / "deep/er/an4/RESULTS.md").exists()
+
+
+WRONG = {
+    "recipe": (["mini_tss", "x"], "unknown recipe 'mini_tss' (did you mean 'mini_tts'?); known: an4, "),
+    "test without domain": (["an4", "x", *TRAIN, "--test", "a=b.csv"], "must be NAME=DATA:id"),
+    "test with another domain": (["an4", "x", *TRAIN, "--test", "a=b.csv:oop"], "must be NAME=DATA:id"),
+    "reserved name": (["an4", "x", *TRAIN, "--test", "train=b.csv:id"], "is none of train, valid, lm"),
+    "name twice": (["an4", "x", *TRAIN, *PHONE, *PHONE], "the name phone twice"),
+    "no train": (["an4", "x", *PHONE], "--test needs --train"),
+    "no data": (["an4", "x", "--train", "nowhere"], "train: nowhere: not found; data is"),
+    "test is train": (
+        ["an4", "x", *TRAIN, "--test", "t=recordings/metadata.csv:id"],
+        "t: 54 of 60 utterances, such as spk",
+    ),
+    "empty text file": (["an4", "x", *TRAIN, "--text", os.devnull], "/dev/null: is empty"),
+    "no fork": (["--changes", "recordings"], "recordings: is no fork"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_wrong_arguments(here, name):
+    arguments, message = WRONG[name]
+    before = everything(here)
+    with pytest.raises(UserError) as err:
+        fork_recipe.main(arguments)
+    assert message in str(err.value)
+    assert everything(here) == before
+
+
+# --- What changed upstream -----------------------------------------------------------------------
+
+
+def test_changes(here, capsys):
+    """Each kind of change, seen from a fork that changed two of the files itself."""
+    source = here / "source"
+    fork_recipe.main(["mini_tts", "source"])
+    fork_recipe.main(["source", "mine", *TRAIN])
+    capsys.readouterr()
+    fork_recipe.main(["--changes", "mine"])
+    assert capsys.readouterr().out.endswith("nothing has changed upstream\n")
+
+    def edit(folder, name, text):
+        with open(folder / name, "a") as f:
+            f.write(text)
+
+    edit(source, "conf/lm.yaml", "# theirs\n")
+    edit(source, "conf/encoder.yaml", "# theirs\n")
+    edit(here / "mine", "conf/encoder.yaml", "# mine\n")
+    edit(source, "conf/phases/lora.yaml", "# both\n")
+    edit(here / "mine", "conf/phases/lora.yaml", "# both\n")
+    edit(here / "mine", "conf/phases/hard.yaml", "# mine alone\n")
+    edit(source, "local/data.py", "# of their corpus\n")
+    (source / "conf/systems/slam.yaml").unlink()
+    shutil.copy(source / "conf/systems/lora.yaml", source / "conf/systems/new.yaml")
+    (source / "exp").mkdir()
+    edit(source, "exp/RESULTS.md", "not a part of the recipe")
+    before = everything(here)
+    fork_recipe.main(["--changes", "mine"])
+    assert everything(here) == before
+    lines = capsys.readouterr().out.splitlines()
+    said = dict(line.split(": ", 1) for line in lines if " upstream; " in line)
+    assert said == {
+        "conf/lm.yaml": f"changed upstream; not changed in the fork: copy {source / 'conf/lm.yaml'}",
+        "conf/encoder.yaml": "changed upstream; the fork has its own: merge by hand",
+        "conf/phases/lora.yaml": "changed upstream; the fork has it already",
+        "conf/systems/slam.yaml": "removed upstream; not changed in the fork: delete it",
+        "conf/systems/new.yaml": f"new upstream; not changed in the fork: copy {source / 'conf/systems/new.yaml'}",
+    }
+    assert lines.count("+# theirs") == 2
+    assert lines[-1] == "5 files differ upstream"
+
+
+# --- Data of a fork ------------------------------------------------------------------------------
+
+
+def call(*command, cwd, **more):
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", **more}
+    return subprocess.run(command, cwd=cwd, capture_output=True, text=True, env=environment)
+
+
+def lines_of(path):
+    return path.read_text(encoding="utf-8").splitlines()
+
+
+def test_stage_1_of_a_smoke_run(here):
+    """Held-out and noisy sets, LM text, and no more than a handful of each; real data is not touched."""
+    (here / "more.txt").write_bytes(b"\xef\xbb\xbfextra line\r\n" + b"ten eleven\n" * 700)
+    make(*TRAIN, "--text", "more.txt")
+    done = call("./run.sh", "--smoke", "--stop_stage", "1", "--nj", "1", cwd=here / "mycorpus")
+    assert done.returncode == 0, done.stderr
+    data = here / "mycorpus" / "data_smoke"
+    sets = {name: DataDir.load(data / name) for name in ("train", "valid", "test", "test_noise")}
+    # 60 utterances, 6 of them in each held-out set, 48 left, of which 40 are kept.
+    assert {name: len(found.text) for name, found in sets.items()} == {
+        "train": 40, "valid": 6, "test": 6, "test_noise": 6,
+    }  # fmt: skip
+    assert {utt.removesuffix("-noise") for utt in sets["test_noise"].text} == set(sets["test"].text)
+    lm = lines_of(data / "lm" / "train.txt")
+    assert len(lm) == 600 and lm[48] == "extra line" and set(lm[49:]) == {"ten eleven"}
+    assert set(sets["train"].text.values()) <= set(lm[:48])
+    assert lines_of(data / "lm" / "valid.txt") == [
+        sets["valid"].text[utt] for utt in sets["valid"].utts
+    ]
+    assert not (here / "mycorpus" / "data").exists()
+    assert "data_smoke/lm/train.txt" not in done.stderr
+
+
+def test_a_fork_and_its_data_can_be_moved_together(here):
+    (here / "a").mkdir()
+    shutil.move("recordings", "a/recordings")
+    fork_recipe.main(
+        [
+            "mini_tts",
+            "a/mine",
+            "--train",
+            "a/recordings/metadata.csv",
+            "--test",
+            "t=a/recordings/phone.csv:id",
+        ]
+    )
+    shutil.move("a", "b")
+    done = call("./local/data.sh", cwd=here / "b" / "mine")
+    assert done.returncode == 0, done.stderr
+    data = DataDir.load(here / "b" / "mine" / "data" / "t")
+    assert set(map(os.path.dirname, data.wav_scp.values())) == {
+        str(here / "b" / "mine" / ".." / "recordings" / "phone")
+    }
+
+
+def test_the_toolkit_is_found(here):
+    """As toolkit.sh has it; as MAIN_ROOT has it; as installed; and clearly not."""
+    make(*TRAIN)
+    recipe = here / "mycorpus"
+    show = ["bash", "-c", ". ./path.sh && echo ${MAIN_ROOT}"]
+    assert call(*show, cwd=recipe).stdout.strip() == str(ROOT)
+    assert call(*show, cwd=recipe, MAIN_ROOT="/elsewhere").stdout.strip() == "/elsewhere"
+    (recipe / "toolkit.sh").unlink()
+    assert call(*show, cwd=recipe).stdout.strip() == str(ROOT)
+    (here / "bin").mkdir()
+    (here / "bin" / "python3").write_text("#!/bin/sh\nexit 1\n")
+    (here / "bin" / "python3").chmod(0o755)
+    done = call(*show, cwd=recipe, PATH=f"{here / 'bin'}:{os.environ['PATH']}")
+    assert done.returncode and "the toolkit is not installed here" in done.stderr
+
+
+def test_the_how_to_has_three_commands_that_work(here):
+    """The first of them for real, as the others take minutes; test/smoke_fork.sh runs them all."""
+    text = (ROOT / "docs" / "fork.md").read_text(encoding="utf-8")
+    section = re.search(r"^## Three commands\n(.*?)^## ", text, re.M | re.S)[1]
+    commands = [line[4:] for line in section.splitlines() if line.startswith("    ")][:3]
+    assert commands[1:] == ["cd mycorpus", "./run.sh"]
+    words = commands[0].split()
+    assert words[:3] == ["python", "-m", "espnet_llmvq.bin.fork_recipe"]
+    done = call(sys.executable, *words[1:], cwd=here)
+    assert done.returncode == 0, done.stderr
+    assert os.access(here / "mycorpus" / "run.sh", os.X_OK)
+
+
+# --- Options of scripts --------------------------------------------------------------------------
+
+SCRIPT = """#!/usr/bin/env bash
+set -euo pipefail
+# begin options
+smoke=false   # a switch
+cache=true    # another
+name=x        # no switch
+# end options
+. {utils}/parse_options.sh
+echo "${{smoke}} ${{cache}} ${{name}}"
+"""
+
+
+@pytest.mark.parametrize(
+    "arguments, expected",
+    [
+        ("", "false true x"),
+        ("--smoke", "true true x"),
+        ("--smoke true", "true true x"),
+        ("--smoke=true --cache=false", "true false x"),
+        ("--smoke --name y", "true true y"),
+        ("--smoke false --name --smoke", "false true --smoke"),
+        ("--cache --smoke", "true true x"),
+        ("--smoke yes", "--smoke must be true or false, not yes"),
+        ("--smoke=", "--smoke must be true or false, not empty"),
+        ("--name", "option --name needs a value"),
+        ("--smok", "unknown option --smok (did you mean --smoke?)"),
+    ],
+)
+def test_switches(tmp_path, arguments, expected):
+    script = tmp_path / "script.sh"
+    script.write_text(SCRIPT.format(utils=ROOT / "egs" / "TEMPLATE" / "llmasr1" / "utils"))
+    done = subprocess.run(["bash", str(script), *arguments.split()], capture_output=True, text=True)
+    if expected.count(" ") == 2:
+        assert done.stdout.strip() == expected
+    else:
+        assert done.returncode == 2 and expected in done.stderr
