@@ -171,8 +171,7 @@ def fingerprint(options):
     from espnet_llmvq.data import espeak
 
     digest = hashlib.sha256(json.dumps([options, espeak.VERSION], sort_keys=True).encode())
-    shared = (HERE / "text.py").resolve().parent
-    files = [p for p in (*HERE.iterdir(), *shared.iterdir()) if p.suffix in (".py", ".txt", ".tsv")]
+    files = [p for p in HERE.iterdir() if p.suffix in (".py", ".txt", ".tsv")]
     for path in sorted(files):
         digest.update(path.read_bytes())
     return digest.hexdigest()
