@@ -14,7 +14,7 @@ def get_parser():
     parser.add_argument(
         "audio",
         nargs="+",
-        help="sound files that libsndfile reads, of any rate; channels are averaged",
+        help="sound files that libsndfile reads; channels are averaged",
     )
     parser.add_argument("--format", choices=FORMATS, default="text", help="of the output")
     parser.add_argument("--out_dir", help="write a file for each sound file here; not given: print")

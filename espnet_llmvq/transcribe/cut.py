@@ -10,11 +10,8 @@ FRAME = 0.02  # seconds
 BLOCK = 500  # frames read at once, 10 s
 MARGIN = 0.2  # seconds of a pause that stay beside speech
 SMOOTH = 0.2  # seconds over which the quietest place is looked for
-LOUDEST, QUIETEST, RANGE = (
-    99,
-    10,
-    60.0,
-)  # percentiles of level: speech, pauses; dB of interest below speech
+LOUDEST, QUIETEST = 99, 10  # percentiles of the level, for speech and for pauses
+RANGE = 50.0  # dB below speech: what is quieter is as quiet
 THRESHOLD = 0.3  # of the way from pauses to speech
 FLAT = 6.0  # dB; with less between pauses and speech there is nothing to tell them apart
 
