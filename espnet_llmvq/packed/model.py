@@ -190,7 +190,9 @@ def load_packed(directory, device="cpu", llm=None):
             raise UserError(
                 f"{directory}: the LLM {source} has another tokenizer than the one packed"
             )
-    except (TypeError, ValueError, RuntimeError, OSError, KeyError) as err:
+    except UserError:
+        raise
+    except Exception as err:  # whatever the constructors and type checks of ESPnet and transformers raise
         text = str(err).strip().split("\n")[0]
         raise UserError(f"{directory}: cannot build its model ({text})") from err
     if "llm_sha256" in manifest and embedding_digest(model.llm) != manifest["llm_sha256"]:
