@@ -89,7 +89,7 @@ def test_files_of_a_packed_system(packed_dir):
         ".model",
     }
     # twice the longest of the 12 training utterances, each of 1 to 4 tones of at most 0.2 s
-    assert 0.2 < manifest["max_segment"] <= 1.6
+    assert 1.0 <= manifest["max_segment"] <= 1.6
     assert [n for n in os.listdir(os.path.dirname(packed_dir))] == ["soft"]
 
 
@@ -189,9 +189,13 @@ def no_tensors(d):
         (garbled, "manifest.json: cannot be read"),
         (manifest(format="other"), "is not of a packed system"),
         (manifest(version=99), "version 99 of the format, this program reads 1"),
-        (manifest(search={"num_beams": 1}), "lacks search with num_beams, length_penalty, ctc_weight"),
-        (manifest(files=3), "lacks its files"),
-        (manifest(llm="../../llm"), r"llm is '../../llm'; it must be 'llm' or a name on the hub"),
+        (lambda d: edit(f"{d}/manifest.json", lambda m: m.pop("search")), "manifest.json lacks search"),
+        (manifest(search={"num_beams": 1}), "search is {'num_beams': 1}, which is not possible"),
+        (manifest(search={**SEARCH, "num_beams": "4"}), "search is .*, which is not possible"),
+        (manifest(max_segment="x"), "max_segment is 'x', which is not possible"),
+        (manifest(prompt=None), "a system with an LLM has no prompt"),
+        (manifest(files=3), "files is 3, which is not possible"),
+        (manifest(llm="../../llm"), "llm is '../../llm', which is not possible"),
         (manifest(llm="/tmp/llm"), "llm is '/tmp/llm'"),
         (remove("model.safetensors"), "lacks model.safetensors; copy it again"),
         (remove("llm/tokenizer.json"), "lacks llm/tokenizer.json"),

@@ -17,7 +17,7 @@ from espnet_llmvq.errors import UserError
 from espnet_llmvq.sequence import read_sequences
 from espnet_llmvq.transcribe import Segment, Transcript
 from espnet_llmvq.transcribe.cut import BLOCK, Levels, cut, read_levels, split
-from espnet_llmvq.transcribe.transcript import cues, to_json, to_srt, to_text, to_vtt
+from espnet_llmvq.transcribe.transcript import FORMATS, cues, to_json, to_srt, to_text, to_vtt
 
 
 @pytest.fixture(scope="module")
@@ -360,6 +360,7 @@ MADE = Transcript("x.wav", 3700.0, (
 
 
 def test_formats_by_hand():
+    assert tuple(FORMATS) == command.FORMATS
     assert to_text(MADE) == "hello there\na <b> & c\n"
     assert to_srt(MADE) == (
         "1\n00:00:00,000 --> 00:00:02,500\nhello there\n\n2\n01:00:00,500 --> 01:00:02,400\na <b> & c\n\n"
@@ -416,6 +417,7 @@ def test_printed(packed_dir, transcriber, corpus, capsys):
     [
         (["b.wav", "--format", "srt"], "--format srt of several files needs --out_dir"),
         (["x/a.mp3", "--out_dir", "out"], "a.wav and x/a.mp3 would both be written to out/a.txt"),
+        (["--out_dir", __file__], "--out_dir .*test_transcribe.py is not a directory"),
         (["--num_beams", "0"], "--num_beams 0: expected at least 1"),
         (["--ctc_weight", "2"], "--ctc_weight 2.0: expected a number from 0 to 1"),
         (["--max_segment", "nan"], "--max_segment nan: expected at least 1"),

@@ -30,7 +30,9 @@ def get_parser():
         help="seconds; longer recordings are cut at pauses; not given: as packed",
     )
     parser.add_argument("--min_pause", type=float, default=0.4, help="seconds of a pause to cut at")
-    parser.add_argument("--batch_seconds", type=float, default=120.0, help="audio decoded at once")
+    parser.add_argument(
+        "--batch_seconds", type=float, default=120.0, help="audio decoded at once, padding included"
+    )
     parser.add_argument("--threads", type=int, default=1, help="CPU threads")
     parser.add_argument("--ngpu", type=int, default=0, help="1 to use a GPU")
     return parser
@@ -55,8 +57,12 @@ def output_files(paths, out_dir, suffix):
 
 def check(args):
     """Raise UserError for options out of range."""
+    import os
+
     from espnet_llmvq.errors import UserError
 
+    if args.out_dir and os.path.exists(args.out_dir) and not os.path.isdir(args.out_dir):
+        raise UserError(f"--out_dir {args.out_dir} is not a directory")
     if args.format in ("srt", "vtt") and len(args.audio) > 1 and not args.out_dir:
         raise UserError(f"--format {args.format} of several files needs --out_dir")
     if args.ctc_weight is not None and not 0 <= args.ctc_weight <= 1:
@@ -130,7 +136,10 @@ def main(argv=None):
                     f"warning: {path}: {cut_off} segments reached the length limit", file=sys.stderr
                 )
             if args.out_dir:
-                write_text(targets[path], write(result))
+                try:
+                    write_text(targets[path], write(result))
+                except OSError as err:
+                    raise UserError(f"{targets[path]}: cannot be written: {err.strerror}") from None
             elif args.format == "text" and len(paths) > 1:
                 bar.write(f"{path}\t{result.text}", file=sys.stdout)
             else:

@@ -12,6 +12,7 @@ huggingface_hub leave behind.
 
 import hashlib
 import json
+import math
 import os
 import re
 import shutil
@@ -33,6 +34,28 @@ LEFT_BEHIND = (".git", ".cache", ".gitattributes")  # by git and huggingface_hub
 KEYS = ("system", "label", "decode", "search", "max_segment", "prompt", "llm", "files")
 SEARCH = ("num_beams", "length_penalty", "ctc_weight")
 HUB_ID = re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*)?")
+
+
+def _number(value, lowest=-math.inf, highest=math.inf):
+    return type(value) in (int, float) and lowest <= value <= highest
+
+
+# key -> function of its value: is it possible?
+VALID = {
+    "decode": lambda v: v in ("llm", "ctc"),
+    "prompt": lambda v: v is None or isinstance(v, str),
+    "max_segment": lambda v: _number(v, 1.0),
+    "llm": lambda v: isinstance(v, str) and (v == LLM or HUB_ID.fullmatch(v)),
+    "files": lambda v: isinstance(v, dict),
+    "search": lambda v: (
+        isinstance(v, dict)
+        and set(v) == set(SEARCH)
+        and type(v["num_beams"]) is int
+        and v["num_beams"] >= 1
+        and _number(v["length_penalty"])
+        and _number(v["ctc_weight"], 0, 1)
+    ),
+}
 
 
 def digest(path):
@@ -87,18 +110,15 @@ def read_manifest(directory):
             "use the espnet_llmvq that packed it, or pack again"
         )
     missing = [key for key in KEYS if key not in manifest]
-    search = manifest.get("search")
-    if not missing and (not isinstance(search, dict) or set(search) != set(SEARCH)):
-        missing = [f"search with {', '.join(SEARCH)}"]
-    files = manifest.get("files")
-    if missing or not isinstance(files, dict):
-        raise UserError(f"{path} lacks {', '.join(missing) or 'its files'}; pack the system again")
-    if manifest["llm"] != LLM and not (
-        isinstance(manifest["llm"], str) and HUB_ID.fullmatch(manifest["llm"])
-    ):
-        raise UserError(
-            f"{path}: llm is {manifest['llm']!r}; it must be {LLM!r} or a name on the hub"
-        )
+    if missing:
+        raise UserError(f"{path} lacks {', '.join(missing)}; pack the system again")
+    for key, valid in VALID.items():
+        if not valid(manifest[key]):
+            raise UserError(
+                f"{path}: {key} is {manifest[key]!r}, which is not possible; pack again"
+            )
+    if manifest["decode"] == "llm" and manifest["prompt"] is None:
+        raise UserError(f"{path}: a system with an LLM has no prompt; pack again")
     return manifest
 
 

@@ -79,7 +79,7 @@ def save_llm(path, target, copy_weights, llm_conf):
         load_llm(path, dtype=dtype).save_pretrained(target)
 
 
-def longest_segment(args, default=20.0, ratio=2.0, highest=30.0):
+def longest_segment(args, default=20.0, ratio=2.0, lowest=1.0, highest=30.0):
     """Seconds that a recording may have to be transcribed in one piece: `ratio` times the longest of training.
 
     `default` if the training sequences are not there.
@@ -92,7 +92,7 @@ def longest_segment(args, default=20.0, ratio=2.0, highest=30.0):
             return default
         spans = (s.samples for seq in read_sequences(path) for s in seq.spans if s.is_speech)
         longest = max(longest, max(spans, default=0))
-    return round(min(ratio * longest / SAMPLE_RATE, highest), 1) or default
+    return round(min(max(ratio * longest / SAMPLE_RATE, lowest), highest), 1)
 
 
 def pack(directory, out, *, system, label, decode, search, llm=None, prompt=None, rows=()):
@@ -192,7 +192,9 @@ def load_packed(directory, device="cpu", llm=None):
             )
     except UserError:
         raise
-    except Exception as err:  # whatever the constructors and type checks of ESPnet and transformers raise
+    except (
+        Exception
+    ) as err:  # whatever the constructors and type checks of ESPnet and transformers raise
         text = str(err).strip().split("\n")[0]
         raise UserError(f"{directory}: cannot build its model ({text})") from err
     if "llm_sha256" in manifest and embedding_digest(model.llm) != manifest["llm_sha256"]:

@@ -52,7 +52,8 @@ class Transcriber:
         num_beams, ctc_weight: of the search; None: as packed.
         max_segment: seconds up to which a recording is not cut; None: as packed. A longer one is cut at pauses of
             `min_pause` seconds and more.
-        batch_seconds: audio decoded at once, of one or several files. It bounds the memory and changes no text.
+        batch_seconds: audio decoded at once, of one or several files, padding included. It bounds the memory and
+            changes no text.
     Raises UserError for a directory that cannot be loaded.
     """
 
@@ -116,18 +117,20 @@ class Transcriber:
         for recording in map(_Recording, map(str, paths)):
             queue.append(recording)
             for piece in self._read(recording):
-                batch.append(piece)
-                if (
-                    sum(p.end - p.start for p in batch) >= self.batch_seconds
-                    or len(batch) == BATCH_SIZE
-                ):
+                if batch and not self._fits(batch, piece):
                     self._decode(batch, words, progress)
                     batch = []
                     yield from self._finished(queue, progress)
+                batch.append(piece)
             yield from self._finished(queue, progress)
         if batch:
             self._decode(batch, words, progress)
         yield from self._finished(queue, progress)
+
+    def _fits(self, batch, piece):
+        """Whether a batch may take one more piece; padding counts."""
+        longest = max(p.end - p.start for p in [*batch, piece])
+        return len(batch) < BATCH_SIZE and (len(batch) + 1) * longest <= self.batch_seconds
 
     def _read(self, recording):
         """Yield the `_Piece`s of a file; what is wrong with it becomes its `error`."""
@@ -183,9 +186,9 @@ class Transcriber:
             )
             batch = encoded(self.model, batch)
             keep = self._spoken(batch)
-            batch = {name: tensor[keep] for name, tensor in batch.items()}
             if not keep:
                 return found
+            batch = {name: tensor[keep] for name, tensor in batch.items()}
             for row, (text, at_limit) in enumerate(self._texts(batch)):
                 i = audible[keep[row]]
                 times = self._words(batch, row, text, pieces[i]) if words else None
