@@ -99,45 +99,63 @@ def batches(args, tokenizer, size):
     return Batches(args.set, args.batch_seconds, tokenizer, batch_size=size, only=set(ids))
 
 
-def ours(args, directory):
-    """Function: decode all (or the `first` utterance), in batches: ({utterance: tokens}, seconds in the encoder)."""
-    from espnet_llmvq.decode.generate import encoded, generate
+def timed(module, name, spent, part):
+    """Replace a function of a module by itself, with its CPU seconds added to spent[part]."""
+    function = getattr(module, name)
 
+    def wrapped(*given, **options):
+        start = time.process_time()
+        result = function(*given, **options)
+        spent[part] = spent.get(part, 0.0) + time.process_time() - start
+        return result
+
+    setattr(module, name, wrapped)
+
+
+def ours(args, directory, spent):
+    """Function: decode all, or the first utterance, in batches -> {utterance: tokens}; spent: CPU seconds of parts."""
+    from espnet_llmvq.decode import generate as module
+
+    for name, part in (
+        ("encoded", "encoder"),
+        ("prompt_inputs", "bridge"),
+        ("log_probability", "scores"),
+    ):
+        timed(module, name, spent, part)
     model, tokenizer = load(directory)
 
     def decode(first=False):
-        found, encoding = {}, 0.0
+        found = {}
         for ids, batch in batches(args, tokenizer, 1 if first else 64):
-            start = time.perf_counter()
-            batch = encoded(model, batch)
-            encoding += time.perf_counter() - start
-            lists = generate(model, tokenizer, batch, args.num_beams)
+            lists = module.generate(model, tokenizer, module.encoded(model, batch), args.num_beams)
             found.update((utt, row[0].tokens) for utt, row in zip(ids, lists))
             if first:
                 break
-        return found, encoding
+        return found
 
     return decode
 
 
-def alone(args, directory):
+def alone(args, directory, spent):
     """Function: the same by plain `generate` over one utterance after another."""
     import torch
 
-    from espnet_llmvq.decode.generate import EndAtLimit, encoded, length_limit, prompt_inputs
+    from espnet_llmvq.decode import generate as module
 
+    for name, part in (("encoded", "encoder"), ("prompt_inputs", "bridge")):
+        timed(module, name, spent, part)
     model, tokenizer = load(directory)
     eos, frame = tokenizer.eos_token_id, model.speech_encoder.frame_seconds()
 
     @torch.inference_mode()
     def decode(first=False):
-        found, encoding = {}, 0.0
+        found = {}
         for (utt,), batch in batches(args, tokenizer, 1):
-            start = time.perf_counter()
-            batch = encoded(model, batch)
-            encoding += time.perf_counter() - start
-            (prompt,) = prompt_inputs(model, batch)
-            limit = length_limit(int(batch["speech_lengths"]) * frame)
+            batch = module.encoded(model, batch)
+            (prompt,) = module.prompt_inputs(model, batch)
+            limit = module.length_limit(int(batch["speech_lengths"]) * frame)
+            # Beyond the limit both searches end every text.
+            end = module.EndAtLimit(torch.tensor([limit]), args.num_beams, eos)
             (row,) = model.llm.generate(
                 inputs_embeds=prompt[None],
                 attention_mask=torch.ones(1, len(prompt), dtype=torch.long),
@@ -145,15 +163,14 @@ def alone(args, directory):
                 **({"length_penalty": 0.0} if args.num_beams > 1 else {}),
                 do_sample=False,
                 max_new_tokens=limit + 1,
-                # Beyond the limit both searches end every text.
-                logits_processor=[EndAtLimit(torch.tensor([limit]), args.num_beams, eos)],
+                logits_processor=[end],
                 eos_token_id=eos,
                 pad_token_id=eos,
             ).tolist()
             found[utt] = row[: row.index(eos)] if eos in row else row
             if first:
                 break
-        return found, encoding
+        return found
 
     return decode
 
@@ -197,8 +214,8 @@ def train_espnet(args, tokenizer_dir, room):
     return time.perf_counter() - start
 
 
-def espnet(args, room):
-    """Function: ({utterance: text}, 0) by ESPnet's Speech2Text, one utterance after another."""
+def espnet(args, room, spent):
+    """Function: decode all -> {utterance: text} by ESPnet's Speech2Text, one utterance after another."""
     from espnet2.bin.asr_inference import Speech2Text
 
     from espnet_llmvq.data.audio import read_audio
@@ -219,13 +236,13 @@ def espnet(args, room):
     def decode(first=False):
         return {
             utt: search(read_audio(path))[0][0] or "" for utt, path in files[: 1 if first else None]
-        }, 0.0
+        }
 
     return decode
 
 
 def measure(args, make, *given):
-    """Run `make(args, *given)()` in a process of its own: (hypotheses, times and memory)."""
+    """Run `make(args, *given, {})()` in a process of its own: (hypotheses, times and memory)."""
 
     def child(end):
         import logging
@@ -234,14 +251,16 @@ def measure(args, make, *given):
 
         logging.disable(logging.WARNING)
         torch.set_num_threads(args.threads)
-        decode = make(args, *given)
+        spent = {}
+        decode = make(args, *given, spent)
         decode(first=True)
+        spent.clear()
         wall, cpu = time.perf_counter(), time.process_time()
-        found, encoding = decode()
+        found = decode()
         told = {
             "seconds": round(time.perf_counter() - wall, 2),
             "cpu_seconds": round(time.process_time() - cpu, 2),
-            "encoder_seconds": round(encoding, 2),
+            "parts_cpu_seconds": {part: round(value, 2) for part, value in spent.items()},
             "peak_mb": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024),
         }
         end.send((found, told))
