@@ -189,22 +189,14 @@ def train_espnet(args, tokenizer_dir, room):
     ]
     write_text(f"{room}/tokens", "\n".join(["<blank>", "<unk>", *tokens, "<sos/eos>"]) + "\n")
     write_text(f"{room}/config.yaml", ESPNET.format(steps=args.espnet_steps))
-    command = [sys.executable, "-m", "espnet2.bin.asr_train", "--config", f"{room}/config.yaml"]
-    command += [
-        "--output_dir",
-        f"{room}/exp",
-        "--ngpu",
-        "0",
-        "--token_type",
-        "bpe",
-        "--bpemodel",
-        bpe,
-    ]
-    command += ["--token_list", f"{room}/tokens"]
+    options = [("config", f"{room}/config.yaml"), ("output_dir", f"{room}/exp"), ("ngpu", "0")]
+    options += [("token_type", "bpe"), ("bpemodel", bpe), ("token_list", f"{room}/tokens")]
     for name, data in (("train", args.train), ("valid", args.valid)):
-        command += [f"--{name}_data_path_and_name_and_type", f"{data}/wav.scp,speech,sound"]
-        command += [f"--{name}_data_path_and_name_and_type", f"{data}/text,text,text"]
-        command += [f"--{name}_shape_file", f"{data}/utt2num_samples"]
+        key = f"{name}_data_path_and_name_and_type"
+        options += [(key, f"{data}/wav.scp,speech,sound"), (key, f"{data}/text,text,text")]
+        options += [(f"{name}_shape_file", f"{data}/utt2num_samples")]
+    command = [sys.executable, "-m", "espnet2.bin.asr_train"]
+    command += [part for key, value in options for part in (f"--{key}", value)]
     start = time.perf_counter()
     with open(f"{room}/train.log", "w") as log:
         done = subprocess.run(command, stdout=log, stderr=subprocess.STDOUT)
