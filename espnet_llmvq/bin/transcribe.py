@@ -125,7 +125,8 @@ def main(argv=None):
             if bar.n > 0:
                 bar.set_postfix(RTF=f"{(time.perf_counter() - start) / bar.n:.3f}", refresh=False)
 
-        for path, result in transcriber.transcribe(paths, args.format != "text", progress):
+        timed = args.format != "text" and transcriber.model.ctc is not None
+        for path, result in transcriber.transcribe(paths, timed, progress):
             if isinstance(result, UserError):
                 failed += 1
                 bar.write(f"error: {result}", file=sys.stderr)
