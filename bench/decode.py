@@ -296,9 +296,7 @@ def main():
         print(told)
         write_text(args.json, json.dumps({"skipped": told}) + "\n")
         return
-    import espnet2.bin.asr_inference  # noqa: F401  shared by forked processes
-
-    import espnet_llmvq.tasks.speech_llm  # noqa: F401
+    import espnet_llmvq.tasks.speech_llm  # noqa: F401  shared by forked processes
     from espnet_llmvq.llm.directory import load_tokenizer
     from espnet_llmvq.systems import read_yaml
 
