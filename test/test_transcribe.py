@@ -43,7 +43,7 @@ def levels(*parts):
 
 
 def test_a_short_recording_is_not_cut():
-    assert cut(levels((2, -20), (1, -70), (2, -20)), 5.0, 0.4) == [(0.0, None)]
+    assert cut(levels((2, -20), (1, -70), (2, -20)), 5.0, 0.4, 0.02) == [(0.0, None)]
 
 
 def test_cuts_lie_in_pauses():
@@ -52,6 +52,7 @@ def test_cuts_lie_in_pauses():
         levels((3, -80), (4, -20), (0.5, -60), (2, -25), (0.3, -70), (2, -20), (6, -75), (3, -30)),
         10,
         0.4,
+        0.2,
     )
     flat = np.array(found).ravel()
     assert flat == pytest.approx([2.8, 7.2, 7.3, 12.0, 17.6, 20.8], abs=1e-6)
@@ -59,7 +60,7 @@ def test_cuts_lie_in_pauses():
 
 @pytest.mark.parametrize("decibels", [-120.0, -20.0])
 def test_without_pauses_pieces_are_short_enough(decibels):
-    found = cut(levels((61, decibels)), 20.0, 0.4)
+    found = cut(levels((61, decibels)), 20.0, 0.4, 0.02)
     assert found[0][0] == 0 and found[-1][1] == pytest.approx(61)
     assert [end for _, end in found[:-1]] == [start for start, _ in found[1:]]
     assert max(end - start for start, end in found) <= 20 + 1e-9
@@ -71,7 +72,7 @@ def test_random_levels():
     for _ in range(50):
         parts = [(rng.uniform(0.05, 9), rng.choice([-80, -20]) + rng.normal()) for _ in range(12)]
         made, longest = levels(*parts), rng.uniform(2, 8)
-        found = cut(made, longest, 0.4)
+        found = cut(made, longest, 0.4, 0.02)
         if found == [(0.0, None)]:
             assert made.duration <= longest
             continue
@@ -321,7 +322,7 @@ def test_a_long_recording_in_bounded_memory(packed_dir, long_file, monkeypatch):
 
     monkeypatch.setattr(soundfile.SoundFile, "read", spied_read)
     monkeypatch.setattr(generate, "encoded", spied_encoded)
-    transcriber = Transcriber(packed_dir, batch_seconds=10.0)
+    transcriber = Transcriber(packed_dir, batch_seconds=10.0, margin=0.2)
     transcript = transcriber(path)
     assert max(read) == 160 * BLOCK < 180 * 8000 / 10
     assert sum(read) > 180 * 8000

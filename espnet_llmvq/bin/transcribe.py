@@ -31,6 +31,12 @@ def get_parser():
     )
     parser.add_argument("--min_pause", type=float, default=0.4, help="seconds of a pause to cut at")
     parser.add_argument(
+        "--margin",
+        type=float,
+        default=0.02,
+        help="seconds of a pause that stay beside speech; as in training is best",
+    )
+    parser.add_argument(
         "--batch_seconds", type=float, default=120.0, help="audio decoded at once, padding included"
     )
     parser.add_argument("--threads", type=int, default=1, help="CPU threads")
@@ -71,6 +77,7 @@ def check(args):
         ("num_beams", 1),
         ("max_segment", 1.0),
         ("min_pause", 0.02),
+        ("margin", 0.0),
         ("batch_seconds", 0.0),
     ):
         value = getattr(args, name)
@@ -112,7 +119,7 @@ def main(argv=None):
     torch.set_num_threads(args.threads)
     transcriber = Transcriber(
         args.model, "cuda" if args.ngpu else "cpu", args.num_beams, args.ctc_weight, args.max_segment,
-        args.min_pause, args.batch_seconds,
+        args.min_pause, args.margin, args.batch_seconds,
     )  # fmt: skip
     start, failed = time.perf_counter(), 0
     shape = "{l_bar}{bar}| {n:.0f}/{total:.0f} s of audio [{elapsed}<{remaining}{postfix}]"

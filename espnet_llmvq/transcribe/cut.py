@@ -8,7 +8,6 @@ from espnet_llmvq.data.audio import info, read_blocks
 
 FRAME = 0.02  # seconds
 BLOCK = 500  # frames read at once, 10 s
-MARGIN = 0.2  # seconds of a pause that stay beside speech
 SMOOTH = 0.2  # seconds over which the quietest place is looked for
 LOUDEST, QUIETEST = 99, 10  # percentiles of the level, for speech and for pauses
 RANGE = 50.0  # dB below speech: what is quieter is as quiet
@@ -88,18 +87,19 @@ def split(level, first, last, longest):
     yield first, last
 
 
-def cut(levels, max_segment, min_pause):
+def cut(levels, max_segment, min_pause, margin):
     """[(start, end)] in seconds of the segments of a recording, in order; end None: its end.
 
     A recording of up to `max_segment` seconds stays whole. A longer one is cut at pauses of `min_pause` seconds and
-    more, and where a segment is still too long at its quietest place. What lies between segments is silence.
+    more, and where a segment is still too long at its quietest place. `margin`
+    seconds of a pause stay beside speech; what lies between segments is silence.
     """
     if levels.duration <= max_segment:
         return [(0.0, None)]
     longest = max(4, int(max_segment / levels.step))
     found = []
     for region in speech_regions(
-        levels.decibels, max(1, round(min_pause / levels.step)), round(MARGIN / levels.step)
+        levels.decibels, max(1, round(min_pause / levels.step)), round(margin / levels.step)
     ):
         found += split(levels.decibels, *region, longest)
     return [

@@ -51,7 +51,7 @@ class Transcriber:
         device: of torch.
         num_beams, ctc_weight: of the search; None: as packed.
         max_segment: seconds up to which a recording is not cut; None: as packed. A longer one is cut at pauses of
-            `min_pause` seconds and more.
+            `min_pause` seconds and more, of which `margin` seconds stay beside speech.
         batch_seconds: audio decoded at once, of one or several files, padding included. It bounds the memory and
             changes no text.
     Raises UserError for a directory that cannot be loaded.
@@ -65,6 +65,7 @@ class Transcriber:
         ctc_weight=None,
         max_segment=None,
         min_pause=0.4,
+        margin=0.02,
         batch_seconds=120.0,
     ):
         from espnet_llmvq.packed.model import load_packed
@@ -79,7 +80,7 @@ class Transcriber:
         if self.search["ctc_weight"] and self.model.ctc is None:
             raise UserError(f"{directory}: its encoder has no CTC head; give ctc_weight 0")
         self.max_segment = self.manifest["max_segment"] if max_segment is None else max_segment
-        self.min_pause, self.batch_seconds = min_pause, batch_seconds
+        self.min_pause, self.margin, self.batch_seconds = min_pause, margin, batch_seconds
         self._set_prompt()
 
     def _set_prompt(self):
@@ -137,7 +138,7 @@ class Transcriber:
         try:
             levels = read_levels(recording.path)
             recording.duration = levels.duration
-            for start, end in cut(levels, self.max_segment, self.min_pause):
+            for start, end in cut(levels, self.max_segment, self.min_pause, self.margin):
                 samples = read_audio(recording.path, SAMPLE_RATE, start, end)
                 recording.pending += 1
                 end = levels.duration if end is None else end
