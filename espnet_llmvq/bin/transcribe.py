@@ -101,6 +101,7 @@ def header_seconds(paths):
 def main(argv=None):
     args = get_parser().parse_args(argv)
     check(args)
+    import contextlib
     import sys
     import time
 
@@ -117,10 +118,12 @@ def main(argv=None):
     from espnet_llmvq.transcribe import Transcriber
 
     torch.set_num_threads(args.threads)
-    transcriber = Transcriber(
-        args.model, "cuda" if args.ngpu else "cpu", args.num_beams, args.ctc_weight, args.max_segment,
-        args.min_pause, args.margin, args.batch_seconds,
-    )  # fmt: skip
+    # ESPnet prints a line when it is imported; standard output is for transcripts.
+    with contextlib.redirect_stdout(sys.stderr):
+        transcriber = Transcriber(
+            args.model, "cuda" if args.ngpu else "cpu", args.num_beams, args.ctc_weight, args.max_segment,
+            args.min_pause, args.margin, args.batch_seconds,
+        )  # fmt: skip
     start, failed = time.perf_counter(), 0
     shape = "{l_bar}{bar}| {n:.0f}/{total:.0f} s of audio [{elapsed}<{remaining}{postfix}]"
     with tqdm(
