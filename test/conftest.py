@@ -197,3 +197,44 @@ def encoder_dir(tmp_path_factory, settings):
     )
     train_phase(directory, config, 1)
     return directory
+
+
+@pytest.fixture(scope="session")
+def trained_soft(tmp_path_factory, encoder_dir, settings):
+    """(encoder, phase) directories of a system with soft bridge and LoRA; the CTC head of the encoder spells something.
+
+    After one epoch it would hear blanks only, and transcription leave out what it takes for silence.
+    """
+    import shutil
+
+    import torch
+
+    from espnet_llmvq.llm.directory import BLANK_TOKEN, load_tokenizer
+    from espnet_llmvq.tasks.launch import train_phase
+
+    room = tmp_path_factory.mktemp("soft")
+    encoder, phase = str(room / "encoder"), str(room / "exp" / "soft")
+    shutil.copytree(encoder_dir, encoder)
+    state = torch.load(os.path.join(encoder, "model.pth"), weights_only=True)
+    blank = load_tokenizer(settings()["llm"]).convert_tokens_to_ids(BLANK_TOKEN)
+    state["ctc.ctc_lo.weight"] *= 20
+    state["ctc.ctc_lo.bias"][blank] -= 5
+    torch.save(state, os.path.join(encoder, "model.pth"))
+    config = settings(
+        encoder_file=os.path.join(encoder, "model.pth"), specaug=None, max_epoch=1, llm_conf={"lora": LORA},
+        bridge="soft", bridge_conf={"stack": 1, "hidden_size": 24, "codebook": "trainable", "top_k": 5},
+        model_conf={"drop_blank": 0.95, "merge_runs": True},
+    )  # fmt: skip
+    train_phase(phase, config, 1)
+    return encoder, phase
+
+
+@pytest.fixture(scope="session")
+def packed_dir(tmp_path_factory, trained_soft):
+    """`trained_soft`, packed with a beam of 2."""
+    from espnet_llmvq.packed.model import pack
+
+    out = str(tmp_path_factory.mktemp("packed") / "soft")
+    search = {"num_beams": 2, "length_penalty": 0.0, "ctc_weight": 0.0}
+    pack(trained_soft[1], out, system="soft", label="Soft-VQ", decode="llm", search=search)
+    return out

@@ -113,6 +113,30 @@ def read_audio(path, rate=16000, start=0.0, end=None):
     return np.ascontiguousarray(x, dtype=np.float32)
 
 
+def read_blocks(path, size):
+    """Yield a file as float32 mono blocks (size,) at its own rate, the last one shorter.
+
+    Channels are averaged. Raises AudioError like `read_audio`, for what is found only later when its
+    block is reached, and for samples that are not finite.
+    """
+    import soundfile
+
+    with _open(path) as f:
+        done, frames = 0, f.frames
+        while done < frames:
+            try:
+                x = f.read(min(size, frames - done), dtype="float32", always_2d=True)
+            except soundfile.SoundFileError as err:
+                raise _undecodable(path, err) from err
+            if not len(x):
+                raise _truncated(path, f"{frames} samples", f"{done}")
+            if not np.isfinite(x).all():
+                message = f"holds samples that are no numbers, after {done / f.samplerate:.1f} s"
+                raise AudioError(path, message, "restore or remove it")
+            done += len(x)
+            yield x[:, 0] if x.shape[1] == 1 else x.mean(axis=1)
+
+
 def write_audio(path, x, rate):
     """Write float samples (N,), full scale 1.0, as 16-bit PCM; the suffix gives wav or flac.
 

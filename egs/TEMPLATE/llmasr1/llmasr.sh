@@ -5,7 +5,7 @@
 #
 # Stages: 1 data, 2 speed perturbation and synthesis, 3 format audio, 4 filter, 5 tokenizer and LLM directory,
 # 6 language model, 7 speech encoder, 8 word alignment, 9 sequences, 10 statistics, mixtures and encoder cache,
-# 11 train systems, 12 decode, 13 score, 14 analyse, 15 report. (16 pack and 17 upload are not in this version.)
+# 11 train systems, 12 decode, 13 score, 14 analyse, 15 report; and when asked for with --stop_stage: 16 pack, 17 upload.
 
 set -euo pipefail
 
@@ -65,6 +65,8 @@ word_lists=                # pairs name=file: also WER inside and outside of a l
 resample=utterance         # what intervals and tests resample: utterance or speaker
 analyse_opts=              # passed to bin/analyse.py, e.g. "--utterances 500 --examples 10"
 score_opts=                # passed to bin/results.py, e.g. "--replicates 2000 --empty_ref drop"
+pack_system=               # the system that stage 16 packs, and stage 17 uploads
+hf_repo=                   # OWNER/NAME on the Hugging Face hub, or a local directory that begins with / or .
 train_overrides=           # key=value pairs laid over every training config, e.g. "max_epoch=1"
 title=                     # of the report; empty: the directory above the recipe's
 smoke=false                # all stages on a handful of utterances with tiny models, in data_smoke, dump_smoke, exp_smoke
@@ -129,12 +131,15 @@ fresh() {
 for number in stage stop_stage ${skip_stages:+skip_stages}; do
     for value in ${!number}; do
         if ! [[ ${value} =~ ^[0-9]+$ ]] || [ "${value}" -lt 1 ] || [ "${value}" -gt 17 ]; then
-            die "--${number} ${value}: stages are 1 to 15"
+            die "--${number} ${value}: stages are 1 to 17"
         fi
     done
 done
 [ -n "${test_sets}" ] || die "--test_sets is empty; call ./run.sh, which names them"
 [ -n "${systems}" ] || die "--systems is empty; call ./run.sh, which names them"
+! stage_on 16 || [ -n "${pack_system}" ] || die "stage 16 needs --pack_system, one of the systems"
+! stage_on 17 || [ -n "${pack_system}" ] || die "stage 17 needs --pack_system, one of the systems"
+! stage_on 17 || [ -n "${hf_repo}" ] || die "stage 17 needs --hf_repo, OWNER/NAME or a local directory"
 # Names are checked, and groups replaced by their systems.
 systems=$(bin systems --conf_dir "${conf_dir}" --systems "${systems}" | cut -d '|' -f 1 | paste -s -d ' ' -)
 tts_set=${tts_text:+tts}
@@ -597,6 +602,22 @@ if stage_on 15; then
     log "Stage 15: report -> ${results_dir}/report/report.html"
     set_table_opts
     bin report "${table_opts[@]}" --exp_dir "${expdir}" --results_dir "${results_dir}" --title "${title}"
+fi
+
+packed_dir=${results_dir}/packed/${pack_system}
+if stage_on 16; then
+    log "Stage 16: pack ${pack_system} -> ${packed_dir}"
+    bin pack --system "${pack_system}" --conf_dir "${conf_dir}" --expdir "${expdir}" --encoder "${encoder_dir}" --seed "${seed}" \
+        --results "${results_dir}/results.json" --prompt "${prompt}" --out "${packed_dir}"
+fi
+
+if stage_on 17; then
+    log "Stage 17: upload ${packed_dir} -> ${hf_repo}"
+    if [[ ${hf_repo} == [/.]* ]]; then
+        bin upload "${packed_dir}" --to "${hf_repo}"
+    else
+        bin upload "${packed_dir}" --repo "${hf_repo}"
+    fi
 fi
 
 log "finished"

@@ -1,0 +1,125 @@
+"""What a recording was transcribed to, and how it is written: text, JSON, SRT, VTT."""
+
+import html
+import json
+import textwrap
+from dataclasses import asdict, dataclass
+
+LINE, LINES = 42, 2  # characters of a subtitle line, lines of a subtitle
+CUE = 6.0  # seconds of a subtitle at most, where word times are known
+
+
+@dataclass(frozen=True)
+class Segment:
+    """A piece of a recording. start, end: seconds. words: of `align.ctm.Word`, times in the recording.
+
+    words is None when no times were asked for, or when the encoder cannot spell the text within the piece.
+    at_limit: the text was cut off by the length limit, which is mostly a loop.
+    """
+
+    start: float
+    end: float
+    text: str
+    words: tuple | None = None
+    at_limit: bool = False
+
+
+@dataclass(frozen=True)
+class Transcript:
+    """A transcribed recording. duration: seconds."""
+
+    audio: str
+    duration: float
+    segments: tuple
+
+    @property
+    def text(self):
+        """All texts, joined by spaces."""
+        return " ".join(s.text for s in self.segments if s.text)
+
+
+def to_text(transcript):
+    """A line a segment that has text."""
+    return "".join(f"{s.text}\n" for s in transcript.segments if s.text)
+
+
+def to_dict(transcript):
+    """For JSON; times are rounded to milliseconds."""
+    segments = []
+    for s in transcript.segments:
+        entry = {"start": round(s.start, 3), "end": round(s.end, 3), "text": s.text}
+        if s.words is not None:
+            entry["words"] = [
+                {
+                    "word": w.word,
+                    "start": round(w.start, 3),
+                    "end": round(w.end, 3),
+                    "confidence": round(w.confidence, 3),
+                }
+                for w in s.words
+            ]
+        segments.append({**entry, "at_limit": True} if s.at_limit else entry)
+    head = {k: v for k, v in asdict(transcript).items() if k != "segments"}
+    return {
+        **head,
+        "duration": round(transcript.duration, 3),
+        "text": transcript.text,
+        "segments": segments,
+    }
+
+
+def to_json(transcript):
+    return json.dumps(to_dict(transcript), ensure_ascii=False) + "\n"
+
+
+def cues(transcript):
+    """[(start, end, text)] of subtitles: of at most two lines and `CUE` seconds, if there are word times."""
+    found = []
+    for s in transcript.segments:
+        if not s.text:
+            continue
+        if not s.words:
+            found.append((s.start, s.end, textwrap.fill(s.text, LINE)))
+            continue
+        rows = [[]]
+        for word in s.words:
+            lines = textwrap.wrap(" ".join(w.word for w in [*rows[-1], word]), LINE)
+            if rows[-1] and (len(lines) > LINES or word.end - rows[-1][0].start > CUE):
+                rows.append([])
+            rows[-1].append(word)
+        found += [
+            (row[0].start, row[-1].end, textwrap.fill(" ".join(w.word for w in row), LINE))
+            for row in rows
+        ]
+    return found
+
+
+def clock(seconds, mark):
+    """hh:mm:ss and milliseconds after `mark`."""
+    ms = round(seconds * 1000)
+    return f"{ms // 3600000:02d}:{ms // 60000 % 60:02d}:{ms // 1000 % 60:02d}{mark}{ms % 1000:03d}"
+
+
+def to_srt(transcript):
+    """SubRip."""
+    return "".join(
+        f"{i}\n{clock(start, ',')} --> {clock(end, ',')}\n{text}\n\n"
+        for i, (start, end, text) in enumerate(cues(transcript), 1)
+    )
+
+
+def to_vtt(transcript):
+    """WebVTT; markup in the text is escaped."""
+    parts = [
+        f"{clock(start, '.')} --> {clock(end, '.')}\n{html.escape(text, quote=False)}\n\n"
+        for start, end, text in cues(transcript)
+    ]
+    return "WEBVTT\n\n" + "".join(parts)
+
+
+FORMATS = {
+    "text": (".txt", to_text),
+    "json": (".json", to_json),
+    "srt": (".srt", to_srt),
+    "vtt": (".vtt", to_vtt),
+}

@@ -1,0 +1,432 @@
+"""Packed systems: the same model elsewhere, and a clear refusal of every directory that is not what was packed."""
+
+import hashlib
+import json
+import os
+import shutil
+
+import pytest
+import torch
+import yaml
+
+from espnet_llmvq.bin import pack as pack_command
+from espnet_llmvq.bin import upload as upload_command
+from espnet_llmvq.errors import UserError
+from espnet_llmvq.packed.card import card
+from espnet_llmvq.packed.files import list_files, verify
+from espnet_llmvq.packed.model import load_packed, pack
+from espnet_llmvq.packed.upload import copy_to, upload_to
+
+SEARCH = {"num_beams": 2, "length_penalty": 0.0, "ctc_weight": 0.0}
+
+
+def sha(path):
+    with open(path, "rb") as f:
+        return hashlib.sha256(f.read()).hexdigest()
+
+
+def edit(path, change):
+    """Change the JSON or YAML file `path` by a function of its content."""
+    kind = json if path.endswith(".json") else yaml
+    with open(path) as f:
+        data = json.load(f) if kind is json else yaml.safe_load(f)
+    change(data)
+    with open(path, "w") as f:
+        kind.dump(data, f)
+
+
+def sign(directory):
+    """Make the manifest fit the files, as one who tampers would."""
+    names = [n for n in list_files(directory) if n not in ("manifest.json", "README.md")]
+    told = {
+        n: {"size": os.path.getsize(f"{directory}/{n}"), "sha256": sha(f"{directory}/{n}")}
+        for n in names
+    }
+    edit(f"{directory}/manifest.json", lambda m: m.update(files=told))
+
+
+@pytest.fixture
+def copied(packed_dir, tmp_path):
+    return shutil.copytree(packed_dir, str(tmp_path / "elsewhere" / "model"))
+
+
+def test_the_model_is_the_trained_one(packed_dir, trained_soft, tmp_path, monkeypatch):
+    """Every tensor, from another directory and another working directory, without the experiment's files."""
+    from espnet_llmvq.tasks.speech_llm import load_model
+
+    model, _ = load_model(trained_soft[1])
+    moved = shutil.copytree(packed_dir, tmp_path / "moved")
+    monkeypatch.chdir(tmp_path)
+    packed = load_packed("moved")
+    wanted = torch.nn.Module.state_dict(model)
+    found = torch.nn.Module.state_dict(packed.model)
+    assert wanted.keys() == found.keys() and any("lora_" in n for n in wanted)
+    assert all(torch.equal(wanted[n], found[n]) for n in wanted)
+    assert not packed.model.training and (packed.model.drop_blank, packed.model.merge_runs) == (
+        0.95,
+        True,
+    )
+    with open(moved / "config.yaml") as f:
+        text = f.read()
+    assert str(tmp_path.parent) not in text and trained_soft[0] not in text
+    assert packed.manifest["prompt"] == "USER:{speech} ASSISTANT: {text}"
+    assert packed.manifest["search"] == SEARCH
+
+
+def test_files_of_a_packed_system(packed_dir):
+    with open(f"{packed_dir}/manifest.json") as f:
+        manifest = json.load(f)
+    names = list_files(packed_dir)
+    assert sorted([*manifest["files"], "manifest.json", "README.md"]) == names
+    for name, told in manifest["files"].items():
+        assert told["sha256"] == sha(f"{packed_dir}/{name}")
+        assert os.stat(f"{packed_dir}/{name}").st_mode & 0o044 == 0o044
+    assert {os.path.splitext(n)[1] for n in names} <= {
+        ".safetensors",
+        ".json",
+        ".yaml",
+        ".md",
+        ".model",
+    }
+    # twice the longest of the 12 training utterances, each of 1 to 4 tones of at most 0.2 s
+    assert 1.0 <= manifest["max_segment"] <= 1.6
+    assert [n for n in os.listdir(os.path.dirname(packed_dir))] == ["soft"]
+
+
+def remove(name):
+    return lambda d: os.remove(f"{d}/{name}")
+
+
+def foreign(name):
+    def add(d):
+        os.makedirs(os.path.dirname(f"{d}/{name}"), exist_ok=True)
+        with open(f"{d}/{name}", "w") as f:
+            f.write("x")
+
+    return add
+
+
+def flip(name):
+    def change(d):
+        with open(f"{d}/{name}", "r+b") as f:
+            f.seek(-1, os.SEEK_END)
+            last = f.read(1)[0]
+            f.seek(-1, os.SEEK_END)
+            f.write(bytes([last ^ 1]))
+
+    return change
+
+
+def listed(name):
+    """A manifest that names a file of that path, which exists."""
+
+    def change(d):
+        path = os.path.join(d, name)
+        os.makedirs(os.path.dirname(path), exist_ok=True)
+        with open(path, "w") as f:
+            f.write("x")
+        told = {"size": 1, "sha256": sha(path)}
+        edit(f"{d}/manifest.json", lambda m: m["files"].update({name: told}))
+
+    return change
+
+
+def linked(d):
+    shutil.move(f"{d}/llm", f"{d}/../llm")
+    os.symlink("../llm", f"{d}/llm")
+
+
+def linked_card(d):
+    os.remove(f"{d}/README.md")
+    os.symlink("/etc/hostname", f"{d}/README.md")
+
+
+def manifest(**values):
+    return lambda d: edit(f"{d}/manifest.json", lambda m: m.update(values))
+
+
+def garbled(d):
+    with open(f"{d}/manifest.json", "w") as f:
+        f.write("{")
+
+
+def signed(name, change):
+    def tamper(d):
+        edit(f"{d}/{name}", change)
+        sign(d)
+
+    return tamper
+
+
+def other_shape(d):
+    from safetensors.torch import load_file, save_file
+
+    state = load_file(f"{d}/model.safetensors")
+    save_file(
+        {**state, "bridge.codebook": state["bridge.codebook"][:-1].clone()},
+        f"{d}/model.safetensors",
+    )
+    sign(d)
+
+
+def other_tensors(d):
+    from safetensors.torch import save_file
+
+    save_file({"encoder.weight": torch.zeros(3)}, f"{d}/model.safetensors")
+    sign(d)
+
+
+def no_tensors(d):
+    with open(f"{d}/model.safetensors", "wb") as f:
+        f.write(b"\x80\x04K\x01.")  # a pickle
+    sign(d)
+
+
+@pytest.mark.parametrize(
+    "tamper, message",
+    [
+        (remove("manifest.json"), r"manifest.json does not exist; pack the system \(stage 16\)"),
+        (garbled, "manifest.json: cannot be read"),
+        (manifest(format="other"), "is not of a packed system"),
+        (manifest(version=99), "version 99 of the format, this program reads 1"),
+        (lambda d: edit(f"{d}/manifest.json", lambda m: m.pop("search")), "manifest.json lacks search"),
+        (manifest(search={"num_beams": 1}), "search is {'num_beams': 1}, which is not possible"),
+        (manifest(search={**SEARCH, "num_beams": "4"}), "search is .*, which is not possible"),
+        (manifest(max_segment="x"), "max_segment is 'x', which is not possible"),
+        (manifest(prompt=None), "a system with an LLM has no prompt"),
+        (manifest(files=3), "files is 3, which is not possible"),
+        (manifest(llm="../../llm"), "llm is '../../llm', which is not possible"),
+        (manifest(llm="/tmp/llm"), "llm is '/tmp/llm'"),
+        (remove("model.safetensors"), "lacks model.safetensors; copy it again"),
+        (remove("llm/tokenizer.json"), "lacks llm/tokenizer.json"),
+        (foreign("pytorch_model.bin"), "pytorch_model.bin is not in manifest.json"),
+        (foreign("llm/modeling.py"), "llm/modeling.py is not in manifest.json"),
+        (flip("model.safetensors"), r"model.safetensors is not what was packed \(SHA-256 differs\)"),
+        (flip("llm/tokenizer.json"), "llm/tokenizer.json is not what was packed"),
+        (listed("../outside.json"), "the file '../outside.json' lies outside of the directory"),
+        (listed("llm/../../outside.json"), "lies outside of the directory"),
+        (listed("llm/extra.pkl"), "llm/extra.pkl is none of .*; pickles and code are not loaded"),
+        (manifest(files={"/etc/hostname": {}}), "the file '/etc/hostname' lies outside"),
+        (linked, "is a link to .*, outside of the directory"),
+        (linked_card, "README.md is a link"),
+        (signed("config.yaml", lambda c: c.update(bridg="soft")), "unknown key in .*'bridg'.*'bridge'"),
+        (signed("config.yaml", lambda c: c.pop("encoder")), "config.yaml lacks encoder; pack the system again"),
+        (
+            signed("config.yaml", lambda c: c["encoder_conf"].update(output_size=24)),
+            "model.safetensors: checkpoint does not fit the model: .* tensors of other shapes",
+        ),
+        (
+            signed("config.yaml", lambda c: c["encoder_conf"].update(attention_heads="two")),
+            "cannot build its model",
+        ),
+        (signed("llm/config.json", lambda c: c.update(auto_map={"AutoModel": "x.Y"})), "auto_map asks for code"),
+        (other_shape, "model.safetensors: .* 1 tensors of other shapes: bridge.codebook"),
+        (other_tensors, "model.safetensors: .* tensors missing"),
+        (no_tensors, "model.safetensors cannot be read"),
+    ],
+)  # fmt: skip
+def test_a_directory_that_is_not_what_was_packed(copied, tamper, message):
+    tamper(copied)
+    with pytest.raises(UserError, match=message):
+        load_packed(copied)
+
+
+def test_what_may_change(copied):
+    """The card, and what git and huggingface_hub leave behind."""
+    for name in ("README.md", ".gitattributes", ".git/config", ".cache/huggingface/x.lock"):
+        foreign(name)(copied)
+    assert verify(copied)["system"] == "soft"
+
+
+def test_a_failure_leaves_nothing(trained_soft, packed_dir, tmp_path, monkeypatch):
+    def failing(*args, **kwargs):
+        raise UserError("no")
+
+    common = dict(system="soft", label="", decode="llm", search=SEARCH)
+    monkeypatch.setattr("espnet_llmvq.packed.model.load_packed", failing)
+    with pytest.raises(UserError, match="no"):
+        pack(trained_soft[1], str(tmp_path / "new"), **common)
+    shutil.copytree(packed_dir, tmp_path / "old")
+    with pytest.raises(UserError, match="no"):
+        pack(trained_soft[1], str(tmp_path / "old"), **common)
+    assert os.listdir(tmp_path) == ["old"] and verify(tmp_path / "old")
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "thesis.txt").write_text("x")
+    with pytest.raises(UserError, match="mine exists and is not a packed system"):
+        pack(trained_soft[1], str(tmp_path / "mine"), **common)
+    assert (tmp_path / "mine" / "thesis.txt").read_text() == "x"
+
+
+def test_an_llm_by_name(trained_soft, llm_dir, tmp_path):
+    """Only its tokenizer is inside; another LLM of that name is found out."""
+    import transformers
+
+    out = str(tmp_path / "named")
+    pack(
+        trained_soft[1], out, system="soft", label="", decode="llm", search=SEARCH, llm="owner/tiny"
+    )
+    assert {n for n in list_files(out) if n.startswith("llm/")} == {
+        "llm/tokenizer.json",
+        "llm/tokenizer_config.json",
+    }
+    with open(f"{out}/README.md") as f:
+        assert "base_model: owner/tiny" in f.read()
+    assert load_packed(out, llm=llm_dir).manifest["llm"] == "owner/tiny"
+    with pytest.raises(UserError, match="named: cannot build its model"):  # tests are offline
+        load_packed(out)
+    other = shutil.copytree(llm_dir, str(tmp_path / "other"))
+    llm = transformers.AutoModelForCausalLM.from_pretrained(other)
+    llm.get_input_embeddings().weight.data[5, 0] += 0.01
+    llm.save_pretrained(other)
+    with pytest.raises(UserError, match="is not the LLM that it was trained with"):
+        load_packed(out, llm=other)
+
+
+@pytest.fixture
+def recipe(tmp_path, trained_soft):
+    """Options of bin/pack for a recipe with systems soft, ctc, fusion and a group."""
+    files = {
+        "systems/soft": "label: Soft-VQ\nphases: [soft]",
+        "systems/ctc": "decode: ctc",
+        "systems/fusion": "decode: ctc_lm\nlm_weight: 0.3",
+        "systems/both": "systems: [soft, ctc]",
+        "phases/soft": "",
+    }
+    for name, text in files.items():
+        os.makedirs(tmp_path / "conf" / os.path.dirname(name), exist_ok=True)
+        (tmp_path / "conf" / f"{name}.yaml").write_text(text)
+    encoder, phase = trained_soft
+    shutil.copytree(os.path.dirname(phase), tmp_path / "exp")
+    return [
+        "--conf_dir",
+        str(tmp_path / "conf"),
+        "--expdir",
+        str(tmp_path / "exp"),
+        "--encoder",
+        encoder,
+    ]
+
+
+def row(system, name, value):
+    return {"system": system, "set": name, "domain": "id", "metric": "wer", "value": value, "low": 1.0, "high": 9.5,
+            "utterances": 5, "words": 700, "seed": 1, "normaliser": "basic"}  # fmt: skip
+
+
+def test_pack_command(recipe, tmp_path, capsys):
+    """It searches as stage 12 did, and its card shows the results of the system."""
+    for name in ("a", "b"):
+        made = {"num_beams": 3, "length_penalty": 0.0, "ctc_weight": 0.3, "torch": "2"}
+        os.makedirs(tmp_path / "exp" / "soft" / f"decode_{name}")
+        (tmp_path / "exp" / "soft" / f"decode_{name}" / "environment.json").write_text(
+            json.dumps(made)
+        )
+    rows = [row("soft", "test", 4.56), row("ctc", "test", 7.89)]
+    (tmp_path / "results.json").write_text(json.dumps(rows))
+    command = [*recipe, "--results", str(tmp_path / "results.json"), "--out", str(tmp_path / "out")]
+    pack_command.main([*command, "--system", "soft"])
+    assert "out: soft, " in capsys.readouterr().out
+    found = verify(tmp_path / "out")
+    assert found["search"] == {"num_beams": 3, "length_penalty": 0.0, "ctc_weight": 0.3}
+    text = (tmp_path / "out" / "README.md").read_text()
+    assert "4.56 [1.00, 9.50]" in text and "7.89" not in text and "# Soft-VQ" in text
+    assert yaml.safe_load(text.split("---")[1])["pipeline_tag"] == "automatic-speech-recognition"
+    # in place of the one before, with another search
+    pack_command.main([*command, "--system", "soft", "--num_beams", "1"])
+    assert verify(tmp_path / "out")["search"] == {
+        "num_beams": 1,
+        "length_penalty": 0.0,
+        "ctc_weight": 0.3,
+    }
+    (tmp_path / "exp" / "soft" / "decode_b" / "environment.json").write_text('{"num_beams": 4}')
+    with pytest.raises(
+        UserError, match="decode_b/environment.json: decoded with .*another set.*--num_beams"
+    ):
+        pack_command.main([*command, "--system", "soft"])
+    for name, message in (
+        ("fusion", "ctc_lm cannot be packed"),
+        ("both", "is a group"),
+        ("sofd", "did you mean"),
+    ):
+        with pytest.raises(UserError, match=message):
+            pack_command.main([*command, "--system", name])
+    assert sorted(os.listdir(tmp_path)) == ["conf", "exp", "out", "results.json"]
+
+
+def test_pack_of_the_encoder_alone(recipe, tmp_path):
+    pack_command.main([*recipe, "--system", "ctc", "--out", str(tmp_path / "out")])
+    packed = load_packed(str(tmp_path / "out"))
+    assert packed.model.llm is None and packed.manifest["prompt"] is None
+    assert "llm/config.json" not in packed.manifest["files"]
+
+
+def test_card_without_results(packed_dir):
+    text = card(verify(packed_dir))
+    assert "packed without results" in text and "Transcriber(" in text and "beam 2" in text
+
+
+class FakeHub:
+    """Keeps what is sent, as files; `error` is raised instead."""
+
+    def __init__(self, room, error=None):
+        self.room, self.error, self.calls = room, error, []
+
+    def create_repo(self, repo, private, exist_ok):
+        if self.error:
+            raise self.error
+        self.calls.append((repo, private, exist_ok))
+        return f"https://hub/{repo}"
+
+    def upload_folder(self, repo_id, folder_path, allow_patterns, delete_patterns, commit_message):
+        from huggingface_hub.utils import filter_repo_objects
+
+        for name in filter_repo_objects(list_files(folder_path), allow_patterns=allow_patterns):
+            os.makedirs(os.path.dirname(self.room / name), exist_ok=True)
+            shutil.copyfile(os.path.join(folder_path, name), self.room / name)
+
+
+def test_upload(copied, tmp_path):
+    """What arrives is a packed system."""
+    foreign(".cache/huggingface/x.lock")(copied)
+    hub = FakeHub(tmp_path / "hub")
+    assert upload_to(copied, "owner/name", private=True, api=hub) == "https://hub/owner/name"
+    assert hub.calls == [("owner/name", True, True)]
+    assert list_files(tmp_path / "hub") == list_files(copied)
+    assert not (tmp_path / "hub" / ".cache").exists()
+    assert load_packed(str(tmp_path / "hub")).manifest["system"] == "soft"
+
+
+def test_upload_errors(copied, tmp_path):
+    from huggingface_hub.errors import LocalTokenNotFoundError
+
+    for repo in ("name", "a/b/c", "owner/../name", "owner/na me"):
+        with pytest.raises(UserError, match="expected OWNER/NAME"):
+            upload_to(copied, repo, api=FakeHub(tmp_path))
+    for error, message in (
+        (LocalTokenNotFoundError("x"), "run `hf auth login`"),
+        (OSError("no route\nmore"), "cannot upload to owner/name: no route$"),
+    ):
+        with pytest.raises(UserError, match=message):
+            upload_to(copied, "owner/name", api=FakeHub(tmp_path, error))
+    os.remove(f"{copied}/README.md")
+    with pytest.raises(UserError, match="has no README.md, its model card"):
+        upload_to(copied, "owner/name", api=FakeHub(tmp_path))
+
+
+def test_upload_command_to_a_directory(copied, tmp_path, capsys):
+    upload_command.main([copied, "--to", str(tmp_path / "there")])
+    assert list_files(tmp_path / "there") == list_files(copied) and verify(tmp_path / "there")
+    upload_command.main([copied, "--repo", "owner/name", "--dry_run"])
+    out = capsys.readouterr().out
+    assert (
+        "model.safetensors" in out
+        and f"{len(list_files(copied))} files would go to owner/name" in out
+    )
+    with pytest.raises(UserError, match="give --repo OWNER/NAME or --to DIRECTORY"):
+        upload_command.main([copied])
+    flip("model.safetensors")(copied)
+    for more in (["--dry_run"], ["--to", str(tmp_path / "other")]):
+        with pytest.raises(UserError, match="is not what was packed"):
+            upload_command.main([copied, *more])
+    with pytest.raises(UserError, match="is not what was packed"):
+        copy_to(copied, str(tmp_path / "other"))
+    assert not (tmp_path / "other").exists()
