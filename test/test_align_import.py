@@ -250,3 +250,9 @@ def test_hmm_aligner_without_pocketsphinx(monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "pocketsphinx", None)
     with pytest.raises(UserError, match="pip install"):
         HmmAligner()
+
+
+@pytest.mark.parametrize("sources", [[], ["--ctm", "a.ctm", "--textgrid", "grids"]])
+def test_one_source_of_word_times_is_needed(tmp_path, sources):
+    with pytest.raises(UserError, match="one of --ctm and --textgrid"):
+        command.main(["--data_dir", str(tmp_path), "--out", str(tmp_path / "out.ctm"), *sources])

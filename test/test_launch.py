@@ -155,6 +155,7 @@ def test_a_signal_ends_local_jobs(room, name):
     launcher = subprocess.Popen(
         command_line("local", "--max-jobs-run", "2", "JOB=1:3", "log/JOB.log", "bash", "-c", script),
         stderr=subprocess.PIPE, text=True,
+        preexec_fn=lambda: signal.signal(getattr(signal, name), signal.SIG_DFL),  # under nohup it is ignored
     )  # fmt: skip
     wait_for(lambda: len(list(room.glob("pid.[0-9]"))) == 2)
     number = getattr(signal, name)

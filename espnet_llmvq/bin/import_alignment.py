@@ -10,9 +10,8 @@ from espnet_llmvq.bin.cli import Parser, run
 def get_parser():
     parser = Parser(description=__doc__)
     parser.add_argument("--data_dir", required=True, help="formatted data directory (16 kHz)")
-    source = parser.add_mutually_exclusive_group(required=True)
-    source.add_argument("--ctm", help="word times as CTM")
-    source.add_argument("--textgrid", metavar="DIR", help="directory with UTTERANCE.TextGrid files, also in folders")
+    parser.add_argument("--ctm", help="word times as CTM; or --textgrid")
+    parser.add_argument("--textgrid", metavar="DIR", help="directory with UTTERANCE.TextGrid files, also in folders")
     parser.add_argument("--tier", default="words", help="name of the tier with the words (--textgrid)")
     parser.add_argument(
         "--silence_words", nargs="*", default=["<eps>", "<sil>", "<SIL>", "sil", "sp"], help="entries that are no words"
@@ -31,10 +30,13 @@ def main(argv=None):
     from espnet_llmvq.align.output import write_alignment
     from espnet_llmvq.align.textgrid import read_textgrids
     from espnet_llmvq.data.datadir import DataDir
+    from espnet_llmvq.errors import UserError
     from espnet_llmvq.interleave.corpus import aligned
     from espnet_llmvq.interleave.units import Dropped, timed_words
     from espnet_llmvq.sequence import SAMPLE_RATE
 
+    if bool(args.ctm) == bool(args.textgrid):
+        raise UserError("give one of --ctm and --textgrid")
     reference = read_ctm(args.reference) if args.reference else None
     found = read_ctm(args.ctm) if args.ctm else read_textgrids(args.textgrid, args.tier)
     kept, dropped, seconds = {}, {}, {}
