@@ -90,7 +90,7 @@ def test_smoke_is_valid(smoke):
     assert {plain(t) for t in read(smoke / "train/text")} <= {plain(t) for t in read(smoke / "lm/tokenizer.txt")}
     assert len(read(smoke / "text/domain.txt")) == len(read(smoke / "domain_tts/text")) == 12
     for q in asked(smoke):
-        assert Path(q["wav"]).is_file()
+        assert (smoke / "questions" / q["wav"]).is_file()
 
 
 def test_nothing_of_a_test_is_training_text(smoke):

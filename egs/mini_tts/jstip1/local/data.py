@@ -228,7 +228,7 @@ def main(argv=None):
         ids = speak(f"questions/{name}", [q["question"] for q in asked])
         lines = []
         for i, q in enumerate(asked):
-            wav = str(out / "questions" / name / "wav" / f"{ids[i]}.wav")
+            wav = f"{name}/wav/{ids[i]}.wav"  # from the file's directory
             if name == "sqa":
                 q = {"question": q["question"], "answer": q["choices"][q["answer"]]}
             lines.append(json.dumps({"id": ids[i], **q, "wav": wav}, ensure_ascii=False))
