@@ -13,7 +13,7 @@ from espnet_llmvq.bin import pack as pack_command
 from espnet_llmvq.bin import upload as upload_command
 from espnet_llmvq.errors import UserError
 from espnet_llmvq.packed.card import card
-from espnet_llmvq.packed.files import list_files, verify
+from espnet_llmvq.packed.files import list_files, publish, temporary_beside, verify
 from espnet_llmvq.packed.model import load_packed, pack
 from espnet_llmvq.packed.upload import copy_to, upload_to
 
@@ -280,6 +280,40 @@ def test_an_llm_by_name(trained_soft, llm_dir, tmp_path):
     llm.save_pretrained(other)
     with pytest.raises(UserError, match="is not the LLM that it was trained with"):
         load_packed(out, llm=other)
+
+
+@pytest.mark.parametrize("ending", ["", "/"])
+def test_a_packed_system_is_replaced_or_stays(tmp_path, monkeypatch, ending):
+    def made(name, version):
+        (tmp_path / name).mkdir(exist_ok=True)
+        text = json.dumps({"format": "espnet_llmvq packed system", "made": version})
+        (tmp_path / name / "manifest.json").write_text(text)
+
+    def version(name):
+        return json.loads((tmp_path / name / "manifest.json").read_text())["made"]
+
+    def replace(name):
+        temporary = temporary_beside(f"{tmp_path}/{name}{ending}")
+        made(temporary, 2)
+        publish(temporary, f"{tmp_path}/{name}{ending}")
+
+    def failing(old, new, rename=os.rename):
+        if old.endswith(".tmp"):
+            raise OSError("no")
+        rename(old, new)
+
+    made("out", 1)
+    with monkeypatch.context() as patch, pytest.raises(OSError, match="no"):
+        patch.setattr(os, "rename", failing)
+        replace("out")
+    assert version("out") == 1
+    # a link gives way, what it leads to does not
+    os.symlink(tmp_path / "out", tmp_path / "link")
+    replace("link")
+    assert (version("link"), version("out")) == (2, 1) and not os.path.islink(tmp_path / "link")
+    replace("out")
+    assert version("out") == 2
+    assert sorted(os.listdir(tmp_path)) == ["link", "out"]
 
 
 @pytest.fixture
