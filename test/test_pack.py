@@ -282,6 +282,37 @@ def test_an_llm_by_name(trained_soft, llm_dir, tmp_path):
         load_packed(out, llm=other)
 
 
+def test_a_trained_llm_by_name(trained_soft, settings, llm_dir, tmp_path):
+    """What was trained comes from the directory; the name stands for what training began with."""
+    from espnet_llmvq.tasks.launch import train_phase
+    from espnet_llmvq.tasks.speech_llm import load_model
+
+    phase, out = str(tmp_path / "phase"), str(tmp_path / "named")
+    file = os.path.join(trained_soft[0], "model.pth")
+    train_phase(phase, settings(encoder_file=file, specaug=None, max_epoch=1), 1)
+    pack(phase, out, system="a", label="", decode="llm", search=SEARCH, llm="owner/tiny")
+    found = load_packed(out, llm=llm_dir).model.state_dict()
+    state = load_model(phase)[0].state_dict()
+    assert all(torch.equal(found[name], value) for name, value in state.items())
+    table = "llm.model.embed_tokens.weight"
+    untrained = load_packed(out, llm=llm_dir).model.llm.__class__.from_pretrained(llm_dir)
+    assert not torch.equal(found[table], untrained.get_input_embeddings().weight)
+
+
+def test_statistics_in_a_file_cannot_be_packed(trained_soft, tmp_path, monkeypatch):
+    from espnet_llmvq.tasks import speech_llm
+
+    def loaded(directory, load=speech_llm.load_model):
+        model, args = load(directory)
+        args.normalize_conf = {"stats_file": "stats.npz"}
+        return model, args
+
+    monkeypatch.setattr(speech_llm, "load_model", loaded)
+    with pytest.raises(UserError, match="reads stats.npz, which a packed system cannot hold"):
+        pack(trained_soft[1], str(tmp_path / "out"), system="soft", label="", decode="llm", search=SEARCH)
+    assert os.listdir(tmp_path) == []
+
+
 @pytest.mark.parametrize("ending", ["", "/"])
 def test_a_packed_system_is_replaced_or_stays(tmp_path, monkeypatch, ending):
     def made(name, version):
@@ -391,6 +422,8 @@ def test_pack_of_the_encoder_alone(recipe, tmp_path):
     packed = load_packed(str(tmp_path / "out"))
     assert packed.model.llm is None and packed.manifest["prompt"] is None
     assert "llm/config.json" not in packed.manifest["files"]
+    told = (tmp_path / "out" / "README.md").read_text()
+    assert "encoder and CTC head in" in told and "The LLM" not in told
 
 
 def test_card_without_results(packed_dir):
