@@ -284,6 +284,7 @@ def test_an_llm_by_name(trained_soft, llm_dir, tmp_path):
 
 def test_a_trained_llm_by_name(trained_soft, settings, llm_dir, tmp_path):
     """What was trained comes from the directory; the name stands for what training began with."""
+    from espnet_llmvq.llm.directory import load_llm
     from espnet_llmvq.tasks.launch import train_phase
     from espnet_llmvq.tasks.speech_llm import load_model
 
@@ -295,8 +296,8 @@ def test_a_trained_llm_by_name(trained_soft, settings, llm_dir, tmp_path):
     state = load_model(phase)[0].state_dict()
     assert all(torch.equal(found[name], value) for name, value in state.items())
     table = "llm.model.embed_tokens.weight"
-    untrained = load_packed(out, llm=llm_dir).model.llm.__class__.from_pretrained(llm_dir)
-    assert not torch.equal(found[table], untrained.get_input_embeddings().weight)
+    untrained = load_llm(llm_dir).get_input_embeddings().weight
+    assert not torch.equal(found[table], untrained)
 
 
 def test_statistics_in_a_file_cannot_be_packed(trained_soft, tmp_path, monkeypatch):
