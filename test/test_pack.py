@@ -13,7 +13,7 @@ from espnet_llmvq.bin import pack as pack_command
 from espnet_llmvq.bin import upload as upload_command
 from espnet_llmvq.errors import UserError
 from espnet_llmvq.packed.card import card
-from espnet_llmvq.packed.files import list_files, verify
+from espnet_llmvq.packed.files import list_files, publish, temporary_beside, verify
 from espnet_llmvq.packed.model import load_packed, pack
 from espnet_llmvq.packed.upload import copy_to, upload_to
 
@@ -282,6 +282,72 @@ def test_an_llm_by_name(trained_soft, llm_dir, tmp_path):
         load_packed(out, llm=other)
 
 
+def test_a_trained_llm_by_name(trained_soft, settings, llm_dir, tmp_path):
+    """What was trained comes from the directory; the name stands for what training began with."""
+    from espnet_llmvq.llm.directory import load_llm
+    from espnet_llmvq.tasks.launch import train_phase
+    from espnet_llmvq.tasks.speech_llm import load_model
+
+    phase, out = str(tmp_path / "phase"), str(tmp_path / "named")
+    file = os.path.join(trained_soft[0], "model.pth")
+    train_phase(phase, settings(encoder_file=file, specaug=None, max_epoch=1), 1)
+    pack(phase, out, system="a", label="", decode="llm", search=SEARCH, llm="owner/tiny")
+    found = load_packed(out, llm=llm_dir).model.state_dict()
+    state = load_model(phase)[0].state_dict()
+    assert all(torch.equal(found[name], value) for name, value in state.items())
+    table = "llm.model.embed_tokens.weight"
+    untrained = load_llm(llm_dir).get_input_embeddings().weight
+    assert not torch.equal(found[table], untrained)
+
+
+def test_statistics_in_a_file_cannot_be_packed(trained_soft, tmp_path, monkeypatch):
+    from espnet_llmvq.tasks import speech_llm
+
+    def loaded(directory, load=speech_llm.load_model):
+        model, args = load(directory)
+        args.normalize_conf = {"stats_file": "stats.npz"}
+        return model, args
+
+    monkeypatch.setattr(speech_llm, "load_model", loaded)
+    with pytest.raises(UserError, match="reads stats.npz, which a packed system cannot hold"):
+        pack(trained_soft[1], str(tmp_path / "out"), system="soft", label="", decode="llm", search=SEARCH)
+    assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.parametrize("ending", ["", "/"])
+def test_a_packed_system_is_replaced_or_stays(tmp_path, monkeypatch, ending):
+    def made(name, version):
+        (tmp_path / name).mkdir(exist_ok=True)
+        text = json.dumps({"format": "espnet_llmvq packed system", "made": version})
+        (tmp_path / name / "manifest.json").write_text(text)
+
+    def version(name):
+        return json.loads((tmp_path / name / "manifest.json").read_text())["made"]
+
+    def replace(name):
+        temporary = temporary_beside(f"{tmp_path}/{name}{ending}")
+        made(temporary, 2)
+        publish(temporary, f"{tmp_path}/{name}{ending}")
+
+    def failing(old, new, rename=os.rename):
+        if old.endswith(".tmp"):
+            raise OSError("no")
+        rename(old, new)
+
+    made("out", 1)
+    with monkeypatch.context() as patch, pytest.raises(OSError, match="no"):
+        patch.setattr(os, "rename", failing)
+        replace("out")
+    assert version("out") == 1
+    # a link gives way, what it leads to does not
+    os.symlink(tmp_path / "out", tmp_path / "link")
+    replace("link")
+    assert (version("link"), version("out")) == (2, 1) and not os.path.islink(tmp_path / "link")
+    replace("out")
+    assert version("out") == 2
+    assert sorted(os.listdir(tmp_path)) == ["link", "out"]
+
+
 @pytest.fixture
 def recipe(tmp_path, trained_soft):
     """Options of bin/pack for a recipe with systems soft, ctc, fusion and a group."""
@@ -357,6 +423,8 @@ def test_pack_of_the_encoder_alone(recipe, tmp_path):
     packed = load_packed(str(tmp_path / "out"))
     assert packed.model.llm is None and packed.manifest["prompt"] is None
     assert "llm/config.json" not in packed.manifest["files"]
+    told = (tmp_path / "out" / "README.md").read_text()
+    assert "encoder and CTC head in" in told and "The LLM" not in told
 
 
 def test_card_without_results(packed_dir):

@@ -13,6 +13,7 @@ from espnet_llmvq.errors import UserError
 from espnet_llmvq.score.table import (
     cell,
     latex_table,
+    markdown_table,
     metric_table,
     parse_set,
     parse_system,
@@ -431,6 +432,11 @@ def test_commit(tmp_path):
     assert get_version("no-such-package-here") == "not installed"
 
 
+def test_markdown_rule_of_narrow_columns():
+    drawn = markdown_table(["", "", "p"], [["", "", "1"], ["", "", ""]])
+    assert [cell.strip() for cell in drawn.splitlines()[1].strip("|").split("|")] == ["-", "-:", "-:"]
+
+
 PAPER = """\
 source: arXiv 0000.00000
 note: other data and models
@@ -461,6 +467,14 @@ def test_published_figures_stand_beside_ours(experiment, tmp_path):
     assert "SLAM-ASR + LoRA" not in (tmp_path / "none" / "RESULTS.md").read_text().partition(title)[2]
 
 
+def test_heading_of_published_figures_says_what_they_are(experiment, tmp_path):
+    (tmp_path / "paper.yaml").write_text(PAPER + "measure: TER, EER\n")
+    dirs = seed_dirs([*experiment[:-1], "--published=paper.yaml", experiment[-1]], tmp_path)
+    pool_seeds.main([*dirs, "--baseline=lora"])
+    for markdown in (f"{dirs[0]}/RESULTS.md", "exp/seeds/RESULTS.md"):
+        assert "## Published figures, another scale of data and model (TER, EER, %): arXiv" in open(markdown).read()
+
+
 def test_no_published_figures_no_section(experiment, tmp_path):
     (tmp_path / "paper.yaml").write_text(PAPER.replace("ours:", "mine:").replace("lora:", "laura:"))
     results.main([*experiment, "--published=paper.yaml"])
@@ -481,6 +495,7 @@ def test_published_figures_of_pooled_seeds(experiment, tmp_path):
     [
         ("source", "sorce", r"unknown key in paper.yaml 'sorce' \(did you mean 'source'\?\)"),
         ("note: other data and models\n", "", "paper.yaml: no note"),
+        ("note:", "measure:\nnote:", "paper.yaml: no measure"),
         ("[1, 2]", "[1]", "paper.yaml: theirs must have 2 cells"),
         ("[1, 2]", "[1, [2]]", "paper.yaml: theirs must have 2 cells, numbers, texts or null"),
         ("[clean, other]", "clean", "paper.yaml: columns must be a list"),

@@ -30,12 +30,15 @@ def card(manifest, rows=()):
         base_model=manifest["llm"] if named else None,
     )
     search = manifest["search"]
-    how = (
-        "greedy CTC"
-        if manifest["decode"] == "ctc"
-        else f"beam {search['num_beams']}, CTC weight {search['ctc_weight']:g}, prompt `{manifest['prompt']}`"
-    )
-    llm = f"`{manifest['llm']}`, downloaded when the system is loaded" if named else "inside"
+    if manifest["decode"] == "ctc":
+        parts, how = "encoder and CTC head", "greedy CTC"
+    else:
+        llm = f"`{manifest['llm']}`, downloaded when the system is loaded" if named else "inside"
+        parts = "encoder, bridge and what was trained of the LLM"
+        how = (
+            f"beam {search['num_beams']}, CTC weight {search['ctc_weight']:g}, prompt `{manifest['prompt']}`. "
+            f"The LLM: {llm}"
+        )
     results = tables(own) or "This system was packed without results.\n"
     return f"""---
 {data.to_yaml()}
@@ -43,8 +46,8 @@ def card(manifest, rows=()):
 
 # {manifest["label"]}
 
-A speech recognizer, the system `{manifest["system"]}` of an espnet_llmvq recipe: encoder, bridge and LoRA in
-`model.safetensors`, tokenizer in `llm/`. The LLM: {llm}. Decoding: {how}.
+A speech recognizer, the system `{manifest["system"]}` of an espnet_llmvq recipe: {parts} in
+`model.safetensors`, tokenizer in `llm/`. Decoding: {how}.
 
 ## Use
 

@@ -1,7 +1,7 @@
 """The files of a packed system, and whether they are what was packed. Standard library only.
 
     manifest.json       format, what was packed, how it searches, and size and SHA-256 of each file below
-    model.safetensors   encoder, CTC head, bridge, LoRA: all tensors but those of the frozen LLM
+    model.safetensors   encoder, CTC head, bridge, LoRA, a trained LLM: all tensors but those of the frozen LLM
     config.yaml         what builds the model around them
     llm/                tokenizer; and the LLM, unless the manifest names one of the hub
     README.md           model card, for people: not in the manifest, it may be edited
@@ -186,14 +186,22 @@ def verify(directory):
 
 
 def publish(temporary, out):
-    """Give the finished directory `temporary` the name `out`, in place of a packed system of that name."""
-    old = None
+    """Give the finished directory `temporary` the name `out`, in place of a packed system of that name.
+
+    If that fails, the one before keeps the name. A link to one is replaced, and what it leads to left alone.
+    """
+    out, old = os.path.abspath(out), None
     if os.path.lexists(out):
         old = f"{temporary}.old"
         os.rename(out, old)
-    os.rename(temporary, out)
+    try:
+        os.rename(temporary, out)
+    except BaseException:
+        if old:
+            os.rename(old, out)
+        raise
     if old:
-        shutil.rmtree(old)
+        os.unlink(old) if os.path.islink(old) else shutil.rmtree(old)
 
 
 def temporary_beside(out):

@@ -69,14 +69,20 @@ def embedding_digest(llm):
     return hashlib.sha256(table.numpy().tobytes()).hexdigest()
 
 
+def untrained_llm(path, llm_conf):
+    """The LLM that training began with, in the precision of training."""
+    from espnet_llmvq.llm.directory import load_llm
+
+    return load_llm(path, dtype=llm_conf.get("dtype", "float32"))
+
+
 def save_llm(path, target, copy_weights, llm_conf):
     """Write the tokenizer of an LLM, and with `copy_weights` the LLM as safetensors, into a directory."""
-    from espnet_llmvq.llm.directory import load_llm, load_tokenizer
+    from espnet_llmvq.llm.directory import load_tokenizer
 
     load_tokenizer(path).save_pretrained(target)
     if copy_weights:
-        dtype = llm_conf.get("dtype", "float32")
-        load_llm(path, dtype=dtype).save_pretrained(target)
+        untrained_llm(path, llm_conf).save_pretrained(target)
 
 
 def longest_segment(args, default=20.0, ratio=2.0, lowest=1.0, highest=30.0):
@@ -117,7 +123,14 @@ def pack(directory, out, *, system, label, decode, search, llm=None, prompt=None
             raise UserError(f"{directory}: its prompt is not recorded; give --prompt")
         local = os.path.isdir(args.llm)
         named = None if llm == "copy" or (llm is None and local) else (llm or args.llm)
+        if model.llm is None:
+            named = None  # of a CTC system the tokenizer is enough
         config = model_config(args, model)
+        if "stats_file" in config["normalize_conf"]:
+            raise UserError(
+                f"{directory}: its normalisation reads {config['normalize_conf']['stats_file']}, which a packed "
+                "system cannot hold; train with normalize: utterance_mvn"
+            )
         save_llm(
             args.llm,
             os.path.join(temporary, LLM),
@@ -146,8 +159,9 @@ def pack(directory, out, *, system, label, decode, search, llm=None, prompt=None
                 name: digest(os.path.join(temporary, name)) for name in list_files(temporary)
             },
         }
-        if named and model.llm is not None:
-            manifest["llm_sha256"] = embedding_digest(model.llm)
+        if named:
+            # Not of the model's own LLM: its table may have been trained.
+            manifest["llm_sha256"] = embedding_digest(untrained_llm(args.llm, config["llm_conf"]))
         write_text(os.path.join(temporary, MANIFEST), json.dumps(manifest, indent=1) + "\n")
         write_text(os.path.join(temporary, CARD), card(manifest, rows))
         # A name given for a local LLM is not looked up here.

@@ -4,7 +4,7 @@ They come from other data and other models, so nothing is computed from both: a 
 has and how they lie to each other there.
 """
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 
 from espnet_llmvq.errors import UserError, check_name
 from espnet_llmvq.score.table import DOMAINS, cell, domains
@@ -14,27 +14,33 @@ METRIC = "wer"
 
 @dataclass(frozen=True)
 class Published:
-    """source: the paper; note: data and models; columns: what was measured; rows: {system: a cell a column}."""
+    """source: the paper; note: data and models; columns: what was measured; rows: {system: a cell a column}.
+
+    measure: what the paper's figures are, for the heading.
+    """
 
     source: str
     note: str
+    measure: str
     columns: tuple
     rows: dict
 
     def only(self, systems):
         """The same with the rows of these systems alone."""
         rows = {name: row for name, row in self.rows.items() if name in systems}
-        return Published(self.source, self.note, self.columns, rows)
+        return replace(self, rows=rows)
 
 
 def make_published(data, where):
     """Published of a dict with its keys.
 
-    A cell is a number, a text such as "inf", or None. Raises UserError, naming `where`, for anything else.
+    A cell is a number, a text such as "inf", or None. Without `measure` the figures are WER. Raises UserError, naming
+    `where`, for anything else.
     """
     keys = [field.name for field in fields(Published)]
     for key in data:
         check_name(f"key in {where}", key, keys)
+    data = {"measure": METRIC.upper(), **data}
     missing = [key for key in keys if not data.get(key)]
     if missing:
         raise UserError(f"{where}: no {', '.join(missing)}")
@@ -45,7 +51,7 @@ def make_published(data, where):
         good = isinstance(row, list) and all(c is None or isinstance(c, int | float | str) for c in row)
         if not good or len(row) != width:
             raise UserError(f"{where}: {system} must have {width} cells, numbers, texts or null")
-    return Published(data["source"], data["note"], tuple(data["columns"]), data["rows"])
+    return Published(**{**data, "columns": tuple(data["columns"])})
 
 
 def published_table(published, rows, labels=None):
@@ -74,5 +80,5 @@ def sections(found, rows, render, labels=None):
         header, lines = published_table(one, rows, labels)
         if lines:
             text = f"{render((header, lines))}\n{one.note}\n"
-            made.append((f"Published figures, another scale of data and model (WER, %): {one.source}", text))
+            made.append((f"Published figures, another scale of data and model ({one.measure}, %): {one.source}", text))
     return made

@@ -391,5 +391,6 @@ def text_table(header, rows):
 def markdown_table(header, rows):
     """Return a Markdown table padded so that it also reads well as plain text."""
     widths, table = _padded(header, rows)
-    rule = ["-" * w if i == 0 else "-" * (w - 1) + ":" for i, w in enumerate(widths)]
+    # A column may be empty; its rule needs a hyphen all the same.
+    rule = ["-" * max(w, 1) if i == 0 else "-" * max(w - 1, 1) + ":" for i, w in enumerate(widths)]
     return "".join("| " + " | ".join(row) + " |\n" for row in [table[0], rule, *table[1:]])

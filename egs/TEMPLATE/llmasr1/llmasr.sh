@@ -441,7 +441,7 @@ make_source() {
     *)
         config=${conf_dir}/interleave/${1#*/}.yaml
         ctm=$(ctm_of "${name}")
-        fresh "${out}" "${config}" "${ctm}" "${dumpdir}/${name}/utt2num_samples" && log "${out} is up to date, nothing to do" && return
+        fresh "${out}" "${config}" "${ctm}" "${dumpdir}/${name}/text" "${dumpdir}/${name}/utt2num_samples" && log "${out} is up to date, nothing to do" && return
         bin make_sequences --builder interleaved --data_dir "${dumpdir}/${name}" --ctm "${ctm}" --config "${config}" \
             --encoder_config "${encoder_dir}/config.yaml" --out "${out}"
         ;;
