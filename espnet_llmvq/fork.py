@@ -105,6 +105,8 @@ def recipe_files(recipe):
 def fork_files(recipe, own_data):
     """Return {relative path: path} of what a fork takes from upstream; run.sh too, though `own_data` replaces it."""
     files = recipe_files(recipe)
+    # llmasr.sh looks for it in a checkout, which an installed package is not.
+    files.setdefault("cmd.sh", egs_dir() / "TEMPLATE" / "llmasr1" / "cmd.sh")
     if own_data:
         files = {name: path for name, path in files.items() if not name.startswith(OF_CORPUS)}
         files["local/data.sh"] = egs_dir() / "TEMPLATE" / "llmasr1" / "local" / "data.sh"

@@ -82,6 +82,7 @@ def test_a_fork_is_complete_and_has_no_links(here):
     template = ROOT / "egs" / "TEMPLATE" / "llmasr1"
     for name in (
         "llmasr.sh",
+        "cmd.sh",
         "path.sh",
         "utils/parse_options.sh",
         "conf/phases/lora.yaml",
@@ -204,7 +205,11 @@ def test_stage_1_of_a_smoke_run(here):
     """Held-out and noisy sets, LM text, and no more than a handful of each; real data is not touched."""
     (here / "more.txt").write_bytes(b"\xef\xbb\xbfextra line\r\n" + b"ten eleven\n" * 700)
     make(*TRAIN, "--text", "more.txt")
-    done = call("./run.sh", "--smoke", "--stop_stage", "1", "--nj", "1", cwd=here / "mycorpus")
+    # As of an installed package: without a checkout around it.
+    (here / "site").mkdir()
+    (here / "site" / "espnet_llmvq").symlink_to(ROOT / "espnet_llmvq")
+    run = ("./run.sh", "--smoke", "--stop_stage", "1", "--nj", "1")
+    done = call(*run, cwd=here / "mycorpus", MAIN_ROOT=str(here / "site"))
     assert done.returncode == 0, done.stderr
     data = here / "mycorpus" / "data_smoke"
     sets = {name: DataDir.load(data / name) for name in ("train", "valid", "test", "test_noise")}
