@@ -24,7 +24,7 @@ RECORD = Path(".fork/fork.json")
 UPSTREAM = Path(".fork/upstream")
 # What runs make, and what belongs to the source alone.
 MADE = re.compile(r"(data|dump|exp|downloads)([_.-].*)?")
-NOT_OURS = ("RESULTS.md", "toolkit.sh")
+NOT_OURS = re.compile(r"RESULTS.*\.md|toolkit\.sh")
 IGNORED = "/data*/\n/dump*/\n/exp*/\n/downloads/\n/toolkit.sh\n"
 OF_CORPUS = ("db.sh", "README.md", "local/")  # not for data of one's own
 # Options of llmasr.sh that name sets or belong to their text.
@@ -86,7 +86,7 @@ def recipe_files(recipe):
     """Return {relative path: path} of the files that make a recipe, links followed; nothing that its runs made."""
     found = {}
     for entry in sorted(recipe.iterdir()):
-        if entry.name.startswith(".") or entry.name in NOT_OURS:
+        if entry.name.startswith(".") or NOT_OURS.fullmatch(entry.name):
             continue
         if entry.is_file():
             found[entry.name] = entry

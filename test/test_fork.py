@@ -117,6 +117,8 @@ def test_a_plain_fork_is_the_recipe(here):
     for name in ("run.sh", "db.sh", "local/data.py", "README.md"):
         assert (here / "deep/er/an4" / name).read_bytes() == (source / name).read_bytes()
     assert not (here / "deep/er/an4/RESULTS.md").exists()
+    fork_recipe.main(["mini_tts", "deep/mini_tts"])
+    assert not list((here / "deep/mini_tts").rglob("RESULTS*"))
 
 
 WRONG = {
