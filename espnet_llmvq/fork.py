@@ -30,8 +30,10 @@ OF_CORPUS = ("db.sh", "README.md", "local/")  # not for data of one's own
 # Options of llmasr.sh that name sets or belong to their text.
 OF_SETS = (
     "train_set", "valid_set", "test_sets", "align_sets", "lm_train_text", "lm_valid_text", "word_lists", "title",
-    "set_normalisers", "set_metrics", "local_data_opts", "vocab_size", "whole_words", "smoke_opts",
+    "set_normalisers", "set_metrics", "local_data_opts", "vocab_size", "whole_words", "smoke_opts", "tokenizer_text",
+    "ctms", "questions", "questions_config",
 )  # fmt: skip
+MORE_DATA = ("tts_text", "texts")  # what mixtures are made of, beside the sets
 SMOKE_LINES = 600  # of LM text that llmasr.sh --smoke keeps
 DEFAULT_TESTS = "test:id test_noise:ood"
 
@@ -131,10 +133,16 @@ def source_options(files):
         if done.returncode or not (room / "options").is_file():
             raise UserError(f"{files['run.sh']}: does not call ./llmasr.sh: {done.stderr.strip()}")
         words = (room / "options").read_text(encoding="utf-8").split("\0")[:-1]
-    options = {}
+    text = files["llmasr.sh"].read_text(encoding="utf-8")
+    switches, options = re.findall(r"^([a-z_0-9]+)=(?:true|false)\b", text, re.MULTILINE), {}
     while words:
         name, equals, value = words.pop(0).removeprefix("--").partition("=")
-        options[name.replace("-", "_")] = value if equals else words.pop(0)
+        name = name.replace("-", "_")
+        if not equals:
+            # As utils/parse_options.sh has it.
+            alone = not words or (name in switches and words[0].startswith("--"))
+            value = "true" if alone else words.pop(0)
+        options[name] = value
     return options
 
 
@@ -301,6 +309,12 @@ def own_options(recipe, data, sets):
     from espnet_llmvq.llm.tokenizer import fitting_sizes
 
     theirs, lines = source_options(recipe_files(recipe)), lm_lines(data, sets)
+    more = [f"--{name}" for name in MORE_DATA if theirs.get(name)]
+    if more:
+        raise UserError(
+            f"{recipe}: its systems need more than sets ({' and '.join(more)} of run.sh): fork it without --train and "
+            "change local/data.sh, or fork another recipe"
+        )
     vocab_size, whole_words = fitting_sizes(
         lines, int(theirs.get("vocab_size", 500)), int(theirs.get("whole_words", 0))
     )

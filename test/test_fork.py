@@ -134,6 +134,7 @@ WRONG = {
         "t: 54 of 60 utterances, such as spk",
     ),
     "empty text file": (["an4", "x", *TRAIN, "--text", os.devnull], "/dev/null: is empty"),
+    "needs text": (["mini_tts/jstip1", "x", *TRAIN], "its systems need more than sets (--tts_text and --texts of run.sh)"),
     "no fork": (["--changes", "recordings"], "recordings: is no fork"),
 }  # fmt: skip
 
@@ -149,6 +150,17 @@ def test_wrong_arguments(here, name):
 
 
 # --- What changed upstream -----------------------------------------------------------------------
+
+
+def test_switches_of_a_recipe_are_read_as_llmasr_reads_them(here):
+    """--cache_encoder is a switch: it takes no --smoke_opts as its value; nor does the last one need a value."""
+    make(*TRAIN)
+    run = here / "mycorpus" / "run.sh"
+    run.write_text(run.read_text().replace("--baseline", "--cache_encoder\n    --baseline"))
+    run.write_text(run.read_text().replace("--title mycorpus", "--augment-cache"))
+    options = fork.source_options(fork.recipe_files(here / "mycorpus"))
+    assert options["cache_encoder"] == options["augment_cache"] == "true"
+    assert options["baseline"] == "lora" and options["smoke_opts"].startswith("--vocab_size ")
 
 
 def test_changes(here, capsys):
