@@ -1,5 +1,6 @@
 """Forks: what they hold, what they refuse, what changed upstream since; smoke runs' data; options of scripts."""
 
+import gzip
 import json
 import os
 import re
@@ -217,8 +218,9 @@ def lines_of(path):
 
 def test_stage_1_of_a_smoke_run(here):
     """Held-out and noisy sets, LM text, and no more than a handful of each; real data is not touched."""
-    (here / "more.txt").write_bytes(b"\xef\xbb\xbfextra line\r\n" + b"ten eleven\n" * 700)
-    make(*TRAIN, "--text", "more.txt")
+    text = b"\xef\xbb\xbfextra line\r\n" + b"ten eleven\n" * 700
+    (here / "more.txt.gz").write_bytes(gzip.compress(text))
+    make(*TRAIN, "--text", "more.txt.gz")
     # As of an installed package: without a checkout around it.
     (here / "site").mkdir()
     (here / "site" / "espnet_llmvq").symlink_to(ROOT / "espnet_llmvq")
