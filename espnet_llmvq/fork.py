@@ -338,11 +338,15 @@ def own_options(recipe, data, sets):
 
 
 def check_target(target):
-    """Raise UserError if there is something at `target`."""
-    if os.path.lexists(target) and not (target.is_dir() and not any(target.iterdir())):
+    """Raise UserError if there is something at `target`, other than an empty directory."""
+    empty = target.is_dir() and not target.is_symlink() and not any(target.iterdir())
+    if os.path.lexists(target) and not empty:
         raise UserError(
             f"{target} is there already; nothing is overwritten, so name another directory"
         )
+    if empty and os.path.samefile(target, os.curdir):
+        # It would be replaced, and the shell be left in a directory that is gone.
+        raise UserError(f"{target} is the current directory; name another, or go a directory up")
 
 
 def make(source, target, data=None, options=None):

@@ -110,6 +110,13 @@ def test_nothing_is_overwritten(here):
     assert everything(here) == before
     with pytest.raises(UserError, match="recordings is there already"):
         fork_recipe.main(["mini_tts", "recordings", *TRAIN, "--check"])
+    (here / "empty").mkdir()
+    (here / "link").symlink_to("empty")
+    with pytest.raises(UserError, match="link is there already"):
+        fork_recipe.main(["mini_tts", "link", *TRAIN, "--check"])
+    os.chdir("empty")
+    with pytest.raises(UserError, match="is the current directory"):
+        fork_recipe.main(["mini_tts", ".", "--check"])
 
 
 def test_a_plain_fork_is_the_recipe(here):
