@@ -258,6 +258,7 @@ BAD = {
     "mistyped column": ("a.csv", "audio,text,speker\na.wav,hi,x\n", "unknown column 'speker' (did you mean 'speaker'"),
     "doubled column": ("a.csv", "audio,text,text\na.wav,hi,x\n", "a.csv:1: the header has the column 'text' twice"),
     "missing audio": ("a.csv", HEAD + "a.wav,hi,s\ngone.wav,ho,s\n", "a.csv:3: s-gone: no audio file"),
+    "text as audio": ("a.csv", "text,audio,speaker\na.wav," + 99 * "word " + ",s\n", "a.csv:2: s-word_word_word"),
     "no audio path": ("a.csv", HEAD + ",hi,s\n", "a.csv:2: no audio path"),
     "duplicate id": ("a.csv", HEAD + "a.wav,hi,s\nb.wav,hi,s\na.wav,ho,s\n", "a.csv:4: utterance id 's-a' is that of"),
     "same id after cleaning": ("a.csv", "id,audio,text\na b,a.wav,x\na_b,b.wav,x\n", "a.csv:3: utterance id 'a_b'"),
@@ -280,6 +281,7 @@ BAD = {
     "number as text": ("a.jsonl", '{"audio": "a.wav", "text": 5}\n', "a.jsonl:1: text is 5, not a text"),
     "not gzip": ("a.csv.gz", HEAD, "a.csv.gz: cannot be read"),
     "other form": ("a.txt", "x\n", "a.txt: no known form; data is a Kaldi data directory"),
+    "long id in ljspeech": ("metadata.csv", 300 * "a" + "|x\n", "metadata.csv:1: lj-aaa"),
     "gap in ljspeech": ("metadata.csv", "a|x\nb|\n", "metadata.csv:2: lj-b: empty text"),
 }  # fmt: skip
 
@@ -309,6 +311,7 @@ def test_many_faults_are_shown_at_once(tmp_path):
 KALDI_BAD = {
     "text": ("u1 hi\nu2\n", "text:2: u2: empty text"),
     "wav.scp": ("u1 a.wav\nu2 nowhere.wav\n", "wav.scp:2: u2: no audio file nowhere.wav, from"),
+    "wav.scp, a long name": ("u1 a.wav\nu2 " + 300 * "a" + "\n", "wav.scp:2: u2: no audio file aaa"),
     "utt2spk": ("u1 s\n", "u2: not in utt2spk"),
 }
 
@@ -321,7 +324,7 @@ def test_damaged_kaldi_directory(tmp_path, name):
         "text": "u1 hi\nu2 ho\n",
         "utt2spk": "u1 s\nu2 s\n",
     }
-    tables[name], message = KALDI_BAD[name]
+    tables[name.partition(",")[0]], message = KALDI_BAD[name]
     for file, content in tables.items():
         (tmp_path / file).write_text(content)
     with pytest.raises(UserError) as err:

@@ -8,6 +8,7 @@ import csv
 import difflib
 import gzip
 import json
+import os
 import re
 import zlib
 from dataclasses import dataclass
@@ -276,7 +277,7 @@ def read_ljspeech(path, faults):
             continue
         wavs = Path(path).parent.absolute() / "wavs"
         audio = wavs / f"{fields[0]}.wav"
-        if not audio.is_file() and (wavs / f"{fields[0]}.flac").is_file():
+        if not os.path.isfile(audio) and os.path.isfile(wavs / f"{fields[0]}.flac"):
             audio = audio.with_suffix(".flac")
         items.append(Item(where, audio, fields[-1] or fields[1], fields[0], fields[0], "lj"))
     return items
