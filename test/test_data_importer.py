@@ -74,11 +74,12 @@ def test_csv(corpus, tmp_path, delimiter, style):
         writer = csv.writer(
             f, delimiter=delimiter, lineterminator="\r\n" if style == "crlf" else "\n"
         )
-        writer.writerow(["text", "seconds", "audio", "speaker"])
+        writer.writerow(["text", "seconds", "audio", "speaker", "", ""])
         for item in corpus:
             # A quoted line end within a text counts as white space.
             text = item["text"].replace(" ", "\n", 1)
-            writer.writerow([text, item["seconds"], f"audio/{item['name']}.wav", item["speaker"]])
+            audio = f"audio/{item['name']}.wav"
+            writer.writerow([text, item["seconds"], audio, item["speaker"], "", ""])
     form, data = importer.read(path)
     assert form == "CSV manifest"
     check(data, corpus, from_audio)
@@ -100,7 +101,7 @@ def test_json_lines(corpus, tmp_path):
                 "text": item["text"],
                 "speaker": item["speaker"],
             }
-            f.write(json.dumps({**line, "duration": 1.5}, ensure_ascii=item["seconds"] > 5) + "\n")
+            f.write(json.dumps({**line, "duration": 1.5, "type": "read", "recording_id": 3}, ensure_ascii=item["seconds"] > 5) + "\n")
     check(importer.read(tmp_path / "list.jsonl")[1], corpus, from_audio)
 
 
@@ -421,6 +422,15 @@ def test_too_little_to_hold_out():
 def test_one_speaker_with_most_utterances():
     parts = importer.hold_out(data_of({**{f"s{i}": 1 for i in range(20)}, "most": 80}), 2)
     assert [len(part.text) for part in parts] == [80, 10, 10]
+
+
+def test_nothing_is_written_over_its_source_or_twice(tmp_path):
+    source, train = str(tmp_path / "source"), str(tmp_path / "train")
+    data_of({f"s{i}": 2 for i in range(10)}).write(source)
+    for arguments in ([source], [train, "--held_out", source], [train, "--held_out", f"{train}/"]):
+        with pytest.raises(UserError, match="is given twice, and would be overwritten"):
+            import_data.main([source, *arguments])
+    assert not os.path.exists(train)
 
 
 def test_unchanged_directories_are_not_written_again(tmp_path, capsys):

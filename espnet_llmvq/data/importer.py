@@ -69,6 +69,8 @@ def read_items(path, faults):
     name = path.name.removesuffix(".gz")
     if name.endswith((".jsonl", ".json")):
         first = manifest.first_object(path)
+        if "audio" in first:
+            return "JSON-lines manifest", manifest.read_manifest(path, faults)
         if "recording_id" in first:
             return "Lhotse supervisions", lhotse.read_lhotse(lhotse.partner(path), path, faults)
         if "type" in first or "supervisions" in first:

@@ -160,7 +160,8 @@ def read_table(path, needed, faults):
             f"{path}:1: the header lacks the column {hints.rstrip(', ')}; found: {', '.join(n.strip() for n in names)}"
         )
     delimiter, names = found
-    doubled = sorted({name for name in names if names.count(name) > 1})
+    # Spreadsheets leave columns without a name.
+    doubled = sorted({name for name in names if name and names.count(name) > 1})
     if doubled:
         raise UserError(f"{path}:1: the header has the column {doubled[0]!r} twice")
     rows = []
