@@ -279,7 +279,11 @@ def test_the_toolkit_is_found(here):
     recipe = here / "mycorpus"
     show = ["bash", "-c", ". ./path.sh && echo ${MAIN_ROOT}"]
     assert call(*show, cwd=recipe).stdout.strip() == str(ROOT)
-    assert call(*show, cwd=recipe, MAIN_ROOT="/elsewhere").stdout.strip() == "/elsewhere"
+    (here / "other" / "espnet_llmvq").mkdir(parents=True)
+    other = str(here / "other")
+    assert call(*show, cwd=recipe, MAIN_ROOT=other).stdout.strip() == other
+    done = call(*show, cwd=recipe, MAIN_ROOT="/elsewhere")
+    assert done.returncode and "MAIN_ROOT=/elsewhere holds no espnet_llmvq" in done.stderr
     (recipe / "toolkit.sh").unlink()
     assert call(*show, cwd=recipe).stdout.strip() == str(ROOT)
     (here / "bin").mkdir()
