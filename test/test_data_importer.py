@@ -101,7 +101,13 @@ def test_json_lines(corpus, tmp_path):
                 "text": item["text"],
                 "speaker": item["speaker"],
             }
-            f.write(json.dumps({**line, "duration": 1.5, "type": "read", "recording_id": 3}, ensure_ascii=item["seconds"] > 5) + "\n")
+            f.write(
+                json.dumps(
+                    {**line, "duration": 1.5, "type": "read", "recording_id": 3},
+                    ensure_ascii=item["seconds"] > 5,
+                )
+                + "\n"
+            )
     check(importer.read(tmp_path / "list.jsonl")[1], corpus, from_audio)
 
 
@@ -312,7 +318,10 @@ def test_many_faults_are_shown_at_once(tmp_path):
 KALDI_BAD = {
     "text": ("u1 hi\nu2\n", "text:2: u2: empty text"),
     "wav.scp": ("u1 a.wav\nu2 nowhere.wav\n", "wav.scp:2: u2: no audio file nowhere.wav, from"),
-    "wav.scp, a long name": ("u1 a.wav\nu2 " + 300 * "a" + "\n", "wav.scp:2: u2: no audio file aaa"),
+    "wav.scp, a long name": (
+        "u1 a.wav\nu2 " + 300 * "a" + "\n",
+        "wav.scp:2: u2: no audio file aaa",
+    ),
     "utt2spk": ("u1 s\n", "u2: not in utt2spk"),
 }
 

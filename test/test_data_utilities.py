@@ -523,7 +523,8 @@ def test_damaged_directories_against_a_naive_reader(tmp_path, capsys):
 
 
 @pytest.mark.parametrize(
-    "had, kept", [(2, "01"), (3, "012"), (5, "012"), (6, "024"), (8, "024"), (9, "036"), (10, "036")]
+    "had, kept",
+    [(2, "01"), (3, "012"), (5, "012"), (6, "024"), (8, "024"), (9, "036"), (10, "036")],
 )
 def test_three_of_each_speaker_are_those_of_kaldi(had, kept):
     """By hand: Kaldi's step is the largest whole number that, taken three times, is no more than there are."""

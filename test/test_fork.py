@@ -142,7 +142,7 @@ WRONG = {
         "t: 54 of 60 utterances, such as spk",
     ),
     "empty text file": (["an4", "x", *TRAIN, "--text", os.devnull], "/dev/null: is empty"),
-    "needs text": (["mini_tts/jstip1", "x", *TRAIN], "its systems need more than sets (--tts_text and --texts of run.sh)"),
+    "needs text": (["mini_tts/jstip1", "x", *TRAIN], "need more than sets (--tts_text and --texts of run.sh)"),
     "no fork": (["--changes", "recordings"], "recordings: is no fork"),
 }  # fmt: skip
 
