@@ -90,11 +90,12 @@ def test_full_disk_is_told_whatever_library_writes(tmp_path, full_disk):
 
 def test_a_path_that_cannot_be_used_is_told(tmp_path):
     (tmp_path / "file").touch()
+    (tmp_path / "folder").mkdir()
     for use in (
         lambda: (tmp_path / "file" / "x").mkdir(),
         lambda: (tmp_path / "file").mkdir(),
         lambda: tmp_path.write_text(""),
-        lambda: os.rename(tmp_path, tmp_path / "file"),
+        lambda: os.rename(tmp_path / "folder", tmp_path / "file"),
         lambda: (tmp_path / ("x" * 300)).mkdir(),
     ):
         with pytest.raises(OSError) as error:
