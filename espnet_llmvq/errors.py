@@ -6,6 +6,10 @@ import re
 
 # A full disk, a used up quota, a file that may not grow further.
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+# A directory or a file of the user's that is not as it must be; a file that is not there can be our mistake.
+_ACCESS = {
+    errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENAMETOOLONG, errno.ELOOP,
+}  # fmt: skip
 # Libraries that write in C or Rust put the number into their text, or lose it: safetensors, torch, NumPy.
 _FULL_TEXT = re.compile(
     rf"os error ({'|'.join(map(str, _FULL))})\b|inline_container.*unexpected pos|PytorchStreamWriter failed writing"
@@ -18,9 +22,15 @@ class UserError(Exception):
 
 
 def message_of(err):
-    """What a user is told of an exception: of a UserError itself, of a full disk the remedy, of others None."""
+    """What a user is told of an exception: of a UserError itself, of a full disk the remedy, of others None.
+
+    Also of a path that cannot be used: a target below a file, a read-only directory.
+    """
     if isinstance(err, UserError):
         return str(err)
+    if isinstance(err, OSError) and err.filename is not None and err.errno in _ACCESS:
+        name = err.filename2 if err.filename2 is not None else err.filename
+        return f"{name}: cannot be used: {err.strerror} (give another path, or change this one)"
     cause = err
     while cause is not None:
         if getattr(cause, "errno", None) in _FULL or _FULL_TEXT.search(str(cause)):

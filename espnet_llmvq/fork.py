@@ -24,14 +24,16 @@ RECORD = Path(".fork/fork.json")
 UPSTREAM = Path(".fork/upstream")
 # What runs make, and what belongs to the source alone.
 MADE = re.compile(r"(data|dump|exp|downloads)([_.-].*)?")
-NOT_OURS = ("RESULTS.md", "toolkit.sh")
+NOT_OURS = re.compile(r"RESULTS.*\.md|toolkit\.sh")
 IGNORED = "/data*/\n/dump*/\n/exp*/\n/downloads/\n/toolkit.sh\n"
 OF_CORPUS = ("db.sh", "README.md", "local/")  # not for data of one's own
 # Options of llmasr.sh that name sets or belong to their text.
 OF_SETS = (
     "train_set", "valid_set", "test_sets", "align_sets", "lm_train_text", "lm_valid_text", "word_lists", "title",
-    "set_normalisers", "set_metrics", "local_data_opts", "vocab_size", "whole_words", "smoke_opts",
+    "set_normalisers", "set_metrics", "local_data_opts", "vocab_size", "whole_words", "smoke_opts", "tokenizer_text",
+    "ctms", "questions", "questions_config",
 )  # fmt: skip
+MORE_DATA = ("tts_text", "texts")  # what mixtures are made of, beside the sets
 SMOKE_LINES = 600  # of LM text that llmasr.sh --smoke keeps
 DEFAULT_TESTS = "test:id test_noise:ood"
 
@@ -86,7 +88,7 @@ def recipe_files(recipe):
     """Return {relative path: path} of the files that make a recipe, links followed; nothing that its runs made."""
     found = {}
     for entry in sorted(recipe.iterdir()):
-        if entry.name.startswith(".") or entry.name in NOT_OURS:
+        if entry.name.startswith(".") or NOT_OURS.fullmatch(entry.name):
             continue
         if entry.is_file():
             found[entry.name] = entry
@@ -105,6 +107,8 @@ def recipe_files(recipe):
 def fork_files(recipe, own_data):
     """Return {relative path: path} of what a fork takes from upstream; run.sh too, though `own_data` replaces it."""
     files = recipe_files(recipe)
+    # llmasr.sh looks for it in a checkout, which an installed package is not.
+    files.setdefault("cmd.sh", egs_dir() / "TEMPLATE" / "llmasr1" / "cmd.sh")
     if own_data:
         files = {name: path for name, path in files.items() if not name.startswith(OF_CORPUS)}
         files["local/data.sh"] = egs_dir() / "TEMPLATE" / "llmasr1" / "local" / "data.sh"
@@ -129,10 +133,16 @@ def source_options(files):
         if done.returncode or not (room / "options").is_file():
             raise UserError(f"{files['run.sh']}: does not call ./llmasr.sh: {done.stderr.strip()}")
         words = (room / "options").read_text(encoding="utf-8").split("\0")[:-1]
-    options = {}
+    text = files["llmasr.sh"].read_text(encoding="utf-8")
+    switches, options = re.findall(r"^([a-z_0-9]+)=(?:true|false)\b", text, re.MULTILINE), {}
     while words:
         name, equals, value = words.pop(0).removeprefix("--").partition("=")
-        options[name.replace("-", "_")] = value if equals else words.pop(0)
+        name = name.replace("-", "_")
+        if not equals:
+            # As utils/parse_options.sh has it.
+            alone = not words or (name in switches and words[0].startswith("--"))
+            value = "true" if alone else words.pop(0)
+        options[name] = value
     return options
 
 
@@ -299,6 +309,12 @@ def own_options(recipe, data, sets):
     from espnet_llmvq.llm.tokenizer import fitting_sizes
 
     theirs, lines = source_options(recipe_files(recipe)), lm_lines(data, sets)
+    more = [f"--{name}" for name in MORE_DATA if theirs.get(name)]
+    if more:
+        raise UserError(
+            f"{recipe}: its systems need more than sets ({' and '.join(more)} of run.sh): fork it without --train and "
+            "change local/data.sh, or fork another recipe"
+        )
     vocab_size, whole_words = fitting_sizes(
         lines, int(theirs.get("vocab_size", 500)), int(theirs.get("whole_words", 0))
     )
@@ -322,11 +338,15 @@ def own_options(recipe, data, sets):
 
 
 def check_target(target):
-    """Raise UserError if there is something at `target`."""
-    if os.path.lexists(target) and not (target.is_dir() and not any(target.iterdir())):
+    """Raise UserError if there is something at `target`, other than an empty directory."""
+    empty = target.is_dir() and not target.is_symlink() and not any(target.iterdir())
+    if os.path.lexists(target) and not empty:
         raise UserError(
             f"{target} is there already; nothing is overwritten, so name another directory"
         )
+    if empty and os.path.samefile(target, os.curdir):
+        # It would be replaced, and the shell be left in a directory that is gone.
+        raise UserError(f"{target} is the current directory; name another, or go a directory up")
 
 
 def make(source, target, data=None, options=None):

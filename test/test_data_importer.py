@@ -74,11 +74,12 @@ def test_csv(corpus, tmp_path, delimiter, style):
         writer = csv.writer(
             f, delimiter=delimiter, lineterminator="\r\n" if style == "crlf" else "\n"
         )
-        writer.writerow(["text", "seconds", "audio", "speaker"])
+        writer.writerow(["text", "seconds", "audio", "speaker", "", ""])
         for item in corpus:
             # A quoted line end within a text counts as white space.
             text = item["text"].replace(" ", "\n", 1)
-            writer.writerow([text, item["seconds"], f"audio/{item['name']}.wav", item["speaker"]])
+            audio = f"audio/{item['name']}.wav"
+            writer.writerow([text, item["seconds"], audio, item["speaker"], "", ""])
     form, data = importer.read(path)
     assert form == "CSV manifest"
     check(data, corpus, from_audio)
@@ -100,7 +101,13 @@ def test_json_lines(corpus, tmp_path):
                 "text": item["text"],
                 "speaker": item["speaker"],
             }
-            f.write(json.dumps({**line, "duration": 1.5}, ensure_ascii=item["seconds"] > 5) + "\n")
+            f.write(
+                json.dumps(
+                    {**line, "duration": 1.5, "type": "read", "recording_id": 3},
+                    ensure_ascii=item["seconds"] > 5,
+                )
+                + "\n"
+            )
     check(importer.read(tmp_path / "list.jsonl")[1], corpus, from_audio)
 
 
@@ -258,6 +265,7 @@ BAD = {
     "mistyped column": ("a.csv", "audio,text,speker\na.wav,hi,x\n", "unknown column 'speker' (did you mean 'speaker'"),
     "doubled column": ("a.csv", "audio,text,text\na.wav,hi,x\n", "a.csv:1: the header has the column 'text' twice"),
     "missing audio": ("a.csv", HEAD + "a.wav,hi,s\ngone.wav,ho,s\n", "a.csv:3: s-gone: no audio file"),
+    "text as audio": ("a.csv", "text,audio,speaker\na.wav," + 99 * "word " + ",s\n", "a.csv:2: s-word_word_word"),
     "no audio path": ("a.csv", HEAD + ",hi,s\n", "a.csv:2: no audio path"),
     "duplicate id": ("a.csv", HEAD + "a.wav,hi,s\nb.wav,hi,s\na.wav,ho,s\n", "a.csv:4: utterance id 's-a' is that of"),
     "same id after cleaning": ("a.csv", "id,audio,text\na b,a.wav,x\na_b,b.wav,x\n", "a.csv:3: utterance id 'a_b'"),
@@ -280,6 +288,7 @@ BAD = {
     "number as text": ("a.jsonl", '{"audio": "a.wav", "text": 5}\n', "a.jsonl:1: text is 5, not a text"),
     "not gzip": ("a.csv.gz", HEAD, "a.csv.gz: cannot be read"),
     "other form": ("a.txt", "x\n", "a.txt: no known form; data is a Kaldi data directory"),
+    "long id in ljspeech": ("metadata.csv", 300 * "a" + "|x\n", "metadata.csv:1: lj-aaa"),
     "gap in ljspeech": ("metadata.csv", "a|x\nb|\n", "metadata.csv:2: lj-b: empty text"),
 }  # fmt: skip
 
@@ -309,6 +318,10 @@ def test_many_faults_are_shown_at_once(tmp_path):
 KALDI_BAD = {
     "text": ("u1 hi\nu2\n", "text:2: u2: empty text"),
     "wav.scp": ("u1 a.wav\nu2 nowhere.wav\n", "wav.scp:2: u2: no audio file nowhere.wav, from"),
+    "wav.scp, a long name": (
+        "u1 a.wav\nu2 " + 300 * "a" + "\n",
+        "wav.scp:2: u2: no audio file aaa",
+    ),
     "utt2spk": ("u1 s\n", "u2: not in utt2spk"),
 }
 
@@ -321,7 +334,7 @@ def test_damaged_kaldi_directory(tmp_path, name):
         "text": "u1 hi\nu2 ho\n",
         "utt2spk": "u1 s\nu2 s\n",
     }
-    tables[name], message = KALDI_BAD[name]
+    tables[name.partition(",")[0]], message = KALDI_BAD[name]
     for file, content in tables.items():
         (tmp_path / file).write_text(content)
     with pytest.raises(UserError) as err:
@@ -418,6 +431,15 @@ def test_too_little_to_hold_out():
 def test_one_speaker_with_most_utterances():
     parts = importer.hold_out(data_of({**{f"s{i}": 1 for i in range(20)}, "most": 80}), 2)
     assert [len(part.text) for part in parts] == [80, 10, 10]
+
+
+def test_nothing_is_written_over_its_source_or_twice(tmp_path):
+    source, train = str(tmp_path / "source"), str(tmp_path / "train")
+    data_of({f"s{i}": 2 for i in range(10)}).write(source)
+    for arguments in ([source], [train, "--held_out", source], [train, "--held_out", f"{train}/"]):
+        with pytest.raises(UserError, match="is given twice, and would be overwritten"):
+            import_data.main([source, *arguments])
+    assert not os.path.exists(train)
 
 
 def test_unchanged_directories_are_not_written_again(tmp_path, capsys):

@@ -522,6 +522,15 @@ def test_damaged_directories_against_a_naive_reader(tmp_path, capsys):
 # --- single options, worked out by hand ---------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize(
+    "had, kept",
+    [(2, "01"), (3, "012"), (5, "012"), (6, "024"), (8, "024"), (9, "036"), (10, "036")],
+)
+def test_three_of_each_speaker_are_those_of_kaldi(had, kept):
+    """By hand: Kaldi's step is the largest whole number that, taken three times, is no more than there are."""
+    assert "".join(subset_data_dir.per_speaker("0123456789"[:had], 3)) == kept
+
+
 def test_subset_by_speakers_and_lists(tmp_path, capsys):
     d = make(tmp_path / "d", True)
 

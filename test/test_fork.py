@@ -1,5 +1,6 @@
 """Forks: what they hold, what they refuse, what changed upstream since; smoke runs' data; options of scripts."""
 
+import gzip
 import json
 import os
 import re
@@ -82,6 +83,7 @@ def test_a_fork_is_complete_and_has_no_links(here):
     template = ROOT / "egs" / "TEMPLATE" / "llmasr1"
     for name in (
         "llmasr.sh",
+        "cmd.sh",
         "path.sh",
         "utils/parse_options.sh",
         "conf/phases/lora.yaml",
@@ -108,6 +110,13 @@ def test_nothing_is_overwritten(here):
     assert everything(here) == before
     with pytest.raises(UserError, match="recordings is there already"):
         fork_recipe.main(["mini_tts", "recordings", *TRAIN, "--check"])
+    (here / "empty").mkdir()
+    (here / "link").symlink_to("empty")
+    with pytest.raises(UserError, match="link is there already"):
+        fork_recipe.main(["mini_tts", "link", *TRAIN, "--check"])
+    os.chdir("empty")
+    with pytest.raises(UserError, match="is the current directory"):
+        fork_recipe.main(["mini_tts", ".", "--check"])
 
 
 def test_a_plain_fork_is_the_recipe(here):
@@ -116,6 +125,8 @@ def test_a_plain_fork_is_the_recipe(here):
     for name in ("run.sh", "db.sh", "local/data.py", "README.md"):
         assert (here / "deep/er/an4" / name).read_bytes() == (source / name).read_bytes()
     assert not (here / "deep/er/an4/RESULTS.md").exists()
+    fork_recipe.main(["mini_tts", "deep/mini_tts"])
+    assert not list((here / "deep/mini_tts").rglob("RESULTS*"))
 
 
 WRONG = {
@@ -131,6 +142,7 @@ WRONG = {
         "t: 54 of 60 utterances, such as spk",
     ),
     "empty text file": (["an4", "x", *TRAIN, "--text", os.devnull], "/dev/null: is empty"),
+    "needs text": (["mini_tts/jstip1", "x", *TRAIN], "need more than sets (--tts_text and --texts of run.sh)"),
     "no fork": (["--changes", "recordings"], "recordings: is no fork"),
 }  # fmt: skip
 
@@ -146,6 +158,17 @@ def test_wrong_arguments(here, name):
 
 
 # --- What changed upstream -----------------------------------------------------------------------
+
+
+def test_switches_of_a_recipe_are_read_as_llmasr_reads_them(here):
+    """--cache_encoder is a switch: it takes no --smoke_opts as its value; nor does the last one need a value."""
+    make(*TRAIN)
+    run = here / "mycorpus" / "run.sh"
+    run.write_text(run.read_text().replace("--baseline", "--cache_encoder\n    --baseline"))
+    run.write_text(run.read_text().replace("--title mycorpus", "--augment-cache"))
+    options = fork.source_options(fork.recipe_files(here / "mycorpus"))
+    assert options["cache_encoder"] == options["augment_cache"] == "true"
+    assert options["baseline"] == "lora" and options["smoke_opts"].startswith("--vocab_size ")
 
 
 def test_changes(here, capsys):
@@ -202,9 +225,14 @@ def lines_of(path):
 
 def test_stage_1_of_a_smoke_run(here):
     """Held-out and noisy sets, LM text, and no more than a handful of each; real data is not touched."""
-    (here / "more.txt").write_bytes(b"\xef\xbb\xbfextra line\r\n" + b"ten eleven\n" * 700)
-    make(*TRAIN, "--text", "more.txt")
-    done = call("./run.sh", "--smoke", "--stop_stage", "1", "--nj", "1", cwd=here / "mycorpus")
+    text = b"\xef\xbb\xbfextra line\r\n" + b"ten eleven\n" * 700
+    (here / "more.txt.gz").write_bytes(gzip.compress(text))
+    make(*TRAIN, "--text", "more.txt.gz")
+    # As of an installed package: without a checkout around it.
+    (here / "site").mkdir()
+    (here / "site" / "espnet_llmvq").symlink_to(ROOT / "espnet_llmvq")
+    run = ("./run.sh", "--smoke", "--stop_stage", "1", "--nj", "1")
+    done = call(*run, cwd=here / "mycorpus", MAIN_ROOT=str(here / "site"))
     assert done.returncode == 0, done.stderr
     data = here / "mycorpus" / "data_smoke"
     sets = {name: DataDir.load(data / name) for name in ("train", "valid", "test", "test_noise")}
@@ -251,7 +279,11 @@ def test_the_toolkit_is_found(here):
     recipe = here / "mycorpus"
     show = ["bash", "-c", ". ./path.sh && echo ${MAIN_ROOT}"]
     assert call(*show, cwd=recipe).stdout.strip() == str(ROOT)
-    assert call(*show, cwd=recipe, MAIN_ROOT="/elsewhere").stdout.strip() == "/elsewhere"
+    (here / "other" / "espnet_llmvq").mkdir(parents=True)
+    other = str(here / "other")
+    assert call(*show, cwd=recipe, MAIN_ROOT=other).stdout.strip() == other
+    done = call(*show, cwd=recipe, MAIN_ROOT="/elsewhere")
+    assert done.returncode and "MAIN_ROOT=/elsewhere holds no espnet_llmvq" in done.stderr
     (recipe / "toolkit.sh").unlink()
     assert call(*show, cwd=recipe).stdout.strip() == str(ROOT)
     (here / "bin").mkdir()

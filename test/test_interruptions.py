@@ -88,6 +88,25 @@ def test_full_disk_is_told_whatever_library_writes(tmp_path, full_disk):
     assert message_of(FileNotFoundError(2, "No such file")) is None
 
 
+def test_a_path_that_cannot_be_used_is_told(tmp_path):
+    (tmp_path / "file").touch()
+    (tmp_path / "folder").mkdir()
+    for use in (
+        lambda: (tmp_path / "file" / "x").mkdir(),
+        lambda: (tmp_path / "file").mkdir(),
+        lambda: tmp_path.write_text(""),
+        lambda: os.rename(tmp_path / "folder", tmp_path / "file"),
+        lambda: (tmp_path / ("x" * 300)).mkdir(),
+    ):
+        with pytest.raises(OSError) as error:
+            use()
+        message = message_of(error.value)
+        assert str(tmp_path) in message and "give another path" in message
+    with pytest.raises(OSError) as error:
+        (tmp_path / "none").read_text()
+    assert message_of(error.value) is None
+
+
 def test_full_disk_leaves_old_files_as_they_were(tmp_path, full_disk):
     data = DataDir.load(make_data(tmp_path / "data"))
     before = {p.name: p.read_bytes() for p in (tmp_path / "data").iterdir()}

@@ -13,7 +13,7 @@ import pytest
 from espnet_llmvq.bin.launch import run_call
 from espnet_llmvq.errors import UserError
 from espnet_llmvq.launch.call import Resources, parse_call
-from espnet_llmvq.launch.config import read_config, submit_command
+from espnet_llmvq.launch.config import load_config, read_config, submit_command
 from espnet_llmvq.launch.local import Local
 from espnet_llmvq.launch.pbs import Pbs
 from espnet_llmvq.launch.sge import Sge
@@ -553,6 +553,12 @@ def test_config_errors(line, message):
         read_config("option mem=* x\n", "c")
 
 
+def test_config_that_is_no_utf8(tmp_path):
+    (tmp_path / "c").write_bytes(b"# f\xfcr\ncommand sbatch\nopti\xf6n mem=* -l m\n")
+    with pytest.raises(UserError, match="c:3: unknown keyword"):
+        load_config(str(tmp_path / "c"), "")
+
+
 # --- ssh ------------------------------------------------------------------------------------------------------
 
 # Runs the remote command here, in a clean environment. The host `dead` cannot be reached.
@@ -612,6 +618,9 @@ def test_a_signal_ends_remote_jobs(ssh, room):
 def test_machines_file_errors(tmp_path, line):
     (tmp_path / "machines").write_text(f"good\n{line}\n")
     with pytest.raises(UserError, match="machines:2: expected HOST"):
+        read_machines(tmp_path / "machines")
+    (tmp_path / "machines").write_bytes(b"n\xe4chster rechner\n")
+    with pytest.raises(UserError, match="machines:1: expected HOST"):
         read_machines(tmp_path / "machines")
     (tmp_path / "machines").write_text("# none\n")
     with pytest.raises(UserError, match="lists no machine"):

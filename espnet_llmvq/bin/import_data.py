@@ -5,7 +5,10 @@ entities if there are any (audio paths are relative to the manifest); an LJSpeec
 Lhotse manifest. See docs/fork.md.
 """
 
+import os
+
 from espnet_llmvq.bin.cli import Parser, run
+from espnet_llmvq.errors import UserError
 
 
 def main(argv=None):
@@ -19,6 +22,10 @@ def main(argv=None):
     args = parser.parse_args(argv)
     from espnet_llmvq.data import importer
 
+    places = [os.path.realpath(path) for path in (args.data, args.dest, *args.held_out)]
+    for path, place in zip((args.dest, *args.held_out), places[1:], strict=True):
+        if places.count(place) > 1:
+            raise UserError(f"{path}: is given twice, and would be overwritten (give another OUT)")
     form, data = importer.read(args.data)
     parts = importer.hold_out(data, len(args.held_out)) if args.held_out else [data]
     for path, part in zip([args.dest, *args.held_out], parts, strict=True):

@@ -22,7 +22,7 @@ def spread(items, count):
 
 def per_speaker(items, count):
     """Return at most `count` of a speaker's utterances, at even steps, as Kaldi does."""
-    step = max(1, (len(items) - 1) // count)
+    step = max(1, len(items) // count)
     return items[: count * step : step]
 
 

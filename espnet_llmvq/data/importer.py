@@ -69,6 +69,8 @@ def read_items(path, faults):
     name = path.name.removesuffix(".gz")
     if name.endswith((".jsonl", ".json")):
         first = manifest.first_object(path)
+        if "audio" in first:
+            return "JSON-lines manifest", manifest.read_manifest(path, faults)
         if "recording_id" in first:
             return "Lhotse supervisions", lhotse.read_lhotse(lhotse.partner(path), path, faults)
         if "type" in first or "supervisions" in first:
@@ -125,7 +127,7 @@ def to_data_dir(items, faults):
             faults.add(item.where, f"{utt}: empty text (add it or remove the line)")
         path = str(item.audio)
         if path not in missing:
-            missing[path] = not item.audio.is_file() or re.search(r"[\r\n]|\|$|^\||\s$", path)
+            missing[path] = not os.path.isfile(path) or re.search(r"[\r\n]|\|$|^\||\s$", path)
         if missing[path]:
             faults.add(
                 item.where, f"{utt}: no audio file {path} (correct the path or remove the line)"
@@ -168,7 +170,7 @@ def read_kaldi(path):
             )
     for row in scan(path / "wav.scp")[0]:
         found = lhotse.find_audio(row.value, path)
-        if not found.is_file():
+        if not os.path.isfile(found):
             where = "" if Path(row.value).is_absolute() else f", from {path} or a folder above it"
             faults.add(
                 f"{path / 'wav.scp'}:{row.line}", f"{row.key}: no audio file {row.value}{where}"

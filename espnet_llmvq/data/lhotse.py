@@ -4,6 +4,7 @@ What cannot be kept without Lhotse is a fault: one channel of several, sources t
 mixed and padded cuts. See https://lhotse.readthedocs.io/en/latest/corpus.html and cuts.html.
 """
 
+import os
 from pathlib import Path
 
 from espnet_llmvq.data.manifest import Item, read_json_lines
@@ -19,7 +20,7 @@ def find_audio(path, folder):
     """
     folder = Path(folder).absolute()
     for base in (folder, *folder.parents):
-        if (base / path).is_file():
+        if os.path.isfile(base / path):  # a name that is too long is no file; Path.is_file raises
             return base / path
     return folder / path
 

@@ -8,6 +8,7 @@ import csv
 import difflib
 import gzip
 import json
+import os
 import re
 import zlib
 from dataclasses import dataclass
@@ -159,7 +160,8 @@ def read_table(path, needed, faults):
             f"{path}:1: the header lacks the column {hints.rstrip(', ')}; found: {', '.join(n.strip() for n in names)}"
         )
     delimiter, names = found
-    doubled = sorted({name for name in names if names.count(name) > 1})
+    # Spreadsheets leave columns without a name.
+    doubled = sorted({name for name in names if name and names.count(name) > 1})
     if doubled:
         raise UserError(f"{path}:1: the header has the column {doubled[0]!r} twice")
     rows = []
@@ -276,7 +278,7 @@ def read_ljspeech(path, faults):
             continue
         wavs = Path(path).parent.absolute() / "wavs"
         audio = wavs / f"{fields[0]}.wav"
-        if not audio.is_file() and (wavs / f"{fields[0]}.flac").is_file():
+        if not os.path.isfile(audio) and os.path.isfile(wavs / f"{fields[0]}.flac"):
             audio = audio.with_suffix(".flac")
         items.append(Item(where, audio, fields[-1] or fields[1], fields[0], fields[0], "lj"))
     return items

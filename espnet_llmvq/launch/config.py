@@ -74,5 +74,5 @@ def load_config(path, default):
         return read_config(default, "built-in config")
     if not os.path.isfile(path):
         raise UserError(f"--config {path}: no such file")
-    with open(path, encoding="utf-8") as f:
+    with open(path, encoding="utf-8", errors="replace") as f:  # a wrong byte is told with its line
         return read_config(f.read(), path)

@@ -234,8 +234,8 @@ cut_data() {
     for file in ${lm_train_text} ${lm_valid_text}; do
         file=${file#*=}
         if [[ ${file} == "${datadir}"/* ]] && [ "$(wc -l <"${file}")" -gt 600 ]; then
-            head -n 600 "${file}" >"${datadir}/.cut"
-            mv "${datadir}/.cut" "${file}"
+            head -n 600 "${file}" >"${file}.tmp"
+            mv "${file}.tmp" "${file}"
         fi
     done
 }

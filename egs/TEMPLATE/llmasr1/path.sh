@@ -12,6 +12,11 @@ print(os.path.dirname(os.path.dirname(espnet_llmvq.__file__)))' 2>/dev/null) || 
         return 1
     }
 fi
+# Else the package of the active environment, if there is one, would run in its place.
+[ -d "${MAIN_ROOT}/espnet_llmvq" ] || {
+    echo "error: MAIN_ROOT=${MAIN_ROOT} holds no espnet_llmvq; set it to a checkout, or unset it" >&2
+    return 1
+}
 export MAIN_ROOT
 unset _here
 if [ -f "${MAIN_ROOT}/tools/activate_env.sh" ]; then

@@ -30,8 +30,11 @@ fi
 mkdir -p "${datadir}/lm"
 {
     cut -d " " -f 2- "${datadir}/train/text"
-    # Without byte order mark and Windows line ends.
-    [ -z "${TEXT}" ] || sed '1s/^\xef\xbb\xbf//; s/\r$//' "${TEXT}"
+    # Without byte order mark and Windows line ends, and unpacked.
+    [ -z "${TEXT}" ] || python3 -c 'import sys
+from espnet_llmvq.data.manifest import read_lines
+print("\n".join(read_lines(sys.argv[1])))' "${TEXT}"
 } >"${datadir}/lm/train.txt.tmp"
 mv "${datadir}/lm/train.txt.tmp" "${datadir}/lm/train.txt"
-cut -d " " -f 2- "${datadir}/valid/text" >"${datadir}/lm/valid.txt"
+cut -d " " -f 2- "${datadir}/valid/text" >"${datadir}/lm/valid.txt.tmp"
+mv "${datadir}/lm/valid.txt.tmp" "${datadir}/lm/valid.txt"
