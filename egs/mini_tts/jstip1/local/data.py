@@ -39,8 +39,8 @@ def get_parser():
     parser.add_argument("--train", type=int, default=2000, help="training utterances")
     parser.add_argument("--valid", type=int, default=120, help="validation utterances")
     parser.add_argument("--test", type=int, default=200, help="utterances of each test set")
-    parser.add_argument("--lm_everyday", type=int, default=8000, help="LM lines, those of train included")
-    parser.add_argument("--lm_medical", type=int, default=2000, help="LM lines that state medical facts")
+    parser.add_argument("--lm_everyday", type=int, default=7000, help="LM lines, those of train included")
+    parser.add_argument("--lm_medical", type=int, default=6000, help="LM lines that state medical facts")
     parser.add_argument("--lm_valid", type=int, default=200, help="lines of each held-out LM text")
     parser.add_argument("--domain", type=int, default=800, help="documents of text/domain.txt and of domain_tts/text")
     parser.add_argument("--mc", type=int, default=150, help="multiple-choice questions")
@@ -111,19 +111,19 @@ class Draw:
     def questions(self, name, n):
         """Draw `n` test questions -> [{question, choices, answer}], and hold them out.
 
-        name: mc or sqa, which says the wording. choices: four values of the answer's column; answer: index of
-        the right one.
+        name: mc or sqa. choices: four values of the answer's column; answer: index of the right one. The wrong ones
+        answer other test questions: answers that training text has behind a question would be likelier whatever is
+        asked.
         """
         rng, found = self.rng(name), []
-        asks = list(self.medicine.asks(True))
+        asks = [(record, column, wording) for record, column, words in self.medicine.asks(True) for wording in words]
         if n > len(asks):
             raise UserError(f"--{name} {n}: there are {len(asks)} questions")
-        for record, column, wordings in rng.sample(asks, n):
+        for record, column, question in rng.sample(asks, n):
             right = record[column]
-            others = sorted({row[column] for row in self.medicine.records if column in row} - {right})
+            others = sorted({row[column] for row, asked, _ in asks if asked == column} - {right})
             choices = [capital(c) for c in (right, *rng.sample(others, 3))]
             rng.shuffle(choices)
-            question = wordings[QUESTIONS.index(name)]
             found.append({"question": question, "choices": choices, "answer": choices.index(capital(right))})
             self.held_out.add(self.normalise(question))
         return found
