@@ -273,6 +273,21 @@ def test_stages_of_mixtures(recipe, conf):
     assert "--builder interleaved " in again[0] and "--ctm dump/train/words.ctm " in again[0]
 
 
+def test_another_prompt_or_size_is_made_anew(recipe, conf):
+    options = ["--systems", "mixed", "--cache_encoder", "false", "--mixture_positions", "900"]
+    recipe(*options)
+    # The stand-in writes no positions, which are made anew each time.
+    for name in ("train_shape", "valid_shape", "train_asr_shape", "train_word_shape"):
+        (conf / "exp/stats").mkdir(exist_ok=True)
+        (conf / "exp/stats" / name).touch()
+    (conf / "exp/mixtures/mixed_shape").touch()
+    assert [call.split()[0] for call in recipe(*options, "--stage", "9")] == ["train"]
+    (mixed,) = calls_of("mix_sequences", recipe(*options, "--stage", "9", "--mixture_positions", "500"))
+    assert "--positions 500" in mixed
+    made = calls_of("make_sequences", recipe(*options, "--stage", "9", "--prompt", "{speech} {text}"))
+    assert len(made) == 3 and all("--prompt {speech} {text}" in call for call in made)
+
+
 def test_systems_without_mixtures_run_as_before(recipe):
     calls = recipe("--systems", "plain", "--cache_encoder", "false")
     assert [call.split()[0] for call in calls] == (

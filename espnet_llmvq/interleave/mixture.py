@@ -2,6 +2,7 @@
 
 import json
 import random
+import re
 from dataclasses import dataclass
 
 from espnet_llmvq.errors import UserError
@@ -26,7 +27,7 @@ def parse_source(text):
         share = float(parts[0])
     except ValueError:
         share = -1.0
-    if len(parts) != 3 or not name.isidentifier() or not 0 < share < float("inf"):
+    if len(parts) != 3 or not re.fullmatch(r"[\w.-]+", name) or not 0 < share < float("inf"):
         raise UserError(f"source {text!r} is not NAME=SHARE:SEQUENCES:SHAPE with a share above 0")
     return Source(name, share, parts[1], parts[2])
 

@@ -127,6 +127,9 @@ fresh() {
     for other in "${@:2}"; do [ "${other}" -nt "${file}" ] && return 1; done
     return 0
 }
+# Is it known that FILE was made with these OPTIONS? `made_with FILE OPTIONS`; `note_options FILE OPTIONS` when it was.
+made_with() { [ "$(cat "$1.options" 2>/dev/null)" = "$2" ]; }
+note_options() { printf '%s\n' "$2" >"$1.options.tmp" && mv "$1.options.tmp" "$1.options"; }
 
 for number in stage stop_stage ${skip_stages:+skip_stages}; do
     for value in ${!number}; do
@@ -335,14 +338,16 @@ if stage_on 6; then
     fi
 fi
 
-# Sequences of a set, when its data is newer than they are.
+# Sequences of a set, when its data is newer than they are or the prompt another one.
 sequences() {
-    local name
+    local name out
     for name in "$@"; do
-        if fresh "${dumpdir}/${name}/sequences.jsonl" "${dumpdir}/${name}/text" "${dumpdir}/${name}/utt2num_samples"; then
-            log "${dumpdir}/${name}/sequences.jsonl is up to date, nothing to do"
+        out=${dumpdir}/${name}/sequences.jsonl
+        if made_with "${out}" "${prompt}" && fresh "${out}" "${dumpdir}/${name}/text" "${dumpdir}/${name}/utt2num_samples"; then
+            log "${out} is up to date, nothing to do"
         else
-            bin make_sequences --data_dir "${dumpdir}/${name}" --out "${dumpdir}/${name}/sequences.jsonl" --prompt "${prompt}"
+            bin make_sequences --data_dir "${dumpdir}/${name}" --out "${out}" --prompt "${prompt}"
+            note_options "${out}" "${prompt}"
         fi
     done
 }
@@ -431,7 +436,7 @@ make_source() {
             for pair in ${texts}; do [ "${pair%%=*}" != "${name}" ] || text=${pair#*=}; done
         elif ! fresh "${text}" "${dumpdir}/${name}/text"; then
             # The transcripts of a set as plain text.
-            cut -d ' ' -f 2- "${dumpdir}/${name}/text" >"${text}.tmp"
+            cut -s -d ' ' -f 2- "${dumpdir}/${name}/text" >"${text}.tmp"
             mv "${text}.tmp" "${text}"
         fi
         fresh "${out}" "${text}" && log "${out} is up to date, nothing to do" && return
@@ -457,7 +462,7 @@ fi
 
 # LLM positions of all sources, then the mixtures of them: files NAME.jsonl and NAME_shape in EXPDIR/mixtures
 mix() {
-    local source name shares out pairs=() specs inputs
+    local source name shares out pairs=() specs inputs mix_opts
     for source in ${sources}; do
         fresh "$(source_shape "${source}")" "$(source_file "${source}")" "${tokenizer}/tokenizer.json" ||
             pairs+=("$(source_file "${source}")" "$(source_shape "${source}")")
@@ -472,11 +477,12 @@ mix() {
             specs[-1]=${specs[-1]/\//_}
             inputs+=("$(source_shape "${source%=*}")")
         done
-        if fresh "${out%.jsonl}_shape" "${inputs[@]}"; then
+        mix_opts=(--seed "${base_seed}" ${mixture_positions:+--positions "${mixture_positions}"})
+        if made_with "${out}" "${mix_opts[*]}" && fresh "${out%.jsonl}_shape" "${inputs[@]}"; then
             log "${out} is up to date, nothing to do"
         else
-            bin mix_sequences --out "${out}" --shape "${out%.jsonl}_shape" --seed "${base_seed}" \
-                ${mixture_positions:+--positions "${mixture_positions}"} "${specs[@]}"
+            bin mix_sequences --out "${out}" --shape "${out%.jsonl}_shape" "${mix_opts[@]}" "${specs[@]}"
+            note_options "${out}" "${mix_opts[*]}"
         fi
     done <<<"${mixtures}"
 }
