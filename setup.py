@@ -24,6 +24,7 @@ INSTALL_REQUIRES = [
     "transformers>=5,<6",
     "peft>=0.18,<1",
     "safetensors>=0.6,<1",
+    "huggingface_hub>=1,<3",
     "librosa>=0.10.2,<1",
     "sacrebleu>=2.5,<3",
     "jiwer>=4,<5",
