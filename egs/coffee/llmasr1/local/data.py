@@ -3,7 +3,7 @@
 
 train, valid: AN4, speechocean762 and the voice Kathleen; valid has other speakers than train. test_an4, test_so762: the
 test parts of the first two. test_coffee: the orders, with entities. lm/, text/domain.txt, domain_tts/text: texts. All
-in lower case without punctuation. No drawn sentence is one of test_coffee, or orders what one of them does.
+in lower case without punctuation. No sentence about coffee is one of test_coffee, or orders what one of them orders.
 """
 
 import json
@@ -190,7 +190,7 @@ def main(argv=None):
         an4.report(name, utterances, vocabulary)
 
     drawer = orders.Orders(
-        {u.utt: (" ".join(u.words), set(entities[u.utt])) for u in sets["test_coffee"]}
+        {u.utt: (" ".join(u.words), [v for _, v in entities[u.utt]]) for u in sets["test_coffee"]}
     )
     rngs = {name: random.Random(f"{args.seed}-{name}") for name in ("valid", "lm", "text", "tts")}
     valid_domain = drawer.sentences(args.lm_valid, rngs["valid"])

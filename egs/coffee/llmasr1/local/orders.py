@@ -6,15 +6,21 @@ from pathlib import Path
 import text  # local/text.py, that of mini_tts
 
 from espnet_llmvq.errors import UserError
+from espnet_llmvq.score.entities import Lexicon, tokenise
 
 HERE = Path(__file__).resolve().parent
-SLOTS = ("coffeeDrink", "size", "roast", "numberOfShots", "milkAmount", "sugarAmount")
+# Classes that give no word twice: "we ran out of milk so i used milk".
 ONCE = (
-    *SLOTS,
+    "coffeeDrink",
+    "size",
+    "roast",
+    "numberOfShots",
+    "milkAmount",
+    "sugarAmount",
     "milk",
     "sweet",
     "who",
-)  # classes that give no word twice: "we ran out of milk so i used milk"
+)
 _SLOT = re.compile(r"\{([^{}]*)\}")
 
 
@@ -31,19 +37,22 @@ def key(sentence):
 class Orders:
     """Draws sentences that hold nothing of a test set.
 
-    test: {utt: (sentence, {(slot, value)})}. A sentence is drawn again if a test sentence occurs in it, word by word,
-    or if its slot values, two or more, are exactly those of a test sentence, however they are put.
+    test: {utt: (sentence, slot values)}. A sentence is drawn again if a test sentence occurs in it, word by word, or
+    if the slot values that it mentions, two or more, are just those of a test sentence, however they are put.
     """
 
-    def __init__(self, test=None):
-        test = test or {}
+    def __init__(self, test):
         self.patterns = text.read_patterns(HERE / "orders.txt")
         self.words = text.read_words(HERE / "menu.txt")
         self.said = [f" {key(sentence)} " for sentence, _ in test.values()]
-        self.ordered = {frozenset(values) for _, values in test.values() if len(values) > 1}
+        orders = [
+            frozenset(tuple(tokenise(value)) for value in values) for _, values in test.values()
+        ]
+        self.ordered = {values for values in orders if len(values) > 1}
+        self.values = Lexicon(value for values in orders for value in values)
 
     def draw(self, rng):
-        """Draw a sentence -> (sentence, {(slot, value)}); rng: random.Random. UserError for an unknown class."""
+        """Draw a sentence; rng: random.Random. UserError for an unknown class."""
         drawn = []
 
         def fill(match):
@@ -64,24 +73,24 @@ class Orders:
             if len(set(drawn)) == len(drawn):
                 break
             drawn.clear()
-        sentence = re.sub(r"\ban? (?=(\w+))", lambda m: text.article(m[1]) + " ", sentence)
-        return sentence, {pair for pair in drawn if pair[0] in SLOTS}
+        return re.sub(r"\ban? (?=(\w+))", lambda m: text.article(m[1]) + " ", sentence)
 
-    def is_of_test(self, sentence, values):
+    def is_of_test(self, sentence):
         padded = f" {key(sentence)} "
-        return frozenset(values) in self.ordered or any(said in padded for said in self.said)
+        mentioned = frozenset(value for _, _, value in self.values.find(tokenise(sentence)))
+        return mentioned in self.ordered or any(said in padded for said in self.said)
 
     def sentences(self, n, rng, held_out=()):
         """Draw `n` different sentences, none of them in `held_out`. UserError if there are too few."""
         found, misses = {}, 0
         while len(found) < n:
-            sentence, values = self.draw(rng)
-            if sentence in found or sentence in held_out or self.is_of_test(sentence, values):
+            sentence = self.draw(rng)
+            if sentence in found or sentence in held_out or self.is_of_test(sentence):
                 misses += 1
                 if misses > 100 * n + 1000:
                     raise UserError(
                         f"there are fewer than {n} different sentences about coffee; lower the number"
                     )
                 continue
-            found[sentence] = values
+            found[sentence] = True
         return list(found)
