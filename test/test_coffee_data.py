@@ -181,6 +181,7 @@ TEST = {
     "1": ("GET ME AN MEDIUM LATTE WITH MILK", ["medium", "latte", "milk"]),
     "2": ("BREW A MOCHA", ["mocha"]),
     "3": ("MAY I HAVE ESPRESSO WITH SOY MILK", ["espresso", "soy milk"]),
+    "4": ("AN AMERICANO", ["americano"]),
 }
 
 
@@ -202,6 +203,8 @@ TEST = {
         ("a medium latte with soy milk", False),
         ("an espresso with milk", False),
         ("soy milk for the espresso", True),
+        # A test sentence that is a value and nothing else forbids nothing.
+        ("i'd like an americano", False),
     ],
 )
 def test_what_counts_as_of_the_test_set(recipe, sentence, expected):

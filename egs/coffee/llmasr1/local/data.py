@@ -111,9 +111,8 @@ def read_orders(root):
 
 
 def lower(utterances):
-    """The utterances with their words as this recipe writes them; those without any are left out."""
-    written = [u._replace(words=orders.plain(" ".join(u.words)).split()) for u in utterances]
-    return [u for u in written if u.words]
+    """The utterances with their words as this recipe writes them."""
+    return [u._replace(words=orders.plain(" ".join(u.words)).split()) for u in utterances]
 
 
 def more_text(path, n, held_out):

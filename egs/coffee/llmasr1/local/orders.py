@@ -10,17 +10,7 @@ from espnet_llmvq.score.entities import Lexicon, tokenise
 
 HERE = Path(__file__).resolve().parent
 # Classes that give no word twice: "we ran out of milk so i used milk".
-ONCE = (
-    "coffeeDrink",
-    "size",
-    "roast",
-    "numberOfShots",
-    "milkAmount",
-    "sugarAmount",
-    "milk",
-    "sweet",
-    "who",
-)
+ONCE = "coffeeDrink size roast numberOfShots milkAmount sugarAmount milk sweet who".split()
 _SLOT = re.compile(r"\{([^{}]*)\}")
 
 
@@ -38,13 +28,18 @@ class Orders:
     """Draws sentences that hold nothing of a test set.
 
     test: {utt: (sentence, slot values)}. A sentence is drawn again if a test sentence occurs in it, word by word, or
-    if the slot values that it mentions, two or more, are just those of a test sentence, however they are put.
+    if the slot values that it mentions, two or more, are just those of a test sentence, however they are put. A test
+    sentence that is a single value forbids nothing: "latte" would forbid all lattes.
     """
 
     def __init__(self, test):
         self.patterns = text.read_patterns(HERE / "orders.txt")
         self.words = text.read_words(HERE / "menu.txt")
-        self.said = [f" {key(sentence)} " for sentence, _ in test.values()]
+        self.said = [
+            f" {key(sentence)} "
+            for sentence, values in test.values()
+            if key(sentence).removeprefix("a ") not in map(key, values)
+        ]
         orders = [
             frozenset(tuple(tokenise(value)) for value in values) for _, values in test.values()
         ]
