@@ -197,7 +197,9 @@ def test_format_cuts_segments(tmp_path, monkeypatch):
     assert np.abs(x - soxr.resample(part, 22050, 16000)).max() <= 0.51 / 32768
 
 
-@pytest.mark.parametrize("name, kind", [("o.ogg", {"format": "OGG", "subtype": "OPUS"}), ("m.mp3", {})])
+@pytest.mark.parametrize(
+    "name, kind", [("o.ogg", {"format": "OGG", "subtype": "OPUS"}), ("m.mp3", {})]
+)
 def test_format_decodes_what_is_slow_to_decode(tmp_path, name, kind):
     src = make(tmp_path / "src")
     soundfile.write(src / name, noise(8000), 16000, **kind)
