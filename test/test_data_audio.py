@@ -197,6 +197,22 @@ def test_format_cuts_segments(tmp_path, monkeypatch):
     assert np.abs(x - soxr.resample(part, 22050, 16000)).max() <= 0.51 / 32768
 
 
+@pytest.mark.parametrize(
+    "name, kind", [("o.ogg", {"format": "OGG", "subtype": "OPUS"}), ("m.mp3", {})]
+)
+def test_format_decodes_what_is_slow_to_decode(tmp_path, name, kind):
+    src = make(tmp_path / "src")
+    soundfile.write(src / name, noise(8000), 16000, **kind)
+    table = {r.key: r.value for r in scan(src / "wav.scp")[0]}
+    put(src / "wav.scp", {**table, "u1": str(src / name)})
+    format_audio.format_audio(src, tmp_path / "dst", nj=1)
+    data = DataDir.load(tmp_path / "dst")
+    assert data.wav_scp["u1"] == str(tmp_path / "dst" / "audio" / "u1.wav")
+    decoded = np.clip(soundfile.read(src / name)[0], -1, 1)
+    x, rate = soundfile.read(data.wav_scp["u1"])
+    assert rate == 16000 and np.abs(x - decoded).max() <= 1.01 / 32768
+
+
 def test_format_leaves_nothing_behind_when_audio_is_broken(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     src, dst = make(tmp_path / "src"), tmp_path / "dst"

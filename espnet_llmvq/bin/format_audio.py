@@ -1,7 +1,8 @@
 """Write a data directory whose audio is mono at one rate, one file per utterance.
 
 Files that are so already and that no segment cuts are referenced where they are; the others are
-converted into DEST/audio. DEST appears when it is complete. Unchanged input is not done again.
+converted into DEST/audio, and so are Ogg and MP3, which every epoch would decode again. DEST appears
+when it is complete. Unchanged input is not done again.
 """
 
 import hashlib
@@ -34,7 +35,7 @@ def convert(job):
     try:
         found = audio.info(path)
         rate = rate or found.rate
-        if end is None:
+        if end is None and found.format not in audio.LOSSY:
             if found.rate == rate and found.channels == 1:
                 return os.path.abspath(path), audio.check(path).frames
         x = audio.read_audio(path, rate, start, end)

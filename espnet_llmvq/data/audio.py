@@ -11,6 +11,10 @@ from espnet_llmvq.errors import UserError
 # Times in `segments` are mostly written with two decimals, so a segment may overshoot by this much.
 END_TOLERANCE = 0.01  # seconds
 
+# soundfile's names of Ogg (Opus, Vorbis) and MP3. Decoding takes longer than a small model's training step: of Opus
+# some 50 seconds of speech a second.
+LOSSY = ("OGG", "MP3")
+
 _UNKNOWN_SIZE = 0x7FFFF000  # RIFF sizes from here on are what encoders write into a pipe
 _MAX_OGG_PAGE = 65307  # bytes
 

@@ -351,8 +351,9 @@ def write_text(path, lines):
 
 
 def thin(utterances, n):
-    """`n` utterances spread evenly over the list."""
-    return [utterances[i * len(utterances) // n] for i in range(min(n, len(utterances)))]
+    """`n` utterances, or all if there are fewer, spread evenly over the list."""
+    n = min(n, len(utterances))
+    return [utterances[i * len(utterances) // n] for i in range(n)]
 
 
 def report(name, utterances, vocabulary):
