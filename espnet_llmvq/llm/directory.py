@@ -66,4 +66,6 @@ def load_llm(path, dtype="float32", lora=None, gradient_checkpointing=False):
         llm = inject_adapter_in_model(config, llm)
         for name, p in llm.named_parameters():
             p.requires_grad = "lora_" in name
+            if p.requires_grad:
+                p.data = p.data.float()  # peft gives them the type of the weights beside them
     return llm
