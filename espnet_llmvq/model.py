@@ -9,6 +9,7 @@ A batch holds sequences of spans (see `sequence.py`):
         whole number of steps)
 """
 
+import math
 import re
 
 import torch
@@ -116,7 +117,7 @@ class SpeechLLM(AbsESPnetModel):
         statistics away from those of whole utterances.
         """
         super().train(mode)
-        for name, module in self.named_modules():
+        for name, module in list(self.named_modules())[1:]:
             params = list(module.parameters())
             pretrained = isinstance(module, torch.nn.modules.batchnorm._BatchNorm) and name.startswith(self.sourced)
             if params and not any(p.requires_grad for p in params) or pretrained:
@@ -350,6 +351,10 @@ class SpeechLLM(AbsESPnetModel):
                 steps = step_lengths = None
                 if frames is not None:
                     steps, step_lengths, stats = self.bridge_speech(frames, lengths)
+                    stats.update(self.codebook_drift())
+                elif torch.distributed.is_available() and torch.distributed.is_initialized():
+                    # ESPnet gathers statistic by statistic: all processes must have the same. It leaves out NaN.
+                    stats = dict.fromkeys(self.bridge.statistic_names(), math.nan)
                     stats.update(self.codebook_drift())
                 inputs, labels = self.assemble(steps, step_lengths, tokens, layout)
                 loss, weight, stats["acc"] = self.llm_loss(inputs, labels)

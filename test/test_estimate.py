@@ -2,11 +2,14 @@
 
 import json
 import os
+import shutil
 
 import pytest
 import torch
-from conftest import ENCODER, LORA
+import yaml
+from conftest import LORA
 
+from espnet_llmvq.bin import estimate
 from espnet_llmvq.errors import UserError
 from espnet_llmvq.tasks.sizing import Batch, size
 from espnet_llmvq.tasks.speech_llm import SpeechLLMTask
@@ -18,12 +21,12 @@ BATCH = Batch(sequences=8, samples=48000, prompt_tokens=10, tokens=30)
 @pytest.fixture(scope="module")
 def llms(tmp_path_factory, llm_dir):
     """Directories of small LLMs with weights, named: tied Llama, and Qwen2 with an output layer and grouped keys."""
-    import shutil
-
     import transformers
 
-    small = dict(vocab_size=VOCABULARY, hidden_size=64, num_hidden_layers=3, num_attention_heads=4, intermediate_size=160,
-                 max_position_embeddings=512, bos_token_id=1, eos_token_id=2)  # fmt: skip
+    small = dict(
+        vocab_size=VOCABULARY, hidden_size=64, num_hidden_layers=3, num_attention_heads=4, intermediate_size=160,
+        max_position_embeddings=512, bos_token_id=1, eos_token_id=2,
+    )  # fmt: skip
     made = {}
     for name, config in (
         ("llama", transformers.LlamaConfig(**small, tie_word_embeddings=True)),
@@ -61,7 +64,7 @@ def held(tensors):
 
 
 def measured_peak(model, args, batch, steps=2):
-    """Largest number of bytes alive in forward and backward pass of the last of some steps, weights and state included."""
+    """Most bytes alive in forward and backward pass of the last of some steps, with weights, state and batch."""
     from espnet2.tasks.abs_task import optim_classes
 
     trainable = [p for p in model.parameters() if p.requires_grad]
@@ -98,7 +101,9 @@ CASES = {
         llm="llama", llm_conf={"lora": LORA}, bridge="soft",
         bridge_conf={"stack": 1, "hidden_size": 96, "codebook": "trainable", "top_k": "all"},
     ),
-    "hard, whole LLM": dict(cached=True, accum_grad=3, llm="qwen2", bridge="hard", bridge_conf={"stack": 2, "hidden_size": 96}),
+    "hard, whole LLM, accumulation": dict(
+        cached=True, accum_grad=3, llm="qwen2", bridge="hard", bridge_conf={"stack": 2, "hidden_size": 96},
+    ),
     "whole LLM, checkpointing": dict(llm="llama", llm_conf={"gradient_checkpointing": True}),
     "encoder trains": dict(llm="llama", llm_conf={"lora": LORA}, encoder_file=None),
     "bfloat16": dict(llm="qwen2", cached=True, llm_conf={"lora": LORA, "dtype": "bfloat16"}, autocast="bfloat16"),
@@ -134,4 +139,70 @@ def test_within_a_fifth_of_real_training(name, of_case, arguments):
     frames = torch.randn(BATCH.sequences, int(model.speech_encoder.frames(BATCH.samples)), width)
     measured = measured_peak(model, args, real_batch(frames if cached else None))
     print(name, "RATIO", estimate.peak / measured, estimate)
+    assert estimate.gradients == held([p.grad for p in model.parameters() if p.grad is not None])
     assert estimate.peak == pytest.approx(measured, rel=0.2)
+
+
+def test_reads_config_only(tmp_path, llms, of_case):
+    """Without weights and tokenizer: as many rows as the config says, and a CTC head with a blank of its own."""
+    shutil.copy(os.path.join(llms["llama"], "config.json"), tmp_path)
+    found = size({**of_case("none, LoRA"), "llm": str(tmp_path)}, BATCH)
+    assert found.parts["CTC head"] == ((VOCABULARY + 1) * (16 + 1), 0)
+    embedding, layer = VOCABULARY * 64, 4 * 64 * 64 + 3 * 64 * 160 + 2 * 64
+    assert found.parts["LLM"] == (embedding + 3 * layer + 64, 0)
+    assert found.parts["LoRA"][1] == 3 * 2 * 2 * LORA["r"] * 64  # of q_proj and v_proj
+
+
+def test_operations_of_the_llm(of_case):
+    """6 a parameter and position, as is known of transformers, and of attention what is counted by hand."""
+    config = of_case("whole LLM, checkpointing", llm_conf={})
+    one, two = (size(config, Batch(1, 48000, n, 30, cached=True)).flops for n in (10, 110))
+    frames, width, inner, layers = 75, 64, 160, 3
+
+    def flops(positions):
+        matrices = layers * (4 * width**2 + 3 * width * inner)
+        # Two products of all pairs; backwards four, and the first one again.
+        return 6 * matrices * positions + layers * 7 * 2 * positions**2 * width
+
+    assert two - one == flops(frames + 140) - flops(frames + 40)
+
+
+def test_everything_frozen_is_an_error(of_case):
+    with pytest.raises(UserError, match="nothing would train"):
+        size(of_case("none, LLM frozen", freeze=["llm", "bridge"]), BATCH)
+
+
+def test_command(tmp_path, llms, of_case, capsys):
+    """Sizes of a system's phases before anything is trained: the encoder's config is enough."""
+    conf = tmp_path / "conf"
+    keys = ("frontend", "frontend_conf", "normalize", "frame_stack", "encoder", "encoder_conf")
+    training = {"batch_type": "numel", "batch_bins": 500, "optim": "adamw", "max_epoch": 4}
+    encoder = {k: of_case("CTC encoder")[k] for k in keys}
+    encoder |= {"model_conf": {"ctc_weight": 1.0, "llm_weight": 0.0}, "num_iters_per_epoch": 10}
+    phase = {"bridge_conf": {"stack": 1, "hidden_size": 8}, "freeze": ["llm"]}
+    for name, content in (
+        ("encoder.yaml", {**encoder, **training}),
+        ("phases/slam.yaml", {**phase, **training}),
+        ("systems/slam.yaml", {"phases": ["slam"]}),
+    ):
+        (conf / name).parent.mkdir(exist_ok=True, parents=True)
+        (conf / name).write_text(yaml.safe_dump(content))
+    command = ["--systems", "slam", "--conf_dir", str(conf), "--config", str(conf / "encoder.yaml")]
+    command += ["--llm", llms["llama"], "--seconds", "3", "--tokens", "30", "--prompt_tokens", "10"]
+    command += ["--json", str(tmp_path / "out.json"), "--corpus_hours", "10", "--ngpu", "2"]
+    estimate.main([*command, "--device_flops", "1e12", "--utilisation", "0.5"])
+    rows = json.loads((tmp_path / "out.json").read_text())
+    assert [row["phase"] for row in rows] == ["encoder", "slam"]
+    projector = 2 * 16 + (16 + 1) * 8 + (8 + 1) * 64  # norm, two layers
+    assert [row["trainable"] for row in rows] == [4648 + 1870, projector]
+    # 75 frames and 40 tokens: the fifth utterance passes the budget of 500, two GPUs share them.
+    shares = {(row["positions"], row["sequences"], row["sequences_per_gpu"]) for row in rows}
+    assert shares == {(115, 5, 3)}
+    assert [row["batches"] for row in rows] == [4 * 10, 4 * 10 * 3600 / 3 / 5]
+    work = rows[1]["flops_per_batch"] * rows[1]["batches"]
+    assert rows[1]["hours"] == pytest.approx(work / 0.5e12 / 3600)
+    printed = capsys.readouterr().out
+    assert "2 x 1e+12 operations/s" in printed
+    assert f"| slam | {rows[1]['parameters'] / 1e6:.2f}, 0.00 |" in printed
+    with pytest.raises(UserError, match="did you mean 'a100'"):
+        estimate.main([*command, "--gpu", "a10"])

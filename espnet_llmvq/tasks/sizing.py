@@ -31,10 +31,16 @@ from espnet_llmvq.bridge.soft_vq import GATHERED
 from espnet_llmvq.errors import UserError
 from espnet_llmvq.llm.directory import check_path, table_rows
 from espnet_llmvq.model import SPEECH, TEXT
+from espnet_llmvq.phases import with_defaults
 from espnet_llmvq.tasks import speech_llm
 from espnet_llmvq.tasks.speech_llm import SpeechLLMTask
 
-PARTS = {"speech_encoder": "encoder", "ctc": "CTC head", "bridge": "bridge", "aligned_start": "aligned start"}
+PARTS = {
+    "speech_encoder": "encoder",
+    "ctc": "CTC head",
+    "bridge": "bridge",
+    "aligned_start": "aligned start",
+}
 
 
 @dataclass(frozen=True)
@@ -52,8 +58,10 @@ class Batch:
 class Size:
     """Cost of a training on one GPU: parameters in numbers, memory in bytes, flops of a batch.
 
-    parts: {part: (parameters, trainable ones)}. weights, gradients, optimizer, activations: memory when it is
-    highest. saved: what the forward pass keeps for the backward pass. logits: of the LLM's loss, in float32.
+    parts: {part: (parameters, trainable ones)}. weights, gradients, optimizer: all of them. peak: memory when it is
+    highest; gradients come as activations go, so it is less than the sum of all. activations: what there is at that
+    moment beside weights, gradients and the optimizer's state: what is kept for the backward pass, what is in work,
+    the batch. saved: what the forward pass keeps. logits: of the LLM's loss, in float32.
     """
 
     parts: dict
@@ -63,11 +71,8 @@ class Size:
     activations: int
     saved: int
     logits: int
+    peak: int
     flops: int
-
-    @property
-    def peak(self):
-        return self.weights + self.gradients + self.optimizer + self.activations
 
 
 # The model without weights
@@ -106,7 +111,9 @@ def without_weights():
     """Build models on the meta device and load nothing into them."""
     tokenizer = functools.partial(tokenizer_or_config, speech_llm.load_tokenizer)
     with (
-        mock.patch.object(transformers.PreTrainedModel, "from_pretrained", classmethod(from_config)),
+        mock.patch.object(
+            transformers.PreTrainedModel, "from_pretrained", classmethod(from_config)
+        ),
         mock.patch.object(speech_llm, "load_tokenizer", tokenizer),
         mock.patch.object(speech_llm, "load_encoder", lambda *_: None),
         mock.patch.object(model_module, "check_no_leak", lambda *_: None),
@@ -118,7 +125,7 @@ def without_weights():
 
 def write_encoder(directory, config):
     """Write what phases read of an encoder that is not trained yet; returns its `encoder_file`."""
-    config = {**SpeechLLMTask.get_default_config(), **config}
+    config = with_defaults(config, SpeechLLMTask.get_default_config())
     with open(os.path.join(directory, "config.yaml"), "w", encoding="utf-8") as f:
         yaml.safe_dump(config, f)
     path = os.path.join(directory, "model.pth")
@@ -128,7 +135,8 @@ def write_encoder(directory, config):
 
 def build(settings, mode):
     """(`SpeechLLM` with tensors of `mode` instead of weights, its arguments). settings: a training config (dict)."""
-    args = argparse.Namespace(**{**SpeechLLMTask.get_default_config(), **settings, "init_from": None, "ngpu": 0})
+    config = with_defaults(settings, SpeechLLMTask.get_default_config())
+    args = argparse.Namespace(**{**config, "init_from": None, "ngpu": 0})
     with without_weights():
         model = SpeechLLMTask.build_model(args)
     dataless(model, mode)
@@ -145,7 +153,9 @@ def dataless(model, mode):
                     continue
                 if id(old) not in made:
                     with mode:
-                        new = torch.empty_strided(old.size(), old.stride(), dtype=old.dtype, device="cpu")
+                        new = torch.empty_strided(
+                            old.size(), old.stride(), dtype=old.dtype, device="cpu"
+                        )
                     if isinstance(old, torch.nn.Parameter):
                         new = torch.nn.Parameter(new, old.requires_grad)
                     made[id(old)] = (old, new)  # held, so that no id is given twice
@@ -196,7 +206,9 @@ class Dataless(TorchFunctionMode):
         return func(*args, **kwargs)
 
 
-def attention(query, key, value, attn_mask=None, dropout_p=0.0, is_causal=False, scale=None, enable_gqa=False):
+def attention(
+    query, key, value, attn_mask=None, dropout_p=0.0, is_causal=False, scale=None, enable_gqa=False
+):
     """Fused attention: no matrix of all pairs is kept. Tensors without data would get the kernel that keeps it."""
     dtype = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else query.dtype
     query, key, value = (x.to(dtype) for x in (query, key, value))
@@ -286,7 +298,13 @@ def inside_bytes(device, func, args):
     rows, every, renormalise, train = args[4], args[10], args[11], args[14]
     dense = 3 * scores if every else 0 if renormalise else 2 * scores
     # The kept rows of some steps, also in float64; then for each row in use what it gets from gradient and from z.
-    kept = 0 if every else 4 * d * max(3 * min(GATHERED // d, n * rows.shape[1]), 3 * train * min(v, rows.numel()))
+    kept = (
+        0
+        if every
+        else 4
+        * d
+        * max(3 * min(GATHERED // d, n * rows.shape[1]), 3 * train * min(v, rows.numel()))
+    )
     return max(dense, kept) + 16 * n * d
 
 
@@ -310,7 +328,9 @@ def flop_counter():
             own.nearest_rows: search_flops,
             own.soft_vq: search_flops,
             own.soft_vq_backward: soft_vq_backward_flops,
-            aten._scaled_dot_product_flash_attention_for_cpu: lambda q, k, v, *_, **__: sdpa_flop_count(q, k, v),
+            aten._scaled_dot_product_flash_attention_for_cpu: lambda q, k, v, *_, **__: (
+                sdpa_flop_count(q, k, v)
+            ),
             aten._scaled_dot_product_flash_attention_for_cpu_backward: (
                 lambda grad, q, k, v, *_, **__: sdpa_backward_flop_count(grad, q, k, v)
             ),
@@ -333,7 +353,12 @@ def inputs(model, batch, mode):
             speech = torch.empty(batch.sequences, length, model.speech_encoder.output_size())
         else:
             speech = torch.empty(batch.sequences, length)
-    return dict(tokens=tokens, layout=layout, speech=speech, speech_lengths=torch.full((batch.sequences,), length))
+    return dict(
+        tokens=tokens,
+        layout=layout,
+        speech=speech,
+        speech_lengths=torch.full((batch.sequences,), length),
+    )
 
 
 def shorten_none(model, frames, lengths):
@@ -375,7 +400,9 @@ def size(settings, batch, device="cuda"):
     alive.ignore([*held, *arguments.values()])
     hooks = [p.register_post_accumulate_grad_hook(alive.keep_gradient) for p in trainable]
     with Dataless():
-        for _ in range(min(args.accum_grad, 2)):  # from the second on gradients are there from the beginning
+        for _ in range(
+            min(args.accum_grad, 2)
+        ):  # from the second on gradients are there from the beginning
             with alive:
                 loss = model(**arguments)[0]
                 saved = alive.now
@@ -388,13 +415,15 @@ def size(settings, batch, device="cuda"):
             model(**arguments)[0].backward()
     labels = int((arguments["layout"][..., 1] * arguments["layout"][..., 2]).sum())
     rows = model.llm.get_output_embeddings().weight.shape[0] if model.llm is not None else 0
+    weights, inputs_bytes = nbytes(held), nbytes(arguments.values())
     return Size(
         parts=count_parameters(model),
-        weights=nbytes(held),
-        gradients=alive.gradients_at_peak,
+        weights=weights,
+        gradients=nbytes(p.grad for p in trainable if p.grad is not None),
         optimizer=state,
-        activations=alive.peak - alive.gradients_at_peak + nbytes(arguments.values()),
+        activations=inputs_bytes + alive.peak - alive.gradients_at_peak,
         saved=saved,
         logits=4 * labels * rows,
+        peak=weights + state + inputs_bytes + alive.peak,
         flops=flops.get_total_flops(),
     )
