@@ -361,7 +361,7 @@ class SpeechLLM(AbsESPnetModel):
                 losses["llm"] = (self.llm_weight, loss / weight)
         total = sum(w * value for w, value in losses.values())
         stats.update({f"loss_{name}": value.detach() for name, (_, value) in losses.items()})
-        stats["loss"] = total.detach()
+        stats["loss"] = total.detach().clone()  # ESPnet divides the loss by accum_grad, in its place
         return force_gatherable((total, stats, torch.tensor(float(weight))), tokens.device)
 
     def collect_feats(self, tokens, layout, speech=None, speech_lengths=None, **kwargs):

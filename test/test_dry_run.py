@@ -15,8 +15,8 @@ from espnet_llmvq.systems import names
 
 ROOT = os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "egs")
 DEFAULTS = {
-    "accum_grad": 1, "batch_type": "folded", "batch_size": 20, "batch_bins": 1000000, "bridge": "none", "bridge_conf": {},
-    "model_conf": {}, "llm_conf": {}, "optim": "adadelta", "optim_conf": {"rho": 0.9}, "scheduler": None,
+    "accum_grad": 1, "batch_type": "folded", "batch_size": 20, "batch_bins": 1000000, "bridge": "none",
+    "bridge_conf": {}, "model_conf": {}, "llm_conf": {}, "optim": "adadelta", "optim_conf": {"rho": 0.9}, "scheduler": None,
     "scheduler_conf": {}, "grad_clip": 5.0, "max_epoch": 40, "num_iters_per_epoch": None,
 }  # fmt: skip
 
@@ -133,11 +133,12 @@ def test_command_writes_nothing_but_the_file_asked_for(conf, tmp_path, corpus, l
     command = ["--dry_run", "--systems", "soft_k10", "--conf_dir", conf, "--expdir", str(expdir), "--llm", llm_dir]
     command += ["--train", "-", "--valid", "-", "--train_shape", corpus.train_shape, "--valid_shape", "-"]
     command += ["--override", "scheduler=null", "--override", "scheduler_conf={}", "--ngpu", "2"]
+    command += ["--override", "batch_size=4", "--override", "accum_grad=2"]
     train.main([*command, "--json", str(out)])
     assert not expdir.exists()
     stage1, stage2 = json.loads(out.read_text())
-    # 12 utterances in batches of 8, which are 2; of 4 and 2 batches a step none is full in the first stage.
-    assert (stage1["batches_per_epoch"], stage1["steps"], stage2["steps"], stage1["gpus"]) == (2, 0, 2, 2)
+    # 12 utterances are 3 batches of 4, of which 2 make a step and the third waits for the next epoch.
+    assert (stage1["batches_per_epoch"], stage1["steps"], stage2["steps"], stage1["gpus"]) == (3, 10, 2, 2)
     assert "stage1-stage2" in capsys.readouterr().out
     with pytest.raises(UserError, match="did you mean 'grad_clip'"):
         train.main([*command, "--override", "grad_clp=1"])
