@@ -16,8 +16,8 @@ from espnet_llmvq.systems import names
 ROOT = os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "egs")
 DEFAULTS = {
     "accum_grad": 1, "batch_type": "folded", "batch_size": 20, "batch_bins": 1000000, "bridge": "none",
-    "bridge_conf": {}, "model_conf": {}, "llm_conf": {}, "optim": "adadelta", "optim_conf": {"rho": 0.9}, "scheduler": None,
-    "scheduler_conf": {}, "grad_clip": 5.0, "max_epoch": 40, "num_iters_per_epoch": None,
+    "bridge_conf": {}, "model_conf": {}, "llm_conf": {}, "optim": "adadelta", "optim_conf": {"rho": 0.9},
+    "scheduler": None, "scheduler_conf": {}, "grad_clip": 5.0, "max_epoch": 40, "num_iters_per_epoch": None,
 }  # fmt: skip
 
 # The two stages of 2506.05706, section 3, as one GPU with room for 8 utterances would train them.

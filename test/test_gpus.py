@@ -1,6 +1,7 @@
 """Several processes through ESPnet's launcher: gloo on CPU over a stand-in for ssh, and the command lines of Slurm."""
 
 import json
+import multiprocessing
 import os
 import subprocess
 import sys
@@ -8,6 +9,8 @@ import sys
 import pytest
 import torch
 import yaml
+from test_task_ddp import free_port
+from test_task_ddp import train as train_rank
 
 from espnet_llmvq.launch.call import Resources
 from espnet_llmvq.launch.config import read_config, submit_command
@@ -117,3 +120,43 @@ def test_two_machines_train_like_one_that_accumulates(recipe):
                 assert a == pytest.approx(b, rel=1e-5)
         settings = [json.loads((d / "settings.json").read_text()) for d in directories]
         assert [s.get("accum_grad", 1) for s in settings] == [2, 1]
+
+
+def test_a_process_without_speech(tmp_path, settings, corpus, llm_dir, encoder_dir):
+    """A mixture's batch may give one process text alone: the same weights as in one process, and no waiting."""
+    from espnet_llmvq.bin import collect_positions
+    from espnet_llmvq.sequence import Sequence, Span, read_sequences, write_sequences
+
+    speech = list(read_sequences(corpus.train))[:3]
+    mixed = []
+    for i, sequence in enumerate(speech):
+        mixed += [sequence, Sequence(f"text{i}", [Span(text="one two three", loss=True, eos=True)])]
+    write_sequences(str(tmp_path / "train.jsonl"), mixed)
+    files = [str(tmp_path / "train.jsonl"), str(tmp_path / "train_shape")]
+    encoder = os.path.join(encoder_dir, "config.yaml")
+    collect_positions.main(["--llm", llm_dir, "--encoder_config", encoder, *files])
+    config = settings(
+        encoder_file=os.path.join(encoder_dir, "model.pth"), specaug=None, train_encoder=True, unused_parameters=True,
+        bridge="soft", bridge_conf={"stack": 1, "hidden_size": 24, "codebook": "trainable", "top_k": 10},
+        train_data_path_and_name_and_type=[[files[0], "sequence", "sequence"]], train_shape_file=[files[1]],
+        batch_type="unsorted", batch_size=2, min_batch_size=2, optim="sgd", optim_conf={"lr": 0.05}, scheduler=None,
+        max_epoch=1,
+    )  # fmt: skip
+    path = str(tmp_path / "config.yaml")
+    with open(path, "w") as f:
+        yaml.safe_dump(config, f)
+    port, fork = free_port(), multiprocessing.get_context("fork")
+    processes = [fork.Process(target=train_rank, args=(tmp_path / "two", path, rank, port)) for rank in (0, 1)]
+    for process in processes:
+        process.start()
+    train_rank(tmp_path / "one", path, None, None)
+    for process in processes:
+        process.join(120)
+        assert process.exitcode == 0
+    one, two = (torch.load(tmp_path / d / "checkpoint.pth", weights_only=True) for d in ("one", "two"))
+    assert any(name.startswith("speech_encoder.") for name in one["model"])
+    for name, value in one["model"].items():
+        torch.testing.assert_close(two["model"][name], value, atol=1e-6, rtol=1e-5)
+    stats = [s["reporter"]["stats"][1]["train"] for s in (one, two)]
+    assert stats[0].keys() == stats[1].keys() and stats[1]["bridge_steps"] > 0
+    assert stats[0]["loss"] == pytest.approx(stats[1]["loss"], rel=1e-5)

@@ -124,7 +124,9 @@ def main(argv=None):
     for training in trainings:
         tag, parent, config = training.phase.tag, training.phase.parent, dict(training.config)
         trains_encoder = config.get("train_encoder", False)
-        if (distributed or args.ngpu > 1) and (training.mixture or trains_encoder):
+        if args.ngpu > 1 and not distributed:
+            config.setdefault("multiprocessing_distributed", True)  # else ESPnet splits batches along an axis
+        if (args.ngpu > 1 or distributed) and (training.mixture or trains_encoder):
             # A batch of text alone does not run the bridge, a pretrained encoder may have parts that it does not use.
             config.setdefault("unused_parameters", True)
         settings = {

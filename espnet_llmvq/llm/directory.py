@@ -67,5 +67,5 @@ def load_llm(path, dtype="float32", lora=None, gradient_checkpointing=False):
         for name, p in llm.named_parameters():
             p.requires_grad = "lora_" in name
             if p.requires_grad:
-                p.data = p.data.float()  # peft gives them the type of the weights beside them
+                p.data = p.data.float()  # peft gives them the precision of the frozen weights
     return llm
