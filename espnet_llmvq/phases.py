@@ -129,11 +129,9 @@ def trained_parts(training):
         fixed = any(re.match(pattern, prefix) for pattern in freeze)
         (trains if on and not fixed else frozen).append(name)
 
-    part(
-        "encoder",
-        "speech_encoder.",
-        training.is_encoder or config.get("train_encoder", False) or "encoder" in config,
-    )
+    part("encoder", "speech_encoder.", training.is_encoder or config.get("train_encoder", False))
+    if (config.get("encoder_conf") or {}).get("layer") == "weighted":
+        part("weights of its layers", "speech_encoder.layer_weights")
     if config.get("ctc", True):
         part("CTC head", "ctc.", training.is_encoder)
     if not (weights["llm_weight"] or weights["start_weight"]):
