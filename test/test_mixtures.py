@@ -98,7 +98,7 @@ def test_each_phase_trains_on_its_files(conf, monkeypatch):
     """Cached frames belong to the plain sequences and to the encoder that stays as it is."""
     jobs = {}
     monkeypatch.setattr(launch, "is_done", lambda directory, settings: True)
-    monkeypatch.setattr(launch, "run_phases", lambda found, nj, threads: jobs.update({j[0]: j[3] for j in found}))
+    monkeypatch.setattr(launch, "run_phases", lambda found, *_: jobs.update({j[0]: j[3] for j in found}))
     train.main([
         "--systems", "plain mixed both", "--conf_dir", str(conf), "--llm", "llm", "--encoder_file", "enc/model.pth",
         "--train", "t.jsonl", "--valid", "v.jsonl", "--train_shape", "t_shape", "--valid_shape", "v_shape",
