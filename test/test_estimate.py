@@ -138,7 +138,6 @@ def test_within_a_fifth_of_real_training(name, of_case, arguments):
     width = model.speech_encoder.output_size()
     frames = torch.randn(BATCH.sequences, int(model.speech_encoder.frames(BATCH.samples)), width)
     measured = measured_peak(model, args, real_batch(frames if cached else None))
-    print(name, "RATIO", estimate.peak / measured, estimate)
     assert estimate.gradients == held([p.grad for p in model.parameters() if p.grad is not None])
     assert estimate.peak == pytest.approx(measured, rel=0.2)
 

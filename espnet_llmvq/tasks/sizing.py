@@ -409,9 +409,8 @@ def size(settings, batch, device="cuda"):
     alive.ignore([*held, *arguments.values()])
     hooks = [p.register_post_accumulate_grad_hook(alive.keep_gradient) for p in trainable]
     with running():
-        for _ in range(
-            min(args.accum_grad, 2)
-        ):  # from the second on gradients are there from the beginning
+        # From the second batch of a step on, gradients are there from the beginning.
+        for _ in range(min(args.accum_grad, 2)):
             with alive:
                 loss = model(**arguments)[0]
                 saved = alive.now
