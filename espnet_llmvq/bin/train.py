@@ -15,6 +15,8 @@ def get_parser():
     parser.add_argument("--expdir", default="exp", help="where models go")
     parser.add_argument("--llm", required=True, help="Hugging Face directory or hub id")
     parser.add_argument("--encoder_file", help="checkpoint of the frozen encoder")
+    parser.add_argument("--pretrained_encoder", help="directory or hub id of WavLM or Whisper, for all phases")
+    parser.add_argument("--pretrained_layer", help="last, weighted or a number; default: that of the phases, or last")
     parser.add_argument("--train", required=True, help="sequences to train on, of phases without a mixture")
     parser.add_argument("--mixture_dir", default="exp/mixtures", help="NAME.jsonl and NAME_shape of mixtures of phases")
     parser.add_argument("--valid", required=True, help="sequences of the validation set")
@@ -51,7 +53,34 @@ def check_kept_rows(configs, llm):
             raise UserError(f"{path}: {err}") from None
 
 
-def data_settings(args, mixture, train_encoder):
+def with_pretrained(config, path, layer, where):
+    """The config of a phase with the pretrained encoder in `path`.
+
+    where: the config's file. Raises UserError for keys that contradict it or need the CTC head that it lacks.
+    """
+    import yaml
+
+    from espnet_llmvq.pretrained_encoder import settings
+
+    given = settings(path, None if layer is None else yaml.safe_load(layer))
+    conf = {**config.get("encoder_conf", {}), **given.pop("encoder_conf")}
+    written = {**config.get("encoder_conf", {}), **config}
+    for key, value in {**given, **conf}.items():
+        if key in written and written[key] != value:
+            raise UserError(
+                f"{where}: {key} is {written[key]!r}, but with the pretrained encoder {path} it is {value!r}; "
+                "leave it out"
+            )
+    model, start = config.get("model_conf", {}), config.get("aligned_start_conf", {})
+    needs = {key: model.get(key) for key in ("ctc_weight", "drop_blank", "merge_runs")}
+    needs["aligned_start_conf.targets"] = start.get("targets", "transcript") == "ctc_head"
+    for key, value in needs.items():
+        if value not in (None, False, 0):
+            raise UserError(f"{where}: {key} needs a CTC head, which a pretrained encoder lacks; leave it out")
+    return {**config, **given, "encoder_conf": conf}
+
+
+def data_settings(args, mixture, changes_frames):
     """What a phase reads: settings of its sequences, their positions and cached encoder frames.
 
     Cached frames are those of the frozen encoder, and of the plain transcribed speech of the training set.
@@ -64,13 +93,14 @@ def data_settings(args, mixture, train_encoder):
         "valid_data_path_and_name_and_type": [[args.valid, "sequence", "sequence"]],
         "train_shape_file": [shape],
         "valid_shape_file": [args.valid_shape],
-        "train_cache": None if train_encoder or mixture is not None else cache,
-        "valid_cache": None if train_encoder else args.valid_cache,
+        "train_cache": None if changes_frames or mixture is not None else cache,
+        "valid_cache": None if changes_frames else args.valid_cache,
     }
 
 
 def main(argv=None):
     args = get_parser().parse_args(argv)
+    from espnet_llmvq.pretrained_encoder import changes_frames
     from espnet_llmvq.systems import Phase, plan, read_config, read_systems, split_mixture
     from espnet_llmvq.tasks.launch import is_done, run_phases
 
@@ -91,13 +121,15 @@ def main(argv=None):
     for phase in phases:
         config, mixture = split_mixture(read_config(phase.config), phase.config, args.conf_dir)
         config.update(overrides)
+        if args.pretrained_encoder:
+            config = with_pretrained(config, args.pretrained_encoder, args.pretrained_layer, phase.config)
         config.setdefault("best_model_criterion", [["valid", "loss", "min"]])
         settings = {
             **config,
             "llm": args.llm,
             "encoder_file": args.encoder_file,
             "init_from": os.path.join(args.expdir, phase.parent, "model.pth") if phase.parent else None,
-            **data_settings(args, mixture, config.get("train_encoder", False)),
+            **data_settings(args, mixture, changes_frames(config, args.encoder_file)),
             "seed": args.seed,
             "ngpu": args.ngpu,
         }

@@ -36,7 +36,7 @@ speed_perturb_factors=     # e.g. "0.9 1.0 1.1"; empty: none
 audio_format=wav           # of converted audio: wav or flac
 min_duration=0.2           # seconds; shorter training utterances are dropped
 max_duration=20            # seconds; longer training utterances are dropped
-prompt="USER: {speech} ASSISTANT: {text}"  # template of a sequence
+prompt="USER: {speech} ASSISTANT: {text}"  # template of a sequence; "chat: {speech} ..." in the LLM's chat format
 llm=                       # Hugging Face directory or hub id; empty: train one on the recipe's text
 lm_train_text=             # text for the tokenizer and the language model (one sentence a line)
 tokenizer_text=            # text for the tokenizer alone; empty: lm_train_text
@@ -47,6 +47,8 @@ reserved_tokens=           # special tokens of the trained tokenizer, e.g. "<N>"
 lm_config=conf/lm.yaml     # of the trained language model
 encoder_file=              # checkpoint of a pretrained encoder; empty: train one (stage 7)
 encoder_config=conf/encoder.yaml  # of the trained encoder
+pretrained_encoder=        # directory or hub id of WavLM or Whisper; empty: train an encoder, or encoder_file
+pretrained_layer=          # its layer: last, weighted or a number; empty: encoder_conf.layer of the phases, or last
 bridge_stack=1             # encoder frames per LLM position, for the batch budget (bridge_conf.stack)
 cache_encoder=true         # encode each set once and train all systems on the frames
 augment_cache=false        # spoil the training set for it as in the encoder's training
@@ -140,8 +142,10 @@ done
 ! stage_on 16 || [ -n "${pack_system}" ] || die "stage 16 needs --pack_system, one of the systems"
 ! stage_on 17 || [ -n "${pack_system}" ] || die "stage 17 needs --pack_system, one of the systems"
 ! stage_on 17 || [ -n "${hf_repo}" ] || die "stage 17 needs --hf_repo, OWNER/NAME or a local directory"
+[ -z "${pretrained_encoder}" ] || [ -z "${encoder_file}" ] || die "give --pretrained_encoder or --encoder_file, not both"
+[ -n "${pretrained_encoder}" ] || [ -z "${pretrained_layer}" ] || die "--pretrained_layer is for --pretrained_encoder"
 # Names are checked, and groups replaced by their systems.
-systems=$(bin systems --conf_dir "${conf_dir}" --systems "${systems}" | cut -d '|' -f 1 | paste -s -d ' ' -)
+systems=$(bin systems --conf_dir "${conf_dir}" --systems "${systems}" ${pretrained_encoder:+--no_ctc} | cut -d '|' -f 1 | paste -s -d ' ' -)
 tts_set=${tts_text:+tts}
 text_names=
 for pair in ${texts}; do
@@ -199,7 +203,15 @@ else
 fi
 own_encoder=true
 encoder_dir=${expdir}/encoder
-if [ -n "${encoder_file}" ]; then
+pretrained_opts=()
+if [ -n "${pretrained_encoder}" ]; then
+    own_encoder=false
+    pretrained_opts=(--pretrained_encoder "${pretrained_encoder}")
+    [ -z "${pretrained_layer}" ] || pretrained_opts+=(--pretrained_layer "${pretrained_layer}")
+    encoder_config=${encoder_dir}/config.yaml
+    # For the age of what is made with it; phases name the pretrained encoder itself.
+    encoder_file=${encoder_dir}/model.pth
+elif [ -n "${encoder_file}" ]; then
     own_encoder=false
     encoder_dir=$(dirname "${encoder_file}")
     encoder_config=${encoder_dir}/config.yaml
@@ -214,6 +226,7 @@ if [ "${stop_stage}" -ge 7 ] && [ "${stage}" -le 11 ] &&
     log "checking configs"
     config_opts=()
     ! ${own_encoder} || config_opts=(--config "${encoder_config}")
+    config_opts+=(${pretrained_opts[@]+"${pretrained_opts[@]}"})
     bin train --check --llm "${llm}" --systems "${systems}" ${config_opts[@]+"${config_opts[@]}"} "${train_opts[@]}" \
         --train - --valid - --train_shape - --valid_shape -
     touch "${checked}"
@@ -342,7 +355,7 @@ sequences() {
         if fresh "${dumpdir}/${name}/sequences.jsonl" "${dumpdir}/${name}/text" "${dumpdir}/${name}/utt2num_samples"; then
             log "${dumpdir}/${name}/sequences.jsonl is up to date, nothing to do"
         else
-            bin make_sequences --data_dir "${dumpdir}/${name}" --out "${dumpdir}/${name}/sequences.jsonl" --prompt "${prompt}"
+            bin make_sequences --data_dir "${dumpdir}/${name}" --out "${dumpdir}/${name}/sequences.jsonl" --prompt "${prompt}" --llm "${tokenizer}"
         fi
     done
 }
@@ -366,6 +379,9 @@ if stage_on 7; then
         positions 1 "${encoder_config}" "${expdir}/encoder_stats"
         on "${cuda_cmd}" "${expdir}/log/encoder.log" train --config "${encoder_config}" --tag encoder --llm "${tokenizer}" "${data_opts[@]}" "${train_opts[@]}" --seed "${base_seed}" --threads 1 \
             --train_shape "${expdir}/encoder_stats/train_shape" --valid_shape "${expdir}/encoder_stats/valid_shape"
+    elif [ -n "${pretrained_encoder}" ]; then
+        log "Stage 7: pretrained encoder ${pretrained_encoder}, nothing to train -> ${encoder_dir}"
+        bin pretrained_encoder "${pretrained_opts[@]}" --systems "${systems}" --conf_dir "${conf_dir}" --llm "${tokenizer}" --out "${encoder_dir}"
     else
         log "Stage 7: the encoder is ${encoder_file}, skipped"
     fi
@@ -401,6 +417,9 @@ if stage_on 8; then
             if fresh "${expdir}/align/${name}.ctm" "${dumpdir}/${name}/sequences.jsonl" "${encoder_file}"; then
                 log "${expdir}/align/${name}.ctm is up to date, nothing to do"
             else
+                [ -z "${pretrained_encoder}" ] || die "${pretrained_encoder} has no CTC head to align ${name} with. Give its word times" \
+                    "with --ctms ${name}=FILE (see import_alignment), or make them with an HMM aligner and run again:" \
+                    "${python} -m espnet_llmvq.bin.align --aligner hmm --sequences ${dumpdir}/${name}/sequences.jsonl --out ${expdir}/align/${name}.ctm"
                 reference_opts=()
                 [ ! -f "${datadir}/${name}/words.ctm" ] || reference_opts=(--reference "${datadir}/${name}/words.ctm")
                 bin align --encoder "${encoder_dir}" --sequences "${dumpdir}/${name}/sequences.jsonl" --ngpu "${ngpu}" \
@@ -482,6 +501,10 @@ mix() {
 }
 
 cache_dir=${encoder_dir}/frames
+if [ -n "${pretrained_encoder}" ] && grep -qs "layer: weighted" "${encoder_config}"; then
+    ! stage_on 10 || log "the weights of the layers of ${pretrained_encoder} train: its frames are not cached"
+    cache_encoder=false
+fi
 if stage_on 10; then
     log "Stage 10: LLM positions -> ${expdir}/stats; encoder frames -> ${cache_dir}"
     positions "${bridge_stack}" "${encoder_dir}/config.yaml" "${expdir}/stats"
@@ -510,11 +533,13 @@ fi
 
 if stage_on 11; then
     log "Stage 11: train ${systems} -> ${expdir}"
+    encoder_opts=(--encoder_file "${encoder_file}")
+    [ -z "${pretrained_encoder}" ] || encoder_opts=("${pretrained_opts[@]}")
     cache_opts=()
     if ${cache_encoder}; then
         cache_opts=(--train_cache "${cache_dir}/${train_set}/frames.scp" --valid_cache "${cache_dir}/${valid_set}/frames.scp")
     fi
-    on "${cuda_cmd}" "${expdir}/log/train.log" train --systems "${systems}" --encoder_file "${encoder_file}" --llm "${llm}" "${data_opts[@]}" "${train_opts[@]}" --seed "${seed}" \
+    on "${cuda_cmd}" "${expdir}/log/train.log" train --systems "${systems}" "${encoder_opts[@]}" --llm "${llm}" "${data_opts[@]}" "${train_opts[@]}" --seed "${seed}" \
         ${cache_opts[@]+"${cache_opts[@]}"} --nj "${nj}" \
         --train_shape "${expdir}/stats/train_shape" --valid_shape "${expdir}/stats/valid_shape" --mixture_dir "${expdir}/mixtures"
 fi
