@@ -117,6 +117,8 @@ class SpeechLLM(AbsESPnetModel):
         """
         super().train(mode)
         for name, module in self.named_modules():
+            if module is self:
+                continue
             params = list(module.parameters())
             pretrained = isinstance(module, torch.nn.modules.batchnorm._BatchNorm) and name.startswith(self.sourced)
             if params and not any(p.requires_grad for p in params) or pretrained:

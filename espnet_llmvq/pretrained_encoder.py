@@ -208,14 +208,14 @@ class WhisperEncoder(PretrainedEncoder):
         return model
 
     def log_mel(self, wave):
-        """(S,) waveform -> (1, mels, F), F whole hops."""
+        """(S,) waveform -> (1, mels, F), two for each encoder frame."""
         extractor = self.extractor
         silence = torch.nn.functional.pad(wave, (0, extractor.n_fft)).cpu().numpy()
         device = str(wave.device)
         mel = extractor(
             silence, sampling_rate=SAMPLE_RATE, padding=False, truncation=False, device=device, return_tensors="pt"
         ).input_features
-        return mel[:, :, : len(wave) // extractor.hop_length].to(wave.device)
+        return mel[:, :, : 2 * self.frames(len(wave))].to(wave.device)
 
     def hidden_states(self, wave):
         model = self.pretrained
