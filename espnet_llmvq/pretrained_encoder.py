@@ -154,7 +154,8 @@ class PretrainedEncoder(torch.nn.Module):
                     f"speech {i} of the batch has {n} samples, less than one encoder frame; "
                     "run stage 4 with a larger --min_duration"
                 )
-            done.append(self.alone(wave[:n]))
+            # Cloned: sums over memory that begins elsewhere round otherwise.
+            done.append(self.alone(wave[:n].clone()))
             if len(done[-1]) != count:
                 raise RuntimeError(f"{len(done[-1])} encoder frames of {n} samples are not {count}, as computed")
         return torch.nn.utils.rnn.pad_sequence(done, True), counts
