@@ -296,26 +296,29 @@ def test_the_encoder_of_an_experiment(models, phases, tmp_path, capsys):
 
 
 def test_cached_frames_are_those_of_the_encoder(models, phases, corpus, llm_dir, tmp_path):
-    """To the last bit: `encode` batches by length, training and decoding do not."""
+    """To the last bit: `encode` takes batches of similar length, decoding one utterance at a time."""
     import kaldiio
 
     from espnet_llmvq.bin import encode
     from espnet_llmvq.bin import pretrained_encoder as command
     from espnet_llmvq.data.audio import read_audio
     from espnet_llmvq.sequence import read_sequences
+    from espnet_llmvq.tasks.speech_llm import load_model
 
-    conf, out = phases({}, {}), str(tmp_path / "exp/encoder")
+    conf = phases({}, {})
     for name in ("wavlm", "whisper"):
         out = str(tmp_path / name)
         command.main(
             ["--pretrained_encoder", models[name], "--systems", "x", "--conf_dir", conf, "--llm", llm_dir, "--out", out]
         )
         encode.main(["--encoder", out, "--threads", "1", corpus.train, f"{out}/frames/train"])
-        frames, encoder = kaldiio.load_scp(f"{out}/frames/train/frames.scp"), build(models, name)
+        frames, model = kaldiio.load_scp(f"{out}/frames/train/frames.scp"), load_model(out)[0]
         sequences = list(read_sequences(corpus.train))
         assert len(sequences) == len(frames) == 12
         for seq in sequences:
             wave = torch.from_numpy(read_audio(seq.spans[1].audio))
             with torch.no_grad():
-                expected = encoder(wave[None], torch.tensor([len(wave)]))[0][0]
-            assert np.array_equal(frames[seq.id], expected.numpy()), (name, seq.id)
+                uncached = model.encode(wave[None], torch.tensor([len(wave)]))[0][0]
+                directly = build(models, name)(wave[None], torch.tensor([len(wave)]))[0][0]
+            assert np.array_equal(frames[seq.id], uncached.numpy()), (name, seq.id)
+            np.testing.assert_allclose(frames[seq.id], directly.numpy(), atol=1e-5)
