@@ -214,7 +214,7 @@ def test_local_directories_never_touch_the_network(models):
 def built(models, arguments, corpus):
     """Function (encoder, llm, changes) -> (SpeechLLM, tokenizer, a batch of all training utterances)."""
 
-    def build(encoder, llm, **changes):
+    def build(encoder, llm, /, **changes):
         from espnet_llmvq.interleave.asr import asr_sequence
         from espnet_llmvq.sequence import read_sequences
         from espnet_llmvq.tasks.dataset import SequencePreprocessor, collate

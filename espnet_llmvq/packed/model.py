@@ -129,8 +129,8 @@ def pack(directory, out, *, system, label, decode, search, llm=None, prompt=None
         config = model_config(args, model)
         if config["encoder"] in PRETRAINED:
             raise UserError(
-                f"{directory}: its encoder is the pretrained one in {config['encoder_conf']['path']}; systems with such "
-                "an encoder cannot be packed yet"
+                f"{directory}: its encoder is the pretrained one in {config['encoder_conf']['path']}; systems with "
+                "such an encoder cannot be packed yet"
             )
         if "stats_file" in config["normalize_conf"]:
             raise UserError(
