@@ -89,7 +89,9 @@ def parse_more(pairs):
 def get_parser():
     parser = Parser(description=__doc__)
     parser.add_argument(
-        "--librispeech", default="", help='the folder LibriSpeech, or the one it is in; "download": fetch it'
+        "--librispeech",
+        default="",
+        help='the folder LibriSpeech, or the one it is in; "download": fetch it',
     )
     parser.add_argument("--downloads", default="downloads", help="where to fetch it to")
     parser.add_argument("--url", default=download.URL, help="where from: OpenSLR or a mirror of it")
@@ -100,11 +102,20 @@ def get_parser():
         metavar="PART",
         help=f"of {', '.join(librispeech.TRAIN_PARTS)}: the set train",
     )
-    parser.add_argument("--text_case", choices=("lower", "keep"), default="lower", help="of LibriSpeech's transcripts")
+    parser.add_argument(
+        "--text_case",
+        choices=("lower", "keep"),
+        default="lower",
+        help="of LibriSpeech's transcripts",
+    )
     for name, corpus in CORPORA.items():
         parser.add_argument(f"--{name}", default="", help=f"{corpus.name}; empty: no test_{name}")
     parser.add_argument(
-        "--more", nargs="*", default=[], metavar="CORPUS:PART", help="further parts, written as CORPUS_PART"
+        "--more",
+        nargs="*",
+        default=[],
+        metavar="CORPUS:PART",
+        help="further parts, written as CORPUS_PART",
     )
     parser.add_argument("--datadir", type=Path, default=Path("data"), help="where to write")
     parser.add_argument("--nj", type=int, default=2, help="threads that look into recordings")
@@ -114,7 +125,9 @@ def get_parser():
 def find_librispeech(args):
     """The folder that holds the parts, fetched if asked for. Raises UserError where no path is given."""
     if not args.librispeech:
-        raise UserError("LIBRISPEECH is not set: write into db.sh where it is, or LIBRISPEECH=download (60 GB)")
+        raise UserError(
+            "LIBRISPEECH is not set: write into db.sh where it is, or LIBRISPEECH=download (60 GB)"
+        )
     if args.librispeech != "download":
         return Path(args.librispeech)
     for part in (*LIBRISPEECH_SETS.values(), *args.train_parts):
@@ -139,14 +152,18 @@ def main(argv=None):
         sets[name] = prepare_librispeech(home, [part], args.text_case, args.nj)
     for name, (corpus, part) in further.items():
         if corpus not in roots:
-            print(f"{name}: left out, as {corpus.upper()} is not set ({CORPORA[corpus].name}; see db.sh)")
+            print(
+                f"{name}: left out, as {corpus.upper()} is not set ({CORPORA[corpus].name}; see db.sh)"
+            )
             continue
         sets[name] = prepare(reader(corpus).read, roots[corpus], part, args.nj)
     for name, data in sets.items():
         written = importer.write(data, args.datadir / name)
         words = sum(len(text.split()) for text in data.text.values())
         state = "" if written else ", as before"
-        print(f"{name}: {len(data.text)} utterances, {len(data.spk2utt)} speakers, {words} words{state}")
+        print(
+            f"{name}: {len(data.text)} utterances, {len(data.spk2utt)} speakers, {words} words{state}"
+        )
 
 
 if __name__ == "__main__":
