@@ -358,6 +358,14 @@ def test_truncated_audio(data, roots, tmp_path):
         data.prepare(data.reader("spgispeech").read, root, "val", 1)
 
 
+def test_ami_segments_that_end_before_they_begin_are_left_out(data, roots, tmp_path, capsys):
+    root = shutil.copytree(roots["ami"], tmp_path / "ami")
+    replace(root / f"{NOTES}/segments/ES2004b.A.segments.xml", 'transcriber_end="4.500"', 'transcriber_end="3.9"')
+    found = data.prepare(data.reader("ami").read, root, "test", 1)
+    assert len(found.text) == 31 and not any(utt.startswith("FEE005-ES2004b-1-0000400") for utt in found.text)
+    assert "1 of 48 left out: segments that end before they begin" in capsys.readouterr().out
+
+
 # --- Download ------------------------------------------------------------------------------------
 
 

@@ -75,7 +75,7 @@ def read(root, part, faults):
     notes = root / "ami_public_manual_1.6.2"
     notes = notes if notes.is_dir() else root
     speakers = read_speakers(notes / "corpusResources" / "meetings.xml")
-    items, silent = [], 0
+    items, silent, reversed_ones = [], 0, 0
     for meeting in MEETINGS[part]:
         found = sorted((notes / "segments").glob(f"{meeting}.?.segments.xml"))
         if not found:
@@ -108,9 +108,15 @@ def read(root, part, faults):
                 if not text:
                     silent += 1
                     continue
+                # The annotations have a few whose end is not after their start.
+                if end <= start:
+                    reversed_ones += 1
+                    continue
                 utt = f"{name}-{meeting}-{channel}-{span_id(start, end)}"
                 items.append(
                     Item(where, audio, text, utt, utt, name, (), recording, start, end, whole=False)
                 )
-    left_out(notes, silent, len(items) + silent, "segments without words")
+    total = len(items) + silent + reversed_ones
+    left_out(notes, silent, total, "segments without words")
+    left_out(notes, reversed_ones, total, "segments that end before they begin")
     return items

@@ -70,7 +70,7 @@ def read(root, part, faults):
                 read_time(where, first, "ts", faults),
                 read_time(*sentence[-1], "endTs", faults),
             )
-            if start is None or end is None or end - start > MAX_S:
+            if start is None or end is None or not 0 < end - start <= MAX_S:
                 timeless += 1
                 continue
             text = " ".join(

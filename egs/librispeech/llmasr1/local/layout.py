@@ -6,7 +6,6 @@ it. What is wrong with a line goes to `faults`, with the file and the line, and 
 
 import dataclasses
 import math
-import re
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -34,11 +33,6 @@ def seconds(text):
 def span_id(start, end):
     """Start and end in hundredths of a second, as ids of segments end."""
     return f"{round(start * 100):07d}-{round(end * 100):07d}"
-
-
-def tidy(text, pattern):
-    """`text` without what the regular expression matches, single spaces between words."""
-    return " ".join(re.sub(pattern, " ", text).split())
 
 
 def left_out(path, count, total, why):

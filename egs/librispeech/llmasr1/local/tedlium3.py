@@ -2,7 +2,7 @@
 
 import re
 
-from layout import left_out, need, seconds, span_id, tidy
+from layout import left_out, need, seconds, span_id
 
 from espnet_llmvq.data.manifest import Item, read_lines
 from espnet_llmvq.errors import UserError
@@ -15,7 +15,8 @@ MARKS = r"\{[^}]*\}|<[^>]*>|\(\d+\)"
 
 def clean(text):
     """Words of an STM line: no marks, and "i 'd" is one word."""
-    return re.sub(r" (?='[a-z])", "", tidy(text, MARKS))
+    words = re.sub(MARKS, " ", text).split()
+    return re.sub(r" (?='[a-z])", "", " ".join(words))
 
 
 def read(root, part, faults):
