@@ -360,9 +360,15 @@ def test_truncated_audio(data, roots, tmp_path):
 
 def test_ami_segments_that_end_before_they_begin_are_left_out(data, roots, tmp_path, capsys):
     root = shutil.copytree(roots["ami"], tmp_path / "ami")
-    replace(root / f"{NOTES}/segments/ES2004b.A.segments.xml", 'transcriber_end="4.500"', 'transcriber_end="3.9"')
+    replace(
+        root / f"{NOTES}/segments/ES2004b.A.segments.xml",
+        'transcriber_end="4.500"',
+        'transcriber_end="3.9"',
+    )
     found = data.prepare(data.reader("ami").read, root, "test", 1)
-    assert len(found.text) == 31 and not any(utt.startswith("FEE005-ES2004b-1-0000400") for utt in found.text)
+    assert len(found.text) == 31 and not any(
+        utt.startswith("FEE005-ES2004b-1-0000400") for utt in found.text
+    )
     assert "1 of 48 left out: segments that end before they begin" in capsys.readouterr().out
 
 
@@ -465,6 +471,9 @@ def test_librispeech_download_is_asked_for_part_by_part(data, roots, tmp_path, m
 
     monkeypatch.setattr(data.download, "download", fake)
     argv = ["--librispeech=download", "--downloads", str(tmp_path / "d"), "--url=http://mirror"]
+    with pytest.raises(UserError, match="set AMI to"):
+        data.main([*argv, "--ami=nowhere", "--datadir", str(tmp_path / "data")])
+    assert asked == []
     data.main([*argv, "--train_parts", "train-clean-100", "--datadir", str(tmp_path / "data")])
     parts = ["dev-clean", "test-clean", "test-other", "train-clean-100"]
     assert asked == [(part, "http://mirror") for part in parts]

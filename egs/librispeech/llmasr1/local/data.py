@@ -36,7 +36,11 @@ CORPORA = {
     "earnings22": Corpus("Earnings-22"),
     "spgispeech": Corpus("SPGISpeech", "val"),
 }
-LIBRISPEECH_SETS = {"valid": "dev-clean", "test_clean": "test-clean", "test_other": "test-other"}
+LIBRISPEECH_SETS = {
+    "valid": ["dev-clean"],
+    "test_clean": ["test-clean"],
+    "test_other": ["test-other"],
+}
 
 
 def reader(name):
@@ -123,40 +127,41 @@ def get_parser():
 
 
 def find_librispeech(args):
-    """The folder that holds the parts, fetched if asked for. Raises UserError where no path is given."""
-    if not args.librispeech:
-        raise UserError(
-            "LIBRISPEECH is not set: write into db.sh where it is, or LIBRISPEECH=download (60 GB)"
-        )
+    """The folder that holds the parts, fetched if asked for."""
     if args.librispeech != "download":
         return Path(args.librispeech)
-    for part in (*LIBRISPEECH_SETS.values(), *args.train_parts):
+    for part in (*sum(LIBRISPEECH_SETS.values(), []), *args.train_parts):
         download.download(part, args.downloads, args.url)
     return Path(args.downloads) / "LibriSpeech"
 
 
 def main(argv=None):
     args = get_parser().parse_args(argv)
+    if not args.librispeech:
+        raise UserError(
+            "LIBRISPEECH is not set: write into db.sh where it is, or LIBRISPEECH=download (60 GB)"
+        )
     for part in args.train_parts:
         check_name("part in --train_parts", part, librispeech.TRAIN_PARTS)
     roots = {name: Path(getattr(args, name)) for name in CORPORA if getattr(args, name)}
-    further = {f"test_{name}": (name, corpus.test) for name, corpus in CORPORA.items()}
+    wanted = {f"test_{name}": (name, corpus.test) for name, corpus in CORPORA.items()}
     for name, part in parse_more(args.more):
         if name not in roots:
             raise UserError(f"--more {name}:{part}: {name.upper()} is not set (see db.sh)")
-        further[f"{name}_{part}"] = name, part
+        wanted[f"{name}_{part}"] = name, part
 
-    home = find_librispeech(args)
-    sets = {"train": prepare_librispeech(home, args.train_parts, args.text_case, args.nj)}
-    for name, part in LIBRISPEECH_SETS.items():
-        sets[name] = prepare_librispeech(home, [part], args.text_case, args.nj)
-    for name, (corpus, part) in further.items():
-        if corpus not in roots:
-            print(
-                f"{name}: left out, as {corpus.upper()} is not set ({CORPORA[corpus].name}; see db.sh)"
-            )
-            continue
-        sets[name] = prepare(reader(corpus).read, roots[corpus], part, args.nj)
+    # Before LibriSpeech, which may have to be fetched.
+    further = {}
+    for name, (corpus, part) in wanted.items():
+        if corpus in roots:
+            further[name] = prepare(reader(corpus).read, roots[corpus], part, args.nj)
+        else:
+            why = f"{corpus.upper()} is not set ({CORPORA[corpus].name}; see db.sh)"
+            print(f"{name}: left out, as {why}")
+    home, sets = find_librispeech(args), {}
+    for name, parts in {"train": args.train_parts, **LIBRISPEECH_SETS}.items():
+        sets[name] = prepare_librispeech(home, parts, args.text_case, args.nj)
+    sets |= further
     for name, data in sets.items():
         written = importer.write(data, args.datadir / name)
         words = sum(len(text.split()) for text in data.text.values())

@@ -38,7 +38,7 @@ def fetch(url, path):
         with urllib.request.urlopen(request, timeout=TIMEOUT_S) as answer:
             # A server that knows no ranges sends it all.
             mode, have = ("ab", have) if answer.status == 206 else ("wb", 0)
-            total = have + int(answer.headers["Content-Length"])
+            total = have + int(answer.headers.get("Content-Length") or 0)
             with (
                 open(path, mode) as f,
                 tqdm(total=total, initial=have, unit="B", unit_scale=True) as bar,

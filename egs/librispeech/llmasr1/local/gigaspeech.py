@@ -53,18 +53,11 @@ def read(root, part, faults):
             sid = segment.get("sid")
             where = f"{path}: segment {sid} of {aid}"
             try:
-                if not (
-                    isinstance(sid, str)
-                    and isinstance(aid, str)
-                    and isinstance(audio.get("path"), str)
-                ):
+                if not all(isinstance(name, str) for name in (sid, aid, audio.get("path"))):
                     raise ValueError("no sid, aid or path")
                 if not isinstance(segment.get("text_tn"), str):
                     raise ValueError("no text_tn")
-                start, end = (
-                    seconds(segment.get("begin_time", "")),
-                    seconds(segment.get("end_time", "")),
-                )
+                start, end = (seconds(segment.get(f"{key}_time", "")) for key in ("begin", "end"))
                 text = clean(segment["text_tn"])
             except (ValueError, TypeError) as err:
                 faults.add(where, f"{err} (download GigaSpeech.json again)")
@@ -72,27 +65,10 @@ def read(root, part, faults):
             if not text:
                 garbage += 1
                 continue
-            items.append(
-                Item(
-                    where,
-                    root / audio["path"],
-                    text,
-                    sid,
-                    sid,
-                    aid,
-                    (),
-                    aid,
-                    start,
-                    end,
-                    whole=False,
-                )
-            )
+            span = {"recording": aid, "start": start, "end": end, "whole": False}
+            items.append(Item(where, root / audio["path"], text, sid, sid, aid, **span))
     if not items and not garbage:
         faults.add(path, f"no segment of the subset {subset}")
-    left_out(
-        path,
-        garbage,
-        len(items) + garbage,
-        f"segments of {subset} without words ({', '.join(GARBAGE)})",
-    )
+    why = f"segments of {subset} without words ({', '.join(GARBAGE)})"
+    left_out(path, garbage, len(items) + garbage, why)
     return items
