@@ -414,6 +414,8 @@ fi
 source_file() {
     case $1 in
     */asr) echo "${dumpdir}/${1%/*}/sequences.jsonl" ;;
+    # Not text.*, which a data directory takes for a file of its own.
+    */text) echo "${dumpdir}/${1%/*}/plain.jsonl" ;;
     *) echo "${dumpdir}/$1.jsonl" ;;
     esac
 }
@@ -426,7 +428,7 @@ make_source() {
     case $1 in
     */asr) sequences "${name}" ;;
     */text)
-        text=${dumpdir}/${name}/text.txt
+        text=${dumpdir}/${name}/plain.txt
         if [[ " ${text_names} " == *" ${name} "* ]]; then
             for pair in ${texts}; do [ "${pair%%=*}" != "${name}" ] || text=${pair#*=}; done
         elif ! fresh "${text}" "${dumpdir}/${name}/text"; then

@@ -143,12 +143,24 @@ class Preparation:
             return []
         if not 0 < a.held_out_share + a.tts_share < 1:
             raise UserError("--held_out_share and --tts_share are shares, and something must be left for text/pubmed.txt")
-        paths, counts = pubmed.baseline_files(a.pubmed), collections.Counter()
         target = self.out / "text" / "pubmed.txt"
         target.parent.mkdir(parents=True, exist_ok=True)
-        temporary, n, held_out, spoken, sentences = target.with_name(".pubmed.txt.tmp"), 0, [], {}, []
-        with open(temporary, "w", encoding="utf-8", newline="\n") as f:
-            for pmid, text in pubmed.documents(paths, words=a.pubmed_words, counts=counts):
+        temporary = target.with_name(f".{target.name}.tmp")
+        try:
+            held_out, spoken, sentences = self.pubmed_documents(pubmed, temporary)
+            os.replace(temporary, target)
+        finally:
+            temporary.unlink(missing_ok=True)
+        write_lines(self.out / "domain_tts" / "text", [f"{utt} {spoken[utt]}" for utt in sorted(spoken)])
+        write_lines(self.out / "lm" / "valid_domain.txt", held_out)
+        return sentences[: a.lm_sentences]
+
+    def pubmed_documents(self, pubmed, path):
+        """Write documents to `path` -> (held-out documents, {utt: sentence to speak}, sentences of the first ones)."""
+        a, n, held_out, spoken, sentences = self.args, 0, [], {}, []
+        files, counts = pubmed.baseline_files(a.pubmed), collections.Counter()
+        with open(path, "w", encoding="utf-8", newline="\n") as f:
+            for pmid, text in pubmed.documents(files, words=a.pubmed_words, counts=counts):
                 at = pubmed.draw(text, a.seed)
                 if at < a.held_out_share:
                     held_out.append(text)
@@ -163,19 +175,17 @@ class Preparation:
                         sentences += pubmed.sentences(text)
                     if n == a.pubmed_documents:
                         break
-        reasons = ", ".join(f"{count} {reason}" for reason, count in counts.most_common())
-        for made, what in ((n, "document for text/pubmed.txt"), (held_out, "held-out document"), (spoken, "sentence to speak")):
+        told = ", ".join(f"{count} {reason}" for reason, count in counts.most_common()) or "none"
+        for made, what in ((n, "document to train on"), (held_out, "held-out document"), (spoken, "sentence to speak")):
             if not made:
-                temporary.unlink()
-                raise UserError(f"PUBMED={a.pubmed}: no {what} ({reasons}); give more files")
-        os.replace(temporary, target)
-        write_lines(self.out / "domain_tts" / "text", [f"{utt} {spoken[utt]}" for utt in sorted(spoken)])
-        write_lines(self.out / "lm" / "valid_domain.txt", held_out)
-        print(f"PubMed: {n} documents, {len(spoken)} sentences to speak, {len(held_out)} held out; left out: {reasons}")
-        return sentences[: a.lm_sentences]
+                raise UserError(f"PUBMED={a.pubmed}: no {what}; give more files (left out: {told})")
+        print(f"PubMed: {n} documents, {len(spoken)} sentences to speak, {len(held_out)} held out; left out: {told}")
+        return held_out, spoken, sentences
 
     def questions(self, name, asked, examples=(), reasons=None):
         """questions/NAME.jsonl: examples, then what is asked; spoken here if it has no audio."""
+        import question_sets  # local/question_sets.py
+
         from espnet_llmvq.data.espeak import synthesise
 
         a, reasons = self.args, dict(reasons or {})
@@ -184,7 +194,7 @@ class Preparation:
         reasons.update((utt, f"more than {a.question_words} words") for utt in long)
         asked = [q for q in asked if q["id"] not in long]
         if a.questions:
-            asked = [asked[i * len(asked) // a.questions] for i in range(min(a.questions, len(asked)))]
+            asked = question_sets.spread(asked, a.questions)
         self.left_out(name, reasons, total)
         twice = [utt for utt, n in collections.Counter(q["id"] for q in (*examples, *asked)).items() if n > 1]
         if twice:

@@ -31,7 +31,7 @@ class Utterance:
 def corpus_root(path):
     """The folder that holds the parts: the one given, or LibriSpeech/ in it. Raises UserError if there is none."""
     for root in (Path(path).absolute(), Path(path).absolute() / "LibriSpeech"):
-        if root.is_dir() and any(root.glob("*-clean*")) or root.is_dir() and any(root.glob("*-other*")):
+        if any(root.glob("*-clean*")) or any(root.glob("*-other*")):
             return root
     raise UserError(f"LIBRISPEECH={path}: holds no part such as train-clean-100; unpack https://www.openslr.org/12 there")
 
@@ -127,10 +127,10 @@ def from_pc(utterances, path, part, text_key):
     faults, given = Faults(), {}
     for where, row in read_json_lines(manifest, faults):
         values = [row.get(name) for name in ("audio_filepath", text_key)]
-        if not all(isinstance(value, str) and value.strip() for value in values):
+        if not all(isinstance(value, str) for value in values):
             faults.add(where, f"no audio_filepath or no {text_key}: {json.dumps(row)[:80]}")
             continue
         given[Path(values[0]).stem] = " ".join(values[1].split())
     faults.check()
-    texts = {u.utt: given[u.utt] for u in utterances if u.utt in given}
-    return texts, {u.utt: f"not in {manifest.name} of LibriSpeech-PC" for u in utterances if u.utt not in given}
+    texts = {u.utt: given[u.utt] for u in utterances if given.get(u.utt)}
+    return texts, {u.utt: f"no text in {manifest.name} of LibriSpeech-PC" for u in utterances if u.utt not in texts}

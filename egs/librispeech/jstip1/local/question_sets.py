@@ -34,8 +34,9 @@ def _json_questions(path, parse, faults):
     for where, entry in read_json_lines(path, faults):
         question = parse(entry, where)
         if question is not None:
-            number = where.rsplit(":", 1)[1]
-            utt = str(entry.get("id") or f"{entry.get('subject') or Path(path).stem}-{int(number):05d}")
+            parts = [entry["subject"]] if entry.get("subject") else []
+            made = "-".join([*parts, Path(path).stem, f"{int(where.rsplit(':', 1)[1]):05d}"])
+            utt = str(entry.get("id") or made)
             question = {"id": "_".join(utt.split()), **question}
             wav = _audio_of(entry, Path(path).parent, where, faults)
             found.append({**question, "wav": wav} if wav else question)
@@ -106,9 +107,10 @@ def read_mmlu(path):
     return questions, examples, left_out
 
 
-def spread(examples, n):
-    """`n` examples of as many subjects as there are: each n-th part of the list gives one."""
-    return [examples[i * len(examples) // n] for i in range(min(n, len(examples)))]
+def spread(questions, most):
+    """At most `most` questions, evenly over the list, so of as many subjects as there can be."""
+    n = min(most, len(questions))
+    return [questions[i * len(questions) // n] for i in range(n)]
 
 
 def _answers(value, separator=None):
