@@ -86,8 +86,16 @@ RESTORED = {
     "367-130-0000": '"the lamp is not lit."',
 }
 ABSTRACTS = [  # (PMID, language, [(label or None, XML of a part)])
-    ("101", "eng", [(None, "Aspirin inhibits platelets in <i>most</i> patients. We treated ten of them with aspirin.")]),
-    ("102", "eng", [("BACKGROUND", "Gout is &lt;common&gt; now."), ("RESULTS", "No patient had fever. One had a rash.")]),
+    (
+        "101",
+        "eng",
+        [(None, "Aspirin inhibits platelets in <i>most</i> patients. We treated ten of them with aspirin.")],
+    ),
+    (
+        "102",
+        "eng",
+        [("BACKGROUND", "Gout is &lt;common&gt; now."), ("RESULTS", "No patient had fever. One had a rash.")],
+    ),
     ("103", "fre", [(None, "La goutte est une maladie que nous avons vue ici chez dix malades.")]),
     ("104", "eng", []),
     ("105", "eng", [(None, "Too short.")]),
@@ -140,7 +148,10 @@ MMLU = {  # split: {subject: rows}
             ['Which organ, the "pump", moves blood?', "liver", "heart", "lung, left", "skin", "B"],
             ["Same choices?", "yes", "no", "yes", "maybe", "A"],
         ],
-        "law": [["Long " + "very " * 90 + "question?", "a", "b", "c", "d", "D"], ["Short?\nYes.", "a", "b", "c", "d", "D"]],
+        "law": [
+            ["Long " + "very " * 90 + "question?", "a", "b", "c", "d", "D"],
+            ["Short?\nYes.", "a", "b", "c", "d", "D"],
+        ],
     },
 }
 
@@ -206,15 +217,16 @@ def pubmed(root, abstracts=ABSTRACTS, name="pubmed25n0001.xml.gz"):
     root.mkdir(exist_ok=True)
     articles = []
     for pmid, language, parts in abstracts:
-        text = "".join(
-            f'<AbstractText{f""" Label="{label}" NlmCategory="{label}" """.rstrip() if label else ""}>{part}</AbstractText>'
-            for label, part in parts
-        )
+        text = ""
+        for label, part in parts:
+            labels = f' Label="{label}" NlmCategory="{label}"' if label else ""
+            text += f"<AbstractText{labels}>{part}</AbstractText>"
+        abstract = f"<Abstract>{text}</Abstract>" if text else ""
         articles.append(
             f'<PubmedArticle><MedlineCitation Status="MEDLINE" Owner="NLM"><PMID Version="1">{pmid}</PMID>'
-            f'<Article PubModel="Print"><ArticleTitle>Title.</ArticleTitle>{f"<Abstract>{text}</Abstract>" if text else ""}'
-            f"<Language>{language}</Language></Article><OtherAbstract><AbstractText>Other.</AbstractText></OtherAbstract>"
-            f"</MedlineCitation><PubmedData><ArticleIdList/></PubmedData></PubmedArticle>"
+            f'<Article PubModel="Print"><ArticleTitle>Title.</ArticleTitle>{abstract}<Language>{language}</Language>'
+            "</Article><OtherAbstract><AbstractText>Other.</AbstractText></OtherAbstract></MedlineCitation>"
+            "<PubmedData><ArticleIdList/></PubmedData></PubmedArticle>"
         )
     doctype = '<!DOCTYPE PubmedArticleSet SYSTEM "http://dtd.nlm.nih.gov/ncbi/pubmed/out/pubmed_250101.dtd">'
     xml = f'<?xml version="1.0" encoding="utf-8"?>\n{doctype}\n<PubmedArticleSet>\n' + "\n".join(articles)
@@ -227,14 +239,14 @@ def many_abstracts(n):
     """Abstracts of medical sentences, all different, for runs of the whole recipe."""
     drugs = "aspirin codeine insulin morphine warfarin".split()
     ills = "fever gout asthma migraine anaemia".split()
-    return [
-        (str(1000 + i), "eng", [(None, " ".join(
-            f"Patient {'abcdefghij'[i // 10 % 10]}{'klmnopqrst'[i % 10]} had {ills[(i + k) % 5]} and took {drugs[(i * k) % 5]} "
-            "for a while."
-            for k in range(1, 4)
-        ))])
-        for i in range(n)
-    ]  # fmt: skip
+    abstracts = []
+    for i in range(n):
+        patient = f"{'abcdefghij'[i // 10 % 10]}{'klmnopqrst'[i % 10]}"
+        said = [
+            f"Patient {patient} had {ills[(i + k) % 5]} and took {drugs[i * k % 5]} for a while." for k in range(1, 4)
+        ]
+        abstracts.append((str(1000 + i), "eng", [(None, " ".join(said))]))
+    return abstracts
 
 
 def primock(root):
@@ -275,14 +287,15 @@ def mmlu(root):
 
 def spoken_qa(root):
     """OpenAudioBench: three tables with audios/ beside them, MP3."""
+    audio = "audio_filename"
     tables = {
-        "llama_questions": [["Questions", "Answer", "audio_filename"], ["What is the capital of France?", "Paris", "0.mp3"]],
-        "web_questions": [["url", "question", "answers", "audio_filename"], ["u", "who was Bach?", "composer; organist", "w.mp3"]],
+        "llama_questions": [["Questions", "Answer", audio], ["What is the capital of France?", "Paris", "0.mp3"]],
+        "web_questions": [["url", "question", "answers", audio], ["u", "who was Bach?", "composer; organist", "w.mp3"]],
         "trivia_qa": [
-            ["question", "answer_normalized_value", "answer_normalized_aliases", "audio_filename"],
+            ["question", "answer_normalized_value", "answer_normalized_aliases", audio],
             ["Which sea is salty?", "dead sea", "the dead sea,dead sea", "t.mp3"],
         ],
-    }  # fmt: skip
+    }
     for name, rows in tables.items():
         folder = root / "eval_datas" / name
         folder.mkdir(parents=True)
@@ -301,6 +314,8 @@ def spoken_mmlu(root, n=20):
         for i in range(count):
             noise(root / "audio" / f"{split}{i}.wav", 2)
             entry = {"subject": "colours", "question": f"Which colour has number {split} {i}?", "answer": "ABCD"[i % 4]}
-            lines.append(json.dumps({**entry, "choices": ["red", "blue", "green", "gold"], "audio": f"audio/{split}{i}.wav"}))
+            lines.append(
+                json.dumps({**entry, "choices": ["red", "blue", "green", "gold"], "audio": f"audio/{split}{i}.wav"})
+            )
         (root / f"{split}.jsonl").write_text("\n".join(lines) + "\n")
     return root

@@ -18,7 +18,15 @@ from espnet_llmvq.data.datadir import DataDir, validate
 from espnet_llmvq.data.questions import read_questions
 from espnet_llmvq.errors import UserError
 from espnet_llmvq.score.entities import check_entities, read_entities
-from espnet_llmvq.systems import names, plan, read_config, read_mixture, read_systems, read_yaml, split_mixture
+from espnet_llmvq.systems import (
+    names,
+    plan,
+    read_config,
+    read_mixture,
+    read_systems,
+    read_yaml,
+    split_mixture,
+)
 
 RECIPE = Path(__file__).resolve().parents[1] / "egs/librispeech/jstip1"
 CONF = str(RECIPE / "conf")
@@ -95,10 +103,9 @@ def test_the_books_give_case_and_punctuation(prepared):
 
 
 def test_words_are_compared_without_accents_and_titles(local):
-    key = local["books"].key
-    assert [key(word) for word in ("don\u2019t", "Caf\u00e9", "\u00c6sop", "MISTER", "Mr", "Dr", "1860", "S\u00e3o")] == [
-        "DONT", "CAFE", "AESOP", "MR", "MR", "DR", "1860", "SAO",
-    ]  # fmt: skip
+    words = ("don\u2019t", "Caf\u00e9", "\u00c6sop", "MISTER", "Mr", "Dr", "1860", "S\u00e3o")
+    keys = ["DONT", "CAFE", "AESOP", "MR", "MR", "DR", "1860", "SAO"]
+    assert [local["books"].key(word) for word in words] == keys
 
 
 def test_what_is_in_the_book_twice_is_placed_by_its_neighbours(local):
@@ -129,9 +136,7 @@ def test_librispeech_pc_is_the_simple_way(local, made, tmp_path):
         train = DataDir.load(tmp_path / key / "train")
         assert train.text["84-121-0006"] == f"{mark}The old man waited.{mark}"
         assert len(train.text) == 13
-        assert left_out(tmp_path / key, "train") == {
-            "26-500-0000": "no text in train-clean-100.json of LibriSpeech-PC"
-        }
+        assert left_out(tmp_path / key, "train") == {"26-500-0000": "no text in train-clean-100.json of LibriSpeech-PC"}
 
 
 def test_abstracts_are_filtered_and_joined(local, made):
@@ -150,9 +155,8 @@ def test_sentences_of_abstracts(local):
     assert pubmed.sentences("We saw E. Coli vs. Man et al. Then it rose. Why? No, i.e. Never.") == [
         "We saw E. Coli vs. Man et al. Then it rose.", "Why?", "No, i.e. Never.",
     ]  # fmt: skip
-    assert [pubmed.speakable(s) for s in ("No patient had fever.", "It rose by 5 percent.", "The DNA was lost.", "No.")] == [
-        True, False, False, False,
-    ]  # fmt: skip
+    said = ("No patient had fever.", "It rose by 5 percent.", "The DNA was lost.", "No.")
+    assert [pubmed.speakable(sentence) for sentence in said] == [True, False, False, False]
 
 
 def test_no_document_is_in_two_places(prepared):
@@ -188,8 +192,10 @@ def test_consultations(prepared):
     }
     # The patient's interval ends at 6.3 s, the recording at 6.2.
     assert data.segments == {
-        f"{doctor}-0001": (doctor, 0.5, 2.0), f"{doctor}-0003": (doctor, 2.5, 4.0), f"{patient}-0001": (patient, 2.1, 6.2),
-    }  # fmt: skip
+        f"{doctor}-0001": (doctor, 0.5, 2.0),
+        f"{doctor}-0003": (doctor, 2.5, 4.0),
+        f"{patient}-0001": (patient, 2.1, 6.2),
+    }
     assert data.utt2spk[f"{doctor}-0001"] == doctor
     assert left_out(prepared, "test_medical") == {f"{doctor}-0002": "no words: <UNIN/>"}
     assert data.entities == {
@@ -225,14 +231,18 @@ TEXTS = {"u1": "Take Ibuprofen, not aspirin.", "u2": "No drug here."}
 def test_entities_of_a_tagger(local, tmp_path):
     path = tmp_path / "tags.tsv"
     path.write_text("utterance\tstart\tend\tlabel\tsurface\nu1\t20\t27\tDRUG\taspirin\nu1\t5\t14\tmy drug\tIbuprofen\n")
-    assert local["entity_files"].read_entity_file(path, TEXTS) == {"u1": [("my_drug", "Ibuprofen"), ("DRUG", "aspirin")]}
+    assert local["entity_files"].read_entity_file(path, TEXTS) == {
+        "u1": [("my_drug", "Ibuprofen"), ("DRUG", "aspirin")]
+    }
 
 
 def test_entities_of_a_list(local, tmp_path):
     path = tmp_path / "terms.txt"
     path.write_text("# drugs\nAspirin\ndrug\tnot aspirin\nibuprofen\n")
     # The longest term that begins first counts, and the text's own writing.
-    assert local["entity_files"].read_entity_file(path, TEXTS) == {"u1": [("term", "Ibuprofen"), ("drug", "not aspirin")]}
+    assert local["entity_files"].read_entity_file(path, TEXTS) == {
+        "u1": [("term", "Ibuprofen"), ("drug", "not aspirin")]
+    }
 
 
 @pytest.mark.parametrize(
@@ -294,7 +304,10 @@ def test_json_questions_in_other_writings(local, tmp_path):
     assert examples == []
     rows = [{"question": "Q?", "answers": {"text": ["a", "a", "b"]}}, {"question": "R?", "answers": "['c', 'd']"}]
     (tmp_path / "s.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
-    assert [q["answer"] for q in local["question_sets"].read_spoken_qa(tmp_path / "s.jsonl")] == [["a", "b"], ["c", "d"]]
+    assert [q["answer"] for q in local["question_sets"].read_spoken_qa(tmp_path / "s.jsonl")] == [
+        ["a", "b"],
+        ["c", "d"],
+    ]
 
 
 def change(path, old, new):
@@ -315,41 +328,82 @@ GRID = "primock/transcripts/day1_consultation01_doctor.TextGrid"
 TEST = "spoken_mmlu/test.jsonl"
 WEB = "spoken_qa/eval_datas/web_questions"
 DAMAGES = {
-    "no flac": (lambda r: (r / TRANS).with_name("84-121-0004.flac").unlink(), r"84-121.trans.txt:5: no .*84-121-0004.flac"),
+    "no flac": (
+        lambda r: (r / TRANS).with_name("84-121-0004.flac").unlink(),
+        r"84-121.trans.txt:5: no .*84-121-0004.flac",
+    ),
     "no line": (lambda r: change(r / TRANS, "84-121-0003 YES\n", ""), "84-121.trans.txt: no line for 84-121-0003.flac"),
-    "other utterance": (lambda r: change(r / TRANS, "84-121-0003", "85-121-0003"), r"84-121.trans.txt:4: '85-121-0003 YES' is"),
-    "no words": (lambda r: change(r / TRANS, "0003 YES", "0003"), "84-121.trans.txt:4: '84-121-0003' is not `84-121-NUMBER"),
+    "other utterance": (
+        lambda r: change(r / TRANS, "84-121-0003", "85-121-0003"),
+        r"84-121.trans.txt:4: '85-121-0003 YES' is",
+    ),
+    "no words": (
+        lambda r: change(r / TRANS, "0003 YES", "0003"),
+        "84-121.trans.txt:4: '84-121-0003' is not `84-121-NUMBER",
+    ),
     "no chapters": (lambda r: (r / "librispeech/LibriSpeech/CHAPTERS.TXT").unlink(), "CHAPTERS.TXT: cannot be read"),
-    "bad chapters": (lambda r: change(r / "librispeech/LibriSpeech/CHAPTERS.TXT", "| 8.23 ", ""), "CHAPTERS.TXT:2: 7 fields"),
-    "no books": (lambda r: shutil.rmtree(r / "books/LibriSpeech/books"), "LIBRISPEECH_BOOKS=.*: neither utf-8/ nor ascii/"),
+    "bad chapters": (
+        lambda r: change(r / "librispeech/LibriSpeech/CHAPTERS.TXT", "| 8.23 ", ""),
+        "CHAPTERS.TXT:2: 7 fields",
+    ),
+    "no books": (
+        lambda r: shutil.rmtree(r / "books/LibriSpeech/books"),
+        "LIBRISPEECH_BOOKS=.*: neither utf-8/ nor ascii/",
+    ),
     "cut gzip": (lambda r: cut_gzip(r / "pubmed/pubmed25n0001.xml.gz"), "pubmed25n0001.xml.gz: damaged after article"),
-    "cut xml": (lambda r: cut_xml(r / "pubmed/pubmed25n0001.xml.gz"), "pubmed25n0001.xml.gz: not XML after article 4: .*line"),
+    "cut xml": (
+        lambda r: cut_xml(r / "pubmed/pubmed25n0001.xml.gz"),
+        "pubmed25n0001.xml.gz: not XML after article 4: .*line",
+    ),
     "other xml": (
         lambda r: (r / "pubmed/pubmed25n0001.xml.gz").write_bytes(gzip.compress(b"<html></html>")),
         "its root is <html>, not <PubmedArticleSet>",
     ),
     "no pubmed": (lambda r: (r / "pubmed/pubmed25n0001.xml.gz").unlink(), r"PUBMED=.*: no \*.xml.gz in it"),
-    "unknown mark": (lambda r: change(r / GRID, "<UNIN/>", "<NOISE/>"), r"doctor.TextGrid:\d+: unknown mark <NOISE/>; known"),
-    "overlap": (lambda r: change(r / GRID, "xmin = 2.5", "xmin = 1.9"), r"doctor.TextGrid:\d+: an interval begins at 1.9 s"),
+    "unknown mark": (
+        lambda r: change(r / GRID, "<UNIN/>", "<NOISE/>"),
+        r"doctor.TextGrid:\d+: unknown mark <NOISE/>; known",
+    ),
+    "overlap": (
+        lambda r: change(r / GRID, "xmin = 2.5", "xmin = 1.9"),
+        r"doctor.TextGrid:\d+: an interval begins at 1.9 s",
+    ),
     "no recording": (
         lambda r: (r / "primock/audio/day1_consultation01_doctor.wav").unlink(),
         r"audio: no day1_consultation01_doctor.wav, which the other side has",
     ),
     "a pointer": (
-        lambda r: (r / "primock/audio/day1_consultation01_doctor.wav").write_text("version https://git-lfs.github.com/spec/v1"),
+        lambda r: (r / "primock/audio/day1_consultation01_doctor.wav").write_text(
+            "version https://git-lfs.github.com/spec/v1"
+        ),
         "doctor.wav: is a pointer, not the recording .*git lfs pull",
     ),
-    "no clip": (lambda r: (r / "minds/audio/en-GB~CARD_ISSUES/603b9a5f.wav").unlink(), r"en-GB.csv:2: no .*603b9a5f.wav"),
-    "fields": (lambda r: change(r / "minds/text/en-GB.csv", ",6", ",6,x"), "en-GB.csv:2: 5 fields, not file, transcript"),
+    "no clip": (
+        lambda r: (r / "minds/audio/en-GB~CARD_ISSUES/603b9a5f.wav").unlink(),
+        r"en-GB.csv:2: no .*603b9a5f.wav",
+    ),
+    "fields": (
+        lambda r: change(r / "minds/text/en-GB.csv", ",6", ",6,x"),
+        "en-GB.csv:2: 5 fields, not file, transcript",
+    ),
     "quotes": (lambda r: change(r / "minds/text/en-US.csv", '"the', '"the"'), r"en-US.csv:\d: .*quotation mark"),
-    "no locale": (lambda r: (r / "minds/text/en-GB.csv").unlink(), "unknown locale 'en-GB' .*known: en-AU, en-US, fr-FR"),
-    "answer": (lambda r: change(r / TEST, '"answer": "B"', '"answer": "E"'), "test.jsonl:2: answer 'E' is none of the choices"),
+    "no locale": (
+        lambda r: (r / "minds/text/en-GB.csv").unlink(),
+        "unknown locale 'en-GB' .*known: en-AU, en-US, fr-FR",
+    ),
+    "answer": (
+        lambda r: change(r / TEST, '"answer": "B"', '"answer": "E"'),
+        "test.jsonl:2: answer 'E' is none of the choices",
+    ),
     "choices": (lambda r: change(r / TEST, '"green", ', ""), "test.jsonl:1: not a question with four choices"),
     "json": (lambda r: change(r / TEST, '{"subject"', '{"subject'), "test.jsonl:1: not JSON"),
-    "question audio": (lambda r: (r / "spoken_mmlu/audio/test3.wav").unlink(), "test.jsonl:4: no audio file .*test3.wav"),
+    "question audio": (
+        lambda r: (r / "spoken_mmlu/audio/test3.wav").unlink(),
+        "test.jsonl:4: no audio file .*test3.wav",
+    ),
     "column": (lambda r: change(r / WEB / "web_questions.csv", "answers", "replies"), "lacks the column answers"),
     "clip": (lambda r: (r / WEB / "audios/w.mp3").unlink(), "web_questions.csv:2: no audio file .*w.mp3"),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("name", DAMAGES)
@@ -406,10 +460,14 @@ def test_run_takes_what_is_there(made, tmp_path):
     assert options["--systems"] == "paper_b" and told == ""
     assert options["--questions"] == "mc=data/questions/mmlu.jsonl sqa=data/questions/sqa.jsonl"
     assert options["--texts"] == "domain=data/text/pubmed.txt" and options["--tts_text"] == "data/domain_tts/text"
-    assert (options["--llm"], options["--encoder_file"], options["--tts_command"]) == ("/LLM", "/ENCODER", "/TTS_COMMAND")
+    assert (options["--llm"], options["--encoder_file"], options["--tts_command"]) == (
+        "/LLM",
+        "/ENCODER",
+        "/TTS_COMMAND",
+    )
 
 
-# --- Configs: the figures are those of the paper, typed here -----------------------------------------------------------
+# --- Configs: the figures are those of the paper, typed here ---------------------------------------------------------
 
 POSITIONS = 16384 * 4  # LLM positions of a step: ours
 
@@ -503,7 +561,10 @@ def test_interleaving_and_questions():
     from espnet_llmvq.interleave.interleaved import Interleaving
     from espnet_llmvq.interleave.questions import LETTERS, MultipleChoice, OpenQuestions
 
-    forms = {name: Interleaving.from_dict(read_yaml(f"{CONF}/interleave/{name}.yaml")) for name in names(f"{CONF}/interleave")}
+    forms = {
+        name: Interleaving.from_dict(read_yaml(f"{CONF}/interleave/{name}.yaml"))
+        for name in names(f"{CONF}/interleave")
+    }
     assert {name: (f.level, f.cut) for name, f in forms.items() if name != "word"} == {
         "seg_sil": ("segment", "silence"), "seg_sil_punc": ("segment", "silence_punctuation"),
         "mixed_sil": ("mixed", "silence"), "mixed_sil_punc": ("mixed", "silence_punctuation"),

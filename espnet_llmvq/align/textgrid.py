@@ -91,8 +91,8 @@ def read_intervals(path, tier=None):
     """The labelled intervals of a tier as [(line, start, end, label)], in the order of time; empty ones are left out.
 
     tier: its name; None: the only one of the file. Text files in UTF-8, or in UTF-16 with a byte order mark. Raises
-    UserError, with file and line, for a file that is no TextGrid, an unknown tier, a tier of points, and an interval that
-    ends before it starts or begins before the last one ends.
+    UserError, with file and line, for a file that is no TextGrid, an unknown tier, a tier of points, and an interval
+    that ends before it starts or begins before the last one ends.
     """
     reader = _Reader(path)
     for expected in ("ooTextFile", "TextGrid"):

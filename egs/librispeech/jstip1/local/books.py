@@ -1,8 +1,8 @@
 """Case and punctuation for upper-case transcripts, from the text of the book that was read.
 
-A transcript is looked for in its book word by word. Words are compared without case, punctuation, apostrophes and accents;
-titles are read out (MISTER is Mr.). A transcript that the book holds as a whole takes the book's writing, from its
-first word to the punctuation behind its last one; any other is left out, with the reason. Nothing is guessed.
+A transcript is looked for in its book word by word. Words are compared without case, punctuation, apostrophes and
+accents; titles are read out (MISTER is Mr.). A transcript that the book holds as a whole takes the book's writing, from
+its first word to the punctuation behind its last one; any other is left out, with the reason. Nothing is guessed.
 """
 
 import collections
@@ -16,7 +16,7 @@ WORD = re.compile(r"[^\W_]+(?:['’][^\W_]+)*")
 INSERTED = re.compile(r"[\[{]\d+[\]}]|\[(?:Illustration|Footnote|Sidenote)[^\]]*\]|[_*=|~#^\ufeff]")
 OPENING, CLOSING = re.compile(r"[\"'(“‘\[]+\Z"), re.compile(r"[^\w\s—–-]*")
 DASH = re.compile(r"\s*(?:--+|—|\s–\s)-*\s*")
-QUOTES = str.maketrans("“”„‘’", "\"\"\"''")
+QUOTES = str.maketrans("“”„‘’", '"""\'\'')
 TITLES = {"MISTER": "MR", "MISSUS": "MRS", "MISSIS": "MRS", "DOCTOR": "DR", "SAINT": "ST"}
 LIGATURES = str.maketrans({"æ": "ae", "Æ": "AE", "œ": "oe", "Œ": "OE", "ß": "ss"})
 N = 3  # words of the index

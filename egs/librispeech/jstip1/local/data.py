@@ -70,7 +70,8 @@ class Preparation:
         kinds = collections.Counter(reason.split(":")[0] if ":" in reason else reason for reason in reasons.values())
         most = ", ".join(f"{n} {kind}" for kind, n in kinds.most_common(3))
         share = 100 * (total - len(reasons)) / total
-        print(f"{name}: {total - len(reasons)} of {total} ({share:.1f} %)" + (f"; left out, see {path}: {most}" * bool(reasons)))
+        told = f"; left out, see {path}: {most}" if reasons else ""
+        print(f"{name}: {total - len(reasons)} of {total} ({share:.1f} %){told}")
         if len(reasons) == total:
             raise UserError(f"{name}: nothing is left; {path} has the reasons")
 
@@ -142,7 +143,7 @@ class Preparation:
             print("text/pubmed.txt, domain_tts: left out, as PUBMED is not set in db.sh")
             return []
         if not 0 < a.held_out_share + a.tts_share < 1:
-            raise UserError("--held_out_share and --tts_share are shares, and something must be left for text/pubmed.txt")
+            raise UserError("--held_out_share and --tts_share are shares; something must be left for text/pubmed.txt")
         target = self.out / "text" / "pubmed.txt"
         target.parent.mkdir(parents=True, exist_ok=True)
         temporary = target.with_name(f".{target.name}.tmp")

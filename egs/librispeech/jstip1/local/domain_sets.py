@@ -28,7 +28,9 @@ def read_primock(path):
     grids = {p.stem: p for p in sorted((root / "transcripts").glob("*.TextGrid"))}
     waves = {p.stem: p for p in sorted((root / "audio").glob("*.wav"))}
     if not grids:
-        raise UserError(f"PRIMOCK57={path}: no transcripts/*.TextGrid; clone https://github.com/babylonhealth/primock57")
+        raise UserError(
+            f"PRIMOCK57={path}: no transcripts/*.TextGrid; clone https://github.com/babylonhealth/primock57"
+        )
     faults, reasons = Faults(), {}
     data = DataDir({}, {}, {}, {})
     for name in sorted(grids.keys() | waves.keys()):

@@ -33,7 +33,9 @@ def corpus_root(path):
     for root in (Path(path).absolute(), Path(path).absolute() / "LibriSpeech"):
         if any(root.glob("*-clean*")) or any(root.glob("*-other*")):
             return root
-    raise UserError(f"LIBRISPEECH={path}: holds no part such as train-clean-100; unpack https://www.openslr.org/12 there")
+    raise UserError(
+        f"LIBRISPEECH={path}: no part such as train-clean-100 in it; unpack https://www.openslr.org/12 there"
+    )
 
 
 def read_part(root, part, most=None):
