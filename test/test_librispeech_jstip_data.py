@@ -419,6 +419,19 @@ def test_damaged_copies(local, made, tmp_path, name):
         assert validate(directory) == []
 
 
+def test_nothing_is_done_twice(local, made, tmp_path, capsys):
+    def again(**changes):
+        capsys.readouterr()
+        local["data"].main(options(made, tmp_path, **{**off, **changes}))
+        return "nothing to do" not in capsys.readouterr().out
+
+    off = {name: "" for name in ("primock57", "mmlu", "sqa", "pubmed")}
+    assert [again(), again(), again(nj=2)] == [True, False, False]
+    (tmp_path / "test_banking/wav.scp").unlink()
+    assert [again(), again()] == [True, False]
+    assert [again(minds14_locales="en-US"), again(minds14_locales="en-US"), again()] == [True, False, True]
+
+
 def test_what_is_not_set(local, made, tmp_path, capsys):
     with pytest.raises(UserError, match="LIBRISPEECH is not set in db.sh"):
         local["data"].main(["--datadir", str(tmp_path)])

@@ -5,6 +5,7 @@ What is left out, and why, is listed in DATADIR/left_out/. Corpora whose path is
 """
 
 import collections
+import hashlib
 import json
 import os
 from pathlib import Path
@@ -16,6 +17,7 @@ from espnet_llmvq.errors import UserError
 TRAIN_PARTS = ("train-clean-100", "train-clean-360", "train-other-500")
 TEST_PARTS = {"test_clean": "test-clean", "test_other": "test-other"}
 SMOKE = {"most": 60, "pubmed_documents": 200, "tts_sentences": 12, "questions": 12, "lm_sentences": 400}
+DONE = ".prepared"  # what data/ was made from, and its files
 SHOTS = 5  # examples at the top of questions/mmlu.jsonl ([2607.01733])
 
 
@@ -57,16 +59,46 @@ def write_lines(path, lines):
     write_atomic(path, "".join(f"{line}\n" for line in lines))
 
 
+def fingerprint(args):
+    """Hash of what data/ depends on: options, the programs, and files and folders that options name (their times)."""
+    options = {key: value for key, value in vars(args).items() if key not in ("datadir", "nj")}
+    named = [Path(value) for value in options.values() if isinstance(value, str) and value and os.path.exists(value)]
+    times = [(str(path.absolute()), path.stat().st_mtime_ns) for path in named]
+    digest = hashlib.sha256(json.dumps([options, times], sort_keys=True, default=str).encode())
+    for path in sorted(Path(__file__).resolve().parent.glob("*.py")):
+        digest.update(path.read_bytes())
+    return digest.hexdigest()
+
+
+def is_done(out, stamp):
+    """Whether `out` was made from this and all files are there."""
+    try:
+        done = json.loads((out / DONE).read_text())
+    except (OSError, ValueError):
+        return False
+    return done["stamp"] == stamp and all((out / name).exists() for name in done["files"])
+
+
 class Preparation:
-    """Prepares one corpus after the other; args: parsed options."""
+    """Prepares one corpus after the other; args: parsed options. made: the files that were written."""
 
     def __init__(self, args):
-        self.args, self.out = args, args.datadir
+        self.args, self.out, self.made = args, args.datadir, []
+
+    def write(self, name, lines):
+        """Write a text file below the data directory."""
+        write_lines(self.out / name, lines)
+        self.made.append(name)
+
+    def write_set(self, name, data):
+        """Write a DataDir below the data directory."""
+        data.write(self.out / name)
+        self.made.append(f"{name}/wav.scp")
 
     def left_out(self, name, reasons, total):
         """List what is left out of a set, and say how much it is."""
         path = self.out / "left_out" / f"{name}.tsv"
-        write_lines(path, [f"{utt}\t{reasons[utt]}" for utt in sorted(reasons)])
+        self.write(f"left_out/{name}.tsv", [f"{utt}\t{reasons[utt]}" for utt in sorted(reasons)])
         kinds = collections.Counter(reason.split(":")[0] if ":" in reason else reason for reason in reasons.values())
         most = ", ".join(f"{n} {kind}" for kind, n in kinds.most_common(3))
         share = 100 * (total - len(reasons)) / total
@@ -112,7 +144,7 @@ class Preparation:
             self.left_out(name, reasons, len(everyone))
             kept = [u for u in everyone if u.utt in texts]
             data = DataDir({u.utt: u.audio for u in kept}, texts, {u.utt: u.reader for u in kept})
-            data.write(self.out / name)
+            self.write_set(name, data)
             made[name] = [texts[u.utt] for u in kept]
         return made
 
@@ -132,7 +164,7 @@ class Preparation:
             print(f"{name}: {sum(map(len, found.values()))} entities in {len(found)} utterances")
         else:
             print(f"{name}: without entities, as no file of them is set in db.sh")
-        data.write(self.out / name)
+        self.write_set(name, data)
 
     def pubmed(self):
         """text/pubmed.txt, domain_tts/text, lm/valid_domain.txt -> [sentences for the language model]"""
@@ -150,10 +182,11 @@ class Preparation:
         try:
             held_out, spoken, sentences = self.pubmed_documents(pubmed, temporary)
             os.replace(temporary, target)
+            self.made.append("text/pubmed.txt")
         finally:
             temporary.unlink(missing_ok=True)
-        write_lines(self.out / "domain_tts" / "text", [f"{utt} {spoken[utt]}" for utt in sorted(spoken)])
-        write_lines(self.out / "lm" / "valid_domain.txt", held_out)
+        self.write("domain_tts/text", [f"{utt} {spoken[utt]}" for utt in sorted(spoken)])
+        self.write("lm/valid_domain.txt", held_out)
         return sentences[: a.lm_sentences]
 
     def pubmed_documents(self, pubmed, path):
@@ -210,8 +243,7 @@ class Preparation:
             jobs = synthesise(pairs, a.tts_voices.split(), folder, a.seed, a.nj, a.tts_command or None)
             wavs = {job["utt"].removeprefix(f"{job['spk']}-"): f"{name}/wav/{job['utt']}.wav" for job in jobs}
             asked = [{**q, "wav": wavs[q["id"]]} for q in asked]
-        lines = [json.dumps(q, ensure_ascii=False) for q in (*examples, *asked)]
-        write_lines(self.out / "questions" / f"{name}.jsonl", lines)
+        self.write(f"questions/{name}.jsonl", [json.dumps(q, ensure_ascii=False) for q in (*examples, *asked)])
 
     def all_questions(self):
         import question_sets  # local/question_sets.py
@@ -237,8 +269,13 @@ def main(argv=None):
             if name != "most":
                 setattr(args, name, value)
         args.held_out_share = args.tts_share = 0.2
+    stamp = fingerprint(args)
+    if is_done(args.datadir, stamp):
+        print(f"{args.datadir} is complete; nothing to do (delete {args.datadir / DONE} if a corpus has changed)")
+        return
     import domain_sets  # local/domain_sets.py
 
+    (args.datadir / DONE).unlink(missing_ok=True)
     work = Preparation(args)
     # What is small comes first: a mistake in it is told before LibriSpeech is read.
     work.domain_set("test_medical", domain_sets.read_primock, args.primock57, args.primock57_entities)
@@ -249,8 +286,9 @@ def main(argv=None):
     work.all_questions()
     texts = work.librispeech()
     sentences = work.pubmed()
-    write_lines(args.datadir / "lm" / "train.txt", texts["train"] + sentences)
-    write_lines(args.datadir / "lm" / "valid.txt", texts["valid"])
+    work.write("lm/train.txt", texts["train"] + sentences)
+    work.write("lm/valid.txt", texts["valid"])
+    write_atomic(args.datadir / DONE, json.dumps({"stamp": stamp, "files": work.made}) + "\n")
 
 
 if __name__ == "__main__":
