@@ -327,7 +327,23 @@ TRANS = "librispeech/LibriSpeech/train-clean-100/84/121/84-121.trans.txt"
 GRID = "primock/transcripts/day1_consultation01_doctor.TextGrid"
 TEST = "spoken_mmlu/test.jsonl"
 WEB = "spoken_qa/eval_datas/web_questions"
+
+
+def keep_lines(path, n):
+    path.write_text("".join(path.read_text().splitlines(keepends=True)[:n]))
+
+
+def only_examples(root):
+    keep_lines(root / TEST, 4)
+    (root / TEST).with_name("dev.jsonl").unlink()
+
+
 DAMAGES = {
+    "no clips": (
+        lambda r: [keep_lines(p, 1) for p in (r / "minds/text").iterdir()],
+        "test_banking: nothing is left of 0",
+    ),
+    "only examples": (only_examples, "mmlu: nothing is left of 0"),
     "no flac": (
         lambda r: (r / TRANS).with_name("84-121-0004.flac").unlink(),
         r"84-121.trans.txt:5: no .*84-121-0004.flac",

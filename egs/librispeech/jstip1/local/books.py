@@ -12,7 +12,7 @@ import re
 import unicodedata
 
 WORD = re.compile(r"[^\W_]+(?:['’][^\W_]+)*")
-# What Project Gutenberg puts between words: numbers of notes and pages, captions, marks of emphasis; and signs without width.
+# What Project Gutenberg puts between words: numbers of notes and pages, captions, emphasis; and signs without width.
 INSERTED = re.compile(r"[\[{]\d+[\]}]|\[(?:Illustration|Footnote|Sidenote)[^\]]*\]|[_*=|~#^\ufeff\u2060\u200b\u00ad]")
 OPENING, CLOSING = re.compile(r"[\"'(“‘\[]+\Z"), re.compile(r"[^\w\s—–-]*")
 DASH = re.compile(r"\s*(?:--+|—|\s–\s)-*\s*")

@@ -101,11 +101,11 @@ class Preparation:
         self.write(f"left_out/{name}.tsv", [f"{utt}\t{reasons[utt]}" for utt in sorted(reasons)])
         kinds = collections.Counter(reason.split(":")[0] if ":" in reason else reason for reason in reasons.values())
         most = ", ".join(f"{n} {kind}" for kind, n in kinds.most_common(3))
+        if len(reasons) == total:
+            raise UserError(f"{name}: nothing is left of {total}; {path} has the reasons")
         share = 100 * (total - len(reasons)) / total
         told = f"; left out, see {path}: {most}" if reasons else ""
         print(f"{name}: {total - len(reasons)} of {total} ({share:.1f} %){told}")
-        if len(reasons) == total:
-            raise UserError(f"{name}: nothing is left; {path} has the reasons")
 
     def librispeech(self):
         """train, valid, test_clean, test_other -> {set: [texts]}"""
