@@ -8,6 +8,7 @@ import math
 
 import torch
 
+from espnet_llmvq import pretrained_encoder
 from espnet_llmvq.bridge.bridge import stack_frames
 from espnet_llmvq.bridge.shorten import valid_mask
 from espnet_llmvq.errors import UserError
@@ -41,11 +42,13 @@ def subsampled(frames, input_layer):
     return frames
 
 
-def encoder_frames(samples, frontend_conf, frame_stack, encoder_conf):
+def encoder_frames(samples, frontend_conf, frame_stack, encoder_conf, encoder="conformer"):
     """Encoder frames for an utterance of `samples` at 16 kHz: the one place that counts them.
 
-    frontend_conf, encoder_conf: the configs of the model. Raises UserError for an unknown input layer.
+    frontend_conf, encoder_conf, encoder: of the model's config. Raises UserError for an unknown input layer.
     """
+    if encoder in pretrained_encoder.PRETRAINED:
+        return pretrained_encoder.frames(encoder, samples, encoder_conf)
     layer = encoder_conf.get("input_layer", "conv2d")
     if layer not in SUBSAMPLING:
         raise UserError(f"input_layer {layer!r}: its frame count is unknown; use one of {list(SUBSAMPLING)}")
@@ -54,16 +57,21 @@ def encoder_frames(samples, frontend_conf, frame_stack, encoder_conf):
     return subsampled((frames + frame_stack - 1) // frame_stack, layer)
 
 
-def step_samples(frontend_conf, frame_stack, encoder_conf):
+def step_samples(frontend_conf, frame_stack, encoder_conf, encoder="conformer"):
     """Samples at 16 kHz from one encoder frame to the next: an encoder step."""
+    if encoder in pretrained_encoder.PRETRAINED:
+        return pretrained_encoder.step_samples(encoder, encoder_conf)
     hop = frontend_conf.get("hop_length", HOP_LENGTH)
     layer = encoder_conf.get("input_layer", "conv2d")
     return hop * frame_stack * math.prod(stride for _, stride in SUBSAMPLING[layer])
 
 
-def piece_frames(samples, frontend_conf, frame_stack, encoder_conf):
-    """Encoder frames of a piece cut out of a sound file: its steps, the last one filled up with zeros."""
-    return -(-samples // step_samples(frontend_conf, frame_stack, encoder_conf))
+def piece_frames(samples, *shape):
+    """Encoder frames of a piece cut out of a sound file: its steps, the last one filled up with zeros.
+
+    shape: as `step_samples` takes it.
+    """
+    return -(-samples // step_samples(*shape))
 
 
 def each_alone(module, x, lengths):

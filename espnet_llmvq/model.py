@@ -9,6 +9,7 @@ A batch holds sequences of spans (see `sequence.py`):
         whole number of steps)
 """
 
+import math
 import re
 
 import torch
@@ -20,7 +21,7 @@ from espnet_llmvq.bridge.aligned_start import ctc_loss
 from espnet_llmvq.bridge.diagnostics import drift
 from espnet_llmvq.bridge.shorten import compact, merge_runs, valid_mask
 from espnet_llmvq.errors import UserError, check_name
-from espnet_llmvq.llm.packing import check_no_leak, pack
+from espnet_llmvq.llm.packing import check_no_leak, needs_gpu, pack
 
 TEXT, SPEECH = 0, 1
 IGNORE = -100
@@ -117,10 +118,17 @@ class SpeechLLM(AbsESPnetModel):
         """
         super().train(mode)
         for name, module in self.named_modules():
+            if module is self:
+                continue
             params = list(module.parameters())
             pretrained = isinstance(module, torch.nn.modules.batchnorm._BatchNorm) and name.startswith(self.sourced)
             if params and not any(p.requires_grad for p in params) or pretrained:
                 module.eval()
+        for module in self.modules():
+            # Transformers recomputes activations in layers in training mode only; a frozen LLM's take as much memory.
+            # The layer itself does nothing else by this flag, and its dropout modules keep their own.
+            if getattr(module, "gradient_checkpointing", False):
+                module.training = mode
         return self
 
     def row_length(self, packing):
@@ -131,7 +139,9 @@ class SpeechLLM(AbsESPnetModel):
             packing = getattr(self.llm.config, "max_position_embeddings", None)
         if type(packing) is not int or packing < 1:
             raise UserError(f"model_conf.packing: {packing!r} must be a number of positions, true or null")
-        check_no_leak(self.llm)
+        self.leaks_unchecked = needs_gpu(self.llm)
+        if not self.leaks_unchecked:
+            check_no_leak(self.llm)
         return packing
 
     # Checkpoints
@@ -284,6 +294,9 @@ class SpeechLLM(AbsESPnetModel):
         """Next-token cross-entropy over the labelled positions: (sum, number of tokens, accuracy)."""
         pad = torch.nn.utils.rnn.pad_sequence
         if self.packing:
+            if self.leaks_unchecked:
+                check_no_leak(self.llm)
+                self.leaks_unchecked = False
             embeds, positions, labels = pack(inputs, labels, self.packing, IGNORE)
             where = {"position_ids": positions}
         else:
@@ -351,12 +364,16 @@ class SpeechLLM(AbsESPnetModel):
                 if frames is not None:
                     steps, step_lengths, stats = self.bridge_speech(frames, lengths)
                     stats.update(self.codebook_drift())
+                elif torch.distributed.is_available() and torch.distributed.is_initialized():
+                    # ESPnet gathers statistic by statistic: all processes must have the same. It leaves out NaN.
+                    stats = dict.fromkeys(self.bridge.statistic_names(), math.nan)
+                    stats.update(self.codebook_drift())
                 inputs, labels = self.assemble(steps, step_lengths, tokens, layout)
                 loss, weight, stats["acc"] = self.llm_loss(inputs, labels)
                 losses["llm"] = (self.llm_weight, loss / weight)
         total = sum(w * value for w, value in losses.values())
         stats.update({f"loss_{name}": value.detach() for name, (_, value) in losses.items()})
-        stats["loss"] = total.detach()
+        stats["loss"] = total.detach().clone()  # ESPnet divides the loss by accum_grad, in its place
         return force_gatherable((total, stats, torch.tensor(float(weight))), tokens.device)
 
     def collect_feats(self, tokens, layout, speech=None, speech_lengths=None, **kwargs):

@@ -4,6 +4,7 @@ import base64
 import json
 import os
 import re
+import types
 
 import numpy as np
 import pytest
@@ -176,6 +177,19 @@ def test_nearest_tokens_of_the_others():
     rows, cosines, weights = nearest.nearest(Bridge(3, table), table, None, z.flip(1), 3)
     assert rows.tolist() == [[4, 0, 5]] and weights is None
     assert cosines[0, 0].item() == pytest.approx(0.9 / 0.91**0.5)
+
+
+def test_rows_of_the_table_without_a_token_are_named_by_their_number():
+    table = torch.eye(3)
+    model = types.SimpleNamespace(
+        bridge=Bridge(2, table, stack=1),
+        llm=types.SimpleNamespace(get_input_embeddings=lambda: types.SimpleNamespace(weight=table)),
+    )
+    tokenizer = types.SimpleNamespace(convert_ids_to_tokens=lambda ids: [["a", "b", None][i] for i in ids])
+    out = torch.tensor([[0.1, 0.2, 0.9]])
+    found = types.SimpleNamespace(steps_of=lambda i: slice(0, 1), z=out, out=out)
+    (step,) = nearest.describe(model, tokenizer, found, 0)
+    assert [token for token, _, _ in step] == ["<row 2>", "b", "a"]
 
 
 def test_collected_means_are_those_of_one_at_a_time(make_model, corpus, tokenizer):

@@ -323,7 +323,7 @@ def test_damaged_and_unwritable_checkpoints(tmp_path, full_disk):
 def test_a_killed_phase_is_told(tmp_path, monkeypatch, capsys):
     from espnet_llmvq.tasks import launch
 
-    def train(directory, settings, threads):
+    def train(directory, settings, threads, distributed):
         os.write(1, b"epoch 1\n")
         os.kill(os.getpid(), signal.SIGKILL)
 

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from espnet_llmvq.bin import mixtures, train
+from espnet_llmvq.data.datadir import level
 from espnet_llmvq.errors import UserError
 from espnet_llmvq.interleave.interleaved import Interleaving
 from espnet_llmvq.score.published import make_published
@@ -98,7 +99,7 @@ def test_each_phase_trains_on_its_files(conf, monkeypatch):
     """Cached frames belong to the plain sequences and to the encoder that stays as it is."""
     jobs = {}
     monkeypatch.setattr(launch, "is_done", lambda directory, settings: True)
-    monkeypatch.setattr(launch, "run_phases", lambda found, nj, threads: jobs.update({j[0]: j[3] for j in found}))
+    monkeypatch.setattr(launch, "run_phases", lambda found, *_: jobs.update({j[0]: j[3] for j in found}))
     train.main([
         "--systems", "plain mixed both", "--conf_dir", str(conf), "--llm", "llm", "--encoder_file", "enc/model.pth",
         "--train", "t.jsonl", "--valid", "v.jsonl", "--train_shape", "t_shape", "--valid_shape", "v_shape",
@@ -240,19 +241,22 @@ def test_stages_of_mixtures(recipe, conf):
     assert "--sequences dump/train/sequences.jsonl" in align and "--out exp/align/train.ctm" in align
     made = {call.split("--out ")[1].split()[0]: call for call in calls_of("make_sequences", calls)}
     assert set(made) == {f"dump/{name}/sequences.jsonl" for name in ("train", "valid", "test", "tts")} | {
-        "dump/train/word.jsonl", "dump/domain/text.jsonl", "dump/tts/text.jsonl",
+        "dump/train/word.jsonl", "dump/domain/plain.jsonl", "dump/tts/plain.jsonl",
     }  # fmt: skip
+    # A data directory that has them is still one: none is a table of utterances by its name.
+    assert not any(level(p.name) for p in (conf / "dump").rglob("*") if p.name not in ("utt2num_samples", "utt2spk"))
+    assert not any(level(Path(name).name) for name in made)
     assert made["dump/train/word.jsonl"] == (
         "--builder interleaved --data_dir dump/train --ctm exp/align/train.ctm --config ./interleave/word.yaml "
         "--encoder_config exp/encoder/config.yaml --out dump/train/word.jsonl"
     )
-    assert made["dump/domain/text.jsonl"].startswith("--builder text --text domain.txt ")
-    assert made["dump/tts/text.jsonl"].startswith("--builder text --text dump/tts/text.txt ")
-    assert (conf / "dump/tts/text.txt").read_text() == "One two.\n"
+    assert made["dump/domain/plain.jsonl"].startswith("--builder text --text domain.txt ")
+    assert made["dump/tts/plain.jsonl"].startswith("--builder text --text dump/tts/plain.txt ")
+    assert (conf / "dump/tts/plain.txt").read_text() == "One two.\n"
     counted = calls_of("collect_positions", calls)[-1]
     assert all(f"{name} exp/stats/{shape}_shape" in counted for name, shape in (
-        ("dump/train/word.jsonl", "train_word"), ("dump/domain/text.jsonl", "domain_text"),
-        ("dump/tts/sequences.jsonl", "tts_asr"), ("dump/tts/text.jsonl", "tts_text"),
+        ("dump/train/word.jsonl", "train_word"), ("dump/domain/plain.jsonl", "domain_text"),
+        ("dump/tts/sequences.jsonl", "tts_asr"), ("dump/tts/plain.jsonl", "tts_text"),
     ))  # fmt: skip
     assert calls_of("mix_sequences", calls) == [
         "--out exp/mixtures/mixed.jsonl --shape exp/mixtures/mixed_shape --seed 1 --positions 900 "
@@ -260,8 +264,8 @@ def test_stages_of_mixtures(recipe, conf):
         "train_word=1:dump/train/word.jsonl:exp/stats/train_word_shape",
         "--out exp/mixtures/both.jsonl --shape exp/mixtures/both_shape --seed 1 --positions 900 "
         "train_asr=1:dump/train/sequences.jsonl:exp/stats/train_asr_shape "
-        "tts_text=0.5:dump/tts/text.jsonl:exp/stats/tts_text_shape "
-        "domain_text=1:dump/domain/text.jsonl:exp/stats/domain_text_shape "
+        "tts_text=0.5:dump/tts/plain.jsonl:exp/stats/tts_text_shape "
+        "domain_text=1:dump/domain/plain.jsonl:exp/stats/domain_text_shape "
         "tts_asr=1:dump/tts/sequences.jsonl:exp/stats/tts_asr_shape",
     ]
     (trained,) = calls_of("train", calls[-1:])

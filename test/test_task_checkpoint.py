@@ -73,13 +73,13 @@ def test_trained_encoder_is_part_of_the_checkpoint(make_model, encoder_dir, tmp_
     assert all(torch.equal(found[n], moved[n]) for n in encoder)
     with pytest.raises(UserError, match=r"model.pth: the phase before trained speech_encoder \(\d+ tensors\)"):
         make_model(encoder_file=file, specaug=None, init_from=path)
-    with pytest.raises(UserError, match="train_encoder is for an encoder_file"):
+    with pytest.raises(UserError, match="train_encoder is for a pretrained encoder"):
         make_model(train_encoder=True)
 
 
 def test_cached_frames_are_not_of_an_encoder_that_trains(arguments, encoder_dir):
     args = arguments(encoder_file=os.path.join(encoder_dir, "model.pth"), train_encoder=True, train_cache="frames.scp")
-    with pytest.raises(UserError, match="train_encoder: cached frames"):
+    with pytest.raises(UserError, match="cached frames are those of the encoder before training"):
         SpeechLLMTask.build_preprocess_fn(args, True)
 
 

@@ -87,12 +87,12 @@ class _Reader:
         return name, kind, rows
 
 
-def read_textgrid(path, tier="words"):
-    """The labelled intervals of a tier of a TextGrid file as [Word], in the order of time.
+def read_intervals(path, tier=None):
+    """The labelled intervals of a tier as [(line, start, end, label)], in the order of time; empty ones are left out.
 
-    Text files in UTF-8, or in UTF-16 with a byte order mark. Empty intervals are silence. Raises UserError,
-    with file and line, for a file that is no TextGrid, an unknown tier, a tier of points, an interval that ends before
-    it starts or begins before the last one ends, and a label of several words.
+    tier: its name; None: the only one of the file. Text files in UTF-8, or in UTF-16 with a byte order mark. Raises
+    UserError, with file and line, for a file that is no TextGrid, an unknown tier, a tier of points, and an interval
+    that ends before it starts or begins before the last one ends.
     """
     reader = _Reader(path)
     for expected in ("ooTextFile", "TextGrid"):
@@ -107,22 +107,34 @@ def read_textgrid(path, tier="words"):
         for _ in range(reader.count("the number of tiers")):
             name, kind, rows = reader.tier()
             tiers.setdefault(name, (kind, rows))
+    listed = ", ".join(map(repr, tiers)) or "none"
+    if tier is None:
+        if len(tiers) != 1:
+            raise UserError(f"{path}: {len(tiers)} tiers ({listed}), not one")
+        (tier,) = tiers
     if tier not in tiers:
-        raise UserError(f"{path}: no tier {tier!r}; it has {', '.join(map(repr, tiers)) or 'none'}")
+        raise UserError(f"{path}: no tier {tier!r}; it has {listed}")
     kind, rows = tiers[tier]
     if kind != "IntervalTier":
         raise UserError(f"{path}: the tier {tier!r} has points; words need intervals")
-    words, last = [], 0.0
-    for reader.line, start, end, label in rows:
+    last = 0.0
+    for reader.line, start, end, _ in rows:
         if not (0 <= start < end < float("inf")):
             raise reader.error(f"an interval from {start:g} to {end:g} s")
         if start < last - 1e-6:
             raise reader.error(f"an interval begins at {start:g} s, the one before ends at {last:g} s")
         last = end
+    return [row for row in rows if row[3].strip()]
+
+
+def read_textgrid(path, tier="words"):
+    """The words of a tier as [Word], in the order of time. Raises UserError like `read_intervals`, and for a label of
+    several words."""
+    words = []
+    for line, start, end, label in read_intervals(path, tier):
         if len(label.split()) > 1:
-            raise reader.error(f"the interval {label!r} holds several words; choose a tier of words")
-        if label.strip():
-            words.append(Word(label.strip(), start, end - start))
+            raise UserError(f"{path}:{line}: the interval {label!r} holds several words; choose a tier of words")
+        words.append(Word(label.strip(), start, end - start))
     return words
 
 

@@ -33,7 +33,10 @@ def nearest(bridge, table, z, out, count=TOKENS):
 
 
 def describe(model, tokenizer, found, i, count=TOKENS):
-    """Steps of utterance i of `Collected`: [[(token, cosine, weight or None), ...], ...]."""
+    """Steps of utterance i of `Collected`: [[(token, cosine, weight or None), ...], ...].
+
+    The table of a downloaded LLM may have rows that no token uses; they are named by their number.
+    """
     import torch
 
     at = found.steps_of(i)
@@ -41,8 +44,12 @@ def describe(model, tokenizer, found, i, count=TOKENS):
         table = model.llm.get_input_embeddings().weight
         rows, cosines, weights = nearest(model.bridge, table, found.z[at], found.out[at], count)
     weights = [[None] * rows.shape[1]] * len(rows) if weights is None else weights.tolist()
+
+    def names(step):
+        return [token or f"<row {row}>" for row, token in zip(step, tokenizer.convert_ids_to_tokens(step))]
+
     return [
-        list(zip(tokenizer.convert_ids_to_tokens(step), values, shares))
+        list(zip(names(step), values, shares))
         for step, values, shares in zip(rows.tolist(), cosines.tolist(), weights)
     ]
 

@@ -61,8 +61,9 @@ def analyse_system(args, system, sets, chosen):
     from espnet_llmvq.analyse.gap import gap_rows
     from espnet_llmvq.analyse.nearest import describe
     from espnet_llmvq.llm.directory import load_tokenizer
+    from espnet_llmvq.pretrained_encoder import changes_frames
     from espnet_llmvq.score.table import number
-    from espnet_llmvq.tasks.speech_llm import load_model, trains_encoder
+    from espnet_llmvq.tasks.speech_llm import load_model
 
     directory = system_dir(system, args.expdir, args.encoder)
     model, model_args = load_model(directory, "cuda" if args.ngpu else "cpu")
@@ -71,7 +72,7 @@ def analyse_system(args, system, sets, chosen):
     tokenizer = load_tokenizer(model_args.llm)
     rows, warnings, panels, steps = [], [], {}, {}
     for name, (sequences, cache) in sets.items():
-        cache = None if trains_encoder(model_args) else cache
+        cache = None if changes_frames(vars(model_args), model_args.encoder_file) else cache
         found = collect(model, tokenizer, sequences, cache, chosen[name])
         numbers, collapsed = diagnose(model, found)
         warnings += [f"{system.label} on {name}: {text}" for text in collapsed]

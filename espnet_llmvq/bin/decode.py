@@ -104,9 +104,10 @@ def decode_system(args, system, sets):
     from espnet_llmvq.decode.rescore import add_ctc_scores
     from espnet_llmvq.environment import FILE, facts
     from espnet_llmvq.llm.directory import load_tokenizer
+    from espnet_llmvq.pretrained_encoder import changes_frames
     from espnet_llmvq.score.files import write_text
     from espnet_llmvq.systems import hypothesis_file, system_dir
-    from espnet_llmvq.tasks.speech_llm import load_model, trains_encoder
+    from espnet_llmvq.tasks.speech_llm import load_model
 
     torch.set_num_threads(args.threads)
     directory, device = system_dir(system, args.expdir, args.encoder), "cuda" if args.ngpu else "cpu"
@@ -130,7 +131,7 @@ def decode_system(args, system, sets):
     for name, (sequences, cache) in sets.items():
         path = hypothesis_file(system, args.expdir, args.encoder, name)
         nbest = os.path.join(os.path.dirname(path), NBEST)
-        cache = None if trains_encoder(model_args) else cache
+        cache = None if changes_frames(vars(model_args), model_args.encoder_file) else cache
         batches = read_batches(
             sequences, args.batch_seconds, model_args.llm, batch_size=args.batch_size, cache=cache
         )

@@ -29,6 +29,7 @@ def get_parser():
     parser.add_argument("back_end", choices=BACK_ENDS, help="where jobs run")
     parser.add_argument("--mem", help='memory of a job, e.g. "4G" (queueing systems)')
     parser.add_argument("--gpu", type=int, default=0, help="GPUs of a job")
+    parser.add_argument("--num_nodes", type=positive, default=1, help="machines of a job (slurm)")
     parser.add_argument("--num_threads", type=positive, default=1, help="cores of a job")
     parser.add_argument("--time", help='longest time of a job, e.g. "4:00:00" (queueing systems)')
     parser.add_argument(
@@ -147,7 +148,9 @@ def main(argv=None):
 
     if args.gpu < 0 or args.retries < 0:
         raise UserError("--gpu and --retries must not be negative")
-    resources = Resources(args.mem, args.gpu, args.num_threads, args.time, args.max_jobs_run)
+    resources = Resources(
+        args.mem, args.gpu, args.num_threads, args.time, args.max_jobs_run, args.num_nodes
+    )
     call = parse_call(call, resources)
     back_end = make_back_end(args)
     for name in (signal.SIGTERM, signal.SIGHUP):

@@ -26,13 +26,17 @@ def get_parser():
         "question and answer; qa_text: the same with the question in writing",
     )  # fmt: skip
     parser.add_argument("--data_dir", help="formatted data directory (16 kHz)")
-    parser.add_argument("--prompt", help='template, e.g. "USER: {speech} ASSISTANT: {text}" (asr, qa)')
+    parser.add_argument(
+        "--prompt",
+        help='template, e.g. "USER: {speech} ASSISTANT: {text}", or in the chat format of --llm: "chat: {speech} '
+        'Transcribe." (asr, qa)',
+    )
     parser.add_argument("--ctm", help="word times of DATA_DIR (interleaved)")
     parser.add_argument("--config", help="how to interleave, YAML; keys in docs/config.md (interleaved)")
     parser.add_argument("--text", help="plain text, a document a line (text)")
     parser.add_argument("--answers", help="file of lines `<utt> <answer>` (qa)")
     parser.add_argument("--context", type=int, help="drop what has more LLM positions than this; needs --llm")
-    parser.add_argument("--llm", help="Hugging Face directory or hub id, for its tokenizer")
+    parser.add_argument("--llm", help="Hugging Face directory or hub id, for its tokenizer (--context, chat prompts)")
     parser.add_argument("--encoder_config", help="config that shapes the encoder, YAML (interleaved, --context)")
     parser.add_argument("--bridge_stack", type=int, default=1, help="encoder frames stacked by the bridge (--context)")
     return parser
@@ -109,10 +113,17 @@ def main(argv=None):
     from espnet_llmvq.data.datadir import write_atomic
     from espnet_llmvq.errors import UserError
     from espnet_llmvq.interleave.corpus import within
+    from espnet_llmvq.llm.prompt import CHAT, resolved
     from espnet_llmvq.sequence import read_sequences, write_sequences
     from espnet_llmvq.systems import read_config
 
     needed = NEEDED[args.builder]
+    if args.prompt and args.prompt.startswith(CHAT) and args.builder in ("asr", "qa", "qa_text"):
+        from espnet_llmvq.llm.directory import load_tokenizer
+
+        if args.llm is None:
+            raise UserError(f"--prompt {args.prompt!r} needs --llm, whose tokenizer has the chat format")
+        args.prompt = resolved(args.prompt, load_tokenizer(args.llm))
     if args.context is not None:
         needed += ("llm",) if args.builder in ("text", "qa_text") else ("llm", "encoder_config")
     for name in needed:

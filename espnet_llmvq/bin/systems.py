@@ -12,13 +12,14 @@ def get_parser():
     parser.add_argument("--baseline", help="must be one of the systems")
     parser.add_argument("--expdir", default="exp", help="where models and hypotheses are")
     parser.add_argument("--encoder", default="exp/encoder", help="experiment directory of the encoder")
+    parser.add_argument("--no_ctc", action="store_true", help="refuse systems that need the encoder's CTC head")
     parser.add_argument("--seed", type=int, default=1, help="the seed the systems are trained with")
     return parser
 
 
 def main(argv=None):
     args = get_parser().parse_args(argv)
-    from espnet_llmvq.errors import check_name
+    from espnet_llmvq.errors import UserError, check_name
     from espnet_llmvq.systems import hypothesis_file, names, read_systems
 
     wanted = args.systems.split() or names(os.path.join(args.conf_dir, "systems"))
@@ -26,6 +27,11 @@ def main(argv=None):
     if args.baseline:
         check_name("baseline", args.baseline, [system.name for system in systems])
     for system in systems:
+        if args.no_ctc and system.decode != "llm":
+            raise UserError(
+                f"system {system.name} decodes with the encoder's CTC head (decode: {system.decode}), which a "
+                "pretrained encoder lacks; leave it out of --systems"
+            )
         path = hypothesis_file(system, args.expdir, args.encoder, "{set}")
         print("|".join([system.name, system.label, path, system.note]).rstrip("|"))
 

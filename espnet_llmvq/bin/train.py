@@ -5,6 +5,12 @@ import os
 from espnet_llmvq.bin.cli import Parser, run
 from espnet_llmvq.errors import UserError
 
+# Options of ESPnet's trainer by which the processes of several GPUs and machines find each other.
+DISTRIBUTED = (
+    "multiprocessing_distributed", "dist_launcher", "dist_backend", "dist_init_method", "dist_world_size", "dist_rank",
+    "local_rank", "dist_master_addr", "dist_master_port",
+)  # fmt: skip
+
 
 def get_parser():
     parser = Parser(description=__doc__)
@@ -15,6 +21,8 @@ def get_parser():
     parser.add_argument("--expdir", default="exp", help="where models go")
     parser.add_argument("--llm", required=True, help="Hugging Face directory or hub id")
     parser.add_argument("--encoder_file", help="checkpoint of the frozen encoder")
+    parser.add_argument("--pretrained_encoder", help="directory or hub id of WavLM or Whisper, for all phases")
+    parser.add_argument("--pretrained_layer", help="last, weighted or a number; default: that of the phases, or last")
     parser.add_argument("--train", required=True, help="sequences to train on, of phases without a mixture")
     parser.add_argument("--mixture_dir", default="exp/mixtures", help="NAME.jsonl and NAME_shape of mixtures of phases")
     parser.add_argument("--valid", required=True, help="sequences of the validation set")
@@ -25,11 +33,21 @@ def get_parser():
     parser.add_argument("--seed", type=int, default=1, help="random seed")
     parser.add_argument("--nj", type=int, default=1, help="phases trained at once")
     parser.add_argument("--threads", type=int, default=1, help="threads of each")
-    parser.add_argument("--ngpu", type=int, default=0, help="GPUs; phases then train one at a time")
+    parser.add_argument("--ngpu", type=int, default=0, help="GPUs of this machine; phases then train one at a time")
+    parser.add_argument(
+        "--accumulate", type=int, default=1,
+        help="cut every batch into so many parts, one after the other: less memory, the same optimizer steps",
+    )
     parser.add_argument(
         "--override", action="append", default=[], help="key=value laid over every config, repeated"
     )
     parser.add_argument("--check", action="store_true", help="only check names and keys, read no data")
+    parser.add_argument("--dry_run", action="store_true", help="check, and say what would be trained and how")
+    parser.add_argument("--num_nodes", type=int, default=1, help="machines that share a batch, for --dry_run")
+    parser.add_argument("--json", help="with --dry_run: write the same to this file")
+    group = parser.add_argument_group("given by ESPnet's launcher (espnet2.bin.launch), see its help")
+    for name in DISTRIBUTED:
+        group.add_argument(f"--{name}", help="as ESPnet's trainer has it")
     return parser
 
 
@@ -51,7 +69,7 @@ def check_kept_rows(configs, llm):
             raise UserError(f"{path}: {err}") from None
 
 
-def data_settings(args, mixture, train_encoder):
+def data_settings(args, mixture, changes_frames):
     """What a phase reads: settings of its sequences, their positions and cached encoder frames.
 
     Cached frames are those of the frozen encoder, and of the plain transcribed speech of the training set.
@@ -64,54 +82,78 @@ def data_settings(args, mixture, train_encoder):
         "valid_data_path_and_name_and_type": [[args.valid, "sequence", "sequence"]],
         "train_shape_file": [shape],
         "valid_shape_file": [args.valid_shape],
-        "train_cache": None if train_encoder or mixture is not None else cache,
-        "valid_cache": None if train_encoder else args.valid_cache,
+        "train_cache": None if changes_frames or mixture is not None else cache,
+        "valid_cache": None if changes_frames else args.valid_cache,
     }
+
+
+def dry_run(trainings, args):
+    """Print what would be trained and how, and write it to --json."""
+    from espnet_llmvq.phases import describe, show, with_defaults, write_json
+    from espnet_llmvq.tasks.launch import epoch_batches
+    from espnet_llmvq.tasks.speech_llm import SpeechLLMTask
+
+    defaults, gpus, found = SpeechLLMTask.get_default_config(), max(args.ngpu, 1) * args.num_nodes, []
+    for training in trainings:
+        shape = data_settings(args, training.mixture, False)["train_shape_file"][0]
+        batches = None
+        if os.path.exists(shape):
+            batches = epoch_batches(with_defaults(training.config, defaults), shape, gpus)
+        found.append(describe(training, defaults, gpus, batches))
+        print("\n".join(show(found[-1])))
+    if args.json:
+        write_json(found, args.json)
 
 
 def main(argv=None):
     args = get_parser().parse_args(argv)
-    from espnet_llmvq.systems import Phase, plan, read_config, read_systems, split_mixture
+    from espnet_llmvq.phases import read_overrides, read_trainings
+    from espnet_llmvq.pretrained_encoder import changes_frames
     from espnet_llmvq.tasks.launch import is_done, run_phases
 
-    phases = plan(read_systems(args.conf_dir, args.systems.split(), args.seed))
-    if args.config:
-        tag = args.tag or os.path.splitext(os.path.basename(args.config))[0]
-        phases.append(Phase(tag, args.config, None))
-    if not phases:
-        if not args.systems.split():
+    wanted = args.systems.split()
+    overrides = read_overrides(args.override)
+    trainings = read_trainings(
+        args.conf_dir, wanted, args.seed, args.config, args.tag, overrides, args.accumulate,
+        pretrained=args.pretrained_encoder, layer=args.pretrained_layer,
+    )  # fmt: skip
+    if not trainings:
+        if not wanted:
             raise UserError("nothing to train: give --config or --systems")
         print("the systems have no phases, nothing to train")
         return
-    import yaml
-
-    overrides = dict(pair.partition("=")[::2] for pair in args.override)
-    overrides = {key: yaml.safe_load(value) for key, value in overrides.items()}
+    distributed = {name: getattr(args, name) for name in DISTRIBUTED if getattr(args, name) is not None}
     jobs = []
-    for phase in phases:
-        config, mixture = split_mixture(read_config(phase.config), phase.config, args.conf_dir)
-        config.update(overrides)
-        config.setdefault("best_model_criterion", [["valid", "loss", "min"]])
+    for training in trainings:
+        tag, parent, config = training.phase.tag, training.phase.parent, dict(training.config)
+        changes = changes_frames(config, args.encoder_file)
+        if args.ngpu > 1 and not distributed:
+            config.setdefault("multiprocessing_distributed", True)  # else ESPnet splits batches along an axis
+        if (args.ngpu > 1 or distributed) and (training.mixture or changes):
+            # A batch of text alone does not run the bridge, a pretrained encoder may have parts that it does not use.
+            config.setdefault("unused_parameters", True)
         settings = {
             **config,
             "llm": args.llm,
             "encoder_file": args.encoder_file,
-            "init_from": os.path.join(args.expdir, phase.parent, "model.pth") if phase.parent else None,
-            **data_settings(args, mixture, config.get("train_encoder", False)),
+            "init_from": os.path.join(args.expdir, parent, "model.pth") if parent else None,
+            **data_settings(args, training.mixture, changes),
             "seed": args.seed,
             "ngpu": args.ngpu,
         }
-        jobs.append((phase.tag, phase.parent, os.path.join(args.expdir, phase.tag), settings, config))
-    if args.check or not all(is_done(directory, s) for _, _, directory, s, _ in jobs):
+        jobs.append((tag, parent, os.path.join(args.expdir, tag), settings))
+    only_look = args.check or args.dry_run
+    if only_look or not all(is_done(directory, s) for _, _, directory, s in jobs):
         from espnet_llmvq.tasks.speech_llm import SpeechLLMTask
 
-        for (_, _, _, _, config), phase in zip(jobs, phases):
-            SpeechLLMTask.check_config(config, phase.config)
-        if not args.check:
-            check_kept_rows({phase.config: config for (*_, config), phase in zip(jobs, phases)}, args.llm)
-    if args.check:
-        return
-    run_phases([job[:4] for job in jobs], 1 if args.ngpu else args.nj, args.threads)
+        for training in trainings:
+            SpeechLLMTask.check_config(training.config, training.phase.config)
+        if not only_look:
+            check_kept_rows({t.phase.config: t.config for t in trainings}, args.llm)
+    if args.dry_run:
+        dry_run(trainings, args)
+    if not only_look:
+        run_phases(jobs, 1 if args.ngpu or distributed else args.nj, args.threads, distributed)
 
 
 if __name__ == "__main__":

@@ -105,6 +105,10 @@ class Bridge(torch.nn.Module):
         out[inside] = flat
         return out, lengths, self.statistics(z, flat, kept)
 
+    def statistic_names(self):
+        """Keys of `statistics`, in its order."""
+        return ["bridge_steps", "bridge_norm_ratio", "output_cosine"]
+
     @torch.no_grad()
     def statistics(self, z, out, kept):
         """The scale and variety of the outputs of a batch. Arguments as `steps` returns them."""
@@ -233,6 +237,10 @@ class QuantizingBridge(Bridge):
         if self.keeps_all:
             return diagnostics.full_entropy(z, self.codebook, self.temperature, self.chunk)
         return diagnostics.kept_entropy(kept.cosines, self.temperature)
+
+    def statistic_names(self):
+        own = ["codebook_share", "codebook_perplexity", "top_cosine", "weights_entropy"]
+        return super().statistic_names() + own + ["temperature"] * bool(self.temperature_rate)
 
     @torch.no_grad()
     def statistics(self, z, out, kept):

@@ -32,13 +32,17 @@ exit "${{code}}"
 
 @dataclass(frozen=True)
 class Resources:
-    """What each job may use; None leaves it to the queueing system. mem as "4G", time as "4:00:00"."""
+    """What each job may use; None leaves it to the queueing system. mem as "4G", time as "4:00:00".
+
+    gpu and num_threads are those of each of its nodes.
+    """
 
     mem: str | None = None
     gpu: int = 0
     num_threads: int = 1
     time: str | None = None
     max_jobs_run: int | None = None
+    num_nodes: int = 1
 
 
 @dataclass(frozen=True)

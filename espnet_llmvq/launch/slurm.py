@@ -13,6 +13,7 @@ class Slurm(Queueing):
         option num_threads=* --cpus-per-task=$0
         option time=* --time=$0
         option gpu=* --gres=gpu:$0
+        option num_nodes=* --nodes=$0 --ntasks-per-node=1
         option max_jobs_run=*  # becomes a part of --array
     """
     INDEX = "SLURM_ARRAY_TASK_ID"

@@ -7,16 +7,16 @@ from espnet_llmvq.errors import UserError
 BLANK_TOKEN = "<blank>"
 
 
-def check_path(path, needed="config.json"):
+def check_path(path, needed="config.json", what="LLM", remedy="give --llm PATH or run stages 5 and 6"):
     """Return whether `path` is local; raise UserError for a local path without the file `needed`."""
     if os.path.isdir(path):
         if not os.path.exists(os.path.join(path, needed)):
-            raise UserError(f"LLM directory {path} has no {needed}; is it a Hugging Face model?")
+            raise UserError(f"{what} directory {path} has no {needed}; is it a Hugging Face model?")
         return True
     # A hub id is `owner/name` or `name`; a path whose first folder exists is a path.
     first = path.split("/")[0]
     if path.startswith((".", "/", "~")) or path.count("/") > 1 or os.path.isdir(first):
-        raise UserError(f"LLM directory {path} does not exist; give --llm PATH or run stages 5 and 6")
+        raise UserError(f"{what} directory {path} does not exist; {remedy}")
     return False
 
 
@@ -36,7 +36,7 @@ def table_rows(path):
     return AutoConfig.from_pretrained(path, local_files_only=local).get_text_config().vocab_size
 
 
-def load_llm(path, dtype="float32", lora=None, gradient_checkpointing=False):
+def load_llm(path, dtype="float32", lora=None, gradient_checkpointing=False, attn_implementation=None):
     """Load a causal LM, optionally with LoRA injected.
 
     Args:
@@ -44,18 +44,27 @@ def load_llm(path, dtype="float32", lora=None, gradient_checkpointing=False):
         dtype: torch dtype name of the frozen weights.
         lora: keyword arguments of `peft.LoraConfig` (r, lora_alpha, lora_dropout, target_modules), or
             None. LoRA weights are float32 and the only ones that train.
-    Returns the `PreTrainedModel`; with `lora`, all other parameters are frozen.
+        attn_implementation: of transformers, such as "sdpa", "eager" or "flash_attention_2"; None: what it prefers.
+    Returns the `PreTrainedModel`; with `lora`, all other parameters are frozen. What its generation_config.json says
+    about searching (sampling, penalties) is dropped: the search is ours. Raises UserError.
     """
     import torch
-    from transformers import AutoModelForCausalLM
+    from transformers import AutoModelForCausalLM, GenerationConfig
 
     local = check_path(path)
-    llm = AutoModelForCausalLM.from_pretrained(
-        path, dtype=getattr(torch, dtype), local_files_only=local
+    try:
+        llm = AutoModelForCausalLM.from_pretrained(
+            path, dtype=getattr(torch, dtype), local_files_only=local, attn_implementation=attn_implementation
+        )
+    except (ImportError, ValueError) as err:
+        if attn_implementation is None:
+            raise
+        raise UserError(f"llm_conf.attn_implementation: {attn_implementation}: {str(err).splitlines()[0]}") from None
+    llm.generation_config = GenerationConfig(
+        bos_token_id=llm.config.bos_token_id, eos_token_id=llm.config.eos_token_id, pad_token_id=llm.config.pad_token_id
     )
     if gradient_checkpointing:
-        llm.gradient_checkpointing_enable()
-        llm.enable_input_require_grads()
+        llm.activation_checkpointing_enable()
     if lora:
         from peft import LoraConfig, inject_adapter_in_model
 
@@ -63,7 +72,12 @@ def load_llm(path, dtype="float32", lora=None, gradient_checkpointing=False):
             config = LoraConfig(task_type="CAUSAL_LM", **lora)
         except TypeError as err:
             raise UserError(f"llm_conf.lora: {err}") from None
-        llm = inject_adapter_in_model(config, llm)
+        try:
+            llm = inject_adapter_in_model(config, llm)
+        except ValueError as err:
+            raise UserError(f"llm_conf.lora: {str(err).splitlines()[0]}") from None
         for name, p in llm.named_parameters():
             p.requires_grad = "lora_" in name
+            if p.requires_grad:
+                p.data = p.data.float()  # peft gives them the precision of the frozen weights
     return llm

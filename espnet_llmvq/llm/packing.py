@@ -51,6 +51,11 @@ def pack(inputs, labels, size, ignore):
     return embeds, positions, pad(targets, True, ignore)
 
 
+def needs_gpu(llm):
+    """Whether an LLM cannot run before it is on a GPU: the kernels of FlashAttention."""
+    return "flash" in (llm.config._attn_implementation or "")
+
+
 @torch.no_grad()
 def check_no_leak(llm):
     """Raise UserError unless a packed sequence is what it is whatever stands before it in the row."""

@@ -9,6 +9,7 @@ import numpy as np
 
 from espnet_llmvq.llm.directory import load_llm, load_tokenizer
 from espnet_llmvq.llm.noisy_copy import NoisyCopy
+from espnet_llmvq.llm.prompt import resolved
 from espnet_llmvq.llm.tokenizer import read_lines
 
 FILE = "perplexity.json"
@@ -57,6 +58,7 @@ def measure(model_dir, files, template, noise, seed=1, out_dir=None):
     import torch
 
     tokenizer = load_tokenizer(model_dir)
+    template = resolved(template, tokenizer)
     llm = load_llm(model_dir).eval()
     if torch.cuda.is_available():
         llm = llm.cuda()

@@ -1,6 +1,18 @@
 """Tokens of text spans, and how many positions of the LLM a sequence takes."""
 
+import functools
+
 from espnet_llmvq.errors import UserError
+
+
+@functools.lru_cache
+def puts_space_first(tokenizer):
+    """Whether a tokenizer reads a text as if a space stood before it, and a space in the text as a second one.
+
+    Those of Llama 2 and TinyLlama do.
+    """
+    plain, spaced = (tokenizer.encode(text, add_special_tokens=False) for text in ("a", " a"))
+    return len(spaced) == len(plain) + 1 and spaced[1:] == plain
 
 
 def encode_text(tokenizer, span, eos_id):
@@ -8,8 +20,9 @@ def encode_text(tokenizer, span, eos_id):
 
     Raises UserError for a special span whose text is not one token.
     """
+    text = span.text[1:] if span.text.startswith(" ") and puts_space_first(tokenizer) else span.text
     # Some tokenizers make a space of the empty text.
-    ids = tokenizer.encode(span.text, add_special_tokens=False) if span.text else []
+    ids = tokenizer.encode(text, add_special_tokens=False) if text else []
     if span.special and (len(ids) != 1 or ids[0] == tokenizer.unk_token_id):
         raise UserError(
             f"{span.text!r} is not a token of the LLM's tokenizer; name one that is, or train the tokenizer with "
@@ -19,8 +32,9 @@ def encode_text(tokenizer, span, eos_id):
 
 
 def encoder_shape(config):
-    """What decides the number of encoder frames: (frontend_conf, frame_stack, encoder_conf) of a config."""
-    return config.get("frontend_conf", {}), config.get("frame_stack", 1), config.get("encoder_conf", {})
+    """What decides the number of encoder frames: (frontend_conf, frame_stack, encoder_conf, encoder) of a config."""
+    conf = (config.get("frontend_conf", {}), config.get("frame_stack", 1), config.get("encoder_conf", {}))
+    return *conf, config.get("encoder", "conformer")
 
 
 class Positions:

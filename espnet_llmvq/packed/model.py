@@ -113,6 +113,7 @@ def pack(directory, out, *, system, label, decode, search, llm=None, prompt=None
     """
     from safetensors.torch import save_file
 
+    from espnet_llmvq.pretrained_encoder import PRETRAINED
     from espnet_llmvq.tasks.speech_llm import load_model
 
     temporary = temporary_beside(out)
@@ -126,6 +127,11 @@ def pack(directory, out, *, system, label, decode, search, llm=None, prompt=None
         if model.llm is None:
             named = None  # of a CTC system the tokenizer is enough
         config = model_config(args, model)
+        if config["encoder"] in PRETRAINED:
+            raise UserError(
+                f"{directory}: its encoder is the pretrained one in {config['encoder_conf']['path']}; systems with "
+                "such an encoder cannot be packed yet"
+            )
         if "stats_file" in config["normalize_conf"]:
             raise UserError(
                 f"{directory}: its normalisation reads {config['normalize_conf']['stats_file']}, which a packed "

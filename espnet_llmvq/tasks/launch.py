@@ -5,6 +5,7 @@ import multiprocessing
 import os
 import re
 import shutil
+import signal
 import sys
 import time
 
@@ -38,10 +39,50 @@ def is_done(directory, settings):
     return os.path.exists(os.path.join(directory, DONE))
 
 
-def train_phase(directory, settings, threads):
+def node_rank(distributed):
+    """Number of this process among those that ESPnet's launcher started, 0 for the only one.
+
+    distributed: options of ESPnet's trainer (dict) that the launcher gave.
+    """
+    if not distributed:
+        return 0
+    from espnet2.train.distributed_utils import get_node_rank
+
+    return int(get_node_rank(distributed.get("dist_rank"), distributed.get("dist_launcher")) or 0)
+
+
+def wait_for(path, seconds=1800):
+    """Wait until another machine has written a file. Raises UserError after `seconds`."""
+    end = time.time() + seconds
+    while not os.path.exists(path):
+        if time.time() > end:
+            raise UserError(f"{path} did not appear within {seconds} s; see the log of the first machine beside it")
+        time.sleep(1)
+
+
+def epoch_batches(config, shape_file, gpus=1):
+    """Batches of an epoch for a config with all keys, by ESPnet's sampler. shape_file: LLM positions of sequences."""
+    from espnet2.samplers.build_batch_sampler import build_batch_sampler
+
+    sampler = build_batch_sampler(
+        type=config["batch_type"],
+        shape_files=[shape_file],
+        fold_lengths=config["fold_length"],
+        batch_size=config["batch_size"],
+        batch_bins=config["batch_bins"],
+        sort_in_batch=config["sort_in_batch"],
+        sort_batch=config["sort_batch"],
+        drop_last=config["drop_last_iter"],
+        min_batch_size=gpus if gpus > 1 else config["min_batch_size"],
+    )
+    return len(list(sampler))
+
+
+def train_phase(directory, settings, threads, distributed=None):
     """Train one phase in this process with ESPnet's trainer; resumes where it was killed.
 
     settings: a config of `SpeechLLMTask` (dict). `model.pth`, the average of the best epochs, appears last.
+    distributed: see `node_rank`. The first process writes what all share, the others wait for it.
     """
     import torch
     import yaml
@@ -52,29 +93,53 @@ def train_phase(directory, settings, threads):
 
     torch.set_num_threads(threads)
     os.makedirs(directory, exist_ok=True)
-    config = os.path.join(directory, "phase.yaml")
+    node, options = node_rank(distributed), dict(distributed or {})
+    config = os.path.join(directory, f"phase.node{node}.yaml" if node else "phase.yaml")
+    if options.get("dist_init_method", "").startswith("file://"):
+        options["dist_init_method"] += f".{os.path.basename(directory)}"  # such a file serves one meeting
     # Of validation, which is plain transcription whatever the training sequences are.
     first = next(read_sequences(settings["valid_data_path_and_name_and_type"][0][0]), None)
     prompt = template_of(first) if first else None
     with open(config, "w", encoding="utf-8") as f:
         yaml.safe_dump({**settings, "prompt": prompt}, f, sort_keys=False, allow_unicode=True)
-    with open(os.path.join(directory, "settings.json.tmp"), "w", encoding="utf-8") as f:
-        json.dump(settings, f, indent=1)
-    os.replace(f.name, f.name[:-4])
-    SpeechLLMTask.main(cmd=["--config", config, "--output_dir", directory, "--resume", "true"])
+    if node == 0:
+        with open(os.path.join(directory, "settings.json.tmp"), "w", encoding="utf-8") as f:
+            json.dump(settings, f, indent=1)
+        os.replace(f.name, f.name[:-4])
+    cmd = ["--config", config, "--output_dir", directory, "--resume", "true"]
+    SpeechLLMTask.main(cmd=cmd + [word for name, value in options.items() for word in (f"--{name}", value)])
+    if node:
+        os.remove(config)
+        wait_for(os.path.join(directory, DONE))
+        return
     phase, metric, _ = settings["best_model_criterion"][0]
     tmp = os.path.join(directory, DONE + ".tmp")
     shutil.copyfile(os.path.join(directory, f"{phase}.{metric}.ave.pth"), tmp)
     os.replace(tmp, os.path.join(directory, DONE))
 
 
-def _child(directory, settings, threads):
+def log_file(directory, distributed):
+    """The log of this process for a phase; see `node_rank`."""
+    node = node_rank(distributed)
+    return os.path.join(directory, f"train.node{node}.log" if node else "train.log")
+
+
+def _stop_children(number, frame):
+    """ESPnet starts a process a GPU; they would go on without this one."""
+    for process in multiprocessing.active_children():
+        process.terminate()
+    os._exit(128 + number)
+
+
+def _child(directory, settings, threads, distributed):
     """Entry of a forked process: everything it prints goes to the phase's log."""
-    log = os.open(os.path.join(directory, "train.log"), os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    log = os.open(log_file(directory, distributed), os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     os.dup2(log, 1)
     os.dup2(log, 2)
+    if settings.get("ngpu", 0) > 1:
+        signal.signal(signal.SIGTERM, _stop_children)
     try:
-        train_phase(directory, settings, threads)
+        train_phase(directory, settings, threads, distributed)
     except Exception as err:
         message = message_of(err)
         if message is None:
@@ -116,12 +181,12 @@ class LogFollower:
             print(f"[{self.tag}] epoch {epoch}: train loss {train}, valid loss {valid}", flush=True)
 
 
-def run_phases(jobs, nj, threads):
+def run_phases(jobs, nj, threads, distributed=None):
     """Train phases, at most `nj` at once, each after its parent.
 
-    jobs: list of (tag, parent tag or None, directory, settings). Processes are forked from this one after the heavy
-    imports, which take longer than a short phase. Raises UserError, with the end of its log, for one that failed;
-    what was running is stopped and resumes in the next run.
+    jobs: list of (tag, parent tag or None, directory, settings). distributed: see `train_phase`. Processes are forked
+    from this one after the heavy imports, which take longer than a short phase. Raises UserError, with the end of its
+    log, for one that failed; what was running is stopped and resumes in the next run.
     """
     waiting = []
     for job in jobs:
@@ -142,9 +207,9 @@ def run_phases(jobs, nj, threads):
                 tag, parent, directory, settings = job
                 if len(running) < nj and parent not in open_tags:
                     os.makedirs(directory, exist_ok=True)
-                    log = os.path.join(directory, "train.log")
+                    log = log_file(directory, distributed)
                     follower = LogFollower(tag, log)
-                    process = fork.Process(target=_child, args=(directory, settings, threads))
+                    process = fork.Process(target=_child, args=(directory, settings, threads, distributed))
                     process.start()
                     running[tag] = (process, follower, log)
                     waiting.remove(job)

@@ -3,10 +3,11 @@
 import inspect
 import logging
 import os
+import sys
+from unittest import mock
 
 import torch
 import yaml
-from espnet2.asr.encoder.abs_encoder import AbsEncoder
 from espnet2.asr.encoder.conformer_encoder import ConformerEncoder
 from espnet2.asr.encoder.e_branchformer_encoder import EBranchformerEncoder
 from espnet2.asr.encoder.transformer_encoder import TransformerEncoder
@@ -29,11 +30,12 @@ from espnet_llmvq.errors import UserError, check_name
 from espnet_llmvq.llm.directory import BLANK_TOKEN, load_llm, load_tokenizer
 from espnet_llmvq.model import CTCHead, SpeechLLM
 from espnet_llmvq.precision import fast_bfloat16
+from espnet_llmvq.pretrained_encoder import AS_IT_IS, PRETRAINED, changes_frames
 from espnet_llmvq.tasks.dataset import Augmenter, SequencePreprocessor, collate
 from espnet_llmvq.tasks.trainer import SpeechLLMTrainer, load_weights
 
 frontend_choices = ClassChoices(
-    "frontend", dict(default=DefaultFrontend), type_check=AbsFrontend, default="default"
+    "frontend", dict(default=DefaultFrontend), type_check=AbsFrontend, default="default", optional=True
 )
 specaug_choices = ClassChoices("specaug", dict(specaug=SpecAug), type_check=AbsSpecAug, optional=True)
 normalize_choices = ClassChoices(
@@ -45,10 +47,14 @@ normalize_choices = ClassChoices(
 )
 encoder_choices = ClassChoices(
     "encoder",
-    dict(conformer=ConformerEncoder, transformer=TransformerEncoder, e_branchformer=EBranchformerEncoder),
-    type_check=AbsEncoder,
+    dict(
+        conformer=ConformerEncoder, transformer=TransformerEncoder, e_branchformer=EBranchformerEncoder, **PRETRAINED
+    ),
+    type_check=torch.nn.Module,  # ESPnet's are AbsEncoders, the pretrained ones stand for frontend and encoder
     default="conformer",
 )
+# Tensors of a pretrained encoder, which come from its own directory.
+FROM_PATH = "speech_encoder.pretrained."
 # "none" is a reserved word of ESPnet's choices, so the bridge has its own small table.
 BRIDGES = {"none": Bridge, "hard": HardBridge, "soft": SoftBridge}
 
@@ -78,7 +84,7 @@ class SpeechLLMTask(AbsTask):
             "--llm_conf",
             action=NestedDictAction,
             default=dict(),
-            help="dtype, gradient_checkpointing, lora: {r, lora_alpha, lora_dropout, target_modules}",
+            help="dtype, gradient_checkpointing, attn_implementation, lora: keyword arguments of peft.LoraConfig",
         )
         group.add_argument("--bridge", default="none", choices=sorted(BRIDGES), help="The bridge type")
         group.add_argument(
@@ -101,7 +107,7 @@ class SpeechLLMTask(AbsTask):
             help="Checkpoint with frontend, normalisation, encoder and CTC head; they are frozen",
         )
         group.add_argument(
-            "--train_encoder", type=str2bool, default=False, help="Train the encoder of encoder_file; not its CTC head"
+            "--train_encoder", type=str2bool, default=False, help="Train the pretrained encoder; not its CTC head"
         )
         group.add_argument(
             "--model_conf",
@@ -129,6 +135,12 @@ class SpeechLLMTask(AbsTask):
             choices.add_arguments(group)
 
     @classmethod
+    def get_default_config(cls):
+        """Every key with its default (dict). ESPnet's own would read the command line of whoever asks, too."""
+        with mock.patch.object(sys, "argv", sys.argv[:1]):
+            return super().get_default_config()
+
+    @classmethod
     def check_config(cls, config, where="config"):
         """Raise UserError, with the nearest valid name, for a key that nothing reads.
 
@@ -141,7 +153,7 @@ class SpeechLLMTask(AbsTask):
         }  # fmt: skip
         nested = {
             "model_conf": model_keys,
-            "llm_conf": {"dtype", "lora", "gradient_checkpointing"},
+            "llm_conf": {"dtype", "lora", "gradient_checkpointing", "attn_implementation"},
             "aligned_start_conf": {"temperature", "targets"},
             "ctc_conf": {"dropout_rate"},
             "augment_conf": signature_keys(Augmenter),
@@ -174,13 +186,16 @@ class SpeechLLMTask(AbsTask):
         tokenizer = load_tokenizer(args.llm)
         cache = args.train_cache if train else args.valid_cache
         augment = Augmenter(**args.augment_conf) if train and args.augment_conf else None
-        if cache and trains_encoder(args):
-            raise UserError("train_encoder: cached frames are those of the encoder before; train without a cache")
+        if cache and changes_frames(vars(args), args.encoder_file):
+            raise UserError(
+                "cached frames are those of the encoder before training, and train_encoder or layer: weighted changes "
+                "them; train without a cache"
+            )
         if cache and augment:
             raise UserError("augment_conf has no effect on cached encoder frames; remove one of the two")
         if args.encoder_file:
             inherit_encoder(args)
-        step = step_samples(args.frontend_conf, args.frame_stack, args.encoder_conf)
+        step = step_samples(args.frontend_conf, args.frame_stack, args.encoder_conf, args.encoder)
         return SequencePreprocessor(tokenizer, tokenizer.eos_token_id, cache, augment, step)
 
     @classmethod
@@ -196,6 +211,16 @@ class SpeechLLMTask(AbsTask):
         """The encoder described by `args`, untrained."""
         if args.encoder_file:
             inherit_encoder(args)
+        if args.encoder in PRETRAINED:
+            for key, value in AS_IT_IS.items():
+                if getattr(args, key) != value:
+                    raise UserError(
+                        f"encoder: {args.encoder} takes the waveform as it is: write {key}: "
+                        f"{'null' if value is None else value}, not {getattr(args, key)}"
+                    )
+            return PRETRAINED[args.encoder](**args.encoder_conf)
+        if args.frontend is None:
+            raise UserError(f"encoder: {args.encoder} needs a frontend; write frontend: default")
         frontend = frontend_choices.get_class(args.frontend)(**args.frontend_conf)
         specaug = normalize = None
         if args.specaug is not None:
@@ -237,10 +262,14 @@ class SpeechLLMTask(AbsTask):
             sourced += ["speech_encoder.", "ctc."]
             freeze += ["ctc"] if ctc is not None else []
             freeze += [] if trains_encoder(args) else ["speech_encoder"]
-        elif trains_encoder(args):
-            raise UserError("train_encoder is for an encoder_file; without one the encoder trains")
-        elif not weights["ctc_weight"] and ctc is not None:
-            freeze += ["ctc"]
+        else:
+            if args.encoder in PRETRAINED:
+                sourced += [FROM_PATH]
+                freeze += [] if trains_encoder(args) else [FROM_PATH]
+            elif trains_encoder(args):
+                raise UserError("train_encoder is for a pretrained encoder; without one the encoder trains")
+            if not weights["ctc_weight"] and ctc is not None:
+                freeze += ["ctc"]
         model = SpeechLLM(
             speech_encoder,
             ctc,
@@ -261,7 +290,7 @@ class SpeechLLMTask(AbsTask):
 
 
 def trains_encoder(args):
-    """Whether the encoder goes on training after it was loaded: frames cached before are then not its own."""
+    """Whether the encoder goes on training after it was loaded."""
     return getattr(args, "train_encoder", False)  # models of before do not know the key
 
 
@@ -282,7 +311,8 @@ def inherit_encoder(args):
         if config.get(key) is not None:
             raise UserError(f"{args.encoder_file}: trained with a {key} ({config[key]}), which is not supported")
     check_name(f"encoder of {args.encoder_file}", config["encoder"], encoder_choices.classes)
-    check_name(f"frontend of {args.encoder_file}", config["frontend"], frontend_choices.classes)
+    if config["frontend"] is not None:
+        check_name(f"frontend of {args.encoder_file}", config["frontend"], frontend_choices.classes)
     for key in ("frontend", "normalize", "encoder"):
         setattr(args, key, config[key])
         setattr(args, f"{key}_conf", config[f"{key}_conf"])
@@ -303,6 +333,9 @@ def load_encoder(model, path):
     }
     own = torch.nn.Module.state_dict(model)
     wanted = [n for n in own if n.startswith(("speech_encoder.", "ctc."))]
+    if not any(n.startswith(FROM_PATH) for n in state):
+        # It was frozen in that training, and is read from its own directory now as then.
+        wanted = [n for n in wanted if not n.startswith(FROM_PATH)]
     bad = [n for n in wanted if n not in state or state[n].shape != own[n].shape]
     if bad:
         more = f" and {len(bad) - 8} more" if len(bad) > 8 else ""

@@ -15,7 +15,10 @@ stop_stage=15              # last stage
 skip_stages=               # stages to leave out, e.g. "2 8"
 python=python3             # interpreter, after path.sh
 nj=$(env -u OMP_NUM_THREADS nproc)  # parallel jobs
-ngpu=0                     # GPUs (0: CPU)
+ngpu=0                     # GPUs of a machine (0: CPU)
+num_nodes=1                # machines that train together (stages 7 and 11), each with --ngpu GPUs
+hosts=                     # their names, reached by ssh: "host1,host2" or "host1:0:1,host2:0:1" (with GPU numbers)
+accumulate=1               # parts into which batches are cut: less memory, the same optimizer steps
 datadir=data               # Kaldi data directories
 dumpdir=dump               # formatted audio and sequences
 expdir=exp                 # models, hypotheses, results
@@ -36,7 +39,7 @@ speed_perturb_factors=     # e.g. "0.9 1.0 1.1"; empty: none
 audio_format=wav           # of converted audio: wav or flac
 min_duration=0.2           # seconds; shorter training utterances are dropped
 max_duration=20            # seconds; longer training utterances are dropped
-prompt="USER: {speech} ASSISTANT: {text}"  # template of a sequence
+prompt="USER: {speech} ASSISTANT: {text}"  # template of a sequence; "chat: {speech} ..." in the LLM's chat format
 llm=                       # Hugging Face directory or hub id; empty: train one on the recipe's text
 lm_train_text=             # text for the tokenizer and the language model (one sentence a line)
 tokenizer_text=            # text for the tokenizer alone; empty: lm_train_text
@@ -47,6 +50,8 @@ reserved_tokens=           # special tokens of the trained tokenizer, e.g. "<N>"
 lm_config=conf/lm.yaml     # of the trained language model
 encoder_file=              # checkpoint of a pretrained encoder; empty: train one (stage 7)
 encoder_config=conf/encoder.yaml  # of the trained encoder
+pretrained_encoder=        # directory or hub id of WavLM or Whisper; empty: train an encoder, or encoder_file
+pretrained_layer=          # its layer: last, weighted or a number; empty: encoder_conf.layer of the phases, or last
 bridge_stack=1             # encoder frames per LLM position, for the batch budget (bridge_conf.stack)
 cache_encoder=true         # encode each set once and train all systems on the frames
 augment_cache=false        # spoil the training set for it as in the encoder's training
@@ -68,6 +73,10 @@ score_opts=                # passed to bin/results.py, e.g. "--replicates 2000 -
 pack_system=               # the system that stage 16 packs, and stage 17 uploads
 hf_repo=                   # OWNER/NAME on the Hugging Face hub, or a local directory that begins with / or .
 train_overrides=           # key=value pairs laid over every training config, e.g. "max_epoch=1"
+dry_run=false              # say what would be trained and how, and stop; nothing is written
+estimate=false             # say what the trainings cost (parameters, memory, hours), and stop; nothing is written
+estimate_opts=             # passed to bin/estimate.py, e.g. "--gpu h100 --seconds 8 --corpus_hours 960"
+json=                      # file for what --dry_run or --estimate say
 title=                     # of the report; empty: the directory above the recipe's
 smoke=false                # all stages on a handful of utterances with tiny models, in data_smoke, dump_smoke, exp_smoke
 smoke_opts="--vocab_size 160 --whole_words 40"  # options that win in smoke runs; no blanks in their values
@@ -143,8 +152,10 @@ done
 ! stage_on 16 || [ -n "${pack_system}" ] || die "stage 16 needs --pack_system, one of the systems"
 ! stage_on 17 || [ -n "${pack_system}" ] || die "stage 17 needs --pack_system, one of the systems"
 ! stage_on 17 || [ -n "${hf_repo}" ] || die "stage 17 needs --hf_repo, OWNER/NAME or a local directory"
+[ -z "${pretrained_encoder}" ] || [ -z "${encoder_file}" ] || die "give --pretrained_encoder or --encoder_file, not both"
+[ -n "${pretrained_encoder}" ] || [ -z "${pretrained_layer}" ] || die "--pretrained_layer is for --pretrained_encoder"
 # Names are checked, and groups replaced by their systems.
-systems=$(bin systems --conf_dir "${conf_dir}" --systems "${systems}" | cut -d '|' -f 1 | paste -s -d ' ' -)
+systems=$(bin systems --conf_dir "${conf_dir}" --systems "${systems}" ${pretrained_encoder:+--no_ctc} | cut -d '|' -f 1 | paste -s -d ' ' -)
 tts_set=${tts_text:+tts}
 text_names=
 for pair in ${texts}; do
@@ -178,13 +189,16 @@ for pair in ${ctms}; do
     [[ ${pair} == ?*=?* ]] || die "--ctms ${pair}: expected SET=FILE"
 done
 read -ra overrides <<<"${train_overrides}"
-train_opts=(--ngpu "${ngpu}" --expdir "${expdir}" --conf_dir "${conf_dir}")
-for pair in ${overrides[@]+"${overrides[@]}"}; do train_opts+=(--override "${pair}"); done
-mkdir -p "${expdir}"
-# Held by this script and by all it starts, so that a part that outlives a killed run still holds it.
-exec 9>"${expdir}/.lock"
-flock --nonblock 9 || die "another run, or what a killed one left running, works in ${expdir}: wait for it or stop it"
-echo "$0 ${run_args[*]}" >>"${expdir}/commands.log"
+config_opts=(--conf_dir "${conf_dir}" --ngpu "${ngpu}" --accumulate "${accumulate}")
+for pair in ${overrides[@]+"${overrides[@]}"}; do config_opts+=(--override "${pair}"); done
+train_opts=(--expdir "${expdir}" "${config_opts[@]}")
+if ! ${dry_run} && ! ${estimate}; then
+    mkdir -p "${expdir}"
+    # Held by this script and by all it starts, so that a part that outlives a killed run still holds it.
+    exec 9>"${expdir}/.lock"
+    flock --nonblock 9 || die "another run, or what a killed one left running, works in ${expdir}: wait for it or stop it"
+    echo "$0 ${run_args[*]}" >>"${expdir}/commands.log"
+fi
 log "systems: ${systems}; sets: ${all_sets}; nj ${nj}, ngpu ${ngpu}, seed ${seed}"
 
 train_dir=${dumpdir}/${train_set}
@@ -202,7 +216,15 @@ else
 fi
 own_encoder=true
 encoder_dir=${expdir}/encoder
-if [ -n "${encoder_file}" ]; then
+pretrained_opts=()
+if [ -n "${pretrained_encoder}" ]; then
+    own_encoder=false
+    pretrained_opts=(--pretrained_encoder "${pretrained_encoder}")
+    [ -z "${pretrained_layer}" ] || pretrained_opts+=(--pretrained_layer "${pretrained_layer}")
+    encoder_config=${encoder_dir}/config.yaml
+    # For the age of what is made with it; phases name the pretrained encoder itself.
+    encoder_file=${encoder_dir}/model.pth
+elif [ -n "${encoder_file}" ]; then
     own_encoder=false
     encoder_dir=$(dirname "${encoder_file}")
     encoder_config=${encoder_dir}/config.yaml
@@ -210,14 +232,54 @@ else
     encoder_file=${encoder_dir}/model.pth
 fi
 
+# Training (stages 7 and 11) on several machines goes through ESPnet's launcher: train_on LOG ARG...
+train_on() {
+    local log=$1 submit=${cuda_cmd} where=(--num_nodes "${num_nodes}") words
+    shift
+    if [ "${num_nodes}" -eq 1 ] && [ -z "${hosts}" ]; then
+        on "${cuda_cmd}" "${log}" train "$@"
+        return
+    fi
+    # It goes by the name of the command.
+    [ "${cmd_backend}" != slurm ] || submit=utils/slurm.pl
+    words=("${python}" -m espnet_llmvq.bin.train "$@")
+    if [ -n "${hosts}" ]; then
+        where=(--host "${hosts}")
+        # To another machine it passes the words as they are, in one line of bash.
+        mapfile -t words < <(printf '%q\n' "${words[@]}")
+    fi
+    "${python}" -m espnet2.bin.launch --cmd "${submit}" --log "${log}" --ngpu "${ngpu}" "${where[@]}" --envfile path.sh \
+        --init_file_prefix "${expdir}/.meeting/" -- "${words[@]}"
+}
+[ "${num_nodes}" -eq 1 ] || [ -n "${hosts}" ] || [ "${cmd_backend}" != local ] ||
+    die "--num_nodes ${num_nodes}: name the machines with --hosts, or set cmd_backend to a queueing system"
+[ -z "${hosts}" ] || [ "${num_nodes}" -eq 1 ] || die "--hosts says how many machines there are; leave out --num_nodes"
+
+if ${dry_run} || ${estimate}; then
+    encoder_opts=(${pretrained_opts[@]+"${pretrained_opts[@]}"})
+    ! ${own_encoder} || encoder_opts=(--config "${encoder_config}")
+    [ -z "${json}" ] || encoder_opts+=(--json "${json}")
+    plan_opts=(--llm "${llm}" --systems "${systems}" --num_nodes "${num_nodes}" ${encoder_opts[@]+"${encoder_opts[@]}"})
+    plan_opts+=(--train_shape "${expdir}/stats/train_shape" --mixture_dir "${expdir}/mixtures")
+    ! ${dry_run} || bin train --dry_run "${plan_opts[@]}" "${train_opts[@]}" --train - --valid - --valid_shape -
+    if ${estimate}; then
+        ${own_encoder} || [ -n "${pretrained_encoder}" ] || plan_opts+=(--encoder_file "${encoder_file}")
+        ! ${own_llm} || plan_opts+=(--lm_config "${lm_config}" --vocab_size "${vocab_size}")
+        ! ${cache_encoder} || plan_opts+=(--cached)
+        # shellcheck disable=SC2086
+        bin estimate "${plan_opts[@]}" "${config_opts[@]}" ${estimate_opts}
+    fi
+    exit 0
+fi
+
 # A mistyped key fails now, not after an hour of training. ESPnet takes long to load: only after a change.
 checked=${expdir}/.configs_checked
 if [ "${stop_stage}" -ge 7 ] && [ "${stage}" -le 11 ] &&
     ! fresh "${checked}" "${encoder_config}" "${conf_dir}"/*/*.yaml "${conf_dir}"/*.yaml; then
     log "checking configs"
-    config_opts=()
-    ! ${own_encoder} || config_opts=(--config "${encoder_config}")
-    bin train --check --llm "${llm}" --systems "${systems}" ${config_opts[@]+"${config_opts[@]}"} "${train_opts[@]}" \
+    encoder_opts=(${pretrained_opts[@]+"${pretrained_opts[@]}"})
+    ! ${own_encoder} || encoder_opts=(--config "${encoder_config}")
+    bin train --check --llm "${llm}" --systems "${systems}" ${encoder_opts[@]+"${encoder_opts[@]}"} "${train_opts[@]}" \
         --train - --valid - --train_shape - --valid_shape -
     touch "${checked}"
 fi
@@ -346,7 +408,7 @@ sequences() {
         if made_with "${out}" "${prompt}" && fresh "${out}" "${dumpdir}/${name}/text" "${dumpdir}/${name}/utt2num_samples"; then
             log "${out} is up to date, nothing to do"
         else
-            bin make_sequences --data_dir "${dumpdir}/${name}" --out "${out}" --prompt "${prompt}"
+            bin make_sequences --data_dir "${dumpdir}/${name}" --out "${out}" --prompt "${prompt}" --llm "${tokenizer}"
             note_options "${out}" "${prompt}"
         fi
     done
@@ -369,8 +431,11 @@ if stage_on 7; then
         sequences "${train_set}" "${valid_set}"
         # One thread: on batches as small as the recipes use, a second one was measured to gain nothing.
         positions 1 "${encoder_config}" "${expdir}/encoder_stats"
-        on "${cuda_cmd}" "${expdir}/log/encoder.log" train --config "${encoder_config}" --tag encoder --llm "${tokenizer}" "${data_opts[@]}" "${train_opts[@]}" --seed "${base_seed}" --threads 1 \
+        train_on "${expdir}/log/encoder.log" --config "${encoder_config}" --tag encoder --llm "${tokenizer}" "${data_opts[@]}" "${train_opts[@]}" --seed "${base_seed}" --threads 1 \
             --train_shape "${expdir}/encoder_stats/train_shape" --valid_shape "${expdir}/encoder_stats/valid_shape"
+    elif [ -n "${pretrained_encoder}" ]; then
+        log "Stage 7: pretrained encoder ${pretrained_encoder}, nothing to train -> ${encoder_dir}"
+        bin pretrained_encoder "${pretrained_opts[@]}" --systems "${systems}" --conf_dir "${conf_dir}" --llm "${tokenizer}" --out "${encoder_dir}"
     else
         log "Stage 7: the encoder is ${encoder_file}, skipped"
     fi
@@ -406,6 +471,9 @@ if stage_on 8; then
             if fresh "${expdir}/align/${name}.ctm" "${dumpdir}/${name}/sequences.jsonl" "${encoder_file}"; then
                 log "${expdir}/align/${name}.ctm is up to date, nothing to do"
             else
+                [ -z "${pretrained_encoder}" ] || die "${pretrained_encoder} has no CTC head to align ${name} with. Give its word times" \
+                    "with --ctms ${name}=FILE (see import_alignment), or make them with an HMM aligner and run again:" \
+                    "${python} -m espnet_llmvq.bin.align --aligner hmm --sequences ${dumpdir}/${name}/sequences.jsonl --out ${expdir}/align/${name}.ctm"
                 reference_opts=()
                 [ ! -f "${datadir}/${name}/words.ctm" ] || reference_opts=(--reference "${datadir}/${name}/words.ctm")
                 bin align --encoder "${encoder_dir}" --sequences "${dumpdir}/${name}/sequences.jsonl" --ngpu "${ngpu}" \
@@ -419,6 +487,8 @@ fi
 source_file() {
     case $1 in
     */asr) echo "${dumpdir}/${1%/*}/sequences.jsonl" ;;
+    # Not text.*, which a data directory takes for a file of its own.
+    */text) echo "${dumpdir}/${1%/*}/plain.jsonl" ;;
     *) echo "${dumpdir}/$1.jsonl" ;;
     esac
 }
@@ -431,7 +501,7 @@ make_source() {
     case $1 in
     */asr) sequences "${name}" ;;
     */text)
-        text=${dumpdir}/${name}/text.txt
+        text=${dumpdir}/${name}/plain.txt
         if [[ " ${text_names} " == *" ${name} "* ]]; then
             for pair in ${texts}; do [ "${pair%%=*}" != "${name}" ] || text=${pair#*=}; done
         elif ! fresh "${text}" "${dumpdir}/${name}/text"; then
@@ -488,6 +558,10 @@ mix() {
 }
 
 cache_dir=${encoder_dir}/frames
+if [ -n "${pretrained_encoder}" ] && grep -qs "layer: weighted" "${encoder_config}"; then
+    ! stage_on 10 || log "the weights of the layers of ${pretrained_encoder} train: its frames are not cached"
+    cache_encoder=false
+fi
 if stage_on 10; then
     log "Stage 10: LLM positions -> ${expdir}/stats; encoder frames -> ${cache_dir}"
     positions "${bridge_stack}" "${encoder_dir}/config.yaml" "${expdir}/stats"
@@ -516,11 +590,13 @@ fi
 
 if stage_on 11; then
     log "Stage 11: train ${systems} -> ${expdir}"
+    encoder_opts=(--encoder_file "${encoder_file}")
+    [ -z "${pretrained_encoder}" ] || encoder_opts=("${pretrained_opts[@]}")
     cache_opts=()
     if ${cache_encoder}; then
         cache_opts=(--train_cache "${cache_dir}/${train_set}/frames.scp" --valid_cache "${cache_dir}/${valid_set}/frames.scp")
     fi
-    on "${cuda_cmd}" "${expdir}/log/train.log" train --systems "${systems}" --encoder_file "${encoder_file}" --llm "${llm}" "${data_opts[@]}" "${train_opts[@]}" --seed "${seed}" \
+    train_on "${expdir}/log/train.log" --systems "${systems}" "${encoder_opts[@]}" --llm "${llm}" "${data_opts[@]}" "${train_opts[@]}" --seed "${seed}" \
         ${cache_opts[@]+"${cache_opts[@]}"} --nj "${nj}" \
         --train_shape "${expdir}/stats/train_shape" --valid_shape "${expdir}/stats/valid_shape" --mixture_dir "${expdir}/mixtures"
 fi

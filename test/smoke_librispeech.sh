@@ -1,0 +1,66 @@
+#!/usr/bin/env bash
+# Every stage of egs/librispeech/llmasr1 with both encoders, on corpora of a few utterances in their public layouts
+# (layouts.py) and small random checkpoints in the formats of the real ones (standins.py); nothing is asked of the network.
+# KEEP=1 leaves the directory for inspection.
+
+set -euo pipefail
+
+root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+export MAIN_ROOT=${root} HF_HUB_OFFLINE=1
+
+work=$(mktemp -d)
+finish() {
+    local status=$?
+    if [ -n "${KEEP:-}" ]; then echo "smoke: kept ${work}"; else rm -rf "${work}"; fi
+    [ "${status}" -eq 0 ] || echo "smoke: FAILED" >&2
+}
+trap finish EXIT
+recipe=${root}/egs/librispeech/llmasr1
+# What belongs to the recipe, not what its runs made.
+cp -rL "${recipe}"/*.sh "${recipe}/conf" "${recipe}/local" "${recipe}/utils" "${work}"
+cd "${work}"
+# shellcheck source=/dev/null
+. ./path.sh
+
+fail() {
+    echo "smoke: error: $*" >&2
+    exit 1
+}
+note() { echo "smoke: $* (${SECONDS} s)"; }
+
+note "corpora and checkpoints"
+python3 "${root}/test/layouts.py" corpora >variables
+# shellcheck source=/dev/null
+. ./variables
+python3 "${root}/test/standins.py" models >models.log
+export WAVLM=${work}/models/wavlm WHISPER=${work}/models/whisper LLM=${work}/models/qwen2
+sets="test_clean test_other test_commonvoice test_tedlium3 test_voxpopuli test_gigaspeech test_ami test_earnings22 test_spgispeech"
+
+# A run with encoder $1 and systems $2, its output in $1.log
+check() {
+    note "$1"
+    if ! ENCODER=$1 ./run.sh --smoke true --systems "$2" --nj 1 --score_opts "--replicates 200" >"$1.log" 2>&1; then
+        tail -n 40 "$1.log" >&2
+        fail "a run that should pass failed: $1"
+    fi
+    python3 - "exp/$1_smoke" "$2" "${sets}" <<'END'
+import json
+import math
+import sys
+
+systems, sets = (argument.split() for argument in sys.argv[2:])
+rows = {(r["system"], r["set"], r["metric"]): r for r in json.load(open(f"{sys.argv[1]}/results.json"))}
+for system in systems:
+    for name in sets:
+        row = rows.get((system, name, "wer"))
+        if row is None or not math.isfinite(row["value"]) or row["utterances"] < 1:
+            sys.exit(f"smoke: error: results.json has no word error rate of {system} on {name}: {row}")
+END
+    for file in RESULTS.md report/report.html analysis/ANALYSIS.md; do
+        [ -s "exp/$1_smoke/${file}" ] || fail "exp/$1_smoke/${file} is missing or empty"
+    done
+    grep -q "arXiv 2506.05706" "exp/$1_smoke/RESULTS.md" || fail "$1: the published figures are not in RESULTS.md"
+}
+check wavlm "lora lora_long soft_k10"
+check whisper "slam soft_k10"
+note "passed"

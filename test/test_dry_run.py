@@ -1,0 +1,165 @@
+"""What a dry run says of a training: the terms of a paper, computed by hand from its configs."""
+
+import json
+import os
+import shutil
+import subprocess
+
+import pytest
+import yaml
+
+from espnet_llmvq.bin import train
+from espnet_llmvq.errors import UserError
+from espnet_llmvq.phases import describe, optimizer_steps, read_trainings, show, split_batches
+from espnet_llmvq.systems import names
+
+ROOT = os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "egs")
+DEFAULTS = {
+    "accum_grad": 1, "batch_type": "folded", "batch_size": 20, "batch_bins": 1000000, "bridge": "none",
+    "bridge_conf": {}, "model_conf": {}, "llm_conf": {}, "optim": "adadelta", "optim_conf": {"rho": 0.9},
+    "scheduler": None, "scheduler_conf": {}, "grad_clip": 5.0, "max_epoch": 40, "num_iters_per_epoch": None,
+}  # fmt: skip
+
+# The two stages of 2506.05706, section 3, as one GPU with room for 8 utterances would train them.
+LETTER = {
+    "phases/common.yaml": {
+        "bridge_conf": {"stack": 5, "hidden_size": 2048}, "batch_type": "unsorted", "batch_size": 8, "accum_grad": 4,
+        "optim": "adam", "optim_conf": {"lr": 1e-4}, "scheduler": "warmup", "max_epoch": 10,
+        "llm_conf": {"lora": {"r": 32}},
+    },
+    "phases/stage1.yaml": {"base": "common.yaml", "bridge": "hard", "scheduler": "warmuplr",
+                           "scheduler_conf": {"warmup_steps": 1000}},
+    "phases/stage2.yaml": {"base": "common.yaml", "bridge": "soft", "optim_conf": {"lr": 1e-5}, "accum_grad": 2,
+                           "max_epoch": 2, "scheduler": None, "bridge_conf": {"top_k": 10, "codebook": "trainable"}},
+    "systems/soft_k10.yaml": {"phases": ["stage1", "stage2"]},
+    "encoder.yaml": {"model_conf": {"ctc_weight": 1.0, "llm_weight": 0.0}, "batch_type": "numel", "batch_bins": 600},
+}  # fmt: skip
+
+
+@pytest.fixture
+def conf(tmp_path):
+    for name, content in LETTER.items():
+        path = tmp_path / "conf" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(yaml.safe_dump(content))
+    return str(tmp_path / "conf")
+
+
+def told(conf, **more):
+    encoder = os.path.join(conf, "encoder.yaml")
+    found = read_trainings(conf, ["soft_k10"], encoder=encoder, **more)
+    return [describe(training, DEFAULTS) for training in found]
+
+
+def test_numbers_of_a_paper(conf):
+    encoder, stage1, stage2 = told(conf)
+    assert [f["phase"] for f in (encoder, stage1, stage2)] == ["encoder", "stage1", "stage1-stage2"]
+    assert [f["parent"] for f in (encoder, stage1, stage2)] == [None, None, "stage1"]
+    assert (stage1["effective_batch"], stage2["effective_batch"]) == (32, 16)
+    assert (stage1["unit"], encoder["unit"]) == ("sequences", "LLM positions")
+    assert (stage1["optim_conf"], stage2["optim_conf"]) == ({"lr": 1e-4}, {"lr": 1e-5})
+    assert (stage1["max_epoch"], stage2["max_epoch"]) == (10, 2)
+    assert stage1["scheduler_conf"] == {"warmup_steps": 1000} and stage2["scheduler"] is None
+    assert stage2["bridge_conf"] == {"stack": 5, "hidden_size": 2048, "top_k": 10, "codebook": "trainable"}
+    assert (encoder["trains"], encoder["frozen"]) == (["encoder", "CTC head"], [])
+    assert (stage1["trains"], stage1["frozen"]) == (
+        ["projector", "LoRA"], ["encoder", "CTC head", "codebook", "LLM"],
+    )  # fmt: skip
+    assert stage2["trains"] == ["projector", "codebook", "LoRA"]
+    # The encoder's config names no optimizer: ESPnet's default, with its arguments.
+    assert (encoder["optim"], encoder["optim_conf"]) == ("adadelta", {"rho": 0.9})
+
+
+def test_steps_are_counted_as_espnet_counts_them():
+    assert optimizer_steps({"max_epoch": 3, "num_iters_per_epoch": 7, "accum_grad": 2}) == 3 * 3
+    assert optimizer_steps({"max_epoch": 3, "accum_grad": 2}, batches=8) == 12
+    assert optimizer_steps({"max_epoch": 3}) is None
+
+
+@pytest.mark.parametrize(
+    "config, cut",
+    [
+        ({"batch_type": "numel", "batch_bins": 1000}, {"batch_bins": 334, "accum_grad": 3}),
+        (
+            {"batch_type": "unsorted", "batch_size": 12, "accum_grad": 2, "num_iters_per_epoch": 10},
+            {"batch_size": 4, "accum_grad": 6, "num_iters_per_epoch": 30},
+        ),
+    ],
+)
+def test_batches_in_parts_are_the_same_steps(config, cut):
+    assert split_batches(config, 3, "x.yaml") == {**config, **cut}
+    assert optimizer_steps({"max_epoch": 2, **config}) == optimizer_steps({"max_epoch": 2, **config, **cut})
+
+
+def test_batches_that_cannot_be_cut():
+    with pytest.raises(UserError, match="x.yaml: batch_size 8 cannot be cut into 3 equal parts"):
+        split_batches({"batch_type": "sorted", "batch_size": 8}, 3, "x.yaml")
+    with pytest.raises(UserError, match="--accumulate 0"):
+        split_batches({"batch_size": 8}, 0, "x.yaml")
+
+
+def test_a_learning_rate_that_ends_too_soon_is_an_error(conf):
+    change = {"num_iters_per_epoch": 100, "scheduler": "onecyclelr", "max_epoch": 4, "accum_grad": 2}
+    good = told(conf, overrides={**change, "scheduler_conf": {"total_steps": 200}})
+    assert [facts["steps"] for facts in good] == [200, 200, 200]
+    with pytest.raises(UserError, match="total_steps is 199, but training takes 200 .* set it to 200"):
+        told(conf, overrides={**change, "scheduler_conf": {"total_steps": 199}})
+
+
+def test_lines(conf):
+    _, stage1, _ = read_trainings(conf, ["soft_k10"], encoder=os.path.join(conf, "encoder.yaml"))
+    text = "\n".join(show(describe(stage1, DEFAULTS, gpus=2, batches=1000)))
+    assert "8 sequences x 4 (accum_grad) = 32, shared by 2 GPUs" in text
+    assert "10 epochs of 1000 batches = 2500 optimizer steps" in text
+    assert "adam lr=0.0001" in text and "warmuplr warmup_steps=1000" in text
+
+
+@pytest.mark.parametrize("recipe", ["TEMPLATE/llmasr1", "TEMPLATE/jstip1", "mini_tts/llmasr1", "an4/llmasr1"])
+def test_every_system_of_every_recipe(recipe):
+    """Nothing is cut short, every phase trains something, and what the phase before trained stays whole."""
+    conf = os.path.join(ROOT, recipe, "conf")
+    found = read_trainings(conf, names(os.path.join(conf, "systems")))
+    assert found
+    for training in found:
+        facts = describe(training, DEFAULTS)
+        assert facts["trains"] and facts["effective_batch"] > 0
+        steps = facts["scheduler_conf"].get("total_steps")
+        assert steps is None or facts["steps"] == steps
+
+
+def test_command_writes_nothing_but_the_file_asked_for(conf, tmp_path, corpus, llm_dir, capsys):
+    """The batches of an epoch are counted where positions are; every key is checked."""
+    expdir, out = tmp_path / "exp", tmp_path / "plan.json"
+    command = ["--dry_run", "--systems", "soft_k10", "--conf_dir", conf, "--expdir", str(expdir), "--llm", llm_dir]
+    command += ["--train", "-", "--valid", "-", "--train_shape", corpus.train_shape, "--valid_shape", "-"]
+    command += ["--override", "scheduler=null", "--override", "scheduler_conf={}", "--ngpu", "2"]
+    command += ["--override", "batch_size=4", "--override", "accum_grad=2"]
+    train.main([*command, "--json", str(out)])
+    assert not expdir.exists()
+    stage1, stage2 = json.loads(out.read_text())
+    # 12 utterances are 3 batches of 4, of which 2 make a step and the third waits for the next epoch.
+    assert (stage1["batches_per_epoch"], stage1["steps"], stage2["steps"], stage1["gpus"]) == (3, 10, 2, 2)
+    assert "stage1-stage2" in capsys.readouterr().out
+    with pytest.raises(UserError, match="did you mean 'grad_clip'"):
+        train.main([*command, "--override", "grad_clp=1"])
+
+
+@pytest.mark.slow
+def test_recipe(tmp_path):
+    """`run.sh --dry_run` in a recipe that has no data: nothing appears in it."""
+    recipe = tmp_path / "egs" / "mini_tts" / "llmasr1"
+    shutil.copytree(os.path.join(ROOT, "TEMPLATE"), tmp_path / "egs" / "TEMPLATE", symlinks=True)
+    shutil.copytree(os.path.join(ROOT, "mini_tts", "llmasr1"), recipe, symlinks=True)
+    before = sorted(os.listdir(recipe))
+    environment = {**os.environ, "MAIN_ROOT": os.path.dirname(ROOT)}
+    out = tmp_path / "plan.json"
+    done = subprocess.run(
+        ["./run.sh", "--dry_run", "--json", str(out), "--accumulate", "2"],
+        cwd=recipe, env=environment, capture_output=True, text=True,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    facts = {f["phase"]: f for f in json.loads(out.read_text())}
+    assert sorted(os.listdir(recipe)) == before
+    assert facts["encoder"]["steps"] == 2400 and facts["encoder"]["batch"] == 300
+    assert facts["start-hard-soft_k10"]["steps"] == 200
+    assert facts["start-hard-soft_k10"]["bridge_conf"]["top_k"] == 10

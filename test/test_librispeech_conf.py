@@ -1,0 +1,218 @@
+"""Configs of egs/librispeech/llmasr1 against what arXiv 2506.05706 says of its training, typed here."""
+
+import os
+import re
+from pathlib import Path
+
+import pytest
+import torch
+
+from espnet_llmvq.bridge.bridge import Bridge, HardBridge, SoftBridge
+from espnet_llmvq.score.published import make_published
+from espnet_llmvq.systems import names, plan, read_config, read_systems, read_yaml
+
+RECIPE = Path(__file__).resolve().parents[1] / "egs/librispeech/llmasr1"
+CONFS = [str(RECIPE / "conf"), str(RECIPE / "conf/whisper")]
+BRIDGES = {"none": Bridge, "hard": HardBridge, "soft": SoftBridge}
+UTTERANCES = 281_241  # of LibriSpeech's 960 hours
+STAGE = {1: {"epochs": 10, "rate": 1e-4, "batch": 32}, 2: {"epochs": 2, "rate": 1e-5, "batch": 16}}
+WARMUP_STEPS = 1000
+# The rows of the paper: stages of the phases, and of the last phase quantizer, kept rows and codebook.
+PAPER = {
+    "slam": ([1], "none", None, None),
+    "lora": ([1], "none", None, None),
+    "hard": ([1], "hard", None, "frozen"),
+    "hard_kall": ([1, 2], "hard", "all", "trainable"),
+    "hard_k100": ([1, 2], "hard", 100, "trainable"),
+    "hard_k10": ([1, 2], "hard", 10, "trainable"),
+    "hard_k1": ([1, 2], "hard", 1, "trainable"),
+    "soft_kall": ([1, 2], "soft", "all", "trainable"),
+    "soft_k100": ([1, 2], "soft", 100, "trainable"),
+    "soft_k10": ([1, 2], "soft", 10, "trainable"),
+    "soft_k10_frozen": ([1, 2], "soft", 10, "frozen"),
+    "soft1": ([1], "soft", 10, "frozen"),
+    "soft1_soft_k10": ([1, 2], "soft", 10, "trainable"),
+}
+OURS = {
+    "lora_long": [1, 2],
+    "hard_long": [1, 2],
+    "soft_k10_literal": [1, 2],
+    "soft_k10_sharp": [1, 2],
+}
+# WER of WavLM on test-clean and Common Voice, of Whisper on both.
+WER = {
+    "slam": [3.73, 68.27, 6.06, 35.89],
+    "lora": [3.78, 46.12, 7.54, 29.86],
+    "hard": [7.88, 43.40, 10.07, 34.96],
+    "hard_kall": [8.18, 40.64, None, None],
+    "hard_k100": [5.33, 33.47, None, None],
+    "hard_k10": [4.95, 32.32, None, None],
+    "hard_k1": [7.16, 36.43, None, None],
+    "soft_kall": ["inf", "inf", None, None],
+    "soft_k100": [3.74, 29.04, None, None],
+    "soft_k10": [3.91, 30.78, 5.63, 25.53],
+    "soft_k10_frozen": [4.12, 31.03, None, None],
+    "soft1": [5.43, 43.75, 8.68, 32.57],
+    "soft1_soft_k10": [4.86, 37.06, 7.28, 30.88],
+}
+
+
+def phases_of(conf, system):
+    """[training config] of a system, first phase first."""
+    (found,) = read_systems(conf, [system])
+    return [read_config(phase.config) for phase in found.phases]
+
+
+def batch(config):
+    return config["batch_size"] * config["accum_grad"]
+
+
+def steps(config):
+    """Optimizer steps: ESPnet spreads what is left over on the batches, and an update that lacks batches falls out."""
+    batches = UTTERANCES // config["batch_size"]
+    return config["max_epoch"] * (batches // config["accum_grad"])
+
+
+def rates(config, at):
+    """Learning rates of ESPnet's scheduler at the steps `at`, counted from 1."""
+    from espnet2.schedulers.piecewise_linear_warmup_lr import PiecewiseLinearWarmupLR
+
+    assert config["scheduler"] == "piecewiselinearwarmuplr"
+    optimizer = torch.optim.Adam(
+        [torch.nn.Parameter(torch.zeros(1))], lr=config["optim_conf"]["lr"]
+    )
+    scheduler = PiecewiseLinearWarmupLR(optimizer, **config["scheduler_conf"])
+    found = []
+    for step in at:
+        scheduler.last_epoch = step - 1
+        found.append(scheduler.get_lr()[0])
+    return found
+
+
+@pytest.mark.parametrize("conf", CONFS)
+@pytest.mark.parametrize("system", [*PAPER, *OURS])
+def test_batches_rates_and_epochs_of_both_stages(conf, system):
+    stages = PAPER[system][0] if system in PAPER else OURS[system]
+    configs = phases_of(conf, system)
+    assert len(configs) == len(stages)
+    for config, stage in zip(configs, stages):
+        wanted = STAGE[stage]
+        assert (config["max_epoch"], batch(config)) == (wanted["epochs"], wanted["batch"])
+        assert "num_iters_per_epoch" not in config and config["batch_type"] == "sorted"
+        assert config["optim"] == "adam" and config["optim_conf"] == {"lr": wanted["rate"]}
+        last = steps(config)
+        assert last > 2 * WARMUP_STEPS
+        at = [1, WARMUP_STEPS // 2, WARMUP_STEPS, WARMUP_STEPS + 1, 10 * WARMUP_STEPS, last]
+        parts = [1 / WARMUP_STEPS, 0.5, 1, 1, 1, 1]
+        assert rates(config, at) == pytest.approx(
+            [part * wanted["rate"] for part in parts], rel=1e-9
+        )
+
+
+def test_optimizer_steps():
+    """281,241 = 8,788 x 32 + 25 = 17,577 x 16 + 9 utterances an epoch."""
+    hard, soft = phases_of(CONFS[0], "soft_k10")
+    assert steps(hard) == 10 * 8788 and steps(soft) == 2 * 17577
+
+
+@pytest.mark.parametrize("conf", CONFS)
+def test_rows_that_are_compared_see_the_same(conf):
+    def seen(system):
+        keys = ("max_epoch", "batch_size", "accum_grad", "grad_clip", "optim", "optim_conf")
+        keys += ("scheduler", "scheduler_conf")
+        return [[config[key] for key in keys] for config in phases_of(conf, system)]
+
+    two_stages = [
+        "lora_long",
+        "hard_long",
+        *(name for name, row in PAPER.items() if len(row[0]) == 2),
+    ]
+    assert all(seen(name) == seen("soft_k10") for name in two_stages)
+    assert all(
+        seen(name) == seen("soft_k10")[:1] for name, row in PAPER.items() if len(row[0]) == 1
+    )
+
+
+@pytest.mark.parametrize("conf", CONFS)
+@pytest.mark.parametrize("system", PAPER)
+def test_quantizers(conf, system):
+    _, bridge, kept, codebook = PAPER[system]
+    config = phases_of(conf, system)[-1]
+    assert config["bridge"] == bridge
+    assert (config["bridge_conf"].get("top_k"), config["bridge_conf"].get("codebook")) == (
+        kept,
+        codebook,
+    )
+    for config in phases_of(conf, system):
+        assert config["bridge_conf"].get("temperature", 1.0) == 1.0  # the paper has none
+        built = BRIDGES[config["bridge"]](6, torch.randn(200, 8), **config["bridge_conf"])
+        assert built.stack == 5 and not getattr(built, "match_norm", False)
+        kinds = [
+            type(m).__name__
+            for m in (built.projector.norm, built.projector.hidden, built.projector.output)
+        ]
+        assert kinds == ["Identity", "Linear", "Linear"]
+        assert built.projector.hidden.in_features == 5 * 6
+
+
+@pytest.mark.parametrize("conf, encoder", zip(CONFS, ["wavlm", "whisper"]))
+def test_models(conf, encoder):
+    for phase in plan(read_systems(conf, ["paper_a"])):
+        config, name = read_config(phase.config), Path(phase.config).stem
+        assert config["encoder"] == encoder and config["encoder_conf"]["layer"] == "last"
+        assert [config[key] for key in ("frontend", "normalize", "specaug", "ctc")] == [
+            None,
+            None,
+            None,
+            False,
+        ]
+        # No aligned start, no blank dropping: there is no CTC head.
+        assert not {"model_conf", "aligned_start_conf", "ctc_conf"} & config.keys()
+        if name == "slam":
+            assert config["freeze"] == ["llm"] and "llm_conf" not in config
+        else:
+            assert config["freeze"] == [] and config["llm_conf"]["lora"]["r"] == 32
+
+
+@pytest.mark.parametrize("conf", CONFS)
+def test_groups_and_phases(conf):
+    group = [system.name for system in read_systems(conf, ["paper_a"])]
+    assert group == [*PAPER, *OURS]
+    whisper = [system.name for system in read_systems(conf, ["paper_a_whisper"])]
+    assert set(whisper) - {"lora_long"} == {name for name, row in WER.items() if row[2] is not None}
+    used = {Path(phase.config).stem for phase in plan(read_systems(conf, ["paper_a"]))}
+    assert used == set(names(os.path.join(conf, "phases"))) - {"common"}
+
+
+def test_the_two_encoders_differ_in_nothing_else():
+    for name in names(os.path.join(CONFS[0], "phases")):
+        wavlm, whisper = (
+            read_config(os.path.join(conf, "phases", f"{name}.yaml")) for conf in CONFS
+        )
+        assert {key for key in wavlm if wavlm[key] != whisper[key]} == {"encoder", "encoder_conf"}
+
+
+def test_published_figures():
+    path = str(RECIPE / "conf/published/soft_vq.yaml")
+    assert make_published(read_yaml(path), path).rows == WER
+
+
+def test_run_decodes_and_scores_as_the_paper():
+    options = dict(re.findall(r"^    --(\w+) (.+)$", (RECIPE / "run.sh").read_text(), re.MULTILINE))
+    assert options["prompt"] == '"USER: {speech} Transcribe speech to text. ASSISTANT: {text}"'
+    assert (
+        options["num_beams"] == "4"
+        and options["normaliser"] == "softvq"
+        and options["bridge_stack"] == "5"
+    )
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("conf", CONFS)
+def test_every_key_of_the_configs_is_read(conf):
+    from espnet_llmvq.tasks.speech_llm import SpeechLLMTask, encoder_choices
+
+    if "wavlm" not in encoder_choices.classes:
+        pytest.skip("the encoders wavlm and whisper are not there yet")
+    for phase in plan(read_systems(conf, ["paper_a"])):
+        SpeechLLMTask.check_config(read_config(phase.config), phase.config)

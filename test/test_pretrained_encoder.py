@@ -1,0 +1,324 @@
+"""WavLM and Whisper as encoders: frames are those that transformers makes of one utterance, whatever the batch."""
+
+import copy
+
+import numpy as np
+import pytest
+import standins
+import torch
+import yaml
+
+from espnet_llmvq import pretrained_encoder
+from espnet_llmvq.encoder import encoder_frames, piece_frames, step_samples
+from espnet_llmvq.errors import UserError
+from espnet_llmvq.llm.positions import encoder_shape
+
+LENGTHS = (16000, 31999, 8123, 5440, 400)
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory):
+    """{name: directory} of stand-ins."""
+    room = tmp_path_factory.mktemp("models")
+    return {name: standins.ALL[name](room / name) for name in ("wavlm", "whisper")}
+
+
+def build(models, name, **conf):
+    return pretrained_encoder.PRETRAINED[name](models[name], **conf).eval()
+
+
+def waves(lengths=LENGTHS, seed=0):
+    """Waveforms with an offset and a level of their own: (padded batch, lengths, list)."""
+    rng = np.random.default_rng(seed)
+    found = [
+        torch.from_numpy((0.1 * i + 0.05 * (i + 1) * rng.standard_normal(n)).astype(np.float32))
+        for i, n in enumerate(lengths)
+    ]
+    return torch.nn.utils.rnn.pad_sequence(found, True), torch.tensor(lengths), found
+
+
+def wavlm_directly(path, wave):
+    """Hidden states by transformers' own feature extractor and model."""
+    from transformers import AutoFeatureExtractor, AutoModel
+
+    inputs = AutoFeatureExtractor.from_pretrained(path)(wave.numpy(), sampling_rate=16000, return_tensors="pt")
+    with torch.no_grad():
+        return AutoModel.from_pretrained(path).eval()(inputs.input_values, output_hidden_states=True).hidden_states
+
+
+def whisper_directly(path, wave):
+    """Hidden states by transformers' own encoder, its window set to the utterance; log-mel of the usual 30 s."""
+    from transformers import AutoFeatureExtractor, WhisperConfig, WhisperModel
+    from transformers.models.whisper.modeling_whisper import WhisperEncoder
+
+    mel = AutoFeatureExtractor.from_pretrained(path)(wave.numpy(), sampling_rate=16000, return_tensors="pt")
+    hops = len(wave) // 160
+    mel = mel.input_features[:, :, : hops + hops % 2]
+    config = WhisperConfig.from_pretrained(path)
+    config.max_source_positions = mel.shape[-1] // 2
+    short = WhisperEncoder(config).eval()
+    state = copy.deepcopy(WhisperModel.from_pretrained(path).get_encoder().state_dict())
+    state["embed_positions.weight"] = state["embed_positions.weight"][: config.max_source_positions]
+    short.load_state_dict(state)
+    with torch.no_grad():
+        found = short(mel, output_hidden_states=True)
+    return found.hidden_states, found.last_hidden_state
+
+
+@pytest.mark.parametrize("name", ["wavlm", "whisper"])
+def test_counted_frames_are_those_of_transformers(models, name):
+    from transformers import AutoModel
+
+    theirs = AutoModel.from_pretrained(models[name])
+    config = {"encoder": name, "encoder_conf": {"path": models[name], "layer": "last"}, "frontend": None}
+    lengths = torch.arange(400, 3000)
+    ours = encoder_frames(lengths, *encoder_shape(config))
+    if name == "wavlm":
+        expected = theirs._get_feat_extract_output_lengths(lengths)
+        assert encoder_frames(399, *encoder_shape(config)) < 1
+    else:
+        expected = theirs._get_feat_extract_output_lengths(lengths // 160)
+        assert encoder_frames(159, *encoder_shape(config)) < 1
+        assert encoder_frames(30 * 16000, *encoder_shape(config)) == 1500
+    assert torch.equal(ours, expected)
+    assert [encoder_frames(n, *encoder_shape(config)) for n in (400, 1234)] == expected[[0, 834]].tolist()
+    assert step_samples(*encoder_shape(config)) == 320
+    assert piece_frames(321, *encoder_shape(config)) == 2
+    encoder = build(models, name)
+    assert encoder.frame_seconds() == 0.02 and encoder.output_size() == 32
+    assert int(encoder.frames(16000)) == (49 if name == "wavlm" else 50)
+
+
+def test_wavlm_is_that_of_transformers(models):
+    encoder, (_, _, found) = build(models, "wavlm"), waves()
+    for wave in found:
+        with torch.no_grad():
+            ours, n = encoder(wave[None], torch.tensor([len(wave)]))
+        states = wavlm_directly(models["wavlm"], wave)
+        assert n.tolist() == [states[-1].shape[1]]
+        torch.testing.assert_close(ours, states[-1], atol=2e-5, rtol=1e-4)
+    # without the normalisation the result is another: the check above sees it
+    raw = encoder.pretrained(found[0][None]).last_hidden_state
+    assert (raw - wavlm_directly(models["wavlm"], found[0])[-1]).abs().max() > 1e-2
+
+
+def test_wavlm_layers(models):
+    _, _, found = waves()
+    states = wavlm_directly(models["wavlm"], found[0])
+    lengths = torch.tensor([len(found[0])])
+    for layer in (0, 2):
+        ours, _ = build(models, "wavlm", layer=layer)(found[0][None], lengths)
+        torch.testing.assert_close(ours, states[layer], atol=2e-5, rtol=1e-4)
+    encoder = build(models, "wavlm", layer="weighted")
+    torch.testing.assert_close(encoder(found[0][None], lengths)[0], torch.stack(states).mean(0), atol=2e-5, rtol=1e-4)
+    with torch.no_grad():
+        encoder.layer_weights.copy_(torch.tensor([1.0, -2.0, 0.5, 0.0]))
+    weights = np.exp([1.0, -2.0, 0.5, 0.0]) / np.exp([1.0, -2.0, 0.5, 0.0]).sum()
+    expected = sum(w * s for w, s in zip(weights.tolist(), states))
+    torch.testing.assert_close(encoder(found[0][None], lengths)[0], expected, atol=2e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("samples", [31999, 30400, 5440, 500])
+def test_whisper_is_that_of_transformers_with_a_window_of_the_utterance(models, samples):
+    _, _, (wave,) = waves((samples,))
+    states, last = whisper_directly(models["whisper"], wave)
+    for layer, expected in (("last", last), (1, states[1])):
+        with torch.no_grad():
+            ours, n = build(models, "whisper", layer=layer)(wave[None], torch.tensor([samples]))
+        assert n.tolist() == [(samples // 160 + 1) // 2] == [expected.shape[1]]
+        torch.testing.assert_close(ours, expected, atol=2e-5, rtol=1e-4)
+
+
+def test_whisper_hears_the_beginning_of_its_own_30_seconds(models):
+    encoder, (_, _, (wave,)) = build(models, "whisper"), waves((24357,))
+    mel = encoder.extractor(wave.numpy(), sampling_rate=16000, return_tensors="pt").input_features
+    assert mel.shape == (1, 80, 3000)
+    torch.testing.assert_close(encoder.log_mel(wave), mel[:, :, :152], atol=1e-6, rtol=0)
+
+
+@pytest.mark.parametrize("name", ["wavlm", "whisper"])
+def test_the_batch_changes_nothing_to_the_last_bit(models, name):
+    encoder, (batch, lengths, found) = build(models, name), waves()
+    with torch.no_grad():
+        together, n = encoder(batch, lengths)
+        for i, wave in enumerate(found):
+            alone, count = encoder(wave[None], lengths[i : i + 1])
+            assert count == n[i] and torch.equal(alone[0], together[i, : n[i]])
+            assert not together[i, n[i] :].any()
+
+
+def test_a_wavlm_with_group_norm_does_not_see_its_neighbours(tmp_path):
+    path = standins.wavlm(tmp_path / "base", feat_extract_norm="group", do_stable_layer_norm=False)
+    encoder, (batch, lengths, found) = pretrained_encoder.WavLMEncoder(path).eval(), waves()
+    with torch.no_grad():
+        together, n = encoder(batch, lengths)
+    torch.testing.assert_close(
+        together[2, : n[2]], wavlm_directly(path, found[2])[-1][0], atol=2e-5, rtol=1e-4
+    )
+
+
+def flops(encoder, seconds):
+    from torch.utils.flop_counter import FlopCounterMode
+
+    wave = torch.randn(1, int(16000 * seconds))
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        encoder(wave, torch.tensor([wave.shape[1]]))
+    return counter.get_total_flops()
+
+
+def test_two_seconds_of_whisper_cost_a_tenth_of_thirty(models):
+    encoder = build(models, "whisper")
+    assert 10 * flops(encoder, 2) <= flops(encoder, 30)
+
+
+def test_whisper_beyond_its_window(models):
+    lengths = torch.tensor([35 * 16000])
+    wave = torch.randn(1, 35 * 16000)
+    with pytest.raises(UserError, match=r"35.00 s: .* hears 30 s at most; .*--max_duration.*longer: windows"):
+        build(models, "whisper")(wave, lengths)
+    encoder = build(models, "whisper", longer="windows")
+    with torch.no_grad():
+        frames, n = encoder(wave, lengths)
+        parts = [encoder(piece, torch.tensor([piece.shape[1]]))[0] for piece in wave.split(30 * 16000, 1)]
+    assert n.tolist() == [1750] and torch.equal(frames, torch.cat(parts, 1))
+    # the rest is shorter than a frame
+    over = 30 * 16000 + 100
+    assert encoder(wave[:, :over], torch.tensor([over]))[0].shape[1] == 1500
+
+
+def test_what_trains_and_what_does_not(models):
+    encoder, (batch, lengths, _) = build(models, "wavlm", layer="weighted"), waves()
+    for p in encoder.pretrained.parameters():
+        p.requires_grad = False
+    encoder(batch, lengths)[0].square().sum().backward()
+    assert encoder.layer_weights.grad.abs().min() > 0
+    # trained whole, neither its masks nor its layer drop act
+    encoder = build(models, "wavlm").train()
+    encoder.pretrained.requires_grad_(True)
+    for module in encoder.modules():
+        if isinstance(module, torch.nn.Dropout):
+            module.p = 0.0
+        if hasattr(module, "dropout") and isinstance(module.dropout, float):
+            module.dropout = 0.0
+    once, again = encoder(batch, lengths)[0], encoder(batch, lengths)[0]
+    assert torch.equal(once, again)
+    once.sum().backward()
+    assert encoder.pretrained.feature_extractor.conv_layers[0].conv.weight.grad.abs().sum() > 0
+
+
+def test_errors_tell_what_to_do(models, tmp_path):
+    wavlm, whisper = models["wavlm"], models["whisper"]
+    with pytest.raises(UserError, match="holds whisper, not wavlm: write encoder: whisper"):
+        pretrained_encoder.WavLMEncoder(whisper)
+    with pytest.raises(UserError, match="layer: 4 must be last, weighted or a number from 0 to 3"):
+        pretrained_encoder.WavLMEncoder(wavlm, layer=4)
+    with pytest.raises(UserError, match="'windowed'.*did you mean 'windows'"):
+        pretrained_encoder.WhisperEncoder(whisper, longer="windowed")
+    with pytest.raises(UserError, match=r"encoder_conf.path: .*--pretrained_encoder"):
+        encoder_frames(16000, {}, 1, {}, "wavlm")
+    with pytest.raises(UserError, match="encoder directory ./absent does not exist; give --pretrained_encoder PATH"):
+        pretrained_encoder.described("./absent")
+    with pytest.raises(UserError, match="speech 1 of the batch has 399 samples.*--min_duration"):
+        build(models, "wavlm")(torch.randn(2, 800), torch.tensor([800, 399]))
+    broken = standins.wavlm(tmp_path / "broken")
+    from safetensors.torch import load_file, save_file
+
+    state = load_file(f"{broken}/model.safetensors")
+    del state["feature_projection.projection.weight"]
+    save_file(state, f"{broken}/model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(UserError, match="lacks 1 tensors of WavLMModel: feature_projection.projection.weight"):
+        pretrained_encoder.WavLMEncoder(broken)
+    (tmp_path / "bare").mkdir()
+    (tmp_path / "bare" / "config.json").write_text('{"model_type": "wavlm"}')
+    with pytest.raises(UserError, match="has no preprocessor_config.json"):
+        pretrained_encoder.described(str(tmp_path / "bare"))
+
+
+PRETRAINED_KEYS = {"frontend": None, "normalize": None, "specaug": None, "frame_stack": 1, "ctc": False}
+
+
+@pytest.fixture
+def phases(tmp_path):
+    """A conf directory of one system with the phases `a` and `b`: function (a, b) -> its path."""
+
+    def write(a, b):
+        for kind in ("phases", "systems"):
+            (tmp_path / "conf" / kind).mkdir(parents=True, exist_ok=True)
+        (tmp_path / "conf/systems/x.yaml").write_text("phases: [a, b]\n")
+        (tmp_path / "conf/systems/ctc.yaml").write_text("decode: ctc\n")
+        for name, config in (("a", a), ("b", b)):
+            (tmp_path / f"conf/phases/{name}.yaml").write_text(yaml.safe_dump(config))
+        return str(tmp_path / "conf")
+
+    return write
+
+
+def test_phases_get_the_encoder(models):
+    from espnet_llmvq.phases import with_pretrained
+
+    path = models["wavlm"]
+    got = with_pretrained({"encoder_conf": {"layer": "weighted"}, "max_epoch": 3}, path, None, "a.yaml")
+    assert got == {
+        "max_epoch": 3, "encoder": "wavlm", "encoder_conf": {"path": path, "layer": "weighted"}, **PRETRAINED_KEYS
+    }  # fmt: skip
+    assert with_pretrained({}, path, "2", "a.yaml")["encoder_conf"] == {"path": path, "layer": 2}
+    for config, message in (
+        ({"encoder": "whisper"}, "a.yaml: encoder is 'whisper', but with the pretrained encoder .* it is 'wavlm'"),
+        ({"ctc": True}, "ctc is True"),
+        ({"encoder_conf": {"layer": "weighted"}}, "layer is 'weighted', .* it is 2"),
+        ({"model_conf": {"drop_blank": 0.9}}, "a.yaml: drop_blank needs a CTC head"),
+        ({"aligned_start_conf": {"targets": "ctc_head"}}, "aligned_start_conf.targets needs a CTC head"),
+    ):
+        with pytest.raises(UserError, match=message):
+            with_pretrained(config, path, "2", "a.yaml")
+
+
+def test_the_encoder_of_an_experiment(models, phases, tmp_path, capsys):
+    from espnet_llmvq.bin import pretrained_encoder as command
+    from espnet_llmvq.bin import systems
+
+    conf, out = phases({"encoder_conf": {"layer": 1}}, {"encoder_conf": {"layer": 1}}), str(tmp_path / "exp/encoder")
+    options = ["--conf_dir", conf, "--llm", "llm", "--out", out]
+    command.main(["--pretrained_encoder", models["wavlm"], "--systems", "x", *options])
+    with open(f"{out}/config.yaml", encoding="utf-8") as f:
+        config = yaml.safe_load(f)
+    assert config["encoder"] == "wavlm" and config["encoder_conf"] == {"path": models["wavlm"], "layer": 1}
+    assert encoder_frames(16000, *encoder_shape(config)) == 49
+    command.main(["--pretrained_encoder", models["wavlm"], "--systems", "x", *options])
+    assert "nothing to do" in capsys.readouterr().out
+    with pytest.raises(UserError, match=r"is of another encoder \(encoder: 'wavlm' then, 'whisper' now\)"):
+        command.main(["--pretrained_encoder", models["whisper"], "--systems", "x", *options])
+    phases({"encoder_conf": {"layer": 1}}, {})
+    with pytest.raises(UserError, match=r"a.yaml and .*b.yaml have other encoder_conf"):
+        command.main(["--pretrained_encoder", models["wavlm"], "--systems", "x", *options])
+    with pytest.raises(UserError, match="system ctc decodes with the encoder's CTC head"):
+        systems.main(["--conf_dir", conf, "--systems", "x ctc", "--no_ctc"])
+
+
+def test_cached_frames_are_those_of_the_encoder(models, phases, corpus, llm_dir, tmp_path):
+    """To the last bit: `encode` takes batches of similar length, decoding one utterance at a time."""
+    import kaldiio
+
+    from espnet_llmvq.bin import encode
+    from espnet_llmvq.bin import pretrained_encoder as command
+    from espnet_llmvq.data.audio import read_audio
+    from espnet_llmvq.sequence import read_sequences
+    from espnet_llmvq.tasks.speech_llm import load_model
+
+    conf = phases({}, {})
+    for name in ("wavlm", "whisper"):
+        out = str(tmp_path / name)
+        command.main(
+            ["--pretrained_encoder", models[name], "--systems", "x", "--conf_dir", conf, "--llm", llm_dir, "--out", out]
+        )
+        encode.main(["--encoder", out, "--threads", "1", corpus.train, f"{out}/frames/train"])
+        frames, model = kaldiio.load_scp(f"{out}/frames/train/frames.scp"), load_model(out)[0]
+        sequences = list(read_sequences(corpus.train))
+        assert len(sequences) == len(frames) == 12
+        for seq in sequences:
+            wave = torch.from_numpy(read_audio(seq.spans[1].audio))
+            with torch.no_grad():
+                uncached = model.encode(wave[None], torch.tensor([len(wave)]))[0][0]
+                directly = build(models, name)(wave[None], torch.tensor([len(wave)]))[0][0]
+            assert np.array_equal(frames[seq.id], uncached.numpy()), (name, seq.id)
+            np.testing.assert_allclose(frames[seq.id], directly.numpy(), atol=1e-5)

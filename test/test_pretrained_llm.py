@@ -1,0 +1,396 @@
+"""LLMs of the Qwen2 and Llama families as downloaded ones are: tied and untied, without begin or padding token."""
+
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import standins
+import torch
+
+from espnet_llmvq.errors import UserError
+from espnet_llmvq.llm.directory import load_llm, load_tokenizer
+from espnet_llmvq.llm.packing import check_no_leak, pack
+from espnet_llmvq.llm.positions import encode_text, puts_space_first
+from espnet_llmvq.llm.prompt import parse, resolved, template_of
+from espnet_llmvq.sequence import Span
+
+FAMILIES = ("qwen2", "llama")
+LORA = {"r": 4, "lora_alpha": 8, "target_modules": ["q_proj", "v_proj", "down_proj"]}
+TEMPLATE = "USER: {speech} Transcribe speech to text. ASSISTANT: {text}"
+CHAT = "chat: {speech}\nTranscribe speech to text."
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory):
+    room = tmp_path_factory.mktemp("models")
+    return {name: make(room / name) for name, make in standins.ALL.items()}
+
+
+def test_standins_are_like_the_published_models(models):
+    qwen, llama = (load_tokenizer(models[name]) for name in FAMILIES)
+    assert qwen.bos_token is None and qwen.eos_token == "<|im_end|>" and qwen.pad_token == "<|endoftext|>"
+    assert llama.bos_token == "<s>" and llama.pad_token is None and puts_space_first(llama)
+    assert not puts_space_first(qwen)
+    for tokenizer in (qwen, llama):
+        for text in ("Hello, the patient is good.", "zwölf €"):
+            ids = tokenizer.encode(text, add_special_tokens=False)
+            assert tokenizer.decode(ids) == text
+    tied, untied = (load_llm(models[name]) for name in FAMILIES)
+    assert tied.get_output_embeddings().weight is tied.get_input_embeddings().weight
+    assert untied.get_output_embeddings().weight is not untied.get_input_embeddings().weight
+    assert len(tied.get_input_embeddings().weight) > len(qwen)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_spans_have_the_tokens_of_the_text_as_a_whole(models, family):
+    tokenizer = load_tokenizer(models[family])
+    spans = ["USER:", " hello there", " ASSISTANT:", " good"]
+    whole = tokenizer.encode("".join(spans), add_special_tokens=False)
+    assert sum((encode_text(tokenizer, Span(text=s), 0) for s in spans), []) == whole
+    assert encode_text(tokenizer, Span(text=" good", loss=True, eos=True), 7)[-1] == 7
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("said", [CHAT, "chat:Listen to {speech} please."])
+def test_chat_prompt_is_that_of_the_tokenizer(models, family, said):
+    """Token by token: what apply_chat_template makes of the turn, cut where the speech stands."""
+    from espnet_llmvq.interleave.asr import asr_sequence
+
+    tokenizer = load_tokenizer(models[family])
+    template = resolved(said, tokenizer)
+    seq = asr_sequence("u", "u.wav", 16000, "hello there", template)
+    mark = "MARK"
+    content = said[len("chat:") :].strip().replace("{speech}", mark)
+    ids = tokenizer.apply_chat_template(
+        [{"role": "user", "content": content}], add_generation_prompt=True, return_dict=False
+    )
+    text = tokenizer.apply_chat_template(
+        [{"role": "user", "content": content}], add_generation_prompt=True, tokenize=False
+    )
+    before, after = text.split(mark)
+    expected = [
+        tokenizer.encode(part, add_special_tokens=False) for part in (before.rstrip(" "), after)
+    ]
+    got = [encode_text(tokenizer, s, tokenizer.eos_token_id) for s in seq.prompt if not s.is_speech]
+    if family == "llama" and after.startswith(" "):
+        expected[1] = tokenizer.encode(after[1:], add_special_tokens=False)
+    assert got == expected
+    # the roles are special tokens or words as in the whole, and the generation prompt ends it
+    assert ids[: len(got[0]) - 2] == got[0][:-2] and ids[-4:] == got[1][-4:]
+    assert seq.spans[-1].text == "hello there" and seq.spans[-1].eos
+    # models keep the template of their sequences; read again it makes the same ones
+    assert parse(template_of(seq)) == parse(template)
+
+
+def test_chat_prompt_errors(models, llm_dir):
+    tokenizer = load_tokenizer(models["qwen2"])
+    assert resolved(TEMPLATE, tokenizer) == TEMPLATE
+    assert resolved(CHAT + "{text}", tokenizer) == resolved(CHAT, tokenizer)
+    with pytest.raises(UserError, match="{speech} once"):
+        resolved("chat: Transcribe.", tokenizer)
+    with pytest.raises(UserError, match="no chat template; write the roles yourself"):
+        resolved(CHAT, load_tokenizer(llm_dir))
+
+
+def test_line_breaks_of_a_prompt_stay():
+    assert parse("Q: {speech}\nA:\n{text}") == [("text", "Q:"), ("speech",), ("text", "\nA:\n"), ("transcript",)]
+
+
+def test_make_sequences_with_a_chat_prompt(models, corpus, tmp_path):
+    from espnet_llmvq.bin import make_sequences
+    from espnet_llmvq.sequence import read_sequences
+
+    data, out = tmp_path / "data", str(tmp_path / "sequences.jsonl")
+    data.mkdir()
+    (data / "wav.scp").write_text(f"u1 {corpus.dir}/train00.wav\n")
+    (data / "utt2spk").write_text("u1 s1\n")
+    (data / "text").write_text("u1 one two\n")
+    (data / "utt2num_samples").write_text("u1 8000\n")
+    options = ["--data_dir", str(data), "--out", out, "--prompt", CHAT]
+    with pytest.raises(UserError, match="needs --llm"):
+        make_sequences.main(options)
+    make_sequences.main([*options, "--llm", models["llama"]])
+    (seq,) = read_sequences(out)
+    assert [s.text for s in seq.spans] == [
+        "<|user|>\n", None, "\nTranscribe speech to text.</s>\n<|assistant|>\n", "one two"
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_lora_by_name_trains_nothing_else(models, family):
+    llm = load_llm(models[family], dtype="bfloat16", lora=LORA)
+    trainable = {n for n, p in llm.named_parameters() if p.requires_grad}
+    assert len(trainable) == 2 * 3 * 2 and all("lora_" in n for n in trainable)
+    modules = {n.split(".lora_")[0].split(".")[-1] for n in trainable}
+    assert modules == set(LORA["target_modules"])
+    assert {p.dtype for n, p in llm.named_parameters() if n in trainable} == {torch.float32}
+    assert {p.dtype for n, p in llm.named_parameters() if n not in trainable} == {torch.bfloat16}
+    with pytest.raises(UserError, match="llm_conf.lora: .*query"):
+        load_llm(models[family], lora={"r": 4, "target_modules": ["query"]})
+
+
+def test_a_search_is_ours_whatever_the_directory_says(models):
+    llm = load_llm(models["qwen2"])
+    assert not llm.generation_config.do_sample and llm.generation_config.repetition_penalty in (None, 1.0)
+    embeds = llm.get_input_embeddings().weight[None, 20:23].detach()
+    eos = load_tokenizer(models["qwen2"]).eos_token_id
+    got = llm.generate(inputs_embeds=embeds, max_new_tokens=30, do_sample=False, eos_token_id=eos, pad_token_id=eos)[0]
+    # greedy by hand
+    rows, expected = embeds, []
+    for _ in range(30):
+        with torch.no_grad():
+            token = int(llm(inputs_embeds=rows).logits[0, -1].argmax())
+        expected.append(token)
+        if token == eos:
+            break
+        rows = torch.cat([rows, llm.get_input_embeddings().weight[None, token : token + 1]], 1)
+    assert got.tolist() == expected and len(set(expected)) < len(expected)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+def test_packed_sequences_are_what_they_are_alone(models, family, attention):
+    llm = load_llm(models[family], attn_implementation=attention).eval()
+    assert llm.config._attn_implementation == attention
+    check_no_leak(llm)
+    table = llm.get_input_embeddings().weight
+    inputs = [table[torch.arange(i, i + n)] for i, n in ((5, 7), (40, 3), (90, 12))]
+    labels = [torch.arange(len(x)) for x in inputs]
+    embeds, positions, targets = pack(inputs, labels, 20, -100)
+    assert embeds.shape == (2, 19, 32) or embeds.shape == (2, 15, 32)
+    with torch.no_grad():
+        hidden = llm.get_decoder()(inputs_embeds=embeds, position_ids=positions, use_cache=False).last_hidden_state
+        for x in inputs:
+            alone = llm.get_decoder()(inputs_embeds=x[None], use_cache=False).last_hidden_state[0]
+            found = [
+                hidden[r, s : s + len(x)]
+                for r in range(2)
+                for s in range(embeds.shape[1] - len(x) + 1)
+                if torch.equal(embeds[r, s : s + len(x)], x) and positions[r, s] == 0
+            ]
+            assert len(found) == 1
+            torch.testing.assert_close(found[0], alone, atol=1e-5, rtol=1e-4)
+
+
+def test_unknown_attention_is_told(models):
+    with pytest.raises(UserError, match="llm_conf.attn_implementation: flash"):
+        load_llm(models["llama"], attn_implementation="flash")
+
+
+NO_NETWORK = """
+import os, socket, sys
+def refuse(*args, **kwargs):
+    raise AssertionError("network")
+socket.socket.connect = socket.create_connection = socket.getaddrinfo = refuse
+sys.path.insert(0, {root!r})
+from espnet_llmvq import pretrained_encoder
+from espnet_llmvq.llm.directory import load_llm, load_tokenizer, table_rows
+assert "HF_HUB_OFFLINE" not in os.environ
+import huggingface_hub.constants
+assert not huggingface_hub.constants.HF_HUB_OFFLINE
+for path in sys.argv[3:]:
+    load_tokenizer(path), table_rows(path), load_llm(path, lora={lora!r})
+for cls, path in zip((pretrained_encoder.WavLMEncoder, pretrained_encoder.WhisperEncoder), sys.argv[1:]):
+    cls(path)
+print("offline")
+"""
+
+
+def test_local_directories_never_touch_the_network(models):
+    root = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+    env = {k: v for k, v in os.environ.items() if k not in ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE")}
+    code = NO_NETWORK.format(root=root, lora=LORA)
+    paths = [models[name] for name in ("wavlm", "whisper", *FAMILIES)]
+    done = subprocess.run([sys.executable, "-c", code, *paths], env=env, capture_output=True, text=True, check=False)
+    assert done.returncode == 0 and "offline" in done.stdout, done.stderr
+
+
+# Whole models: each encoder with each LLM.
+
+
+@pytest.fixture(scope="module")
+def built(models, arguments, corpus):
+    """Function (encoder, llm, changes) -> (SpeechLLM, tokenizer, a batch of all training utterances)."""
+
+    def build(encoder, llm, /, **changes):
+        from espnet_llmvq.interleave.asr import asr_sequence
+        from espnet_llmvq.sequence import read_sequences
+        from espnet_llmvq.tasks.dataset import SequencePreprocessor, collate
+        from espnet_llmvq.tasks.speech_llm import SpeechLLMTask
+
+        torch.manual_seed(0)
+        args = arguments(**{
+            **{"frontend": None, "normalize": None, "specaug": None, "frame_stack": 1, "ctc": False},
+            "encoder": encoder, "encoder_conf": {"path": models[encoder]}, "llm": models[llm],
+            "llm_conf": {"lora": LORA}, "bridge_conf": {"stack": 5, "hidden_size": 24}, **changes,
+        })  # fmt: skip
+        model, tokenizer = SpeechLLMTask.build_model(args), load_tokenizer(models[llm])
+        preprocess, rows = SequencePreprocessor(tokenizer, tokenizer.eos_token_id), []
+        for seq in list(read_sequences(corpus.train))[:4]:
+            speech = seq.spans[1]
+            text = resolved(CHAT, tokenizer)
+            seq = asr_sequence(seq.id, speech.audio, speech.samples, seq.spans[-1].text.strip(), text)
+            rows.append((seq.id, preprocess(seq.id, {"sequence": seq.to_json()})))
+        return model, tokenizer, collate(rows)[1]
+
+    return build
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize(
+    "encoder, conf, bridge",
+    [
+        ("wavlm", {"layer": "weighted"}, "soft"),
+        ("whisper", {}, "hard"),
+    ],
+)
+def test_a_step_of_training_and_a_search(models, built, family, encoder, conf, bridge):
+    from espnet_llmvq.decode.generate import encoded, generate, log_probability, prompt_inputs
+
+    changes = {"encoder_conf": {"path": models[encoder], **conf}, "bridge": bridge}
+    changes["bridge_conf"] = {"stack": 5, "hidden_size": 24, **({"top_k": 5} if bridge == "soft" else {})}
+    model, tokenizer, batch = built(encoder, family, **changes)
+    model.train()
+    trainable = {n: p for n, p in model.named_parameters() if p.requires_grad}
+    assert not any(n.startswith("speech_encoder.pretrained.") for n in trainable)
+    assert ("speech_encoder.layer_weights" in trainable) == (encoder == "wavlm")
+    assert not any(m.training for m in model.speech_encoder.pretrained.modules())
+    before = {n: p.detach().clone() for n, p in model.named_parameters()}
+    optimizer = torch.optim.AdamW(trainable.values(), lr=0.01)
+    losses = []
+    for _ in range(8):
+        optimizer.zero_grad()
+        loss, stats, _ = model(**batch)
+        loss.backward()
+        optimizer.step()
+        losses.append(float(loss.detach()))
+    assert np.isfinite(losses).all() and losses[-1] < losses[0]
+    moved = {n for n, p in model.named_parameters() if not torch.equal(p, before[n])}
+    assert moved <= set(trainable) and {n for n in trainable if "projector" in n or "layer_weights" in n} <= moved
+    # a checkpoint has what trains, no weights of the directories, and gives the same model again
+    state = model.state_dict()
+    assert not any(n.startswith(("speech_encoder.pretrained.", "llm.model.embed", "llm.lm_head")) for n in state)
+    again, _, _ = built(encoder, family, **changes)
+    again.load_state_dict(state)
+    model.eval(), again.eval()
+    with torch.no_grad():
+        assert torch.equal(model(**batch)[0], again(**batch)[0])
+    # search: the scores are those of the texts
+    prompts = {**batch, **{k: v[:1] for k, v in batch.items()}}
+    spans = prompts["layout"][:, :3]
+    prompts["layout"], prompts["tokens"] = spans, prompts["tokens"][:, : int(spans[0, [0, 2], 1].sum())]
+    prompts["speech"] = prompts["speech"][:, : int(prompts["speech_lengths"][0])]
+    ready = encoded(model, prompts)
+    (found,) = generate(model, tokenizer, ready, num_beams=3)
+    assert found and found[0].llm == max(h.llm for h in found)
+    ((score,),) = log_probability(model, prompt_inputs(model, ready), [[found[0].tokens]])
+    assert abs(score - found[0].llm) < 1e-4
+
+
+def test_a_trainable_encoder_is_in_the_checkpoint(built):
+    model, _, batch = built("whisper", "llama", train_encoder=True)
+    model.train()
+    model(**batch)[0].backward()
+    moved = {n for n, p in model.named_parameters() if p.grad is not None and p.grad.abs().sum() > 0}
+    assert "speech_encoder.pretrained.conv1.weight" in moved
+    assert "speech_encoder.pretrained.conv1.weight" in model.state_dict()
+
+
+def test_ctc_head_on_a_pretrained_encoder_and_phases_on_both(models, built, tmp_path):
+    """Stage 7 trains a head and the weights of the layers; phases find the rest of the encoder in its directory."""
+    import yaml
+
+    from espnet_llmvq.pretrained_encoder import changes_frames
+
+    conf = {"path": models["wavlm"], "layer": "weighted"}
+    only = {"ctc_weight": 1.0, "llm_weight": 0.0}
+    model, _, batch = built("wavlm", "llama", encoder_conf=conf, ctc=True, model_conf=only)
+    model.train()
+    optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=0.1)
+    model(**batch)[0].backward()
+    optimizer.step()
+    state = model.state_dict()
+    assert set(state) == {"speech_encoder.layer_weights", "ctc.ctc_lo.weight", "ctc.ctc_lo.bias"}
+    assert state["speech_encoder.layer_weights"].abs().max() > 0
+    torch.save(state, tmp_path / "model.pth")
+    keys = {"frontend": None, "normalize": None, "encoder": "wavlm", "frame_stack": 1, "encoder_conf": conf}
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump({**keys, "frontend_conf": {}, "normalize_conf": {}}))
+    phase = {"encoder_file": str(tmp_path / "model.pth"), "model_conf": {"drop_blank": 1.0}, "ctc": True}
+    later, _, _ = built("wavlm", "llama", encoder_conf={}, **phase)
+    for name, value in state.items():
+        assert torch.equal(dict(later.named_parameters())[name], value), name
+    assert not any(p.requires_grad for p in later.speech_encoder.parameters())
+    assert not any(n.startswith(("speech_encoder.", "ctc.")) for n in later.state_dict())
+    # so frames can be cached, as they cannot where the weights train
+    assert not changes_frames({**keys}, phase["encoder_file"]) and changes_frames({**keys}, None)
+
+
+@pytest.mark.parametrize(
+    "changes, message",
+    [
+        ({"frontend": "default"}, "encoder: whisper takes the waveform as it is: write frontend: null, not default"),
+        ({"frame_stack": 4}, "write frame_stack: 1, not 4"),
+        ({"model_conf": {"drop_blank": 0.9}}, "drop_blank and merge_runs need an encoder with a CTC head"),
+        ({"encoder": "conformer", "encoder_conf": {}}, "needs a frontend; write frontend: default"),
+    ],
+)
+def test_configs_that_do_not_fit(built, changes, message):
+    with pytest.raises(UserError, match=message):
+        built("whisper", "llama", **changes)
+
+
+def test_keys_of_the_encoders_are_checked(models):
+    from espnet_llmvq.tasks.speech_llm import SpeechLLMTask
+
+    keys = {"encoder": "whisper", "frontend": None, "llm_conf": {"attn_implementation": "sdpa"}}
+    SpeechLLMTask.check_config({**keys, "encoder_conf": {"path": "x", "layer": "last", "longer": "windows"}})
+    with pytest.raises(UserError, match="key under encoder_conf in config 'layers'.*'layer'"):
+        SpeechLLMTask.check_config({**keys, "encoder_conf": {"layers": "last"}})
+    with pytest.raises(UserError, match="'longer'"):
+        SpeechLLMTask.check_config({**keys, "encoder": "wavlm", "encoder_conf": {"longer": "windows"}})
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_packed_loss_of_a_speech_llm(built, family):
+    plain, _, batch = built("whisper", family)
+    packed, _, _ = built("whisper", family, model_conf={"packing": True})
+    with torch.no_grad():
+        assert abs(float(plain.eval()(**batch)[0]) - float(packed.eval()(**batch)[0])) < 1e-4
+
+
+@pytest.mark.parametrize("frozen", [False, True])
+def test_gradient_checkpointing_recomputes_and_changes_nothing(built, frozen):
+    """Also in a frozen LLM, through which the gradient of the projector passes."""
+    conf = {} if frozen else {"lora": {**LORA, "lora_dropout": 0.0}}
+    more = {"freeze": ["llm"]} if frozen else {}
+    grads, calls = [], []
+    for checkpointing in (False, True):
+        model, _, batch = built("whisper", "qwen2", llm_conf={**conf, "gradient_checkpointing": checkpointing}, **more)
+        model.train()
+        count = []
+        model.llm.model.layers[0].mlp.register_forward_pre_hook(lambda *_, count=count: count.append(1))
+        model(**batch)[0].backward()
+        grads.append({n: p.grad for n, p in model.named_parameters() if p.grad is not None})
+        calls.append(len(count))
+    assert calls == [1, 2]
+    assert grads[0].keys() == grads[1].keys()
+    for name, grad in grads[0].items():
+        torch.testing.assert_close(grads[1][name], grad)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_bfloat16_llm(built, family):
+    full, _, batch = built("whisper", family, bridge="soft", bridge_conf={"stack": 5, "hidden_size": 24, "top_k": 5})
+    half, _, _ = built(
+        "whisper", family, bridge="soft", bridge_conf={"stack": 5, "hidden_size": 24, "top_k": 5},
+        llm_conf={"lora": LORA, "dtype": "bfloat16"},
+    )  # fmt: skip
+    assert half.bridge.codebook.dtype == torch.float32
+    half.train()
+    loss, _, _ = half(**batch)
+    loss.backward()
+    assert all(p.grad.dtype == torch.float32 for p in half.parameters() if p.grad is not None)
+    with torch.no_grad():
+        assert abs(float(half.eval()(**batch)[0]) - float(full.eval()(**batch)[0])) < 0.05
