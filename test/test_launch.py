@@ -476,6 +476,8 @@ def test_a_signal_cancels_submitted_jobs(room, cluster):
     launcher = subprocess.Popen(
         command_line(cluster.kind, "JOB=1:3", "log/JOB.log", "bash", "-c", script),
         stderr=subprocess.PIPE, text=True,
+        # Tests that run in the background of a shell ignore the signal, and so would the launcher.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
     )  # fmt: skip
     wait_for((room / "pid").exists)
     launcher.send_signal(signal.SIGINT)
