@@ -244,12 +244,3 @@ def show(facts):
     yield f"  length     {length}"
     yield f"  optimizer  {facts['optim']} {pairs(facts['optim_conf'])}, gradient norm up to {facts['grad_clip']}"
     yield f"  scheduler  {facts['scheduler'] or 'none'} {pairs(facts['scheduler_conf'])}".rstrip()
-
-
-def write_json(data, path):
-    """Write `data` to `path`, complete or not at all."""
-    import json
-
-    with open(path + ".tmp", "w", encoding="utf-8") as f:
-        json.dump(data, f, indent=1)
-    os.replace(f.name, path)

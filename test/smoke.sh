@@ -1,35 +1,13 @@
 #!/usr/bin/env bash
 # Every stage of the recipe template on a few sentences of mini_tts, in a temporary directory: a full run, a second one
 # that has nothing left to do, decoding and scoring again, and mistyped options.
-# KEEP=1 leaves the directory for inspection.
 
 set -euo pipefail
 
-root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
-export MAIN_ROOT=${root}
+. "$(dirname "${BASH_SOURCE[0]}")/smoke_room.sh" mini_tts/llmasr1
 systems="ctc lora soft_k10"
 phases="start start-lora start-hard start-hard-soft_k10"
 sets="test_id test_voices test_noise test_medical"
-
-work=$(mktemp -d)
-finish() {
-    local status=$?
-    if [ -n "${KEEP:-}" ]; then echo "smoke: kept ${work}"; else rm -rf "${work}"; fi
-    [ "${status}" -eq 0 ] || echo "smoke: FAILED" >&2
-}
-trap finish EXIT
-recipe=${root}/egs/mini_tts/llmasr1
-# What belongs to the recipe, not what its runs made.
-cp -rL "${recipe}"/*.sh "${recipe}/conf" "${recipe}/local" "${recipe}/utils" "${work}"
-cd "${work}"
-# shellcheck source=/dev/null
-. ./path.sh
-
-fail() {
-    echo "smoke: error: $*" >&2
-    exit 1
-}
-note() { echo "smoke: $* (${SECONDS} s)"; }
 smoke_run() { ./run.sh --smoke true --systems "${systems}" --speed_perturb_factors "0.9 1.0" "$@"; }
 # A run that must succeed, its output in file $1.
 passes() {

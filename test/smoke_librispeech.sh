@@ -1,32 +1,11 @@
 #!/usr/bin/env bash
 # Every stage of egs/librispeech/llmasr1 with both encoders, on corpora of a few utterances in their public layouts
 # (layouts.py) and small random checkpoints in the formats of the real ones (standins.py); nothing is asked of the network.
-# KEEP=1 leaves the directory for inspection.
 
 set -euo pipefail
 
-root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
-export MAIN_ROOT=${root} HF_HUB_OFFLINE=1
-
-work=$(mktemp -d)
-finish() {
-    local status=$?
-    if [ -n "${KEEP:-}" ]; then echo "smoke: kept ${work}"; else rm -rf "${work}"; fi
-    [ "${status}" -eq 0 ] || echo "smoke: FAILED" >&2
-}
-trap finish EXIT
-recipe=${root}/egs/librispeech/llmasr1
-# What belongs to the recipe, not what its runs made.
-cp -rL "${recipe}"/*.sh "${recipe}/conf" "${recipe}/local" "${recipe}/utils" "${work}"
-cd "${work}"
-# shellcheck source=/dev/null
-. ./path.sh
-
-fail() {
-    echo "smoke: error: $*" >&2
-    exit 1
-}
-note() { echo "smoke: $* (${SECONDS} s)"; }
+export HF_HUB_OFFLINE=1
+. "$(dirname "${BASH_SOURCE[0]}")/smoke_room.sh" librispeech/llmasr1
 
 note "corpora and checkpoints"
 python3 "${root}/test/layouts.py" corpora >variables

@@ -4,10 +4,10 @@ import json
 import os
 import random
 import re
-import sys
 from pathlib import Path
 
 import pytest
+from recipe_modules import local_modules
 from test_an4_data import an4, write_wav  # noqa: F401 (an4 is a fixture)
 
 from espnet_llmvq.data.datadir import DataDir, validate
@@ -15,7 +15,6 @@ from espnet_llmvq.errors import UserError
 from espnet_llmvq.score.entities import check_entities, read_entities
 
 LOCAL = Path(__file__).resolve().parents[1] / "egs/coffee/llmasr1/local"
-MODULES = ("text", "orders", "an4", "data")
 SETS = ("train", "valid", "test_an4", "test_so762", "test_coffee")
 TEXTS = ("lm/train.txt", "text/domain.txt", "domain_tts/text", "lm/valid_domain.txt")
 SPEAKERS = {
@@ -47,16 +46,8 @@ real = pytest.mark.skipif(
 @pytest.fixture(scope="module")
 def recipe():
     """local/data.py and local/orders.py, which find their neighbours by their plain names."""
-    before = {name: sys.modules.pop(name, None) for name in MODULES}
-    sys.path.insert(0, str(LOCAL))
-    import data
-
-    yield data
-    sys.path.remove(str(LOCAL))
-    for name, module in before.items():
-        sys.modules.pop(name, None)
-        if module:
-            sys.modules[name] = module
+    with local_modules(LOCAL) as load:
+        yield load("data")
 
 
 def so762(root, parts):

@@ -2,37 +2,29 @@
 
 import hashlib
 import http.server
-import importlib
 import re
 import shutil
 import subprocess
-import sys
 import tarfile
 import threading
 from pathlib import Path
 
 import layouts
 import pytest
+from recipe_modules import local_modules
 
 from espnet_llmvq.data.datadir import DataDir, validate
 from espnet_llmvq.errors import UserError
 
 RECIPE = Path(__file__).resolve().parents[1] / "egs/librispeech/llmasr1"
 CORPORA = ("commonvoice", "tedlium3", "voxpopuli", "gigaspeech", "ami", "earnings22", "spgispeech")
-MODULES = (*CORPORA, "librispeech", "layout", "download", "data")
 
 
 @pytest.fixture(scope="module")
 def data():
     """local/data.py, which finds its neighbours by their plain names."""
-    before = {name: sys.modules.pop(name, None) for name in MODULES}
-    sys.path.insert(0, str(RECIPE / "local"))
-    yield importlib.import_module("data")
-    sys.path.remove(str(RECIPE / "local"))
-    for name, module in before.items():
-        sys.modules.pop(name, None)
-        if module:
-            sys.modules[name] = module
+    with local_modules(RECIPE / "local") as load:
+        yield load("data")
 
 
 @pytest.fixture(scope="module")

@@ -1,18 +1,17 @@
 """The recipe librispeech/jstip1: data from public layouts, and configs against the figures of the paper."""
 
 import gzip
-import importlib
 import json
 import os
 import re
 import shutil
 import subprocess
-import sys
 import tracemalloc
 from pathlib import Path
 
 import layouts_jstip as layouts
 import pytest
+from recipe_modules import local_modules
 
 from espnet_llmvq.data.datadir import DataDir, validate
 from espnet_llmvq.data.questions import read_questions
@@ -36,14 +35,8 @@ MODULES = ("books", "librispeech", "pubmed", "domain_sets", "entity_files", "que
 @pytest.fixture(scope="module")
 def local():
     """The modules of local/, which find each other by their plain names."""
-    before = {name: sys.modules.pop(name, None) for name in MODULES}
-    sys.path.insert(0, str(RECIPE / "local"))
-    yield {name: importlib.import_module(name) for name in MODULES}
-    sys.path.remove(str(RECIPE / "local"))
-    for name, module in before.items():
-        sys.modules.pop(name, None)
-        if module:
-            sys.modules[name] = module
+    with local_modules(RECIPE / "local") as load:
+        yield {name: load(name) for name in MODULES}
 
 
 @pytest.fixture(scope="module")

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from recipe_modules import local_modules
 
 from espnet_llmvq.align.ctm import read_ctm
 from espnet_llmvq.data.datadir import DataDir, validate
@@ -14,7 +15,6 @@ from espnet_llmvq.errors import UserError
 from espnet_llmvq.score.entities import check_entities, read_entities
 
 LOCAL = Path(__file__).resolve().parents[1] / "egs/mini_tts/jstip1/local"
-MODULES = ("text", "stories", "data")
 TRAINING_TEXTS = ("lm/train.txt", "lm/tokenizer.txt", "text/domain.txt", "domain_tts/text", "train/text")
 SPOKEN = ("train", "valid", "test_id", "test_domain")
 
@@ -22,16 +22,8 @@ SPOKEN = ("train", "valid", "test_id", "test_domain")
 @pytest.fixture(scope="module")
 def corpus():
     """local/data.py, which finds its neighbours by their plain names."""
-    before = {name: sys.modules.pop(name, None) for name in MODULES}
-    sys.path.insert(0, str(LOCAL))
-    import data
-
-    yield data
-    sys.path.remove(str(LOCAL))
-    for name, module in before.items():
-        sys.modules.pop(name, None)
-        if module:
-            sys.modules[name] = module
+    with local_modules(LOCAL) as load:
+        yield load("data")
 
 
 @pytest.fixture(scope="module")

@@ -290,6 +290,10 @@ def test_another_prompt_or_size_is_made_anew(recipe, conf):
     assert "--positions 500" in mixed
     made = calls_of("make_sequences", recipe(*options, "--stage", "9", "--prompt", "{speech} {text}"))
     assert len(made) == 3 and all("--prompt {speech} {text}" in call for call in made)
+    again = [*options, "--stage", "9", "--prompt", "chat: {speech}"]
+    assert len(calls_of("make_sequences", recipe(*again, "--llm", "one"))) == 3
+    assert not calls_of("make_sequences", recipe(*again, "--llm", "one"))
+    assert len(calls_of("make_sequences", recipe(*again, "--llm", "other"))) == 3
 
 
 def test_systems_without_mixtures_run_as_before(recipe):

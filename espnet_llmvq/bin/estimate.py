@@ -211,9 +211,11 @@ def main(argv=None):
         check_name("--gpu", args.gpu, GPUS)
     if not 0 < args.utilisation <= 1:
         raise UserError(f"--utilisation {args.utilisation}: must be above 0, at most 1")
+    import json
     import tempfile
 
-    from espnet_llmvq.phases import read_overrides, read_trainings, write_json
+    from espnet_llmvq.phases import read_overrides, read_trainings
+    from espnet_llmvq.score.files import write_text
 
     trainings = read_trainings(
         args.conf_dir, args.systems.split(), encoder=args.config, overrides=read_overrides(args.override),
@@ -239,7 +241,7 @@ def main(argv=None):
         rows = [estimate(args, training, encoder, encoder_file, llm) for training in trainings]
     print("\n".join(show(rows, args)))
     if args.json:
-        write_json(rows, args.json)
+        write_text(args.json, json.dumps(rows, indent=1) + "\n")
 
 
 if __name__ == "__main__":

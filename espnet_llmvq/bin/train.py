@@ -89,7 +89,10 @@ def data_settings(args, mixture, changes_frames):
 
 def dry_run(trainings, args):
     """Print what would be trained and how, and write it to --json."""
-    from espnet_llmvq.phases import describe, show, with_defaults, write_json
+    import json
+
+    from espnet_llmvq.phases import describe, show, with_defaults
+    from espnet_llmvq.score.files import write_text
     from espnet_llmvq.tasks.launch import epoch_batches
     from espnet_llmvq.tasks.speech_llm import SpeechLLMTask
 
@@ -102,7 +105,7 @@ def dry_run(trainings, args):
         found.append(describe(training, defaults, gpus, batches))
         print("\n".join(show(found[-1])))
     if args.json:
-        write_json(found, args.json)
+        write_text(args.json, json.dumps(found, indent=1) + "\n")
 
 
 def main(argv=None):

@@ -402,14 +402,16 @@ fi
 
 # Sequences of a set, when its data is newer than they are or the prompt another one.
 sequences() {
-    local name out
+    local name out made=${prompt}
+    # A chat prompt is written in the format of the LLM.
+    [[ ${prompt} != chat:* ]] || made+=" of ${tokenizer}"
     for name in "$@"; do
         out=${dumpdir}/${name}/sequences.jsonl
-        if made_with "${out}" "${prompt}" && fresh "${out}" "${dumpdir}/${name}/text" "${dumpdir}/${name}/utt2num_samples"; then
+        if made_with "${out}" "${made}" && fresh "${out}" "${dumpdir}/${name}/text" "${dumpdir}/${name}/utt2num_samples"; then
             log "${out} is up to date, nothing to do"
         else
             bin make_sequences --data_dir "${dumpdir}/${name}" --out "${out}" --prompt "${prompt}" --llm "${tokenizer}"
-            note_options "${out}" "${prompt}"
+            note_options "${out}" "${made}"
         fi
     done
 }

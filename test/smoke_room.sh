@@ -1,0 +1,25 @@
+# Sourced by smoke runs of a recipe, as `smoke_room.sh RECIPE`: a copy of it in a temporary directory, which becomes the
+# current one (`work`), its environment, `fail` and `note`. KEEP=1 leaves the directory for inspection.
+# shellcheck shell=bash
+
+root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+export MAIN_ROOT=${root}
+
+work=$(mktemp -d)
+finish() {
+    local status=$?
+    if [ -n "${KEEP:-}" ]; then echo "smoke: kept ${work}"; else rm -rf "${work}"; fi
+    [ "${status}" -eq 0 ] || echo "smoke: FAILED" >&2
+}
+trap finish EXIT
+# What belongs to the recipe, not what its runs made.
+cp -rL "${root}/egs/$1"/*.sh "${root}/egs/$1/conf" "${root}/egs/$1/local" "${root}/egs/$1/utils" "${work}"
+cd "${work}" || exit 1
+# shellcheck source=/dev/null
+. ./path.sh
+
+fail() {
+    echo "smoke: error: $*" >&2
+    exit 1
+}
+note() { echo "smoke: $* (${SECONDS} s)"; }
