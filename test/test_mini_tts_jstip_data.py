@@ -78,7 +78,7 @@ def test_smoke_is_valid(smoke):
         assert not list(validate(str(smoke / name))), name
     for name in SPOKEN:
         for utt, words in read_ctm(str(smoke / name / "words.ctm")).items():
-            assert 2 <= words[-1].end <= 12, utt
+            assert 1 <= words[-1].end <= 8, utt
     assert {plain(t) for t in read(smoke / "train/text")} <= {plain(t) for t in read(smoke / "lm/tokenizer.txt")}
     assert len(read(smoke / "text/domain.txt")) == len(read(smoke / "domain_tts/text")) == 12
     for q in asked(smoke):
@@ -89,7 +89,7 @@ def test_nothing_of_a_test_is_training_text(smoke):
     held_out = split(t for name in ("valid", "test_id", "test_domain") for t in read(smoke / name / "text"))
     held_out |= split(t for name in ("valid", "valid_domain") for t in read(smoke / f"lm/{name}.txt"))
     held_out |= split(q["question"] for q in asked(smoke))
-    assert len(held_out) > 150
+    assert len(held_out) > 120
     for name in TRAINING_TEXTS:
         found = split(read(smoke / name))
         assert found and not found & held_out, name
@@ -101,7 +101,7 @@ def test_nothing_of_a_full_test_is_training_text(drawn):
     texts = {name: split(text for text, _ in found) for name, found in sets.items()}
     held_out = set().union(*(found for name, found in texts.items() if name not in training))
     held_out |= split(q["question"] for found in questions.values() for q in found)
-    assert len(held_out) > 2000
+    assert len(held_out) > 1500
     for name in training:
         assert not texts[name] & held_out, name
     assert not texts["text/domain"] == texts["domain_tts"]
@@ -143,7 +143,7 @@ def test_pauses(smoke):
         silence.append(1 + sum(gap >= 0.2 for gap, _ in gaps))
         both.append(1 + sum(gap >= 0.2 or mark in ".,;:?!" for gap, mark in gaps))
     assert min(silence) >= 2 and max(both) <= 8
-    assert sum(both) > 1.15 * sum(silence)
+    assert sum(both) > 1.1 * sum(silence)
 
 
 def test_questions(smoke, drawn):
@@ -211,10 +211,13 @@ def test_a_word_said_again(corpus):
     import random
 
     stories = corpus.Draw(options(corpus)).dictations
-    stories.stories = ["The {thing#x} is on a {#drug}, and the {#x} is {adj}. a {#x} is a owl of {name}."]
+    stories.stories = ["The {thing#x} is on a {#drug}, {name}. a {#x} is a owl of {name}."]
     story, entities = stories.story(random.Random(1), {"drug": "Velorin"})
-    found = re.fullmatch(r"The (\w+) is on a Velorin, and the \1 is \w+\. (An?) \1 is an owl of \w+\.", story)
+    found = re.fullmatch(r"The (\w+) is on a Velorin, \w+\. (An?) \1 is an owl of \w+\.", story)
     assert found and (found[2] == "An") == (found[1][0] in "aeiou") and entities == [("drug", "Velorin")]
     stories.stories = ["The {#x} of {name} is on the {thing#x} again {soon}."]
     with pytest.raises(UserError, match="{#x} stands before"):
+        stories.story(random.Random(1))
+    stories.stories = ["A {thing} bites."]
+    with pytest.raises(UserError, match="no pattern gives 5 to 16 different words, e.g. 'A {thing} bites"):
         stories.story(random.Random(1))

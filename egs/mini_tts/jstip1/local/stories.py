@@ -1,4 +1,4 @@
-"""Texts of a few sentences in which a word drawn once is said again, and facts of the medical domain."""
+"""Texts of one or two sentences in which a word may be said again, and facts of the medical domain."""
 
 import functools
 import re
@@ -10,7 +10,7 @@ from espnet_llmvq.errors import UserError
 
 HERE = Path(__file__).resolve().parent
 ENTITIES = ("drug", "condition", "doctor")
-MIN_WORDS, MAX_WORDS = 8, 28  # of a text: 3 to 12 s
+MIN_WORDS, MAX_WORDS = 5, 16  # of a text: 2 to 7 s
 _SLOT = re.compile(r"\{([^{}]*)\}")
 
 
@@ -42,10 +42,11 @@ class Stories(text.Generator):
     """Texts from patterns of stories.txt or dictations.txt.
 
     A slot {class#key} draws a word and keeps it under `key`; {#key} says it again. The words are those of llmasr1 and
-    of words.txt. joined: share of texts that are single sentences of llmasr1 instead, and of stories that one follows.
+    of words.txt. joined: share of texts that are two sentences of llmasr1 instead; a story of one sentence then has one
+    of llmasr1 behind it, so that every text can be cut into segments. None: neither.
     """
 
-    def __init__(self, patterns, joined=0.0, broad_share=0.04, core_words=8):
+    def __init__(self, patterns, joined=None, broad_share=0.04, core_words=8):
         super().__init__("everyday", broad_share, core_words)
         self.core.update(text.read_words(HERE / "words.txt"))
         self.stories = text.read_patterns(HERE / patterns)
@@ -54,22 +55,23 @@ class Stories(text.Generator):
     def story(self, rng, facts=()):
         """Draw a text -> (text, entities [(slot, value)] in spoken order).
 
-        rng: random.Random. facts: {key: word} that {#key} may name. Raises UserError for a slot that nothing fills.
+        rng: random.Random. facts: {key: word} that {#key} may name. Raises UserError for a slot that nothing fills, and
+        when no pattern gives a text of the right length.
         """
-        while True:
-            single = [self.sentence(rng)[0] for _ in range(rng.choice((2, 3, 4)))]
-            if rng.random() < self.joined:
-                story, entities = " ".join(single), []
+        for _ in range(10000):
+            if self.joined is not None and rng.random() < self.joined:
+                story, entities = " ".join(self.sentence(rng)[0] for _ in range(2)), []
             else:
                 chosen, entities, known = [], [], dict(facts)
                 fill = functools.partial(self._fill, rng, chosen, entities, known)
                 story = finish(_SLOT.sub(fill, rng.choice(self.stories)))
                 if len(set(chosen)) < len(chosen):
                     continue
-                if rng.random() < self.joined:
-                    story += " " + single[0]
+                if self.joined is not None and len(sentences(story)) == 1:
+                    story += " " + self.sentence(rng)[0]
             if MIN_WORDS <= len(story.split()) <= MAX_WORDS:
                 return story, entities
+        raise UserError(f"no pattern gives {MIN_WORDS} to {MAX_WORDS} different words, e.g. {self.stories[0]!r}")
 
     def _fill(self, rng, chosen, entities, known, match):
         slot, kept, key = match[1].partition("#")
@@ -125,9 +127,8 @@ class Medicine:
         return {**one, **{f"{k}2": v for k, v in other.items()}, **rng.choice(self.doctors)}
 
     def document(self, rng, record):
-        """Draw a document of two or three facts of a record -> (text, entities)."""
-        relations = self.facts(record)
-        chosen = rng.sample(relations, min(len(relations), rng.choice((2, 3))))
+        """Draw a document of two facts of a record -> (text, entities)."""
+        chosen = rng.sample(self.facts(record), 2)
         entities, lines = [], [rng.choice(self.stated[r]) for r in chosen]
 
         def fill(match):
