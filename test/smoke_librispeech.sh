@@ -15,10 +15,10 @@ python3 "${root}/test/standins.py" models >models.log
 export WAVLM=${work}/models/wavlm WHISPER=${work}/models/whisper LLM=${work}/models/qwen2
 sets="test_clean test_other test_commonvoice test_tedlium3 test_voxpopuli test_gigaspeech test_ami test_earnings22 test_spgispeech"
 
-# A run with encoder $1 and systems $2, its output in $1.log
+# A run with encoder $1, systems $2 and options, its output in $1.log
 check() {
     note "$1"
-    if ! ENCODER=$1 ./run.sh --smoke true --systems "$2" --nj 1 --score_opts "--replicates 200" >"$1.log" 2>&1; then
+    if ! ENCODER=$1 ./run.sh --smoke true --systems "$2" --nj 1 --score_opts "--replicates 200" "${@:3}" >"$1.log" 2>&1; then
         tail -n 40 "$1.log" >&2
         fail "a run that should pass failed: $1"
     fi
@@ -30,7 +30,8 @@ check() {
 }
 # The layer is a choice of the recipe; Whisper has the last one.
 sed -i 's/layer: last /layer: weighted /' conf/phases/common.yaml
-check wavlm "lora lora_long soft_k10"
+check wavlm "lora lora_long soft_k10" --stop_stage 16 --pack_system soft_k10
 grep -q "layer: weighted" exp/wavlm_smoke/lora/config.yaml || fail "WavLM's layers were not weighted"
+[ -s exp/wavlm_smoke/packed/soft_k10/encoder/config.json ] || fail "the packed system has no encoder"
 check whisper "slam soft_k10"
 note "passed"

@@ -16,11 +16,18 @@ note "corpora and LLM"
 python3 "${root}/test/layouts_jstip.py" corpora >variables
 # shellcheck source=/dev/null
 . ./variables
-LLM=$(python3 -c 'import sys; sys.path.insert(0, sys.argv[1]); import standins; print(standins.llama("llama"))' "${root}/test")
-export LLM=${work}/${LLM}
+PYTHONPATH=${root}/test:${PYTHONPATH:-} python3 - >models.log <<'END'
+import layouts_jstip
+import standins
+
+texts = [layouts_jstip.BOOK, layouts_jstip.OTHER_BOOK]
+texts += [parts[0][1] for _, _, parts in layouts_jstip.many_abstracts(60)]
+standins.llama("llama", vocab=1000, words=sorted(set(" ".join(texts).split())))
+END
+export LLM=${work}/llama
 
 note "every stage"
-if ! ./run.sh --smoke --systems "${systems}" --nj 1 --score_opts "--replicates 200" --prompt "<s>USER: {speech} ASSISTANT: {text}" \
+if ! ./run.sh --smoke --systems "${systems}" --nj 2 --score_opts "--replicates 200" --prompt "<s>USER: {speech} ASSISTANT: {text}" \
     --interleave_overrides "begin_token=<s> segment_token=null" >log 2>&1; then
     tail -n 40 log >&2
     fail "a run that should pass failed"

@@ -281,7 +281,8 @@ def test_no_pause_is_an_error_and_silence_0_cuts_after_every_word(data_dir):
     out, config = data_dir / "out.jsonl", data_dir / "segments.yaml"
     config.write_text("level: segment\ncut: silence\nmargin: 0\n")
     options = ["--builder", "interleaved", "--data_dir", str(data_dir / "data"), "--ctm", str(data_dir / "ctm"),
-               "--config", str(config), "--encoder_config", str(data_dir / "encoder.yaml"), "--out", str(out)]  # fmt: skip
+               "--config", str(config), "--encoder_config", str(data_dir / "encoder.yaml"),
+               "--out", str(out)]  # fmt: skip
     with pytest.raises(UserError, match="no sequence is left; are there pauses in the word times"):
         make_sequences.main(options)
     assert not out.exists()
