@@ -11,7 +11,7 @@ help:
 	make test    make the environment if missing, then lint, unit and smoke
 	make lint    ruff on the Python files, shellcheck on the shell scripts
 	make unit    pytest
-	make smoke   every stage of the recipe template on a tiny corpus, of a fork, and of LibriSpeech's recipe on stand-ins
+	make smoke   every stage of the recipe template on a tiny corpus, of a fork, and of LibriSpeech's recipes on stand-ins
 	make bench   run bench/*.py, results as JSON in bench/out
 	make env     make the environment only (see tools/Makefile)
 	make clean   remove build leftovers and caches; keeps the environment and experiments
@@ -44,6 +44,7 @@ smoke: env
 	test/smoke.sh
 	test/smoke_fork.sh
 	test/smoke_librispeech.sh
+	test/smoke_librispeech_jstip.sh
 
 bench: env
 	@. tools/activate_env.sh

@@ -4,6 +4,7 @@ A `PretrainedEncoder` stands where `encoder.SpeechEncoder` does. The directory (
 wrote: config.json, preprocessor_config.json, weights.
 """
 
+import copy
 import functools
 import math
 
@@ -75,8 +76,13 @@ def changes_frames(config, encoder_file):
     return bool(config.get("train_encoder")) or (weighted and not encoder_file)
 
 
-def load(cls, path):
-    """A transformers model in float32, in eval mode. Raises UserError when the directory lacks tensors of it."""
+def load(cls, path, weights=True):
+    """A transformers model in float32, in eval mode; random without `weights`, from config.json alone.
+
+    Raises UserError when the directory lacks tensors of it.
+    """
+    if not weights:
+        return cls(copy.deepcopy(described(path)[0])).eval()
     local = check_path(path, what="encoder", remedy="give --pretrained_encoder PATH")
     model, info = cls.from_pretrained(path, dtype=torch.float32, local_files_only=local, output_loading_info=True)
     # A vector that WavLM's own pretraining puts in the place of masked frames; here nothing is masked.
@@ -95,22 +101,28 @@ class PretrainedEncoder(torch.nn.Module):
         layer: `last`; a number N, the hidden state N as transformers counts them (0 is the input of the first layer);
             or `weighted`: a trainable mean of all hidden states with softmax weights, equal at first (SUPERB,
             arXiv 2105.01051, sec. 3).
+        weights: false: the directory holds none, they are in the checkpoint (of a packed system).
     `pretrained` holds the transformers model, `layer_weights` (L + 1,) the weights before the softmax. Its own masking
     and layer drop, of use in its pretraining, are off; dropout acts only when it trains.
     """
 
     name = None  # the model_type of its config.json
 
-    def __init__(self, path, layer=LAST):
+    def __init__(self, path, layer=LAST, weights=True):
         super().__init__()
         self.path, self.layer = path, layer
         self.config, self.extractor = described_as(self.name, path)
-        self.pretrained = self.load(path)
+        self.pretrained = self.load(path, weights)
         last = self.config.num_hidden_layers
         if layer not in (LAST, WEIGHTED) and not (type(layer) is int and 0 <= layer <= last):
             raise UserError(f"encoder_conf.layer: {layer!r} must be {LAST}, {WEIGHTED} or a number from 0 to {last}")
         if layer == WEIGHTED:
             self.layer_weights = torch.nn.Parameter(torch.zeros(last + 1))
+
+    def save_description(self, directory):
+        """Write what `weights: false` needs: config.json and preprocessor_config.json."""
+        self.config.save_pretrained(directory)
+        self.extractor.save_pretrained(directory)
 
     def output_size(self):
         return self.config.hidden_size
@@ -169,10 +181,10 @@ class WavLMEncoder(PretrainedEncoder):
 
     name = "wavlm"
 
-    def load(self, path):
+    def load(self, path, weights):
         from transformers import WavLMModel
 
-        model = load(WavLMModel, path)
+        model = load(WavLMModel, path, weights)
         model.config.apply_spec_augment, model.config.layerdrop = False, 0.0
         return model
 
@@ -197,14 +209,14 @@ class WhisperEncoder(PretrainedEncoder):
 
     name = "whisper"
 
-    def __init__(self, path, layer=LAST, longer="refuse"):
-        super().__init__(path, layer)
+    def __init__(self, path, layer=LAST, longer="refuse", weights=True):
+        super().__init__(path, layer, weights)
         self.longer = check_name("encoder_conf.longer", longer, ("refuse", "windows"))
 
-    def load(self, path):
+    def load(self, path, weights):
         from transformers import WhisperModel
 
-        model = load(WhisperModel, path).get_encoder()
+        model = load(WhisperModel, path, weights).get_encoder()
         model.layerdrop = 0.0
         return model
 

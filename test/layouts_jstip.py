@@ -1,12 +1,15 @@
 """Small copies of the public layouts that egs/librispeech/jstip1 reads: a few files each, in their true formats.
 
 Audio is noise of a plausible length, texts are our own. Each function returns the path for db.sh.
+`python test/layouts_jstip.py DIR` writes them all, enough for a run of the recipe, and prints what db.sh needs.
 """
 
 import csv
 import gzip
 import json
+import sys
 import zlib
+from pathlib import Path
 
 import numpy as np
 import soundfile
@@ -319,3 +322,19 @@ def spoken_mmlu(root, n=20):
             )
         (root / f"{split}.jsonl").write_text("\n".join(lines) + "\n")
     return root
+
+
+def main(argv):
+    root = Path(argv[0]).absolute()
+    corpus = librispeech(root / "librispeech", copies=5)
+    made = {
+        "LIBRISPEECH": corpus, "LIBRISPEECH_BOOKS": books(root / "books"),
+        "PUBMED": pubmed(root / "pubmed", many_abstracts(60)), "PRIMOCK57": primock(root / "primock57"),
+        "MINDS14": minds(root / "minds14"), "MMLU": spoken_mmlu(root / "mmlu"), "SQA": spoken_qa(root / "sqa"),
+    }  # fmt: skip
+    for name, path in made.items():
+        print(f"export {name}={path}")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -43,19 +43,7 @@ passes first.log
 for number in 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15; do
     grep -q "Stage ${number}:" first.log || fail "stage ${number} is not in the log"
 done
-python3 - "${systems}" "${sets}" <<'END'
-import json
-import math
-import sys
-
-systems, sets = (argument.split() for argument in sys.argv[1:])
-rows = {(r["system"], r["set"], r["metric"]): r for r in json.load(open("exp_smoke/results.json"))}
-for system in systems:
-    for name in sets:
-        row = rows.get((system, name, "wer"))
-        if row is None or not math.isfinite(row["value"]) or row["utterances"] < 1:
-            sys.exit(f"smoke: error: results.json has no word error rate of {system} on {name}: {row}")
-END
+check_results exp_smoke "${systems}" "${sets}"
 for file in exp_smoke/RESULTS.md exp_smoke/report/report.html exp_smoke/align/test_id.ctm \
     exp_smoke/analysis/{ANALYSIS.md,analysis.json,nearest.html,tsne_test_id.png} exp_smoke/start-lora/diagnostics.json \
     data_smoke/train_sp/wav.scp; do

@@ -23,3 +23,19 @@ fail() {
     exit 1
 }
 note() { echo "smoke: $* (${SECONDS} s)"; }
+# Fails unless the experiment directory $1 has a word error rate of each of the systems $2 on each of the sets $3.
+check_results() {
+    python3 - "$@" <<'END'
+import json
+import math
+import sys
+
+systems, sets = (argument.split() for argument in sys.argv[2:])
+rows = {(r["system"], r["set"], r["metric"]): r for r in json.load(open(f"{sys.argv[1]}/results.json"))}
+for system in systems:
+    for name in sets:
+        row = rows.get((system, name, "wer"))
+        if row is None or not math.isfinite(row["value"]) or row["utterances"] < 1:
+            sys.exit(f"smoke: error: results.json has no word error rate of {system} on {name}: {row}")
+END
+}

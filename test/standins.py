@@ -123,8 +123,11 @@ def qwen2(path, hidden=32, layers=2, vocab=400, rows=448, **changes):
     return str(path)
 
 
-def llama(path, hidden=32, layers=2, vocab=400, **changes):
-    """Like TinyLlama-1.1B-Chat: untied embeddings, sentencepiece BPE with bytes, begin token, no padding token."""
+def llama(path, hidden=32, layers=2, vocab=400, words=WORDS, **changes):
+    """Like TinyLlama-1.1B-Chat: untied embeddings, sentencepiece BPE with bytes, begin token, no padding token.
+
+    words: what the tokenizer is trained on. Of others each letter is a token, too many for CTC on short audio.
+    """
     import torch
     from tokenizers import Tokenizer, decoders, models, normalizers, trainers
     from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
@@ -138,7 +141,7 @@ def llama(path, hidden=32, layers=2, vocab=400, **changes):
     trainer = trainers.BpeTrainer(
         vocab_size=vocab, special_tokens=pieces, initial_alphabet=alphabet, show_progress=False
     )
-    base.train_from_iterator([w for word in WORDS for w in (word, word.title())] * 3, trainer)
+    base.train_from_iterator([w for word in words for w in (word, word.title())] * 3, trainer)
     base.decoder = decoders.Sequence(
         [decoders.Replace("\u2581", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
     )

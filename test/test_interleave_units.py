@@ -277,6 +277,26 @@ def test_command_counts_and_lists_what_it_drops(data_dir, llm_dir, tokenizer, ca
         make_sequences.main([*options[:4], "--out", str(out)])
 
 
+def test_no_pause_is_an_error_and_silence_0_cuts_after_every_word(data_dir):
+    out, config = data_dir / "out.jsonl", data_dir / "segments.yaml"
+    config.write_text("level: segment\ncut: silence\nmargin: 0\n")
+    options = ["--builder", "interleaved", "--data_dir", str(data_dir / "data"), "--ctm", str(data_dir / "ctm"),
+               "--config", str(config), "--encoder_config", str(data_dir / "encoder.yaml"),
+               "--out", str(out)]  # fmt: skip
+    with pytest.raises(UserError, match="no sequence is left; are there pauses in the word times"):
+        make_sequences.main(options)
+    assert not out.exists()
+    make_sequences.main([*options, "--override", "silence=0", "--override", "segment_token=null"])
+    (seq,) = (s for s in read_sequences(out) if s.id == "a")
+    # The words of "a" follow each other without a gap, 0.1 s each.
+    assert [(s.text, s.start, s.samples) for s in seq.spans] == [
+        ("<s>", None, None), (None, 0, 1600), (" two", None, None), (None, 3200, 1600), (" four", None, None),
+        ("", None, None),
+    ]  # fmt: skip
+    with pytest.raises(UserError, match=r"key in --override.*'silense'.*did you mean 'silence'"):
+        make_sequences.main([*options, "--override", "silense=0"])
+
+
 def test_text_and_questions(data_dir, llm_dir, tokenizer):
     out = data_dir / "out.jsonl"
     (data_dir / "text").write_text("one two\n\n" + "three " * 30 + "\nfour\n")

@@ -29,7 +29,7 @@ from espnet_llmvq.systems import (
 
 RECIPE = Path(__file__).resolve().parents[1] / "egs/librispeech/jstip1"
 CONF = str(RECIPE / "conf")
-MODULES = ("books", "librispeech", "pubmed", "domain_sets", "entity_files", "question_sets", "data")
+MODULES = ("books", "pubmed", "domain_sets", "entity_files", "question_sets", "data")
 
 
 @pytest.fixture(scope="module")
@@ -339,16 +339,16 @@ DAMAGES = {
     "only examples": (only_examples, "mmlu: nothing is left of 0"),
     "no flac": (
         lambda r: (r / TRANS).with_name("84-121-0004.flac").unlink(),
-        r"84-121.trans.txt:5: no .*84-121-0004.flac",
+        r"84-121.trans.txt:5: 84-121-0004: no audio file .*84-121-0004.flac",
     ),
     "no line": (lambda r: change(r / TRANS, "84-121-0003 YES\n", ""), "84-121.trans.txt: no line for 84-121-0003.flac"),
     "other utterance": (
         lambda r: change(r / TRANS, "84-121-0003", "85-121-0003"),
-        r"84-121.trans.txt:4: '85-121-0003 YES' is",
+        "84-121.trans.txt:4: expected '84-121-NNNN WORDS', found '85-121-0003 YES'",
     ),
     "no words": (
         lambda r: change(r / TRANS, "0003 YES", "0003"),
-        "84-121.trans.txt:4: '84-121-0003' is not `84-121-NUMBER",
+        "84-121.trans.txt:4: expected '84-121-NNNN WORDS', found '84-121-0003'",
     ),
     "no chapters": (lambda r: (r / "librispeech/LibriSpeech/CHAPTERS.TXT").unlink(), "CHAPTERS.TXT: cannot be read"),
     "bad chapters": (
@@ -448,6 +448,11 @@ def test_what_is_not_set(local, made, tmp_path, capsys):
         local["data"].main(["--librispeech", str(made / "librispeech"), "--datadir", str(tmp_path)])
     capsys.readouterr()
     changes = {name: "" for name in ("primock57", "minds14", "mmlu", "sqa", "pubmed")}
+    with pytest.raises(UserError, match=r"LIBRISPEECH=.*books: none of train-clean-100, .* unpack"):
+        local["data"].main(options(made, tmp_path / "data", librispeech=made / "books", **changes))
+    with pytest.raises(UserError, match="part in --train_parts.*did you mean 'train-clean-100'"):
+        local["data"].main(options(made, tmp_path / "data", train_parts="train-clean-10", **changes))
+    capsys.readouterr()
     local["data"].main(options(made, tmp_path / "data", **changes))
     told = capsys.readouterr().out
     for what in ("test_medical", "test_banking", "questions/mmlu", "questions/sqa", "text/pubmed.txt, domain_tts"):

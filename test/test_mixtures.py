@@ -90,6 +90,14 @@ def test_the_command_lists_what_the_systems_need(conf, capsys):
         "both|train/asr=1 tts/text=0.5 domain/text=1 tts/asr=1",
         "mixed|train/asr=2 train/word=1",
     ]
+    with pytest.raises(UserError, match="key in --override.*did you mean 'silence'"):
+        mixtures.main([*command, "mixed", "--override", "silense=0"])
+    # Of a form that no phase uses, nothing is read.
+    (conf / "interleave/segments.yaml").write_text("levl: segment\n")
+    mixtures.main([*command, "mixed", "--override", "silence=0"])
+    (conf / "interleave/word.yaml").write_text("levl: word\n")
+    with pytest.raises(UserError, match=r"word.yaml.*'levl' \(did you mean 'level'"):
+        mixtures.main([*command, "mixed"])
     (conf / "phases/joint_both.yaml").write_text("mixture: mixd\n")
     with pytest.raises(UserError, match=r"unknown mixture in .*joint_both.yaml 'mixd' \(did you mean 'mixed'\?\)"):
         mixtures.main([*command, "both"])
@@ -288,6 +296,13 @@ def test_another_prompt_or_size_is_made_anew(recipe, conf):
     assert [call.split()[0] for call in recipe(*options, "--stage", "9")] == ["train"]
     (mixed,) = calls_of("mix_sequences", recipe(*options, "--stage", "9", "--mixture_positions", "500"))
     assert "--positions 500" in mixed
+    again = [*options, "--stage", "9", "--interleave_overrides", "silence=0 ratio=[1,2]"]
+    (made,) = calls_of("make_sequences", recipe(*again))
+    assert "--config ./interleave/word.yaml --override silence=0 --override ratio=[1,2] " in made
+    assert not calls_of("make_sequences", recipe(*again))
+    (made,) = calls_of("make_sequences", recipe(*options, "--stage", "9"))
+    assert "--override" not in made
+    assert recipe("--systems", "mixed", "--interleave_overrides", "silense=0", error="did you mean 'silence'") == []
     made = calls_of("make_sequences", recipe(*options, "--stage", "9", "--prompt", "{speech} {text}"))
     assert len(made) == 3 and all("--prompt {speech} {text}" in call for call in made)
     again = [*options, "--stage", "9", "--prompt", "chat: {speech}"]

@@ -6,6 +6,7 @@ import os
 import shutil
 
 import pytest
+import standins
 import torch
 import yaml
 
@@ -71,6 +72,76 @@ def test_the_model_is_the_trained_one(packed_dir, trained_soft, tmp_path, monkey
     assert str(tmp_path.parent) not in text and trained_soft[0] not in text
     assert packed.manifest["prompt"] == "USER:{speech} ASSISTANT: {text}"
     assert packed.manifest["search"] == SEARCH
+
+
+@pytest.fixture(scope="module")
+def pretrained(tmp_path_factory, arguments):
+    """{encoder: (model, packed directory)} of systems with stand-ins, whose directories are gone."""
+    from espnet2.utils.yaml_no_alias_safe_dump import yaml_no_alias_safe_dump
+
+    from espnet_llmvq.pretrained_encoder import settings
+    from espnet_llmvq.tasks.speech_llm import SpeechLLMTask
+
+    found = {}
+    for name, layer in (("wavlm", "weighted"), ("whisper", 1)):
+        room = tmp_path_factory.mktemp(name)
+        args = arguments(**settings(standins.ALL[name](room / "hf"), layer), frontend_conf={}, normalize_conf={})
+        model = SpeechLLMTask.build_model(args).eval()
+        if layer == "weighted":
+            torch.nn.init.normal_(model.speech_encoder.layer_weights)
+        (room / "exp").mkdir()
+        (room / "exp/config.yaml").write_text(yaml_no_alias_safe_dump(vars(args)))
+        torch.save(model.state_dict(), room / "exp/model.pth")
+        prompt = "USER:{speech} ASSISTANT: {text}"
+        pack(str(room / "exp"), str(room / "packed"), system="x", label="X", decode="llm", search=SEARCH, prompt=prompt)
+        shutil.rmtree(room / "hf")
+        found[name] = model, shutil.move(room / "packed", room / "moved")
+    return found
+
+
+@pytest.mark.parametrize("name", ["wavlm", "whisper"])
+def test_a_pretrained_encoder_is_inside(name, pretrained, corpus):
+    from espnet_llmvq.transcribe import Transcriber
+
+    model, directory = pretrained[name]
+    assert sorted(os.listdir(directory / "encoder")) == ["config.json", "preprocessor_config.json"]
+    for path in (*directory.glob("*.*"), *directory.glob("*/*.json")):
+        assert str(directory.parent).encode() not in path.read_bytes(), path
+    transcriber = Transcriber(str(directory))
+    found = torch.nn.Module.state_dict(transcriber.model)
+    wanted = torch.nn.Module.state_dict(model)
+    assert wanted.keys() == found.keys() and all(torch.equal(wanted[n], found[n]) for n in wanted)
+    wave, length = 0.1 * torch.randn(1, 20000), torch.tensor([20000])
+    with torch.inference_mode():
+        assert torch.equal(model.encode(wave, length)[0], transcriber.model.encode(wave, length)[0])
+    text = transcriber(f"{corpus.dir}/valid00.wav").text
+    transcriber.model = model
+    assert text and transcriber(f"{corpus.dir}/valid00.wav").text == text
+
+
+def test_a_pretrained_encoder_is_read_from_inside_alone(pretrained, tmp_path):
+    from safetensors.torch import load_file, save_file
+
+    def damaged(name, change):
+        copy = shutil.copytree(pretrained["whisper"][1], tmp_path / name)
+        change(copy)
+        sign(str(copy))
+        return str(copy)
+
+    def lose(copy):
+        state = load_file(copy / "model.safetensors")
+        del state["speech_encoder.pretrained.conv1.weight"]
+        save_file(state, copy / "model.safetensors")
+
+    def edited(file, change):
+        return lambda copy: edit(str(copy / file), change)
+
+    elsewhere = edited("config.yaml", lambda c: c["encoder_conf"].update(path="/elsewhere", weights=True))
+    load_packed(damaged("path", elsewhere))
+    with pytest.raises(UserError, match=r"1 tensors missing: speech_encoder.pretrained.conv1.weight"):
+        load_packed(damaged("tensor", lose))
+    with pytest.raises(UserError, match="auto_map asks for code"):
+        load_packed(damaged("code", edited("encoder/config.json", lambda c: c.update(auto_map={"AutoModel": "x.Y"}))))
 
 
 def test_files_of_a_packed_system(packed_dir):

@@ -33,6 +33,9 @@ def get_parser():
     )
     parser.add_argument("--ctm", help="word times of DATA_DIR (interleaved)")
     parser.add_argument("--config", help="how to interleave, YAML; keys in docs/config.md (interleaved)")
+    parser.add_argument(
+        "--override", action="append", default=[], help="key=value laid over --config, repeated (interleaved)"
+    )
     parser.add_argument("--text", help="plain text, a document a line (text)")
     parser.add_argument("--answers", help="file of lines `<utt> <answer>` (qa)")
     parser.add_argument("--context", type=int, help="drop what has more LLM positions than this; needs --llm")
@@ -47,10 +50,8 @@ def interleaved(args, data, ctm, dropped, step, made):
     from espnet_llmvq.interleave.corpus import aligned
     from espnet_llmvq.interleave.interleaved import Interleaving, interleave
     from espnet_llmvq.interleave.units import Dropped
-    from espnet_llmvq.systems import read_yaml
 
-    values = read_yaml(args.config) if args.config else {}
-    options = Interleaving.from_dict(values, args.config)
+    options = Interleaving.read(args.config, args.override)
     for utt, audio, samples, text, words in aligned(data, ctm, dropped, step):
         try:
             done = interleave(utt, audio, samples, text, words, options)
@@ -113,6 +114,7 @@ def main(argv=None):
     from espnet_llmvq.data.datadir import write_atomic
     from espnet_llmvq.errors import UserError
     from espnet_llmvq.interleave.corpus import within
+    from espnet_llmvq.interleave.interleaved import ONE_SEGMENT
     from espnet_llmvq.llm.prompt import CHAT, resolved
     from espnet_llmvq.sequence import read_sequences, write_sequences
     from espnet_llmvq.systems import read_config
@@ -157,7 +159,9 @@ def main(argv=None):
     if not n:
         for path in (args.out, f"{args.out}.idx"):
             os.remove(path)
-        raise UserError(f"{args.out}: no sequence is left")
+        pauses = any(why.reason == ONE_SEGMENT for why in dropped.values())
+        remedy = "; are there pauses in the word times? `silence` says how long one is" if pauses else ""
+        raise UserError(f"{args.out}: no sequence is left{remedy}")
     if made:
         report(read_sequences(args.out), made)
 

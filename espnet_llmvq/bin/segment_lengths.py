@@ -71,9 +71,8 @@ def main(argv=None):
     from espnet_llmvq.data.datadir import DataDir, write_atomic
     from espnet_llmvq.errors import UserError
     from espnet_llmvq.interleave.interleaved import CUTS, Interleaving
-    from espnet_llmvq.systems import read_yaml
 
-    options = Interleaving.from_dict(read_yaml(args.config) if args.config else {}, args.config)
+    options = Interleaving.read(args.config)
     dropped = {}
     rows = measure(DataDir.load(args.data_dir), read_ctm(args.ctm), options, dropped)
     if not rows:

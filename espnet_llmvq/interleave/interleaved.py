@@ -6,11 +6,14 @@ from dataclasses import dataclass
 
 from espnet_llmvq.errors import UserError, check_name
 from espnet_llmvq.interleave.units import Dropped, piece, segments, timed_words
+from espnet_llmvq.phases import read_overrides
 from espnet_llmvq.sequence import Sequence, Span
+from espnet_llmvq.systems import read_yaml
 
 LEVELS = ("word", "segment", "mixed")
 CUTS = ("silence", "silence_punctuation")
 SINGLE_SEGMENT = ("drop", "word")
+ONE_SEGMENT = "one segment"  # why most utterances are dropped, where one is
 
 
 @dataclass(frozen=True)
@@ -79,6 +82,13 @@ class Interleaving:
             check_name(f"key in {where}", key, known)
         return cls(**values)
 
+    @classmethod
+    def read(cls, path=None, overrides=()):
+        """From a YAML file, or the defaults without one, with ["key=value", ...] laid over it. Raises UserError."""
+        changed = read_overrides(overrides)
+        cls.from_dict(changed, "--override")
+        return cls.from_dict({**(read_yaml(path) if path else {}), **changed}, path)
+
     def level_of(self, utt):
         """`word` or `segment`, for one utterance."""
         if self.level != "mixed":
@@ -115,7 +125,7 @@ def interleave(utt, audio, samples, text, words, options):
     units = aligned if level == "word" else options.segments(aligned)
     if len(units) == 1:
         if options.single_segment == "drop":
-            raise Dropped("one segment", "which would be text alone")
+            raise Dropped(ONE_SEGMENT, "which would be text alone")
         level, units = "word", aligned
     spans = []
     if level == "segment" and options.begin_token is not None:

@@ -4,6 +4,7 @@
     model.safetensors   encoder, CTC head, bridge, LoRA, a trained LLM: all tensors but those of the frozen LLM
     config.yaml         what builds the model around them
     llm/                tokenizer; and the LLM, unless the manifest names one of the hub
+    encoder/            config and feature extractor of a pretrained encoder, if it has one
     README.md           model card, for people: not in the manifest, it may be edited
 
 There are no pickles and no code. A file that the manifest does not name is refused, but for those that git and
@@ -22,11 +23,12 @@ from espnet_llmvq.errors import UserError
 from espnet_llmvq.score.files import some
 
 FORMAT, VERSION = "espnet_llmvq packed system", 1
-MANIFEST, WEIGHTS, CONFIG, LLM, CARD = (
+MANIFEST, WEIGHTS, CONFIG, LLM, ENCODER, CARD = (
     "manifest.json",
     "model.safetensors",
     "config.yaml",
     "llm",
+    "encoder",
     "README.md",
 )
 SUFFIXES = (".safetensors", ".json", ".yaml", ".model", ".txt", ".jinja")
@@ -140,7 +142,7 @@ def check_name_inside(directory, name):
 
 
 def check_no_code(directory, name):
-    """Raise UserError if a JSON file of the LLM asks for code from elsewhere (`auto_map`)."""
+    """Raise UserError if a JSON file of the LLM or encoder asks for code from elsewhere (`auto_map`)."""
     path = os.path.join(directory, name)
     try:
         with open(path, encoding="utf-8") as f:
@@ -180,7 +182,7 @@ def verify(directory):
             raise UserError(
                 f"{directory}: {name} is not what was packed (SHA-256 differs); copy it again"
             )
-        if name.startswith(f"{LLM}/") and name.endswith(".json"):
+        if name.startswith((f"{LLM}/", f"{ENCODER}/")) and name.endswith(".json"):
             check_no_code(directory, name)
     return manifest
 

@@ -12,6 +12,7 @@ from espnet_llmvq.packed.card import card
 from espnet_llmvq.packed.files import (
     CARD,
     CONFIG,
+    ENCODER,
     FORMAT,
     LLM,
     MANIFEST,
@@ -128,10 +129,8 @@ def pack(directory, out, *, system, label, decode, search, llm=None, prompt=None
             named = None  # of a CTC system the tokenizer is enough
         config = model_config(args, model)
         if config["encoder"] in PRETRAINED:
-            raise UserError(
-                f"{directory}: its encoder is the pretrained one in {config['encoder_conf']['path']}; systems with "
-                "such an encoder cannot be packed yet"
-            )
+            model.speech_encoder.save_description(os.path.join(temporary, ENCODER))
+            config["encoder_conf"] = {**config["encoder_conf"], "path": ENCODER, "weights": False}
         if "stats_file" in config["normalize_conf"]:
             raise UserError(
                 f"{directory}: its normalisation reads {config['normalize_conf']['stats_file']}, which a packed "
@@ -188,6 +187,7 @@ def load_packed(directory, device="cpu", llm=None):
     from safetensors.torch import load_file
 
     from espnet_llmvq.llm.directory import load_tokenizer
+    from espnet_llmvq.pretrained_encoder import PRETRAINED
     from espnet_llmvq.systems import read_yaml
     from espnet_llmvq.tasks.speech_llm import SpeechLLMTask
 
@@ -198,6 +198,9 @@ def load_packed(directory, device="cpu", llm=None):
     missing = [key for key in CONFIG_KEYS if key not in config]
     if missing:
         raise UserError(f"{where} lacks {', '.join(missing)}; pack the system again")
+    if config["encoder"] in PRETRAINED:
+        # Whatever path it names, nothing outside of the directory is read.
+        config["encoder_conf"] = {**config["encoder_conf"], "path": os.path.join(directory, ENCODER), "weights": False}
     source = llm or (inside if manifest["llm"] == LLM else manifest["llm"])
     args = argparse.Namespace(
         **{key: config[key] for key in CONFIG_KEYS},

@@ -264,7 +264,7 @@ class SpeechLLMTask(AbsTask):
             freeze += [] if trains_encoder(args) else ["speech_encoder"]
         else:
             if args.encoder in PRETRAINED:
-                sourced += [FROM_PATH]
+                sourced += [FROM_PATH] if args.encoder_conf.get("weights", True) else []
                 freeze += [] if trains_encoder(args) else [FROM_PATH]
             elif trains_encoder(args):
                 raise UserError("train_encoder is for a pretrained encoder; without one the encoder trains")

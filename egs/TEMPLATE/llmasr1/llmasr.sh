@@ -57,6 +57,7 @@ cache_encoder=true         # encode each set once and train all systems on the f
 augment_cache=false        # spoil the training set for it as in the encoder's training
 align_sets=                # sets to align with the encoder's CTC (stage 8), beside those that mixtures interleave
 ctms=                      # word times from elsewhere for sets that mixtures interleave, pairs set=file
+interleave_overrides=      # key=value pairs laid over every conf/interleave/*.yaml, e.g. "silence=0.3"
 mixture_positions=         # LLM positions of every mixture; empty: as many as give its first source once
 num_beams=4                # beam of the LLM
 ctc_weight=0               # of the CTC score in choosing from n-best lists, 0 to 1; "valid": chosen on the validation set
@@ -107,6 +108,8 @@ if ${smoke}; then
     datadir+=_smoke dumpdir+=_smoke expdir+=_smoke
     lm_config=${conf_dir}/lm_smoke.yaml
     train_overrides="max_epoch=1 num_iters_per_epoch=2 ${train_overrides}"
+    # An encoder that has learnt nothing finds no pauses: segments end after every word.
+    interleave_overrides="silence=0 ${interleave_overrides}"
 fi
 title=${title:-$(basename "$(dirname "${PWD}")")}
 
@@ -162,8 +165,12 @@ for pair in ${texts}; do
     [[ ${pair} == ?*=?* ]] || die "--texts ${pair}: expected NAME=FILE"
     text_names+=" ${pair%%=*}"
 done
+read -ra overrides <<<"${interleave_overrides}"
+interleave_opts=()
+for pair in ${overrides[@]+"${overrides[@]}"}; do interleave_opts+=(--override "${pair}"); done
 # Mixtures of the systems, lines NAME|SET/FORM=SHARE ..., and their sources SET/FORM, each once.
-mixtures=$(bin mixtures --conf_dir "${conf_dir}" --systems "${systems}" --sets "${train_set} ${tts_set}" --texts "${text_names}")
+mixtures=$(bin mixtures --conf_dir "${conf_dir}" --systems "${systems}" --sets "${train_set} ${tts_set}" --texts "${text_names}" \
+    ${interleave_opts[@]+"${interleave_opts[@]}"})
 sources=$(cut -d '|' -f 2 <<<"${mixtures}" | tr ' ' '\n' | sed 's/=.*//' | sort -u)
 # A run of fewer systems than run.sh names may lack its baseline.
 [[ " ${systems} " == *" ${baseline:-none} "* ]] || baseline=${systems%% *}
@@ -518,9 +525,12 @@ make_source() {
     *)
         config=${conf_dir}/interleave/${1#*/}.yaml
         ctm=$(ctm_of "${name}")
-        fresh "${out}" "${config}" "${ctm}" "${dumpdir}/${name}/text" "${dumpdir}/${name}/utt2num_samples" && log "${out} is up to date, nothing to do" && return
+        made_with "${out}" "${interleave_overrides}" &&
+            fresh "${out}" "${config}" "${ctm}" "${dumpdir}/${name}/text" "${dumpdir}/${name}/utt2num_samples" &&
+            log "${out} is up to date, nothing to do" && return
         bin make_sequences --builder interleaved --data_dir "${dumpdir}/${name}" --ctm "${ctm}" --config "${config}" \
-            --encoder_config "${encoder_dir}/config.yaml" --out "${out}"
+            ${interleave_opts[@]+"${interleave_opts[@]}"} --encoder_config "${encoder_dir}/config.yaml" --out "${out}"
+        note_options "${out}" "${interleave_overrides}"
         ;;
     esac
 }

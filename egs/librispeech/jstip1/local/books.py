@@ -10,6 +10,11 @@ import difflib
 import functools
 import re
 import unicodedata
+from pathlib import Path
+
+from espnet_llmvq.data.manifest import Faults, read_lines
+from espnet_llmvq.errors import UserError
+from espnet_llmvq.parallel import run_jobs
 
 WORD = re.compile(r"[^\W_]+(?:['’][^\W_]+)*")
 # What Project Gutenberg puts between words: numbers of notes and pages, captions, emphasis; and signs without width.
@@ -132,4 +137,58 @@ def restore_book(path, chapters):
         found, missed = restore_chapter(book, utterances)
         texts.update(found)
         reasons.update(missed)
+    return texts, reasons
+
+
+def read_chapters(root):
+    """{chapter: book} of CHAPTERS.TXT, with the numbers that Project Gutenberg gives books."""
+    path, found, faults = root / "CHAPTERS.TXT", {}, Faults()
+    for number, line in enumerate(read_lines(path), 1):
+        if line.startswith(";") or not line.strip():
+            continue
+        fields = [field.strip() for field in line.split("|")]
+        if len(fields) < 8 or not fields[0].isdecimal():
+            faults.add(f"{path}:{number}", f"{len(fields)} fields, not ID | READER | ... | BOOK ID | TITLE | PROJECT")
+        else:
+            found[fields[0]] = fields[5]
+    faults.check()
+    return found
+
+
+def books_root(path):
+    """The folder with utf-8/ and ascii/: the one given, books/ or LibriSpeech/books/ in it."""
+    for root in (Path(path), Path(path) / "books", Path(path) / "LibriSpeech/books"):
+        if (root / "utf-8").is_dir() or (root / "ascii").is_dir():
+            return root.absolute()
+    raise UserError(
+        f"LIBRISPEECH_BOOKS={path}: neither utf-8/ nor ascii/ in it; unpack original-books.tar.gz of "
+        "https://www.openslr.org/12 there"
+    )
+
+
+def restore(transcripts, root, chapters, nj, name):
+    """({utt: text}, {utt: reason}) of {READER-CHAPTER-NUMBER: transcript} from the books below `root`.
+
+    chapters: {chapter: book}, of `read_chapters`. name: of the set, for the progress bar.
+    """
+    reasons, by_book = {}, {}
+    for utt in sorted(transcripts):
+        reader, chapter, _ = utt.split("-")
+        if chapter not in chapters:
+            reasons[utt] = f"chapter {chapter} is not in CHAPTERS.TXT"
+        else:
+            parts = by_book.setdefault(chapters[chapter], {})
+            parts.setdefault((reader, chapter), []).append((utt, transcripts[utt].split()))
+    paths, jobs, texts = [], [], {}
+    for book, parts in sorted(by_book.items()):
+        path = book_file(root, book)
+        if path is None:
+            reasons.update((utt, f"no text of book {book}") for part in parts.values() for utt, _ in part)
+        else:
+            paths.append(path)
+            jobs.append(list(parts.values()))
+    if jobs:
+        for found, missed in run_jobs(restore_book, paths, jobs, nj=nj, desc=f"{name}: books", chunksize=1):
+            texts.update(found)
+            reasons.update(missed)
     return texts, reasons

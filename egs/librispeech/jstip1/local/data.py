@@ -12,9 +12,8 @@ from pathlib import Path
 
 from espnet_llmvq.bin.cli import Parser, run
 from espnet_llmvq.data.datadir import DataDir, write_atomic
-from espnet_llmvq.errors import UserError
+from espnet_llmvq.errors import UserError, check_name
 
-TRAIN_PARTS = ("train-clean-100", "train-clean-360", "train-other-500")
 TEST_PARTS = {"test_clean": "test-clean", "test_other": "test-other"}
 SMOKE = {"most": 60, "pubmed_documents": 200, "tts_sentences": 12, "questions": 12, "lm_sentences": 400}
 DONE = ".prepared"  # what data/ was made from, and its files
@@ -109,7 +108,12 @@ class Preparation:
 
     def librispeech(self):
         """train, valid, test_clean, test_other -> {set: [texts]}"""
-        import librispeech  # local/librispeech.py
+        import books  # local/books.py
+        import librispeech  # local/librispeech.py, that of llmasr1
+        import librispeech_pc  # local/librispeech_pc.py
+
+        from espnet_llmvq.data.importer import to_data_dir
+        from espnet_llmvq.data.manifest import Faults
 
         a = self.args
         if not a.librispeech:
@@ -119,33 +123,40 @@ class Preparation:
                 "neither LIBRISPEECH_PC nor LIBRISPEECH_BOOKS is set in db.sh: JSTIP needs case and punctuation; "
                 "LibriSpeech-PC (25 MB, https://www.openslr.org/145) is the simple way"
             )
-        root = librispeech.corpus_root(a.librispeech)
-        parts = a.train_parts.split() or [part for part in TRAIN_PARTS if (root / part).is_dir()]
+        for option in ("train_parts", "valid_parts"):
+            for part in getattr(a, option).split():
+                check_name(f"part in --{option}", part, librispeech.PARTS)
+        root = librispeech.home(Path(a.librispeech).absolute())
+        parts = a.train_parts.split() or [part for part in librispeech.TRAIN_PARTS if (root / part).is_dir()]
+        if not parts:
+            raise UserError(
+                f"LIBRISPEECH={a.librispeech}: none of {', '.join(librispeech.TRAIN_PARTS)} in it; unpack "
+                "https://www.openslr.org/12 there"
+            )
         sets = {"train": parts, "valid": a.valid_parts.split()}
         sets.update((name, [part]) for name, part in TEST_PARTS.items() if (root / part).is_dir())
-        for name, parts in sets.items():
-            if not parts:
-                raise UserError(f"{name}: {root} has none of {', '.join(TRAIN_PARTS)}")
-        chapters = {} if a.librispeech_pc else librispeech.read_chapters(root)
-        books = None if a.librispeech_pc else librispeech.books_root(a.librispeech_books)
+        chapters = {} if a.librispeech_pc else books.read_chapters(root)
+        shelf = None if a.librispeech_pc else books.books_root(a.librispeech_books)
         most = SMOKE["most"] if a.smoke == "true" else None
         made = {}
         for name, parts in sets.items():
-            texts, reasons, everyone = {}, {}, []
+            texts, reasons, audio, readers = {}, {}, {}, {}
             for part in parts:
-                utterances = librispeech.read_part(root, part, most)
+                faults = Faults()
+                data = to_data_dir(librispeech.read(root, part, faults, most), faults)
+                faults.check()
                 if a.librispeech_pc:
-                    found, missed = librispeech.from_pc(utterances, a.librispeech_pc, part, a.pc_text)
+                    found, missed = librispeech_pc.restore(data.text, a.librispeech_pc, part, a.pc_text)
                 else:
-                    found, missed = librispeech.from_books(utterances, books, chapters, a.nj, part)
+                    found, missed = books.restore(data.text, shelf, chapters, a.nj, part)
                 texts.update(found)
                 reasons.update(missed)
-                everyone += utterances
-            self.left_out(name, reasons, len(everyone))
-            kept = [u for u in everyone if u.utt in texts]
-            data = DataDir({u.utt: u.audio for u in kept}, texts, {u.utt: u.reader for u in kept})
-            self.write_set(name, data)
-            made[name] = [texts[u.utt] for u in kept]
+                audio.update(data.wav_scp)
+                readers.update(data.utt2spk)
+            self.left_out(name, reasons, len(audio))
+            kept = sorted(texts)
+            self.write_set(name, DataDir({u: audio[u] for u in kept}, texts, {u: readers[u] for u in kept}))
+            made[name] = [texts[u] for u in kept]
         return made
 
     def domain_set(self, name, read, corpus, entity_file):

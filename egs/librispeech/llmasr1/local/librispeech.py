@@ -1,8 +1,9 @@
-"""LibriSpeech, https://www.openslr.org/12: PART/SPEAKER/CHAPTER/SPEAKER-CHAPTER.trans.txt, .flac files beside it."""
+"""LibriSpeech, https://www.openslr.org/12: PART/SPEAKER/CHAPTER/SPEAKER-CHAPTER.trans.txt, .flac files beside it.
+
+The reader of egs/librispeech/jstip1 too, so it needs nothing else of this directory.
+"""
 
 import re
-
-from layout import need
 
 from espnet_llmvq.data.manifest import Item, read_lines
 from espnet_llmvq.errors import UserError
@@ -18,9 +19,11 @@ def home(root):
     return inner if inner.is_dir() else root
 
 
-def read(root, part, faults):
-    """Items of a part. Raises UserError when it is not there."""
-    folder = need(home(root) / part, f"unpack {part}.tar.gz of https://www.openslr.org/12")
+def read(root, part, faults, most=None):
+    """Items of a part; most: stop after the chapter that makes as many. Raises UserError when it is not there."""
+    folder = home(root) / part
+    if not folder.is_dir():
+        raise UserError(f"{folder}: not found; unpack {part}.tar.gz of https://www.openslr.org/12")
     items, transcripts = [], sorted(folder.glob("*/*/*.trans.txt"))
     for path in transcripts:
         speaker, chapter = path.parent.parts[-2:]
@@ -41,6 +44,8 @@ def read(root, part, faults):
         for audio in sorted(path.parent.glob("*.flac")):
             if audio.stem not in told:
                 faults.add(path, f"no line for {audio.name} (unpack the archive again)")
+        if most and len(items) >= most:
+            break
     if not transcripts:
         raise UserError(
             f"{folder}: no SPEAKER/CHAPTER/*.trans.txt in it; unpack {part}.tar.gz again"
