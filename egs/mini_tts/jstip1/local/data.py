@@ -42,7 +42,7 @@ def get_parser():
     parser.add_argument("--lm_everyday", type=int, default=10000, help="LM lines, those of train included")
     parser.add_argument("--lm_medical", type=int, default=7500, help="LM lines that state medical facts")
     parser.add_argument("--lm_valid", type=int, default=200, help="lines of each held-out LM text")
-    parser.add_argument("--domain", type=int, default=800, help="documents of text/domain.txt and of domain_tts/text")
+    parser.add_argument("--domain", type=int, default=2000, help="documents of text/domain.txt and of domain_tts/text")
     parser.add_argument("--mc", type=int, default=150, help="multiple-choice questions")
     parser.add_argument("--sqa", type=int, default=120, help="questions answered freely")
     parser.add_argument("--joined", type=float, default=0.3, help="share of everyday texts that are two sentences of llmasr1")
@@ -62,7 +62,7 @@ class Draw:
         import text  # local/text.py
 
         self.seed = options["seed"]
-        self.normalise, self.sentences = text.normalise, stories.sentences
+        self.normalise, self.sentences, self.max_words = text.normalise, stories.sentences, stories.MAX_WORDS
         words = {"broad_share": options["broad_share"], "core_words": options["core_words"]}
         self.everyday_stories = stories.Stories("stories.txt", options["joined"], **words)
         self.dictations = stories.Stories("dictations.txt", **words)
@@ -81,7 +81,14 @@ class Draw:
                 return story
 
     def dictation(self, rng):
-        return self.dictations.story(rng, self.medicine.situation(rng))
+        """Two sentences, as everyday texts have: a recogniser that hears one would go on writing after it."""
+        while True:
+            one, other = (self.dictations.story(rng, self.medicine.situation(rng)) for _ in range(2))
+            if len(self.sentences(one[0])) == 2:
+                return one
+            both = f"{one[0]} {other[0]}"
+            if len(self.sentences(both)) == 2 and len(both.split()) <= self.max_words:
+                return both, one[1] + other[1]
 
     def facts(self, rng):
         return self.medicine.document(rng, rng.choice(self.medicine.records))
