@@ -45,7 +45,7 @@ def get_parser():
     parser.add_argument("--domain", type=int, default=2000, help="documents of text/domain.txt and of domain_tts/text")
     parser.add_argument("--mc", type=int, default=150, help="multiple-choice questions")
     parser.add_argument("--sqa", type=int, default=120, help="questions answered freely")
-    parser.add_argument("--joined", type=float, default=0.3, help="share of everyday texts that are two sentences of llmasr1")
+    parser.add_argument("--joined", type=float, default=0.3, help="share of texts that are two sentences of llmasr1")
     parser.add_argument("--broad_share", type=float, default=0.15, help="share of slots with a rarer word")
     parser.add_argument("--core_words", type=int, default=12, help="frequent words of each class that are used")
     parser.add_argument("--smoke", default="false", choices=("true", "false"), help="a few utterances of everything")
