@@ -4,23 +4,9 @@
 
 set -euo pipefail
 
-root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+. "$(dirname "${BASH_SOURCE[0]}")/smoke_room.sh" ""
 unset MAIN_ROOT
 export PYTHONPATH=${root}
-work=$(mktemp -d)
-finish() {
-    local status=$?
-    if [ -n "${KEEP:-}" ]; then echo "smoke_fork: kept ${work}"; else rm -rf "${work}"; fi
-    [ "${status}" -eq 0 ] || echo "smoke_fork: FAILED" >&2
-}
-trap finish EXIT
-cd "${work}"
-
-fail() {
-    echo "smoke_fork: error: $*" >&2
-    exit 1
-}
-note() { echo "smoke_fork: $* (${SECONDS} s)"; }
 
 note "recordings"
 python3 - <<'END'
@@ -55,17 +41,13 @@ for command in "${commands[@]}"; do
     eval "${command}" >>"${work}/log" 2>&1 || { tail -n 40 "${work}/log" >&2; fail "${command}"; }
 done
 
+check_results exp_smoke "ctc ctc_lm slam lora lora_long hard soft_k10" "test test_noise"
 python3 - <<'END'
 import json
-import math
-import sys
 
-rows = [row for row in json.load(open("exp_smoke/results.json")) if row["metric"] == "wer"]
-found = {(row["system"], row["set"], row["domain"]) for row in rows if math.isfinite(row["value"]) and row["utterances"]}
-for system in "ctc ctc_lm slam lora lora_long hard soft_k10".split():
-    for name, domain in (("test", "id"), ("test_noise", "ood")):
-        if (system, name, domain) not in found:
-            sys.exit(f"smoke_fork: error: results.json has no word error rate of {system} on {name}")
+domains = {(row["set"], row["domain"]) for row in json.load(open("exp_smoke/results.json")) if row["metric"] == "wer"}
+if not {("test", "id"), ("test_noise", "ood")} <= domains:
+    raise SystemExit(f"smoke: error: test is not in domain, or test_noise not out of it: {domains}")
 END
 for file in RESULTS.md report/report.html; do
     [ -s "exp_smoke/${file}" ] || fail "exp_smoke/${file} is missing or empty"

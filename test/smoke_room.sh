@@ -1,10 +1,8 @@
-# Sourced by smoke runs of a recipe, as `smoke_room.sh RECIPE`: a copy of it in a temporary directory, which becomes the
-# current one (`work`), its environment, `fail` and `note`. KEEP=1 leaves the directory for inspection.
+# Sourced by smoke runs: a temporary directory, which becomes the current one (`work`), `fail` and `note`. With the name of
+# a recipe (`smoke_room.sh RECIPE`; "" for none), a copy of it there and its environment. KEEP=1 leaves the directory.
 # shellcheck shell=bash
 
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
-export MAIN_ROOT=${root}
-
 work=$(mktemp -d)
 finish() {
     local status=$?
@@ -12,11 +10,14 @@ finish() {
     [ "${status}" -eq 0 ] || echo "smoke: FAILED" >&2
 }
 trap finish EXIT
-# What belongs to the recipe, not what its runs made.
-cp -rL "${root}/egs/$1"/*.sh "${root}/egs/$1/conf" "${root}/egs/$1/local" "${root}/egs/$1/utils" "${work}"
 cd "${work}" || exit 1
-# shellcheck source=/dev/null
-. ./path.sh
+if [ -n "$1" ]; then
+    export MAIN_ROOT=${root}
+    # What belongs to the recipe, not what its runs made.
+    cp -rL "${root}/egs/$1"/*.sh "${root}/egs/$1/conf" "${root}/egs/$1/local" "${root}/egs/$1/utils" .
+    # shellcheck source=/dev/null
+    . ./path.sh
+fi
 
 fail() {
     echo "smoke: error: $*" >&2
