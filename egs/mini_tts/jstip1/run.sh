@@ -3,15 +3,11 @@
 # espeak-ng; nothing is downloaded. Options are those of llmasr.sh; --smoke for a few utterances and steps.
 set -euo pipefail
 
-systems=paper_b
-# A row of each kind: all of them take longer than a smoke run may (three minutes). --systems paper_b runs them.
-[[ " $* " != *" --smoke "* || " $* " == *" --smoke false "* ]] ||
-    systems="ctc ctc_lm asr_only_equal il_word il_seg_sil text_mixed tts best best_soft"
 opts=(
     --train_set train
     --valid_set valid
     --test_sets "test_id:id test_domain:ood"
-    --systems "${systems}"
+    --systems paper_b
     --baseline asr_only_equal
     --vocab_size 800
     --whole_words 400
