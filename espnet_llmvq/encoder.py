@@ -8,70 +8,11 @@ import math
 
 import torch
 
-from espnet_llmvq import pretrained_encoder
 from espnet_llmvq.bridge.bridge import stack_frames
 from espnet_llmvq.bridge.shorten import valid_mask
 from espnet_llmvq.errors import UserError
+from espnet_llmvq.frame_count import SUBSAMPLING, encoder_frames, step_samples
 from espnet_llmvq.sequence import SAMPLE_RATE
-
-HOP_LENGTH = 128  # samples, of ESPnet's default frontend
-
-# Convolutional input layers of ESPnet: (kernel, stride) along time.
-SUBSAMPLING = {
-    "linear": (),
-    "conv2d1": ((3, 1), (3, 1)),
-    "conv2d2": ((3, 2), (3, 1)),
-    "conv2d": ((3, 2), (3, 2)),
-    "conv2d6": ((3, 2), (5, 3)),
-    "conv2d8": ((3, 2), (3, 2), (3, 2)),
-}
-
-
-def frontend_frames(samples, n_fft=512, hop_length=HOP_LENGTH, center=True):
-    """Number of frames of ESPnet's default frontend for `samples` (int or tensor)."""
-    if center:
-        # The ends are reflected, which takes more than half a window of samples.
-        return ((samples + n_fft // 2 * 2 - n_fft) // hop_length + 1) * (samples > n_fft // 2)
-    return (samples - n_fft) // hop_length + 1
-
-
-def subsampled(frames, input_layer):
-    """Number of encoder frames for `frames` feature frames (int or tensor)."""
-    for kernel, stride in SUBSAMPLING[input_layer]:
-        frames = (frames - kernel) // stride + 1
-    return frames
-
-
-def encoder_frames(samples, frontend_conf, frame_stack, encoder_conf, encoder="conformer"):
-    """Encoder frames for an utterance of `samples` at 16 kHz: the one place that counts them.
-
-    frontend_conf, encoder_conf, encoder: of the model's config. Raises UserError for an unknown input layer.
-    """
-    if encoder in pretrained_encoder.PRETRAINED:
-        return pretrained_encoder.frames(encoder, samples, encoder_conf)
-    layer = encoder_conf.get("input_layer", "conv2d")
-    if layer not in SUBSAMPLING:
-        raise UserError(f"input_layer {layer!r}: its frame count is unknown; use one of {list(SUBSAMPLING)}")
-    keys = ("n_fft", "hop_length", "center")
-    frames = frontend_frames(samples, **{k: frontend_conf[k] for k in keys if k in frontend_conf})
-    return subsampled((frames + frame_stack - 1) // frame_stack, layer)
-
-
-def step_samples(frontend_conf, frame_stack, encoder_conf, encoder="conformer"):
-    """Samples at 16 kHz from one encoder frame to the next: an encoder step."""
-    if encoder in pretrained_encoder.PRETRAINED:
-        return pretrained_encoder.step_samples(encoder, encoder_conf)
-    hop = frontend_conf.get("hop_length", HOP_LENGTH)
-    layer = encoder_conf.get("input_layer", "conv2d")
-    return hop * frame_stack * math.prod(stride for _, stride in SUBSAMPLING[layer])
-
-
-def piece_frames(samples, *shape):
-    """Encoder frames of a piece cut out of a sound file: its steps, the last one filled up with zeros.
-
-    shape: as `step_samples` takes it.
-    """
-    return -(-samples // step_samples(*shape))
 
 
 def each_alone(module, x, lengths):

@@ -5,60 +5,23 @@ wrote: config.json, preprocessor_config.json, weights.
 """
 
 import copy
-import functools
-import math
 
 import torch
 
 from espnet_llmvq.errors import UserError, check_name
+from espnet_llmvq.frame_count import (
+    PRETRAINED,
+    described,
+    described_as,
+    pretrained_frames,
+    pretrained_step,
+)
 from espnet_llmvq.llm.directory import check_path
 from espnet_llmvq.sequence import SAMPLE_RATE
 
 LAST, WEIGHTED = "last", "weighted"
 # What a training config says beside `encoder` and `encoder_conf`: these encoders take the waveform as it is.
 AS_IT_IS = {"frontend": None, "normalize": None, "specaug": None, "frame_stack": 1}
-
-
-@functools.lru_cache
-def described(path):
-    """(config, feature extractor) of an encoder directory, without its weights. Raises UserError."""
-    if not path:
-        raise UserError("encoder_conf.path: name the directory or hub id of the encoder, or give --pretrained_encoder")
-    check_path(path, what="encoder", remedy="give --pretrained_encoder PATH")
-    local = check_path(path, "preprocessor_config.json", what="encoder", remedy="")
-    from transformers import AutoConfig, AutoFeatureExtractor
-
-    config = AutoConfig.from_pretrained(path, local_files_only=local)
-    check_name(f"model_type of {path}", config.model_type, PRETRAINED)
-    extractor = AutoFeatureExtractor.from_pretrained(path, local_files_only=local)
-    if extractor.sampling_rate != SAMPLE_RATE:
-        raise UserError(f"{path}: it was trained at {extractor.sampling_rate} Hz; audio here has {SAMPLE_RATE}")
-    return config, extractor
-
-
-def described_as(name, path):
-    """`described`, of a directory that must hold the encoder `name`."""
-    config, extractor = described(path)
-    if config.model_type != name:
-        raise UserError(f"{path} holds {config.model_type}, not {name}: write encoder: {config.model_type}")
-    return config, extractor
-
-
-def frames(name, samples, conf):
-    """Frames that the encoder `name` makes of `samples` at 16 kHz (int or tensor), at most 0 for none."""
-    config, extractor = described_as(name, conf.get("path"))
-    if name == "whisper":
-        # Two convolutions over whole log-mel frames, both padded, the second with a stride of 2.
-        return (samples // extractor.hop_length - 1) // 2 + 1
-    for kernel, stride in zip(config.conv_kernel, config.conv_stride):
-        samples = (samples - kernel) // stride + 1
-    return samples
-
-
-def step_samples(name, conf):
-    """Samples at 16 kHz from one frame of the encoder `name` to the next."""
-    config, extractor = described_as(name, conf.get("path"))
-    return 2 * extractor.hop_length if name == "whisper" else math.prod(config.conv_stride)
 
 
 def settings(path, layer=None):
@@ -129,11 +92,11 @@ class PretrainedEncoder(torch.nn.Module):
 
     def frames(self, samples):
         """Encoder frames for a number of samples (int or tensor)."""
-        return frames(self.name, samples, {"path": self.path})
+        return pretrained_frames(self.name, samples, {"path": self.path})
 
     def step_samples(self):
         """Samples from one encoder frame to the next."""
-        return step_samples(self.name, {"path": self.path})
+        return pretrained_step(self.name, {"path": self.path})
 
     def frame_seconds(self):
         """Seconds from one encoder frame to the next."""
@@ -251,4 +214,4 @@ class WhisperEncoder(PretrainedEncoder):
         return [*states[:-1], model.layer_norm(states[-1])]
 
 
-PRETRAINED = {cls.name: cls for cls in (WavLMEncoder, WhisperEncoder)}
+CLASSES = {cls.name: cls for cls in (WavLMEncoder, WhisperEncoder)}

@@ -275,11 +275,13 @@ def test_command(tmp_path, monkeypatch, capsys):
         "u1": ("good hey", [b, go, go, b, b, od, b, b, he, b, y, y]),
         "u2": ("good", [b, b, b, go, od]),
         "u3": ("good hey", [b, go, he]),
+        "u4": ("hey", [b, he, y]),
     }
     sequences = []
     for utt, (text, path) in utterances.items():
         soundfile.write(tmp_path / f"{utt}.wav", np.array(path) / 100, 16000, subtype="FLOAT")
         sequences.append(asr_sequence(utt, f"{tmp_path}/{utt}.wav", len(path), text, "{speech} {text}"))
+    write_sequences(tmp_path / "more.jsonl", [sequences.pop()])
     write_sequences(tmp_path / "sequences.jsonl", sequences)
     llm = type("Args", (), {"llm": "llm"})
     monkeypatch.setattr("espnet_llmvq.tasks.speech_llm.load_model", lambda *_: (Model(), llm))
@@ -288,9 +290,10 @@ def test_command(tmp_path, monkeypatch, capsys):
     written = {}
     reference = {"u1": [Word("good", 0.001, 0.002), Word("hey", 0.01, 0.001)]}
     write_ctm(tmp_path / "true.ctm", reference)
-    options = ["--encoder", "exp", "--sequences", str(tmp_path / "sequences.jsonl"), "--threads", "1"]
-    options += ["--boundaries", "ctc"]
-    command.main([*options, "--out", f"{tmp_path}/out/w.ctm", "--reference", f"{tmp_path}/true.ctm"])
+    options = ["--encoder", "exp", "--threads", "1", "--boundaries", "ctc"]
+    first = f"{tmp_path}/sequences.jsonl={tmp_path}/out/w.ctm={tmp_path}/true.ctm"
+    command.main([*options, "--set", first, "--set", f"{tmp_path}/more.jsonl={tmp_path}/out/more.ctm"])
+    more = written.pop("u4")
 
     def samples(words):
         return [(w.word, round(w.start * 16000), round(w.end * 16000)) for w in words]
@@ -299,6 +302,8 @@ def test_command(tmp_path, monkeypatch, capsys):
         "u1": [("good", 1, 6), ("hey", 8, 12)],
         "u2": [("good", 3, 5)],
     }
+    # The second set is aligned as it would be alone.
+    assert samples(more) == [("hey", 1, 3)] and (tmp_path / "out/more.ctm.failed").read_text() == ""
     failed = (tmp_path / "out/w.ctm.failed").read_text()
     assert failed == "u3 audio too short: 3 encoder frames, its 4 tokens need 4\n"
     printed = capsys.readouterr().out

@@ -544,7 +544,7 @@ def test_rates_fall_linearly_from_the_first_step():
 
 
 def test_encoder_steps_and_adapter():
-    from espnet_llmvq.encoder import step_samples
+    from espnet_llmvq.frame_count import step_samples
 
     config = read_config(f"{CONF}/encoder.yaml")
     assert config["encoder"] == "conformer" and config["frontend_conf"]["n_mels"] == 80

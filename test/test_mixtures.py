@@ -246,7 +246,7 @@ def test_stages_of_mixtures(recipe, conf):
     (tokenizer,) = calls_of("train_tokenizer", calls)
     assert tokenizer.startswith("--text some.txt ") and tokenizer.endswith("--out exp/tokenizer --reserved <N> <A>")
     (align,) = calls_of("align", calls)  # of the sets that are interleaved: tts is not
-    assert "--sequences dump/train/sequences.jsonl" in align and "--out exp/align/train.ctm" in align
+    assert "--set dump/train/sequences.jsonl=exp/align/train.ctm" in align and align.count("--set") == 1
     made = {call.split("--out ")[1].split()[0]: call for call in calls_of("make_sequences", calls)}
     assert set(made) == {f"dump/{name}/sequences.jsonl" for name in ("train", "valid", "test", "tts")} | {
         "dump/train/word.jsonl", "dump/domain/plain.jsonl", "dump/tts/plain.jsonl",

@@ -9,8 +9,8 @@ import torch
 import yaml
 
 from espnet_llmvq import pretrained_encoder
-from espnet_llmvq.encoder import encoder_frames, piece_frames, step_samples
 from espnet_llmvq.errors import UserError
+from espnet_llmvq.frame_count import described, encoder_frames, piece_frames, step_samples
 from espnet_llmvq.llm.positions import encoder_shape
 
 LENGTHS = (16000, 31999, 8123, 5440, 400)
@@ -24,7 +24,7 @@ def models(tmp_path_factory):
 
 
 def build(models, name, **conf):
-    return pretrained_encoder.PRETRAINED[name](models[name], **conf).eval()
+    return pretrained_encoder.CLASSES[name](models[name], **conf).eval()
 
 
 def waves(lengths=LENGTHS, seed=0):
@@ -217,7 +217,7 @@ def test_errors_tell_what_to_do(models, tmp_path):
     with pytest.raises(UserError, match=r"encoder_conf.path: .*--pretrained_encoder"):
         encoder_frames(16000, {}, 1, {}, "wavlm")
     with pytest.raises(UserError, match="encoder directory ./absent does not exist; give --pretrained_encoder PATH"):
-        pretrained_encoder.described("./absent")
+        described("./absent")
     with pytest.raises(UserError, match="speech 1 of the batch has 399 samples.*--min_duration"):
         build(models, "wavlm")(torch.randn(2, 800), torch.tensor([800, 399]))
     broken = standins.wavlm(tmp_path / "broken")
@@ -231,7 +231,7 @@ def test_errors_tell_what_to_do(models, tmp_path):
     (tmp_path / "bare").mkdir()
     (tmp_path / "bare" / "config.json").write_text('{"model_type": "wavlm"}')
     with pytest.raises(UserError, match="has no preprocessor_config.json"):
-        pretrained_encoder.described(str(tmp_path / "bare"))
+        described(str(tmp_path / "bare"))
 
 
 PRETRAINED_KEYS = {"frontend": None, "normalize": None, "specaug": None, "frame_stack": 1, "ctc": False}
@@ -322,3 +322,9 @@ def test_cached_frames_are_those_of_the_encoder(models, phases, corpus, llm_dir,
                 directly = build(models, name)(wave[None], torch.tensor([len(wave)]))[0][0]
             assert np.array_equal(frames[seq.id], uncached.numpy()), (name, seq.id)
             np.testing.assert_allclose(frames[seq.id], directly.numpy(), atol=1e-5)
+
+
+def test_the_names_known_without_torch_are_those_of_the_classes():
+    from espnet_llmvq.frame_count import PRETRAINED
+
+    assert tuple(pretrained_encoder.CLASSES) == PRETRAINED

@@ -1,7 +1,7 @@
 """Word times of transcribed speech (stage 8), by CTC with the trained encoder or by an HMM aligner.
 
-Writes OUT, a CTM file; OUT.failed, `<utt> <reason>` for each utterance that could not be aligned; and the quality of
-the alignment, OUT.report.tsv and OUT.report.png. `import_alignment` takes word times from elsewhere.
+Writes, for each set, CTM, its word times; CTM.failed, `<utt> <reason>` for each utterance that could not be aligned;
+and the quality of the alignment, CTM.report.tsv and CTM.report.png. `import_alignment` takes word times from elsewhere.
 """
 
 from espnet_llmvq.bin.cli import Parser, run
@@ -10,8 +10,11 @@ from espnet_llmvq.bin.cli import Parser, run
 def get_parser():
     parser = Parser(description=__doc__)
     parser.add_argument("--encoder", help="experiment directory of the encoder (ctc)")
-    parser.add_argument("--sequences", required=True, help="sequences (JSON lines) with transcripts")
-    parser.add_argument("--out", required=True, metavar="CTM", help="word times to write")
+    parser.add_argument(
+        "--set", dest="sets", action="append", required=True, metavar="SEQUENCES=CTM[=REFERENCE]",
+        help="sequences (JSON lines) with transcripts, word times to write, and true word times (CTM) to measure the "
+        "error against; repeated",
+    )  # fmt: skip
     parser.add_argument(
         "--aligner", default="ctc", choices=("ctc", "hmm"),
         help="hmm: pocketsphinx with its English model, for the words of its dictionary",
@@ -20,7 +23,6 @@ def get_parser():
         "--boundaries", default="letters", choices=("letters", "ctc"),
         help="letters: place them by letter models fitted to this speech; ctc: where the CTC path has them (ctc)",
     )  # fmt: skip
-    parser.add_argument("--reference", metavar="CTM", help="true word times, to measure the error against")
     parser.add_argument("--batch_seconds", type=float, default=120.0, help="audio in a batch, padding included (ctc)")
     parser.add_argument("--threads", type=int, default=2, help="CPU threads")
     parser.add_argument("--ngpu", type=int, default=0, help="1 to encode on a GPU (ctc)")
@@ -62,27 +64,31 @@ def transcripts(wanted, tokenizer, failed):
     return found
 
 
-def align_ctc(args, wanted, failed):
-    """{utterance: [Word]} by the CTC head of the encoder."""
+def load_encoder(directory, device):
+    """(model, tokenizer) of an encoder with a CTC head."""
+    from espnet_llmvq.errors import UserError
+    from espnet_llmvq.llm.directory import load_tokenizer
+    from espnet_llmvq.tasks.speech_llm import load_model
+
+    model, args = load_model(directory, device)
+    if model.ctc is None:
+        raise UserError(f"{directory}: the encoder has no CTC head (ctc: false); train one that has")
+    return model, load_tokenizer(args.llm)
+
+
+def align_ctc(model, tokenizer, path, wanted, failed, batch_seconds, device):
+    """{utterance: [Word]} by the CTC head of a model, for the sequences of `path`."""
     import torch
     from tqdm import tqdm
 
     from espnet_llmvq.align.ctc import align_words
     from espnet_llmvq.decode.batches import Batches
-    from espnet_llmvq.errors import UserError
-    from espnet_llmvq.llm.directory import load_tokenizer
-    from espnet_llmvq.tasks.speech_llm import load_model
 
-    device = "cuda" if args.ngpu else "cpu"
-    model, model_args = load_model(args.encoder, device)
-    if model.ctc is None:
-        raise UserError(f"{args.encoder}: the encoder has no CTC head (ctc: false); train one that has")
     step = model.speech_encoder.frame_seconds()
-    tokenizer = load_tokenizer(model_args.llm)
     tokens, aligned = transcripts(wanted, tokenizer, failed), {}
-    batches = Batches(args.sequences, args.batch_seconds, tokenizer)
+    batches = Batches(path, batch_seconds, tokenizer)
     with torch.inference_mode():
-        for utts, batch in tqdm(batches, desc=f"align {args.sequences}", unit="batch", mininterval=1):
+        for utts, batch in tqdm(batches, desc=f"align {path}", unit="batch", mininterval=1):
             frames, lengths = model.encode(batch["speech"].to(device), batch["speech_lengths"].to(device))
             log_probs = model.ctc(frames).float().log_softmax(-1).cpu()
             for utt, x, n in zip(utts, log_probs, lengths.tolist()):
@@ -116,8 +122,15 @@ def main(argv=None):
     if args.aligner == "ctc" and not args.encoder:
         parser.error("--aligner ctc needs --encoder")
     from espnet_llmvq.align.ctm import read_ctm
+    from espnet_llmvq.errors import UserError
 
-    reference = read_ctm(args.reference) if args.reference else None
+    sets = []
+    for item in args.sets:
+        sequences, _, rest = item.partition("=")
+        ctm, _, reference = rest.partition("=")
+        if not sequences or not ctm:
+            raise UserError(f"--set {item}: expected SEQUENCES=CTM[=REFERENCE]")
+        sets.append((sequences, ctm, utterances(sequences), read_ctm(reference) if reference else None))
     import torch
 
     from espnet_llmvq.align.output import write_alignment
@@ -125,19 +138,23 @@ def main(argv=None):
     from espnet_llmvq.data.audio import read_audio
 
     torch.set_num_threads(args.threads)
-    wanted, failed = utterances(args.sequences), {}
+    device = "cuda" if args.ngpu else "cpu"
+    if args.aligner == "ctc":
+        model, tokenizer = load_encoder(args.encoder, device)
+    for sequences, ctm, wanted, reference in sets:
+        failed = {}
 
-    def load(utt):
-        return read_audio(wanted[utt][0])
+        def load(utt, wanted=wanted):
+            return read_audio(wanted[utt][0])
 
-    if args.aligner == "hmm":
-        aligned = align_hmm(wanted, load, failed)
-    else:
-        aligned = align_ctc(args, wanted, failed)
-        if args.boundaries == "letters":
-            aligned, more = refine(aligned, load)
-            failed.update(more)
-    write_alignment(args.out, aligned, failed, {utt: wanted[utt][1] for utt in aligned}, reference)
+        if args.aligner == "hmm":
+            aligned = align_hmm(wanted, load, failed)
+        else:
+            aligned = align_ctc(model, tokenizer, sequences, wanted, failed, args.batch_seconds, device)
+            if args.boundaries == "letters":
+                aligned, more = refine(aligned, load)
+                failed.update(more)
+        write_alignment(ctm, aligned, failed, {utt: wanted[utt][1] for utt in aligned}, reference)
 
 
 if __name__ == "__main__":

@@ -133,7 +133,7 @@ def main(argv=None):
             raise UserError(f"--builder {args.builder} needs --{name}" + " with --context" * (name == "llm"))
     dropped, made, step, config = {}, {}, 1, {}
     if args.encoder_config:
-        from espnet_llmvq.encoder import step_samples
+        from espnet_llmvq.frame_count import step_samples
         from espnet_llmvq.llm.positions import encoder_shape
 
         config = read_config(args.encoder_config)

@@ -57,7 +57,8 @@ def main(argv=None):
     import yaml
 
     from espnet_llmvq.errors import UserError
-    from espnet_llmvq.pretrained_encoder import WEIGHTED, described
+    from espnet_llmvq.frame_count import described
+    from espnet_llmvq.pretrained_encoder import WEIGHTED
     from espnet_llmvq.systems import read_yaml
     from espnet_llmvq.tasks.launch import settings_differ
 

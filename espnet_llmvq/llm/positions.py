@@ -3,6 +3,7 @@
 import functools
 
 from espnet_llmvq.errors import UserError
+from espnet_llmvq.frame_count import encoder_frames, piece_frames
 
 
 @functools.lru_cache
@@ -50,8 +51,6 @@ class Positions:
 
     def span(self, span):
         """Positions of one span."""
-        from espnet_llmvq.encoder import encoder_frames, piece_frames
-
         if not span.is_speech:
             return len(encode_text(self.tokenizer, span, self.tokenizer.eos_token_id))
         frames = (piece_frames if span.is_piece else encoder_frames)(span.samples, *self.shape)

@@ -114,7 +114,7 @@ def pack(directory, out, *, system, label, decode, search, llm=None, prompt=None
     """
     from safetensors.torch import save_file
 
-    from espnet_llmvq.pretrained_encoder import PRETRAINED
+    from espnet_llmvq.frame_count import PRETRAINED
     from espnet_llmvq.tasks.speech_llm import load_model
 
     temporary = temporary_beside(out)
@@ -186,8 +186,8 @@ def load_packed(directory, device="cpu", llm=None):
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
+    from espnet_llmvq.frame_count import PRETRAINED
     from espnet_llmvq.llm.directory import load_tokenizer
-    from espnet_llmvq.pretrained_encoder import PRETRAINED
     from espnet_llmvq.systems import read_yaml
     from espnet_llmvq.tasks.speech_llm import SpeechLLMTask
 

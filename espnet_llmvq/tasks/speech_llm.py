@@ -25,12 +25,13 @@ from espnet2.utils.types import str2bool, str_or_none
 
 from espnet_llmvq.bridge.aligned_start import AlignedStart
 from espnet_llmvq.bridge.bridge import Bridge, HardBridge, SoftBridge
-from espnet_llmvq.encoder import SpeechEncoder, step_samples
+from espnet_llmvq.encoder import SpeechEncoder
 from espnet_llmvq.errors import UserError, check_name
+from espnet_llmvq.frame_count import PRETRAINED, step_samples
 from espnet_llmvq.llm.directory import BLANK_TOKEN, load_llm, load_tokenizer
 from espnet_llmvq.model import CTCHead, SpeechLLM
 from espnet_llmvq.precision import fast_bfloat16
-from espnet_llmvq.pretrained_encoder import AS_IT_IS, PRETRAINED, changes_frames
+from espnet_llmvq.pretrained_encoder import AS_IT_IS, CLASSES, changes_frames
 from espnet_llmvq.tasks.dataset import Augmenter, SequencePreprocessor, collate
 from espnet_llmvq.tasks.trainer import SpeechLLMTrainer, load_weights
 
@@ -48,7 +49,7 @@ normalize_choices = ClassChoices(
 encoder_choices = ClassChoices(
     "encoder",
     dict(
-        conformer=ConformerEncoder, transformer=TransformerEncoder, e_branchformer=EBranchformerEncoder, **PRETRAINED
+        conformer=ConformerEncoder, transformer=TransformerEncoder, e_branchformer=EBranchformerEncoder, **CLASSES
     ),
     type_check=torch.nn.Module,  # ESPnet's are AbsEncoders, the pretrained ones stand for frontend and encoder
     default="conformer",
@@ -218,7 +219,7 @@ class SpeechLLMTask(AbsTask):
                         f"encoder: {args.encoder} takes the waveform as it is: write {key}: "
                         f"{'null' if value is None else value}, not {getattr(args, key)}"
                     )
-            return PRETRAINED[args.encoder](**args.encoder_conf)
+            return CLASSES[args.encoder](**args.encoder_conf)
         if args.frontend is None:
             raise UserError(f"encoder: {args.encoder} needs a frontend; write frontend: default")
         frontend = frontend_choices.get_class(args.frontend)(**args.frontend_conf)

@@ -476,19 +476,20 @@ if stage_on 8; then
         log "Stage 8: word alignment of ${to_align} -> ${expdir}/align"
         # shellcheck disable=SC2086
         sequences ${to_align}
+        set_opts=()
         for name in ${to_align}; do
             if fresh "${expdir}/align/${name}.ctm" "${dumpdir}/${name}/sequences.jsonl" "${encoder_file}"; then
                 log "${expdir}/align/${name}.ctm is up to date, nothing to do"
             else
                 [ -z "${pretrained_encoder}" ] || die "${pretrained_encoder} has no CTC head to align ${name} with. Give its word times" \
                     "with --ctms ${name}=FILE (see import_alignment), or make them with an HMM aligner and run again:" \
-                    "${python} -m espnet_llmvq.bin.align --aligner hmm --sequences ${dumpdir}/${name}/sequences.jsonl --out ${expdir}/align/${name}.ctm"
-                reference_opts=()
-                [ ! -f "${datadir}/${name}/words.ctm" ] || reference_opts=(--reference "${datadir}/${name}/words.ctm")
-                bin align --encoder "${encoder_dir}" --sequences "${dumpdir}/${name}/sequences.jsonl" --ngpu "${ngpu}" \
-                    --out "${expdir}/align/${name}.ctm" --threads "${nj}" ${reference_opts[@]+"${reference_opts[@]}"}
+                    "${python} -m espnet_llmvq.bin.align --aligner hmm --set ${dumpdir}/${name}/sequences.jsonl=${expdir}/align/${name}.ctm"
+                set_opts+=(--set "${dumpdir}/${name}/sequences.jsonl=${expdir}/align/${name}.ctm")
+                [ ! -f "${datadir}/${name}/words.ctm" ] || set_opts[-1]+="=${datadir}/${name}/words.ctm"
             fi
         done
+        # One process for all: it takes ESPnet longer to load than a small set to be aligned.
+        [ ${#set_opts[@]} -eq 0 ] || bin align --encoder "${encoder_dir}" "${set_opts[@]}" --ngpu "${ngpu}" --threads "${nj}"
     fi
 fi
 
