@@ -392,6 +392,9 @@ def test_commands(tmp_path, llm_dir, spoken, capsys):
     assert "[llm] mc_digits is answered, nothing to do" in capsys.readouterr().out
     multiple_choice.main(command)
     assert f"{path}: 4 questions" in capsys.readouterr().out
+    answers = path.read_text()
+    multiple_choice.main([*command, "--redo", "--nj", "2"])
+    assert path.read_text() == answers
     rows = [{"id": q.id, "question": q.question, "answer": "one"} for q in spoken]
     write(tmp_path / "digits.jsonl", *rows)
     spoken_qa.main(command)

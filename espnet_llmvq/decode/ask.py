@@ -68,19 +68,28 @@ def ask_all(args, kind, options, questions, examples):
     import torch
 
     from espnet_llmvq.decode.questions import Asker, audio_samples, load
+    from espnet_llmvq.parallel import run_forked
 
     samples = {}
     if any(SPEECH in asked for _, _, asked, _, _ in waiting):
         spoken = [*questions, *examples] if getattr(options, "spoken_examples", False) else questions
         samples = audio_samples(spoken, args.questions)
     asker = Asker(kind, questions, examples, options, samples, args.batch_size)
-    torch.set_num_threads(args.threads)
-    device = "cuda" if args.ngpu else "cpu"
-    for label, directory, asked, path, told in waiting:
-        model, tokenizer = load(directory, args.llm, device)
+
+    def ask(label, directory, asked, path, told):
+        torch.set_num_threads(args.threads)
+        model, tokenizer = load(directory, args.llm, "cuda" if args.ngpu else "cpu")
         lines = asker.ask(model, tokenizer, asked, f"{label} {name}")
         # Facts last: answers without them are asked again.
         Path(path).with_name(FILE).unlink(missing_ok=True)
         write_text(path, lines)
         write_text(Path(path).with_name(FILE), json.dumps(facts(**told), indent=1, ensure_ascii=False) + "\n")
         print_accuracy(path)
+
+    if args.ngpu or args.nj == 1:
+        for job in waiting:
+            ask(*job)
+    else:
+        import espnet_llmvq.tasks.speech_llm  # noqa: F401  shared by forked processes
+
+        run_forked(ask, {job[0]: job for job in waiting}, args.nj, f"{name}: asking")

@@ -422,14 +422,18 @@ sequences() {
         fi
     done
 }
-# LLM positions of training and validation sequences: positions STACK CONFIG DIRECTORY
+# LLM positions of training and validation sequences: positions STACK CONFIG DIRECTORY [SEQUENCES SHAPE]...
 positions() {
-    local train=${dumpdir}/${train_set}/sequences.jsonl valid=${dumpdir}/${valid_set}/sequences.jsonl
-    if fresh "$3/train_shape" "${train}" "${tokenizer}/tokenizer.json" && fresh "$3/valid_shape" "${valid}"; then
-        log "$3 is up to date, nothing to do"
+    local stack=$1 config=$2 directory=$3 pairs=()
+    set -- "${dumpdir}/${valid_set}/sequences.jsonl" "$3/valid_shape" "${train_dir}/sequences.jsonl" "$3/train_shape" "${@:4}"
+    while [ $# -gt 0 ]; do
+        fresh "$2" "$1" "${tokenizer}/tokenizer.json" || pairs+=("$1" "$2")
+        shift 2
+    done
+    if [ ${#pairs[@]} -eq 0 ]; then
+        log "${directory} is up to date, nothing to do"
     else
-        bin collect_positions --llm "${tokenizer}" --stack "$1" --encoder_config "$2" \
-            "${valid}" "$3/valid_shape" "${train}" "$3/train_shape"
+        bin collect_positions --llm "${tokenizer}" --stack "${stack}" --encoder_config "${config}" "${pairs[@]}"
     fi
 }
 data_opts=(--train "${train_dir}/sequences.jsonl" --valid "${dumpdir}/${valid_set}/sequences.jsonl")
@@ -543,16 +547,9 @@ if stage_on 9; then
     for source in ${sources}; do make_source "${source}"; done
 fi
 
-# LLM positions of all sources, then the mixtures of them: files NAME.jsonl and NAME_shape in EXPDIR/mixtures
+# Mixtures of the sources: files NAME.jsonl and NAME_shape in EXPDIR/mixtures
 mix() {
-    local source name shares out pairs=() specs inputs mix_opts
-    for source in ${sources}; do
-        fresh "$(source_shape "${source}")" "$(source_file "${source}")" "${tokenizer}/tokenizer.json" ||
-            pairs+=("$(source_file "${source}")" "$(source_shape "${source}")")
-    done
-    if [ ${#pairs[@]} -gt 0 ]; then
-        bin collect_positions --llm "${tokenizer}" --stack "${bridge_stack}" --encoder_config "${encoder_dir}/config.yaml" "${pairs[@]}"
-    fi
+    local source name shares out specs inputs mix_opts
     while IFS='|' read -r name shares; do
         out=${expdir}/mixtures/${name}.jsonl specs=() inputs=("${conf_dir}/mixtures/${name}.yaml")
         for source in ${shares}; do
@@ -577,7 +574,9 @@ if [ -n "${pretrained_encoder}" ] && grep -qs "layer: weighted" "${encoder_confi
 fi
 if stage_on 10; then
     log "Stage 10: LLM positions -> ${expdir}/stats; encoder frames -> ${cache_dir}"
-    positions "${bridge_stack}" "${encoder_dir}/config.yaml" "${expdir}/stats"
+    source_opts=()
+    for source in ${sources}; do source_opts+=("$(source_file "${source}")" "$(source_shape "${source}")"); done
+    positions "${bridge_stack}" "${encoder_dir}/config.yaml" "${expdir}/stats" ${source_opts[@]+"${source_opts[@]}"}
     if [ -n "${mixtures}" ]; then
         log "Stage 10: mixtures -> ${expdir}/mixtures"
         mix
@@ -634,7 +633,7 @@ if stage_on 12; then
     for item in ${questions}; do
         IFS='=' read -r kind file examples <<<"${item}"
         log "Stage 12: questions of ${file} to ${systems}, and in writing to ${llm}"
-        ask_opts=(--questions "${file}" --llm "${llm}" --llm_dir "${expdir}/llm_alone" --threads "${nj}" --ngpu "${ngpu}")
+        ask_opts=(--questions "${file}" --llm "${llm}" --llm_dir "${expdir}/llm_alone" --nj "${nj}" --ngpu "${ngpu}")
         [ -z "${questions_config}" ] || ask_opts+=(--config "${questions_config}")
         [ "${stage}" -ne 12 ] || ask_opts+=(--redo)
         if [ "${kind}" = mc ]; then
