@@ -17,7 +17,7 @@ opts=(
     --tts_voices "en-us en-us+f2 en-gb+m3 en-gb+f4"
     --texts "domain=data/text/domain.txt"
     # What the phase `joint` takes in its steps, so that every mixture is gone through about once.
-    --mixture_positions 550000
+    --mixture_positions 410000
     --lm_train_text data/lm/train.txt
     # Without the words of the domain: a piece that training speech never has cannot be recognised.
     --tokenizer_text data/lm/tokenizer.txt
