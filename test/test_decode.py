@@ -143,6 +143,43 @@ def test_the_search_is_of_transformers(make_model, tokenizer, corpus):
     assert compared > 1
 
 
+def test_beams_share_their_prompts():
+    """Bit by bit what transformers' own cache holds, while tokens are written and beams take each other's places."""
+    from transformers import DynamicCache, LlamaConfig, MistralConfig
+
+    from espnet_llmvq.decode.prompt_cache import BeamLayer, for_beams
+
+    sizes = {"num_hidden_layers": 2, "hidden_size": 12, "num_attention_heads": 3, "num_key_value_heads": 3}
+    generator = torch.Generator().manual_seed(0)
+    caches = []
+    for _ in range(2):
+        generator.manual_seed(0)
+        caches.append(DynamicCache(config=LlamaConfig(**sizes)))
+        for layer in range(2):
+            caches[-1].update(*torch.randn(2, 3, 3, 5, 4, generator=generator), layer)
+    caches[0].batch_repeat_interleave(4)
+    caches[1] = for_beams(caches[1], 4, room=6)
+    assert all(type(layer) is BeamLayer for layer in caches[1].layers)
+    for step in range(6):
+        written = torch.randn(2, 2, 12, 3, 1, 4, generator=generator)
+        order = torch.cat([4 * i + torch.randint(4, (4,), generator=generator) for i in range(3)])
+        for cache in caches:
+            assert cache.get_seq_length() == 5 + step
+            for layer in range(2):
+                cache.update(*written[layer], layer)
+            cache.reorder_cache(order)
+        for plain, ours in zip(caches[0].layers, caches[1].layers):
+            assert torch.equal(plain.keys, ours.keys) and torch.equal(plain.values, ours.values)
+    # Layers of another kind stay what they are.
+    sliding = DynamicCache(config=MistralConfig(**sizes, sliding_window=4))
+    kinds = [type(layer) for layer in sliding.layers]
+    for layer in range(2):
+        sliding.update(*torch.randn(2, 3, 3, 5, 4), layer)
+    sliding = for_beams(sliding, 4, room=6)
+    assert [type(layer) for layer in sliding.layers] == kinds and len(sliding.layers[0].keys) == 12
+    assert for_beams(None, 4, room=6) is None
+
+
 def test_greedy_search_by_hand(make_model, tokenizer, corpus):
     """One token at a time from full forward passes."""
     model = make_model()

@@ -3,8 +3,8 @@
 from dataclasses import dataclass
 
 import torch
-from transformers import DynamicCache
 
+from espnet_llmvq.decode.prompt_cache import for_beams, read_prompts
 from espnet_llmvq.model import SPEECH
 
 
@@ -83,25 +83,6 @@ def prompt_inputs(model, batch):
     return inputs
 
 
-def read_prompts(model, inputs, mask, times):
-    """Key-value cache of prompts up to their last position, each prompt read once and repeated `times` times.
-
-    inputs (B, P, H), padded on the left; mask (B, P). None for a P of 1: there is nothing to keep.
-    """
-    if inputs.shape[1] == 1:
-        return None
-    cache, positions = DynamicCache(config=model.llm.config), (mask.cumsum(-1) - 1).clamp(min=0)
-    model.llm.get_decoder()(
-        inputs_embeds=inputs[:, :-1],
-        attention_mask=mask[:, :-1],
-        position_ids=positions[:, :-1],
-        past_key_values=cache,
-        use_cache=True,
-    )
-    cache.batch_repeat_interleave(times)
-    return cache
-
-
 @torch.inference_mode()
 def log_probability(model, prompts, texts, end=True):
     """Log probability of texts after their prompts, with `end` also of the end token, by a pass of the LLM over each.
@@ -123,12 +104,15 @@ def log_probability(model, prompts, texts, end=True):
         inputs = pad([torch.cat([prompt[-1:], row]) for row in embedded], True)
         mask = pad([prompt.new_ones(len(prompt) + len(row), dtype=torch.long) for row in embedded], True)
         positions = torch.arange(len(prompt) - 1, mask.shape[1], device=prompt.device).expand(len(embedded), -1)
+        cache = read_prompts(model, prompt[None], mask[:1, : len(prompt)])
+        if cache is not None:
+            cache.batch_repeat_interleave(len(embedded))
         hidden = model.llm.get_decoder()(
             inputs_embeds=inputs,
             attention_mask=mask,
             position_ids=positions,
-            past_key_values=read_prompts(model, prompt[None], mask[:1, : len(prompt)], len(embedded)),
-            use_cache=len(prompt) > 1,
+            past_key_values=cache,
+            use_cache=cache is not None,
         ).last_hidden_state
         found = []
         for row, i in zip(ids, which):
@@ -169,7 +153,7 @@ def search(model, tokenizer, prompts, limits, num_beams=4, length_penalty=0.0):
         inputs_embeds=inputs,
         attention_mask=mask,
         # Of itself it would read each prompt once for each beam, and prompts are longer than what is written.
-        past_key_values=read_prompts(model, inputs, mask, num_beams) if num_beams > 1 else None,
+        past_key_values=for_beams(read_prompts(model, inputs, mask), num_beams, max(limits) + 1),
         num_beams=num_beams,
         num_return_sequences=num_beams,
         **({"length_penalty": length_penalty} if num_beams > 1 else {}),
