@@ -388,8 +388,26 @@ train_lm() {
     OMP_NUM_THREADS=$1 bin train_lm --config "${lm_config}" --train ${lm_train_text} --valid ${lm_valid_text} \
         --tokenizer "${expdir}/tokenizer" --out "${lm_dir}" --prompt "${prompt}" --seed "${base_seed}"
 }
-stop_lm() { [ -z "${lm_job}" ] || kill "${lm_job}" 2>/dev/null || true; }
-trap stop_lm EXIT
+# On CPUs, a command beside those that follow: start COMMAND [ARG...]; then finish WHAT, which waits for all of them.
+jobs=()
+start() {
+    if [ "${nj}" -gt 1 ] && [ "${ngpu}" -eq 0 ]; then
+        "$@" &
+        jobs+=("$!")
+    else
+        "$@"
+    fi
+}
+finish() {
+    local job
+    for job in ${jobs[@]+"${jobs[@]}"}; do wait "${job}" || die "$1 failed; its message is above"; done
+    jobs=()
+}
+stop_jobs() {
+    local job
+    for job in ${lm_job} ${jobs[@]+"${jobs[@]}"}; do kill "${job}" 2>/dev/null || true; done
+}
+trap stop_jobs EXIT
 
 if stage_on 6; then
     if ${own_llm} && ${own_encoder} && stage_on 7 && [ "${nj}" -gt 1 ]; then
@@ -576,11 +594,6 @@ if stage_on 10; then
     log "Stage 10: LLM positions -> ${expdir}/stats; encoder frames -> ${cache_dir}"
     source_opts=()
     for source in ${sources}; do source_opts+=("$(source_file "${source}")" "$(source_shape "${source}")"); done
-    positions "${bridge_stack}" "${encoder_dir}/config.yaml" "${expdir}/stats" ${source_opts[@]+"${source_opts[@]}"}
-    if [ -n "${mixtures}" ]; then
-        log "Stage 10: mixtures -> ${expdir}/mixtures"
-        mix
-    fi
     if ${cache_encoder}; then
         encode_opts=(--encoder "${encoder_dir}" --threads "${nj}" --ngpu "${ngpu}")
         pairs=()
@@ -593,11 +606,17 @@ if stage_on 10; then
             fi
         done
         if [ ${#pairs[@]} -gt 0 ]; then
-            on "${cuda_cmd}" "${expdir}/log/encode.log" encode "${encode_opts[@]}" "${pairs[@]}"
+            start on "${cuda_cmd}" "${expdir}/log/encode.log" encode "${encode_opts[@]}" "${pairs[@]}"
         else
             log "${cache_dir} is up to date, nothing to do"
         fi
     fi
+    positions "${bridge_stack}" "${encoder_dir}/config.yaml" "${expdir}/stats" ${source_opts[@]+"${source_opts[@]}"}
+    if [ -n "${mixtures}" ]; then
+        log "Stage 10: mixtures -> ${expdir}/mixtures"
+        mix
+    fi
+    finish "encoding"
 fi
 
 if stage_on 11; then
@@ -630,18 +649,21 @@ if stage_on 12; then
     [ "${ctc_weight}" != valid ] || rescore_opts+=(--tune "${valid_set}=${dumpdir}/${valid_set}/text")
     for name in ${decoded_sets}; do rescore_opts+=(--set "${name}"); done
     bin rescore "${system_opts[@]}" "${rescore_opts[@]}"
+    # Files of questions are gone through side by side.
+    items=$(wc -w <<<"${questions}")
     for item in ${questions}; do
         IFS='=' read -r kind file examples <<<"${item}"
         log "Stage 12: questions of ${file} to ${systems}, and in writing to ${llm}"
-        ask_opts=(--questions "${file}" --llm "${llm}" --llm_dir "${expdir}/llm_alone" --nj "${nj}" --ngpu "${ngpu}")
+        ask_opts=(--questions "${file}" --llm "${llm}" --llm_dir "${expdir}/llm_alone" --nj $(((nj + items - 1) / items)) --ngpu "${ngpu}")
         [ -z "${questions_config}" ] || ask_opts+=(--config "${questions_config}")
         [ "${stage}" -ne 12 ] || ask_opts+=(--redo)
         if [ "${kind}" = mc ]; then
-            bin multiple_choice "${system_opts[@]}" "${ask_opts[@]}" ${examples:+--examples "${examples}"}
+            start bin multiple_choice "${system_opts[@]}" "${ask_opts[@]}" ${examples:+--examples "${examples}"}
         else
-            bin spoken_qa "${system_opts[@]}" "${ask_opts[@]}"
+            start bin spoken_qa "${system_opts[@]}" "${ask_opts[@]}"
         fi
     done
+    finish "asking questions"
 fi
 
 results_dir=${expdir}
