@@ -42,10 +42,10 @@ def run_jobs(work, *jobs, nj, desc, chunksize=8, initializer=None):
         ) from None
 
 
-def _call(work, arguments):
+def _call(work, arguments, sender):
     """Entry of a forked process: a UserError is one line."""
     try:
-        work(*arguments)
+        sender.send(work(*arguments))
     except Exception as err:
         message = message_of(err)
         if message is None:
@@ -55,20 +55,27 @@ def _call(work, arguments):
 
 
 def run_forked(work, jobs, nj, what):
-    """Run work(*arguments) for {name: arguments}, each in a process forked from this one, at most `nj` at once.
+    """{name: work(*arguments)} of {name: arguments}, each in a process forked from this one, at most `nj` at once.
 
     what: how messages call a job. Raises UserError that names the first job that fails; the others are ended.
     """
-    fork, waiting, running = multiprocessing.get_context("fork"), list(jobs.items()), {}
+    fork, waiting, running, found = multiprocessing.get_context("fork"), list(jobs.items()), {}, {}
     try:
         while waiting or running:
             while waiting and len(running) < nj:
                 name, arguments = waiting.pop(0)
-                process = fork.Process(target=_call, args=(work, arguments))
+                receiver, sender = fork.Pipe(False)
+                process = fork.Process(target=_call, args=(work, arguments, sender))
                 process.start()
-                running[process.sentinel] = (name, process)
-            for sentinel in wait(list(running)):
-                name, process = running.pop(sentinel)
+                sender.close()  # so that the end of the process is the end of what can be received
+                running[receiver] = (name, process)
+            for receiver in wait(list(running)):
+                name, process = running.pop(receiver)
+                try:
+                    found[name] = receiver.recv()
+                except EOFError:
+                    pass  # its exit code says why
+                receiver.close()
                 process.join()
                 if process.exitcode != 0:
                     raise UserError(
@@ -78,3 +85,4 @@ def run_forked(work, jobs, nj, what):
         for _, process in running.values():
             process.terminate()
             process.join()
+    return {name: found[name] for name in jobs}

@@ -173,6 +173,14 @@ def test_forked_jobs_all_run(tmp_path):
     assert {p.name for p in tmp_path.iterdir()} == set("0123456")
 
 
+def test_forked_jobs_return_what_work_returned():
+    """In the order of the jobs, whichever ends first; more than a pipe holds too."""
+    delays = {"slow": (0.5, 10), "large": (0.0, 3_000_000), "nothing": (0.0, 0)}
+    found = run_forked(lambda seconds, n: time.sleep(seconds) or b"x" * n or None, delays, 2, "job")
+    assert list(found) == ["slow", "large", "nothing"]
+    assert [found[name] and len(found[name]) for name in found] == [10, 3_000_000, None]
+
+
 @pytest.mark.parametrize(
     "how, message",
     [

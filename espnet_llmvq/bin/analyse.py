@@ -29,7 +29,8 @@ def get_parser():
     parser.add_argument("--seed", type=int, default=1, help="the seed the systems were trained with")
     parser.add_argument("--draw_seed", type=int, default=1, help="of utterances, bootstrap and t-SNE")
     parser.add_argument("--title", default="Analysis", help="title of the page of nearest tokens")
-    parser.add_argument("--threads", type=int, default=1, help="CPU threads")
+    parser.add_argument("--nj", type=int, default=1, help="systems analysed at once, in processes of their own (CPU)")
+    parser.add_argument("--threads", type=int, default=1, help="CPU threads of each process")
     parser.add_argument("--ngpu", type=int, default=0, help="1 to run the bridge on a GPU")
     parser.add_argument("--redo", action="store_true", help="analyse again what is analysed")
     return parser
@@ -162,9 +163,17 @@ def main(argv=None):
         del sets[name], chosen[name]
     if not sets:
         raise UserError(f"no set has {LEAST} utterances with a transcript, so there is nothing to analyse")
+    jobs = {system.name: (args, system, sets, chosen) for system in systems}
+    if args.ngpu or args.nj == 1:
+        analysed = {name: analyse_system(*job) for name, job in jobs.items()}
+    else:
+        import espnet_llmvq.tasks.speech_llm  # noqa: F401  shared by forked processes
+        from espnet_llmvq.parallel import run_forked
+
+        analysed = run_forked(analyse_system, jobs, args.nj, "analysing")
     rows, warnings, panels, steps = [], [], {name: [] for name in sets}, {}
     for system in systems:
-        new, collapsed, places, steps[system.name] = analyse_system(args, system, sets, chosen)
+        new, collapsed, places, steps[system.name] = analysed[system.name]
         rows, warnings = rows + new, warnings + collapsed
         for name, panel in places.items():
             panels[name].append(panel)

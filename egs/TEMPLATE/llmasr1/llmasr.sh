@@ -710,7 +710,7 @@ if stage_on 14; then
     [ "${stage}" -ne 14 ] || set_opts+=(--redo)
     # shellcheck disable=SC2086
     bin analyse --systems "${systems}" --conf_dir "${conf_dir}" --expdir "${expdir}" --encoder "${encoder_dir}" --seed "${seed}" \
-        --out_dir "${results_dir}/analysis" --title "${title}" --threads "${nj}" --ngpu "${ngpu}" \
+        --out_dir "${results_dir}/analysis" --title "${title}" --nj "${nj}" --ngpu "${ngpu}" \
         "${set_opts[@]}" ${analyse_opts}
 fi
 
