@@ -180,6 +180,49 @@ def test_beams_share_their_prompts():
     assert for_beams(None, 4, room=6) is None
 
 
+LLMS = {
+    "gpt2": dict(n_layer=2, n_embd=12, n_head=3, n_positions=64),
+    "opt": dict(num_hidden_layers=2, hidden_size=12, num_attention_heads=3, ffn_dim=16, max_position_embeddings=64,
+                word_embed_proj_dim=12),
+    "bloom": dict(n_layer=2, hidden_size=12, n_head=3),
+    "mistral": dict(num_hidden_layers=2, hidden_size=12, num_attention_heads=3, num_key_value_heads=3,
+                    intermediate_size=16, sliding_window=6),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", LLMS)
+def test_other_llms_search_as_transformers_does(kind):
+    """Learned positions, positions from the mask alone, a window: texts and scores are those of plain `generate`."""
+    from types import SimpleNamespace
+
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    from espnet_llmvq.decode.generate import EndAtLimit, search
+    from espnet_llmvq.decode.questions import LLMAlone
+
+    torch.manual_seed(1)
+    config = AutoConfig.for_model(kind, vocab_size=20, bos_token_id=1, eos_token_id=1, pad_token_id=1, **LLMS[kind])
+    llm = AutoModelForCausalLM.from_config(config).eval()
+    for parameter in llm.parameters():  # far from the small weights of the start, where all texts are alike
+        if parameter.dim() > 1:
+            torch.nn.init.normal_(parameter, std=0.5)
+    prompts = [torch.randn(n, 12) for n in (3, 9, 1)]
+    lists = search(LLMAlone(llm, 1), SimpleNamespace(eos_token_id=1, pad_token_id=1), prompts, [8, 8, 8], 3)
+    for prompt, found in zip(prompts, lists):
+        plain = llm.generate(
+            inputs_embeds=prompt[None], attention_mask=torch.ones(1, len(prompt), dtype=torch.long), num_beams=3,
+            num_return_sequences=3, length_penalty=0.0, do_sample=False, max_new_tokens=9,
+            logits_processor=[EndAtLimit(torch.tensor([8]), 3, 1)],
+        ).tolist()  # fmt: skip
+        assert sorted(h.tokens for h in found) == sorted(row[: row.index(1)] for row in plain if 1 in row)
+        for hypothesis in found:
+            ids = torch.tensor([*hypothesis.tokens, 1])
+            inputs = torch.cat([prompt, llm.get_input_embeddings()(ids[:-1])])
+            with torch.no_grad():
+                logits = llm(inputs_embeds=inputs[None]).logits[0, len(prompt) - 1 :].double().log_softmax(-1)
+            assert hypothesis.llm == pytest.approx(float(logits.gather(1, ids[:, None]).sum()), abs=1e-4)
+
+
 def test_greedy_search_by_hand(make_model, tokenizer, corpus):
     """One token at a time from full forward passes."""
     model = make_model()

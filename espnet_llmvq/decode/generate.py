@@ -103,14 +103,12 @@ def log_probability(model, prompts, texts, end=True):
         embedded = [model.llm.get_input_embeddings()(row[:-1]).to(prompt.dtype) for row in firsts]
         inputs = pad([torch.cat([prompt[-1:], row]) for row in embedded], True)
         mask = pad([prompt.new_ones(len(prompt) + len(row), dtype=torch.long) for row in embedded], True)
-        positions = torch.arange(len(prompt) - 1, mask.shape[1], device=prompt.device).expand(len(embedded), -1)
         cache = read_prompts(model, prompt[None], mask[:1, : len(prompt)])
         if cache is not None:
             cache.batch_repeat_interleave(len(embedded))
         hidden = model.llm.get_decoder()(
             inputs_embeds=inputs,
             attention_mask=mask,
-            position_ids=positions,
             past_key_values=cache,
             use_cache=cache is not None,
         ).last_hidden_state

@@ -1,5 +1,7 @@
 """Keys and values of prompts, computed once and shared by all that is written after them."""
 
+import inspect
+
 from transformers import DynamicCache
 from transformers.cache_utils import Cache, DynamicLayer
 
@@ -11,14 +13,12 @@ def read_prompts(model, inputs, mask):
     """
     if inputs.shape[1] == 1:
         return None
-    cache, positions = DynamicCache(config=model.llm.config), (mask.cumsum(-1) - 1).clamp(min=0)
-    model.llm.get_decoder()(
-        inputs_embeds=inputs[:, :-1],
-        attention_mask=mask[:, :-1],
-        position_ids=positions[:, :-1],
-        past_key_values=cache,
-        use_cache=True,
-    )
+    inputs, mask = inputs[:, :-1], mask[:, :-1]
+    decoder, cache, where = model.llm.get_decoder(), DynamicCache(config=model.llm.config), {}
+    # Those without, such as BLOOM, go by the mask.
+    if "position_ids" in inspect.signature(decoder.forward).parameters:
+        where["position_ids"] = (mask.cumsum(-1) - 1).clamp(min=0)
+    decoder(inputs_embeds=inputs, attention_mask=mask, past_key_values=cache, use_cache=True, **where)
     return cache
 
 
