@@ -107,7 +107,8 @@ if ${smoke}; then
     done
     datadir+=_smoke dumpdir+=_smoke expdir+=_smoke
     lm_config=${conf_dir}/lm_smoke.yaml
-    train_overrides="max_epoch=1 num_iters_per_epoch=2 ${train_overrides}"
+    # Two steps, of a batch as small as tiny models need, whatever the recipe's are.
+    train_overrides="max_epoch=1 num_iters_per_epoch=2 accum_grad=1 batch_bins=600 ${train_overrides}"
     # An encoder that has learnt nothing finds no pauses: segments end after every word.
     interleave_overrides="silence=0 ${interleave_overrides}"
 fi

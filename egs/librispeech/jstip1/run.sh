@@ -56,6 +56,6 @@ opts+=(
     --lm_train_text data/lm/train.txt
     --lm_valid_text "${lm_valid_text}"
     --smoke_opts "--local_data_opts=--smoke=true --encoder_config conf/encoder_smoke.yaml --vocab_size 160 \
-        --mixture_positions 3000 --questions_config conf/questions_smoke.yaml --train_overrides accum_grad=1"
+        --mixture_positions 3000 --questions_config conf/questions_smoke.yaml"
 )
 exec ./llmasr.sh "${opts[@]}" "$@"

@@ -36,6 +36,6 @@ opts=(
     --normaliser softvq
     --title "librispeech, ${ENCODER}"
     --ngpu 1
-    --smoke_opts "--ngpu=0 --train_overrides=accum_grad=1"
+    --smoke_opts "--ngpu=0"
 )
 exec ./llmasr.sh "${opts[@]}" "$@"
