@@ -24,7 +24,7 @@ import sys
 import tempfile
 import time
 
-from espnet_llmvq.score.files import write_text
+from espnet_llmvq.write import write_text
 
 ESPNET = """
 frontend_conf: {{fs: 16000, n_fft: 512, win_length: 400, hop_length: 160}}

@@ -15,7 +15,7 @@ import subprocess
 import sys
 import time
 
-from espnet_llmvq.score.files import write_text
+from espnet_llmvq.write import write_text
 
 WAYS = ("one_by_one", "separate", "concatenated")
 ENCODER = {

@@ -17,7 +17,7 @@ import time
 
 import numpy as np
 
-from espnet_llmvq.score.files import write_text
+from espnet_llmvq.write import write_text
 
 HIDDEN, LAYERS, VOCABULARY = 192, 4, 500
 

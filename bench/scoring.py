@@ -18,6 +18,7 @@ import numpy as np
 
 from espnet_llmvq.score import stats
 from espnet_llmvq.score.measure import ratio
+from espnet_llmvq.write import write_text
 
 # Simulated test sets: units resampled, utterances of each, share of utterances that loop.
 SETS = {
@@ -27,7 +28,6 @@ SETS = {
     "15 speakers of 20 utterances": (15, 20, 0.0),
 }
 WORDS = (4, 20)  # words of an utterance, uniform, the second excluded
-MEAN_RATE = 1.5 / 11.5  # of the Beta distribution of speakers' error rates
 
 
 def draw_set(rng, units, utterances, loops, systems=1, shared=0.7):
@@ -141,7 +141,7 @@ def main():
         result["coverage_of_difference"][name] = coverage_of_difference(shape)
         result["false_positives"][name] = false_positives(shape)
         print(name, *(result[key][name] for key in list(result)[2:]), flush=True)
-    Path(args.json).write_text(json.dumps(result, indent=1) + "\n")
+    write_text(args.json, json.dumps(result, indent=1) + "\n")
 
 
 if __name__ == "__main__":

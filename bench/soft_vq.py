@@ -21,6 +21,7 @@ import torch
 import torch.nn.functional as F
 
 from espnet_llmvq.bridge.soft_vq import soft_vq
+from espnet_llmvq.write import write_text
 
 VOCABULARIES, FRAMES, WIDTH = (500, 32000, 151936), (350, 2800), 896
 TOP_K = (10, "all")
@@ -188,9 +189,7 @@ def main(argv=None):
                 results.append(json.loads(done.stdout))
                 print(show(results[-1]), flush=True)
     if args.json:
-        with open(f"{args.json}.tmp", "w") as f:
-            json.dump(results, f, indent=1)
-        os.replace(f"{args.json}.tmp", args.json)
+        write_text(args.json, json.dumps(results, indent=1) + "\n")
 
 
 if __name__ == "__main__":

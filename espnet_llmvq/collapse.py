@@ -8,6 +8,7 @@ import math
 import os
 
 from espnet_llmvq.errors import UserError
+from espnet_llmvq.write import write_text
 
 FILE = "diagnostics.json"
 MARK = "bridge collapse"  # begins each warning of the training log
@@ -55,11 +56,8 @@ def collapses(means, all_rows=0):
 
 def write_diagnostics(directory, epoch, means, found):
     """Leave the means of the validation set after `epoch`, and the warnings, in a phase's directory."""
-    path = os.path.join(directory, FILE)
-    with open(path + ".tmp", "w", encoding="utf-8") as f:
-        json.dump({"epoch": epoch, "means": means, "warnings": found}, f, indent=1)
-        f.write("\n")
-    os.replace(path + ".tmp", path)
+    made = {"epoch": epoch, "means": means, "warnings": found}
+    write_text(os.path.join(directory, FILE), json.dumps(made, indent=1) + "\n")
 
 
 def read_warnings(directory):

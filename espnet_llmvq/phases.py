@@ -23,10 +23,19 @@ class Training:
 
 
 def read_overrides(pairs):
-    """["key=value", ...], values as in YAML -> dict."""
+    """["key=value", ...], values as in YAML -> dict. Raises UserError for a pair that is none."""
     import yaml
 
-    return {key: yaml.safe_load(value) for key, _, value in (pair.partition("=") for pair in pairs)}
+    found = {}
+    for pair in pairs:
+        key, equals, value = pair.partition("=")
+        if not key or not equals:
+            raise UserError(f"override {pair!r}: expected key=value")
+        try:
+            found[key] = yaml.safe_load(value)
+        except yaml.YAMLError as err:
+            raise UserError(f"override {pair!r}: the value is not YAML: {str(err).splitlines()[0]}") from None
+    return found
 
 
 def read_trainings(

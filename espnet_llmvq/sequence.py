@@ -129,11 +129,15 @@ def write_sequences(path, sequences):
 
 
 def read_sequences(path):
-    """Yield every `Sequence` of a file in order. Raises UserError with file and line."""
-    with open(path, encoding="utf-8") as f:
+    """Yield every `Sequence` of a file in order. Raises UserError with file and line, and for a file that is absent."""
+    try:
+        f = open(path, "rb")
+    except FileNotFoundError:
+        raise UserError(f"{path} does not exist; make it with make_sequences (stage 9)") from None
+    with f:
         for number, line in enumerate(f, 1):
             try:
-                yield Sequence.from_json(line)
+                yield Sequence.from_json(line.decode("utf-8"))
             except (ValueError, KeyError, TypeError) as err:
                 raise UserError(f"{path}:{number}: not a sequence: {err}") from None
 

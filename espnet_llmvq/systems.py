@@ -68,6 +68,8 @@ def read_yaml(path):
             data = yaml.safe_load(f) or {}
     except FileNotFoundError:
         raise UserError(f"{path} does not exist") from None
+    except UnicodeDecodeError as err:
+        raise UserError(f"{path} is not UTF-8: {err}") from None
     except yaml.YAMLError as err:
         raise UserError(f"{path}: {err}") from None
     if not isinstance(data, dict):
@@ -75,16 +77,20 @@ def read_yaml(path):
     return data
 
 
-def read_config(path):
+def read_config(path, above=()):
     """A training config; `base: other.yaml` (relative to it) is read first, then overridden.
 
-    Keyword arguments (`*_conf`) are merged one level deep, all else is replaced.
+    Keyword arguments (`*_conf`) are merged one level deep, all else is replaced. above: the files that led here.
+    Raises UserError for a base that leads back to the file itself.
     """
     config = read_yaml(path)
     base = config.pop("base", None)
     if base is None:
         return config
-    merged = read_config(os.path.join(os.path.dirname(path), base))
+    base, above = os.path.join(os.path.dirname(path), str(base)), (*above, os.path.abspath(path))
+    if os.path.abspath(base) in above:
+        raise UserError(f"{path}: its base {base} has this file as its base; one of them must have another or none")
+    merged = read_config(base, above)
     for key, value in config.items():
         if key.endswith("_conf") and isinstance(value, dict) and isinstance(merged.get(key), dict):
             merged[key] = {**merged[key], **value}
@@ -143,6 +149,8 @@ def read_systems(conf_dir, wanted, seed=1):
             check_name(f"key in {path}", key, SYSTEM_KEYS)
         decode = check_name(f"decode in {path}", data.get("decode", "llm"), DECODERS)
         phases, parent = [], None
+        if not isinstance(data.get("phases", []), list):
+            raise UserError(f"{path}: phases must be a list of names; leave the key out if there are none")
         for phase in data.get("phases", []):
             check_name(f"phase in {path}", phase, names(phases_dir))
             tag = f"{parent.removesuffix(suffix) if suffix else parent}-{phase}" if parent else phase

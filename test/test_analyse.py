@@ -336,7 +336,10 @@ def test_nothing_is_done_twice(experiment, made, capsys):
 
 def test_mistakes_are_named(experiment, tmp_path):
     _, command = experiment
-    sets = [f"--set=c={few(tmp_path / 'c.jsonl', ['one', 'two'])}", f"--out_dir={tmp_path}"]
+    sets = [f"--set=c={few(tmp_path / 'c.jsonl', ['one', 'two'])}", f"--out_dir={tmp_path / 'out'}"]
+    with pytest.raises(UserError, match="would be replaced, but holds other files and no analysis.json"):
+        analyse.main([*command, f"--out_dir={tmp_path}", "--redo"])
+    assert (tmp_path / "c.jsonl").exists()
     with pytest.raises(UserError, match="no set has 3 utterances"):
         analyse.main([*command[: command.index("--set")], *sets])
     with pytest.raises(UserError, match="did you mean 'soft'"):
@@ -351,7 +354,7 @@ def test_mistakes_are_named(experiment, tmp_path):
 
 def test_the_report_shows_it(experiment, made, tmp_path):
     exp, _ = experiment
-    row = {"system": "soft", "set": "a", "metric": "wer", "value": 12.0}
+    row = {"system": "soft", "set": "a", "domain": "id", "metric": "wer", "value": 12.0, "seed": 1}
     (exp / "results.json").write_text(json.dumps([row]))
     report.main([f"--exp_dir={exp}"])
     page = (exp / "report" / "report.html").read_text()

@@ -232,7 +232,7 @@ def test_format_overwrites_only_its_own_output(tmp_path, monkeypatch):
     src = make(tmp_path / "src")
     (tmp_path / "home").mkdir()
     (tmp_path / "home" / "thesis.txt").write_text("precious")
-    with pytest.raises(UserError, match="not written by format_audio"):
+    with pytest.raises(UserError, match="home would be replaced, but holds other files"):
         format_audio.format_audio(src, tmp_path / "home", nj=1)
     with pytest.raises(UserError, match="give another DEST"):
         format_audio.format_audio(src, src, nj=1)

@@ -154,11 +154,17 @@ def test_data_directory(tmp_path, monkeypatch):
     before = (out / "text").stat().st_mtime_ns, files(out)
     command.main([*options, "--out", "d", "--nj", "1"])
     assert (out / "text").stat().st_mtime_ns == before[0]  # nothing was done
-    (out / ".synthesised").unlink()
+    (out / ".synthesised").write_text("another request\n")
     command.main([*options, "--out", "d", "--nj", "1"])
     assert {k: v for k, v in files(out).items() if k.name != ".synthesised"} == {
         k: v for k, v in before[1].items() if k.name != ".synthesised"
     }
+    # A data directory that another command made, with its audio, stays.
+    (out / ".synthesised").unlink()
+    left = files(out)
+    with pytest.raises(UserError, match="d would be replaced"):
+        command.main([*options, "--out", "d", "--nj", "1"])
+    assert files(out) == left
 
 
 def test_another_engine(tmp_path):

@@ -247,7 +247,8 @@ def test_failure_leaves_nothing_behind(source, tmp_path):
 def test_foreign_destination_and_empty_request_are_refused(source, tmp_path):
     other = tmp_path / "other"
     other.mkdir()
-    with pytest.raises(UserError, match="remove it"):
+    (other / "notes").write_text("mine")
+    with pytest.raises(UserError, match="other would be replaced, but holds other files"):
         perturb_data_dir_speed.main([str(source), "0.9", str(other)])
     with pytest.raises(UserError, match="same directory"):
         perturb_data_dir_speed.main([str(source), "0.9", str(source)])

@@ -16,6 +16,7 @@ from espnet_llmvq.align.ctm import Word
 from espnet_llmvq.bin import make_sequences
 from espnet_llmvq.errors import UserError
 from espnet_llmvq.interleave.interleaved import Interleaving, interleave
+from espnet_llmvq.interleave.questions import MultipleChoice
 from espnet_llmvq.interleave.units import Dropped
 from espnet_llmvq.sequence import Sequence, read_sequences
 
@@ -215,6 +216,16 @@ def test_small_overruns_are_clipped():
 def test_config_errors(values, message):
     with pytest.raises(UserError, match=message):
         Interleaving.from_dict(values)
+
+
+def test_a_wrong_value_is_told_with_its_file(tmp_path):
+    (tmp_path / "w.yaml").write_text("silence: -1\n")
+    with pytest.raises(UserError, match="w.yaml: silence: -1 must be"):
+        Interleaving.read(str(tmp_path / "w.yaml"))
+    with pytest.raises(UserError, match="--override: silence: -1 must be"):
+        Interleaving.read(overrides=["silence=-1"])
+    with pytest.raises(UserError, match="q.yaml: shots is -1"):
+        MultipleChoice.from_dict({"shots": -1}, "q.yaml")
 
 
 @pytest.fixture

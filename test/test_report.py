@@ -14,6 +14,7 @@ from espnet_llmvq.report import content, media, plots, tables, training
 from espnet_llmvq.report.page import clean
 from espnet_llmvq.report.scale import position, tick_label, ticks
 from espnet_llmvq.report.utterances import MAX_PAIRS, confusions, errors, make_diff, worst
+from espnet_llmvq.score.experiment import read_rows
 from espnet_llmvq.score.table import parse_set, parse_system
 from espnet_llmvq.score.wer import score_utterances
 
@@ -89,7 +90,7 @@ def test_means_are_told_from_sets(name, domain, label):
         (None, "not there; score the systems first .stage 13"),
         ("{", "not JSON"),
         ("[]", "not a list of results"),
-        ('[{"system": "a"}]', "entry 1 lacks one of metric, set, system, value"),
+        ('[{"system": "a"}]', "entry 1 lacks one of system, set"),
     ],
 )
 def test_results_that_cannot_be_read(tmp_path, text, message):
@@ -97,7 +98,7 @@ def test_results_that_cannot_be_read(tmp_path, text, message):
     if text is not None:
         path.write_text(text)
     with pytest.raises(UserError, match=f"results.json: .*{message}"):
-        tables.read_rows(path)
+        read_rows(path)
 
 
 def test_environment():

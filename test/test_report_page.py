@@ -455,7 +455,7 @@ def test_same_input_same_page(page):
 def test_numbers_alone(tmp_path, capsys):
     with pytest.raises(UserError, match=r"results\.json: not there; .*\(stage 13\)"):
         report.main([f"--exp_dir={tmp_path}"])
-    bare = [{"system": "a", "set": "test", "metric": "bleu", "value": 30.5}]
+    bare = [{"system": "a", "set": "test", "domain": "", "metric": "bleu", "value": 30.5, "seed": 1}]
     seed = tmp_path / "seed2"
     seed.mkdir()
     (seed / "results.json").write_text(json.dumps(bare))
@@ -532,7 +532,10 @@ def test_sort_by_click(opened):
 def test_numbers_on_the_screen(opened):
     script = """return Array.from(document.querySelectorAll('#results tbody')[0].rows,
         r => [r.dataset.system, Array.from(r.cells).slice(1).map(c => c.innerText)])"""
-    for system, cells in opened.run(script):
+    found = dict(opened.run(script))
+    assert found.keys() == VALUES.keys()
+    for system, cells in found.items():
+        assert len(cells) == len(VALUES[system])
         for (value, low, high), cell in zip(VALUES[system].values(), cells):
             assert cell.split("\n")[0].split() in ([f"{value:.2f}"], [f"{value:.2f}", "lowest"])
             assert cell.split("\n")[-1] == f"{low:.2f} to {high:.2f}"

@@ -72,6 +72,11 @@ def test_errors_name_file_and_line(tmp_path):
         path.write_text(good + "\n" + bad + "\n", encoding="utf-8")
         with pytest.raises(UserError, match=message):
             list(read_sequences(path))
+    path.write_bytes((good + "\n").encode() + b'{"id": "\xff"}\n')
+    with pytest.raises(UserError, match="s.jsonl:2: not a sequence"):
+        list(read_sequences(path))
+    with pytest.raises(UserError, match="none.jsonl does not exist; make it with make_sequences"):
+        list(read_sequences(tmp_path / "none.jsonl"))
 
 
 def test_duplicate_id_leaves_no_file(tmp_path):

@@ -7,6 +7,7 @@ import pytest
 from espnet_llmvq.bin import systems as list_systems
 from espnet_llmvq.bin import train
 from espnet_llmvq.errors import UserError
+from espnet_llmvq.phases import read_overrides
 from espnet_llmvq.score.published import make_published
 from espnet_llmvq.systems import (
     hypothesis_file,
@@ -107,12 +108,47 @@ def test_seed_is_part_of_every_tag(conf):
         ("label: no phases", "decodes with llm has 0 phases"),
         ("- start", "bad.yaml: expected `key: value` lines"),
         ("phases: [start", r"bad.yaml: (.|\n)*line 1"),
+        ("phases:", "bad.yaml: phases must be a list of names"),
     ],
 )
 def test_mistakes_in_a_system(conf, text, message):
     (conf / "systems" / "bad.yaml").write_text(text)
     with pytest.raises(UserError, match=message):
         read_systems(str(conf), ["soft", "bad"])
+
+
+def test_a_base_that_leads_back(conf):
+    for name, base in (("start", "hard"), ("hard", "soft"), ("soft", "start")):
+        (conf / "phases" / f"{name}.yaml").write_text(f"base: {base}.yaml\n")
+    with pytest.raises(UserError, match=r"soft.yaml: its base .*start.yaml has this file as its base"):
+        read_config(str(conf / "phases" / "start.yaml"))
+
+
+def test_a_config_of_another_encoding(conf):
+    (conf / "phases" / "start.yaml").write_bytes("# Größe\n".encode("latin-1"))
+    with pytest.raises(UserError, match="start.yaml is not UTF-8"):
+        read_config(str(conf / "phases" / "start.yaml"))
+
+
+@pytest.mark.parametrize(
+    "pair, message",
+    [
+        ("max_epoch", "override 'max_epoch': expected key=value"),
+        ("=1", "override '=1': expected key=value"),
+        ("betas=[1", r"override 'betas=\[1': the value is not YAML"),
+    ],
+)
+def test_mistakes_in_an_override(pair, message):
+    assert read_overrides(["a=1", "b=[1, x]", "c="]) == {"a": 1, "b": [1, "x"], "c": None}
+    with pytest.raises(UserError, match=message):
+        read_overrides(["a=1", pair])
+
+
+def test_the_baseline_may_be_of_another_run_but_not_mistyped(conf, capsys):
+    list_systems.main(["--conf_dir", str(conf), "--systems", "lora", "--baseline", "hard"])
+    assert capsys.readouterr().out.startswith("lora|")
+    with pytest.raises(UserError, match=r"unknown baseline 'herd' \(did you mean 'hard'"):
+        list_systems.main(["--conf_dir", str(conf), "--systems", "lora", "--baseline", "herd"])
 
 
 def test_unknown_system(conf, tmp_path):
@@ -292,6 +328,7 @@ def test_base_is_merged_one_level_deep(tmp_path):
             r"'max_learn' \(did you mean 'max_lr'\?\)",
         ),
         ({"augment_conf": {"snr": 1}}, r"'snr' \(did you mean 'snr_db'\?\)"),
+        ({"llm_conf": {"dtype": "bfloat"}}, r"unknown llm_conf.dtype in x.yaml 'bfloat' \(did you mean 'bfloat16'\?\)"),
     ],
 )
 def test_keys_that_nothing_reads(config, message):

@@ -3,8 +3,8 @@
 import math
 from dataclasses import dataclass
 
-from espnet_llmvq.data.datadir import write_atomic
 from espnet_llmvq.errors import UserError
+from espnet_llmvq.write import write_text
 
 CHANNEL = "1"  # an utterance is mono
 
@@ -77,7 +77,7 @@ def write_ctm(path, words):
             line = f"{utt} {CHANNEL} {w.start:.3f} {w.duration:.3f} {w.word}{confidence}"
             parse_line(line)
             lines.append(line + "\n")
-    write_atomic(path, "".join(lines))
+    write_text(path, "".join(lines))
 
 
 def boundary_errors(reference, found):

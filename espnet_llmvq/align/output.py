@@ -4,8 +4,8 @@ import os
 
 from espnet_llmvq.align.ctm import write_ctm
 from espnet_llmvq.align.quality import Quality, write_report
-from espnet_llmvq.data.datadir import write_atomic
 from espnet_llmvq.errors import UserError
+from espnet_llmvq.write import write_text
 
 
 def write_alignment(out, aligned, failed, seconds, reference=None):
@@ -15,7 +15,7 @@ def write_alignment(out, aligned, failed, seconds, reference=None):
     in both cases OUT.failed is there.
     """
     os.makedirs(os.path.dirname(out) or ".", exist_ok=True)
-    write_atomic(f"{out}.failed", "".join(f"{utt} {failed[utt]}\n" for utt in sorted(failed)))
+    write_text(f"{out}.failed", "".join(f"{utt} {failed[utt]}\n" for utt in sorted(failed)))
     if not aligned:
         raise UserError(f"{out}: no utterance could be aligned; {out}.failed has the reasons")
     quality = Quality(aligned, failed, seconds, reference)

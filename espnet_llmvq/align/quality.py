@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from espnet_llmvq.align.ctm import boundary_errors
-from espnet_llmvq.data.datadir import write_atomic
+from espnet_llmvq.write import write_text
 
 LIMITS = (20, 50, 100)  # ms
 BIN = 0.02  # s, of the tables of lengths
@@ -133,7 +133,7 @@ class Quality:
 
 def write_report(prefix, quality):
     """Write PREFIX.report.tsv and PREFIX.report.png."""
-    write_atomic(f"{prefix}.report.tsv", quality.table())
+    write_text(f"{prefix}.report.tsv", quality.table())
     temporary = f"{prefix}.report.png.tmp"
     quality.draw(temporary)
     os.replace(temporary, f"{prefix}.report.png")

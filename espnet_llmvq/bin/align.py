@@ -137,7 +137,6 @@ def main(argv=None):
     from espnet_llmvq.align.refine import refine
     from espnet_llmvq.data.audio import read_audio
 
-    torch.set_num_threads(args.threads)
     device = "cuda" if args.ngpu else "cpu"
     if args.aligner == "ctc":
         model, tokenizer = load_encoder(args.encoder, device)
@@ -150,8 +149,10 @@ def main(argv=None):
         if args.aligner == "hmm":
             aligned = align_hmm(wanted, load, failed)
         else:
+            torch.set_num_threads(args.threads)
             aligned = align_ctc(model, tokenizer, sequences, wanted, failed, args.batch_seconds, device)
             if args.boundaries == "letters":
+                torch.set_num_threads(1)  # an utterance alone is too little for more: they would wait for each other
                 aligned, more = refine(aligned, load)
                 failed.update(more)
         write_alignment(ctm, aligned, failed, {utt: wanted[utt][1] for utt in aligned}, reference)

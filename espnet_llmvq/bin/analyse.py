@@ -11,8 +11,10 @@ import os
 from espnet_llmvq.bin.cli import Parser, run
 from espnet_llmvq.bin.decode import read_sets
 from espnet_llmvq.errors import UserError
-from espnet_llmvq.score.files import read_transcript, write_text
+from espnet_llmvq.report.analysis import FILE
+from espnet_llmvq.score.files import read_transcript
 from espnet_llmvq.systems import hypothesis_file, read_systems, system_dir
+from espnet_llmvq.write import check_replaceable, replace_directory, write_text
 
 
 def get_parser():
@@ -140,11 +142,11 @@ def main(argv=None):
             raise UserError(f"{model} does not exist; run stage 11")
         inputs += [model, *(hypothesis_file(system, args.expdir, args.encoder, name) for name in sets)]
     out_dir = args.out_dir or os.path.join(args.expdir, "analysis")
-    # Written last, so that its presence means that all is there.
-    path, wanted = os.path.join(out_dir, "analysis.json"), settings(args, systems, sets)
-    if not args.redo and up_to_date(path, wanted, inputs):
+    wanted = settings(args, systems, sets)
+    if not args.redo and up_to_date(os.path.join(out_dir, FILE), wanted, inputs):
         print(f"{out_dir} is up to date, nothing to do")
         return
+    check_replaceable(out_dir, FILE)
     print("loading libraries", flush=True)
     import shutil
 
@@ -177,19 +179,21 @@ def main(argv=None):
         rows, warnings = rows + new, warnings + collapsed
         for name, panel in places.items():
             panels[name].append(panel)
-    # Figures of sets or systems that are no longer asked for must not reach the report.
-    shutil.rmtree(out_dir, ignore_errors=True)
-    os.makedirs(out_dir)
+    # All anew: figures of sets or systems that are no longer asked for must not reach the report.
+    home, name = os.path.split(os.path.abspath(out_dir))
+    new_dir = os.path.join(home, f".{name}.tmp")
+    shutil.rmtree(new_dir, ignore_errors=True)
+    os.makedirs(new_dir)
     for name in sets:
         ids = [list(chosen[name])[i] for i in tsne.spaced(len(chosen[name]))]
         texts = [chosen[name][utt].strip() for utt in ids]
-        tsne.draw(os.path.join(out_dir, f"tsne_{name}.png"), f"{name}: utterance means (t-SNE)", panels[name])
-        write_text(os.path.join(out_dir, f"tsne_{name}.tsv"), tsne.tsv(panels[name], ids, texts))
+        tsne.draw(os.path.join(new_dir, f"tsne_{name}.png"), f"{name}: utterance means (t-SNE)", panels[name])
+        write_text(os.path.join(new_dir, f"tsne_{name}.tsv"), tsne.tsv(panels[name], ids, texts))
     entries = page_entries(args, systems, chosen, steps)
     page = render("nearest.html.jinja", title=args.title, entries=entries)
-    write_text(os.path.join(out_dir, "nearest.html"), page)
-    write_text(os.path.join(out_dir, "nearest.tsv"), nearest.tsv(entries))
-    write_text(os.path.join(out_dir, "analysis.tsv"), rows_tsv(rows))
+    write_text(os.path.join(new_dir, "nearest.html"), page)
+    write_text(os.path.join(new_dir, "nearest.tsv"), nearest.tsv(entries))
+    write_text(os.path.join(new_dir, "analysis.tsv"), rows_tsv(rows))
     made = {
         "utterances": args.utterances,
         "draw_seed": args.draw_seed,
@@ -198,8 +202,9 @@ def main(argv=None):
         "rows": rows,
         "settings": wanted,
     }
-    write_text(os.path.join(out_dir, "ANALYSIS.md"), markdown(made))
-    write_text(path, json.dumps(made, indent=1, ensure_ascii=False) + "\n")
+    write_text(os.path.join(new_dir, "ANALYSIS.md"), markdown(made))
+    write_text(os.path.join(new_dir, FILE), json.dumps(made, indent=1, ensure_ascii=False) + "\n")
+    replace_directory(new_dir, out_dir)
     for warning in warnings:
         print(f"warning: {warning}")
     print(f"written to {os.path.join(out_dir, 'ANALYSIS.md')}")

@@ -90,7 +90,8 @@ def main(argv=None):
     parser.add_argument("dest", help="directory to write")
     parser.add_argument("sources", nargs="+", help="directories to combine")
     args = parser.parse_args(argv)
-    from espnet_llmvq.data.datadir import CORE, DataDir, level, write_atomic
+    from espnet_llmvq.data.datadir import CORE, DataDir, level
+    from espnet_llmvq.write import write_text
 
     if os.path.realpath(args.dest) in map(os.path.realpath, args.sources):
         raise UserError(f"{args.dest}: is one of the sources (give another DEST)")
@@ -114,7 +115,7 @@ def main(argv=None):
         print(f"{name}: not combined, because {source} has none", file=sys.stderr)
     data.write(args.dest)
     for name, text in more.items():
-        write_atomic(os.path.join(args.dest, name), text)
+        write_text(os.path.join(args.dest, name), text)
     print(f"{args.dest}: {len(data.text)} utterances")
     return 0
 

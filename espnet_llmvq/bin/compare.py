@@ -9,7 +9,6 @@ import json
 from espnet_llmvq.bin.cli import Parser, run
 from espnet_llmvq.bin.score import add_set_options, load, print_derailments, print_notes
 from espnet_llmvq.errors import UserError
-from espnet_llmvq.score.files import write_text
 from espnet_llmvq.score.options import (
     add_input_options,
     add_statistics_options,
@@ -17,6 +16,7 @@ from espnet_llmvq.score.options import (
     input_rules,
     statistics_note,
 )
+from espnet_llmvq.write import write_text
 
 
 def get_parser():

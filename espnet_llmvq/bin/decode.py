@@ -105,9 +105,9 @@ def decode_system(args, system, sets):
     from espnet_llmvq.environment import FILE, facts
     from espnet_llmvq.llm.directory import load_tokenizer
     from espnet_llmvq.pretrained_encoder import changes_frames
-    from espnet_llmvq.score.files import write_text
     from espnet_llmvq.systems import hypothesis_file, system_dir
     from espnet_llmvq.tasks.speech_llm import load_model
+    from espnet_llmvq.write import write_text
 
     torch.set_num_threads(args.threads)
     directory, device = system_dir(system, args.expdir, args.encoder), "cuda" if args.ngpu else "cpu"

@@ -33,9 +33,12 @@ def main(argv=None):
     from espnet_llmvq.errors import UserError
     from espnet_llmvq.tasks.dataset import Augmenter
     from espnet_llmvq.tasks.speech_llm import load_model
+    from espnet_llmvq.write import check_replaceable, replace_directory, write_text
 
     if len(args.files) % 2:
         raise UserError("give pairs: SEQUENCES DIR")
+    for target in args.files[1::2]:
+        check_replaceable(target, "frames.scp")
     torch.set_num_threads(args.threads)
     device = "cuda" if args.ngpu else "cpu"
     model, model_args = load_model(args.encoder, device)
@@ -57,24 +60,11 @@ def main(argv=None):
                 for utt, x, n in zip(ids, out.cpu(), lengths.tolist()):
                     frames[utt] = n
                     writer(utt, x[:n].numpy())
-        publish(tmp, target)
+        # Its frames.scp names where it will be.
+        with open(f"{tmp}/frames.scp", encoding="utf-8") as f:
+            write_text(f"{tmp}/frames.scp", f.read().replace(f"{tmp}/frames.ark:", f"{target}/frames.ark:"))
+        replace_directory(tmp, target)
         print(f"{target}: frames of {len(frames)} utterances, {sum(frames.values())} in all")
-
-
-def publish(tmp, target):
-    """Move a finished cache into place; frames.scp, which names the final place, appears last."""
-    import os
-    import shutil
-
-    shutil.rmtree(target, ignore_errors=True)
-    os.makedirs(target)
-    os.replace(f"{tmp}/frames.ark", f"{target}/frames.ark")
-    with open(f"{tmp}/frames.scp", encoding="utf-8") as f:
-        lines = f.read().replace(f"{tmp}/frames.ark:", f"{target}/frames.ark:")
-    with open(f"{target}/frames.scp.tmp", "w", encoding="utf-8") as f:
-        f.write(lines)
-    os.replace(f"{target}/frames.scp.tmp", f"{target}/frames.scp")
-    shutil.rmtree(tmp)
 
 
 if __name__ == "__main__":

@@ -215,7 +215,7 @@ def main(argv=None):
     import tempfile
 
     from espnet_llmvq.phases import read_overrides, read_trainings
-    from espnet_llmvq.score.files import write_text
+    from espnet_llmvq.write import write_text
 
     trainings = read_trainings(
         args.conf_dir, args.systems.split(), encoder=args.config, overrides=read_overrides(args.override),

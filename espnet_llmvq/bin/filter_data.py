@@ -6,8 +6,8 @@ from espnet_llmvq.bin.cli import Parser, run
 from espnet_llmvq.errors import UserError
 
 
-def reasons(data, rate, shortest, longest):
-    """Return {utt: reason} for the utterances of a formatted DataDir to be dropped.
+def reasons(data, source, rate, shortest, longest):
+    """Return {utt: reason} for the utterances of a formatted DataDir, read from `source`, to be dropped.
 
     rate in Hz; shortest and longest in seconds, both still allowed.
     """
@@ -15,7 +15,7 @@ def reasons(data, rate, shortest, longest):
     for utt in data.utts:
         (count,) = data.extra["utt2num_samples"][utt]
         if not count.isdecimal():
-            raise UserError(f"utt2num_samples: {utt}: {count!r} is not a count (format it again)")
+            raise UserError(f"{source}/utt2num_samples: {utt}: {count!r} is not a count (format it again)")
         seconds = int(count) / rate
         if not data.text[utt].strip():
             found[utt] = "empty transcript"
@@ -34,7 +34,8 @@ def main(argv=None):
     parser.add_argument("source", metavar="SRC", help="directory written by format_audio.py")
     parser.add_argument("dest", metavar="DEST", help="directory to write")
     args = parser.parse_args(argv)
-    from espnet_llmvq.data.datadir import DataDir, write_atomic
+    from espnet_llmvq.data.datadir import DataDir
+    from espnet_llmvq.write import write_text
 
     source, dest = args.source, args.dest
     if os.path.realpath(source) == os.path.realpath(dest):
@@ -42,13 +43,13 @@ def main(argv=None):
     data = DataDir.load(source)
     if data.segments is not None or "utt2num_samples" not in data.extra:
         raise UserError(f"{source}: is not formatted (run format_audio.py first)")
-    dropped = reasons(data, args.rate, args.min_duration, args.max_duration)
+    dropped = reasons(data, source, args.rate, args.min_duration, args.max_duration)
     if len(dropped) == len(data.text):
         utt, why = next(iter(dropped.items()))
         raise UserError(f"{source}: no utterance would be left, e.g. {utt}: {why}")
     data.subset(data.text.keys() - dropped.keys()).write(dest)
     listing = os.path.join(dest, "dropped.tsv")
-    write_atomic(listing, "".join(f"{utt}\t{why}\n" for utt, why in dropped.items()))
+    write_text(listing, "".join(f"{utt}\t{why}\n" for utt, why in dropped.items()))
     count = len(data.text)
     print(f"{dest}: kept {count - len(dropped)} of {count} utterances, dropped {len(dropped)}")
     if dropped:

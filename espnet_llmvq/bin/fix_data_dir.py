@@ -23,8 +23,8 @@ def fix(path, audio=True, rate=None, nj=2, allow_empty_text=False):
         scan,
         select,
         validate,
-        write_atomic,
     )
+    from espnet_llmvq.write import write_text
 
     path = Path(path)
     problems = validate(path, audio, rate, nj, allow_empty_text)
@@ -60,9 +60,9 @@ def fix(path, audio=True, rate=None, nj=2, allow_empty_text=False):
             f"{spk} {' '.join(utts)}\n" for spk, utts in by_speaker(speakers).items()
         )
         _back_up(path, [*tables, "dropped.tsv"])
-        write_atomic(path / "dropped.tsv", "".join(f"{k}\t{why}\n" for k, why in dropped))
+        write_text(path / "dropped.tsv", "".join(f"{k}\t{why}\n" for k, why in dropped))
         for name, text in content.items():
-            write_atomic(path / name, text)
+            write_text(path / name, text)
         count = len(kept["utt"])
         print(f"{path}: kept {count} of {total} utterances; old files are in {path / '.backup'}")
         if dropped:

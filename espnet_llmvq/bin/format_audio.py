@@ -93,8 +93,9 @@ def format_audio(source, dest, rate=16000, nj=2, audio_format="wav"):
     rate: Hz, or None to leave each file its own.
     Raises UserError listing the utterances whose audio cannot be used; `dest` is not touched then.
     """
-    from espnet_llmvq.data.datadir import DataDir, scan, write_atomic
+    from espnet_llmvq.data.datadir import DataDir, scan
     from espnet_llmvq.parallel import run_jobs
+    from espnet_llmvq.write import check_replaceable, replace_directory, write_text
 
     data = DataDir.load(source)
     dest = Path(os.path.realpath(dest))
@@ -106,8 +107,7 @@ def format_audio(source, dest, rate=16000, nj=2, audio_format="wav"):
     if dest == Path(os.path.realpath(source)) or inside:
         what = "source itself" if not inside else f"home of its audio {inside[0]}"
         raise UserError(f"{dest}: is the {what} (give another DEST)")
-    if dest.exists() and not (dest / STAMP).exists() and any(dest.iterdir()):
-        raise UserError(f"{dest}: exists and was not written by format_audio.py (remove it first)")
+    check_replaceable(dest, STAMP)
     building = dest.with_name(dest.name + ".tmp")
     if building.exists():
         shutil.rmtree(building)
@@ -145,15 +145,8 @@ def format_audio(source, dest, rate=16000, nj=2, audio_format="wav"):
     formatted.write(building)
     if not any((building / "audio").iterdir()):
         (building / "audio").rmdir()
-    write_atomic(building / STAMP, json.dumps({"digest": digest, **options}) + "\n")
-    old = dest.with_name(dest.name + ".old.tmp")
-    if old.exists():
-        shutil.rmtree(old)
-    if dest.exists():
-        os.rename(dest, old)
-    os.rename(building, dest)
-    if old.exists():
-        shutil.rmtree(old)
+    write_text(building / STAMP, json.dumps({"digest": digest, **options}) + "\n")
+    replace_directory(building, dest)
     return len(utts)
 
 

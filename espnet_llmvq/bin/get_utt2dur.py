@@ -13,12 +13,13 @@ def main(argv=None):
     parser.add_argument("--nj", type=int, default=2, help="threads that open files")
     parser.add_argument("data_dir", help="data directory")
     args = parser.parse_args(argv)
-    from espnet_llmvq.data.datadir import DataDir, write_atomic
+    from espnet_llmvq.data.datadir import DataDir
     from espnet_llmvq.data.durations import durations
+    from espnet_llmvq.write import write_text
 
     found = durations(DataDir.load(args.data_dir), max(1, args.nj))
     lines = [f"{utt} {round(seconds, 6)!r}\n" for utt, seconds in sorted(found.items())]
-    write_atomic(Path(args.data_dir) / "utt2dur", "".join(lines))
+    write_text(Path(args.data_dir) / "utt2dur", "".join(lines))
     print(f"{args.data_dir}/utt2dur: {len(found)} utterances, {sum(found.values()) / 3600:.3f} h")
     return 0
 

@@ -66,6 +66,7 @@ def build(args, dropped, step, made):
     """The sequences that the arguments ask for."""
     from espnet_llmvq.align.ctm import read_ctm
     from espnet_llmvq.data.datadir import DataDir, read_scp
+    from espnet_llmvq.errors import UserError
     from espnet_llmvq.interleave.asr import asr_sequence, text_question, text_sequence
     from espnet_llmvq.interleave.corpus import documents, utterances
     from espnet_llmvq.interleave.units import Dropped
@@ -75,6 +76,8 @@ def build(args, dropped, step, made):
             yield text_sequence(key, text)
         return
     data = DataDir.load(args.data_dir)
+    if "utt2num_samples" not in data.extra:
+        raise UserError(f"{args.data_dir} has no utt2num_samples; format it (stage 3)")
     if args.builder == "interleaved":
         yield from interleaved(args, data, read_ctm(args.ctm), dropped, step, made)
         return
@@ -111,13 +114,13 @@ def main(argv=None):
     args = get_parser().parse_args(argv)
     import collections
 
-    from espnet_llmvq.data.datadir import write_atomic
     from espnet_llmvq.errors import UserError
     from espnet_llmvq.interleave.corpus import within
     from espnet_llmvq.interleave.interleaved import ONE_SEGMENT
     from espnet_llmvq.llm.prompt import CHAT, resolved
     from espnet_llmvq.sequence import read_sequences, write_sequences
     from espnet_llmvq.systems import read_config
+    from espnet_llmvq.write import write_text
 
     needed = NEEDED[args.builder]
     if args.prompt and args.prompt.startswith(CHAT) and args.builder in ("asr", "qa", "qa_text"):
@@ -148,7 +151,7 @@ def main(argv=None):
     n = write_sequences(args.out, sequences)
     listing = f"{args.out}.dropped.tsv"
     if dropped:
-        write_atomic(listing, "".join(f"{key}\t{dropped[key]}\n" for key in sorted(dropped)))
+        write_text(listing, "".join(f"{key}\t{dropped[key]}\n" for key in sorted(dropped)))
     elif os.path.exists(listing):
         os.remove(listing)
     print(f"{args.out}: {n} sequences from {args.text or args.data_dir}, {len(dropped)} dropped")

@@ -63,9 +63,9 @@ def decoded_with(system, expdir, encoder):
 
 def main(argv=None):
     args = get_parser().parse_args(argv)
-    from espnet_llmvq.bin.show_result import read_rows
     from espnet_llmvq.errors import UserError
     from espnet_llmvq.packed.files import SEARCH
+    from espnet_llmvq.score.experiment import read_rows
     from espnet_llmvq.systems import read_systems, system_dir
 
     (system, *more) = read_systems(args.conf_dir, [args.system], args.seed)

@@ -10,9 +10,8 @@ import json
 from pathlib import Path
 
 from espnet_llmvq.bin.cli import Parser, run
-from espnet_llmvq.bin.show_result import read_rows
 from espnet_llmvq.errors import UserError, check_name
-from espnet_llmvq.score.files import write_text
+from espnet_llmvq.write import write_text
 
 
 def get_parser():
@@ -30,6 +29,7 @@ def main(argv=None):
     if not 0.5 <= args.confidence < 1:
         raise UserError(f"--confidence {args.confidence:g}: give a share such as 0.95")
     from espnet_llmvq.score import published, table
+    from espnet_llmvq.score.experiment import read_rows
     from espnet_llmvq.score.measure import METRICS
     from espnet_llmvq.score.seeds import check_runs, pooled_comparisons, pooled_rows
 
@@ -61,7 +61,7 @@ def main(argv=None):
     for _, title, *drawn in table.question_tables(rows):
         sections.append((title, table.markdown_table(*drawn)))
     path = Path(args.exp_dir[0]) / "published.json"
-    found = read_rows(path) if path.exists() else []
+    found = read_rows(path, needed=()) if path.exists() else []
     figures = [published.make_published(one, f"{path}, entry {i}") for i, one in enumerate(found)]
     sections += published.sections(figures, rows, lambda drawn: table.markdown_table(*drawn))
     seeds = ", ".join(dict.fromkeys(str(row["seed"]) for found in runs.values() for row in found))

@@ -18,8 +18,9 @@ from espnet_llmvq.report import content, plots, tables
 from espnet_llmvq.report.media import Budget
 from espnet_llmvq.report.page import render
 from espnet_llmvq.report.training import read_training
-from espnet_llmvq.score.files import write_text
+from espnet_llmvq.score.experiment import read_rows
 from espnet_llmvq.score.table import check_unique, parse_set, parse_system
+from espnet_llmvq.write import write_text
 
 MIB = 1 << 20
 
@@ -80,7 +81,7 @@ def main(argv=None):
     check_unique("--system", systems)
     check_unique("--set", sets)
     get_normaliser(args.normaliser)
-    rows = tables.read_rows(results_dir / "results.json")
+    rows = read_rows(results_dir / "results.json")
     names = list(dict.fromkeys(row["system"] for row in rows))
     if args.baseline:
         check_name("baseline", args.baseline, names)

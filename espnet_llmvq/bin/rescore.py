@@ -96,7 +96,7 @@ def rewrite(path, nbest, weight, source):
 
     from espnet_llmvq.decode.nbest import write_hypotheses
     from espnet_llmvq.environment import FILE
-    from espnet_llmvq.score.files import write_text
+    from espnet_llmvq.write import write_text
 
     chosen, facts = choose(nbest, weight), os.path.join(os.path.dirname(path), FILE)
     with open(facts, encoding="utf-8") as f:  # decoding wrote it after the n-best lists

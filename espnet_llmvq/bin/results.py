@@ -16,7 +16,7 @@ from espnet_llmvq.data.normalise import NORMALISERS
 from espnet_llmvq.environment import FILE, get_commit, get_version
 from espnet_llmvq.errors import UserError, check_name
 from espnet_llmvq.score import published, table
-from espnet_llmvq.score.files import read_transcript, write_text
+from espnet_llmvq.score.files import read_transcript
 from espnet_llmvq.score.options import (
     add_input_options,
     add_statistics_options,
@@ -25,6 +25,7 @@ from espnet_llmvq.score.options import (
     statistics_note,
 )
 from espnet_llmvq.systems import read_yaml
+from espnet_llmvq.write import write_text
 
 DECODE_STAGE = 12
 DEFAULT_METRICS = ("wer", "cer", "ter")

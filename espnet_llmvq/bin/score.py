@@ -12,7 +12,6 @@ import json
 from espnet_llmvq.bin.cli import Parser, run
 from espnet_llmvq.data.normalise import NORMALISERS
 from espnet_llmvq.errors import UserError, check_name
-from espnet_llmvq.score.files import write_text
 from espnet_llmvq.score.options import (
     add_input_options,
     add_statistics_options,
@@ -20,6 +19,7 @@ from espnet_llmvq.score.options import (
     input_rules,
     statistics_note,
 )
+from espnet_llmvq.write import write_text
 
 
 def add_set_options(parser):

@@ -68,9 +68,10 @@ def main(argv=None):
     import os
 
     from espnet_llmvq.align.ctm import read_ctm
-    from espnet_llmvq.data.datadir import DataDir, write_atomic
+    from espnet_llmvq.data.datadir import DataDir
     from espnet_llmvq.errors import UserError
     from espnet_llmvq.interleave.interleaved import CUTS, Interleaving
+    from espnet_llmvq.write import write_text
 
     options = Interleaving.read(args.config)
     dropped = {}
@@ -79,7 +80,7 @@ def main(argv=None):
         raise UserError(f"{args.ctm}: no utterance can be used, e.g. {next(iter(dropped.items()))}")
     lines = ["cut\tutterance\twords\tseconds\n"]
     lines += [f"{cut}\t{utt}\t{words}\t{seconds:.3f}\n" for cut, utt, words, seconds in rows]
-    write_atomic(f"{args.out}.tsv", "".join(lines))
+    write_text(f"{args.out}.tsv", "".join(lines))
     draw(rows, f"{args.out}.png.tmp")
     os.replace(f"{args.out}.png.tmp", f"{args.out}.png")
     for cut in CUTS:

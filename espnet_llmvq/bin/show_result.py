@@ -6,21 +6,6 @@ from espnet_llmvq.bin.cli import Parser, run
 from espnet_llmvq.errors import UserError, check_name
 
 
-def read_rows(path):
-    """Return the entries of a file such as `results.json`; UserError if it is none."""
-    import json
-
-    try:
-        rows = json.loads(Path(path).read_text(encoding="utf-8"))
-    except OSError as err:
-        raise UserError(f"{path}: {err.strerror}; score the systems first (stage 13)") from None
-    except ValueError:
-        rows = None
-    if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
-        raise UserError(f"{path}: not a JSON list of results; run stage 13 again")
-    return rows
-
-
 def main(argv=None):
     parser = Parser(description=__doc__)
     parser.add_argument("exp_dir", nargs="*", default=["exp"], help="directories of stage 13")
@@ -28,6 +13,7 @@ def main(argv=None):
         "--metric", action="append", help="give it again for more (wer, cer and ter if not given)"
     )
     args = parser.parse_args(argv)
+    from espnet_llmvq.score.experiment import read_rows
     from espnet_llmvq.score.measure import METRICS
     from espnet_llmvq.score.table import metric_table, question_tables, set_names, text_table
 

@@ -9,7 +9,7 @@ def get_parser():
     parser = Parser(description=__doc__)
     parser.add_argument("--systems", default="", help="systems and groups under conf_dir/systems; empty: all of them")
     parser.add_argument("--conf_dir", default="conf", help="holds systems/ and phases/")
-    parser.add_argument("--baseline", help="must be one of the systems")
+    parser.add_argument("--baseline", help="must be one of those under conf_dir/systems")
     parser.add_argument("--expdir", default="exp", help="where models and hypotheses are")
     parser.add_argument("--encoder", default="exp/encoder", help="experiment directory of the encoder")
     parser.add_argument("--no_ctc", action="store_true", help="refuse systems that need the encoder's CTC head")
@@ -22,10 +22,10 @@ def main(argv=None):
     from espnet_llmvq.errors import UserError, check_name
     from espnet_llmvq.systems import hypothesis_file, names, read_systems
 
-    wanted = args.systems.split() or names(os.path.join(args.conf_dir, "systems"))
-    systems = read_systems(args.conf_dir, wanted, args.seed)
+    known = names(os.path.join(args.conf_dir, "systems"))
+    systems = read_systems(args.conf_dir, args.systems.split() or known, args.seed)
     if args.baseline:
-        check_name("baseline", args.baseline, [system.name for system in systems])
+        check_name("baseline", args.baseline, known)
     for system in systems:
         if args.no_ctc and system.decode != "llm":
             raise UserError(

@@ -92,9 +92,9 @@ def dry_run(trainings, args):
     import json
 
     from espnet_llmvq.phases import describe, show, with_defaults
-    from espnet_llmvq.score.files import write_text
     from espnet_llmvq.tasks.launch import epoch_batches
     from espnet_llmvq.tasks.speech_llm import SpeechLLMTask
+    from espnet_llmvq.write import write_text
 
     defaults, gpus, found = SpeechLLMTask.get_default_config(), max(args.ngpu, 1) * args.num_nodes, []
     for training in trainings:

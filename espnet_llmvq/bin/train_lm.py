@@ -22,6 +22,7 @@ def main(argv=None):
         help="train nothing; measure --llm and write perplexity.json there, or in --out",
     )  # fmt: skip
     p.add_argument("--llm", metavar="DIR", help="Hugging Face directory for --perplexity_only")
+    p.add_argument("--ngpu", type=int, default=0, help="1 to work on a GPU")
     args = p.parse_args(argv)
 
     files = {}
@@ -47,14 +48,14 @@ def main(argv=None):
     config = pretrain.load_config(args.config) if args.config else pretrain.Config()
     if not only:
         pretrain.log_to_stderr()
-        if pretrain.train(config, args.train, args.tokenizer, args.out, args.prompt, args.seed):
+        if pretrain.train(config, args.train, args.tokenizer, args.out, args.prompt, args.seed, args.ngpu):
             print(f"wrote {args.out}")
         else:
             print(f"{args.out} is there already; delete it to train again")
         if not files or os.path.exists(os.path.join(args.out, perplexity.FILE)):
             return
     report = perplexity.measure(
-        args.llm or args.out, files, args.prompt, config.noise, args.seed, args.out
+        args.llm or args.out, files, args.prompt, config.noise, args.seed, args.out, args.ngpu
     )
     print(perplexity.table(report))
 

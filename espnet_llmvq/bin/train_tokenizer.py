@@ -13,9 +13,6 @@ def main(argv=None):
         "--whole_words", type=int, default=0, help="most frequent words that are one piece each"
     )
     p.add_argument("--out", required=True, help="directory to write; kept as it is when it exists")
-    p.add_argument(
-        "--user_symbols", nargs="*", default=["USER:", "ASSISTANT:"], help="words kept as one token"
-    )
     p.add_argument("--reserved", nargs="*", default=[], help='further special tokens, e.g. "<N>"')
     p.add_argument("--seed", type=int, default=1, help="draws the lines of very large texts")
     args = p.parse_args(argv)
@@ -26,7 +23,7 @@ def main(argv=None):
     from espnet_llmvq.llm.tokenizer import train_tokenizer
 
     train_tokenizer(
-        args.text, args.vocab_size, args.out, args.user_symbols, args.seed, args.whole_words, args.reserved
+        args.text, args.vocab_size, args.out, seed=args.seed, whole_words=args.whole_words, reserved=args.reserved
     )
     print(f"wrote {args.out}")
 

@@ -106,8 +106,8 @@ def main(argv=None):
     import time
 
     from espnet_llmvq.errors import UserError
-    from espnet_llmvq.score.files import write_text
     from espnet_llmvq.transcribe.transcript import FORMATS as WRITERS
+    from espnet_llmvq.write import write_text
 
     suffix, write = WRITERS[args.format]
     paths = list(dict.fromkeys(args.audio))

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from espnet_llmvq.errors import UserError
+from espnet_llmvq.write import write_text
 
 CORE = ("wav.scp", "segments", "text", "utt2spk", "spk2utt")
 # What the first field of a carried file is. Other files of a directory are left alone.
@@ -190,14 +191,6 @@ def parse_entities(table):
     return found
 
 
-def write_atomic(path, content):
-    """Write text as UTF-8 under a temporary name and rename it to `path`."""
-    path = Path(path)
-    temporary = path.with_name(f".{path.name}.tmp")
-    temporary.write_bytes(content.encode("utf-8"))
-    os.replace(temporary, path)
-
-
 def by_speaker(utt2spk):
     """Return ``{spk: sorted utts}`` in sorted order from ``{utt: spk}``."""
     found = {}
@@ -330,7 +323,7 @@ class DataDir:
                     (path / name).unlink()
             # wav.scp last: by its time later stages see whether a directory is up to date.
             for name, text in reversed(content.items()):
-                write_atomic(path / name, text)
+                write_text(path / name, text)
             return
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary = path.with_name(f"{path.name}.tmp")
@@ -338,7 +331,7 @@ class DataDir:
             shutil.rmtree(temporary)
         temporary.mkdir()
         for name, text in content.items():
-            write_atomic(temporary / name, text)
+            write_text(temporary / name, text)
         os.rename(temporary, path)
 
 

@@ -24,11 +24,13 @@ from espnet_llmvq.data.datadir import by_speaker
 from espnet_llmvq.data.perturb import limit_peak
 from espnet_llmvq.errors import UserError, nearest
 from espnet_llmvq.parallel import run_jobs
+from espnet_llmvq.write import check_replaceable, replace_directory
 
 RATE = 16000
 RATE_WPM = (170, 200)  # drawn per utterance, both ends included
 PITCH = (35, 65)  # espeak's scale, 0 to 100
 VERSION = 2  # raise it when the same request would give other samples
+RECORD = ".synthesised"  # in a directory of `synthesise`: the fingerprint of its request
 
 # speak_lib.h
 _AUDIO_OUTPUT_SYNCHRONOUS = 2
@@ -398,11 +400,10 @@ def synthesise(utterances, voices, out, seed=0, nj=2, command=None):
     jobs = plan(utterances, voices, seed)
     request = json.dumps([VERSION, command, str(out), jobs])
     fingerprint = hashlib.sha256(request.encode("utf-8")).hexdigest()
-    marker = out / ".synthesised"
+    marker = out / RECORD
     if marker.is_file() and marker.read_text().strip() == fingerprint:
         return jobs
-    if out.exists() and any(out.iterdir()) and not (out / "wav.scp").is_file():
-        raise UserError(f"{out} holds other files; name a new directory")
+    check_replaceable(out, RECORD)
 
     unfinished = out.with_name(f".{out.name}.unfinished")
     shutil.rmtree(unfinished, ignore_errors=True)
@@ -425,15 +426,8 @@ def synthesise(utterances, voices, out, seed=0, nj=2, command=None):
             for j, spoken in zip(jobs, words, strict=True)
             for start, stop, word in spoken
         ]
-    files[".synthesised"] = [fingerprint]
+    files[RECORD] = [fingerprint]
     for name, lines in files.items():
         (unfinished / name).write_text("\n".join(lines) + "\n", encoding="utf-8", newline="\n")
-    publish(unfinished, out)
+    replace_directory(unfinished, out)
     return jobs
-
-
-def publish(unfinished, out):
-    """Put the finished directory `unfinished` in the place of `out`."""
-    if out.exists():
-        shutil.rmtree(out)
-    os.replace(unfinished, out)

@@ -18,8 +18,9 @@ from pathlib import Path
 import numpy as np
 
 from espnet_llmvq.data.audio import read_audio, write_audio
-from espnet_llmvq.data.datadir import DataDir, level, write_atomic
+from espnet_llmvq.data.datadir import DataDir, level
 from espnet_llmvq.errors import UserError, check_name
+from espnet_llmvq.write import check_replaceable, replace_directory, write_text
 
 PEAK = 0.99
 NOISE_KINDS = ("babble", "pink", "white")
@@ -292,11 +293,9 @@ def write_perturbed(src_path, dest_path, make_copies, options, seed=0, nj=1, rat
         raise UserError(f"{dest}: source and destination are the same directory")
     digest = hashlib.sha256(json.dumps(src.files(), sort_keys=True).encode()).hexdigest()
     record = {"options": options, "seed": seed, "rate": rate, "source_sha256": digest}
-    if dest.exists():
-        if not (dest / RECORD).is_file():
-            raise UserError(f"{dest} exists and holds no {RECORD}; remove it or name another")
-        if json.loads((dest / RECORD).read_text(encoding="utf-8")) == record:
-            return False
+    check_replaceable(dest, RECORD)
+    if (dest / RECORD).is_file() and json.loads((dest / RECORD).read_text(encoding="utf-8")) == record:
+        return False
     copies, files = make_copies(src)
     wav_scp = {c.utt: os.path.join(dest, "audio", c.filename) for c in copies}
     if len(wav_scp) < len(copies):
@@ -317,10 +316,8 @@ def write_perturbed(src_path, dest_path, make_copies, options, seed=0, nj=1, rat
         text = {c.utt: src.text[c.source] for c in copies}
         DataDir(wav_scp, text, {c.utt: c.spk for c in copies}, None, extra).write(tmp)
         for name, content in {**files, RECORD: json.dumps(record, indent=1) + "\n"}.items():
-            write_atomic(tmp / name, content)
-        if dest.exists():
-            shutil.rmtree(dest)
-        os.replace(tmp, dest)
+            write_text(tmp / name, content)
+        replace_directory(tmp, dest)
     finally:
         shutil.rmtree(tmp, ignore_errors=True)
     return True

@@ -10,8 +10,8 @@ from pathlib import Path
 
 from espnet_llmvq.environment import FILE, facts
 from espnet_llmvq.errors import UserError
-from espnet_llmvq.score.files import write_text
 from espnet_llmvq.score.questions import ANSWERS, SPEECH, TEXT, read_answers
+from espnet_llmvq.write import write_text
 
 
 def is_answered(path, inputs, made):

@@ -9,7 +9,7 @@ import math
 import os
 
 from espnet_llmvq.errors import UserError
-from espnet_llmvq.score.files import write_text
+from espnet_llmvq.write import write_text
 
 NBEST = "nbest.jsonl"  # beside hyp.jsonl
 

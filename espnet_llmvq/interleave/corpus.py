@@ -11,8 +11,6 @@ def utterances(data, dropped, step=1):
 
     step: samples of an encoder step. dropped: {id: Dropped}, to which shorter utterances are added.
     """
-    if "utt2num_samples" not in data.extra:
-        raise UserError("the data directory has no utt2num_samples; format it (stage 3)")
     for utt in data.utts:
         samples = int(data.extra["utt2num_samples"][utt][0])
         if samples < step:

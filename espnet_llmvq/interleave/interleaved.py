@@ -76,18 +76,21 @@ class Interleaving:
 
     @classmethod
     def from_dict(cls, values, where="config"):
-        """From a mapping. Raises UserError, with the nearest valid name, for an unknown key."""
+        """From a mapping. Raises UserError, with the nearest valid name, for an unknown key, and for a wrong value."""
         known = [f.name for f in dataclasses.fields(cls)]
         for key in values:
             check_name(f"key in {where}", key, known)
-        return cls(**values)
+        try:
+            return cls(**values)
+        except UserError as err:
+            raise UserError(f"{where}: {err}") from None
 
     @classmethod
     def read(cls, path=None, overrides=()):
         """From a YAML file, or the defaults without one, with ["key=value", ...] laid over it. Raises UserError."""
         changed = read_overrides(overrides)
         cls.from_dict(changed, "--override")
-        return cls.from_dict({**(read_yaml(path) if path else {}), **changed}, path)
+        return cls.from_dict({**(read_yaml(path) if path else {}), **changed}, path or "config")
 
     def level_of(self, utt):
         """`word` or `segment`, for one utterance."""

@@ -44,6 +44,8 @@ def read_shape(path):
                 found[key] = int(value)
     except OSError as err:
         raise UserError(f"{path}: {err.strerror}; run collect_positions") from None
+    except UnicodeDecodeError as err:
+        raise UserError(f"{path} is not UTF-8: {err}; run collect_positions again") from None
     if not found:
         raise UserError(f"{path} is empty")
     return found

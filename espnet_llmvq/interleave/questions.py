@@ -32,7 +32,10 @@ class _Options:
             check_name(f"key in {where}", key, known)
             if type(value) is not type(known[key]):
                 raise UserError(f"{where}: {key} is {value!r}; it must be of type {type(known[key]).__name__}")
-        return cls(**values)
+        try:
+            return cls(**values)
+        except UserError as err:
+            raise UserError(f"{where}: {err}") from None
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ from espnet_llmvq.llm.directory import load_llm, load_tokenizer
 from espnet_llmvq.llm.noisy_copy import NoisyCopy
 from espnet_llmvq.llm.prompt import resolved
 from espnet_llmvq.llm.tokenizer import read_lines
+from espnet_llmvq.write import write_text
 
 FILE = "perplexity.json"
 BATCH_TOKENS = 1024  # times the vocabulary gives the memory for logits
@@ -43,7 +44,7 @@ def negative_log_likelihood(llm, examples):
     return total
 
 
-def measure(model_dir, files, template, noise, seed=1, out_dir=None):
+def measure(model_dir, files, template, noise, seed=1, out_dir=None, ngpu=0):
     """Measure perplexity on held-out files and write `perplexity.json` in `out_dir` or `model_dir`.
 
     Args:
@@ -51,16 +52,16 @@ def measure(model_dir, files, template, noise, seed=1, out_dir=None):
         files: {name: plain text file}.
         template: prompt of the copy task.
         noise: Noise of the copy task; an example's disturbance depends on (seed, line) alone.
+        ngpu: 0 for the CPU.
     The end of a line counts as a token and as a word. Per-word values can be compared between
     tokenizers as long as `unknown_tokens` is 0, for `<unk>` hides what the word was. Returns what
     it wrote: {..., "files": {name: {lines, words, tokens, unknown_tokens, text: {...}, noisy_copy: {...}}}}.
     """
-    import torch
 
     tokenizer = load_tokenizer(model_dir)
     template = resolved(template, tokenizer)
     llm = load_llm(model_dir).eval()
-    if torch.cuda.is_available():
+    if ngpu:
         llm = llm.cuda()
     copier = NoisyCopy(tokenizer, template, noise)
     report = {"prompt": template, "noise": dataclasses.asdict(noise), "seed": seed, "files": {}}
@@ -86,11 +87,7 @@ def measure(model_dir, files, template, noise, seed=1, out_dir=None):
                 "per_word": math.exp(nll / words),
             }
         report["files"][name] = row
-    path = os.path.join(out_dir or model_dir, FILE)
-    os.makedirs(os.path.dirname(path) or ".", exist_ok=True)
-    with open(path + ".tmp", "w", encoding="utf-8") as f:
-        json.dump(report, f, indent=2)
-    os.replace(path + ".tmp", path)
+    write_text(os.path.join(out_dir or model_dir, FILE), json.dumps(report, indent=2))
     return report
 
 

@@ -195,7 +195,7 @@ def last_checkpoint(work):
     return max(found)[1] if found else None
 
 
-def train(config, train_files, tokenizer_dir, out_dir, template, seed=1, callbacks=()):
+def train(config, train_files, tokenizer_dir, out_dir, template, seed=1, ngpu=0, callbacks=()):
     """Train a language model; continue from the newest checkpoint of a run that was stopped.
 
     Args:
@@ -205,6 +205,7 @@ def train(config, train_files, tokenizer_dir, out_dir, template, seed=1, callbac
         out_dir: appears when the training is done, with model, tokenizer, log and `lm.json` (what
             it was made from). Checkpoints are in `out_dir`.work until then.
         template: prompt of the copy task, "USER: {speech} ASSISTANT: {text}".
+        ngpu: 0 for the CPU; more than one GPU are not used.
         callbacks: more `transformers.TrainerCallback`s.
     Does nothing when `out_dir` holds a model. Returns True when it trained. Raises UserError when
     the checkpoints found are of a run with other settings or text.
@@ -236,7 +237,7 @@ def train(config, train_files, tokenizer_dir, out_dir, template, seed=1, callbac
 
     work = f"{out_dir.rstrip('/')}.work"
     os.makedirs(work, exist_ok=True)
-    bf16 = config.precision == "bfloat16" or (config.precision == "auto" and fast_bfloat16(torch.cuda.is_available()))
+    bf16 = config.precision == "bfloat16" or (config.precision == "auto" and fast_bfloat16(bool(ngpu)))
     made_from = {
         "config": dataclasses.asdict(config),
         "prompt": template,
@@ -274,13 +275,13 @@ def train(config, train_files, tokenizer_dir, out_dir, template, seed=1, callbac
         adam_beta2=config.adam_beta2,
         max_grad_norm=config.max_grad_norm,
         bf16=bf16,
-        use_cpu=not torch.cuda.is_available(),
+        use_cpu=not ngpu,
         save_strategy="steps",
         save_steps=config.save_steps,
         save_total_limit=2,  # with one, a kill while saving could leave none
         logging_steps=config.log_steps,
         report_to="none",
-        dataloader_pin_memory=torch.cuda.is_available(),
+        dataloader_pin_memory=bool(ngpu),
         seed=seed,
     )
     args._n_gpu = min(args.n_gpu, 1)  # the model is too small to be worth several

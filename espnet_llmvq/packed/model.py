@@ -24,7 +24,7 @@ from espnet_llmvq.packed.files import (
     temporary_beside,
     verify,
 )
-from espnet_llmvq.score.files import write_text
+from espnet_llmvq.write import write_text
 
 # What describes the model; the rest of a config.yaml is about training.
 CONFIG_KEYS = (

@@ -4,11 +4,9 @@ An entry has system, set, domain, metric, value, utterances, words and seed; opt
 high (an interval) and normaliser.
 """
 
-import json
 import math
 from dataclasses import dataclass
 
-from espnet_llmvq.errors import UserError
 from espnet_llmvq.score.measure import METRICS
 from espnet_llmvq.score.questions import TITLES as QUESTIONS
 from espnet_llmvq.score.table import DOMAINS, SMALL
@@ -62,24 +60,6 @@ class Table:
     @property
     def has_intervals(self):
         return any(cell.low is not None for _, _, cells in self.rows for cell in cells)
-
-
-def read_rows(path):
-    """Return the entries of `results.json`; UserError if it is absent or not what it should be."""
-    try:
-        rows = json.loads(path.read_text(encoding="utf-8"))
-    except OSError:
-        raise UserError(f"{path}: not there; score the systems first (stage 13)") from None
-    except ValueError:
-        raise UserError(f"{path}: not JSON; score again (stage 13)") from None
-    needed = {"system", "set", "metric", "value"}
-    if not isinstance(rows, list) or not rows:
-        raise UserError(f"{path}: not a list of results; score again (stage 13)")
-    for number, row in enumerate(rows, 1):
-        if not isinstance(row, dict) or not needed <= row.keys():
-            wanted = ", ".join(sorted(needed))
-            raise UserError(f"{path}: entry {number} lacks one of {wanted}; score again (stage 13)")
-    return rows
 
 
 def _number(value):

@@ -3,12 +3,34 @@
 Estimates of different sets are resampled independently; systems on one set are paired.
 """
 
+import json
+from pathlib import Path
+
+from espnet_llmvq.errors import UserError
 from espnet_llmvq.score import stats
 from espnet_llmvq.score.compare import compare
 from espnet_llmvq.score.measure import METRICS, ratio
 from espnet_llmvq.score.table import DOMAINS, number
 
 COMPARED = "wer"  # what is compared with the baseline
+NEEDED = ("system", "set", "domain", "metric", "value", "seed")  # in each entry of results.json
+
+
+def read_rows(path, needed=NEEDED):
+    """Return the entries of `results.json`, or of another list of mappings with the keys `needed`. Raises UserError."""
+    path = Path(path)
+    try:
+        rows = json.loads(path.read_text(encoding="utf-8"))
+    except OSError:
+        raise UserError(f"{path}: not there; score the systems first (stage 13)") from None
+    except ValueError:
+        raise UserError(f"{path}: not JSON; score again (stage 13)") from None
+    if not isinstance(rows, list) or not rows:
+        raise UserError(f"{path}: not a list of results; score again (stage 13)")
+    for i, row in enumerate(rows, 1):
+        if not isinstance(row, dict) or not all(key in row for key in needed):
+            raise UserError(f"{path}: entry {i} lacks one of {', '.join(needed)}; score again (stage 13)")
+    return rows
 
 
 def _pooled(estimates):

@@ -5,7 +5,6 @@ for instead (`Rules`), it is told in `notes`, to be printed with the result.
 """
 
 import json
-import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -56,15 +55,6 @@ class Rules:
 
 
 _TRN = re.compile(r"^(.*?)\s*\(([^()\s]+)\)$")
-
-
-def write_text(path, text):
-    """Write `text` as UTF-8 to `path` in one step, making the directory if needed."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    temporary.write_text(text, encoding="utf-8", newline="\n")
-    os.replace(temporary, path)
 
 
 def some(items):

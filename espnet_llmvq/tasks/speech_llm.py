@@ -177,6 +177,8 @@ class SpeechLLMTask(AbsTask):
             check_name(f"key in {where}", key, known)
             for inner in value if key in nested and isinstance(value, dict) else ():
                 check_name(f"key under {key} in {where}", inner, nested[key])
+        dtype = (config.get("llm_conf") or {}).get("dtype", "float32")
+        check_name(f"llm_conf.dtype in {where}", dtype, ("float32", "bfloat16", "float16"))
 
     @classmethod
     def build_collate_fn(cls, args, train):

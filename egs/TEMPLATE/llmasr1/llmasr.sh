@@ -159,7 +159,8 @@ done
 [ -z "${pretrained_encoder}" ] || [ -z "${encoder_file}" ] || die "give --pretrained_encoder or --encoder_file, not both"
 [ -n "${pretrained_encoder}" ] || [ -z "${pretrained_layer}" ] || die "--pretrained_layer is for --pretrained_encoder"
 # Names are checked, and groups replaced by their systems.
-systems=$(bin systems --conf_dir "${conf_dir}" --systems "${systems}" ${pretrained_encoder:+--no_ctc} | cut -d '|' -f 1 | paste -s -d ' ' -)
+systems=$(bin systems --conf_dir "${conf_dir}" --systems "${systems}" ${baseline:+--baseline "${baseline}"} \
+    ${pretrained_encoder:+--no_ctc} | cut -d '|' -f 1 | paste -s -d ' ' -)
 tts_set=${tts_text:+tts}
 text_names=
 for pair in ${texts}; do
@@ -282,14 +283,16 @@ fi
 
 # A mistyped key fails now, not after an hour of training. ESPnet takes long to load: only after a change.
 checked=${expdir}/.configs_checked
+check_options="${systems} ${train_overrides} ${encoder_config} ${pretrained_opts[*]-}"
 if [ "${stop_stage}" -ge 7 ] && [ "${stage}" -le 11 ] &&
-    ! fresh "${checked}" "${encoder_config}" "${conf_dir}"/*/*.yaml "${conf_dir}"/*.yaml; then
+    ! { made_with "${checked}" "${check_options}" && fresh "${checked}" "${encoder_config}" "${conf_dir}"/*/*.yaml "${conf_dir}"/*.yaml; }; then
     log "checking configs"
     encoder_opts=(${pretrained_opts[@]+"${pretrained_opts[@]}"})
     ! ${own_encoder} || encoder_opts=(--config "${encoder_config}")
     bin train --check --llm "${llm}" --systems "${systems}" ${encoder_opts[@]+"${encoder_opts[@]}"} "${train_opts[@]}" \
         --train - --valid - --train_shape - --valid_shape -
     touch "${checked}"
+    note_options "${checked}" "${check_options}"
 fi
 
 # For smoke runs: cut what local/data.sh wrote to a handful, the audio excepted.
@@ -387,7 +390,7 @@ lm_job=
 train_lm() {
     # shellcheck disable=SC2086
     OMP_NUM_THREADS=$1 bin train_lm --config "${lm_config}" --train ${lm_train_text} --valid ${lm_valid_text} \
-        --tokenizer "${expdir}/tokenizer" --out "${lm_dir}" --prompt "${prompt}" --seed "${base_seed}"
+        --tokenizer "${expdir}/tokenizer" --out "${lm_dir}" --prompt "${prompt}" --seed "${base_seed}" --ngpu "${ngpu}"
 }
 # On CPUs, a command beside those that follow: start COMMAND [ARG...]; then finish WHAT, which waits for all of them.
 jobs=()
@@ -422,7 +425,7 @@ if stage_on 6; then
         log "Stage 6: held-out perplexity of ${llm}"
         # shellcheck disable=SC2086
         [ -z "${lm_valid_text}" ] || bin train_lm --perplexity_only true --llm "${llm}" --valid ${lm_valid_text} \
-            --prompt "${prompt}" --out "${expdir}/perplexity"
+            --prompt "${prompt}" --out "${expdir}/perplexity" --ngpu "${ngpu}"
     fi
 fi
 
@@ -529,7 +532,7 @@ source_file() {
 source_shape() { echo "${expdir}/stats/${1/\//_}_shape"; }
 # Sequences of a source, from data newer than they are: make_source SET/FORM
 make_source() {
-    local name=${1%/*} out pair text config ctm
+    local name=${1%/*} out pair text config ctm made
     out=$(source_file "$1")
     case $1 in
     */asr) sequences "${name}" ;;
@@ -542,19 +545,21 @@ make_source() {
             cut -s -d ' ' -f 2- "${dumpdir}/${name}/text" >"${text}.tmp"
             mv "${text}.tmp" "${text}"
         fi
-        fresh "${out}" "${text}" && log "${out} is up to date, nothing to do" && return
+        made_with "${out}" "${text}" && fresh "${out}" "${text}" && log "${out} is up to date, nothing to do" && return
         mkdir -p "${dumpdir}/${name}"
         bin make_sequences --builder text --text "${text}" --out "${out}"
+        note_options "${out}" "${text}"
         ;;
     *)
         config=${conf_dir}/interleave/${1#*/}.yaml
         ctm=$(ctm_of "${name}")
-        made_with "${out}" "${interleave_overrides}" &&
+        made="${ctm} ${interleave_overrides}"
+        made_with "${out}" "${made}" &&
             fresh "${out}" "${config}" "${ctm}" "${dumpdir}/${name}/text" "${dumpdir}/${name}/utt2num_samples" &&
             log "${out} is up to date, nothing to do" && return
         bin make_sequences --builder interleaved --data_dir "${dumpdir}/${name}" --ctm "${ctm}" --config "${config}" \
             ${interleave_opts[@]+"${interleave_opts[@]}"} --encoder_config "${encoder_dir}/config.yaml" --out "${out}"
-        note_options "${out}" "${interleave_overrides}"
+        note_options "${out}" "${made}"
         ;;
     esac
 }
@@ -599,8 +604,15 @@ if stage_on 10; then
         encode_opts=(--encoder "${encoder_dir}" --threads "${nj}" --ngpu "${ngpu}")
         pairs=()
         for name in ${all_sets}; do
-            fresh "${cache_dir}/${name}/frames.scp" "${dumpdir}/${name}/sequences.jsonl" "${encoder_file}" && continue
-            if ${augment_cache} && [ "${name}" = "${train_set}" ]; then
+            made=clean
+            ! ${augment_cache} || [ "${name}" != "${train_set}" ] || made="augmented, seed ${base_seed}"
+            made_with "${cache_dir}/${name}" "${made}" &&
+                fresh "${cache_dir}/${name}/frames.scp" "${dumpdir}/${name}/sequences.jsonl" "${encoder_file}" && continue
+            mkdir -p "${cache_dir}"
+            # What is there is older than its inputs or was made otherwise.
+            rm -rf "${cache_dir:?}/${name}"
+            note_options "${cache_dir}/${name}" "${made}"
+            if [ "${made}" != clean ]; then
                 on "${cuda_cmd}" "${expdir}/log/encode_${name}.log" encode "${encode_opts[@]}" --augment --seed "${base_seed}" "${dumpdir}/${name}/sequences.jsonl" "${cache_dir}/${name}"
             else
                 pairs+=("${dumpdir}/${name}/sequences.jsonl" "${cache_dir}/${name}")

@@ -13,8 +13,9 @@ import numpy as np
 
 from espnet_llmvq.bin import perturb_data_dir
 from espnet_llmvq.bin.cli import Parser, run
-from espnet_llmvq.data.datadir import DataDir, write_atomic
+from espnet_llmvq.data.datadir import DataDir
 from espnet_llmvq.errors import UserError
+from espnet_llmvq.write import write_text
 
 words_of = str.split
 DIGITS = words_of("ZERO ONE TWO THREE FOUR FIVE SIX SEVEN EIGHT NINE")
@@ -345,9 +346,8 @@ def write_data_dir(path, utterances):
     ).write(path)
 
 
-def write_text(path, lines):
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_atomic(path, "".join(line + "\n" for line in lines))
+def write_lines(path, lines):
+    write_text(path, "".join(line + "\n" for line in lines))
 
 
 def thin(utterances, n):
@@ -427,8 +427,8 @@ def main(argv=None):
         ["--tempo", "0.75", "1.3", "--suffix=-tempo", *common, str(out / "test_tempo")]
     )
 
-    write_text(out / "lm" / "train.txt", lm_train)
-    write_text(out / "lm" / "valid.txt", [" ".join(u.words) for u in sets["valid"]])
+    write_lines(out / "lm" / "train.txt", lm_train)
+    write_lines(out / "lm" / "valid.txt", [" ".join(u.words) for u in sets["valid"]])
     print(f"lm: {len(lm_train)} lines for training, {len(sets['valid'])} for validation")
 
 

@@ -16,8 +16,9 @@ import orders
 
 from espnet_llmvq.bin.cli import Parser, run
 from espnet_llmvq.data import importer
-from espnet_llmvq.data.datadir import DataDir, parse_entities, read_scp, write_atomic
+from espnet_llmvq.data.datadir import DataDir, parse_entities, read_scp
 from espnet_llmvq.errors import UserError
+from espnet_llmvq.write import write_text
 
 PLACES = {
     "an4": "AN4, https://github.com/cmusphinx/an4",
@@ -124,12 +125,11 @@ def more_text(path, n, held_out):
     )
 
 
-def write_text(path, lines):
+def write_lines(path, lines):
     """Write lines, unless the file holds just these: later stages go by its time."""
     content = "".join(f"{line}\n" for line in lines)
     if not path.is_file() or path.read_text(encoding="utf-8") != content:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_atomic(path, content)
+        write_text(path, content)
 
 
 def get_parser():
@@ -205,12 +205,12 @@ def main(argv=None):
         }
         lm += more_text(args.text, args.lm_text, tested | held_out)
     spoken = drawer.sentences(args.domain, rngs["tts"], held_out)
-    write_text(out / "lm" / "train.txt", lm)
-    write_text(out / "lm" / "tokenizer.txt", transcripts)
-    write_text(out / "lm" / "valid.txt", [" ".join(u.words) for u in sets["valid"]])
-    write_text(out / "lm" / "valid_domain.txt", valid_domain)
-    write_text(out / "text" / "domain.txt", drawer.sentences(args.domain, rngs["text"], held_out))
-    write_text(
+    write_lines(out / "lm" / "train.txt", lm)
+    write_lines(out / "lm" / "tokenizer.txt", transcripts)
+    write_lines(out / "lm" / "valid.txt", [" ".join(u.words) for u in sets["valid"]])
+    write_lines(out / "lm" / "valid_domain.txt", valid_domain)
+    write_lines(out / "text" / "domain.txt", drawer.sentences(args.domain, rngs["text"], held_out))
+    write_lines(
         out / "domain_tts" / "text",
         [f"domain_tts-{i:05d} {line}" for i, line in enumerate(spoken, 1)],
     )

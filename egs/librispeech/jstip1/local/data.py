@@ -11,8 +11,9 @@ import os
 from pathlib import Path
 
 from espnet_llmvq.bin.cli import Parser, run
-from espnet_llmvq.data.datadir import DataDir, write_atomic
+from espnet_llmvq.data.datadir import DataDir
 from espnet_llmvq.errors import UserError, check_name
+from espnet_llmvq.write import write_text
 
 TEST_PARTS = {"test_clean": "test-clean", "test_other": "test-other"}
 SMOKE = {"most": 60, "pubmed_documents": 200, "tts_sentences": 12, "questions": 12, "lm_sentences": 400}
@@ -55,7 +56,7 @@ def get_parser():
 
 def write_lines(path, lines):
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_atomic(path, "".join(f"{line}\n" for line in lines))
+    write_text(path, "".join(f"{line}\n" for line in lines))
 
 
 def fingerprint(args):
@@ -299,7 +300,7 @@ def main(argv=None):
     sentences = work.pubmed()
     work.write("lm/train.txt", texts["train"] + sentences)
     work.write("lm/valid.txt", texts["valid"])
-    write_atomic(args.datadir / DONE, json.dumps({"stamp": stamp, "files": work.made}) + "\n")
+    write_text(args.datadir / DONE, json.dumps({"stamp": stamp, "files": work.made}) + "\n")
 
 
 if __name__ == "__main__":

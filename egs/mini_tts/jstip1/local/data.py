@@ -196,8 +196,8 @@ def main(argv=None):
         if not 0 <= options[name] <= 1:
             raise UserError(f"--{name} is a share, not {options[name]}")
 
-    from espnet_llmvq.data.datadir import write_atomic
     from espnet_llmvq.data.espeak import synthesise
+    from espnet_llmvq.write import write_text
 
     out = Path(args.datadir)
     done, stamp = out / DONE, fingerprint(options)
@@ -219,7 +219,7 @@ def main(argv=None):
 
     def write(name, lines):
         (out / name).parent.mkdir(parents=True, exist_ok=True)
-        write_atomic(out / name, "".join(f"{line}\n" for line in lines))
+        write_text(out / name, "".join(f"{line}\n" for line in lines))
 
     sets, questions = draw(options)
     for name in texts:
@@ -242,7 +242,7 @@ def main(argv=None):
         write(f"questions/{name}.jsonl", lines)
         answers = {ids[i]: q["choices"][q["answer"]] for i, q in enumerate(asked)}
         write(f"questions/{name}/answers", [f"{utt} {answers[utt]}" for utt in sorted(answers)])
-    write_atomic(done, stamp + "\n")
+    write_text(done, stamp + "\n")
     sizes = ", ".join(f"{name} {len(found)}" for name, found in sorted({**sets, **questions}.items()))
     print(f"{out}: {sizes}", file=sys.stderr)
 

@@ -137,8 +137,8 @@ def main(argv=None):
         raise UserError(f"--broad_share is a share, not {options['broad_share']}")
 
     from espnet_llmvq.bin import perturb_data_dir
-    from espnet_llmvq.data.datadir import write_atomic
     from espnet_llmvq.data.espeak import synthesise
+    from espnet_llmvq.write import write_text
 
     out = Path(args.datadir)
     done, stamp = out / DONE, fingerprint(options)
@@ -152,7 +152,7 @@ def main(argv=None):
     sets = draw(options)
     (out / "lm").mkdir(parents=True, exist_ok=True)
     for name in ("lm/train", "lm/valid", "lm/valid_medical"):
-        write_atomic(out / f"{name}.txt", "".join(text + "\n" for text, _ in sets[name]))
+        write_text(out / f"{name}.txt", "".join(text + "\n" for text, _ in sets[name]))
     for name, (_, voices, _) in SPOKEN.items():
         utterances = [(f"{name}-{i:05d}", text) for i, (text, _) in enumerate(sets[name], 1)]
         jobs = synthesise(utterances, voices, out / name, options["seed"], args.nj)
@@ -164,11 +164,11 @@ def main(argv=None):
             for job in jobs:
                 pairs = entities[job["utt"].removeprefix(job["spk"] + "-")]
                 lines.append("\t".join([job["utt"], *(f"{k}={v}" for k, v in pairs)]) + "\n")
-            write_atomic(out / name / "entities", "".join(lines))
+            write_text(out / name / "entities", "".join(lines))
     noise = ["--noise", "pink babble", "--snr", "5", "15", "--rt60", "0.1", "0.3"]
     common = ["--suffix=-noise", "--seed", str(options["seed"]), "--nj", str(args.nj)]
     perturb_data_dir.main([*noise, *common, str(out / "test_id"), str(out / "test_noise")])
-    write_atomic(done, stamp + "\n")
+    write_text(done, stamp + "\n")
     sizes = ", ".join(f"{name} {len(found)}" for name, found in sorted(sets.items()))
     print(f"{out}: {sizes}", file=sys.stderr)
 

@@ -1,0 +1,36 @@
+"""Writing in one step, and what a command may replace."""
+
+import os
+import shutil
+from pathlib import Path
+
+from espnet_llmvq.errors import UserError
+
+
+def write_text(path, text):
+    """Write `text` as UTF-8 to `path` in one step, making the directory if needed."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary.write_text(text, encoding="utf-8", newline="\n")
+    os.replace(temporary, path)
+
+
+def check_replaceable(directory, record):
+    """Raise UserError if `directory` holds files but no `record`: it is not one that the command made before."""
+    directory = Path(directory)
+    if not directory.exists() or (directory / record).is_file():
+        return
+    if not directory.is_dir() or any(directory.iterdir()):
+        raise UserError(f"{directory} would be replaced, but holds other files and no {record}; name another directory")
+
+
+def replace_directory(new, target):
+    """Put the finished directory `new` in the place of `target`, which is there or not; never a part of either."""
+    target = Path(target)
+    old = target.with_name(f".{target.name}.old.tmp")
+    shutil.rmtree(old, ignore_errors=True)
+    if target.exists():
+        os.rename(target, old)
+    os.rename(new, target)
+    shutil.rmtree(old, ignore_errors=True)

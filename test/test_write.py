@@ -1,0 +1,55 @@
+"""Files and directories that appear in one step, and what a command may replace."""
+
+import pytest
+
+from espnet_llmvq.errors import UserError
+from espnet_llmvq.write import check_replaceable, replace_directory, write_text
+
+
+def tree(path):
+    return {str(p.relative_to(path)): p.read_text() for p in path.rglob("*") if p.is_file()}
+
+
+def test_text_appears_whole(tmp_path):
+    write_text(tmp_path / "new" / "a", "ä\r\nb\n")
+    assert (tmp_path / "new" / "a").read_bytes() == "ä\r\nb\n".encode()
+    with pytest.raises(UnicodeEncodeError):
+        write_text(tmp_path / "new" / "a", "\ud800")
+    assert (tmp_path / "new" / "a").read_bytes() == "ä\r\nb\n".encode()
+
+
+@pytest.mark.parametrize(
+    ("content", "refused"), [(None, False), ([], False), (["made.json", "x"], False), (["x"], True)]
+)
+def test_only_what_the_command_made_is_replaced(tmp_path, content, refused):
+    target = tmp_path / "out"
+    if content is not None:
+        target.mkdir()
+        for name in content:
+            (target / name).write_text(name)
+    if refused:
+        with pytest.raises(UserError, match=f"{target} would be replaced, but holds other files and no made.json"):
+            check_replaceable(target, "made.json")
+    else:
+        check_replaceable(target, "made.json")
+
+
+def test_a_file_in_the_place_of_a_directory(tmp_path):
+    (tmp_path / "out").write_text("mine")
+    with pytest.raises(UserError, match="out would be replaced"):
+        check_replaceable(tmp_path / "out", "made.json")
+
+
+@pytest.mark.parametrize("there", [False, True])
+def test_directory_takes_the_place_of_another(tmp_path, there):
+    new, target = tmp_path / "new", tmp_path / "out"
+    new.mkdir()
+    (new / "a").write_text("new")
+    if there:
+        target.mkdir()
+        (target / "b").write_text("old")
+        # Left by a run that was killed between its steps.
+        (tmp_path / ".out.old.tmp").mkdir()
+        (tmp_path / ".out.old.tmp" / "c").write_text("older")
+    replace_directory(new, target)
+    assert tree(tmp_path) == {"out/a": "new"}
