@@ -311,6 +311,59 @@ def test_another_prompt_or_size_is_made_anew(recipe, conf):
     assert len(calls_of("make_sequences", recipe(*again, "--llm", "other"))) == 3
 
 
+def test_other_files_of_the_same_names_are_noticed(recipe, conf):
+    for name in ("first.txt", "older.txt"):
+        (conf / name).write_text("A text.\n")
+    os.utime(conf / "older.txt", (1, 1))
+    (conf / "dump/train/older.ctm").write_text("")
+    os.utime(conf / "dump/train/older.ctm", (1, 1))
+    options = ["--systems", "mixed both", "--tts_text", "tts.txt", "--cache_encoder", "false", "--stop_stage", "9"]
+    recipe(*options, "--texts", "domain=first.txt")
+    assert not calls_of("make_sequences", recipe(*options, "--texts", "domain=first.txt"))
+    (made,) = calls_of("make_sequences", recipe(*options, "--texts", "domain=older.txt"))
+    assert "--text older.txt " in made
+    options += ["--texts", "domain=older.txt", "--ctms", "train=dump/train/older.ctm"]
+    (made,) = calls_of("make_sequences", recipe(*options))
+    assert "--ctm dump/train/older.ctm " in made
+    assert not calls_of("make_sequences", recipe(*options))
+
+
+def test_frames_with_other_noise_are_made_anew(recipe, conf):
+    def encoded(*options):
+        """Sets that are encoded, and whether with noise; the stand-in leaves no frames, so they are put there."""
+        found = []
+        for call in calls_of("encode", recipe("--systems", "plain", "--stage", "9", "--stop_stage", "10", *options)):
+            found += [(name, "--augment" in call) for name in ("train", "valid", "test") if f"/frames/{name}" in call]
+        for name, _ in found:
+            assert not (conf / "exp/encoder/frames" / name).exists()
+            (conf / "exp/encoder/frames" / name).mkdir()
+            (conf / "exp/encoder/frames" / name / "frames.scp").touch()
+        return found
+
+    (conf / "exp/encoder").mkdir(parents=True)
+    assert encoded() == [("train", False), ("valid", False), ("test", False)]
+    assert encoded() == []
+    assert encoded("--augment_cache", "true") == [("train", True)]
+    assert encoded("--augment_cache", "true") == []
+    assert encoded() == [("train", False)]
+
+
+def test_a_mistyped_baseline_is_an_error(recipe):
+    recipe("--systems", "plain", "--baseline", "mixed", "--stop_stage", "5")  # of another run
+    assert recipe("--systems", "plain", "--baseline", "mixd", error="did you mean 'mixed'") == []
+
+
+def test_configs_are_checked_for_other_systems(recipe, conf):
+    # Without the filter of `recipe`: the stand-in notes every call.
+    def checks(*options):
+        recipe("--stop_stage", "11", "--cache_encoder", "false", *options)
+        return sum(line.startswith("espnet_llmvq.bin.train --check") for line in (conf / "calls").read_text().splitlines())
+
+    assert checks("--systems", "plain") == 1 and checks("--systems", "plain") == 0
+    assert checks("--systems", "plain mixed") == 1
+    assert checks("--systems", "plain mixed", "--train_overrides", "max_epoch=1") == 1
+
+
 def test_systems_without_mixtures_run_as_before(recipe):
     calls = recipe("--systems", "plain", "--cache_encoder", "false")
     assert [call.split()[0] for call in calls] == (
