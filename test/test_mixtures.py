@@ -357,7 +357,7 @@ def test_configs_are_checked_for_other_systems(recipe, conf):
     # Without the filter of `recipe`: the stand-in notes every call.
     def checks(*options):
         recipe("--stop_stage", "11", "--cache_encoder", "false", *options)
-        return sum(line.startswith("espnet_llmvq.bin.train --check") for line in (conf / "calls").read_text().splitlines())
+        return (conf / "calls").read_text().count("espnet_llmvq.bin.train --check")
 
     assert checks("--systems", "plain") == 1 and checks("--systems", "plain") == 0
     assert checks("--systems", "plain mixed") == 1
