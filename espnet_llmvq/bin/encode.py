@@ -33,7 +33,7 @@ def main(argv=None):
     from espnet_llmvq.errors import UserError
     from espnet_llmvq.tasks.dataset import Augmenter
     from espnet_llmvq.tasks.speech_llm import load_model
-    from espnet_llmvq.write import check_replaceable, replace_directory, write_text
+    from espnet_llmvq.write import check_replaceable
 
     if len(args.files) % 2:
         raise UserError("give pairs: SEQUENCES DIR")
@@ -60,11 +60,18 @@ def main(argv=None):
                 for utt, x, n in zip(ids, out.cpu(), lengths.tolist()):
                     frames[utt] = n
                     writer(utt, x[:n].numpy())
-        # Its frames.scp names where it will be.
-        with open(f"{tmp}/frames.scp", encoding="utf-8") as f:
-            write_text(f"{tmp}/frames.scp", f.read().replace(f"{tmp}/frames.ark:", f"{target}/frames.ark:"))
-        replace_directory(tmp, target)
+        publish(tmp, target)
         print(f"{target}: frames of {len(frames)} utterances, {sum(frames.values())} in all")
+
+
+def publish(tmp, target):
+    """Move a finished cache into place; its frames.scp names that place."""
+    from espnet_llmvq.write import replace_directory, write_text
+
+    with open(f"{tmp}/frames.scp", encoding="utf-8") as f:
+        lines = f.read().replace(f"{tmp}/frames.ark:", f"{target}/frames.ark:")
+    write_text(f"{tmp}/frames.scp", lines)
+    replace_directory(tmp, target)
 
 
 if __name__ == "__main__":
