@@ -18,7 +18,7 @@ sets="test_clean test_other test_commonvoice test_tedlium3 test_voxpopuli test_g
 # A run with encoder $1, systems $2 and options, its output in $1.log
 check() {
     note "$1"
-    if ! ENCODER=$1 ./run.sh --smoke true --systems "$2" --nj 1 --score_opts "--replicates 200" "${@:3}" >"$1.log" 2>&1; then
+    if ! ENCODER=$1 ./run.sh --smoke true --systems "$2" --score_opts "--replicates 200" "${@:3}" >"$1.log" 2>&1; then
         tail -n 40 "$1.log" >&2
         fail "a run that should pass failed: $1"
     fi

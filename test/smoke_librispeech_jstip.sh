@@ -27,7 +27,7 @@ END
 export LLM=${work}/llama
 
 note "every stage"
-if ! ./run.sh --smoke --systems "${systems}" --nj 1 --score_opts "--replicates 200" --prompt "<s>USER: {speech} ASSISTANT: {text}" \
+if ! ./run.sh --smoke --systems "${systems}" --score_opts "--replicates 200" --prompt "<s>USER: {speech} ASSISTANT: {text}" \
     --interleave_overrides "begin_token=<s> segment_token=null" >log 2>&1; then
     tail -n 40 log >&2
     fail "a run that should pass failed"
