@@ -106,6 +106,11 @@ def names(directory):
     return sorted(f[:-5] for f in os.listdir(directory) if f.endswith(".yaml"))
 
 
+def is_group(conf_dir, name):
+    """Whether the name under conf_dir/systems stands for several systems."""
+    return GROUP_KEY in read_yaml(os.path.join(conf_dir, "systems", f"{name}.yaml"))
+
+
 def expand(systems_dir, wanted):
     """The files of the systems named in `wanted`, groups replaced by their members, each once: {name: (path, YAML)}.
 

@@ -17,12 +17,19 @@ def write_text(path, text):
 
 
 def check_replaceable(directory, record):
-    """Raise UserError if `directory` holds files but no `record`: it is not one that the command made before."""
+    """Raise UserError if `directory` holds files but no `record`: it is not one that the command made before.
+
+    Also if it is a symbolic link: what is written beside it might be on another disk than what it leads to.
+    """
     directory = Path(directory)
+    if directory.is_symlink():
+        raise UserError(f"{directory} would be replaced, but is a link; name the directory itself, or link its parent")
     if not directory.exists() or (directory / record).is_file():
         return
     if not directory.is_dir() or any(directory.iterdir()):
-        raise UserError(f"{directory} would be replaced, but holds other files and no {record}; name another directory")
+        raise UserError(
+            f"{directory} would be replaced, but holds other files and no {record}; remove it or name another"
+        )
 
 
 def replace_directory(new, target):

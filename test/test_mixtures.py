@@ -335,12 +335,11 @@ def test_frames_with_other_noise_are_made_anew(recipe, conf):
         for call in calls_of("encode", recipe("--systems", "plain", "--stage", "9", "--stop_stage", "10", *options)):
             found += [(name, "--augment" in call) for name in ("train", "valid", "test") if f"/frames/{name}" in call]
         for name, _ in found:
-            assert not (conf / "exp/encoder/frames" / name).exists()
-            (conf / "exp/encoder/frames" / name).mkdir()
             (conf / "exp/encoder/frames" / name / "frames.scp").touch()
         return found
 
-    (conf / "exp/encoder").mkdir(parents=True)
+    for name in ("train", "valid", "test"):
+        (conf / "exp/encoder/frames" / name).mkdir(parents=True)
     assert encoded() == [("train", False), ("valid", False), ("test", False)]
     assert encoded() == []
     assert encoded("--augment_cache", "true") == [("train", True)]

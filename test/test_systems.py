@@ -147,6 +147,9 @@ def test_mistakes_in_an_override(pair, message):
 def test_the_baseline_may_be_of_another_run_but_not_mistyped(conf, capsys):
     list_systems.main(["--conf_dir", str(conf), "--systems", "lora", "--baseline", "hard"])
     assert capsys.readouterr().out.startswith("lora|")
+    (conf / "systems" / "all_a.yaml").write_text(GROUP)
+    with pytest.raises(UserError, match=r"unknown baseline 'all_a'"):
+        list_systems.main(["--conf_dir", str(conf), "--systems", "lora", "--baseline", "all_a"])
     with pytest.raises(UserError, match=r"unknown baseline 'herd' \(did you mean 'hard'"):
         list_systems.main(["--conf_dir", str(conf), "--systems", "lora", "--baseline", "herd"])
 

@@ -34,6 +34,15 @@ def test_only_what_the_command_made_is_replaced(tmp_path, content, refused):
         check_replaceable(target, "made.json")
 
 
+def test_a_link_stays(tmp_path):
+    (tmp_path / "disk").mkdir()
+    (tmp_path / "out").symlink_to("disk")
+    (tmp_path / "dangling").symlink_to("nowhere")
+    for name in ("out", "dangling"):
+        with pytest.raises(UserError, match=f"{name} would be replaced, but is a link"):
+            check_replaceable(tmp_path / name, "made.json")
+
+
 def test_a_file_in_the_place_of_a_directory(tmp_path):
     (tmp_path / "out").write_text("mine")
     with pytest.raises(UserError, match="out would be replaced"):

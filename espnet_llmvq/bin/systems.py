@@ -20,12 +20,12 @@ def get_parser():
 def main(argv=None):
     args = get_parser().parse_args(argv)
     from espnet_llmvq.errors import UserError, check_name
-    from espnet_llmvq.systems import hypothesis_file, names, read_systems
+    from espnet_llmvq.systems import hypothesis_file, is_group, names, read_systems
 
     known = names(os.path.join(args.conf_dir, "systems"))
     systems = read_systems(args.conf_dir, args.systems.split() or known, args.seed)
     if args.baseline:
-        check_name("baseline", args.baseline, known)
+        check_name("baseline", args.baseline, [name for name in known if not is_group(args.conf_dir, name)])
     for system in systems:
         if args.no_ctc and system.decode != "llm":
             raise UserError(

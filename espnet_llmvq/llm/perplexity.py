@@ -57,11 +57,12 @@ def measure(model_dir, files, template, noise, seed=1, out_dir=None, ngpu=0):
     tokenizers as long as `unknown_tokens` is 0, for `<unk>` hides what the word was. Returns what
     it wrote: {..., "files": {name: {lines, words, tokens, unknown_tokens, text: {...}, noisy_copy: {...}}}}.
     """
+    import torch
 
     tokenizer = load_tokenizer(model_dir)
     template = resolved(template, tokenizer)
     llm = load_llm(model_dir).eval()
-    if ngpu:
+    if ngpu and torch.cuda.is_available():
         llm = llm.cuda()
     copier = NoisyCopy(tokenizer, template, noise)
     report = {"prompt": template, "noise": dataclasses.asdict(noise), "seed": seed, "files": {}}

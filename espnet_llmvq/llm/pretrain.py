@@ -205,7 +205,7 @@ def train(config, train_files, tokenizer_dir, out_dir, template, seed=1, ngpu=0,
         out_dir: appears when the training is done, with model, tokenizer, log and `lm.json` (what
             it was made from). Checkpoints are in `out_dir`.work until then.
         template: prompt of the copy task, "USER: {speech} ASSISTANT: {text}".
-        ngpu: 0 for the CPU; more than one GPU are not used.
+        ngpu: 0 for the CPU; else a GPU where there is one, never several.
         callbacks: more `transformers.TrainerCallback`s.
     Does nothing when `out_dir` holds a model. Returns True when it trained. Raises UserError when
     the checkpoints found are of a run with other settings or text.
@@ -237,7 +237,8 @@ def train(config, train_files, tokenizer_dir, out_dir, template, seed=1, ngpu=0,
 
     work = f"{out_dir.rstrip('/')}.work"
     os.makedirs(work, exist_ok=True)
-    bf16 = config.precision == "bfloat16" or (config.precision == "auto" and fast_bfloat16(bool(ngpu)))
+    gpu = bool(ngpu) and torch.cuda.is_available()
+    bf16 = config.precision == "bfloat16" or (config.precision == "auto" and fast_bfloat16(gpu))
     made_from = {
         "config": dataclasses.asdict(config),
         "prompt": template,
@@ -275,13 +276,13 @@ def train(config, train_files, tokenizer_dir, out_dir, template, seed=1, ngpu=0,
         adam_beta2=config.adam_beta2,
         max_grad_norm=config.max_grad_norm,
         bf16=bf16,
-        use_cpu=not ngpu,
+        use_cpu=not gpu,
         save_strategy="steps",
         save_steps=config.save_steps,
         save_total_limit=2,  # with one, a kill while saving could leave none
         logging_steps=config.log_steps,
         report_to="none",
-        dataloader_pin_memory=bool(ngpu),
+        dataloader_pin_memory=gpu,
         seed=seed,
     )
     args._n_gpu = min(args.n_gpu, 1)  # the model is too small to be worth several

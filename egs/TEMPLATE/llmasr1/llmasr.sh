@@ -107,7 +107,7 @@ if ${smoke}; then
     done
     datadir+=_smoke dumpdir+=_smoke expdir+=_smoke
     lm_config=${conf_dir}/lm_smoke.yaml
-    # Two steps, of a batch as small as tiny models need, whatever the recipe's are.
+    # Two steps, of small batches: batch_bins counts where the recipe's batches are of so many positions.
     train_overrides="max_epoch=1 num_iters_per_epoch=2 accum_grad=1 batch_bins=600 ${train_overrides}"
     # An encoder that has learnt nothing finds no pauses: segments end after every word.
     interleave_overrides="silence=0 ${interleave_overrides}"
@@ -283,7 +283,7 @@ fi
 
 # A mistyped key fails now, not after an hour of training. ESPnet takes long to load: only after a change.
 checked=${expdir}/.configs_checked
-check_options="${systems} ${train_overrides} ${encoder_config} ${pretrained_opts[*]-}"
+check_options="${conf_dir} ${systems} ${train_overrides} ${encoder_config} ${pretrained_opts[*]-}"
 if [ "${stop_stage}" -ge 7 ] && [ "${stage}" -le 11 ] &&
     ! { made_with "${checked}" "${check_options}" && fresh "${checked}" "${encoder_config}" "${conf_dir}"/*/*.yaml "${conf_dir}"/*.yaml; }; then
     log "checking configs"
@@ -602,19 +602,18 @@ if stage_on 10; then
     for source in ${sources}; do source_opts+=("$(source_file "${source}")" "$(source_shape "${source}")"); done
     if ${cache_encoder}; then
         encode_opts=(--encoder "${encoder_dir}" --threads "${nj}" --ngpu "${ngpu}")
-        pairs=()
+        pairs=() clean_sets=()
         for name in ${all_sets}; do
             made=clean
             ! ${augment_cache} || [ "${name}" != "${train_set}" ] || made="augmented, seed ${base_seed}"
             made_with "${cache_dir}/${name}" "${made}" &&
                 fresh "${cache_dir}/${name}/frames.scp" "${dumpdir}/${name}/sequences.jsonl" "${encoder_file}" && continue
-            mkdir -p "${cache_dir}"
-            # What is there is older than its inputs or was made otherwise.
-            rm -rf "${cache_dir:?}/${name}"
-            note_options "${cache_dir}/${name}" "${made}"
+            rm -f "${cache_dir}/${name}.options"
             if [ "${made}" != clean ]; then
                 on "${cuda_cmd}" "${expdir}/log/encode_${name}.log" encode "${encode_opts[@]}" --augment --seed "${base_seed}" "${dumpdir}/${name}/sequences.jsonl" "${cache_dir}/${name}"
+                note_options "${cache_dir}/${name}" "${made}"
             else
+                clean_sets+=("${name}")
                 pairs+=("${dumpdir}/${name}/sequences.jsonl" "${cache_dir}/${name}")
             fi
         done
@@ -630,6 +629,9 @@ if stage_on 10; then
         mix
     fi
     finish "encoding"
+    if ${cache_encoder}; then
+        for name in ${clean_sets[@]+"${clean_sets[@]}"}; do note_options "${cache_dir}/${name}" clean; done
+    fi
 fi
 
 if stage_on 11; then
