@@ -13,7 +13,9 @@ import soxr
 
 from espnet_llmvq.bin import format_audio
 from espnet_llmvq.data import audio
-from espnet_llmvq.data.datadir import DataDir, scan, validate
+from espnet_llmvq.data.checks import validate
+from espnet_llmvq.data.datadir import DataDir
+from espnet_llmvq.data.tables import scan
 from espnet_llmvq.errors import UserError
 
 

@@ -16,7 +16,9 @@ from espnet_llmvq.bin import (
     utt2spk_to_spk2utt,
     validate_data_dir,
 )
-from espnet_llmvq.data.datadir import DataDir, Problem, read_scp, scan, validate
+from espnet_llmvq.data.checks import validate
+from espnet_llmvq.data.datadir import DataDir
+from espnet_llmvq.data.tables import Problem, read_scp, scan
 from espnet_llmvq.errors import UserError
 
 UTTS = ["a-1", "a-2", "b-1", "b-2", "c-1"]

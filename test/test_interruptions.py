@@ -12,7 +12,9 @@ import soundfile
 
 from espnet_llmvq.bin import encode, filter_data, format_audio
 from espnet_llmvq.bin.cli import run
-from espnet_llmvq.data.datadir import DataDir, read_scp, validate
+from espnet_llmvq.data.checks import validate
+from espnet_llmvq.data.datadir import DataDir
+from espnet_llmvq.data.tables import read_scp
 from espnet_llmvq.decode.nbest import Partial
 from espnet_llmvq.errors import UserError, message_of
 from espnet_llmvq.parallel import run_forked, run_jobs

@@ -13,7 +13,8 @@ import layouts_jstip as layouts
 import pytest
 from recipe_modules import local_modules
 
-from espnet_llmvq.data.datadir import DataDir, validate
+from espnet_llmvq.data.checks import validate
+from espnet_llmvq.data.datadir import DataDir
 from espnet_llmvq.data.questions import read_questions
 from espnet_llmvq.errors import UserError
 from espnet_llmvq.score.entities import check_entities, read_entities

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from espnet_llmvq.bin import mixtures, train
-from espnet_llmvq.data.datadir import level
+from espnet_llmvq.data.tables import level
 from espnet_llmvq.errors import UserError
 from espnet_llmvq.interleave.interleaved import Interleaving
 from espnet_llmvq.score.published import make_published

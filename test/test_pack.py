@@ -267,7 +267,7 @@ def no_tensors(d):
         (manifest(prompt=None), "a system with an LLM has no prompt"),
         (manifest(files=3), "files is 3, which is not possible"),
         (manifest(llm="../../llm"), "llm is '../../llm', which is not possible"),
-        (manifest(llm="/tmp/llm"), "llm is '/tmp/llm'"),
+        (manifest(llm="/elsewhere/llm"), "llm is '/elsewhere/llm'"),
         (remove("model.safetensors"), "lacks model.safetensors; copy it again"),
         (remove("llm/tokenizer.json"), "lacks llm/tokenizer.json"),
         (foreign("pytorch_model.bin"), "pytorch_model.bin is not in manifest.json"),

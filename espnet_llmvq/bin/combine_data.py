@@ -30,7 +30,8 @@ def combine(sources):
     When only some have segments, the others get one segment per whole file. Returns also the
     names of optional files left out because a source lacks them.
     """
-    from espnet_llmvq.data.datadir import DataDir, level
+    from espnet_llmvq.data.datadir import DataDir
+    from espnet_llmvq.data.tables import level
 
     text = _merge([(s, d.text) for s, d in sources], "text", shared=False)
     segmented = any(data.segments is not None for _, data in sources)
@@ -67,7 +68,7 @@ def _segments(data):
 
 def _extra_lines(name, sources):
     """The lines of an unmanaged file of all sources, sorted by their first fields."""
-    from espnet_llmvq.data.datadir import read_scp
+    from espnet_llmvq.data.tables import read_scp
 
     tables = [(source, read_scp(os.path.join(source, name), empty=True)) for source in sources]
     lines = _merge(tables, name, shared=True).items()
@@ -90,7 +91,8 @@ def main(argv=None):
     parser.add_argument("dest", help="directory to write")
     parser.add_argument("sources", nargs="+", help="directories to combine")
     args = parser.parse_args(argv)
-    from espnet_llmvq.data.datadir import CORE, DataDir, level
+    from espnet_llmvq.data.datadir import DataDir
+    from espnet_llmvq.data.tables import CORE, level
     from espnet_llmvq.write import write_text
 
     if os.path.realpath(args.dest) in map(os.path.realpath, args.sources):

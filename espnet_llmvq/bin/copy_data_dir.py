@@ -13,7 +13,8 @@ from espnet_llmvq.errors import UserError
 
 def rename(data, new_utt, new_spk):
     """Return a DataDir with ids {old: new} of utterances and of speakers; recordings of segments keep theirs."""
-    from espnet_llmvq.data.datadir import DataDir, level
+    from espnet_llmvq.data.datadir import DataDir
+    from espnet_llmvq.data.tables import level
 
     recs = {rec: rec for rec in data.wav_scp} if data.segments is not None else new_utt
     ids = {"utt": new_utt, "spk": new_spk, "rec": recs}

@@ -16,14 +16,8 @@ def fix(path, audio=True, rate=None, nj=2, allow_empty_text=False):
     needs a person (conflicting ids, wrong encoding, pipes) nothing at all is changed: status 1.
     Raises UserError when no utterance would be left.
     """
-    from espnet_llmvq.data.datadir import (
-        by_speaker,
-        level,
-        managed_files,
-        scan,
-        select,
-        validate,
-    )
+    from espnet_llmvq.data.checks import select, validate
+    from espnet_llmvq.data.tables import by_speaker, level, managed_files, scan
     from espnet_llmvq.write import write_text
 
     path = Path(path)

@@ -47,7 +47,7 @@ def convert(job):
 
 def _digest(source, data, options):
     """Return a hash of everything the result depends on; audio counts by path, size and mtime."""
-    from espnet_llmvq.data.datadir import managed_files
+    from espnet_llmvq.data.tables import managed_files
 
     h = hashlib.sha256(json.dumps(options, sort_keys=True).encode())
     for name in managed_files(source):
@@ -65,7 +65,7 @@ def _digest(source, data, options):
 
 def _is_done(dest, digest):
     """True when `dest` was written from the same input and its audio is still there in full."""
-    from espnet_llmvq.data.datadir import CORE, read_scp
+    from espnet_llmvq.data.tables import CORE, read_scp
 
     try:
         if json.loads((dest / STAMP).read_text())["digest"] != digest:
@@ -93,7 +93,8 @@ def format_audio(source, dest, rate=16000, nj=2, audio_format="wav"):
     rate: Hz, or None to leave each file its own.
     Raises UserError listing the utterances whose audio cannot be used; `dest` is not touched then.
     """
-    from espnet_llmvq.data.datadir import DataDir, scan
+    from espnet_llmvq.data.datadir import DataDir
+    from espnet_llmvq.data.tables import scan
     from espnet_llmvq.parallel import run_jobs
     from espnet_llmvq.write import check_replaceable, replace_directory, write_text
 

@@ -65,7 +65,8 @@ def interleaved(args, data, ctm, dropped, step, made):
 def build(args, dropped, step, made):
     """The sequences that the arguments ask for."""
     from espnet_llmvq.align.ctm import read_ctm
-    from espnet_llmvq.data.datadir import DataDir, read_scp
+    from espnet_llmvq.data.datadir import DataDir
+    from espnet_llmvq.data.tables import read_scp
     from espnet_llmvq.errors import UserError
     from espnet_llmvq.interleave.asr import asr_sequence, text_question, text_sequence
     from espnet_llmvq.interleave.corpus import documents, utterances

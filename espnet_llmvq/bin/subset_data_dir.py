@@ -39,7 +39,7 @@ def some_speakers(spk2utt, count, seed):
 
 def read_list(path, known, where):
     """Return the first fields of a list; UserError for one that is not in `known`, or for none."""
-    from espnet_llmvq.data.datadir import scan
+    from espnet_llmvq.data.tables import scan
 
     rows, problems = scan(path)
     for problem in problems:

@@ -18,8 +18,8 @@ def main(argv=None):
     )
     args = parser.parse_args(argv)
 
-    from espnet_llmvq.data.datadir import read_scp
     from espnet_llmvq.data.espeak import synthesise
+    from espnet_llmvq.data.tables import read_scp
 
     utterances = list(read_scp(args.text).items())
     jobs = synthesise(utterances, args.voices.split(), args.out, args.seed, args.nj, args.command)

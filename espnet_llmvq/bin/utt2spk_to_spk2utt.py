@@ -9,7 +9,7 @@ def main(argv=None):
     parser = Parser(description=__doc__)
     parser.add_argument("utt2spk", help="utt2spk file")
     args = parser.parse_args(argv)
-    from espnet_llmvq.data.datadir import by_speaker, read_scp
+    from espnet_llmvq.data.tables import by_speaker, read_scp
 
     for spk, utts in by_speaker(read_scp(args.utt2spk)).items():
         sys.stdout.write(f"{spk} {' '.join(utts)}\n")

@@ -34,7 +34,7 @@ def main(argv=None):
         from espnet_llmvq.bin.fix_data_dir import fix
 
         return fix(args.data_dir, **options)
-    from espnet_llmvq.data.datadir import validate
+    from espnet_llmvq.data.checks import validate
 
     problems = validate(args.data_dir, **options)
     for problem in problems:

@@ -20,8 +20,8 @@ from pathlib import Path
 
 import numpy as np
 
-from espnet_llmvq.data.datadir import by_speaker
 from espnet_llmvq.data.perturb import limit_peak
+from espnet_llmvq.data.tables import by_speaker
 from espnet_llmvq.errors import UserError, nearest
 from espnet_llmvq.parallel import run_jobs
 from espnet_llmvq.write import check_replaceable, replace_directory

@@ -11,7 +11,8 @@ import re
 from pathlib import Path
 
 from espnet_llmvq.data import lhotse, manifest
-from espnet_llmvq.data.datadir import DataDir, by_speaker, managed_files, scan
+from espnet_llmvq.data.datadir import DataDir
+from espnet_llmvq.data.tables import by_speaker, managed_files, scan
 from espnet_llmvq.errors import UserError
 
 FORMS = (

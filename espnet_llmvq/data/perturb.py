@@ -18,7 +18,8 @@ from pathlib import Path
 import numpy as np
 
 from espnet_llmvq.data.audio import read_audio, write_audio
-from espnet_llmvq.data.datadir import DataDir, level
+from espnet_llmvq.data.datadir import DataDir
+from espnet_llmvq.data.tables import level
 from espnet_llmvq.errors import UserError, check_name
 from espnet_llmvq.write import check_replaceable, replace_directory, write_text
 

@@ -50,7 +50,7 @@ class Lexicon:
 
 def read_entities(path):
     """Return {utt: [(slot, value)]} of a data directory's `entities`; UserError if malformed."""
-    from espnet_llmvq.data.datadir import parse_entities, read_scp
+    from espnet_llmvq.data.tables import parse_entities, read_scp
 
     return parse_entities(read_scp(path, empty=True))
 

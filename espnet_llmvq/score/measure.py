@@ -126,7 +126,7 @@ def load_reference(
     entities, word_list, utt2spk: files, or None. A word list has an entry of one or more words a line.
     UserError for bad input that `rules` does not treat.
     """
-    from espnet_llmvq.data.datadir import read_scp
+    from espnet_llmvq.data.tables import read_scp
 
     check_name("value of --resample", resample, ("utterance", "speaker"))
     notes, normalise = [], get_normaliser(normaliser)

@@ -16,7 +16,8 @@ import orders
 
 from espnet_llmvq.bin.cli import Parser, run
 from espnet_llmvq.data import importer
-from espnet_llmvq.data.datadir import DataDir, parse_entities, read_scp
+from espnet_llmvq.data.datadir import DataDir
+from espnet_llmvq.data.tables import parse_entities, read_scp
 from espnet_llmvq.errors import UserError
 from espnet_llmvq.write import write_text
 

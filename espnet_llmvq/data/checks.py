@@ -1,0 +1,249 @@
+"""Every defect of a Kaldi data directory, and what is left without those that are dropped."""
+
+from collections import Counter
+from dataclasses import replace
+from pathlib import Path
+
+from espnet_llmvq.data.tables import (
+    CORE,
+    PIPE,
+    Problem,
+    is_pipe,
+    level,
+    managed_files,
+    parse_segment,
+    scan,
+)
+from espnet_llmvq.errors import UserError
+
+
+def select(path, tables, drops):
+    """What is left of the tables of a directory without the Problems `drops`.
+
+    Returns (ids kept per level, [(dropped id, reason)], number of utterances before).
+    """
+    path, segmented = Path(path), "segments" in tables
+    core = ("text", "segments" if segmented else "wav.scp", "utt2spk")
+    rec_of = {}
+    if segmented:
+        for row in tables["segments"]:
+            try:
+                rec_of[row.key] = parse_segment(row.value)[0]
+            except ValueError:
+                continue  # it is among the drops
+    reasons, bad_recs, lines = {}, {}, []
+    for p in drops:
+        name = Path(p.file).name
+        why = f"{p.file}:{p.line}: {p.message}"
+        if name == "wav.scp" and segmented:
+            bad_recs.setdefault(p.utt, why)
+        elif level(name):
+            lines.append((p.utt, why))
+        else:
+            reasons.setdefault(p.utt, why)
+    for utt, rec in rec_of.items():
+        if rec in bad_recs:
+            reasons.setdefault(utt, f"recording {rec}: {bad_recs[rec]}")
+    everyone = {row.key for name in core for row in tables[name]}
+    utts = everyone - reasons.keys()
+    recs = {rec_of[u] for u in utts} if segmented else utts
+    for row in tables["wav.scp"] if segmented else ():
+        if row.key not in recs:
+            bad_recs.setdefault(row.key, f"{path / 'wav.scp'}:{row.line}: no utterance is left")
+    spks = {row.value for row in tables["utt2spk"] if row.key in utts}
+    kept = {"utt": utts, "spk": spks, "rec": recs}
+    gone = {row.value for row in tables["utt2spk"]} - spks
+    lines += [(spk, "speaker without utterances") for spk in gone]
+    dropped = [*reasons.items(), *bad_recs.items(), *lines]
+    return kept, sorted(set(dropped)), len(everyone)
+
+
+def validate(path, audio=True, rate=None, nj=2, allow_empty_text=False):
+    """Return every Problem of a data directory, ordered by file and line; empty means clean.
+
+    audio: also check each audio file to its end, in `nj` threads. rate: expected sampling rate in
+    Hz, or None. Raises UserError only when `path` is not a directory.
+    """
+    tables, segments, problems = inspect(path, allow_empty_text)
+    if audio:
+        problems += _check_audio(Path(path), tables, segments, rate, nj)
+    order = {name: i for i, name in enumerate(tables)}
+    return sorted(problems, key=lambda p: (order.get(Path(p.file).name, -1), p.line, p.utt))
+
+
+def inspect(path, allow_empty_text):
+    """Return ({file: rows}, {utt: (recording, start, end, row)}, problems) without the audio."""
+    path = Path(path)
+    if not path.is_dir():
+        raise UserError(f"{path}: data directory not found (correct the path)")
+    tables, segments, problems = {}, {}, []
+    for name in managed_files(path):
+        tables[name], found = scan(path / name)
+        if name == "spk2utt" and tables.get("utt2spk"):
+            found = [replace(p, repair="rewrite") for p in found]  # it is rebuilt from utt2spk
+        problems += found
+    problems += _check_files(path, tables)
+    problems += _check_values(path, tables, allow_empty_text)
+    for row in tables.get("segments", ()):
+        try:
+            segments.setdefault(row.key, (*parse_segment(row.value), row))
+        except ValueError as err:
+            at = str(path / "segments"), row.line, row.key
+            problems.append(Problem(*at, str(err), "correct it or drop it", "drop"))
+    problems += _check_ids(path, tables, segments)
+    problems += _check_speakers(path, tables)
+    return tables, segments, problems
+
+
+def _check_files(path, tables):
+    """Problems of core files that are missing or empty."""
+    for name in CORE:
+        if tables.get(name) or (name == "segments" and name not in tables):
+            continue
+        what = "is empty" if name in tables else "is missing"
+        at = str(path / name), 0, "-", f"file {what}"
+        if name == "spk2utt" and tables.get("utt2spk"):
+            yield Problem(*at, "make it with utt2spk_to_spk2utt.py", "rewrite")
+        else:
+            yield Problem(*at, "write it")
+
+
+def _check_values(path, tables, allow_empty_text):
+    """Problems of single lines in wav.scp, text and utt2spk."""
+    for row in tables.get("wav.scp", ()):
+        at = str(path / "wav.scp"), row.line, row.key
+        if is_pipe(row.value):
+            yield Problem(*at, *PIPE)
+        elif not row.value:
+            yield Problem(*at, "no audio path", "add the path or drop it", "drop")
+    for row in tables.get("text", ()):
+        if not allow_empty_text and not row.value.strip():
+            at = str(path / "text"), row.line, row.key
+            yield Problem(
+                *at, "empty transcript", "add it, drop it, or --allow_empty_text true", "drop"
+            )
+    for row in tables.get("utt2spk", ()):
+        fields = len(row.value.split())
+        if fields != 1:
+            at = str(path / "utt2spk"), row.line, row.key
+            if fields == 0:
+                yield Problem(*at, "no speaker", "add one or drop it", "drop")
+            else:
+                yield Problem(*at, f"{fields} speakers", "leave one, without blanks")
+
+
+def _check_ids(path, tables, segments):
+    """Problems of ids that one table has and another lacks."""
+    audio = "segments" if "segments" in tables else "wav.scp"
+    names = [n for n in ("text", audio, "utt2spk") if tables.get(n)]
+    lines = {n: {row.key: row.line for row in reversed(tables[n])} for n in names}
+    for utt in sorted(set().union(*lines.values())):
+        lacking = [n for n in names if utt not in lines[n]]
+        if lacking:
+            here = next(n for n in names if utt in lines[n])
+            message = f"not in {' and '.join(lacking)}"
+            at = str(path / here), lines[here][utt], utt
+            yield Problem(*at, message, "add the missing line or drop it", "drop")
+    recs = {row.key: row.line for row in reversed(tables.get("wav.scp", ()))}
+    if tables.get("segments") and recs:
+        for utt, (rec, _, _, row) in segments.items():
+            if rec not in recs:
+                at = str(path / "segments"), row.line, utt
+                message = f"recording {rec!r} is not in wav.scp"
+                yield Problem(*at, message, "add the recording or drop it", "drop")
+        # A malformed segment still names its recording; the segment itself is reported already.
+        used = {row.value.split()[0] for row in tables["segments"] if row.value}
+        for rec in sorted(recs.keys() - used):
+            at = str(path / "wav.scp"), recs[rec], rec
+            yield Problem(*at, "no segment uses this recording", "drop it", "drop")
+    known = {
+        "utt": set().union(*lines.values()) or None,
+        "spk": {row.value for row in tables["utt2spk"]} if tables.get("utt2spk") else None,
+        "rec": set(recs) or None,
+    }
+    what = {"utt": "utterance", "spk": "speaker", "rec": "recording"}
+    for name in tables:
+        ids = known.get(level(name))
+        if ids is None:
+            continue
+        for row in tables[name]:
+            if row.key not in ids:
+                at = str(path / name), row.line, row.key
+                yield Problem(*at, f"unknown {what[level(name)]}", "drop the line", "drop")
+    if "utt2num_samples" in tables:
+        counted = {row.key for row in tables["utt2num_samples"]}
+        for row in tables.get("text", ()):
+            if row.key not in counted:
+                at = str(path / "text"), row.line, row.key
+                yield Problem(*at, "not in utt2num_samples", "run format_audio.py again")
+
+
+def _check_speakers(path, tables):
+    """Problems where utt2spk and spk2utt disagree; utt2spk is taken to be right."""
+    if not tables.get("utt2spk") or not tables.get("spk2utt"):
+        return
+    speaker = {row.key: row.value for row in reversed(tables["utt2spk"])}
+    listed = set()
+    fix = "rebuild it with utt2spk_to_spk2utt.py"
+    for row in tables["spk2utt"]:
+        at = str(path / "spk2utt"), row.line
+        utts = row.value.split()
+        for utt, count in Counter(utts).items():
+            if utt not in speaker:
+                yield Problem(*at, utt, "not in utt2spk", fix, "drop")
+            elif speaker[utt] != row.key:
+                message = f"listed under {row.key!r}, but utt2spk says {speaker[utt]!r}"
+                yield Problem(*at, utt, message, fix, "rewrite")
+            elif count > 1 or utt in listed:
+                yield Problem(*at, utt, f"listed twice under {row.key!r}", fix, "rewrite")
+            listed.add(utt)
+        if not utts:
+            yield Problem(*at, "-", f"speaker {row.key!r} has no utterance", fix, "rewrite")
+        elif utts != sorted(utts):
+            yield Problem(*at, "-", f"utterances of {row.key!r} are not sorted", fix, "rewrite")
+    for row in tables["utt2spk"]:
+        if row.key not in listed:
+            at = str(path / "utt2spk"), row.line, row.key
+            yield Problem(*at, "not in spk2utt", fix, "rewrite")
+
+
+def _check_audio(path, tables, segments, rate, nj):
+    """Problems found by opening every file of wav.scp."""
+    from concurrent.futures import ThreadPoolExecutor
+
+    from tqdm import tqdm
+
+    from espnet_llmvq.data import audio
+
+    def look(row):
+        try:
+            return audio.check(row.value)
+        except audio.AudioError as err:
+            return err
+
+    rows = [r for r in tables.get("wav.scp", ()) if r.value and not is_pipe(r.value)]
+    found = {}
+    with ThreadPoolExecutor(nj) as pool:
+        results = tqdm(pool.map(look, rows), "audio", len(rows), unit="file", mininterval=1)
+        for row, result in zip(rows, results, strict=True):
+            at = str(path / "wav.scp"), row.line, row.key
+            if isinstance(result, audio.AudioError):
+                message = f"{result.path}: {result.message}"
+                yield Problem(*at, message, f"{result.fix}, or drop it", "drop")
+                continue
+            found.setdefault(row.key, result)
+            if rate and result.rate != rate:
+                message = f"{row.value}: {result.rate} Hz instead of {rate} Hz"
+                yield Problem(*at, message, f"run format_audio.py --rate {rate}", "convert")
+    for utt, (rec, _, end, row) in segments.items():
+        if rec in found and end > found[rec].duration + audio.END_TOLERANCE:
+            at = str(path / "segments"), row.line, utt
+            message = f"segment ends at {end:g} s, the audio at {found[rec].duration:.3f} s"
+            yield Problem(*at, message, "correct it or drop it", "drop")
+    if "segments" in tables:
+        return
+    for row in tables.get("utt2num_samples", ()):
+        if row.key in found and row.value != str(found[row.key].frames):
+            at = str(path / "utt2num_samples"), row.line, row.key
+            message = f"says {row.value!r} samples, the audio has {found[row.key].frames}"
+            yield Problem(*at, message, "run format_audio.py again")

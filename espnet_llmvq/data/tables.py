@@ -1,0 +1,195 @@
+"""The tables of Kaldi data directories: what they are called, their lines, and what may be wrong with one.
+
+Ids are ordered as in the C locale. The byte order of UTF-8 is the order of code points, which is
+how Python compares strings, so plain ``sorted`` is right.
+"""
+
+import fnmatch
+import math
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from espnet_llmvq.errors import UserError
+
+CORE = ("wav.scp", "segments", "text", "utt2spk", "spk2utt")
+# What the first field of a carried file is. Other files of a directory are left alone.
+_LEVELS = {
+    "utt": ("entities", "*.ctm", "text.*", "utt2*", "feats.scp", "vad.scp"),
+    "spk": ("spk2*", "cmvn.scp"),
+    "rec": ("reco2*",),
+}
+_LINE = re.compile(r"([^ \t]+)(?:[ \t]+(.*))?", re.DOTALL)
+
+
+PIPE = (
+    "pipes are not supported",
+    "run the command once, e.g. `COMMAND > FILE.wav`, and give FILE.wav here",
+)
+
+
+def is_pipe(value):
+    return value.endswith("|") or value.startswith("|")
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One defect. `line` is 0 and `utt` "-" where none applies.
+
+    `repair` says what fix_data_dir may do: "rewrite" (nothing is lost), "drop" (the line goes, and
+    with it its utterance), "convert" (left as it is; format_audio deals with it), or "hand".
+    """
+
+    file: str
+    line: int
+    utt: str
+    message: str
+    fix: str
+    repair: str = "hand"
+
+    def __str__(self):
+        return f"{self.file}:{self.line}: {self.utt}: {self.message} ({self.fix})"
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line: number from 1, id, the rest without outer blanks, and the whole cleaned line."""
+
+    line: int
+    key: str
+    value: str
+    raw: str
+
+
+def level(name):
+    """Return "utt", "spk" or "rec" for the first field of an optional file, None if not carried."""
+    if name in CORE:
+        return None
+    for found, patterns in _LEVELS.items():
+        if any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns):
+            return found
+    return None
+
+
+def managed_files(path):
+    """Return the names of the core and optional files present in a directory, core first."""
+    names = sorted(p.name for p in Path(path).iterdir() if p.is_file())
+    return [n for n in CORE if n in names] + [n for n in names if level(n)]
+
+
+def scan(path):
+    """Return ``(rows, problems)`` of one file whose lines start with an id.
+
+    Repeated ids are allowed in CTM files only. Defects that hit many lines at once (order, line
+    ends) are reported once, at the first line. Raises UserError when the file cannot be opened.
+    """
+    path = Path(path)
+    try:
+        lines = path.read_bytes().split(b"\n")
+    except OSError as err:
+        raise UserError(f"{path}: cannot be read: {err.strerror} (restore it)") from err
+    if lines[-1] == b"":
+        lines.pop()
+    rows, problems, seen, style, last = [], [], {}, {}, ""
+
+    def add(line, utt, message, fix, repair="hand"):
+        problems.append(Problem(str(path), line, utt, message, fix, repair))
+
+    for number, data in enumerate(lines, 1):
+        marks = []
+        if number == 1 and data.startswith(b"\xef\xbb\xbf"):
+            data = data[3:]
+            marks.append("starts with a byte order mark")
+        if data.endswith(b"\r"):
+            data = data.rstrip(b"\r")
+            marks.append("ends in CR LF")
+        raw = data.decode("utf-8", "replace").strip(" \t")
+        key, value = _LINE.fullmatch(raw).groups() if raw else ("-", "")
+        if not raw:
+            marks.append("is blank")
+        elif key < last:
+            marks.append(f"is out of order: it sorts before {last!r}")
+        for mark in marks:
+            kind = mark.partition(":")[0]
+            style.setdefault(kind, [number, key, mark, 0])[3] += 1
+        if not raw:
+            continue
+        try:
+            data.decode("utf-8")
+        except UnicodeDecodeError as err:
+            byte = f"byte 0x{data[err.start]:02x} at column {err.start + 1}"
+            add(number, key, f"not UTF-8: {byte}", "convert it, e.g. iconv -f latin1 -t utf-8")
+        value = value or ""
+        row = Row(number, key, value, raw)
+        first = seen.setdefault(key, row)
+        if first is not row and not path.name.endswith(".ctm"):
+            if first.value == value:
+                add(number, key, f"repeats line {first.line}", "remove one of the lines", "rewrite")
+            else:
+                message = f"this id has other content in line {first.line}"
+                add(number, key, message, "keep the right line or rename one")
+        last = max(last, key)
+        rows.append(row)
+    fixes = {"is out of order": "sort with LC_ALL=C sort -k1,1", "is blank": "remove the line"}
+    for kind, (number, key, mark, count) in style.items():
+        more = f"; so do {count - 1} more lines" if count > 1 else ""
+        if mark.startswith("is") and count > 1:
+            more = f"; so are {count - 1} more lines"
+        fix = fixes.get(kind, "save as UTF-8 with unix line ends")
+        add(number, key, f"line {mark}{more}", fix, "rewrite")
+    return rows, problems
+
+
+def read_scp(path, empty=False):
+    """Return ``{id: rest of line}`` of a file in the order of its lines.
+
+    Order, blank lines and line ends are forgiven. Raises UserError with file and line for a file
+    that cannot be read, invalid UTF-8, an id with two contents, or (unless `empty`) an id alone.
+    """
+    rows, problems = scan(path)
+    for problem in sorted(problems, key=lambda p: p.line):
+        if problem.repair != "rewrite":
+            raise UserError(str(problem))
+    for row in rows:
+        if not row.value and not empty:
+            raise UserError(f"{path}:{row.line}: {row.key}: nothing follows the id (complete it)")
+    return {row.key: row.value for row in rows}
+
+
+def parse_segment(value):
+    """Return (recording, start s, end s) of a `segments` value; ValueError says what is wrong."""
+    parts = value.split()
+    if len(parts) != 3:
+        raise ValueError(f"expected <utt> <recording> <start> <end>, found {len(parts) + 1} fields")
+    try:
+        start, end = float(parts[1]), float(parts[2])
+    except ValueError:
+        raise ValueError(f"start and end are not numbers: {parts[1]} {parts[2]}") from None
+    if not (math.isfinite(start) and math.isfinite(end)) or start < 0:
+        raise ValueError(f"start and end are not times: {parts[1]} {parts[2]}")
+    if end <= start:
+        raise ValueError(f"segment ends at {end:g} s, not after its start {start:g} s")
+    return parts[0], start, end
+
+
+def parse_entities(table):
+    """Return {utt: [(slot, value), ...]} of {utt: "slot=value<TAB>slot=value..."}.
+
+    UserError for an item without "=".
+    """
+    found = {}
+    for utt, line in table.items():
+        items = [item.strip() for item in line.split("\t") if item.strip()]
+        for item in items:
+            if "=" not in item:
+                raise UserError(f"entities: {utt}: {item!r} is not <slot>=<value> (correct it)")
+        found[utt] = [tuple(item.split("=", 1)) for item in items]
+    return found
+
+
+def by_speaker(utt2spk):
+    """Return ``{spk: sorted utts}`` in sorted order from ``{utt: spk}``."""
+    found = {}
+    for utt in sorted(utt2spk):
+        found.setdefault(utt2spk[utt], []).append(utt)
+    return dict(sorted(found.items()))
