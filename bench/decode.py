@@ -9,7 +9,8 @@ In the directory of a recipe that has run to stage 11. All read the same sound f
   subsampling by 8, an attention decoder as wide and deep as the LLM), which is trained here on the same data for
   `--espnet_steps` steps by `espnet2.bin.asr_train`. Its word error rate is told, as a bad model may search longer.
 
-Each is measured in a process of its own after decoding one utterance. `rtfx` and `peak_mb` are of ours.
+Each is measured in a process of its own after decoding one utterance, on a GPU where there is one. `rtfx` and
+`peak_mb` are of ours: audio seconds per second; most memory of the process, on a GPU that of its tensors.
 
 `python bench/decode.py --json FILE`. On an idle core about five minutes, most of it training ESPnet's model.
 """
@@ -82,11 +83,18 @@ def get_parser():
     return parser
 
 
+def device():
+    """Where decoding runs. Never asked by the process that forks the others: CUDA does not survive a fork."""
+    import torch
+
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
 def load(directory):
     from espnet_llmvq.llm.directory import load_tokenizer
     from espnet_llmvq.tasks.speech_llm import load_model
 
-    model, args = load_model(directory)
+    model, args = load_model(directory, device())
     return model, load_tokenizer(args.llm)
 
 
@@ -99,21 +107,30 @@ def batches(args, tokenizer, size):
     return Batches(args.set, args.batch_seconds, tokenizer, batch_size=size, only=set(ids))
 
 
+def clock():
+    """Seconds, once a GPU has done what it was given."""
+    import torch
+
+    if torch.cuda.is_initialized():
+        torch.cuda.synchronize()
+    return time.perf_counter()
+
+
 def timed(module, name, spent, part):
-    """Replace a function of a module by itself, with its CPU seconds added to spent[part]."""
+    """Replace a function of a module by itself, with its seconds added to spent[part]."""
     function = getattr(module, name)
 
     def wrapped(*given, **options):
-        start = time.process_time()
+        start = clock()
         result = function(*given, **options)
-        spent[part] = spent.get(part, 0.0) + time.process_time() - start
+        spent[part] = spent.get(part, 0.0) + clock() - start
         return result
 
     setattr(module, name, wrapped)
 
 
 def ours(args, directory, spent):
-    """Function: decode all, or the first utterance, in batches -> {utterance: tokens}; spent: CPU seconds of parts."""
+    """Function: decode all, or the first utterance, in batches -> {utterance: tokens}; spent: seconds of parts."""
     from espnet_llmvq.decode import generate as module
 
     for name, part in (
@@ -155,10 +172,10 @@ def alone(args, directory, spent):
             (prompt,) = module.prompt_inputs(model, batch)
             limit = module.length_limit(int(batch["speech_lengths"]) * frame)
             # Beyond the limit both searches end every text.
-            end = module.EndAtLimit(torch.tensor([limit]), args.num_beams, eos)
+            end = module.EndAtLimit(torch.tensor([limit], device=prompt.device), args.num_beams, eos)
             (row,) = model.llm.generate(
                 inputs_embeds=prompt[None],
-                attention_mask=torch.ones(1, len(prompt), dtype=torch.long),
+                attention_mask=prompt.new_ones(1, len(prompt), dtype=torch.long),
                 num_beams=args.num_beams,
                 **({"length_penalty": 0.0} if args.num_beams > 1 else {}),
                 do_sample=False,
@@ -175,8 +192,8 @@ def alone(args, directory, spent):
     return decode
 
 
-def train_espnet(args, tokenizer_dir, room):
-    """Train ESPnet's model in the directory `room`; seconds it took."""
+def train_espnet(args, tokenizer_dir, room, gpu):
+    """Train ESPnet's model in the directory `room`, on a GPU or the CPU; seconds it took."""
     import sentencepiece
 
     from espnet_llmvq.llm.tokenizer import SP_MODEL
@@ -189,7 +206,8 @@ def train_espnet(args, tokenizer_dir, room):
     ]
     write_text(f"{room}/tokens", "\n".join(["<blank>", "<unk>", *tokens, "<sos/eos>"]) + "\n")
     write_text(f"{room}/config.yaml", ESPNET.format(steps=args.espnet_steps))
-    options = [("config", f"{room}/config.yaml"), ("output_dir", f"{room}/exp"), ("ngpu", "0")]
+    options = [("config", f"{room}/config.yaml"), ("output_dir", f"{room}/exp")]
+    options += [("ngpu", str(int(gpu)))]
     options += [("token_type", "bpe"), ("bpemodel", bpe), ("token_list", f"{room}/tokens")]
     for name, data in (("train", args.train), ("valid", args.valid)):
         key = f"{name}_data_path_and_name_and_type"
@@ -219,6 +237,7 @@ def espnet(args, room, spent):
         beam_size=args.num_beams,
         ctc_weight=0.3,
         nbest=1,
+        device=device(),
     )
     files = [
         (s.id, next(p.audio for p in s.spans if p.is_speech))
@@ -247,14 +266,18 @@ def measure(args, make, *given):
         decode = make(args, *given, spent)
         decode(first=True)
         spent.clear()
-        wall, cpu = time.perf_counter(), time.process_time()
+        wall, cpu = clock(), time.process_time()
         found = decode()
         told = {
-            "seconds": round(time.perf_counter() - wall, 2),
+            "seconds": round(clock() - wall, 2),
             "cpu_seconds": round(time.process_time() - cpu, 2),
-            "parts_cpu_seconds": {part: round(value, 2) for part, value in spent.items()},
+            "parts_seconds": {part: round(value, 2) for part, value in spent.items()},
             "peak_mb": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024),
+            "device": "CPU",
         }
+        if device() == "cuda":
+            told["peak_mb"] = round(torch.cuda.max_memory_allocated() / 2**20)
+            told["device"] = torch.cuda.get_device_name()
         end.send((found, told))
 
     fork = multiprocessing.get_context("fork")
@@ -321,6 +344,7 @@ def main():
         "speedup_cpu": round(single["cpu_seconds"] / batched["cpu_seconds"], 2),
         "rtfx": round(seconds / batched["seconds"], 1),
         "peak_mb": batched["peak_mb"],
+        "device": batched["device"],
         "cpus": os.cpu_count(),
         "load": [round(x, 1) for x in os.getloadavg()],
         "audio_seconds": round(seconds, 1),
@@ -333,7 +357,7 @@ def main():
     }
     if args.espnet_steps:
         with tempfile.TemporaryDirectory() as room:
-            training = train_espnet(args, llm, room)
+            training = train_espnet(args, llm, room, batched["device"] != "CPU")
             texts, told = measure(args, espnet, room)
         told |= {
             "training_seconds": round(training),

@@ -1,9 +1,10 @@
 """Encoding of word-level pieces, forward and backward, encoder and bridge: three ways to do it.
 
 one_by_one: a call for each piece. separate: all pieces of the batch in one padded call. concatenated: the pieces of a
-sequence joined, encoded at once and split again. Each in a process of its own, on the same random audio. Memory is
-what a step adds to the resident set at its peak. `speedup` and `memory_ratio` are of concatenated against one_by_one:
-times as fast, and its memory divided by the other's; `speedup_separate` and `memory_ratio_separate` against separate.
+sequence joined, encoded at once and split again. Each in a process of its own, on the same random audio, on a GPU where
+there is one. Memory is what a step adds at its peak to the resident set, or to the tensors on the GPU. `speedup` and
+`memory_ratio` are of concatenated against one_by_one: times as fast, and its memory divided by the other's;
+`speedup_separate` and `memory_ratio_separate` against separate.
 
 `python bench/interleave.py --json FILE`. About a minute on an idle core.
 """
@@ -70,8 +71,11 @@ def case(way, sequences, words, repeats):
     from soft_vq import added_memory, timed
 
     torch.set_num_threads(1)
-    model = build(way == "concatenated")
-    speech, lengths, layout = pieces(model.speech_encoder.step_samples(), sequences, words)
+    cuda = torch.cuda.is_available()
+    device = "cuda" if cuda else "cpu"
+    model = build(way == "concatenated").to(device)
+    given = pieces(model.speech_encoder.step_samples(), sequences, words)
+    speech, lengths, layout = (x.to(device) for x in given)
 
     def step():
         model.zero_grad()
@@ -87,10 +91,10 @@ def case(way, sequences, words, repeats):
         loss.backward()
 
     step()  # loads and plans what is needed on first use
-    memory, seconds = added_memory(step, False)
+    memory, seconds = added_memory(step, cuda)
     for _ in range(repeats - 1):
-        seconds = min(seconds, timed(step, False))
-    return {"seconds": seconds, "mb": memory}
+        seconds = min(seconds, timed(step, cuda))
+    return {"seconds": seconds, "mb": memory, "device": torch.cuda.get_device_name() if cuda else "CPU"}
 
 
 def main(argv=None):

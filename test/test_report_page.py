@@ -536,8 +536,8 @@ def test_numbers_on_the_screen(opened):
     assert found.keys() == VALUES.keys()
     for system, cells in found.items():
         *cells, mean = cells
-        far = sum(VALUES[system][name][0] for name, domain in SETS.items() if domain == "ood")
-        assert mean.split("\n")[0].split()[0] == f"{far / 2:.2f}"
+        total = sum(VALUES[system][name][0] for name, domain in SETS.items() if domain == "ood")
+        assert mean.split("\n")[0].split()[0] == f"{total / 2:.2f}"
         assert len(cells) == len(VALUES[system])
         for (value, low, high), cell in zip(VALUES[system].values(), cells):
             assert cell.split("\n")[0].split() in ([f"{value:.2f}"], [f"{value:.2f}", "lowest"])
