@@ -40,6 +40,7 @@ INSTALL_REQUIRES = [
     "tqdm>=4.66,<5",
     "PyYAML>=6,<7",
     "jinja2>=3.1,<4",
+    "regex>=2024.11",
 ]
 EXTRAS_REQUIRE = {
     "tts": ["espeakng-loader>=0.2.4,<1"],

@@ -5,8 +5,10 @@ encoder outputs can be cached and hypotheses do not depend on the batch.
 """
 
 import math
+from functools import partial
 
 import torch
+from espnet.nets.pytorch_backend.transformer.attention import LegacyRelPositionMultiHeadedAttention
 
 from espnet_llmvq.bridge.bridge import stack_frames
 from espnet_llmvq.bridge.shorten import valid_mask
@@ -39,6 +41,8 @@ class SpeechEncoder(torch.nn.Module):
         self.frontend_conf, self.encoder_conf = conf["frontend"], conf["encoder"]
         self.input_layer = self.encoder_conf.get("input_layer", "conv2d")
         self._inside = None
+        # ESPnet's first relative positions, `rel_pos_type: legacy`, shift with the width of the batch.
+        self._width_matters = any(isinstance(m, LegacyRelPositionMultiHeadedAttention) for m in encoder.modules())
         for module in encoder.modules():
             if isinstance(module, torch.nn.Conv1d) and module.kernel_size[0] > 1:
                 module.register_forward_pre_hook(self._silence_padding)
@@ -87,6 +91,8 @@ class SpeechEncoder(torch.nn.Module):
                 f"speech {i} of the batch has {int(lengths[i])} samples, less than one encoder frame; "
                 "run stage 4 with a larger --min_duration"
             )
+        if self._width_matters and len(speech) > 1:
+            return each_alone(partial(self, augment=augment), speech, lengths)
         x, n = self.features(speech, lengths)
         if self.normalize is not None:
             # ESPnet's UtteranceMVN counts the padding into the variance.

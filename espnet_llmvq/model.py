@@ -21,6 +21,7 @@ from espnet_llmvq.bridge.aligned_start import ctc_loss
 from espnet_llmvq.bridge.diagnostics import drift
 from espnet_llmvq.bridge.shorten import compact, merge_runs, valid_mask
 from espnet_llmvq.errors import UserError, check_name
+from espnet_llmvq.llm.directory import context
 from espnet_llmvq.llm.packing import check_no_leak, needs_gpu, pack
 
 TEXT, SPEECH = 0, 1
@@ -136,7 +137,7 @@ class SpeechLLM(AbsESPnetModel):
         if packing is None or packing is False or self.llm is None:
             return None
         if packing is True:
-            packing = getattr(self.llm.config, "max_position_embeddings", None)
+            packing = context(self.llm.config)
         if type(packing) is not int or packing < 1:
             raise UserError(f"model_conf.packing: {packing!r} must be a number of positions, true or null")
         self.leaks_unchecked = needs_gpu(self.llm)
@@ -290,6 +291,15 @@ class SpeechLLM(AbsESPnetModel):
             labels.append(torch.cat(targets))
         return inputs, labels
 
+    def check_context(self, inputs):
+        """Raise UserError if one of the inputs (P, H) has more positions than the LLM's context."""
+        longest, limit = max(map(len, inputs)), context(self.llm.config)
+        if limit is not None and longest > limit:
+            raise UserError(
+                f"a sequence has {longest} LLM positions, but the LLM's context has {limit}; drop such texts "
+                "(make_sequences --context), and utterances by a lower --max_duration (stage 4)"
+            )
+
     def llm_loss(self, inputs, labels):
         """Next-token cross-entropy over the labelled positions: (sum, number of tokens, accuracy)."""
         pad = torch.nn.utils.rnn.pad_sequence
@@ -350,7 +360,7 @@ class SpeechLLM(AbsESPnetModel):
             if speech is not None:
                 frames, lengths = self.encode_spans(speech, speech_lengths, layout)
             if self.ctc_weight or self.start_weight:
-                if frames is None or len(frames) != len(tokens):
+                if frames is None or ((layout[..., 0] == SPEECH).sum(1) != 1).any():
                     raise UserError("CTC and aligned start need one speech span in every sequence")
                 targets, target_lengths = self.ctc_targets(tokens, layout)
                 weight = int(target_lengths.sum())
@@ -369,6 +379,7 @@ class SpeechLLM(AbsESPnetModel):
                     stats = dict.fromkeys(self.bridge.statistic_names(), math.nan)
                     stats.update(self.codebook_drift())
                 inputs, labels = self.assemble(steps, step_lengths, tokens, layout)
+                self.check_context(inputs)
                 loss, weight, stats["acc"] = self.llm_loss(inputs, labels)
                 losses["llm"] = (self.llm_weight, loss / weight)
         total = sum(w * value for w, value in losses.values())

@@ -18,6 +18,7 @@ from dataclasses import asdict, dataclass, field
 import numpy as np
 
 from espnet_llmvq.errors import UserError, nearest
+from espnet_llmvq.write import writing
 
 SAMPLE_RATE = 16000
 
@@ -43,6 +44,10 @@ class Span:
     eos: bool = False
 
     def __post_init__(self):
+        for name, kind in (("text", str), ("audio", str), ("said", str), ("loss", bool), ("special", bool), ("eos", bool)):
+            value = getattr(self, name)
+            if type(value) is not kind and not (value is None and kind is str):
+                raise ValueError(f"{name} is {value!r}; it must be {'text' if kind is str else 'true or false'}")
         if (self.text is None) == (self.audio is None):
             raise ValueError("a span has either text or audio")
         if self.audio is not None:
@@ -87,6 +92,8 @@ class Sequence:
     def from_json(cls, line):
         """Parse one line. Raises ValueError for bad JSON, unknown keys or impossible spans."""
         raw = json.loads(line)
+        if not isinstance(raw, dict) or not isinstance(raw.get("id"), str) or not isinstance(raw.get("spans"), list):
+            raise ValueError("it must have an id, which is text, and a list of spans")
         known = Span.__dataclass_fields__
         for span in raw["spans"]:
             for key in span:
@@ -115,15 +122,14 @@ def write_sequences(path, sequences):
 
     Raises UserError for a duplicate id. `path` appears complete or not at all.
     """
-    tmp, seen, n = f"{path}.tmp", set(), 0
-    with open(tmp, "w", encoding="utf-8") as f:
+    seen, n = set(), 0
+    with writing(path) as f:
         for seq in sequences:
             if seq.id in seen:
                 raise UserError(f"{path}: duplicate sequence id {seq.id}")
             seen.add(seq.id)
             f.write(seq.to_json() + "\n")
             n += 1
-    os.replace(tmp, path)
     build_index(path)
     return n
 

@@ -1,5 +1,6 @@
 """Writing in one step, and what a command may replace."""
 
+import contextlib
 import os
 import shutil
 from pathlib import Path
@@ -9,11 +10,22 @@ from espnet_llmvq.errors import UserError
 
 def write_text(path, text):
     """Write `text` as UTF-8 to `path` in one step, making the directory if needed."""
+    with writing(path) as f:
+        f.write(text)
+
+
+@contextlib.contextmanager
+def writing(path):
+    """A file open for UTF-8 text, in a `with`: it becomes `path` at the end, or vanishes after an error."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    temporary.write_text(text, encoding="utf-8", newline="\n")
-    os.replace(temporary, path)
+    try:
+        with open(temporary, "w", encoding="utf-8", newline="\n") as f:
+            yield f
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def check_replaceable(directory, record):

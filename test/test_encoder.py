@@ -19,6 +19,8 @@ ENCODERS = {
         ConformerEncoder,
         dict(linear_units=12, rel_pos_type="latest", cnn_module_kernel=5, macaron_style=True),
     ),
+    # ESPnet's own default, whose positions depend on the width of the batch.
+    "conformer_legacy": (ConformerEncoder, dict(linear_units=12, rel_pos_type="legacy", cnn_module_kernel=5)),
     "transformer": (TransformerEncoder, dict(linear_units=12)),
     "e_branchformer": (
         EBranchformerEncoder,

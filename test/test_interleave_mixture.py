@@ -1,6 +1,7 @@
 """Mixtures by share of LLM positions, and the figure of segment lengths."""
 
 import collections
+import os
 
 import numpy as np
 import pytest
@@ -8,7 +9,7 @@ import pytest
 from espnet_llmvq.bin import mix_sequences, segment_lengths
 from espnet_llmvq.errors import UserError
 from espnet_llmvq.interleave.asr import text_sequence
-from espnet_llmvq.sequence import Sequence, SequenceReader, read_sequences, write_sequences
+from espnet_llmvq.sequence import Sequence, SequenceReader, Span, read_sequences, write_sequences
 
 
 @pytest.fixture
@@ -39,10 +40,11 @@ def test_shares_and_passes(tmp_path, sources, capsys):
     made, shape = read(tmp_path, "mix")
     totals, times = collections.Counter(), collections.defaultdict(collections.Counter)
     for seq in made:
-        name, key = seq.id.split("-")[:2]
+        name, number, key = seq.id.split("/")
         assert seq.spans[0].text == f"{name} {key}" and shape[seq.id] == sources[name][key]
         totals[name] += shape[seq.id]
         times[name][key] += 1
+        assert 1 <= int(number) <= 6
     once = sum(sources["asr"].values())
     assert times["asr"] == {key: 1 for key in sources["asr"]} and totals["asr"] == once
     # The longest example has 29 positions, so the nearest total is at most 15 away.
@@ -53,7 +55,7 @@ def test_shares_and_passes(tmp_path, sources, capsys):
     assert f"asr: 40 sequences, {once} positions, " in capsys.readouterr().out
     # The order is mixed: each third holds all three.
     third = len(made) // 3
-    assert all(len({s.id.split("-")[0] for s in made[i : i + third]}) == 3 for i in (0, third, 2 * third))
+    assert all(len({s.id.split("/")[0] for s in made[i : i + third]}) == 3 for i in (0, third, 2 * third))
     reader = SequenceReader(tmp_path / "mix")
     assert Sequence.from_json(reader[made[7].id]) == made[7]
 
@@ -78,7 +80,7 @@ def test_the_seed_decides(tmp_path, sources):
         ("asr", "is not NAME=SHARE"),
         ("asr=0:{0}/asr.jsonl:{0}/asr_shape", "share above 0"),
         ("asr=1:{0}/asr.jsonl:{0}/none", "none: No such file or directory; run collect_positions"),
-        ("asr=1:{0}/text.jsonl:{0}/asr_shape", "text.jsonl has no u"),
+        ("asr=1:{0}/text.jsonl:{0}/asr_shape", "text.jsonl has 9 sequences, .*asr_shape 40 lines; run collect_positions"),
         ("asr=1:{0}/asr.jsonl:{0}/asr.jsonl", "asr.jsonl:1: .* is not `id positions`"),
     ],
 )
@@ -86,6 +88,35 @@ def test_bad_sources(tmp_path, sources, source, message):
     with pytest.raises(UserError, match=message):
         mix_sequences.main(["--out", str(tmp_path / "o"), "--shape", str(tmp_path / "s"), source.format(tmp_path)])
     assert not (tmp_path / "o").exists()
+
+
+def test_no_two_ids_of_a_mixture_are_the_same(tmp_path):
+    """Names and ids with dashes, slashes and numbers, twice through each source."""
+    command = ["--out", str(tmp_path / "o"), "--shape", str(tmp_path / "s"), "--positions", "24"]
+    for name, keys in (("x", ["a", "a-2", "y-1", "2/a"]), ("x-y", ["1", "1-2", "2", "x/1"])):
+        path = tmp_path / f"{name}.jsonl"
+        write_sequences(path, [Sequence(key, (Span(text=f"{name} {key}", loss=True),)) for key in keys])
+        (tmp_path / name).write_text("".join(f"{key} 1\n" for key in keys))
+        command.append(f"{name}=1:{path}:{tmp_path / name}")
+    mix_sequences.main(command)
+    made = list(read_sequences(tmp_path / "o"))
+    assert len({s.id for s in made}) == len(made) == 24
+    assert set(collections.Counter(s.transcript for s in made).values()) == {3}
+    reader = SequenceReader(tmp_path / "o")
+    assert all(Sequence.from_json(reader[s.id]) == s for s in made)
+
+
+def test_nothing_is_left_after_an_error(tmp_path, sources):
+    """A source that changed since its positions were counted: same number of sequences, another id."""
+    lines = (tmp_path / "asr.jsonl").read_text().splitlines()
+    lines[3] = lines[3].replace('"id": "u3"', '"id": "other"')
+    (tmp_path / "asr.jsonl").write_text("\n".join(lines) + "\n")
+    before = sorted(os.listdir(tmp_path))
+    with pytest.raises(UserError, match="asr.jsonl has no u3, .*asr_shape has; run collect_positions again"):
+        mix_sequences.main(arguments(tmp_path, "o", {"asr": 1}))
+    assert [name for name in sorted(os.listdir(tmp_path)) if not name.endswith(".idx")] == [
+        name for name in before if not name.endswith(".idx")
+    ]
 
 
 def test_segment_lengths(tmp_path):

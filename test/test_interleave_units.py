@@ -13,7 +13,7 @@ import soundfile
 import yaml
 
 from espnet_llmvq.align.ctm import Word
-from espnet_llmvq.bin import make_sequences
+from espnet_llmvq.bin import import_alignment, make_sequences, segment_lengths
 from espnet_llmvq.errors import UserError
 from espnet_llmvq.interleave.interleaved import Interleaving, interleave
 from espnet_llmvq.interleave.questions import MultipleChoice
@@ -33,7 +33,7 @@ def random_utterance(rng):
         token = word.capitalize() if rng.random() < 0.3 else word
         if rng.random() < 0.2:
             token = '"' + token
-        token += str(rng.choice(["", "", "", ".", ",", "?", '."', "!)", "-", "'"]))
+        token += str(rng.choice(["", "", "", ".", ",", "?", '."', "!)", "-", "'", '. "', ": “", "?)“"]))
         tokens.append(token)
         if rng.random() < 0.1:
             tokens.append("--")
@@ -62,8 +62,8 @@ def brute_force(text, words, samples, level, cut, begin, between, end_loss, marg
     breaks = [True]
     for i in range(1, len(timed)):
         quiet = timed[i][1] - (timed[i - 1][1] + timed[i - 1][2]) >= 200
-        stop = re.search("[" + STOPS + "][\"')]*$", owned[i - 1][-1]) is not None
-        breaks.append(level == "word" or quiet or (cut == "silence_punctuation" and stop))
+        stop = set(re.search(r"[\W_]*$", " ".join(owned[i - 1]))[0]) & set(STOPS)
+        breaks.append(level == "word" or quiet or (cut == "silence_punctuation" and bool(stop)))
     number = np.cumsum(breaks) - 1
     n = number[-1] + 1
     result = [("token", begin)] if begin and level == "segment" else []
@@ -211,6 +211,7 @@ def test_small_overruns_are_clipped():
         ({"ratio": [0, 0]}, "ratio"),
         ({"end_loss": True, "end_token": False}, "end_loss"),
         ({"begin_token": 1}, "begin_token: 1 must be text"),
+        ({"segment_token": ""}, "segment_token: '' is no token; null for none"),
     ],
 )
 def test_config_errors(values, message):
@@ -286,6 +287,62 @@ def test_command_counts_and_lists_what_it_drops(data_dir, llm_dir, tokenizer, ca
     assert not out.exists()
     with pytest.raises(UserError, match="--builder interleaved needs --ctm"):
         make_sequences.main([*options[:4], "--out", str(out)])
+
+
+def test_context_of_the_llm(data_dir, llm_dir, tokenizer, capsys):
+    """A document longer than the LLM's context is dropped and listed."""
+    from espnet_llmvq.llm.directory import context_of
+
+    limit, text = context_of(llm_dir), data_dir / "documents"
+    text.write_text("one two\n" + "nine " * (limit + 1) + "\n\nthree\n")
+    out = data_dir / "text.jsonl"
+    options = ["--builder", "text", "--text", str(text), "--llm", llm_dir, "--out", str(out)]
+    make_sequences.main([*options, "--context", "llm"])
+    assert [s.transcript for s in read_sequences(out)] == ["one two", "three"]
+    listed = (data_dir / "text.jsonl.dropped.tsv").read_text().splitlines()
+    assert [line.split("\t")[0] for line in listed] == ["line00000002", "line00000003"]
+    assert f", {limit} fit" in listed[0]
+    with pytest.raises(SystemExit):
+        make_sequences.main([*options, "--context", "0"])
+    assert "--context: invalid number of positions value: '0'" in capsys.readouterr().err
+
+
+def test_questions_and_answers_that_have_no_partner_are_listed(data_dir):
+    answers, out = data_dir / "answers", data_dir / "qa.jsonl"
+    answers.write_text("a yes\nb no\nc maybe\nstranger no\n")
+    table = data_dir / "data" / "text"
+    table.write_text(table.read_text().replace("b five", "b"))
+    options = ["--data_dir", str(data_dir / "data"), "--answers", str(answers), "--prompt", "{speech} {text}",
+               "--out", str(out)]  # fmt: skip
+    made = {}
+    for builder in ("qa", "qa_text"):
+        make_sequences.main(["--builder", builder, *options])
+        listed = dict(line.split("\t") for line in (data_dir / "qa.jsonl.dropped.tsv").read_text().splitlines())
+        made[builder] = [s.id for s in read_sequences(out)]
+        assert sorted([*made[builder], *listed]) == ["a", "b", "c", "d", "e", "f", "stranger"]
+        assert listed["d"] == "no answer" and listed["stranger"] == "not in the data directory"
+    assert made == {"qa": ["a", "b", "c"], "qa_text": ["a", "c"]}
+    assert listed["b"] == "no question in writing"
+
+
+@pytest.mark.parametrize("name, content", [("utt2num_samples", None), ("utt2num_samples", "a x\n")])
+def test_a_directory_that_is_not_formatted(data_dir, name, content):
+    path = data_dir / "data" / name
+    lines = path.read_text()
+    path.unlink() if content is None else path.write_text(lines.replace("a 16000\n", content))
+    message = "is not formatted; run format_audio" if content is None else "utt2num_samples: a: 'x' is not a count"
+    common = ["--data_dir", str(data_dir / "data"), "--ctm", str(data_dir / "ctm")]
+    for command, options in (
+        (import_alignment, ["--out", str(data_dir / "new.ctm")]),
+        (segment_lengths, ["--out", str(data_dir / "lengths")]),
+        (make_sequences, ["--builder", "interleaved", "--encoder_config", str(data_dir / "encoder.yaml"),
+                          "--out", str(data_dir / "deep" / "er" / "il.jsonl")]),
+    ):  # fmt: skip
+        with pytest.raises(UserError, match=message):
+            command.main([*common, *options])
+    path.write_text(lines)
+    command.main([*common, *options])  # makes the directory
+    assert (data_dir / "deep" / "er" / "il.jsonl").exists()
 
 
 def test_no_pause_is_an_error_and_silence_0_cuts_after_every_word(data_dir):

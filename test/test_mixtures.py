@@ -256,7 +256,7 @@ def test_stages_of_mixtures(recipe, conf):
     assert not any(level(Path(name).name) for name in made)
     assert made["dump/train/word.jsonl"] == (
         "--builder interleaved --data_dir dump/train --ctm exp/align/train.ctm --config ./interleave/word.yaml "
-        "--encoder_config exp/encoder/config.yaml --out dump/train/word.jsonl"
+        "--encoder_config exp/encoder/config.yaml --context llm --llm exp/llm --bridge_stack 1 --out dump/train/word.jsonl"
     )
     assert made["dump/domain/plain.jsonl"].startswith("--builder text --text domain.txt ")
     assert made["dump/tts/plain.jsonl"].startswith("--builder text --text dump/tts/plain.txt ")
@@ -306,9 +306,10 @@ def test_another_prompt_or_size_is_made_anew(recipe, conf):
     made = calls_of("make_sequences", recipe(*options, "--stage", "9", "--prompt", "{speech} {text}"))
     assert len(made) == 3 and all("--prompt {speech} {text}" in call for call in made)
     again = [*options, "--stage", "9", "--prompt", "chat: {speech}"]
-    assert len(calls_of("make_sequences", recipe(*again, "--llm", "one"))) == 3
+    # Another LLM has another context too, so interleaved sequences are made anew with it.
+    assert len(calls_of("make_sequences", recipe(*again, "--llm", "one"))) == 4
     assert not calls_of("make_sequences", recipe(*again, "--llm", "one"))
-    assert len(calls_of("make_sequences", recipe(*again, "--llm", "other"))) == 3
+    assert len(calls_of("make_sequences", recipe(*again, "--llm", "other"))) == 4
 
 
 def test_other_files_of_the_same_names_are_noticed(recipe, conf):

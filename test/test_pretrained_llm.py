@@ -12,7 +12,7 @@ import torch
 from espnet_llmvq.errors import UserError
 from espnet_llmvq.llm.directory import load_llm, load_tokenizer
 from espnet_llmvq.llm.packing import check_no_leak, pack
-from espnet_llmvq.llm.positions import encode_text, puts_space_first
+from espnet_llmvq.llm.positions import encode_text, firsts, puts_space_first
 from espnet_llmvq.llm.prompt import parse, resolved, template_of
 from espnet_llmvq.sequence import Span
 
@@ -48,8 +48,38 @@ def test_spans_have_the_tokens_of_the_text_as_a_whole(models, family):
     tokenizer = load_tokenizer(models[family])
     spans = ["USER:", " hello there", " ASSISTANT:", " good"]
     whole = tokenizer.encode("".join(spans), add_special_tokens=False)
-    assert sum((encode_text(tokenizer, Span(text=s), 0) for s in spans), []) == whole
+    assert sum((encode_text(tokenizer, Span(text=s), 0, i == 0) for i, s in enumerate(spans)), []) == whole
     assert encode_text(tokenizer, Span(text=" good", loss=True, eos=True), 7)[-1] == 7
+    # A line break or a word may begin a span; names of special tokens are tokens in prompts, text in data.
+    spans = [Span(text="Hello"), Span(text="\nA. tea"), Span(text="\n\n"), Span(text="good", loss=True)]
+    whole = tokenizer.encode("".join(s.text for s in spans), add_special_tokens=False)
+    assert sum((encode_text(tokenizer, s, 0, first) for s, first in zip(spans, firsts(spans))), []) == whole
+    assert firsts([Span(text="<s>", special=True), Span(text="a"), Span(text="b")]) == [True, True, False]
+    for name in {tokenizer.eos_token, tokenizer.unk_token} - {None}:
+        ids = [encode_text(tokenizer, Span(text=f" a {name}b", loss=loss), 0) for loss in (True, False)]
+        special = tokenizer.convert_tokens_to_ids(name)
+        assert special not in ids[0] and special in ids[1]
+        assert tokenizer.decode(ids[0]).strip() == f"a {name}b"
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_choices_have_the_tokens_of_the_whole(models, family):
+    """Letters and choices after the prompt, as in one string."""
+    from espnet_llmvq.data.questions import Question
+    from espnet_llmvq.decode.questions import answer_tokens
+    from espnet_llmvq.interleave.questions import MultipleChoice
+
+    tokenizer = load_tokenizer(models[family])
+    question = Question("q", "Is it good?", 0, ("one", "two three", "the doctor", "not"))
+    for answer in ("letter", "text"):
+        options = MultipleChoice(answer=answer)
+        prompt = "Is it good?\nAnswer:"
+        before = tokenizer.encode(prompt, add_special_tokens=False)
+        whole = [tokenizer.encode(prompt + a, add_special_tokens=False) for a in options.answers(question)]
+        assert all(ids[: len(before)] == before for ids in whole)
+        if answer == "letter" and any(len(ids) != len(before) + 1 for ids in whole):
+            continue  # a small vocabulary may lack them
+        assert answer_tokens(tokenizer, options, question) == [ids[len(before) :] for ids in whole]
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -73,9 +103,12 @@ def test_chat_prompt_is_that_of_the_tokenizer(models, family, said):
     expected = [
         tokenizer.encode(part, add_special_tokens=False) for part in (before.rstrip(" "), after)
     ]
-    got = [encode_text(tokenizer, s, tokenizer.eos_token_id) for s in seq.prompt if not s.is_speech]
-    if family == "llama" and after.startswith(" "):
-        expected[1] = tokenizer.encode(after[1:], add_special_tokens=False)
+    got = [
+        encode_text(tokenizer, s, tokenizer.eos_token_id, first)
+        for s, first in zip(seq.prompt, firsts(seq.prompt)) if not s.is_speech
+    ]  # fmt: skip
+    if family == "llama":  # what stands in the middle has no space in front but its own
+        expected[1] = ids[len(ids) - len(expected[1]) + 1 :]
     assert got == expected
     # the roles are special tokens or words as in the whole, and the generation prompt ends it
     assert ids[: len(got[0]) - 2] == got[0][:-2] and ids[-4:] == got[1][-4:]

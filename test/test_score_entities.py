@@ -17,6 +17,7 @@ from espnet_llmvq.score.wer import align
 def test_tokens():
     assert tokenise("Dr. O'Neil, 50 mg") == ["Dr", ".", "O", "'", "Neil", ",", "50", "mg"]
     assert tokenise("我住在New York") == ["我", "住", "在", "New", "York"]
+    assert tokenise("Jose\u0301, José") == ["José", ",", "José"] and tokenise("हिन्दी हिन्द") == ["हिन्दी", "हिन्द"]
     assert tokenise("2.5 mg, 2.5mg at 10:30.") == ["2.5", "mg", ",", "2.5mg", "at", "10:30", "."]
 
 
@@ -29,6 +30,8 @@ def test_tokens():
         (["5 mg"], "2.5 mg, 5 mg, 15 mg, 5  mg", ["5 mg", "5 mg"]),  # not within another number
         (["New York"], "New, York; Newport; New York's; new York", ["New York"]),  # in a row, as written
         (["Ann Lee"], "Ann Lee-Moore and AnnLee", ["Ann Lee"]),
+        (["Jose", "हिन्द"], "Jose\u0301 हिन्दी", []),
+        (["José"], "Jose\u0301 and Jose\u0301s", ["José"]),
         (["北京"], "我在北京工作", ["北 京"]),
         ([""], "a", []),
     ],

@@ -68,6 +68,10 @@ def test_errors_name_file_and_line(tmp_path):
         ('{"id": "x", "spans": [{"txet": "a"}]}', "did you mean 'text'"),
         ('{"id": "x", "spans": [{"audio": "a.wav"}]}', "samples > 0"),
         ('{"spans": []}', "id"),
+        ('{"id": 7, "spans": []}', "an id, which is text"),
+        ('[1]', "an id, which is text"),
+        ('{"id": "x", "spans": [{"text": 5, "loss": true}]}', "text is 5; it must be text"),
+        ('{"id": "x", "spans": [{"text": "a", "loss": "no"}]}', "loss is 'no'; it must be true or false"),
     ):
         path.write_text(good + "\n" + bad + "\n", encoding="utf-8")
         with pytest.raises(UserError, match=message):

@@ -1,7 +1,7 @@
 """CTM: word times, a line `<utt> 1 <start> <duration> <word> [<confidence>]` each, in seconds."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from espnet_llmvq.errors import UserError
 from espnet_llmvq.write import write_text
@@ -63,6 +63,11 @@ def read_ctm(path):
     except OSError as err:
         raise UserError(f"{path}: {err.strerror}") from None
     return {utt: _by_time(found) for utt, found in words.items()}
+
+
+def rounded(word):
+    """A `Word` with the times that a file keeps, in milliseconds."""
+    return replace(word, start=round(word.start, 3), duration=round(word.duration, 3))
 
 
 def write_ctm(path, words):

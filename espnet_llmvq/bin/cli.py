@@ -37,6 +37,16 @@ class Parser(argparse.ArgumentParser):
         return args
 
 
+def positive(text):
+    """Type of an option: a whole number, 1 or more."""
+    if not text.isdecimal() or int(text) < 1:
+        raise ValueError
+    return int(text)
+
+
+positive.__name__ = "positive number"  # argparse puts it into its message
+
+
 def run(main, argv=None):
     """Call ``main(argv)``; turn a UserError or a full disk into one clear line and exit status 1."""
     try:

@@ -1,13 +1,13 @@
 """Count the LLM positions (speech steps + text tokens) of sequences, for ESPnet's batch samplers (stages 7, 10)."""
 
-from espnet_llmvq.bin.cli import Parser, run
+from espnet_llmvq.bin.cli import Parser, positive, run
 
 
 def get_parser():
     parser = Parser(description=__doc__)
     parser.add_argument("--llm", required=True, help="Hugging Face directory or hub id, for its tokenizer")
     parser.add_argument("--encoder_config", required=True, help="config that shapes the encoder (YAML)")
-    parser.add_argument("--stack", type=int, default=1, help="encoder frames stacked by the bridge")
+    parser.add_argument("--stack", type=positive, default=1, help="encoder frames stacked by the bridge")
     parser.add_argument(
         "files", nargs="+", help="pairs SEQUENCES SHAPE: what to read and where to write `id positions`"
     )
@@ -16,8 +16,6 @@ def get_parser():
 
 def main(argv=None):
     args = get_parser().parse_args(argv)
-    import os
-
     from tqdm import tqdm
 
     from espnet_llmvq.errors import UserError
@@ -25,19 +23,18 @@ def main(argv=None):
     from espnet_llmvq.llm.positions import Positions
     from espnet_llmvq.sequence import read_sequences
     from espnet_llmvq.systems import read_config
+    from espnet_llmvq.write import writing
 
     if len(args.files) % 2:
         raise UserError("give pairs: SEQUENCES SHAPE")
     count = Positions(load_tokenizer(args.llm), read_config(args.encoder_config), args.stack)
     for source, target in zip(args.files[::2], args.files[1::2]):
-        os.makedirs(os.path.dirname(target) or ".", exist_ok=True)
         total = n = 0
-        with open(target + ".tmp", "w", encoding="utf-8") as f:
+        with writing(target) as f:
             for seq in tqdm(read_sequences(source), desc=source, unit="seq"):
                 positions = count(seq)
                 f.write(f"{seq.id} {positions}\n")
                 total, n = total + positions, n + 1
-        os.replace(target + ".tmp", target)
         print(f"{target}: {n} sequences, {total} positions, {total / max(n, 1):.1f} each")
 
 

@@ -11,12 +11,9 @@ def reasons(data, source, rate, shortest, longest):
 
     rate in Hz; shortest and longest in seconds, both still allowed.
     """
-    found = {}
+    found, samples = {}, data.samples(source)
     for utt in data.utts:
-        (count,) = data.extra["utt2num_samples"][utt]
-        if not count.isdecimal():
-            raise UserError(f"{source}/utt2num_samples: {utt}: {count!r} is not a count (format it again)")
-        seconds = int(count) / rate
+        seconds = samples[utt] / rate
         if not data.text[utt].strip():
             found[utt] = "empty transcript"
         elif seconds < shortest:
@@ -41,8 +38,6 @@ def main(argv=None):
     if os.path.realpath(source) == os.path.realpath(dest):
         raise UserError(f"{dest}: is the source itself (give another DEST)")
     data = DataDir.load(source)
-    if data.segments is not None or "utt2num_samples" not in data.extra:
-        raise UserError(f"{source}: is not formatted (run format_audio.py first)")
     dropped = reasons(data, source, args.rate, args.min_duration, args.max_duration)
     if len(dropped) == len(data.text):
         utt, why = next(iter(dropped.items()))

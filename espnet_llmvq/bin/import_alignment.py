@@ -26,12 +26,11 @@ def get_parser():
 
 def main(argv=None):
     args = get_parser().parse_args(argv)
-    from espnet_llmvq.align.ctm import read_ctm
+    from espnet_llmvq.align.ctm import read_ctm, rounded
     from espnet_llmvq.align.output import write_alignment
     from espnet_llmvq.align.textgrid import read_textgrids
-    from espnet_llmvq.data.datadir import DataDir
     from espnet_llmvq.errors import UserError
-    from espnet_llmvq.interleave.corpus import aligned
+    from espnet_llmvq.interleave.corpus import NO_ALIGNMENT, joined
     from espnet_llmvq.interleave.units import Dropped, timed_words
     from espnet_llmvq.sequence import SAMPLE_RATE
 
@@ -40,8 +39,10 @@ def main(argv=None):
     reference = read_ctm(args.reference) if args.reference else None
     found = read_ctm(args.ctm) if args.ctm else read_textgrids(args.textgrid, args.tier)
     kept, dropped, seconds = {}, {}, {}
-    for utt, _, samples, text, words in aligned(DataDir.load(args.data_dir), found, dropped):
+    for utt, _, samples, text, words in joined(args.data_dir, found, NO_ALIGNMENT, dropped):
         try:
+            # As it will be written.
+            words = [rounded(w) for w in words]
             # For its checks; case and punctuation may be written otherwise, so words stay as they are.
             timed_words(text, words, samples, args.tolerance, args.silence_words)
         except Dropped as why:

@@ -7,19 +7,10 @@ argument reaches the command as it is given; for a pipe or a redirection write b
 import signal
 import sys
 
-from espnet_llmvq.bin.cli import Parser, run
+from espnet_llmvq.bin.cli import Parser, positive, run
 from espnet_llmvq.errors import UserError
 
 BACK_ENDS = ("local", "slurm", "sge", "pbs", "ssh")
-
-
-def positive(text):
-    if not text.isdecimal() or int(text) < 1:
-        raise ValueError
-    return int(text)
-
-
-positive.__name__ = "positive number"  # argparse puts it into its message
 
 
 def get_parser():

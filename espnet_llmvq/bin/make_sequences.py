@@ -5,7 +5,7 @@ What cannot be used is counted, and listed with the reason in OUT.dropped.tsv.
 
 import os
 
-from espnet_llmvq.bin.cli import Parser, run
+from espnet_llmvq.bin.cli import Parser, positive, run
 
 BUILDERS = ("asr", "interleaved", "text", "qa", "qa_text")
 NEEDED = {
@@ -15,6 +15,13 @@ NEEDED = {
     "qa": ("data_dir", "prompt", "answers"),
     "qa_text": ("data_dir", "prompt", "answers"),
 }
+
+
+def positions(text):
+    return text if text == "llm" else positive(text)
+
+
+positions.__name__ = "number of positions"  # argparse puts it into its message
 
 
 def get_parser():
@@ -38,21 +45,25 @@ def get_parser():
     )
     parser.add_argument("--text", help="plain text, a document a line (text)")
     parser.add_argument("--answers", help="file of lines `<utt> <answer>` (qa)")
-    parser.add_argument("--context", type=int, help="drop what has more LLM positions than this; needs --llm")
+    parser.add_argument(
+        "--context", type=positions, help="drop what has more LLM positions than this number, or `llm`: than --llm has"
+    )
     parser.add_argument("--llm", help="Hugging Face directory or hub id, for its tokenizer (--context, chat prompts)")
     parser.add_argument("--encoder_config", help="config that shapes the encoder, YAML (interleaved, --context)")
-    parser.add_argument("--bridge_stack", type=int, default=1, help="encoder frames stacked by the bridge (--context)")
+    parser.add_argument("--bridge_stack", type=positive, default=1, help="encoder frames stacked by the bridge (--context)")
     return parser
 
 
-def interleaved(args, data, ctm, dropped, step, made):
+def interleaved(args, dropped, step, made):
     """Sequences of the aligned utterances of a data directory; `made` collects them with their units."""
-    from espnet_llmvq.interleave.corpus import aligned
+    from espnet_llmvq.align.ctm import read_ctm
+    from espnet_llmvq.interleave.corpus import NO_ALIGNMENT, joined
     from espnet_llmvq.interleave.interleaved import Interleaving, interleave
     from espnet_llmvq.interleave.units import Dropped
 
     options = Interleaving.read(args.config, args.override)
-    for utt, audio, samples, text, words in aligned(data, ctm, dropped, step):
+    rows = joined(args.data_dir, read_ctm(args.ctm), NO_ALIGNMENT, dropped, step)
+    for utt, audio, samples, text, words in rows:
         try:
             done = interleave(utt, audio, samples, text, words, options)
         except Dropped as why:
@@ -64,32 +75,30 @@ def interleaved(args, data, ctm, dropped, step, made):
 
 def build(args, dropped, step, made):
     """The sequences that the arguments ask for."""
-    from espnet_llmvq.align.ctm import read_ctm
-    from espnet_llmvq.data.datadir import DataDir
     from espnet_llmvq.data.tables import read_scp
-    from espnet_llmvq.errors import UserError
     from espnet_llmvq.interleave.asr import asr_sequence, text_question, text_sequence
-    from espnet_llmvq.interleave.corpus import documents, utterances
+    from espnet_llmvq.interleave.corpus import documents, joined, utterances
     from espnet_llmvq.interleave.units import Dropped
 
     if args.builder == "text":
         for key, text in documents(args.text, dropped):
             yield text_sequence(key, text)
         return
-    data = DataDir.load(args.data_dir)
-    if "utt2num_samples" not in data.extra:
-        raise UserError(f"{args.data_dir} has no utt2num_samples; format it (stage 3)")
     if args.builder == "interleaved":
-        yield from interleaved(args, data, read_ctm(args.ctm), dropped, step, made)
+        yield from interleaved(args, dropped, step, made)
         return
-    answers = data.text if args.builder == "asr" else read_scp(args.answers)
-    for utt, audio, samples, text in utterances(data, dropped, step):
-        if utt not in answers:
-            dropped[utt] = Dropped("no answer")
-        elif args.builder == "qa_text":
-            yield text_question(utt, text, answers[utt], args.prompt)
+    if args.builder == "asr":
+        for utt, audio, samples, text in utterances(args.data_dir, dropped, step):
+            yield asr_sequence(utt, audio, samples, text, args.prompt)
+        return
+    rows = joined(args.data_dir, read_scp(args.answers), "no answer", dropped, step)
+    for utt, audio, samples, question, answer in rows:
+        if args.builder == "qa":
+            yield asr_sequence(utt, audio, samples, answer, args.prompt)
+        elif question.strip():
+            yield text_question(utt, question, answer, args.prompt)
         else:
-            yield asr_sequence(utt, audio, samples, answers[utt], args.prompt)
+            dropped[utt] = Dropped("no question in writing")
 
 
 def report(sequences, made):
@@ -144,11 +153,13 @@ def main(argv=None):
         step = step_samples(*encoder_shape(config))
     sequences = build(args, dropped, step, made)
     if args.context is not None:
-        from espnet_llmvq.llm.directory import load_tokenizer
+        from espnet_llmvq.llm.directory import context_of, load_tokenizer
         from espnet_llmvq.llm.positions import Positions
 
-        count = Positions(load_tokenizer(args.llm), config, args.bridge_stack)
-        sequences = within(sequences, count, args.context, dropped)
+        limit = context_of(args.llm) if args.context == "llm" else args.context
+        if limit is not None:
+            count = Positions(load_tokenizer(args.llm), config, args.bridge_stack)
+            sequences = within(sequences, count, limit, dropped)
     n = write_sequences(args.out, sequences)
     listing = f"{args.out}.dropped.tsv"
     if dropped:

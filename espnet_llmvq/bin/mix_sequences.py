@@ -22,25 +22,21 @@ def get_parser():
 
 def main(argv=None):
     args = get_parser().parse_args(argv)
-    import os
-
     from espnet_llmvq.errors import UserError
     from espnet_llmvq.interleave.mixture import mix, parse_source
     from espnet_llmvq.sequence import build_index
+    from espnet_llmvq.write import writing
 
     if args.positions is not None and args.positions < 1:
         raise UserError(f"--positions {args.positions} must be 1 or more")
     lines, facts = mix([parse_source(s) for s in args.sources], args.positions, args.seed)
-    for path in (args.out, args.shape):
-        os.makedirs(os.path.dirname(path) or ".", exist_ok=True)
-    out, shape = f"{args.out}.tmp", f"{args.shape}.tmp"
-    with open(out, "w", encoding="utf-8") as f, open(shape, "w", encoding="utf-8") as g:
-        for key, positions, line in lines:
-            f.write(line + "\n")
-            g.write(f"{key} {positions}\n")
-    os.replace(out, args.out)
-    build_index(args.out)
-    os.replace(shape, args.shape)
+    # The shape appears last, when all is complete.
+    with writing(args.shape) as g:
+        with writing(args.out) as f:
+            for key, positions, line in lines:
+                f.write(line + "\n")
+                g.write(f"{key} {positions}\n")
+        build_index(args.out)
     total = sum(positions for _, positions, _ in facts.values())
     print(f"{args.out}: {sum(n for n, _, _ in facts.values())} sequences, {total} positions")
     for name, (n, positions, passes) in facts.items():

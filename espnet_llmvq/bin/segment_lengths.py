@@ -15,17 +15,17 @@ def get_parser():
     return parser
 
 
-def measure(data, ctm, options, dropped):
+def measure(data_dir, ctm, options, dropped):
     """[(cut, utterance, words, seconds)] of all segments, by each cut in turn."""
     from dataclasses import replace
 
-    from espnet_llmvq.interleave.corpus import aligned
+    from espnet_llmvq.interleave.corpus import NO_ALIGNMENT, joined
     from espnet_llmvq.interleave.interleaved import CUTS
     from espnet_llmvq.interleave.units import Dropped, timed_words
     from espnet_llmvq.sequence import SAMPLE_RATE
 
     rows = {cut: [] for cut in CUTS}
-    for utt, _, samples, text, words in aligned(data, ctm, dropped):
+    for utt, _, samples, text, words in joined(data_dir, ctm, NO_ALIGNMENT, dropped):
         try:
             units = timed_words(text, words, samples, options.tolerance, options.silence_words)
         except Dropped as why:
@@ -68,14 +68,13 @@ def main(argv=None):
     import os
 
     from espnet_llmvq.align.ctm import read_ctm
-    from espnet_llmvq.data.datadir import DataDir
     from espnet_llmvq.errors import UserError
     from espnet_llmvq.interleave.interleaved import CUTS, Interleaving
     from espnet_llmvq.write import write_text
 
     options = Interleaving.read(args.config)
     dropped = {}
-    rows = measure(DataDir.load(args.data_dir), read_ctm(args.ctm), options, dropped)
+    rows = measure(args.data_dir, read_ctm(args.ctm), options, dropped)
     if not rows:
         raise UserError(f"{args.ctm}: no utterance can be used, e.g. {next(iter(dropped.items()))}")
     lines = ["cut\tutterance\twords\tseconds\n"]

@@ -36,6 +36,8 @@ def main(argv=None):
     from espnet_llmvq.errors import UserError, nearest
     from espnet_llmvq.sequence import Sequence, SequenceReader, read_sequences
 
+    if args.limit < 0:
+        raise UserError(f"--limit {args.limit} must be 0 or more")
     if args.ids:
         reader = SequenceReader(args.file)
         for key in args.ids:

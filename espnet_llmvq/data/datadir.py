@@ -42,6 +42,17 @@ class DataDir:
             {utt: lines[0] for utt, lines in self.extra.get("entities", {}).items()}
         )
 
+    def samples(self, path):
+        """{utt: samples} of a directory that `format_audio` wrote; `path` names it in messages. Raises UserError."""
+        if self.segments is not None or "utt2num_samples" not in self.extra:
+            raise UserError(f"{path}: is not formatted; run format_audio (stage 3)")
+        found = {}
+        for utt, (count,) in self.extra["utt2num_samples"].items():
+            if not count.isdecimal():
+                raise UserError(f"{path}/utt2num_samples: {utt}: {count!r} is not a count; format it again (stage 3)")
+            found[utt] = int(count)
+        return found
+
     def location(self, utt):
         """Return (audio path, start s, end s or None) of an utterance."""
         if self.segments is None:

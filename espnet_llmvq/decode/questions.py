@@ -8,10 +8,11 @@ from espnet_llmvq.data.questions import OPEN
 from espnet_llmvq.decode.generate import encoded, log_probability, prompt_inputs, search
 from espnet_llmvq.errors import UserError
 from espnet_llmvq.interleave.questions import given, multiple_choice_sequence, open_sequence
-from espnet_llmvq.llm.directory import load_llm, load_tokenizer
+from espnet_llmvq.llm.directory import context, load_llm, load_tokenizer
+from espnet_llmvq.llm.positions import encode_text
 from espnet_llmvq.model import SpeechLLM
 from espnet_llmvq.score.questions import SPEECH
-from espnet_llmvq.sequence import SAMPLE_RATE
+from espnet_llmvq.sequence import SAMPLE_RATE, Span
 from espnet_llmvq.tasks.dataset import SequencePreprocessor, collate
 
 
@@ -34,7 +35,7 @@ def prompts_of(model, tokenizer, sequences, rooms):
     _, batch = collate([(s.id, preprocess(s.id, {"sequence": s.to_json()})) for s in sequences])
     # Inputs are made one sequence at a time, so that the neighbours in a batch decide nothing.
     inputs = prompt_inputs(model, encoded(model, batch))
-    limit = getattr(model.llm.config, "max_position_embeddings", None)
+    limit = context(model.llm.config)
     for sequence, one, room in zip(sequences, inputs, rooms):
         if limit is not None and len(one) + room > limit:
             raise UserError(
@@ -61,7 +62,8 @@ def check_words(tokenizer, options):
 
 def answer_tokens(tokenizer, options, question):
     """Token ids of the four answers. Raises UserError for letters that are no single tokens, each its own."""
-    tokens = [tokenizer.encode(text, add_special_tokens=False) for text in options.answers(question)]
+    answers = [Span(text=text, loss=True) for text in options.answers(question)]
+    tokens = [encode_text(tokenizer, span, tokenizer.eos_token_id) for span in answers]
     if options.answer == "letter" and (any(len(row) != 1 for row in tokens) or len({row[0] for row in tokens}) < 4):
         shown = ", ".join(f"{text!r}: {len(row)}" for text, row in zip(options.answers(question), tokens))
         raise UserError(

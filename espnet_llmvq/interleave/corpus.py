@@ -2,35 +2,41 @@
 
 import os
 
+from espnet_llmvq.data.datadir import DataDir
 from espnet_llmvq.errors import UserError
 from espnet_llmvq.interleave.units import Dropped
 
+NO_ALIGNMENT = "no alignment"
 
-def utterances(data, dropped, step=1):
-    """Yield (utterance, audio path, samples, transcript) of a formatted `DataDir` in the order of ids.
+
+def utterances(path, dropped, step=1):
+    """Yield (utterance, audio path, samples, transcript) of a formatted data directory in the order of ids.
 
     step: samples of an encoder step. dropped: {id: Dropped}, to which shorter utterances are added.
     """
-    for utt in data.utts:
-        samples = int(data.extra["utt2num_samples"][utt][0])
+    data = DataDir.load(path)
+    for utt, samples in sorted(data.samples(path).items()):
         if samples < step:
             dropped[utt] = Dropped("audio shorter than an encoder step", f"{samples} of {step} samples")
         else:
             yield utt, os.path.abspath(data.wav_scp[utt]), samples, data.text[utt]
 
 
-def aligned(data, ctm, dropped, step=1):
-    """`utterances` with word times: yield (utterance, audio path, samples, transcript, words).
+def joined(path, table, lacking, dropped, step=1):
+    """`utterances` with what a table has of each: yield (utterance, audio path, samples, transcript, value).
 
-    ctm: {utterance: [`align.ctm.Word`]}. What only one of the two has is added to `dropped`.
+    table: {utterance: value}, such as word times. What only one of the two has is added to `dropped`; lacking: the
+    reason where it is the directory.
     """
-    for utt in sorted(ctm.keys() - data.text.keys()):
-        dropped[utt] = Dropped("not in the data directory")
-    for utt, *rest in utterances(data, dropped, step):
-        if utt in ctm:
-            yield utt, *rest, ctm[utt]
+    seen = set()
+    for utt, *rest in utterances(path, dropped, step):
+        seen.add(utt)
+        if utt in table:
+            yield utt, *rest, table[utt]
         else:
-            dropped[utt] = Dropped("no alignment")
+            dropped[utt] = Dropped(lacking)
+    for utt in sorted(table.keys() - seen - dropped.keys()):
+        dropped[utt] = Dropped("not in the data directory")
 
 
 def documents(path, dropped):

@@ -71,6 +71,8 @@ class Interleaving:
             value = getattr(self, key)
             if not (isinstance(value, str) or (value is None and key != "punctuation")):
                 raise UserError(f"{key}: {value!r} must be text; put quotes around it")
+            if value == "" and key != "punctuation":
+                raise UserError(f"{key}: '' is no token; null for none")
         if not isinstance(self.silence_words, (list, tuple)):
             raise UserError(f"silence_words: {self.silence_words!r} must be a list")
 

@@ -73,7 +73,7 @@ def mix(sources, positions=None, seed=1):
 
     sources: [`Source`]. positions: in all; None: as many as give the first source once. Draws depend on the seed
     and each source alone. Returns (iterator of (id, positions, JSON line), {name: (sequences, positions, passes)}).
-    Ids are `NAME-ID`, from the second pass on `NAME-ID-PASS`.
+    Ids are `NAME/PASS/ID`: a name has no slash, so no two are the same.
     """
     from espnet_llmvq.sequence import SequenceReader
 
@@ -81,6 +81,13 @@ def mix(sources, positions=None, seed=1):
     if len(set(names)) < len(names):
         raise UserError(f"two sources have one name: {' '.join(names)}")
     shapes = {s.name: read_shape(s.shape) for s in sources}
+    readers = {s.name: SequenceReader(s.path) for s in sources}
+    for source in sources:
+        there, counted = len(readers[source.name]), len(shapes[source.name])
+        if there != counted:
+            raise UserError(
+                f"{source.path} has {there} sequences, {source.shape} {counted} lines; run collect_positions again"
+            )
     shares = sum(s.share for s in sources)
     if positions is None:
         positions = sum(shapes[names[0]].values()) * shares / sources[0].share
@@ -94,7 +101,6 @@ def mix(sources, positions=None, seed=1):
     random.Random(f"{seed} order").shuffle(picked)
 
     def lines():
-        readers = {s.name: SequenceReader(s.path) for s in sources}
         for source, key, number in picked:
             try:
                 raw = json.loads(readers[source.name][key])
@@ -102,7 +108,7 @@ def mix(sources, positions=None, seed=1):
                 raise UserError(
                     f"{source.path} has no {key}, {source.shape} has; run collect_positions again"
                 ) from None
-            raw["id"] = f"{source.name}-{key}" + (f"-{number}" if number > 1 else "")
+            raw["id"] = f"{source.name}/{number}/{key}"
             yield raw["id"], shapes[source.name][key], json.dumps(raw, ensure_ascii=False)
 
     return lines(), facts

@@ -8,8 +8,6 @@ from dataclasses import dataclass
 
 from espnet_llmvq.sequence import SAMPLE_RATE
 
-CLOSING = "\"'’”»)]}"  # may follow the mark that ends a sentence
-
 
 class Dropped(Exception):
     """An utterance that cannot be interleaved. reason: what is counted; detail: of this one."""
@@ -36,6 +34,14 @@ def bare(word):
     """What two spellings of a word share: its letters, marks and digits, case folded; "" for punctuation."""
     word = unicodedata.normalize("NFC", word)
     return "".join(c for c in word if unicodedata.category(c)[0] in "LMN").casefold()
+
+
+def mark_after(text):
+    """What follows the last letter or digit of a text: "," of "Yes," and ". »" of "Yes. »"."""
+    end = len(text)
+    while end and unicodedata.category(text[end - 1])[0] not in "LMN":
+        end -= 1
+    return text[end:]
 
 
 def timed_words(text, words, samples, tolerance=0.0, silence_words=()):
@@ -88,14 +94,13 @@ def timed_words(text, words, samples, tolerance=0.0, silence_words=()):
 def segments(words, silence, punctuation=""):
     """Merge words (`Unit`s) into segments.
 
-    Cut where `silence` seconds or more lie between two words, and after a word that ends with one of the characters
-    of `punctuation` (closing quotes and brackets may follow it).
+    Cut where `silence` seconds or more lie between two words, and after a word with one of the characters of
+    `punctuation` behind it, be it alone or among quotes, brackets and dashes.
     """
     found, gap = [], round(silence * SAMPLE_RATE)
     for word in words:
         last = found[-1][-1] if found else None
-        mark = last.words[-1].rstrip(CLOSING)[-1:] if last else ""
-        if last is None or word.start - last.end >= gap or (mark and mark in punctuation):
+        if last is None or word.start - last.end >= gap or set(mark_after(last.text)) & set(punctuation):
             found.append([])
         found[-1].append(word)
     return [Unit(tuple(w for u in part for w in u.words), part[0].start, part[-1].end) for part in found]

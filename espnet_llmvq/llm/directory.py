@@ -30,10 +30,24 @@ def load_tokenizer(path):
 
 def table_rows(path):
     """Rows of the embedding table of an LLM directory, from its config: no weights are read."""
+    return _config(path).get_text_config().vocab_size
+
+
+def context(config):
+    """Most positions of an LLM, from its config (`PretrainedConfig`); None: no limit."""
+    return getattr(config, "max_position_embeddings", None)
+
+
+def context_of(path):
+    """`context` of an LLM directory."""
+    return context(_config(path).get_text_config())
+
+
+def _config(path):
     local = check_path(path)
     from transformers import AutoConfig
 
-    return AutoConfig.from_pretrained(path, local_files_only=local).get_text_config().vocab_size
+    return AutoConfig.from_pretrained(path, local_files_only=local)
 
 
 def load_llm(path, dtype="float32", lora=None, gradient_checkpointing=False, attn_implementation=None):

@@ -7,7 +7,7 @@ import os
 
 import numpy as np
 
-from espnet_llmvq.llm.directory import load_llm, load_tokenizer
+from espnet_llmvq.llm.directory import context, load_llm, load_tokenizer
 from espnet_llmvq.llm.noisy_copy import NoisyCopy
 from espnet_llmvq.llm.prompt import resolved
 from espnet_llmvq.llm.tokenizer import read_lines
@@ -75,7 +75,7 @@ def measure(model_dir, files, template, noise, seed=1, out_dir=None, ngpu=0):
         row = {"lines": len(lines), "words": words, "tokens": tokens}
         row["unknown_tokens"] = 0 if unknown is None else sum(i.count(unknown) for i in ids)
         rngs = (np.random.default_rng((seed, i)) for i in range(len(ids)))
-        limit = getattr(llm.config, "max_position_embeddings", None)
+        limit = context(llm.config)
         tasks = {
             "text": [copier.plain(i) for i in ids],
             "noisy_copy": [copier.example(i, rng, limit) for i, rng in zip(ids, rngs)],

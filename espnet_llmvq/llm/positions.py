@@ -16,20 +16,38 @@ def puts_space_first(tokenizer):
     return len(spaced) == len(plain) + 1 and spaced[1:] == plain
 
 
-def encode_text(tokenizer, span, eos_id):
-    """Token ids of a text span, with the end token where it asks for one.
+def encode_text(tokenizer, span, eos_id, first=False):
+    """Token ids of a text span, with the end token where it asks for one: those it has where it stands.
 
-    Raises UserError for a special span whose text is not one token.
+    first: neither speech nor text stands before it. A name of a special token is that token in a prompt; in a text
+    with loss, which is data, it is plain text. Raises UserError for a special span whose text is not one token.
     """
-    text = span.text[1:] if span.text.startswith(" ") and puts_space_first(tokenizer) else span.text
+    text, before = span.text, []
+    if text and puts_space_first(tokenizer):
+        if text.startswith(" "):
+            text = text[1:]
+        elif not (first or span.special):
+            # A line break keeps the space away, and joins with nothing.
+            before = tokenizer.encode("\n", add_special_tokens=False)
+            text = "\n" + text
     # Some tokenizers make a space of the empty text.
-    ids = tokenizer.encode(text, add_special_tokens=False) if text else []
+    ids = tokenizer.encode(text, add_special_tokens=False, split_special_tokens=span.loss) if text else []
+    ids = ids[len(before) :]
     if span.special and (len(ids) != 1 or ids[0] == tokenizer.unk_token_id):
         raise UserError(
             f"{span.text!r} is not a token of the LLM's tokenizer; name one that is, or train the tokenizer with "
             f"--reserved {span.text!r}"
         )
     return ids + [eos_id] if span.eos else ids
+
+
+def firsts(spans):
+    """For each span whether neither speech nor text stands before it; special tokens may. List of bools."""
+    found, alone = [], True
+    for span in spans:
+        found.append(alone)
+        alone &= not span.is_speech and (span.special or not span.text)
+    return found
 
 
 def encoder_shape(config):
@@ -49,12 +67,12 @@ class Positions:
         self.tokenizer, self.stack = tokenizer, stack
         self.shape = encoder_shape(config)
 
-    def span(self, span):
-        """Positions of one span."""
+    def span(self, span, first=False):
+        """Positions of one span; first: as `encode_text` has it."""
         if not span.is_speech:
-            return len(encode_text(self.tokenizer, span, self.tokenizer.eos_token_id))
+            return len(encode_text(self.tokenizer, span, self.tokenizer.eos_token_id, first))
         frames = (piece_frames if span.is_piece else encoder_frames)(span.samples, *self.shape)
         return -(-frames // self.stack)
 
     def __call__(self, sequence):
-        return sum(self.span(span) for span in sequence.spans)
+        return sum(self.span(span, first) for span, first in zip(sequence.spans, firsts(sequence.spans)))

@@ -1,12 +1,15 @@
 """Entities: which were recognised, which were made up, and word errors inside and outside of them.
 
-A mention is a run of whole tokens (words, numbers such as 2.5, or single punctuation marks) equal
-to the entity's value; how much space lies between tokens does not count. Scripts without spaces are matched by
-characters. Where values overlap, the longest one that starts first is taken.
+A mention is a run of whole tokens (words with their accents, numbers such as 2.5, or single punctuation marks)
+equal to the entity's value; how much space lies between tokens does not count, nor whether an accent is a character
+of its own. Scripts without spaces are matched by characters. Where values overlap, the longest one that starts first
+is taken.
 """
 
-import re
+import unicodedata
 from collections import Counter
+
+import regex
 
 from espnet_llmvq.errors import UserError
 from espnet_llmvq.score.files import some
@@ -14,12 +17,16 @@ from espnet_llmvq.score.files import some
 # Thai and Lao, kana, Han
 _UNSPACED = "\u0e00-\u0eff\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff"
 # "5 mg" is no part of "2.5 mg", so a number with decimals, or a time, is one token.
-_TOKEN = re.compile(rf"[{_UNSPACED}]|\d+(?:[.,:]\d+)+[^\W{_UNSPACED}]*|[^\W{_UNSPACED}]+|[^\w\s]")
+# A word is letters, digits, combining marks, which `\w` may lack, and joiners.
+_CHARACTER = rf"[[\w\p{{M}}\u200c\u200d]--[{_UNSPACED}]]"
+_TOKEN = regex.compile(
+    rf"[{_UNSPACED}]|\d+(?:[.,:]\d+)+{_CHARACTER}*|{_CHARACTER}+|[^\w\s\p{{M}}]", regex.VERSION1
+)
 
 
 def tokenise(text):
     """Return the tokens of a text, as defined above."""
-    return _TOKEN.findall(text)
+    return _TOKEN.findall(unicodedata.normalize("NFC", text))
 
 
 class Lexicon:

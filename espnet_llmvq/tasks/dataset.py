@@ -9,7 +9,7 @@ from espnet2.train.dataset import DATA_TYPES
 
 from espnet_llmvq.data.audio import AudioError, read_audio
 from espnet_llmvq.errors import UserError
-from espnet_llmvq.llm.positions import encode_text
+from espnet_llmvq.llm.positions import encode_text, firsts
 from espnet_llmvq.model import SPEECH, TEXT
 from espnet_llmvq.sequence import SAMPLE_RATE, Sequence, SequenceReader
 
@@ -117,11 +117,11 @@ class SequencePreprocessor:
     def __call__(self, utt, data):
         seq = Sequence.from_json(data["sequence"])
         tokens, layout = [], []
-        for span in seq.spans:
+        for span, first in zip(seq.spans, firsts(seq.spans)):
             if span.is_speech:
                 layout.append((SPEECH, self.steps(utt, span), 0))
                 continue
-            ids = encode_text(self.tokenizer, span, self.eos_id)
+            ids = encode_text(self.tokenizer, span, self.eos_id, first)
             layout.append((TEXT, len(ids), int(span.loss)))
             tokens += ids
         out = {

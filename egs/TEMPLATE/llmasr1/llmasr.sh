@@ -58,6 +58,7 @@ augment_cache=false        # spoil the training set for it as in the encoder's t
 align_sets=                # sets to align with the encoder's CTC (stage 8), beside those that mixtures interleave
 ctms=                      # word times from elsewhere for sets that mixtures interleave, pairs set=file
 interleave_overrides=      # key=value pairs laid over every conf/interleave/*.yaml, e.g. "silence=0.3"
+context=llm                # LLM positions that a sequence of a mixture may have; llm: as many as the LLM has
 mixture_positions=         # LLM positions of every mixture; empty: as many as give its first source once
 num_beams=4                # beam of the LLM
 ctc_weight=0               # of the CTC score in choosing from n-best lists, 0 to 1; "valid": chosen on the validation set
@@ -530,6 +531,8 @@ source_file() {
 }
 # Positions of them.
 source_shape() { echo "${expdir}/stats/${1/\//_}_shape"; }
+# What is longer cannot be trained on.
+context_opts=(--context "${context}" --llm "${llm}")
 # Sequences of a source, from data newer than they are: make_source SET/FORM
 make_source() {
     local name=${1%/*} out pair text config ctm made
@@ -545,20 +548,22 @@ make_source() {
             cut -s -d ' ' -f 2- "${dumpdir}/${name}/text" >"${text}.tmp"
             mv "${text}.tmp" "${text}"
         fi
-        made_with "${out}" "${text}" && fresh "${out}" "${text}" && log "${out} is up to date, nothing to do" && return
+        made="${text} ${context_opts[*]}"
+        made_with "${out}" "${made}" && fresh "${out}" "${text}" && log "${out} is up to date, nothing to do" && return
         mkdir -p "${dumpdir}/${name}"
-        bin make_sequences --builder text --text "${text}" --out "${out}"
-        note_options "${out}" "${text}"
+        bin make_sequences --builder text --text "${text}" "${context_opts[@]}" --out "${out}"
+        note_options "${out}" "${made}"
         ;;
     *)
         config=${conf_dir}/interleave/${1#*/}.yaml
         ctm=$(ctm_of "${name}")
-        made="${ctm} ${interleave_overrides}"
+        made="${ctm} ${interleave_overrides} ${context_opts[*]} --bridge_stack ${bridge_stack}"
         made_with "${out}" "${made}" &&
             fresh "${out}" "${config}" "${ctm}" "${dumpdir}/${name}/text" "${dumpdir}/${name}/utt2num_samples" &&
             log "${out} is up to date, nothing to do" && return
         bin make_sequences --builder interleaved --data_dir "${dumpdir}/${name}" --ctm "${ctm}" --config "${config}" \
-            ${interleave_opts[@]+"${interleave_opts[@]}"} --encoder_config "${encoder_dir}/config.yaml" --out "${out}"
+            ${interleave_opts[@]+"${interleave_opts[@]}"} --encoder_config "${encoder_dir}/config.yaml" \
+            "${context_opts[@]}" --bridge_stack "${bridge_stack}" --out "${out}"
         note_options "${out}" "${made}"
         ;;
     esac
