@@ -1,5 +1,6 @@
 """The error users see, what it says of a full disk, and the nearest valid name for a mistyped one."""
 
+import contextlib
 import difflib
 import errno
 import re
@@ -37,6 +38,23 @@ def message_of(err):
             return f"a file cannot be written ({cause}): free some disk space and run again; finished work is kept"
         cause = cause.__cause__ or cause.__context__
     return None
+
+
+@contextlib.contextmanager
+def reading(path, remedy):
+    """In a `with` that reads a file that was made here: turn what a damaged one causes into a UserError.
+
+    `remedy` says how to get another one. A full disk, lack of memory and the like stay what they are.
+    """
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as err:
+        if isinstance(err, (MemoryError, ImportError)) or message_of(err):
+            raise
+        first = (str(err).strip().splitlines() or ["no reason given"])[0]
+        raise UserError(f"{path}: cannot be read ({type(err).__name__}: {first}); {remedy}") from err
 
 
 def nearest(name, choices):

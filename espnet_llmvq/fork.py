@@ -6,6 +6,7 @@ keeps the files as they were upstream, to compare with.
 
 import difflib
 import json
+import math
 import os
 import re
 import shlex
@@ -184,9 +185,12 @@ def read_data(data):
             raise UserError(f"{data.paths['train']}: {err}") from None
         for name, part in zip(("train", *data.held_out), parts, strict=True):
             sets[name] = form, part
-    known = {location(sets["train"][1], utt): utt for utt in sets["train"][1].text}
+    trained = {}
+    for utt in sets["train"][1].text:
+        path, *part = location(sets["train"][1], utt)
+        trained.setdefault(path, []).append(part)
     for name, (_, found) in sets.items():
-        shared = [utt for utt in found.text if location(found, utt) in known]
+        shared = [utt for utt in found.text if overlaps(location(found, utt), trained)]
         if shared and name != "train":
             some = f"{len(shared)} of {len(found.text)} utterances, such as {shared[0]},"
             raise UserError(f"{name}: {some} are in the training set too")
@@ -194,9 +198,17 @@ def read_data(data):
 
 
 def location(data, utt):
-    """What an utterance is heard from."""
+    """What an utterance is heard from: (file, start, end) in seconds."""
     path, start, end = data.location(utt)
-    return os.path.realpath(path), start, end
+    return os.path.realpath(path), start, math.inf if end is None else end
+
+
+def overlaps(place, parts):
+    """Whether a `location` has more than END_TOLERANCE in common with one of `parts`: {file: [(start, end)]}."""
+    from espnet_llmvq.data.audio import END_TOLERANCE
+
+    path, start, end = place
+    return any(min(end, b) - max(start, a) > END_TOLERANCE for a, b in parts.get(path, ()))
 
 
 def lm_lines(data, sets):
@@ -387,7 +399,10 @@ def make(source, target, data=None, options=None):
 def read_record(target):
     """Return the record of a fork. Raises UserError if `target` is none."""
     try:
-        return json.loads((Path(target) / RECORD).read_text(encoding="utf-8"))
+        record = json.loads((Path(target) / RECORD).read_text(encoding="utf-8"))
+        if not isinstance(record, dict) or not all(isinstance(record.get(k), str) for k in ("source", "version")):
+            raise ValueError("it names no source and version")
+        return record
     except (OSError, ValueError) as err:
         raise UserError(f"{target}: is no fork: {target}/{RECORD} cannot be read ({err})") from None
 

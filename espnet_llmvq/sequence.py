@@ -44,10 +44,12 @@ class Span:
     eos: bool = False
 
     def __post_init__(self):
-        for name, kind in (("text", str), ("audio", str), ("said", str), ("loss", bool), ("special", bool), ("eos", bool)):
-            value = getattr(self, name)
-            if type(value) is not kind and not (value is None and kind is str):
-                raise ValueError(f"{name} is {value!r}; it must be {'text' if kind is str else 'true or false'}")
+        for name in ("text", "audio", "said"):
+            if not isinstance(getattr(self, name), str | None):
+                raise ValueError(f"{name} is {getattr(self, name)!r}; it must be text")
+        for name in ("loss", "special", "eos"):
+            if type(getattr(self, name)) is not bool:
+                raise ValueError(f"{name} is {getattr(self, name)!r}; it must be true or false")
         if (self.text is None) == (self.audio is None):
             raise ValueError("a span has either text or audio")
         if self.audio is not None:

@@ -215,6 +215,42 @@ def test_format_decodes_what_is_slow_to_decode(tmp_path, name, kind):
     assert rate == 16000 and np.abs(x - decoded).max() <= 1.01 / 32768
 
 
+def mp3_frames(data):
+    """The MPEG-2 frames of 16 kHz that `data` holds, one after another."""
+    rates = (0, 8, 16, 24, 32, 40, 48, 56, 64, 80, 96, 112, 128, 144, 160)
+    found = []
+    while data[:1] == b"\xff":
+        length = 72000 * rates[data[2] >> 4] // 16000 + (data[2] >> 1 & 1)
+        found.append(data[:length])
+        data = data[length:]
+    return found
+
+
+@pytest.mark.parametrize("order", [1, -1])
+def test_mp3_that_does_not_say_its_length(tmp_path, order):
+    """As Common Voice has them: libsndfile guesses by the first frame, too many samples or too few."""
+    path = tmp_path / "a.mp3"
+    loud = noise(96000) * np.repeat([1, 0.0001], 48000)
+    soundfile.write(path, loud, 16000, format="MP3", bitrate_mode="VARIABLE", compression_level=0.3)
+    first, *rest = mp3_frames(path.read_bytes())
+    assert b"Xing" in first and len({len(frame) for frame in rest}) > 2
+    path.write_bytes(b"".join(rest[::order]))
+    with soundfile.SoundFile(path) as f:
+        assert f.frames != 576 * len(rest)  # else this tests nothing
+    found = audio.info(path)
+    assert found == audio.check(path) and (found.frames, found.rate, found.format) == (576 * len(rest), 16000, "MP3")
+    x = audio.read_audio(path)
+    assert len(x) == found.frames
+    blocks = list(audio.read_blocks(path, 5000))
+    assert {len(block) for block in blocks[:-1]} == {5000} and np.array_equal(np.concatenate(blocks), x)
+    assert np.array_equal(audio.read_audio(path, start=1.0, end=2.5), x[16000:40000])
+    if order == 1:  # the same sound as before, but for the delay of the encoder
+        power = np.square(x[: 2000 * (len(x) // 2000)].reshape(-1, 2000)).mean(1)
+        assert (power[2:22] > 1000 * power[28:47].max()).all()
+    with pytest.raises(audio.AudioError, match="cannot cut"):
+        audio.read_audio(path, end=found.duration + 1)
+
+
 def test_format_leaves_nothing_behind_when_audio_is_broken(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     src, dst = make(tmp_path / "src"), tmp_path / "dst"

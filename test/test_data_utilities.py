@@ -180,9 +180,10 @@ def naive_segment(rest):
 
 
 def naive_ctm(rest):
-    """Whether a CTM line without its id has times."""
+    """Whether a CTM line without its id has times and a word."""
+    fields = rest.split()
     try:
-        return len([float(x) for x in rest.split()[1:3]]) == 2
+        return len(fields) > 3 and all(0 <= float(x) < math.inf for x in fields[1:3])
     except ValueError:
         return False
 
@@ -224,7 +225,9 @@ class Naive:
         for _, rest, _ in self.rows.get("wav.scp", ()):
             self.hand |= rest.endswith("|")
         for _, rest, _ in self.rows.get("utt2spk", ()):
-            self.hand |= len(rest.split()) > 1
+            self.hand |= len(rest.replace("\t", " ").split(" ")) > 1
+        for _, rest, _ in self.rows.get("words.ctm", ()):
+            self.hand |= not naive_ctm(rest)
         self.names = managed
         if self.hand:
             return
@@ -418,13 +421,8 @@ def check_readers(root, room, seen, rng):
         ):
             check_samples(room / "cut", {u: seconds(sound, u) * RATE for u in sound.kept}, 1)
             assert not (room / "cut/segments").exists()
-    timed = found.hand or all(naive_ctm(rest) for _, rest, _ in found.rows.get("words.ctm", ()))
-    if run(
-        perturb_data_dir_speed.main, "--nj", 1, 0.5, root, room / "slow", audio=True, possible=timed
-    ):
-        check_samples(
-            room / "slow", {f"sp0.5-{u}": seconds(sound, u) * 16000 * 2 for u in sound.kept}, 2
-        )
+    if run(perturb_data_dir_speed.main, "--nj", 1, 0.5, root, room / "slow", audio=True):
+        check_samples(room / "slow", {f"sp0.5-{u}": seconds(sound, u) * 16000 * 2 for u in sound.kept}, 2)
 
 
 def check_subset(how, n, expected, got, found):

@@ -80,7 +80,7 @@ def test_the_seed_decides(tmp_path, sources):
         ("asr", "is not NAME=SHARE"),
         ("asr=0:{0}/asr.jsonl:{0}/asr_shape", "share above 0"),
         ("asr=1:{0}/asr.jsonl:{0}/none", "none: No such file or directory; run collect_positions"),
-        ("asr=1:{0}/text.jsonl:{0}/asr_shape", "text.jsonl has 9 sequences, .*asr_shape 40 lines; run collect_positions"),
+        ("asr=1:{0}/text.jsonl:{0}/asr_shape", "text.jsonl has 9 sequences, .*asr_shape 40 lines; run coll"),
         ("asr=1:{0}/asr.jsonl:{0}/asr.jsonl", "asr.jsonl:1: .* is not `id positions`"),
     ],
 )

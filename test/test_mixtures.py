@@ -256,7 +256,8 @@ def test_stages_of_mixtures(recipe, conf):
     assert not any(level(Path(name).name) for name in made)
     assert made["dump/train/word.jsonl"] == (
         "--builder interleaved --data_dir dump/train --ctm exp/align/train.ctm --config ./interleave/word.yaml "
-        "--encoder_config exp/encoder/config.yaml --context llm --llm exp/llm --bridge_stack 1 --out dump/train/word.jsonl"
+        "--encoder_config exp/encoder/config.yaml --context llm --llm exp/llm --bridge_stack 1 "
+        "--out dump/train/word.jsonl"
     )
     assert made["dump/domain/plain.jsonl"].startswith("--builder text --text domain.txt ")
     assert made["dump/tts/plain.jsonl"].startswith("--builder text --text dump/tts/plain.txt ")

@@ -1,6 +1,7 @@
 """Command-line habits shared by every command: spelling of options and clean errors."""
 
 import argparse
+import os
 import sys
 
 from espnet_llmvq.errors import message_of, nearest
@@ -19,6 +20,8 @@ class Parser(argparse.ArgumentParser):
         known = self._option_string_actions
         fixed = []
         for i, arg in enumerate(args):
+            if not arg.isprintable() and any("\udc80" <= c <= "\udcff" for c in arg):
+                self.error(f"{os.fsencode(arg)!r} is not UTF-8; names, ids and texts must be")
             if arg == "--":
                 fixed += args[i:]
                 break

@@ -183,8 +183,11 @@ def is_decoded(path, inputs, options):
         return False
     if min(map(os.path.getmtime, files[:2])) < max(map(os.path.getmtime, inputs)):
         return False
-    with open(files[2], encoding="utf-8") as f:
-        made = json.load(f)
+    try:
+        with open(files[2], encoding="utf-8") as f:
+            made = json.load(f)
+    except ValueError:  # damaged: decoded anew
+        return False
     return all(made.get(key) == value for key, value in options.items())
 
 

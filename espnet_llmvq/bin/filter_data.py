@@ -42,8 +42,12 @@ def main(argv=None):
     if len(dropped) == len(data.text):
         utt, why = next(iter(dropped.items()))
         raise UserError(f"{source}: no utterance would be left, e.g. {utt}: {why}")
-    data.subset(data.text.keys() - dropped.keys()).write(dest)
+    kept = data.subset(data.text.keys() - dropped.keys())
     listing = os.path.join(dest, "dropped.tsv")
+    if os.path.exists(listing) and kept.is_in(dest):
+        print(f"{dest}: is filtered, nothing to do")
+        return 0
+    kept.write(dest)
     write_text(listing, "".join(f"{utt}\t{why}\n" for utt, why in dropped.items()))
     count = len(data.text)
     print(f"{dest}: kept {count - len(dropped)} of {count} utterances, dropped {len(dropped)}")

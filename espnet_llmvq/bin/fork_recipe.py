@@ -13,7 +13,9 @@ from pathlib import Path
 from espnet_llmvq.bin.cli import Parser, run
 from espnet_llmvq.errors import UserError
 
-RESERVED = ("train", "valid", "lm")
+# Sets and means that recipes make themselves.
+RESERVED = ("train", "valid", "lm", "tts", "mean_id", "mean_ood")
+RESERVED_ENDS = ("_sp", ".unfiltered")
 
 
 def parse_test(spec):
@@ -24,9 +26,10 @@ def parse_test(spec):
         raise UserError(
             f"--test {spec} must be NAME=DATA:id (in-domain) or NAME=DATA:ood (another domain)"
         )
-    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]*", name) or name in RESERVED:
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]*", name) or name in RESERVED or name.endswith(RESERVED_ENDS):
         raise UserError(
-            f"--test {spec}: a name has letters, digits, _ - . and is none of {', '.join(RESERVED)}"
+            f"--test {spec}: a name has letters, digits, _ - ., is none of {', '.join(RESERVED)} and does not end with "
+            + " or ".join(RESERVED_ENDS)
         )
     return name, path, domain
 

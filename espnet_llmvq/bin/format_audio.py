@@ -68,7 +68,9 @@ def _is_done(dest, digest):
     from espnet_llmvq.data.tables import CORE, read_scp
 
     try:
-        if json.loads((dest / STAMP).read_text())["digest"] != digest:
+        made = json.loads((dest / STAMP).read_text())
+        # A table that is not as it was written is damaged.
+        if made["digest"] != digest or made["tables"] != _tables(dest, made["tables"]):
             return False
         core = [name for name in (*CORE, "utt2num_samples") if name != "segments"]
         counts = read_scp(dest / "utt2num_samples")
@@ -76,8 +78,13 @@ def _is_done(dest, digest):
             _is_whole(path, int(counts[utt]), dest)
             for utt, path in read_scp(dest / "wav.scp").items()
         )
-    except (OSError, ValueError, KeyError, UserError):
+    except (OSError, ValueError, KeyError, TypeError, UserError):
         return False
+
+
+def _tables(directory, names):
+    """{name: digest} of the files of a directory."""
+    return {name: hashlib.sha256((directory / name).read_bytes()).hexdigest() for name in names}
 
 
 def _is_whole(path, samples, dest):
@@ -146,7 +153,8 @@ def format_audio(source, dest, rate=16000, nj=2, audio_format="wav"):
     formatted.write(building)
     if not any((building / "audio").iterdir()):
         (building / "audio").rmdir()
-    write_text(building / STAMP, json.dumps({"digest": digest, **options}) + "\n")
+    made = {"digest": digest, **options, "tables": _tables(building, formatted.files())}
+    write_text(building / STAMP, json.dumps(made) + "\n")
     replace_directory(building, dest)
     return len(utts)
 

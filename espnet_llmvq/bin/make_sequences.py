@@ -50,7 +50,9 @@ def get_parser():
     )
     parser.add_argument("--llm", help="Hugging Face directory or hub id, for its tokenizer (--context, chat prompts)")
     parser.add_argument("--encoder_config", help="config that shapes the encoder, YAML (interleaved, --context)")
-    parser.add_argument("--bridge_stack", type=positive, default=1, help="encoder frames stacked by the bridge (--context)")
+    parser.add_argument(
+        "--bridge_stack", type=positive, default=1, help="encoder frames stacked by the bridge (--context)"
+    )
     return parser
 
 

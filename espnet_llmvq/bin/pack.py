@@ -41,7 +41,7 @@ def decoded_with(system, expdir, encoder):
     from glob import escape, glob
 
     from espnet_llmvq.environment import FILE
-    from espnet_llmvq.errors import UserError
+    from espnet_llmvq.errors import UserError, reading
     from espnet_llmvq.packed.files import SEARCH
     from espnet_llmvq.systems import hypothesis_file, system_dir
 
@@ -49,7 +49,7 @@ def decoded_with(system, expdir, encoder):
     pattern = os.path.relpath(hypothesis_file(system, "", "", "*"), system_dir(system, "", ""))
     room = escape(system_dir(system, expdir, encoder))
     for path in sorted(glob(os.path.join(room, os.path.dirname(pattern), FILE))):
-        with open(path, encoding="utf-8") as f:
+        with reading(path, "decode again (stage 12)"), open(path, encoding="utf-8") as f:
             made = json.load(f)
         options = {key: made[key] for key in SEARCH if key in made}
         if found and options != found:

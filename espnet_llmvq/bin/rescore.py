@@ -96,10 +96,12 @@ def rewrite(path, nbest, weight, source):
 
     from espnet_llmvq.decode.nbest import write_hypotheses
     from espnet_llmvq.environment import FILE
+    from espnet_llmvq.errors import reading
     from espnet_llmvq.write import write_text
 
     chosen, facts = choose(nbest, weight), os.path.join(os.path.dirname(path), FILE)
-    with open(facts, encoding="utf-8") as f:  # decoding wrote it after the n-best lists
+    remedy = f"remove {os.path.dirname(path)} and decode again (stage 12)"
+    with reading(facts, remedy), open(facts, encoding="utf-8") as f:  # decoding wrote it after the n-best lists
         made = json.load(f)
     now = {**made, "ctc_weight": weight, "ctc_weight from": source}
     if weight == 0 and "ctc_weight" not in made:

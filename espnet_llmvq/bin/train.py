@@ -12,6 +12,9 @@ DISTRIBUTED = (
 )  # fmt: skip
 
 
+SHAPES = ("train_shape_file", "valid_shape_file")
+
+
 def get_parser():
     parser = Parser(description=__doc__)
     parser.add_argument("--config", help="one training config (e.g. conf/encoder.yaml)")
@@ -110,6 +113,7 @@ def dry_run(trainings, args):
 
 def main(argv=None):
     args = get_parser().parse_args(argv)
+    from espnet_llmvq.interleave.mixture import read_shape
     from espnet_llmvq.phases import read_overrides, read_trainings
     from espnet_llmvq.pretrained_encoder import changes_frames
     from espnet_llmvq.tasks.launch import is_done, run_phases
@@ -146,7 +150,12 @@ def main(argv=None):
         }
         jobs.append((tag, parent, os.path.join(args.expdir, tag), settings))
     only_look = args.check or args.dry_run
-    if only_look or not all(is_done(directory, s) for _, _, directory, s in jobs):
+    left = []
+    if not only_look:
+        left = [s for _, _, directory, s in jobs if not is_done(directory, s)]
+        for path in sorted({file for s in left for key in SHAPES for file in s[key]}):
+            read_shape(path)  # else ESPnet stops at a damaged one without its name
+    if only_look or left:
         from espnet_llmvq.tasks.speech_llm import SpeechLLMTask
 
         for training in trainings:

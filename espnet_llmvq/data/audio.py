@@ -2,6 +2,7 @@
 
 import os
 import re
+import threading
 from dataclasses import dataclass
 
 import numpy as np
@@ -46,7 +47,7 @@ class AudioInfo:
 
 
 def info(path):
-    """Return the AudioInfo of a file without decoding it.
+    """Return the AudioInfo of a file without decoding it, but for an MP3 file that does not say its length.
 
     Raises AudioError when the file is missing, unreadable, without samples, or when its header
     promises more than the file holds.
@@ -181,6 +182,9 @@ def _open(path):
                 path, "audio file is truncated: no page ends the stream", "restore or remove it"
             )
         f = soundfile.SoundFile(path)
+        if f.format == "MP3" and _Mp3.is_needed(path):
+            f.close()
+            f = _Mp3(path)
     except (soundfile.SoundFileError, TypeError, OSError) as err:  # TypeError: headerless .raw
         raise AudioError(path, f"cannot be read as audio: {err}", "restore or remove it") from err
     if 0 < f.frames < 1 << 62:
@@ -190,6 +194,64 @@ def _open(path):
     if frames <= 0:
         raise AudioError(path, "audio file has no samples", "restore or remove it")
     raise AudioError(path, "its header does not give its length", "encode it again into a file")
+
+
+class _Mp3:
+    """An MP3 file without a Xing header, which would give its length; with the methods of a SoundFile used here.
+
+    Of such a file libsndfile guesses a length from the number of bytes and reads no further. Of a pipe it can't, and
+    reads to the end. `frames` is counted.
+    """
+
+    format = "MP3"
+
+    def __init__(self, path):
+        self._path, self._file = path, self._pipe(path)
+        self.samplerate, self.channels, self.frames = self._file.samplerate, self._file.channels, 0
+        while block := len(self.read(1 << 18)):
+            self.frames += block
+        self.seek(0)
+
+    @staticmethod
+    def _pipe(path):
+        import soundfile
+
+        end, start = os.pipe()
+
+        def feed():
+            try:
+                with open(path, "rb") as f, open(start, "wb", buffering=0) as out:
+                    while block := f.read(1 << 16):
+                        while block:
+                            block = block[out.write(block) :]
+            except OSError:  # nobody reads any more, or the disk fails: the decoder meets the end
+                pass
+
+        threading.Thread(target=feed, daemon=True).start()
+        return soundfile.SoundFile(end, closefd=True)
+
+    @classmethod
+    def is_needed(cls, path):
+        with cls._pipe(path) as f:
+            return f.frames >= 1 << 62
+
+    def seek(self, frame):
+        self._file.close()
+        self._file = self._pipe(self._path)
+        while frame and (block := len(self.read(min(frame, 1 << 18)))):
+            frame -= block
+
+    def read(self, frames, dtype="float32", always_2d=True):
+        return self._file.read(frames, dtype=dtype, always_2d=always_2d)
+
+    def close(self):
+        self._file.close()
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *error):
+        self.close()
 
 
 def _promised_size(raw, size):

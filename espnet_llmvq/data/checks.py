@@ -1,5 +1,6 @@
 """Every defect of a Kaldi data directory, and what is left without those that are dropped."""
 
+import re
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
@@ -12,6 +13,7 @@ from espnet_llmvq.data.tables import (
     level,
     managed_files,
     parse_segment,
+    scaled_times,
     scan,
 )
 from espnet_llmvq.errors import UserError
@@ -102,7 +104,9 @@ def _check_files(path, tables):
             continue
         what = "is empty" if name in tables else "is missing"
         at = str(path / name), 0, "-", f"file {what}"
-        if name == "spk2utt" and tables.get("utt2spk"):
+        if (path / name).exists() and not (path / name).is_file():
+            yield Problem(str(path / name), 0, "-", "is no file", "move it away")
+        elif name == "spk2utt" and tables.get("utt2spk"):
             yield Problem(*at, "make it with utt2spk_to_spk2utt.py", "rewrite")
         else:
             yield Problem(*at, "write it")
@@ -123,13 +127,21 @@ def _check_values(path, tables, allow_empty_text):
                 *at, "empty transcript", "add it, drop it, or --allow_empty_text true", "drop"
             )
     for row in tables.get("utt2spk", ()):
-        fields = len(row.value.split())
+        fields = len(re.findall(r"[^ \t]+", row.value))
         if fields != 1:
             at = str(path / "utt2spk"), row.line, row.key
             if fields == 0:
                 yield Problem(*at, "no speaker", "add one or drop it", "drop")
             else:
                 yield Problem(*at, f"{fields} speakers", "leave one, without blanks")
+
+
+    for name in tables:
+        for row in tables[name] if name.endswith(".ctm") else ():
+            try:
+                scaled_times(row.value)
+            except ValueError as err:
+                yield Problem(str(path / name), row.line, row.key, str(err), "correct it")
 
 
 def _check_ids(path, tables, segments):

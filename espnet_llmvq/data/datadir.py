@@ -133,6 +133,17 @@ class DataDir:
             content[name] = "".join(line + "\n" for line in lines)
         return content
 
+    def is_in(self, path):
+        """Whether the directory `path` holds exactly these tables."""
+        path = Path(path)
+        try:
+            content = self.files()
+            return set(managed_files(path)) == content.keys() and all(
+                (path / name).read_bytes() == text.encode() for name, text in content.items()
+            )
+        except OSError:
+            return False
+
     def write(self, path):
         """Write all files. A new directory appears at once; in an old one each file is replaced.
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from espnet_llmvq.data import lhotse, manifest
 from espnet_llmvq.data.datadir import DataDir
-from espnet_llmvq.data.tables import by_speaker, managed_files, scan
+from espnet_llmvq.data.tables import by_speaker, scan
 from espnet_llmvq.errors import UserError
 
 FORMS = (
@@ -208,11 +208,7 @@ def hold_out(data, parts, share=0.1, most=1000):
 
 def write(data, path):
     """Write a DataDir unless `path` holds just this; so a rerun does not check the audio again. True if written."""
-    path, content = Path(path), data.files()
-    if path.is_dir() and sorted(managed_files(path)) == sorted(content):
-        if all(
-            (path / name).read_bytes() == text.encode("utf-8") for name, text in content.items()
-        ):
-            return False
+    if data.is_in(path):
+        return False
     data.write(path)
     return True

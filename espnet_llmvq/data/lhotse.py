@@ -7,6 +7,7 @@ mixed and padded cuts. See https://lhotse.readthedocs.io/en/latest/corpus.html a
 import os
 from pathlib import Path
 
+from espnet_llmvq.data.audio import END_TOLERANCE
 from espnet_llmvq.data.manifest import Item, read_json_lines
 from espnet_llmvq.errors import UserError
 
@@ -67,6 +68,8 @@ def make_item(where, recording, supervision, offset=0.0):
         )
     start = round(offset + number(supervision, "start"), 8)
     end = round(start + number(supervision, "duration"), 8)
+    if start < -END_TOLERANCE or end > seconds + END_TOLERANCE:
+        raise ValueError(f"a supervision from {start:g} to {end:g} s of a recording of {seconds:g} s")
     whole = start < WHOLE_S and abs(end - seconds) < WHOLE_S
     text, utt = supervision.get("text") or "", supervision.get("id")
     if not isinstance(utt, str) or not isinstance(text, str):

@@ -106,7 +106,7 @@ def read_json_lines(path, faults):
             continue
         try:
             item = json.loads(line)
-        except ValueError as err:
+        except (ValueError, RecursionError) as err:
             faults.add(where, f"not JSON: {err} (one object a line)")
             continue
         if isinstance(item, dict):
@@ -142,7 +142,12 @@ def split_fields(lines, delimiter):
 def header(line, needed):
     """Return (delimiter, names) of a table's first line if it has the columns `needed`, else None."""
     for delimiter in DELIMITERS:
-        names = [name.strip().strip('"') for name in line.split(delimiter)]
+        try:
+            names = next(split_fields([line], delimiter))[1]
+        except (csv.Error, StopIteration):
+            continue
+        # TSV is read without quotes, but its header may have them.
+        names = [name.strip('"') for name in names]
         if set(needed) <= set(names):
             return delimiter, names
     return None
@@ -229,7 +234,7 @@ def read_manifest(path, faults):
     items, checked = [], set()
     for where, row in rows:
         if row.keys() - checked:
-            check_columns(where, row)
+            check_columns(where if path.name.removesuffix(".gz").endswith("l") else f"{path}:1", row)
             checked |= row.keys()
         missing = [name for name in REQUIRED if name not in row]
         if missing:

@@ -5,6 +5,7 @@ output whose peak would pass 0.99 is scaled down as a whole. Random ones draw fr
 Generator given, so equal seeds give equal samples. scipy and soxr are imported where used.
 """
 
+import contextlib
 import hashlib
 import json
 import os
@@ -19,7 +20,7 @@ import numpy as np
 
 from espnet_llmvq.data.audio import read_audio, write_audio
 from espnet_llmvq.data.datadir import DataDir
-from espnet_llmvq.data.tables import level
+from espnet_llmvq.data.tables import level, scaled_times
 from espnet_llmvq.errors import UserError, check_name
 from espnet_llmvq.write import check_replaceable, replace_directory, write_text
 
@@ -242,20 +243,6 @@ def _write_copy(copy, location, src, folder, seed, rate):
     return len(x)
 
 
-def _scaled_ctm(value, factor, where):
-    """A CTM line without id, ``channel start duration word...``, played `factor` times as fast.
-
-    where: file and id for the UserError about a line that is none.
-    """
-    fields = value.split()
-    try:
-        start, duration = (float(f) / factor for f in fields[1:3])
-    except ValueError:
-        message = f"{where}: {value!r} is not 'channel start duration word' (correct it)"
-        raise UserError(message) from None
-    return " ".join([fields[0], f"{start:.3f}", f"{duration:.3f}", *fields[3:]])
-
-
 def _extra_tables(src, copies):
     """Optional files of `src` for `copies`: ids renamed, CTM times scaled, stale ones left out."""
     extra = {}
@@ -273,7 +260,7 @@ def _extra_tables(src, copies):
                 ctm = name.endswith(".ctm") and factor != 1.0
                 new[key] = table[old]
                 if ctm:
-                    new[key] = [_scaled_ctm(v, factor, f"{name}: {old}") for v in table[old]]
+                    new[key] = [scaled_times(v, factor) for v in table[old]]
     return extra
 
 
@@ -295,8 +282,9 @@ def write_perturbed(src_path, dest_path, make_copies, options, seed=0, nj=1, rat
     digest = hashlib.sha256(json.dumps(src.files(), sort_keys=True).encode()).hexdigest()
     record = {"options": options, "seed": seed, "rate": rate, "source_sha256": digest}
     check_replaceable(dest, RECORD)
-    if (dest / RECORD).is_file() and json.loads((dest / RECORD).read_text(encoding="utf-8")) == record:
-        return False
+    with contextlib.suppress(OSError, ValueError):  # absent or damaged: made anew
+        if json.loads((dest / RECORD).read_text(encoding="utf-8")) == record:
+            return False
     copies, files = make_copies(src)
     wav_scp = {c.utt: os.path.join(dest, "audio", c.filename) for c in copies}
     if len(wav_scp) < len(copies):

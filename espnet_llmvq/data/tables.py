@@ -119,6 +119,8 @@ def scan(path):
         except UnicodeDecodeError as err:
             byte = f"byte 0x{data[err.start]:02x} at column {err.start + 1}"
             add(number, key, f"not UTF-8: {byte}", "convert it, e.g. iconv -f latin1 -t utf-8")
+        if b"\0" in data:
+            add(number, key, "holds a NUL byte", "write the line again")
         value = value or ""
         row = Row(number, key, value, raw)
         first = seen.setdefault(key, row)
@@ -170,6 +172,21 @@ def parse_segment(value):
     if end <= start:
         raise ValueError(f"segment ends at {end:g} s, not after its start {start:g} s")
     return parts[0], start, end
+
+
+def scaled_times(value, factor=1.0):
+    """A CTM line without id, ``channel start duration word...``, played `factor` times as fast.
+
+    Raises ValueError for a line that is none.
+    """
+    fields = value.split()
+    try:
+        start, duration = (float(f) / factor for f in fields[1:3])
+        if len(fields) < 4 or not (0 <= start < math.inf and 0 <= duration < math.inf):
+            raise ValueError
+    except ValueError:
+        raise ValueError(f"{value!r} is not 'channel start duration word'") from None
+    return " ".join([fields[0], f"{start:.3f}", f"{duration:.3f}", *fields[3:]])
 
 
 def parse_entities(table):

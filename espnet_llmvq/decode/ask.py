@@ -21,8 +21,11 @@ def is_answered(path, inputs, made):
         return False
     if os.path.getmtime(path) < max(map(os.path.getmtime, inputs)):
         return False
-    with open(beside, encoding="utf-8") as f:
-        known = json.load(f)
+    try:
+        with open(beside, encoding="utf-8") as f:
+            known = json.load(f)
+    except ValueError:  # damaged: asked anew
+        return False
     return all(known.get(key) == value for key, value in made.items())
 
 

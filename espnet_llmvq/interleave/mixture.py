@@ -40,12 +40,15 @@ def read_shape(path):
             for number, line in enumerate(f, 1):
                 key, _, value = line.strip().partition(" ")
                 if not value.isdecimal() or int(value) < 1:
-                    raise UserError(f"{path}:{number}: {line.strip()!r} is not `id positions`")
+                    raise UserError(
+                        f"{path}:{number}: {line.strip()!r} is not `id positions`; remove it and run collect_positions "
+                        "again (stage 10)"
+                    )
                 found[key] = int(value)
     except OSError as err:
-        raise UserError(f"{path}: {err.strerror}; run collect_positions") from None
+        raise UserError(f"{path}: {err.strerror}; run collect_positions (stage 10)") from None
     except UnicodeDecodeError as err:
-        raise UserError(f"{path} is not UTF-8: {err}; run collect_positions again") from None
+        raise UserError(f"{path} is not UTF-8: {err}; remove it and run collect_positions again (stage 10)") from None
     if not found:
         raise UserError(f"{path} is empty")
     return found

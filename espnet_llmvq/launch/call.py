@@ -1,6 +1,7 @@
 """One call in Kaldi's form, ``[JOB=1:n] LOG COMMAND [ARG...]``, and the script that runs one of its jobs."""
 
 import collections
+import contextlib
 import os
 import re
 import shlex
@@ -64,11 +65,12 @@ class Call:
 
     @property
     def work(self):
-        """Directory of what the launcher itself writes, beside the logs."""
-        directory = os.path.dirname(self.log)
+        """Directory of what the launcher itself writes, beside the logs: that of no other call with other logs."""
+        directory, numbers = os.path.dirname(self.log), f"{self.numbers[0]}-{self.numbers[-1]}"
         if self.variable and self.variable in directory:
             directory = directory[: directory.index(self.variable)].rpartition("/")[0]
-        return os.path.abspath(os.path.join(directory, "q", self.name))
+        name = re.sub(r"[^\w.-]+", "_", os.path.basename(self.log)) + (f".{numbers}" if self.variable else "")
+        return os.path.abspath(os.path.join(directory, "q", name))
 
     @property
     def script(self):
@@ -94,8 +96,10 @@ class Call:
         shutil.rmtree(self.work, ignore_errors=True)
         logs = list(map(self.log_of, self.numbers))
         try:
-            for directory in {self.work, *(os.path.dirname(log) or "." for log in logs)}:
-                os.makedirs(directory, exist_ok=True)
+            for directory in (*{os.path.dirname(log) or "." for log in logs}, self.work, self.work):
+                # A call beside this one may remove the directory of both, once, as it ends.
+                with contextlib.suppress(FileNotFoundError):
+                    os.makedirs(directory, exist_ok=True)
             for log in filter(os.path.exists, logs):
                 os.remove(log)
         except OSError as err:
@@ -107,7 +111,8 @@ class Call:
             cwd=shlex.quote(os.getcwd()),
             command=command,
         )
-        with open(self.script + ".tmp", "w", encoding="utf-8") as f:
+        # Arguments and paths are bytes, which need not be UTF-8.
+        with open(self.script + ".tmp", "w", encoding="utf-8", errors="surrogateescape") as f:
             f.write(text)
         os.replace(f.name, self.script)
 

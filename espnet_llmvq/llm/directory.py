@@ -2,9 +2,10 @@
 
 import os
 
-from espnet_llmvq.errors import UserError
+from espnet_llmvq.errors import UserError, reading
 
 BLANK_TOKEN = "<blank>"
+REMEDY = "remove it and make it again (stages 5 and 6), or download it again"
 
 
 def check_path(path, needed="config.json", what="LLM", remedy="give --llm PATH or run stages 5 and 6"):
@@ -25,7 +26,8 @@ def load_tokenizer(path):
     local = check_path(path, "tokenizer_config.json")
     from transformers import AutoTokenizer
 
-    return AutoTokenizer.from_pretrained(path, local_files_only=local)
+    with reading(path, REMEDY):
+        return AutoTokenizer.from_pretrained(path, local_files_only=local)
 
 
 def table_rows(path):
@@ -47,7 +49,8 @@ def _config(path):
     local = check_path(path)
     from transformers import AutoConfig
 
-    return AutoConfig.from_pretrained(path, local_files_only=local)
+    with reading(path, REMEDY):
+        return AutoConfig.from_pretrained(path, local_files_only=local)
 
 
 def load_llm(path, dtype="float32", lora=None, gradient_checkpointing=False, attn_implementation=None):
@@ -66,14 +69,16 @@ def load_llm(path, dtype="float32", lora=None, gradient_checkpointing=False, att
     from transformers import AutoModelForCausalLM, GenerationConfig
 
     local = check_path(path)
-    try:
-        llm = AutoModelForCausalLM.from_pretrained(
-            path, dtype=getattr(torch, dtype), local_files_only=local, attn_implementation=attn_implementation
-        )
-    except (ImportError, ValueError) as err:
-        if attn_implementation is None:
-            raise
-        raise UserError(f"llm_conf.attn_implementation: {attn_implementation}: {str(err).splitlines()[0]}") from None
+    with reading(path, REMEDY):
+        try:
+            llm = AutoModelForCausalLM.from_pretrained(
+                path, dtype=getattr(torch, dtype), local_files_only=local, attn_implementation=attn_implementation
+            )
+        except (ImportError, ValueError) as err:
+            if attn_implementation is None:
+                raise
+            first = str(err).splitlines()[0]
+            raise UserError(f"llm_conf.attn_implementation: {attn_implementation}: {first}") from None
     llm.generation_config = GenerationConfig(
         bos_token_id=llm.config.bos_token_id, eos_token_id=llm.config.eos_token_id, pad_token_id=llm.config.pad_token_id
     )

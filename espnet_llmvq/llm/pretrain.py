@@ -12,7 +12,7 @@ import sys
 import numpy as np
 import yaml
 
-from espnet_llmvq.errors import UserError, check_name
+from espnet_llmvq.errors import UserError, check_name, reading
 from espnet_llmvq.llm.directory import load_tokenizer
 from espnet_llmvq.llm.noisy_copy import Noise, NoisyCopy, copy_start, note_size
 from espnet_llmvq.llm.tokenizer import SP_MODEL, check_free, read_lines
@@ -322,7 +322,7 @@ def _same_run(work, made_from):
     """Raise UserError when `work` belongs to a run made from something else than `made_from`."""
     path = os.path.join(work, "lm.json")
     if os.path.exists(path):
-        with open(path, encoding="utf-8") as f:
+        with reading(path, f"delete {work} to start anew"), open(path, encoding="utf-8") as f:
             before = json.load(f)
         changed = [key for key in made_from if before.get(key) != made_from[key]]
         if changed:

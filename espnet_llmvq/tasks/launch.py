@@ -10,7 +10,7 @@ import sys
 import time
 
 from espnet_llmvq.collapse import MARK
-from espnet_llmvq.errors import UserError, message_of
+from espnet_llmvq.errors import UserError, message_of, reading
 from espnet_llmvq.launch.call import tail
 from espnet_llmvq.parallel import ended
 
@@ -29,7 +29,7 @@ def is_done(directory, settings):
     """Whether a phase was trained with these settings. Raises UserError if with others."""
     path = os.path.join(directory, "settings.json")
     if os.path.exists(path):
-        with open(path, encoding="utf-8") as f:
+        with reading(path, f"remove {directory} to train again"), open(path, encoding="utf-8") as f:
             difference = settings_differ(json.load(f), settings)
         if difference:
             raise UserError(

@@ -26,7 +26,7 @@ from espnet2.utils.types import str2bool, str_or_none
 from espnet_llmvq.bridge.aligned_start import AlignedStart
 from espnet_llmvq.bridge.bridge import Bridge, HardBridge, SoftBridge
 from espnet_llmvq.encoder import SpeechEncoder
-from espnet_llmvq.errors import UserError, check_name
+from espnet_llmvq.errors import UserError, check_name, reading
 from espnet_llmvq.frame_count import PRETRAINED, step_samples
 from espnet_llmvq.llm.directory import BLANK_TOKEN, load_llm, load_tokenizer
 from espnet_llmvq.model import CTCHead, SpeechLLM
@@ -303,8 +303,8 @@ def encoder_config(encoder_file):
     for path in (encoder_file, config):
         if not os.path.exists(path):
             raise UserError(f"encoder {path} does not exist; run stage 7 or give --encoder_file")
-    with open(config, encoding="utf-8") as f:
-        return yaml.safe_load(f)
+    with reading(config, "run stage 7 again without this directory"), open(config, encoding="utf-8") as f:
+        return dict(yaml.safe_load(f))
 
 
 def inherit_encoder(args):
@@ -381,7 +381,8 @@ def load_model(directory, device="cpu", file="model.pth"):
     path = os.path.join(directory, "config.yaml")
     if not os.path.exists(os.path.join(directory, file)):
         raise UserError(f"{os.path.join(directory, file)} does not exist; run stage 11 (stage 7: the encoder)")
-    with open(path, encoding="utf-8") as f:
+    remedy = f"remove {directory} and run stage 11 (stage 7: the encoder)"
+    with reading(path, remedy), open(path, encoding="utf-8") as f:
         args = argparse.Namespace(**yaml.safe_load(f))
     args.init_from, args.autocast = None, "none"
     model = SpeechLLMTask.build_model(args)

@@ -365,12 +365,8 @@ fi
 if stage_on 4; then
     log "Stage 4: filter ${train_set} and ${valid_set}${tts_set:+ and ${tts_set}}, never test sets"
     for name in ${train_set} ${valid_set} ${tts_set}; do
-        if fresh "${dumpdir}/${name}/wav.scp" "${dumpdir}/${name}.unfiltered/wav.scp" "${dumpdir}/${name}.unfiltered/text"; then
-            log "${dumpdir}/${name} is filtered, nothing to do"
-        else
-            bin filter_data --min_duration "${min_duration}" --max_duration "${max_duration}" \
-                "${dumpdir}/${name}.unfiltered" "${dumpdir}/${name}"
-        fi
+        bin filter_data --min_duration "${min_duration}" --max_duration "${max_duration}" \
+            "${dumpdir}/${name}.unfiltered" "${dumpdir}/${name}"
     done
 fi
 
