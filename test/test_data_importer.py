@@ -85,6 +85,12 @@ def test_csv(corpus, tmp_path, delimiter, style):
     check(data, corpus, from_audio)
 
 
+def test_a_header_may_quote(tmp_path):
+    (tmp_path / "a.wav").touch()
+    (tmp_path / "a.csv").write_text('"note, more","audio",text\n"x, y",a.wav,hello\n')
+    assert importer.read(tmp_path / "a.csv")[1].text == {"a": "hello"}
+
+
 def test_tsv_with_absolute_paths_ids_and_no_speaker(corpus, tmp_path):
     lines = ["id\taudio\ttext"] + [f"{i['name']}\t{i['audio']}\t{i['text']}" for i in corpus]
     (tmp_path / "list.tsv").write_text("\n".join(lines), encoding="utf-8")
@@ -264,6 +270,7 @@ BAD = {
     "missing column": ("a.csv", "audio,txt\na.wav,hi\n", "a.csv:1: the header lacks the column text (did you mean"),
     "mistyped column": ("a.csv", "audio,text,speker\na.wav,hi,x\n", "unknown column 'speker' (did you mean 'speaker'"),
     "doubled column": ("a.csv", "audio,text,text\na.wav,hi,x\n", "a.csv:1: the header has the column 'text' twice"),
+    "mistyped, in the header": ("a.csv", "audio,text,speker\na.wav,hi,x\n", "a.csv:1: unknown column 'speker'"),
     "missing audio": ("a.csv", HEAD + "a.wav,hi,s\ngone.wav,ho,s\n", "a.csv:3: s-gone: no audio file"),
     "text as audio": ("a.csv", "text,audio,speaker\na.wav," + 99 * "word " + ",s\n", "a.csv:2: s-word_word_word"),
     "no audio path": ("a.csv", HEAD + ",hi,s\n", "a.csv:2: no audio path"),
@@ -356,6 +363,9 @@ LHOTSE_BAD = {
         "has transforms",
     ),
     "one channel of two": ({"recording": lhotse_recording(ITEM, "a.wav", 2)}, "channel 0 of 2"),
+    "beyond the recording": (
+        {"supervisions": [lhotse_supervision(ITEM, 0, 9.0)]}, "from 0 to 9 s of a recording of 2 s"
+    ),
     "start": ({"start": "0"}, "start is '0', not a number"),
     "no text": ({"supervisions": [{"id": "r", "start": 0, "duration": 2}]}, "r: empty text"),
 }

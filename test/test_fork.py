@@ -1,7 +1,9 @@
 """Forks: what they hold, what they refuse, what changed upstream since; smoke runs' data; options of scripts."""
 
+import csv
 import gzip
 import json
+import math
 import os
 import re
 import shutil
@@ -134,6 +136,7 @@ WRONG = {
     "test without domain": (["an4", "x", *TRAIN, "--test", "a=b.csv"], "must be NAME=DATA:id"),
     "test with another domain": (["an4", "x", *TRAIN, "--test", "a=b.csv:oop"], "must be NAME=DATA:id"),
     "reserved name": (["an4", "x", *TRAIN, "--test", "train=b.csv:id"], "is none of train, valid, lm"),
+    "name that stage 2 makes": (["an4", "x", *TRAIN, "--test", "train_sp=b.csv:id"], "does not end with _sp or"),
     "name twice": (["an4", "x", *TRAIN, *PHONE, *PHONE], "the name phone twice"),
     "no train": (["an4", "x", *PHONE], "--test needs --train"),
     "no data": (["an4", "x", "--train", "nowhere"], "train: nowhere: not found; data is"),
@@ -155,6 +158,26 @@ def test_wrong_arguments(here, name):
         fork_recipe.main(arguments)
     assert message in str(err.value)
     assert everything(here) == before
+
+
+def test_part_of_a_training_file_in_another_set(here):
+    """A segment that overlaps with training audio is found, whatever its times; one that only touches is not."""
+    from espnet_llmvq.fork import overlaps
+
+    parts = {"/a.wav": [[0.0, 2.0], [5.0, math.inf]]}
+    for start, end, shared in ((0.5, 1, True), (2, 5, False), (1.98, 3, True), (1.995, 3, False), (9, 9.5, True)):
+        assert overlaps(("/a.wav", start, end), parts) == shared
+    assert not overlaps(("/b.wav", 0.0, math.inf), parts)
+    lines = Path("recordings/metadata.csv").read_text().splitlines()
+    row = next(csv.DictReader(lines))
+    room = Path("part")
+    room.mkdir()
+    audio = Path("recordings", row["audio"]).resolve()
+    for name, line in (("wav.scp", f"r {audio}"), ("segments", "u r 0.01 0.2"), ("text", "u new"), ("utt2spk", "u s"),
+                       ("spk2utt", "s u")):  # fmt: skip
+        (room / name).write_text(line + "\n")
+    with pytest.raises(UserError, match="seg: 1 of 1 utterances, such as u, are in the training set too"):
+        fork_recipe.main(["an4", "x", *TRAIN, "--test", "seg=part:ood"])
 
 
 # --- What changed upstream -----------------------------------------------------------------------

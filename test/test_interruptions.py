@@ -3,6 +3,7 @@
 import json
 import os
 import resource
+import shutil
 import signal
 import time
 
@@ -10,15 +11,19 @@ import numpy as np
 import pytest
 import soundfile
 
-from espnet_llmvq.bin import encode, filter_data, format_audio
+from espnet_llmvq.bin import encode, filter_data, format_audio, perturb_data_dir_speed
 from espnet_llmvq.bin.cli import run
 from espnet_llmvq.data.checks import validate
 from espnet_llmvq.data.datadir import DataDir
 from espnet_llmvq.data.tables import read_scp
 from espnet_llmvq.decode.nbest import Partial
 from espnet_llmvq.errors import UserError, message_of
+from espnet_llmvq.fork import read_record
+from espnet_llmvq.llm.directory import load_llm, load_tokenizer
 from espnet_llmvq.parallel import run_forked, run_jobs
 from espnet_llmvq.sequence import Sequence, SequenceReader, Span, write_sequences
+from espnet_llmvq.tasks.launch import is_done
+from espnet_llmvq.tasks.speech_llm import load_model
 
 
 @pytest.fixture
@@ -214,6 +219,57 @@ def test_truncated_audio_of_dump_is_made_again(tmp_path, capsys):
             f.truncate(size)
         assert format_audio.format_audio(str(data), str(dump), nj=1) == 4
         assert open(path, "rb").read() == whole
+
+
+@pytest.mark.parametrize("name", ["text", "wav.scp", "utt2spk", "utt2num_samples"])
+@pytest.mark.parametrize("cut", [1, 9])
+def test_cut_tables_of_dump_are_made_again(tmp_path, capsys, name, cut):
+    """Also where the cut leaves whole lines, or only shortens the last one."""
+    data, raw, dump = make_data(tmp_path / "data"), tmp_path / "raw", tmp_path / "dump"
+    for damaged in (None, raw, dump):
+        if damaged is not None:
+            whole = (damaged / name).read_bytes()
+            (damaged / name).write_bytes(whole[:-cut])
+        format_audio.main([str(data), str(raw)])
+        filter_data.main([str(raw), str(dump)])
+        assert damaged is None or (damaged / name).read_bytes() == whole
+        assert validate(raw) == validate(dump) == []
+    before = {p.name: p.stat().st_mtime_ns for p in dump.iterdir()}
+    capsys.readouterr()
+    filter_data.main([str(raw), str(dump)])
+    assert "is filtered, nothing to do" in capsys.readouterr().out
+    assert {p.name: p.stat().st_mtime_ns for p in dump.iterdir()} == before
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "tokenizer.json", "config.json"])
+def test_a_damaged_llm_is_named(tmp_path, llm_dir, name):
+    room = tmp_path / "llm"
+    shutil.copytree(llm_dir, room)
+    whole = (room / name).read_bytes()
+    (room / name).write_bytes(b"" if name == "config.json" else whole[: len(whole) // 2])
+    with pytest.raises(UserError, match=r"llm: cannot be read .*; remove it and make it again \(stages 5 and 6\)"):
+        load_tokenizer(str(room)), load_llm(str(room))
+
+
+def test_damaged_records_are_named_or_made_again(tmp_path):
+    (tmp_path / "phase").mkdir()
+    (tmp_path / "phase" / "settings.json").write_text('{"llm": ')
+    with pytest.raises(UserError, match="settings.json: cannot be read .*; remove .*phase to train again"):
+        is_done(str(tmp_path / "phase"), {"llm": "x"})
+    (tmp_path / "phase" / "model.pth").touch()
+    (tmp_path / "phase" / "config.yaml").write_text("a: [1\n")
+    with pytest.raises(UserError, match="config.yaml: cannot be read .*; remove .*phase and run stage 11"):
+        load_model(str(tmp_path / "phase"))
+    data, slow = make_data(tmp_path / "data"), tmp_path / "slow"
+    perturb_data_dir_speed.main(["--nj", "1", "0.5", str(data), str(slow)])
+    (slow / "perturbation.json").write_text('{"opt')
+    perturb_data_dir_speed.main(["--nj", "1", "0.5", str(data), str(slow)])
+    assert json.loads((slow / "perturbation.json").read_text())["seed"] is not None
+    for content in ("[]", '{"source": 3}', "{"):
+        (tmp_path / ".fork").mkdir(exist_ok=True)
+        (tmp_path / ".fork" / "fork.json").write_text(content)
+        with pytest.raises(UserError, match="is no fork: .*fork.json cannot be read"):
+            read_record(tmp_path)
 
 
 def test_filtering_reads_the_new_dump(tmp_path, capsys):

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -60,6 +61,24 @@ def check_arguments(back_end):
 
 def test_arguments_arrive_exactly(room):
     check_arguments(Local())
+
+
+def test_arguments_need_not_be_utf8(room):
+    run_call(Local(), call("log/b.log", "bash", "-c", 'printf %s "$0"', os.fsdecode(b"caf\xe9")))
+    assert b"caf\xe9" in Path("log/b.log").read_bytes()
+
+
+def test_calls_beside_each_other_keep_out_of_each_others_way(room):
+    """As scripts in Kaldi's style start them: ranges of one log, and logs whose names begin alike."""
+    calls = [
+        call("JOB=1:6", "log/p.JOB.log", "sleep", "0.3", max_jobs_run=2),
+        call("JOB=7:8", "log/p.JOB.log", "sleep", "0.1"),
+        call("log/p.log", "sleep", "0.2"), call("log/p.txt", "sleep", "0.1"),
+    ]  # fmt: skip
+    assert len({c.work for c in calls}) == 4
+    with ThreadPoolExecutor() as pool:
+        list(pool.map(lambda c: run_call(Local(), c), calls))
+    assert sorted(os.listdir("log")) == sorted([*(f"p.{i}.log" for i in range(1, 9)), "p.log", "p.txt"])
 
 
 def test_without_a_range_nothing_is_replaced(room):
