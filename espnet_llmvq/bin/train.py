@@ -150,11 +150,7 @@ def main(argv=None):
         }
         jobs.append((tag, parent, os.path.join(args.expdir, tag), settings))
     only_look = args.check or args.dry_run
-    left = []
-    if not only_look:
-        left = [s for _, _, directory, s in jobs if not is_done(directory, s)]
-        for path in sorted({file for s in left for key in SHAPES for file in s[key]}):
-            read_shape(path)  # else ESPnet stops at a damaged one without its name
+    left = [] if only_look else [s for _, _, directory, s in jobs if not is_done(directory, s)]
     if only_look or left:
         from espnet_llmvq.tasks.speech_llm import SpeechLLMTask
 
@@ -162,6 +158,8 @@ def main(argv=None):
             SpeechLLMTask.check_config(training.config, training.phase.config)
         if not only_look:
             check_kept_rows({t.phase.config: t.config for t in trainings}, args.llm)
+            for path in sorted({file for s in left for key in SHAPES for file in s[key]}):
+                read_shape(path)  # ESPnet stops at a damaged one without its name
     if args.dry_run:
         dry_run(trainings, args)
     if not only_look:

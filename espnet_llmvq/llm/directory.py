@@ -5,7 +5,10 @@ import os
 from espnet_llmvq.errors import UserError, reading
 
 BLANK_TOKEN = "<blank>"
-REMEDY = "remove it and make it again (stages 5 and 6), or download it again"
+REMEDIES = {
+    True: "remove it and make it again (stages 5 and 6), or download it again",
+    False: "is there a network, and a model of that name? Or give a local directory",
+}
 
 
 def check_path(path, needed="config.json", what="LLM", remedy="give --llm PATH or run stages 5 and 6"):
@@ -26,7 +29,7 @@ def load_tokenizer(path):
     local = check_path(path, "tokenizer_config.json")
     from transformers import AutoTokenizer
 
-    with reading(path, REMEDY):
+    with reading(path, REMEDIES[local]):
         return AutoTokenizer.from_pretrained(path, local_files_only=local)
 
 
@@ -49,7 +52,7 @@ def _config(path):
     local = check_path(path)
     from transformers import AutoConfig
 
-    with reading(path, REMEDY):
+    with reading(path, REMEDIES[local]):
         return AutoConfig.from_pretrained(path, local_files_only=local)
 
 
@@ -69,7 +72,7 @@ def load_llm(path, dtype="float32", lora=None, gradient_checkpointing=False, att
     from transformers import AutoModelForCausalLM, GenerationConfig
 
     local = check_path(path)
-    with reading(path, REMEDY):
+    with reading(path, REMEDIES[local]):
         try:
             llm = AutoModelForCausalLM.from_pretrained(
                 path, dtype=getattr(torch, dtype), local_files_only=local, attn_implementation=attn_implementation
