@@ -91,7 +91,7 @@ class SpeechEncoder(torch.nn.Module):
                 f"speech {i} of the batch has {int(lengths[i])} samples, less than one encoder frame; "
                 "run stage 4 with a larger --min_duration"
             )
-        if self._width_matters and len(speech) > 1:
+        if self._width_matters and len(speech) > 1 and not self.training:
             return each_alone(partial(self, augment=augment), speech, lengths)
         x, n = self.features(speech, lengths)
         if self.normalize is not None:

@@ -44,17 +44,19 @@ def message_of(err):
 def reading(path, remedy):
     """In a `with` that reads a file that was made here: turn what a damaged one causes into a UserError.
 
-    `remedy` says how to get another one. A full disk, lack of memory and the like stay what they are.
+    `remedy` says how to get another one. What the machine causes (a disk, memory, a limit) stays what it is.
     """
     try:
         yield
-    except UserError:
-        raise
     except Exception as err:
-        if isinstance(err, (MemoryError, ImportError)) or message_of(err):
+        parser = type(err).__module__.split(".")[0] in ("yaml", "safetensors", "safetensors_rust", "_pickle")
+        content = isinstance(err, (ValueError, LookupError, TypeError, EOFError)) or (
+            isinstance(err, OSError) and err.errno is None  # transformers'
+        )
+        if not (parser or content) or message_of(err):
             raise
         first = (str(err).strip().splitlines() or ["no reason given"])[0]
-        raise UserError(f"{path}: cannot be read ({type(err).__name__}: {first}); {remedy}") from err
+        raise UserError(f"{path}: cannot be read ({type(err).__name__}: {first}); if damaged, {remedy}") from err
 
 
 def nearest(name, choices):

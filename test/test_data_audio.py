@@ -226,29 +226,41 @@ def mp3_frames(data):
     return found
 
 
-@pytest.mark.parametrize("order", [1, -1])
-def test_mp3_that_does_not_say_its_length(tmp_path, order):
+@pytest.mark.parametrize("loud_first", [True, False])
+@pytest.mark.parametrize("tags", [(b"", b""), (b"ID3\x04\0\0\0\x08\0\0" + bytes(1 << 17), b"TAG" + bytes(125))])
+def test_mp3_that_does_not_say_its_length(tmp_path, loud_first, tags):
     """As Common Voice has them: libsndfile guesses by the first frame, too many samples or too few."""
     path = tmp_path / "a.mp3"
-    loud = noise(96000) * np.repeat([1, 0.0001], 48000)
-    soundfile.write(path, loud, 16000, format="MP3", bitrate_mode="VARIABLE", compression_level=0.3)
+    loudness = np.repeat([1, 0.0001] if loud_first else [0.0001, 1], 48000)
+    soundfile.write(path, noise(96000) * loudness, 16000, format="MP3", bitrate_mode="VARIABLE", compression_level=0.3)
+    said = audio.read_audio(path)
     first, *rest = mp3_frames(path.read_bytes())
     assert b"Xing" in first and len({len(frame) for frame in rest}) > 2
-    path.write_bytes(b"".join(rest[::order]))
+    path.write_bytes(tags[0] + b"".join(rest) + tags[1])
+    delay = 529  # of any decoder, which libmpg123 takes away where it knows the length
     with soundfile.SoundFile(path) as f:
-        assert f.frames != 576 * len(rest)  # else this tests nothing
+        assert f.frames not in (576 * len(rest), 576 * len(rest) - delay)  # else this tests nothing
     found = audio.info(path)
-    assert found == audio.check(path) and (found.frames, found.rate, found.format) == (576 * len(rest), 16000, "MP3")
+    assert found == audio.check(path)
+    assert (found.frames, found.rate, found.format) == (576 * len(rest) - delay, 16000, "MP3")
     x = audio.read_audio(path)
     assert len(x) == found.frames
     blocks = list(audio.read_blocks(path, 5000))
-    assert {len(block) for block in blocks[:-1]} == {5000} and np.array_equal(np.concatenate(blocks), x)
-    assert np.array_equal(audio.read_audio(path, start=1.0, end=2.5), x[16000:40000])
-    if order == 1:  # the same sound as before, but for the delay of the encoder
-        power = np.square(x[: 2000 * (len(x) // 2000)].reshape(-1, 2000)).mean(1)
-        assert (power[2:22] > 1000 * power[28:47].max()).all()
+    assert {len(block) for block in blocks[:-1]} == {5000}
+    assert np.abs(np.concatenate(blocks) - x).max() < 1e-3
+    assert np.abs(audio.read_audio(path, start=1.0, end=2.5) - x[16000:40000]).max() < 1e-3
+    # The same sound as before; the encoder's own delay is known to its header alone.
+    part = slice(40000, 56000)
+    shifts = [n for n in range(len(x) - len(said) + 1) if np.abs(x[n:][part] - said[part]).max() < 1e-3]
+    assert len(shifts) == 1 and np.abs(x[shifts[0] :][: len(said)] - said)[:95000].max() < 1e-3
     with pytest.raises(audio.AudioError, match="cannot cut"):
         audio.read_audio(path, end=found.duration + 1)
+
+
+@pytest.mark.skipif("CORPORA" not in os.environ, reason="CORPORA is not set")
+def test_mp3_of_common_voice():
+    for path in sorted(Path(os.environ["CORPORA"], "cv100", "audio").glob("*.mp3"))[:10]:
+        assert len(audio.read_audio(path, 8000)) > 4000 and audio.check(path) == audio.info(path)
 
 
 def test_format_leaves_nothing_behind_when_audio_is_broken(tmp_path, monkeypatch):

@@ -180,6 +180,24 @@ def test_part_of_a_training_file_in_another_set(here):
         fork_recipe.main(["an4", "x", *TRAIN, "--test", "seg=part:ood"])
 
 
+def test_turns_that_overlap_can_be_held_out(here):
+    """As in meetings: sets held out of a corpus share none of its utterances."""
+    room = Path("meeting")
+    room.mkdir()
+    soundfile.write(room / "m.wav", np.zeros(16000 * 60), 16000)
+    utts = [f"s{i % 20:02d}-{i:03d}" for i in range(100)]
+    rows = {
+        "wav.scp": [f"m {room.resolve()}/m.wav"], "text": [f"{u} word{i}" for i, u in enumerate(utts)],
+        "segments": [f"{u} m {0.5 * i} {0.5 * i + 0.8}" for i, u in enumerate(utts)],
+        "utt2spk": [f"{u} {u[:3]}" for u in utts],
+    }  # fmt: skip
+    for name, lines in rows.items():
+        (room / name).write_text("".join(f"{line}\n" for line in sorted(lines)))
+    speakers = {f"s{i:02d}": [u for u in utts if u.startswith(f"s{i:02d}")] for i in range(20)}
+    (room / "spk2utt").write_text("".join(f"{s} {' '.join(own)}\n" for s, own in speakers.items()))
+    fork_recipe.main(["an4", "x", "--train", "meeting", "--check"])
+
+
 # --- What changed upstream -----------------------------------------------------------------------
 
 

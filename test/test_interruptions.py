@@ -234,11 +234,34 @@ def test_cut_tables_of_dump_are_made_again(tmp_path, capsys, name, cut):
         filter_data.main([str(raw), str(dump)])
         assert damaged is None or (damaged / name).read_bytes() == whole
         assert validate(raw) == validate(dump) == []
+    (dump / "words.ctm").write_text("u0 1 0.0 0.1 one\n")  # of the user
     before = {p.name: p.stat().st_mtime_ns for p in dump.iterdir()}
     capsys.readouterr()
     filter_data.main([str(raw), str(dump)])
     assert "is filtered, nothing to do" in capsys.readouterr().out
     assert {p.name: p.stat().st_mtime_ns for p in dump.iterdir()} == before
+
+
+def test_new_audio_and_dropped_utterances_reach_filtered_sets(tmp_path, capsys):
+    """With as many samples as before, so that tables stay the same: what is made of the set looks at their age."""
+    data, raw, dump = make_data(tmp_path / "data"), tmp_path / "raw", tmp_path / "dump"
+
+    def stages():
+        format_audio.main([str(data), str(raw)])
+        filter_data.main([str(raw), str(dump)])
+        return (dump / "utt2num_samples").stat().st_mtime_ns
+
+    before = stages()
+    assert stages() == before
+    soundfile.write(data / "u1.wav", np.zeros(8000), 8000)
+    assert stages() > before
+    for name in ("wav.scp", "text", "utt2spk"):
+        path = data / name
+        path.write_text(path.read_text() + f"u9 {data}/u9.wav\n" if name == "wav.scp" else path.read_text() + "u9 s\n")
+    (data / "spk2utt").write_text("s u0 u1 u2 u3 u9\n")
+    soundfile.write(data / "u9.wav", np.zeros(80), 8000)
+    stages()
+    assert (dump / "dropped.tsv").read_text() == "u9\t0.010 s is shorter than 0.1 s\n"
 
 
 @pytest.mark.parametrize("name", ["model.safetensors", "tokenizer.json", "config.json"])
@@ -247,18 +270,18 @@ def test_a_damaged_llm_is_named(tmp_path, llm_dir, name):
     shutil.copytree(llm_dir, room)
     whole = (room / name).read_bytes()
     (room / name).write_bytes(b"" if name == "config.json" else whole[: len(whole) // 2])
-    with pytest.raises(UserError, match=r"llm: cannot be read .*; remove it and make it again \(stages 5 and 6\)"):
+    with pytest.raises(UserError, match=r"llm: cannot be read .*; if damaged, remove it and make it again"):
         load_tokenizer(str(room)), load_llm(str(room))
 
 
 def test_damaged_records_are_named_or_made_again(tmp_path):
     (tmp_path / "phase").mkdir()
     (tmp_path / "phase" / "settings.json").write_text('{"llm": ')
-    with pytest.raises(UserError, match="settings.json: cannot be read .*; remove .*phase to train again"):
+    with pytest.raises(UserError, match="settings.json: cannot be read .*; if damaged, remove .*phase to train again"):
         is_done(str(tmp_path / "phase"), {"llm": "x"})
     (tmp_path / "phase" / "model.pth").touch()
     (tmp_path / "phase" / "config.yaml").write_text("a: [1\n")
-    with pytest.raises(UserError, match="config.yaml: cannot be read .*; remove .*phase and run stage 11"):
+    with pytest.raises(UserError, match="config.yaml: cannot be read .*; if damaged, remove .*phase and run stage 11"):
         load_model(str(tmp_path / "phase"))
     data, slow = make_data(tmp_path / "data"), tmp_path / "slow"
     perturb_data_dir_speed.main(["--nj", "1", "0.5", str(data), str(slow)])

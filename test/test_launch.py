@@ -74,11 +74,12 @@ def test_calls_beside_each_other_keep_out_of_each_others_way(room):
         call("JOB=1:6", "log/p.JOB.log", "sleep", "0.3", max_jobs_run=2),
         call("JOB=7:8", "log/p.JOB.log", "sleep", "0.1"),
         call("log/p.log", "sleep", "0.2"), call("log/p.txt", "sleep", "0.1"),
+        call("JOB=1:2", "log/JOB/a/x.log", "sleep", "0.2"), call("JOB=1:2", "log/JOB/b/x.log", "sleep", "0.1"),
     ]  # fmt: skip
-    assert len({c.work for c in calls}) == 4
+    assert len({c.work for c in calls}) == 6
     with ThreadPoolExecutor() as pool:
         list(pool.map(lambda c: run_call(Local(), c), calls))
-    assert sorted(os.listdir("log")) == sorted([*(f"p.{i}.log" for i in range(1, 9)), "p.log", "p.txt"])
+    assert sorted(os.listdir("log")) == sorted([*(f"p.{i}.log" for i in range(1, 9)), "p.log", "p.txt", "1", "2"])
 
 
 def test_without_a_range_nothing_is_replaced(room):

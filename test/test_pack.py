@@ -343,7 +343,7 @@ def test_an_llm_by_name(trained_soft, llm_dir, tmp_path):
     with open(f"{out}/README.md") as f:
         assert "base_model: owner/tiny" in f.read()
     assert load_packed(out, llm=llm_dir).manifest["llm"] == "owner/tiny"
-    with pytest.raises(UserError, match="owner/tiny: cannot be read .*Or give a local directory"):  # tests are offline
+    with pytest.raises(UserError, match="owner/tiny: cannot be read .*or give a local directory"):  # tests are offline
         load_packed(out)
     other = shutil.copytree(llm_dir, str(tmp_path / "other"))
     llm = transformers.AutoModelForCausalLM.from_pretrained(other)

@@ -1,6 +1,7 @@
 """Drop utterances that are too short, too long or without text from a formatted data directory."""
 
 import os
+from pathlib import Path
 
 from espnet_llmvq.bin.cli import Parser, run
 from espnet_llmvq.errors import UserError
@@ -21,6 +22,12 @@ def reasons(data, source, rate, shortest, longest):
         elif seconds > longest:
             found[utt] = f"{seconds:.3f} s is longer than {longest:g} s"
     return found
+
+
+def is_new(source, dest):
+    """Whether `dest` was written after `source`: audio that was made anew has tables as before, but newer ones."""
+    written = [os.path.getmtime(os.path.join(path, "wav.scp")) for path in (source, dest)]
+    return written[0] <= written[1]
 
 
 def main(argv=None):
@@ -44,11 +51,12 @@ def main(argv=None):
         raise UserError(f"{source}: no utterance would be left, e.g. {utt}: {why}")
     kept = data.subset(data.text.keys() - dropped.keys())
     listing = os.path.join(dest, "dropped.tsv")
-    if os.path.exists(listing) and kept.is_in(dest):
+    listed = "".join(f"{utt}\t{why}\n" for utt, why in dropped.items())
+    if kept.is_in(dest) and is_new(source, dest) and Path(listing).is_file() and Path(listing).read_text() == listed:
         print(f"{dest}: is filtered, nothing to do")
         return 0
     kept.write(dest)
-    write_text(listing, "".join(f"{utt}\t{why}\n" for utt, why in dropped.items()))
+    write_text(listing, listed)
     count = len(data.text)
     print(f"{dest}: kept {count - len(dropped)} of {count} utterances, dropped {len(dropped)}")
     if dropped:

@@ -69,8 +69,9 @@ def _is_done(dest, digest):
 
     try:
         made = json.loads((dest / STAMP).read_text())
-        # A table that is not as it was written is damaged.
-        if made["digest"] != digest or made["tables"] != _tables(dest, made["tables"]):
+        # A table that is not as it was written is damaged. Earlier versions did not note how that is.
+        tables = made.get("tables", {})
+        if made["digest"] != digest or tables != _tables(dest, tables):
             return False
         core = [name for name in (*CORE, "utt2num_samples") if name != "segments"]
         counts = read_scp(dest / "utt2num_samples")

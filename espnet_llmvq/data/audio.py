@@ -1,8 +1,8 @@
 """Read audio files as 16 kHz mono float32, and say plainly what is wrong with broken ones."""
 
+import io
 import os
 import re
-import threading
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,6 +15,13 @@ END_TOLERANCE = 0.01  # seconds
 # soundfile's names of Ogg (Opus, Vorbis) and MP3. Decoding takes longer than a small model's training step: of Opus
 # some 50 seconds of speech a second.
 LOSSY = ("OGG", "MP3")
+
+# By the number in a frame's header: kbit/s of MPEG-1 and of MPEG-2 and 2.5; Hz by version.
+_MP3_KBPS = (
+    (0, 32, 40, 48, 56, 64, 80, 96, 112, 128, 160, 192, 224, 256, 320),
+    (0, 8, 16, 24, 32, 40, 48, 56, 64, 80, 96, 112, 128, 144, 160),
+)
+_MP3_RATES = {3: (44100, 48000, 32000), 2: (22050, 24000, 16000), 0: (11025, 12000, 8000)}
 
 _UNKNOWN_SIZE = 0x7FFFF000  # RIFF sizes from here on are what encoders write into a pipe
 _MAX_OGG_PAGE = 65307  # bytes
@@ -47,7 +54,7 @@ class AudioInfo:
 
 
 def info(path):
-    """Return the AudioInfo of a file without decoding it, but for an MP3 file that does not say its length.
+    """Return the AudioInfo of a file without decoding it.
 
     Raises AudioError when the file is missing, unreadable, without samples, or when its header
     promises more than the file holds.
@@ -182,9 +189,9 @@ def _open(path):
                 path, "audio file is truncated: no page ends the stream", "restore or remove it"
             )
         f = soundfile.SoundFile(path)
-        if f.format == "MP3" and _Mp3.is_needed(path):
+        if f.format == "MP3" and (data := _mp3_with_length(path)) is not None:
             f.close()
-            f = _Mp3(path)
+            f = soundfile.SoundFile(io.BytesIO(data))
     except (soundfile.SoundFileError, TypeError, OSError) as err:  # TypeError: headerless .raw
         raise AudioError(path, f"cannot be read as audio: {err}", "restore or remove it") from err
     if 0 < f.frames < 1 << 62:
@@ -196,62 +203,43 @@ def _open(path):
     raise AudioError(path, "its header does not give its length", "encode it again into a file")
 
 
-class _Mp3:
-    """An MP3 file without a Xing header, which would give its length; with the methods of a SoundFile used here.
+def _mp3_with_length(path):
+    """An MP3 file without a Xing header, with one, as bytes; None for one that has it, or is none from end to end.
 
-    Of such a file libsndfile guesses a length from the number of bytes and reads no further. Of a pipe it can't, and
-    reads to the end. `frames` is counted.
+    Of a file without it libsndfile guesses the length from the number of bytes and the first frame, and reads no
+    further. Its frames are counted here; what stands before the first (ID3) and behind the last (tags) goes.
     """
+    with open(path, "rb") as f:
+        data = f.read()
+    at = 0
+    while data[at : at + 3] == b"ID3" and len(data) >= at + 10:
+        size = sum((byte & 0x7F) << shift for byte, shift in zip(data[at + 6 : at + 10], (21, 14, 7, 0)))
+        at += 10 + size + (10 if data[at + 5] & 0x10 else 0)
+    first, count = at, 0
+    while (length := _mp3_frame_bytes(data[at : at + 4])) and at + length <= len(data):
+        at, count = at + length, count + 1
+    end = data[at : at + 3]
+    if not count or not (end in (b"", b"TAG", b"APE", b"LYR") or not any(data[at:])):
+        return None
+    # The frame that carries the header is empty: as the first one, but without a checksum.
+    header = bytes([data[first], data[first + 1] | 1, *data[first + 2 : first + 4]])
+    mono, mpeg1 = header[3] >> 6 == 3, header[1] >> 3 & 3 == 3
+    header += bytes((17 if mono else 32) if mpeg1 else (9 if mono else 17))
+    if data[first + len(header) :][:4] in (b"Xing", b"Info"):
+        return None
+    header += b"Xing" + (1).to_bytes(4, "big") + count.to_bytes(4, "big")
+    return header.ljust(_mp3_frame_bytes(header), b"\0") + data[first:at]
 
-    format = "MP3"
 
-    def __init__(self, path):
-        self._path, self._file = path, self._pipe(path)
-        self.samplerate, self.channels, self.frames = self._file.samplerate, self._file.channels, 0
-        while block := len(self.read(1 << 18)):
-            self.frames += block
-        self.seek(0)
-
-    @staticmethod
-    def _pipe(path):
-        import soundfile
-
-        end, start = os.pipe()
-
-        def feed():
-            try:
-                with open(path, "rb") as f, open(start, "wb", buffering=0) as out:
-                    while block := f.read(1 << 16):
-                        while block:
-                            block = block[out.write(block) :]
-            except OSError:  # nobody reads any more, or the disk fails: the decoder meets the end
-                pass
-
-        threading.Thread(target=feed, daemon=True).start()
-        return soundfile.SoundFile(end, closefd=True)
-
-    @classmethod
-    def is_needed(cls, path):
-        with cls._pipe(path) as f:
-            return f.frames >= 1 << 62
-
-    def seek(self, frame):
-        self._file.close()
-        self._file = self._pipe(self._path)
-        while frame and (block := len(self.read(min(frame, 1 << 18)))):
-            frame -= block
-
-    def read(self, frames, dtype="float32", always_2d=True):
-        return self._file.read(frames, dtype=dtype, always_2d=always_2d)
-
-    def close(self):
-        self._file.close()
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *error):
-        self.close()
+def _mp3_frame_bytes(header):
+    """Length of the MPEG layer III frame that begins with these 4 bytes; 0 if none does (ISO 11172-3, 13818-3)."""
+    if len(header) < 4 or header[0] != 0xFF or header[1] & 0xE6 != 0xE2:
+        return 0
+    version, kbps, rate = header[1] >> 3 & 3, header[2] >> 4, header[2] >> 2 & 3
+    if version not in _MP3_RATES or rate == 3 or kbps in (0, 15):
+        return 0
+    samples, rates = (144, _MP3_KBPS[0]) if version == 3 else (72, _MP3_KBPS[1])
+    return samples * 1000 * rates[kbps] // _MP3_RATES[version][rate] + (header[2] >> 1 & 1)
 
 
 def _promised_size(raw, size):

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from espnet_llmvq.data import lhotse, manifest
 from espnet_llmvq.data.datadir import DataDir
-from espnet_llmvq.data.tables import by_speaker, scan
+from espnet_llmvq.data.tables import by_speaker, managed_files, scan
 from espnet_llmvq.errors import UserError
 
 FORMS = (
@@ -208,7 +208,7 @@ def hold_out(data, parts, share=0.1, most=1000):
 
 def write(data, path):
     """Write a DataDir unless `path` holds just this; so a rerun does not check the audio again. True if written."""
-    if data.is_in(path):
+    if data.is_in(path) and set(managed_files(path)) == data.files().keys():
         return False
     data.write(path)
     return True

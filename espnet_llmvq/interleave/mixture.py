@@ -42,7 +42,7 @@ def read_shape(path):
                 if not value.isdecimal() or int(value) < 1:
                     raise UserError(
                         f"{path}:{number}: {line.strip()!r} is not `id positions`; remove it and run collect_positions "
-                        "again (stage 10)"
+                        "again (stage 10; 7 for the encoder)"
                     )
                 found[key] = int(value)
     except OSError as err:

@@ -69,8 +69,8 @@ class Call:
         directory, numbers = os.path.dirname(self.log), f"{self.numbers[0]}-{self.numbers[-1]}"
         if self.variable and self.variable in directory:
             directory = directory[: directory.index(self.variable)].rpartition("/")[0]
-        name = re.sub(r"[^\w.-]+", "_", os.path.basename(self.log)) + (f".{numbers}" if self.variable else "")
-        return os.path.abspath(os.path.join(directory, "q", name))
+        name = re.sub(r"[^\w.-]+", "_", os.path.relpath(self.log, directory or "."))
+        return os.path.abspath(os.path.join(directory, "q", name + (f".{numbers}" if self.variable else "")))
 
     @property
     def script(self):

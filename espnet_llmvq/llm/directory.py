@@ -7,7 +7,7 @@ from espnet_llmvq.errors import UserError, reading
 BLANK_TOKEN = "<blank>"
 REMEDIES = {
     True: "remove it and make it again (stages 5 and 6), or download it again",
-    False: "is there a network, and a model of that name? Or give a local directory",
+    False: "download it again; else see if there is a network and a model of that name, or give a local directory",
 }
 
 
@@ -40,12 +40,12 @@ def table_rows(path):
 
 def context(config):
     """Most positions of an LLM, from its config (`PretrainedConfig`); None: no limit."""
-    return getattr(config, "max_position_embeddings", None)
+    return getattr(config.get_text_config(), "max_position_embeddings", None)
 
 
 def context_of(path):
     """`context` of an LLM directory."""
-    return context(_config(path).get_text_config())
+    return context(_config(path))
 
 
 def _config(path):

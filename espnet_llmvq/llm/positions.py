@@ -8,36 +8,41 @@ from espnet_llmvq.frame_count import encoder_frames, piece_frames
 
 @functools.lru_cache
 def puts_space_first(tokenizer):
-    """Whether a tokenizer reads a text as if a space stood before it, and a space in the text as a second one.
+    """Whether a tokenizer puts a space in front of a text: "always", "missing" (where none stands), or None.
 
-    Those of Llama 2 and TinyLlama do.
+    Those of Llama 2 and TinyLlama do one or the other, by how they were saved.
     """
     plain, spaced = (tokenizer.encode(text, add_special_tokens=False) for text in ("a", " a"))
-    return len(spaced) == len(plain) + 1 and spaced[1:] == plain
+    if len(spaced) == len(plain) + 1 and spaced[1:] == plain:
+        return "always"
+    return "missing" if spaced == plain else None
 
 
 def encode_text(tokenizer, span, eos_id, first=False):
     """Token ids of a text span, with the end token where it asks for one: those it has where it stands.
 
-    first: neither speech nor text stands before it. A name of a special token is that token in a prompt; in a text
-    with loss, which is data, it is plain text. Raises UserError for a special span whose text is not one token.
+    first: neither speech nor text stands before it. The name of a special token is that token in a prompt; a text
+    with loss is data, where it is plain text, or a UserError if the tokenizer can't but make the token of it. Also
+    for a special span whose text is not one token.
     """
-    text, before = span.text, []
-    if text and puts_space_first(tokenizer):
-        if text.startswith(" "):
-            text = text[1:]
-        elif not (first or span.special):
-            # A line break keeps the space away, and joins with nothing.
-            before = tokenizer.encode("\n", add_special_tokens=False)
-            text = "\n" + text
+    text, before, plain, rule = span.text, [], span.loss and not span.special, puts_space_first(tokenizer)
+    if rule and not text.startswith(" ") and not (first or span.special):
+        # A line break keeps the space away, and joins with nothing; if there is a token for it.
+        line_break = tokenizer.encode("\n", add_special_tokens=False)
+        if tokenizer.unk_token_id not in line_break:
+            before, text = line_break, "\n" + text
+    elif text.startswith(" ") and rule == "always":
+        text = text[1:]
     # Some tokenizers make a space of the empty text.
-    ids = tokenizer.encode(text, add_special_tokens=False, split_special_tokens=span.loss) if text else []
-    ids = ids[len(before) :]
+    ids = tokenizer.encode(text, add_special_tokens=False, split_special_tokens=plain)[len(before) :] if text else []
     if span.special and (len(ids) != 1 or ids[0] == tokenizer.unk_token_id):
         raise UserError(
             f"{span.text!r} is not a token of the LLM's tokenizer; name one that is, or train the tokenizer with "
             f"--reserved {span.text!r}"
         )
+    if plain and (special := set(ids) & set(tokenizer.all_special_ids) - {tokenizer.unk_token_id}):
+        name = tokenizer.convert_ids_to_tokens(min(special))
+        raise UserError(f"{span.text!r} holds {name!r}, which the LLM's tokenizer keeps for itself; write it otherwise")
     return ids + [eos_id] if span.eos else ids
 
 
@@ -75,4 +80,7 @@ class Positions:
         return -(-frames // self.stack)
 
     def __call__(self, sequence):
-        return sum(self.span(span, first) for span, first in zip(sequence.spans, firsts(sequence.spans)))
+        try:
+            return sum(self.span(span, first) for span, first in zip(sequence.spans, firsts(sequence.spans)))
+        except UserError as err:
+            raise UserError(f"{sequence.id}: {err}") from None
