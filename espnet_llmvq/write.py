@@ -10,16 +10,20 @@ from espnet_llmvq.errors import UserError
 
 def write_text(path, text):
     """Write `text` as UTF-8 to `path` in one step, making the directory if needed."""
-    with writing(path) as f:
+    with writing(path, f"{os.getpid()}.tmp") as f:
         f.write(text)
 
 
 @contextlib.contextmanager
-def writing(path):
-    """A file open for UTF-8 text, in a `with`: it becomes `path` at the end, or vanishes after an error."""
+def writing(path, suffix="tmp"):
+    """A file open for UTF-8 text, in a `with`: it becomes `path` at the end, or vanishes after an error.
+
+    What a killed process leaves is written over by the next one. suffix: of the temporary name; where several
+    processes may write `path` at once, one of each.
+    """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = path.with_name(f".{path.name}.{suffix}")
     try:
         with open(temporary, "w", encoding="utf-8", newline="\n") as f:
             yield f
