@@ -61,6 +61,7 @@ def main(argv=None):
     from espnet_llmvq.pretrained_encoder import WEIGHTED
     from espnet_llmvq.systems import read_yaml
     from espnet_llmvq.tasks.launch import settings_differ
+    from espnet_llmvq.write import write_text
 
     config = {**agreed(args), **ENCODER_ONLY, "frontend_conf": {}, "normalize_conf": {}, "llm": args.llm}
     path, weights = os.path.join(args.out, "config.yaml"), os.path.join(args.out, "model.pth")
@@ -71,10 +72,7 @@ def main(argv=None):
         if os.path.exists(weights):
             print(f"{args.out} is up to date, nothing to do")
             return
-    os.makedirs(args.out, exist_ok=True)
-    with open(path + ".tmp", "w", encoding="utf-8") as f:
-        yaml.safe_dump(config, f, sort_keys=False)
-    os.replace(f.name, path)
+    write_text(path, yaml.safe_dump(config, sort_keys=False))
     # What a checkpoint of ours holds of such an encoder.
     rows = described(args.pretrained_encoder)[0].num_hidden_layers + 1
     weighted = config["encoder_conf"].get("layer") == WEIGHTED

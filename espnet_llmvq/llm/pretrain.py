@@ -17,6 +17,7 @@ from espnet_llmvq.llm.directory import load_tokenizer
 from espnet_llmvq.llm.noisy_copy import Noise, NoisyCopy, copy_start, note_size
 from espnet_llmvq.llm.tokenizer import SP_MODEL, check_free, read_lines
 from espnet_llmvq.precision import fast_bfloat16
+from espnet_llmvq.write import write_text
 
 log = logging.getLogger(__name__)
 
@@ -330,9 +331,7 @@ def _same_run(work, made_from):
                 f"{work} holds an unfinished training with other {', '.join(changed)}; "
                 "delete it to start anew, or give the former settings to finish it"
             )
-    with open(path + ".tmp", "w", encoding="utf-8") as f:
-        json.dump(made_from, f)
-    os.replace(path + ".tmp", path)
+    write_text(path, json.dumps(made_from))
 
 
 def _run_log(work):

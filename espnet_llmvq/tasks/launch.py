@@ -13,6 +13,7 @@ from espnet_llmvq.collapse import MARK
 from espnet_llmvq.errors import UserError, message_of, reading
 from espnet_llmvq.launch.call import tail
 from espnet_llmvq.parallel import ended
+from espnet_llmvq.write import write_text
 
 DONE = "model.pth"
 
@@ -103,9 +104,7 @@ def train_phase(directory, settings, threads, distributed=None):
     with open(config, "w", encoding="utf-8") as f:
         yaml.safe_dump({**settings, "prompt": prompt}, f, sort_keys=False, allow_unicode=True)
     if node == 0:
-        with open(os.path.join(directory, "settings.json.tmp"), "w", encoding="utf-8") as f:
-            json.dump(settings, f, indent=1)
-        os.replace(f.name, f.name[:-4])
+        write_text(os.path.join(directory, "settings.json"), json.dumps(settings, indent=1))
     cmd = ["--config", config, "--output_dir", directory, "--resume", "true"]
     SpeechLLMTask.main(cmd=cmd + [word for name, value in options.items() for word in (f"--{name}", value)])
     if node:
