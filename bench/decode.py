@@ -206,8 +206,7 @@ def train_espnet(args, tokenizer_dir, room, gpu):
     ]
     write_text(f"{room}/tokens", "\n".join(["<blank>", "<unk>", *tokens, "<sos/eos>"]) + "\n")
     write_text(f"{room}/config.yaml", ESPNET.format(steps=args.espnet_steps))
-    options = [("config", f"{room}/config.yaml"), ("output_dir", f"{room}/exp")]
-    options += [("ngpu", str(int(gpu)))]
+    options = [("config", f"{room}/config.yaml"), ("output_dir", f"{room}/exp"), ("ngpu", str(int(gpu)))]
     options += [("token_type", "bpe"), ("bpemodel", bpe), ("token_list", f"{room}/tokens")]
     for name, data in (("train", args.train), ("valid", args.valid)):
         key = f"{name}_data_path_and_name_and_type"

@@ -215,17 +215,18 @@ def _mp3_with_length(path):
     while data[at : at + 3] == b"ID3" and len(data) >= at + 10:
         size = sum((byte & 0x7F) << shift for byte, shift in zip(data[at + 6 : at + 10], (21, 14, 7, 0)))
         at += 10 + size + (10 if data[at + 5] & 0x10 else 0)
-    first, count = at, 0
+    first, count, header = at, 0, data[at : at + 4]
+    if not _mp3_frame_bytes(header):
+        return None
+    # The frame that carries the Xing header is empty: as the first one, but without a checksum.
+    mono, mpeg1 = header[3] >> 6 == 3, header[1] >> 3 & 3 == 3
+    side = (17 if mono else 32) if mpeg1 else (9 if mono else 17)
+    header = bytes([header[0], header[1] | 1, *header[2:], *bytes(side)])
+    if data[first + len(header) : first + len(header) + 4] in (b"Xing", b"Info"):
+        return None
     while (length := _mp3_frame_bytes(data[at : at + 4])) and at + length <= len(data):
         at, count = at + length, count + 1
-    end = data[at : at + 3]
-    if not count or not (end in (b"", b"TAG", b"APE", b"LYR") or not any(data[at:])):
-        return None
-    # The frame that carries the header is empty: as the first one, but without a checksum.
-    header = bytes([data[first], data[first + 1] | 1, *data[first + 2 : first + 4]])
-    mono, mpeg1 = header[3] >> 6 == 3, header[1] >> 3 & 3 == 3
-    header += bytes((17 if mono else 32) if mpeg1 else (9 if mono else 17))
-    if data[first + len(header) :][:4] in (b"Xing", b"Info"):
+    if data[at : at + 3] not in (b"", b"TAG", b"APE", b"LYR") and any(data[at:]):
         return None
     header += b"Xing" + (1).to_bytes(4, "big") + count.to_bytes(4, "big")
     return header.ljust(_mp3_frame_bytes(header), b"\0") + data[first:at]

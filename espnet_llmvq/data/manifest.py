@@ -225,16 +225,12 @@ def parse_entities(value):
 def read_manifest(path, faults):
     """Items of a CSV, TSV or JSON-lines manifest: columns audio, text; id, speaker, entities if there are any."""
     path = Path(path)
-    name = path.name.removesuffix(".gz")
-    rows = (
-        read_json_lines(path, faults)
-        if name.endswith((".jsonl", ".json"))
-        else read_table(path, REQUIRED, faults)
-    )
+    table = not path.name.removesuffix(".gz").endswith((".jsonl", ".json"))
+    rows = read_table(path, REQUIRED, faults) if table else read_json_lines(path, faults)
     items, checked = [], set()
     for where, row in rows:
         if row.keys() - checked:
-            check_columns(where if path.name.removesuffix(".gz").endswith("l") else f"{path}:1", row)
+            check_columns(f"{path}:1" if table else where, row)
             checked |= row.keys()
         missing = [name for name in REQUIRED if name not in row]
         if missing:
