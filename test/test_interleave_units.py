@@ -18,7 +18,8 @@ from espnet_llmvq.errors import UserError
 from espnet_llmvq.interleave.interleaved import Interleaving, interleave
 from espnet_llmvq.interleave.questions import MultipleChoice
 from espnet_llmvq.interleave.units import Dropped
-from espnet_llmvq.sequence import Sequence, read_sequences
+from espnet_llmvq.llm.positions import Positions
+from espnet_llmvq.sequence import Sequence, Span, read_sequences
 
 RATE = 16000
 LEXICON = "one two don't Überraschung ice-cream 7 α x.y".split()
@@ -302,6 +303,13 @@ def test_context_of_the_llm(data_dir, llm_dir, tokenizer, capsys):
     listed = (data_dir / "text.jsonl.dropped.tsv").read_text().splitlines()
     assert [line.split("\t")[0] for line in listed] == ["line00000002", "line00000003"]
     assert f", {limit} fit" in listed[0]
+    # By the characters, without the tokenizer: what may be too long is counted, and what is not ASCII.
+    count, text = Positions(tokenizer, {}, 1), "nine " * (limit // 3)
+    for words in ("one two", text, "zwölf"):
+        seq = Sequence("u", (Span(text="USER:"), Span(text=f" {words}", loss=True, eos=True)))
+        most = Positions(None, {}, 1).most(seq)
+        assert most is None if words == "zwölf" else most >= count(seq) > 0
+    assert most is None and Positions(None, {}, 1).most(Sequence("u", (Span(text=text, eos=True),))) > limit
     with pytest.raises(SystemExit):
         make_sequences.main([*options, "--context", "0"])
     assert "--context: invalid number of positions value: '0'" in capsys.readouterr().err

@@ -3,6 +3,7 @@
 What cannot be used is counted, and listed with the reason in OUT.dropped.tsv.
 """
 
+import functools
 import os
 
 from espnet_llmvq.bin.cli import Parser, positive, run
@@ -158,10 +159,14 @@ def main(argv=None):
         from espnet_llmvq.llm.directory import context_of, load_tokenizer
         from espnet_llmvq.llm.positions import Positions
 
+        @functools.cache
+        def exact():  # a tokenizer takes seconds to load, and few sequences come near the limit
+            return Positions(load_tokenizer(args.llm), config, args.bridge_stack)
+
         limit = context_of(args.llm) if args.context == "llm" else args.context
+        most = Positions(None, config, args.bridge_stack).most
         if limit is not None:
-            count = Positions(load_tokenizer(args.llm), config, args.bridge_stack)
-            sequences = within(sequences, count, limit, dropped)
+            sequences = within(sequences, lambda seq: exact()(seq), most, limit, dropped)
     n = write_sequences(args.out, sequences)
     listing = f"{args.out}.dropped.tsv"
     if dropped:

@@ -55,13 +55,15 @@ def documents(path, dropped):
         raise UserError(f"{path} is not UTF-8 ({err}); convert it with iconv") from None
 
 
-def within(sequences, positions, context, dropped):
+def within(sequences, positions, most, context, dropped):
     """Yield sequences of at most `context` LLM positions; the others are added to `dropped`.
 
-    positions: function from a sequence to its positions.
+    positions: function from a sequence to its positions. most: to no fewer, or None; what fits by it is not counted.
     """
     for seq in sequences:
-        n = positions(seq)
+        n = most(seq)
+        if n is None or n > context:
+            n = positions(seq)
         if n > context:
             dropped[seq.id] = Dropped("longer than the context", f"{n} positions, {context} fit")
         else:

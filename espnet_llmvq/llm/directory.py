@@ -1,5 +1,6 @@
 """Causal LMs as Hugging Face directories (or hub ids): one code path for embedded and pretrained ones."""
 
+import json
 import os
 
 from espnet_llmvq.errors import UserError, reading
@@ -44,7 +45,13 @@ def context(config):
 
 
 def context_of(path):
-    """`context` of an LLM directory."""
+    """`context` of an LLM directory, without transformers, which take seconds to load, where its config names it."""
+    if check_path(path):
+        file = os.path.join(path, "config.json")
+        with reading(file, REMEDIES[True]), open(file, encoding="utf-8") as f:
+            said = json.load(f).get("max_position_embeddings")
+        if type(said) is int:
+            return said
     return context(_config(path))
 
 

@@ -64,7 +64,7 @@ def encoder_shape(config):
 class Positions:
     """Counts the LLM positions of sequences: speech steps and text tokens.
 
-    tokenizer: of the LLM. config: dict, that of the encoder.
+    tokenizer: of the LLM; `most` needs none. config: dict, that of the encoder.
     stack: encoder frames that the bridge stacks into a step.
     """
 
@@ -78,6 +78,16 @@ class Positions:
             return len(encode_text(self.tokenizer, span, self.tokenizer.eos_token_id, first))
         frames = (piece_frames if span.is_piece else encoder_frames)(span.samples, *self.shape)
         return -(-frames // self.stack)
+
+    def most(self, sequence):
+        """No fewer positions than a sequence has, without the tokenizer: of ASCII a token is a character or more.
+
+        One more for the space that some put in front, one for the end token. None for other texts.
+        """
+        texts = [span.text for span in sequence.spans if not span.is_speech]
+        if not all(map(str.isascii, texts)):
+            return None
+        return sum(len(text) + 2 for text in texts) + sum(map(self.span, filter(lambda s: s.is_speech, sequence.spans)))
 
     def __call__(self, sequence):
         try:
