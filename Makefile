@@ -9,7 +9,7 @@ help:
 	@cat <<-'END'
 	make recipe  make the environment if missing, then run egs/mini_tts/llmasr1
 	make test    make the environment if missing, then lint, unit and smoke
-	make lint    ruff on the Python files, shellcheck on the shell scripts
+	make lint    ruff (errors and format) on the Python files, shellcheck on the shell scripts
 	make unit    pytest
 	make smoke   every stage of the recipe template on a tiny corpus, of a fork, and of LibriSpeech's recipes on stand-ins
 	make bench   run bench/*.py, results as JSON in bench/out
@@ -30,6 +30,7 @@ test: lint unit smoke
 lint: env
 	@. tools/activate_env.sh
 	python -m ruff check .
+	python -m ruff format --check .
 	find . \( -name .git -o -name venv -o -name data -o -name dump -o -name exp -o -name downloads \) -type d -prune \
 	    -o -type f \( -name '*.sh' -o -path './.ci/*' \) -print0 \
 	    | xargs -0 --no-run-if-empty shellcheck --shell=bash --external-sources --source-path=SCRIPTDIR --severity=warning

@@ -9,9 +9,7 @@ from setuptools.command.build_py import build_py
 
 HERE = Path(__file__).resolve().parent
 VERSION = re.search(
-    r'^__version__ = "([^"]+)"$',
-    (HERE / "espnet_llmvq" / "__init__.py").read_text(encoding="utf-8"),
-    re.MULTILINE,
+    r'^__version__ = "([^"]+)"$', (HERE / "espnet_llmvq" / "__init__.py").read_text(encoding="utf-8"), re.MULTILINE
 ).group(1)
 
 # docs/install.md gives the reason for each exact pin.
@@ -70,9 +68,7 @@ setup(
     license_files=["LICENSE"],
     python_requires=">=3.10,<3.13",
     packages=find_packages(include=["espnet_llmvq", "espnet_llmvq.*"]),
-    package_data={
-        "espnet_llmvq.report": ["nearest.html.jinja", "page.html.jinja", "page.css", "page.js"]
-    },
+    package_data={"espnet_llmvq.report": ["nearest.html.jinja", "page.html.jinja", "page.css", "page.js"]},
     cmdclass={"build_py": BuildWithRecipes},
     install_requires=INSTALL_REQUIRES,
     extras_require=EXTRAS_REQUIRE,

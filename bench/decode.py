@@ -59,27 +59,17 @@ num_workers: 0
 def get_parser():
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--json", required=True, help="file to write")
-    parser.add_argument(
-        "--recipe", default="egs/mini_tts/llmasr1", help="directory of a recipe that has run"
-    )
+    parser.add_argument("--recipe", default="egs/mini_tts/llmasr1", help="directory of a recipe that has run")
     parser.add_argument("--expdir", default="exp", help="of the recipe")
     parser.add_argument("--system", default="soft_k10", help="the system to decode with")
     parser.add_argument("--set", default="dump/test_id/sequences.jsonl", help="sequences to decode")
-    parser.add_argument(
-        "--train", default="dump/train", help="formatted data that ESPnet's model is trained on"
-    )
-    parser.add_argument(
-        "--valid", default="dump/valid", help="formatted data that it is validated on"
-    )
+    parser.add_argument("--train", default="dump/train", help="formatted data that ESPnet's model is trained on")
+    parser.add_argument("--valid", default="dump/valid", help="formatted data that it is validated on")
     parser.add_argument("--utterances", type=int, default=100, help="of the set, the first ones")
     parser.add_argument("--num_beams", type=int, default=4, help="of all searches")
-    parser.add_argument(
-        "--batch_seconds", type=float, default=120.0, help="audio in a batch of ours"
-    )
+    parser.add_argument("--batch_seconds", type=float, default=120.0, help="audio in a batch of ours")
     parser.add_argument("--threads", type=int, default=1, help="CPU threads of each")
-    parser.add_argument(
-        "--espnet_steps", type=int, default=400, help="of training ESPnet's model; 0 leaves it out"
-    )
+    parser.add_argument("--espnet_steps", type=int, default=400, help="of training ESPnet's model; 0 leaves it out")
     return parser
 
 
@@ -133,11 +123,7 @@ def ours(args, directory, spent):
     """Function: decode all, or the first utterance, in batches -> {utterance: tokens}; spent: seconds of parts."""
     from espnet_llmvq.decode import generate as module
 
-    for name, part in (
-        ("encoded", "encoder"),
-        ("prompt_inputs", "bridge"),
-        ("log_probability", "scores"),
-    ):
+    for name, part in (("encoded", "encoder"), ("prompt_inputs", "bridge"), ("log_probability", "scores")):
         timed(module, name, spent, part)
     model, tokenizer = load(directory)
 
@@ -201,9 +187,7 @@ def train_espnet(args, tokenizer_dir, room, gpu):
     bpe = os.path.join(tokenizer_dir, SP_MODEL)
     pieces = sentencepiece.SentencePieceProcessor(model_file=bpe)
     special = {"<blank>", "<unk>", "<s>", "</s>", "<pad>", "<sos/eos>"}
-    tokens = [
-        t for t in map(pieces.id_to_piece, range(pieces.get_piece_size())) if t not in special
-    ]
+    tokens = [t for t in map(pieces.id_to_piece, range(pieces.get_piece_size())) if t not in special]
     write_text(f"{room}/tokens", "\n".join(["<blank>", "<unk>", *tokens, "<sos/eos>"]) + "\n")
     write_text(f"{room}/config.yaml", ESPNET.format(steps=args.espnet_steps))
     options = [("config", f"{room}/config.yaml"), ("output_dir", f"{room}/exp"), ("ngpu", str(int(gpu)))]
@@ -244,9 +228,7 @@ def espnet(args, room, spent):
     ]
 
     def decode(first=False):
-        return {
-            utt: search(read_audio(path))[0][0] or "" for utt, path in files[: 1 if first else None]
-        }
+        return {utt: search(read_audio(path))[0][0] or "" for utt, path in files[: 1 if first else None]}
 
     return decode
 
@@ -330,9 +312,7 @@ def main():
     same, single = measure(args, alone, directory)
     differ = [utt for utt in found if found[utt] != same[utt]]
     if differ:
-        sys.exit(
-            f"{len(differ)} of {len(found)} hypotheses differ, such as {differ[0]}: the times mean nothing"
-        )
+        sys.exit(f"{len(differ)} of {len(found)} hypotheses differ, such as {differ[0]}: the times mean nothing")
 
     def text(tokens):
         return tokenizer.decode(tokens, skip_special_tokens=True).strip()
@@ -347,10 +327,7 @@ def main():
         "cpus": os.cpu_count(),
         "load": [round(x, 1) for x in os.getloadavg()],
         "audio_seconds": round(seconds, 1),
-        **{
-            key: getattr(args, key)
-            for key in ("system", "set", "utterances", "num_beams", "threads")
-        },
+        **{key: getattr(args, key) for key in ("system", "set", "utterances", "num_beams", "threads")},
         "ours": batched,
         "alone": single,
     }
@@ -358,11 +335,7 @@ def main():
         with tempfile.TemporaryDirectory() as room:
             training = train_espnet(args, llm, room, batched["device"] != "CPU")
             texts, told = measure(args, espnet, room)
-        told |= {
-            "training_seconds": round(training),
-            "steps": args.espnet_steps,
-            "wer": error_rate(args, texts),
-        }
+        told |= {"training_seconds": round(training), "steps": args.espnet_steps, "wer": error_rate(args, texts)}
         result["espnet"] = told
         result["speedup_espnet"] = round(told["seconds"] / batched["seconds"], 2)
         result["speedup_espnet_cpu"] = round(told["cpu_seconds"] / batched["cpu_seconds"], 2)

@@ -73,9 +73,7 @@ def coverage_of_difference(shape, trials=1000, replicates=1000):
     hits = 0
     for trial in range(trials):
         counts = draw_set(np.random.default_rng([2, trial]), *shape, systems=2)
-        a, b = (
-            stats.combine(ratio, stats.sums(counts[:, i], replicates, seed=trial)) for i in (0, 1)
-        )
+        a, b = (stats.combine(ratio, stats.sums(counts[:, i], replicates, seed=trial)) for i in (0, 1))
         low, high = stats.interval(stats.difference(a, b), skewed=False)
         hits += low <= 0 <= high
     return hits / trials

@@ -48,9 +48,7 @@ def collapses(means, all_rows=0):
         )
     cosine = means.get("output_cosine", nan)
     if cosine > SAME_OUTPUT:
-        found.append(
-            f"all steps get nearly the same LLM input (output_cosine {cosine:.4f}); what was said is lost"
-        )
+        found.append(f"all steps get nearly the same LLM input (output_cosine {cosine:.4f}); what was said is lost")
     return found
 
 

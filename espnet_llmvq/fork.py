@@ -65,9 +65,7 @@ def egs_dir():
     for folder in (package.parent / "egs", package / "egs"):
         if (folder / "TEMPLATE").is_dir():
             return folder
-    raise UserError(
-        f"no recipes beside or in {package}; install the toolkit again, or give a recipe's directory"
-    )
+    raise UserError(f"no recipes beside or in {package}; install the toolkit again, or give a recipe's directory")
 
 
 def find_recipe(source):
@@ -78,9 +76,7 @@ def find_recipe(source):
         known[f"{corpus}/{run.parent.name}"] = run.parent
         if run.parent.name == "llmasr1":
             known[corpus] = run.parent
-    if source not in known and all(
-        (Path(source) / name).is_file() for name in ("run.sh", "llmasr.sh")
-    ):
+    if source not in known and all((Path(source) / name).is_file() for name in ("run.sh", "llmasr.sh")):
         return str(Path(source).absolute()), Path(source)
     return source, known[check_name("recipe", source, known)]
 
@@ -95,12 +91,8 @@ def recipe_files(recipe):
             found[entry.name] = entry
         elif entry.is_dir() and not MADE.fullmatch(entry.name):
             for folder, folders, names in os.walk(entry, followlinks=True):
-                folders[:] = sorted(
-                    f for f in folders if f != "__pycache__" and not f.startswith(".")
-                )
-                for path in (
-                    Path(folder) / name for name in sorted(names) if not name.startswith(".")
-                ):
+                folders[:] = sorted(f for f in folders if f != "__pycache__" and not f.startswith("."))
+                for path in (Path(folder) / name for name in sorted(names) if not name.startswith(".")):
                     found[str(path.relative_to(recipe))] = path
     return found
 
@@ -233,12 +225,8 @@ def report(data, sets):
             path, start, end = found.location(utt)
             seconds += (audio.info(path).duration if end is None else end) - start
         words = sum(len(text.split()) for text in found.text.values())
-        line = (
-            f"{name}: {len(found.text)} utterances, {len(found.spk2utt)} speakers, {words} words, "
-        )
-        line += f"{seconds / 3600:.2f} h; {form}" + (
-            ", held out of train" if name in data.held_out else ""
-        )
+        line = f"{name}: {len(found.text)} utterances, {len(found.spk2utt)} speakers, {words} words, "
+        line += f"{seconds / 3600:.2f} h; {form}" + (", held out of train" if name in data.held_out else "")
         if found.entities:
             line += f"; {sum(map(len, found.entities.values()))} entities"
         if name != "train":
@@ -299,9 +287,7 @@ def own_files(target, source, commit, data, options):
         "run.sh": RUN_SH.format(
             name=target.name,
             source=source,
-            options="\n".join(
-                f"    --{key} {shlex.quote(value)}" for key, value in options.items()
-            ),
+            options="\n".join(f"    --{key} {shlex.quote(value)}" for key, value in options.items()),
         ),
         "db.sh": DB_SH.format(
             paths="\n".join(paths),
@@ -309,11 +295,7 @@ def own_files(target, source, commit, data, options):
             text=shlex.quote(local_path(data.text, target)) if data.text else "",
         ),
         "README.md": README.format(
-            name=target.name,
-            source=source,
-            version=espnet_llmvq.__version__,
-            commit=commit,
-            test_sets=data.test_sets,
+            name=target.name, source=source, version=espnet_llmvq.__version__, commit=commit, test_sets=data.test_sets
         ),
     }
 
@@ -332,9 +314,7 @@ def own_options(recipe, data, sets):
     vocab_size, whole_words = fitting_sizes(
         lines, int(theirs.get("vocab_size", 500)), int(theirs.get("whole_words", 0))
     )
-    smoke_sizes = "--vocab_size {} --whole_words {}".format(
-        *fitting_sizes(lines[:SMOKE_LINES], 160, 40)
-    )
+    smoke_sizes = "--vocab_size {} --whole_words {}".format(*fitting_sizes(lines[:SMOKE_LINES], 160, 40))
     return {
         "train_set": "train",
         "valid_set": "valid",
@@ -355,9 +335,7 @@ def check_target(target):
     """Raise UserError if there is something at `target`, other than an empty directory."""
     empty = target.is_dir() and not target.is_symlink() and not any(target.iterdir())
     if os.path.lexists(target) and not empty:
-        raise UserError(
-            f"{target} is there already; nothing is overwritten, so name another directory"
-        )
+        raise UserError(f"{target} is there already; nothing is overwritten, so name another directory")
     if empty and os.path.samefile(target, os.curdir):
         # It would be replaced, and the shell be left in a directory that is gone.
         raise UserError(f"{target} is the current directory; name another, or go a directory up")
@@ -380,13 +358,7 @@ def make(source, target, data=None, options=None):
     copy_files(files, tmp)
     copy_files(files, tmp / UPSTREAM)
     own[RECORD] = json.dumps(
-        {
-            "source": name,
-            "version": espnet_llmvq.__version__,
-            "commit": commit,
-            "own_data": data is not None,
-        },
-        indent=1,
+        {"source": name, "version": espnet_llmvq.__version__, "commit": commit, "own_data": data is not None}, indent=1
     )
     own[".gitignore"] = IGNORED
     for file, text in own.items():
@@ -437,11 +409,7 @@ def changes(target):
             advice = "the fork has its own: merge by hand"
         lines.append(f"{name}: {what} upstream; {advice}")
         lines += difflib.unified_diff(
-            (before or "").splitlines(),
-            (after or "").splitlines(),
-            f"then/{name}",
-            f"now/{name}",
-            lineterm="",
+            (before or "").splitlines(), (after or "").splitlines(), f"then/{name}", f"now/{name}", lineterm=""
         )
     lines.append(f"{count} files differ upstream" if count else "nothing has changed upstream")
     return lines

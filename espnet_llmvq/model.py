@@ -203,9 +203,7 @@ class SpeechLLM(AbsESPnetModel):
         has the frames of its own samples, in the context of the other pieces of its sequence and of no other.
         Whole files are encoded alone.
         """
-        counts = [
-            [length for kind, length, _ in spans if kind == SPEECH] for spans in layout.tolist()
-        ]
+        counts = [[length for kind, length, _ in spans if kind == SPEECH] for spans in layout.tolist()]
         if speech.dim() == 3 or not any(map(any, counts)):
             return self.encode(speech, lengths)
         step, waves, groups = self.speech_encoder.step_samples(), [], []

@@ -78,9 +78,7 @@ def run_forked(work, jobs, nj, what):
                 receiver.close()
                 process.join()
                 if process.exitcode != 0:
-                    raise UserError(
-                        f"{what} {name} {ended(process.exitcode)}; run again: what is finished is kept"
-                    )
+                    raise UserError(f"{what} {name} {ended(process.exitcode)}; run again: what is finished is kept")
     finally:
         for _, process in running.values():
             process.terminate()

@@ -49,9 +49,7 @@ def read_trainings(
     """
     phases = plan(read_systems(conf_dir, systems, seed))
     if encoder:
-        phases.insert(
-            0, Phase(tag or os.path.splitext(os.path.basename(encoder))[0], encoder, None)
-        )
+        phases.insert(0, Phase(tag or os.path.splitext(os.path.basename(encoder))[0], encoder, None))
     found = []
     for phase in phases:
         config, mixture = split_mixture(read_config(phase.config), phase.config, conf_dir)
@@ -155,12 +153,7 @@ def trained_parts(training):
     import re
 
     config = training.config
-    weights = {
-        "ctc_weight": 0.0,
-        "start_weight": 0.0,
-        "llm_weight": 1.0,
-        **(config.get("model_conf") or {}),
-    }
+    weights = {"ctc_weight": 0.0, "start_weight": 0.0, "llm_weight": 1.0, **(config.get("model_conf") or {})}
     freeze = config.get("freeze") or []
     trains, frozen = [], []
 
@@ -177,11 +170,7 @@ def trained_parts(training):
         return trains, frozen
     part("projector", "bridge.projector")
     if config.get("bridge", "none") != "none":
-        part(
-            "codebook",
-            "bridge.codebook",
-            (config.get("bridge_conf") or {}).get("codebook") == "trainable",
-        )
+        part("codebook", "bridge.codebook", (config.get("bridge_conf") or {}).get("codebook") == "trainable")
     if weights["llm_weight"]:
         lora = (config.get("llm_conf") or {}).get("lora")
         part("LLM", "llm.", not lora)
@@ -241,9 +230,7 @@ def show(facts):
     epochs, batches, steps = facts["max_epoch"], facts["batches_per_epoch"], facts["steps"]
     length = f"{epochs} epochs of {batches or 'all'} batches"
     length += f" = {steps} optimizer steps" if steps is not None else "; steps depend on the data"
-    yield f"{facts['phase']}: {facts['config']}" + (
-        f", after {facts['parent']}" if facts["parent"] else ""
-    )
+    yield f"{facts['phase']}: {facts['config']}" + (f", after {facts['parent']}" if facts["parent"] else "")
     yield f"  data       {'mixture ' + facts['mixture'] if facts['mixture'] else 'training set'}"
     yield f"  trains     {', '.join(facts['trains']) or 'nothing'}"
     yield f"  frozen     {', '.join(facts['frozen']) or 'nothing'}"

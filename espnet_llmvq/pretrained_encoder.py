@@ -9,13 +9,7 @@ import copy
 import torch
 
 from espnet_llmvq.errors import UserError, check_name
-from espnet_llmvq.frame_count import (
-    PRETRAINED,
-    described,
-    described_as,
-    pretrained_frames,
-    pretrained_step,
-)
+from espnet_llmvq.frame_count import PRETRAINED, described, described_as, pretrained_frames, pretrained_step
 from espnet_llmvq.llm.directory import check_path
 from espnet_llmvq.sequence import SAMPLE_RATE
 

@@ -78,21 +78,12 @@ def corpus(tmp_path_factory, llm_dir):
             words = list(rng.choice(WORDS, rng.integers(1, 5)))
             path, wave = str(room / f"{name}{i:02d}.wav"), tones(words, rng)
             soundfile.write(path, wave, 16000, subtype="PCM_16")
-            sequences.append(
-                asr_sequence(f"{name}{i:02d}", path, len(wave), " ".join(words), TEMPLATE)
-            )
+            sequences.append(asr_sequence(f"{name}{i:02d}", path, len(wave), " ".join(words), TEMPLATE))
         files[name] = str(room / f"{name}.jsonl")
         files[f"{name}_shape"] = str(room / f"{name}_shape")
         write_sequences(files[name], sequences)
         collect_positions.main(
-            [
-                "--llm",
-                llm_dir,
-                "--encoder_config",
-                str(room / "encoder.yaml"),
-                files[name],
-                files[f"{name}_shape"],
-            ]
+            ["--llm", llm_dir, "--encoder_config", str(room / "encoder.yaml"), files[name], files[f"{name}_shape"]]
         )
     return types.SimpleNamespace(**files)
 
@@ -162,9 +153,7 @@ def arguments(settings):
     def build(**overrides):
         from espnet_llmvq.tasks.speech_llm import SpeechLLMTask
 
-        return types.SimpleNamespace(
-            **{**SpeechLLMTask.get_default_config(), **settings(**overrides)}
-        )
+        return types.SimpleNamespace(**{**SpeechLLMTask.get_default_config(), **settings(**overrides)})
 
     return build
 
@@ -190,11 +179,7 @@ def encoder_dir(tmp_path_factory, settings):
     from espnet_llmvq.tasks.launch import train_phase
 
     directory = str(tmp_path_factory.mktemp("exp") / "encoder")
-    config = settings(
-        model_conf={"ctc_weight": 1.0, "llm_weight": 0.0},
-        max_epoch=1,
-        keep_nbest_models=1,
-    )
+    config = settings(model_conf={"ctc_weight": 1.0, "llm_weight": 0.0}, max_epoch=1, keep_nbest_models=1)
     train_phase(directory, config, 1)
     return directory
 

@@ -18,13 +18,9 @@ LIBRISPEECH = {
     "test-clean": {"61": "M"},
     "test-other": {"367": "F"},
 }
-LIBRISPEECH_WORDS = (
-    "HE HOPED THERE WOULD BE STEW FOR DINNER TURNIPS AND CARROTS AND BRUISED POTATOES".split()
-)
+LIBRISPEECH_WORDS = "HE HOPED THERE WOULD BE STEW FOR DINNER TURNIPS AND CARROTS AND BRUISED POTATOES".split()
 PER_CHAPTER = 8
-MEETINGS = [
-    f"{name}{letter}" for name in ("EN2002", "ES2004", "IS1009", "TS3003") for letter in "abcd"
-]
+MEETINGS = [f"{name}{letter}" for name in ("EN2002", "ES2004", "IS1009", "TS3003") for letter in "abcd"]
 EARNINGS_CALLS = ("4432298", "4450488", "4470290", "4479741", "4483338", "4485244")
 
 
@@ -96,9 +92,7 @@ def make_commonvoice(root):
             client, clip = f"{n:x}" * 128, f"common_voice_en_{part}{n:04d}.mp3"
             fields = [client, clip, f"{n:064x}", sentence, "", "2", "0", "", "", "", "", "en", ""]
             lines.append("\t".join(fields) + "\n")
-            write_audio(
-                home / "en" / "clips" / clip, 1.5, 32000, format="MP3", subtype="MPEG_LAYER_III"
-            )
+            write_audio(home / "en" / "clips" / clip, 1.5, 32000, format="MP3", subtype="MPEG_LAYER_III")
         write_text(home / "en" / f"{part}.tsv", "".join(lines))
     return home
 
@@ -106,11 +100,7 @@ def make_commonvoice(root):
 def make_tedlium3(root):
     """A talk a part: marks, split suffixes, a segment to ignore, one without words, one that outlasts the talk."""
     home = root / "TEDLIUM_release-3"
-    for part, talk in (
-        ("train", "AimeeMullins_2009P"),
-        ("dev", "AlGore_2009"),
-        ("test", "TomWujec_2010U"),
-    ):
+    for part, talk in (("train", "AimeeMullins_2009P"), ("dev", "AlGore_2009"), ("test", "TomWujec_2010U")):
         lines = [
             ";; a comment\n",
             f"{talk} 1 {talk} 0.00 0.50 <o,,unknown> ignore_time_segment_in_scoring\n",
@@ -128,19 +118,11 @@ def make_voxpopuli(root):
     home = root / "voxpopuli"
     folder = home / "transcribed_data" / "en"
     rows = [
-        (
-            "20180613-0900-PLENARY-21-en_1",
-            "Mr President, thank you.",
-            "mr president thank you.",
-            "96812",
-            "female",
-        ),
+        ("20180613-0900-PLENARY-21-en_1", "Mr President, thank you.", "mr president thank you.", "96812", "female"),
         ("20180613-0900-PLENARY-21-en_2", "We agree.", "", "None", "male"),
         ("20200203-0900-PLENARY-3-en_0", "", "", "96812", "female"),
     ]
-    lines = [
-        "\t".join(["id", "raw_text", "normalized_text", "speaker_id", "split", "gender"]) + "\n"
-    ]
+    lines = ["\t".join(["id", "raw_text", "normalized_text", "speaker_id", "split", "gender"]) + "\n"]
     for name, raw, normalised, speaker, gender in rows:
         lines.append("\t".join([name, raw, normalised, speaker, "test", gender]) + "\n")
         write_audio(folder / name[:4] / f"{name}.ogg", 1.2, format="OGG", subtype="VORBIS")
@@ -152,10 +134,7 @@ def make_gigaspeech(root):
     """Two recordings (opus): punctuation tags, garbage segments, a segment of another subset."""
     home, audios = root / "GigaSpeech", []
     texts = {
-        "POD1000000004": [
-            "AS THEY'RE LEAVING <COMMA> CAN KASH PULL ZAHRA ASIDE <QUESTIONMARK>",
-            "<SIL>",
-        ],
+        "POD1000000004": ["AS THEY'RE LEAVING <COMMA> CAN KASH PULL ZAHRA ASIDE <QUESTIONMARK>", "<SIL>"],
         "YOU1000000012": ["THE DOOR OPENS <PERIOD>", "<MUSIC>", "NO <EXCLAMATIONPOINT> NEVER"],
     }
     for aid, found in texts.items():
@@ -171,31 +150,10 @@ def make_gigaspeech(root):
             }
             for n, text in enumerate(found)
         ]
-        segments.append(
-            {
-                **segments[0],
-                "sid": f"{aid}_S0000099",
-                "text_tn": "UNUSED",
-                "subsets": ["{XL}", "{L}"],
-            }
-        )
-        audio = {
-            "title": "A title",
-            "url": "http://a.b",
-            "path": path,
-            "aid": aid,
-            "source": "youtube",
-        }
-        form = {
-            "format": "opus",
-            "sample_rate": 16000,
-            "codec": "s16le",
-            "channels": 1,
-            "duration": 3.0,
-        }
-        audios.append(
-            {**audio, **form, "speaker": "N/A", "subsets": ["{TEST}"], "segments": segments}
-        )
+        segments.append({**segments[0], "sid": f"{aid}_S0000099", "text_tn": "UNUSED", "subsets": ["{XL}", "{L}"]})
+        audio = {"title": "A title", "url": "http://a.b", "path": path, "aid": aid, "source": "youtube"}
+        form = {"format": "opus", "sample_rate": 16000, "codec": "s16le", "channels": 1, "duration": 3.0}
+        audios.append({**audio, **form, "speaker": "N/A", "subsets": ["{TEST}"], "segments": segments})
         write_audio(home / path, 3.0, format="OGG", subtype="OPUS")
     data = {"dataset": "GigaSpeech", "language": "EN", "version": "v1.0.0", "audios": audios}
     write_text(home / "GigaSpeech.json", json.dumps(data, indent=2))
@@ -237,11 +195,7 @@ def make_ami(root):
         for kind, content in (("words", "\n".join(words) + "\n"), ("segments", segments)):
             text = head.format(f"{meeting}.A.{kind}") + content + "</nite:root>\n"
             write_text(notes / kind / f"{meeting}.A.{kind}.xml", text, "iso-8859-1")
-        write_audio(
-            home / "amicorpus" / meeting / "audio" / f"{meeting}.Headset-1.wav",
-            5.0,
-            subtype="PCM_16",
-        )
+        write_audio(home / "amicorpus" / meeting / "audio" / f"{meeting}.Headset-1.wav", 5.0, subtype="PCM_16")
     text = head.format("meet.00") + meetings + "</nite:root>\n"
     write_text(notes / "corpusResources" / "meetings.xml", text, "iso-8859-1")
     return home
@@ -267,9 +221,7 @@ def make_earnings22(root):
     for call in EARNINGS_CALLS:
         path = home / "transcripts" / "force_aligned_nlp_references" / f"{call}.aligned.nlp"
         write_text(path, "\n".join(rows) + "\n")
-        write_audio(
-            home / "media" / f"{call}.mp3", 4.0, 24000, format="MP3", subtype="MPEG_LAYER_III"
-        )
+        write_audio(home / "media" / f"{call}.mp3", 4.0, 24000, format="MP3", subtype="MPEG_LAYER_III")
     return home
 
 
@@ -277,10 +229,7 @@ def make_spgispeech(root):
     """val.csv and its calls; the transcripts have quotation marks and an ampersand."""
     home = root / "spgispeech_release"
     call, lines = "13aa6c0669adb5544a0d62beef677189", ["wav_filename|wav_filesize|transcript\n"]
-    for name, text in (
-        ("12", 'Daniel, what of "those" assets & the $5 million?'),
-        ("75", "next year. If you think"),
-    ):
+    for name, text in (("12", 'Daniel, what of "those" assets & the $5 million?'), ("75", "next year. If you think")):
         audio = home / "spgispeech" / "val" / call / f"{name}.wav"
         write_audio(audio, 1.3, subtype="PCM_16")
         lines.append(f"{call}/{name}.wav|{audio.stat().st_size}|{text}\n")

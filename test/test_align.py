@@ -150,10 +150,7 @@ def test_word_without_token_is_refused():
 
 def test_ctm_round_trip(tmp_path):
     path = tmp_path / "words.ctm"
-    words = {
-        "u2": [Word("zwei", 0.5, 0.25), Word("eins", 0.1, 0.4)],
-        "u1": [Word("naïve,", 0.0, 1.2346, 0.5)],
-    }
+    words = {"u2": [Word("zwei", 0.5, 0.25), Word("eins", 0.1, 0.4)], "u1": [Word("naïve,", 0.0, 1.2346, 0.5)]}
     write_ctm(path, words)
     assert path.read_text(encoding="utf-8") == (
         "u1 1 0.000 1.235 naïve, 0.500\nu2 1 0.100 0.400 eins\nu2 1 0.500 0.250 zwei\n"

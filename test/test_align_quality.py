@@ -7,10 +7,7 @@ from espnet_llmvq.align.output import write_alignment
 from espnet_llmvq.align.quality import Quality
 from espnet_llmvq.errors import UserError
 
-ALIGNED = {
-    "u1": [Word("a", 0.1, 0.2), Word("b", 0.3, 0.1), Word("c", 0.65, 0.35)],
-    "u2": [Word("a", 0.0, 0.21)],
-}
+ALIGNED = {"u1": [Word("a", 0.1, 0.2), Word("b", 0.3, 0.1), Word("c", 0.65, 0.35)], "u2": [Word("a", 0.0, 0.21)]}
 SECONDS = {"u1": 1.0, "u2": 0.5}
 FAILED = {"u3": "no path", "u4": "audio too short: 1 of 2", "u5": "audio too short: 3 of 4"}
 # Errors of starts: 10, 60, 0, 150 ms; of ends: 20, 40, 0, 150 ms.

@@ -122,10 +122,7 @@ def test_sets_of_the_public_layouts(an4, fsdd, so762, tmp_path, capsys):
     # Takes 0 to 4 of each digit; words, not figures.
     assert len(sets["test_fsdd"].text) == 20
     assert sets["test_fsdd"].text["fsdd-theo-3-04"] == "THREE"
-    assert sets["test_so762"].text == {
-        "so762-0003-000030012": "ONE FIVE",
-        "so762-0003-000030014": "YES",
-    }
+    assert sets["test_so762"].text == {"so762-0003-000030012": "ONE FIVE", "so762-0003-000030014": "YES"}
     log = capsys.readouterr().out
     assert "so762: 2 of 3 utterances" in log
     assert "test: 2 of 5 sentences also occur" in log

@@ -7,12 +7,7 @@ import pytest
 import torch
 
 from espnet_llmvq.bridge.bridge import Bridge, HardBridge, SoftBridge, other_rows, stack_frames
-from espnet_llmvq.bridge.quantizer import (
-    hard_quantize,
-    hard_weights_quantize,
-    permuted_quantize,
-    soft_quantize,
-)
+from espnet_llmvq.bridge.quantizer import hard_quantize, hard_weights_quantize, permuted_quantize, soft_quantize
 from espnet_llmvq.errors import UserError
 
 N, V, D = 5, 11, 6

@@ -113,9 +113,7 @@ def test_gradcheck(k, renormalise):
 
 def test_chunk_size_changes_nothing():
     z, e, grad, t = draw(3, 9, 1000, 16, torch.float32)
-    results = [
-        gradients(ours, z, e, grad, t, 5, chunk=c) for c in (0, 1000, 300, 33)
-    ]
+    results = [gradients(ours, z, e, grad, t, 5, chunk=c) for c in (0, 1000, 300, 33)]
     for result in results[1:]:
         assert torch.equal(result[0], results[0][0])
         for a, b in zip(result, results[0]):

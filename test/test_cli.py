@@ -11,11 +11,7 @@ import espnet_llmvq.bin
 from espnet_llmvq.bin.cli import Parser, run
 from espnet_llmvq.errors import UserError
 
-COMMANDS = sorted(
-    module.name
-    for module in pkgutil.iter_modules(espnet_llmvq.bin.__path__)
-    if module.name != "cli"
-)
+COMMANDS = sorted(module.name for module in pkgutil.iter_modules(espnet_llmvq.bin.__path__) if module.name != "cli")
 # Each of these alone takes longer to import than `--help` may take.
 HEAVY = {"torch", "torchaudio", "espnet", "espnet2", "transformers", "peft", "scipy", "librosa"} | {
     "matplotlib",
@@ -66,9 +62,7 @@ def test_there_are_commands():
 @pytest.mark.parametrize("command", COMMANDS)
 def test_help_names_every_option_and_loads_nothing_heavy(command):
     done = subprocess.run(
-        [sys.executable, "-c", RUN_AND_LIST, f"espnet_llmvq.bin.{command}", "--help"],
-        capture_output=True,
-        text=True,
+        [sys.executable, "-c", RUN_AND_LIST, f"espnet_llmvq.bin.{command}", "--help"], capture_output=True, text=True
     )
     assert done.returncode == 0, done.stderr
     assert done.stderr.strip() == "", f"loaded before it was needed, or printed: {done.stderr}"
@@ -116,9 +110,7 @@ def test_user_error_is_one_line_without_traceback(capsys):
     with pytest.raises(SystemExit) as exit_:
         run(main, [])
     assert exit_.value.code == 1
-    assert (
-        capsys.readouterr().err == "error: text:3: utterance 'u1' has no words; remove the line\n"
-    )
+    assert capsys.readouterr().err == "error: text:3: utterance 'u1' has no words; remove the line\n"
 
 
 def test_other_errors_keep_their_traceback():

@@ -18,12 +18,7 @@ from espnet_llmvq.score.entities import check_entities, read_entities
 LOCAL = Path(__file__).resolve().parents[1] / "egs/coffee/llmasr1/local"
 SETS = ("train", "valid", "test_an4", "test_so762", "test_coffee")
 TEXTS = ("lm/train.txt", "text/domain.txt", "domain_tts/text", "lm/valid_domain.txt")
-SPEAKERS = {
-    "0001": "I SEE A DOG",
-    "0002": "IT'S NOT FISH",
-    "0003": "WE CALL IT BEAR",
-    "0004": "GO HOME",
-}
+SPEAKERS = {"0001": "I SEE A DOG", "0002": "IT'S NOT FISH", "0003": "WE CALL IT BEAR", "0004": "GO HOME"}
 LABELS = {
     "aa-1.wav": {
         "coffeeDrink": "latte",
@@ -34,10 +29,7 @@ LABELS = {
     "bb-2.wav": {"coffeeDrink": "espresso"},
 }
 CORPORA = {"AN4": "an4", "SO762": "so762", "KATHLEEN": "kathleen", "S2I": "s2i"}
-PLACES = {
-    n: os.environ.get(n) or os.path.join(os.environ.get("CORPORA", ""), d)
-    for n, d in CORPORA.items()
-}
+PLACES = {n: os.environ.get(n) or os.path.join(os.environ.get("CORPORA", ""), d) for n, d in CORPORA.items()}
 real = pytest.mark.skipif(
     not all(map(os.path.isdir, PLACES.values())),
     reason=f"set CORPORA, or each of {', '.join(CORPORA)}, to the corpora of egs/coffee/llmasr1/db.sh",
@@ -78,10 +70,7 @@ def corpora(an4, tmp_path):  # noqa: F811
     labels = {name: {"intent": "orderDrink", "slots": slots} for name, slots in LABELS.items()}
     (tmp_path / "s2i" / "data" / "label").mkdir()
     (tmp_path / "s2i" / "data" / "label" / "label.json").write_text(json.dumps(labels))
-    return {
-        "an4": str(an4),
-        **{name: str(tmp_path / name) for name in ("so762", "kathleen", "s2i")},
-    }
+    return {"an4": str(an4), **{name: str(tmp_path / name) for name in ("so762", "kathleen", "s2i")}}
 
 
 def prepare(recipe, places, out, *more):
@@ -154,11 +143,7 @@ def test_absent_and_damaged_corpora_are_named(recipe, corpora, tmp_path):
         prepare(recipe, places, tmp_path / "data")
     message = str(err.value)
     assert f"KATHLEEN={tmp_path / 'none'} is no directory; set KATHLEEN to" in message
-    assert (
-        f"S2I={tmp_path / 'nor'} is" in message
-        and "AN4=" not in message
-        and not (tmp_path / "data").exists()
-    )
+    assert f"S2I={tmp_path / 'nor'} is" in message and "AN4=" not in message and not (tmp_path / "data").exists()
     (tmp_path / "s2i" / "data" / "speech" / "clean" / "bb-2.wav").unlink()
     with pytest.raises(UserError, match=r"label.json: .*bb-2.wav is missing"):
         prepare(recipe, corpora, tmp_path / "data")
@@ -208,9 +193,7 @@ def test_drawn_sentences(recipe):
     found = drawer.sentences(6000, random.Random(3))
     assert found == recipe.orders.Orders({}).sentences(6000, random.Random(3))
     assert found != drawer.sentences(6000, random.Random(4))
-    assert len(set(found)) == 6000 and all(
-        re.fullmatch(r"[a-z']+( [a-z']+)*", line) for line in found
-    )
+    assert len(set(found)) == 6000 and all(re.fullmatch(r"[a-z']+( [a-z']+)*", line) for line in found)
     # Of what is on the menu, everything is said; "an" stands before vowels and nowhere else.
     padded = [f" {line} " for line in found]
     for name in ("coffeeDrink", "size", "roast", "numberOfShots", "milk", "sweet", "amount"):
@@ -245,9 +228,7 @@ def test_real_corpora(recipe, tmp_path):
     sets = {name: DataDir.load(out / name) for name in SETS}
     speakers = {name: set(data.utt2spk.values()) for name, data in sets.items()}
     for i, name in enumerate(SETS):
-        assert sets[name].text and all(
-            not speakers[name] & speakers[other] for other in SETS[i + 1 :]
-        )
+        assert sets[name].text and all(not speakers[name] & speakers[other] for other in SETS[i + 1 :])
     assert len(sets["test_an4"].text) == 130
     orders = sets["test_coffee"].text
     entities = read_entities(out / "test_coffee" / "entities")
@@ -265,7 +246,4 @@ def test_real_corpora(recipe, tmp_path):
             assert frozenset(value.findall(line)) not in ordered, (name, line)
     # The tokenizer's text, like the training speech, is without the domain's words.
     words = {w for line in lines(out / "lm/tokenizer.txt") for w in line.split()}
-    assert (
-        words == {w for text in sets["train"].text.values() for w in text.split()}
-        and "espresso" not in words
-    )
+    assert words == {w for text in sets["train"].text.values() for w in text.split()} and "espresso" not in words

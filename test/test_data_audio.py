@@ -191,17 +191,13 @@ def test_format_cuts_segments(tmp_path, monkeypatch):
     assert validate(tmp_path / "dst", rate=16000) == []
     whole = soundfile.read(src / "1.wav", dtype="int16")[0]
     for utt, first, stop in (("a", 0, 3200), ("b", 800, 1600)):
-        assert np.array_equal(
-            soundfile.read(data.wav_scp[utt], dtype="int16")[0], whole[first:stop]
-        )
+        assert np.array_equal(soundfile.read(data.wav_scp[utt], dtype="int16")[0], whole[first:stop])
     part = soundfile.read(src / "4.flac", dtype="float32")[0][2205:4410]
     x = soundfile.read(data.wav_scp["c"])[0]
     assert np.abs(x - soxr.resample(part, 22050, 16000)).max() <= 0.51 / 32768
 
 
-@pytest.mark.parametrize(
-    "name, kind", [("o.ogg", {"format": "OGG", "subtype": "OPUS"}), ("m.mp3", {})]
-)
+@pytest.mark.parametrize("name, kind", [("o.ogg", {"format": "OGG", "subtype": "OPUS"}), ("m.mp3", {})])
 def test_format_decodes_what_is_slow_to_decode(tmp_path, name, kind):
     src = make(tmp_path / "src")
     soundfile.write(src / name, noise(8000), 16000, **kind)

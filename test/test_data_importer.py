@@ -28,9 +28,7 @@ def corpus(request, tmp_path):
         audio.parent.mkdir(exist_ok=True)
         audio.touch()
         seconds = rng.randint(1, 10**6) / 10**5
-        found.append(
-            {"name": name, "speaker": speaker, "text": text, "audio": audio, "seconds": seconds}
-        )
+        found.append({"name": name, "speaker": speaker, "text": text, "audio": audio, "seconds": seconds})
     return found
 
 
@@ -71,9 +69,7 @@ def test_csv(corpus, tmp_path, delimiter, style):
     opener = gzip.open if style == "gz" else open
     encoding = "utf-8-sig" if style == "bom" else "utf-8"
     with opener(path, "wt", encoding=encoding, newline="") as f:
-        writer = csv.writer(
-            f, delimiter=delimiter, lineterminator="\r\n" if style == "crlf" else "\n"
-        )
+        writer = csv.writer(f, delimiter=delimiter, lineterminator="\r\n" if style == "crlf" else "\n")
         writer.writerow(["text", "seconds", "audio", "speaker", "", ""])
         for item in corpus:
             # A quoted line end within a text counts as white space.
@@ -102,15 +98,10 @@ def test_tsv_with_absolute_paths_ids_and_no_speaker(corpus, tmp_path):
 def test_json_lines(corpus, tmp_path):
     with open(tmp_path / "list.jsonl", "w", encoding="utf-8") as f:
         for item in corpus:
-            line = {
-                "audio": f"./audio/{item['name']}.wav",
-                "text": item["text"],
-                "speaker": item["speaker"],
-            }
+            line = {"audio": f"./audio/{item['name']}.wav", "text": item["text"], "speaker": item["speaker"]}
             f.write(
                 json.dumps(
-                    {**line, "duration": 1.5, "type": "read", "recording_id": 3},
-                    ensure_ascii=item["seconds"] > 5,
+                    {**line, "duration": 1.5, "type": "read", "recording_id": 3}, ensure_ascii=item["seconds"] > 5
                 )
                 + "\n"
             )
@@ -124,13 +115,7 @@ def test_ljspeech(corpus, tmp_path, columns):
     for item in corpus:
         item["audio"] = tmp_path / "wavs" / item["audio"].name
         item["text"] = item["text"].replace("|", "/")
-        lines.append(
-            "|".join(
-                [item["name"], "1 2 3", item["text"]]
-                if columns == 3
-                else [item["name"], item["text"]]
-            )
-        )
+        lines.append("|".join([item["name"], "1 2 3", item["text"]] if columns == 3 else [item["name"], item["text"]]))
     (tmp_path / "metadata.csv").write_text("\n".join(lines) + "\n", encoding="utf-8")
     form, data = importer.read(tmp_path)
     assert form == "LJSpeech folder"
@@ -206,16 +191,10 @@ def test_lhotse(corpus, tmp_path, whole, form):
             "duration": item["seconds"],
         }
         lines["cuts"].append(
-            {
-                **cut,
-                "recording": recording,
-                "supervisions": [lhotse_supervision(item, start - start / 2, duration)],
-            }
+            {**cut, "recording": recording, "supervisions": [lhotse_supervision(item, start - start / 2, duration)]}
         )
     for name in ("recordings", "supervisions") if form == "supervisions" else ("cuts",):
-        with gzip.open(
-            tmp_path / "manifests" / f"x_{name}_train.jsonl.gz", "wt", encoding="utf-8"
-        ) as f:
+        with gzip.open(tmp_path / "manifests" / f"x_{name}_train.jsonl.gz", "wt", encoding="utf-8") as f:
             f.writelines(json.dumps(line) + "\n" for line in lines[name])
     found, data = importer.read(tmp_path / "manifests")
     assert found == f"Lhotse {form}"
@@ -236,31 +215,19 @@ def test_lhotse_supervisions_of_one_recording(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "entities",
-    [
-        "drug=Aspirin; person=Mr. Lee; drug=zinc",
-        '{"drug": ["Aspirin", "zinc"], "person": "Mr. Lee"}',
-    ],
+    "entities", ["drug=Aspirin; person=Mr. Lee; drug=zinc", '{"drug": ["Aspirin", "zinc"], "person": "Mr. Lee"}']
 )
 def test_entities(tmp_path, entities):
     for name in "ab":
         (tmp_path / f"{name}.wav").touch()
     with open(tmp_path / "list.csv", "w", newline="") as f:
         csv.writer(f).writerows(
-            [
-                ["audio", "text", "entities"],
-                ["a.wav", "Aspirin and zinc for Mr. Lee", entities],
-                ["b.wav", "hello", ""],
-            ]
+            [["audio", "text", "entities"], ["a.wav", "Aspirin and zinc for Mr. Lee", entities], ["b.wav", "hello", ""]]
         )
     import_data.main([str(tmp_path / "list.csv"), str(tmp_path / "out")])
     data = DataDir.load(tmp_path / "out")
     assert data.entities.keys() == {"a"}
-    assert sorted(data.entities["a"]) == [
-        ("drug", "Aspirin"),
-        ("drug", "zinc"),
-        ("person", "Mr. Lee"),
-    ]
+    assert sorted(data.entities["a"]) == [("drug", "Aspirin"), ("drug", "zinc"), ("person", "Mr. Lee")]
 
 
 # --- Damage --------------------------------------------------------------------------------------
@@ -325,10 +292,7 @@ def test_many_faults_are_shown_at_once(tmp_path):
 KALDI_BAD = {
     "text": ("u1 hi\nu2\n", "text:2: u2: empty text"),
     "wav.scp": ("u1 a.wav\nu2 nowhere.wav\n", "wav.scp:2: u2: no audio file nowhere.wav, from"),
-    "wav.scp, a long name": (
-        "u1 a.wav\nu2 " + 300 * "a" + "\n",
-        "wav.scp:2: u2: no audio file aaa",
-    ),
+    "wav.scp, a long name": ("u1 a.wav\nu2 " + 300 * "a" + "\n", "wav.scp:2: u2: no audio file aaa"),
     "utt2spk": ("u1 s\n", "u2: not in utt2spk"),
 }
 
@@ -336,11 +300,7 @@ KALDI_BAD = {
 @pytest.mark.parametrize("name", KALDI_BAD)
 def test_damaged_kaldi_directory(tmp_path, name):
     (tmp_path / "a.wav").touch()
-    tables = {
-        "wav.scp": "u1 a.wav\nu2 a.wav\n",
-        "text": "u1 hi\nu2 ho\n",
-        "utt2spk": "u1 s\nu2 s\n",
-    }
+    tables = {"wav.scp": "u1 a.wav\nu2 a.wav\n", "text": "u1 hi\nu2 ho\n", "utt2spk": "u1 s\nu2 s\n"}
     tables[name.partition(",")[0]], message = KALDI_BAD[name]
     for file, content in tables.items():
         (tmp_path / file).write_text(content)
@@ -354,17 +314,12 @@ ITEM = {"name": "r", "seconds": 2.0, "text": "x", "speaker": "s"}
 LHOTSE_BAD = {
     "mixed cut": ({"type": "MixedCut"}, "a cut of type 'MixedCut'"),
     "no recording": ({"recording": None}, "no recording with an id"),
-    "command": (
-        {"recording": {"id": "r", "sources": [{"type": "command", "source": "sox"}]}},
-        "of type 'command'",
-    ),
-    "transforms": (
-        {"recording": {**lhotse_recording(ITEM, "a.wav"), "transforms": [{}]}},
-        "has transforms",
-    ),
+    "command": ({"recording": {"id": "r", "sources": [{"type": "command", "source": "sox"}]}}, "of type 'command'"),
+    "transforms": ({"recording": {**lhotse_recording(ITEM, "a.wav"), "transforms": [{}]}}, "has transforms"),
     "one channel of two": ({"recording": lhotse_recording(ITEM, "a.wav", 2)}, "channel 0 of 2"),
     "beyond the recording": (
-        {"supervisions": [lhotse_supervision(ITEM, 0, 9.0)]}, "from 0 to 9 s of a recording of 2 s"
+        {"supervisions": [lhotse_supervision(ITEM, 0, 9.0)]},
+        "from 0 to 9 s of a recording of 2 s",
     ),
     "start": ({"start": "0"}, "start is '0', not a number"),
     "no text": ({"supervisions": [{"id": "r", "start": 0, "duration": 2}]}, "r: empty text"),
@@ -375,11 +330,7 @@ LHOTSE_BAD = {
 def test_cuts_that_need_lhotse(tmp_path, name):
     change, message = LHOTSE_BAD[name]
     (tmp_path / "a.wav").touch()
-    good = {
-        **CUT,
-        "recording": lhotse_recording(ITEM, "a.wav"),
-        "supervisions": [lhotse_supervision(ITEM, 0, 2.0)],
-    }
+    good = {**CUT, "recording": lhotse_recording(ITEM, "a.wav"), "supervisions": [lhotse_supervision(ITEM, 0, 2.0)]}
     path = tmp_path / "cuts.jsonl"
     path.write_text(json.dumps(good) + "\n")
     assert importer.read(path)[1].text == {"s-r": "x"}
@@ -457,19 +408,10 @@ def test_unchanged_directories_are_not_written_again(tmp_path, capsys):
         (tmp_path / f"{name}.wav").touch()
     lines = ["audio,text,entities"] + [f"{name}.wav,hi,x=hi" for name in "abcdefghij"]
     (tmp_path / "list.csv").write_text("\n".join(lines))
-    command = [
-        str(tmp_path / "list.csv"),
-        str(tmp_path / "train"),
-        "--held_out",
-        str(tmp_path / "valid"),
-    ]
+    command = [str(tmp_path / "list.csv"), str(tmp_path / "train"), "--held_out", str(tmp_path / "valid")]
 
     def stamps():
-        return {
-            p: p.stat().st_mtime_ns
-            for name in ("train", "valid")
-            for p in (tmp_path / name).iterdir()
-        }
+        return {p: p.stat().st_mtime_ns for name in ("train", "valid") for p in (tmp_path / name).iterdir()}
 
     import_data.main(command)
     first = stamps()
@@ -499,7 +441,4 @@ def test_a_real_kaldi_directory():
     assert (data.text, data.utt2spk) == (table("text"), table("utt2spk"))
     given = table("wav.scp")
     assert data.wav_scp.keys() == given.keys()
-    assert all(
-        path.endswith(f"/{given[utt]}") and os.path.isfile(path)
-        for utt, path in data.wav_scp.items()
-    )
+    assert all(path.endswith(f"/{given[utt]}") and os.path.isfile(path) for utt, path in data.wav_scp.items())

@@ -51,10 +51,7 @@ def test_none_keeps_everything():
 
 @pytest.mark.parametrize(
     ("text", "expected"),
-    [
-        ("Play Song (Remix) by A & B!", "play song by a b"),
-        ("It's [noise] co-op <unk>", "it s co op"),
-    ],
+    [("Play Song (Remix) by A & B!", "play song by a b"), ("It's [noise] co-op <unk>", "it s co op")],
 )
 def test_whisper_basic(text, expected):
     assert get_normaliser("whisper_basic")(text) == expected

@@ -126,17 +126,7 @@ def damage(root, rng):
     elif kind == "tab":
         lines[i] = lines[i].replace(b" ", b"\t", 1) + b" "
     elif kind == "times" and name == "segments":
-        bad = [
-            b"0.5 0.1",
-            b"0 9",
-            b"-1 0.1",
-            b"nan 1",
-            b"0 inf",
-            b"a b",
-            b"0",
-            b"0.2 0.2",
-            b"0 0.1 7",
-        ]
+        bad = [b"0.5 0.1", b"0 9", b"-1 0.1", b"nan 1", b"0 inf", b"a b", b"0", b"0.2 0.2", b"0 0.1 7"]
         lines[i] = b" ".join(lines[i].split()[:2]) + b" " + rng.choice(bad)
     elif kind == "pipe" and name == "wav.scp":
         lines[i] = key + b" cat x.wav |"
@@ -232,9 +222,7 @@ class Naive:
         if self.hand:
             return
         value = {n: {k: v for k, v, _ in reversed(self.rows[n])} for n in core}
-        samples = {
-            k: naive_samples(p) if audio else 10**9 for k, p in value["wav.scp"].items() if p
-        }
+        samples = {k: naive_samples(p) if audio else 10**9 for k, p in value["wav.scp"].items() if p}
         recs = {k for k, n in samples.items() if n is not None}
         self.kept, self.segments = set(), {}
         everyone = set().union(*(value[n] for n in core if n != "wav.scp" or not self.segmented))
@@ -275,9 +263,7 @@ class Naive:
     def level(self, name):
         if name.startswith("spk2"):
             return "spk"
-        return (
-            "rec" if name.startswith("reco2") or (name == "wav.scp" and self.segmented) else "utt"
-        )
+        return "rec" if name.startswith("reco2") or (name == "wav.scp" and self.segmented) else "utt"
 
     def repaired(self):
         """{file: content} after a repair."""
@@ -289,9 +275,7 @@ class Naive:
                 if key in ids[self.level(name)] and (name.endswith(".ctm") or key not in seen):
                     seen.add(key)
                     kept.append((key, line))
-            files[name] = "".join(
-                line + "\n" for _, line in sorted(kept, key=lambda x: x[0].encode())
-            )
+            files[name] = "".join(line + "\n" for _, line in sorted(kept, key=lambda x: x[0].encode()))
         files["spk2utt"] = spk2utt(self.spk)
         return files
 
@@ -299,8 +283,7 @@ class Naive:
 def spk2utt(spk):
     utts = sorted(spk, key=str.encode)
     return "".join(
-        " ".join([s, *(u for u in utts if spk[u] == s)]) + "\n"
-        for s in sorted(set(spk.values()), key=str.encode)
+        " ".join([s, *(u for u in utts if spk[u] == s)]) + "\n" for s in sorted(set(spk.values()), key=str.encode)
     )
 
 
@@ -343,9 +326,7 @@ def check_fix(root, room, seen):
     for name, text in expected.items():
         if changed and (copy / ".backup").exists():
             assert (copy / name).read_text() == text, name
-    assert attempt(validate_data_dir.main, "--nj", 1, root) == (
-        1 if (copy / ".backup").exists() else 0
-    )
+    assert attempt(validate_data_dir.main, "--nj", 1, root) == (1 if (copy / ".backup").exists() else 0)
     assert set(table(copy / "text")) == found.kept
     seen.add("repaired" if found.drops else "rewritten" if changed else "clean")
 
@@ -367,33 +348,19 @@ def check_readers(root, room, seen, rng):
     if run(copy_data_dir.main, "--utt-prefix=p-", "--spk-suffix=-s", root, room / "copy"):
         new = {u: "p-" + u for u in found.kept}
         assert table(room / "copy/text") == {new[u]: found.value["text"][u] for u in new}
-        assert (room / "copy/spk2utt").read_text() == spk2utt(
-            {new[u]: found.spk[u] + "-s" for u in new}
-        )
+        assert (room / "copy/spk2utt").read_text() == spk2utt({new[u]: found.spk[u] + "-s" for u in new})
         assert table(room / "copy/utt2uniq") == {v: k for k, v in new.items()}
-        recs = (
-            found.value["wav.scp"]
-            if found.segmented
-            else {new[u]: found.value["wav.scp"][u] for u in new}
-        )
+        recs = found.value["wav.scp"] if found.segmented else {new[u]: found.value["wav.scp"][u] for u in new}
         assert table(room / "copy/wav.scp") == recs
         for name in {"entities", "utt2lang", "words.ctm"} & set(found.names):
             old = [line for line in found.repaired()[name].splitlines()]
-            assert (room / "copy" / name).read_text().split() == [
-                w for line in old for w in ("p-" + line).split()
-            ]
+            assert (room / "copy" / name).read_text().split() == [w for line in old for w in ("p-" + line).split()]
     utts = [] if found.hand else sorted(found.kept, key=str.encode)
     enough = n <= len(utts)
     lengths = found if found.segmented else sound
     known = readable and (found.segmented or not sound.drops)
     order = sorted(utts, key=lambda u: (seconds(lengths, u), u)) if known else []
-    choices = {
-        "--first": utts[:n],
-        "--last": utts[-n:],
-        "--shortest": order[:n],
-        "--per-spk": None,
-        "--speakers": None,
-    }
+    choices = {"--first": utts[:n], "--last": utts[-n:], "--shortest": order[:n], "--per-spk": None, "--speakers": None}
     how = rng.choice(list(choices))
     opens = how == "--shortest" and not found.segmented
     possible = enough or how == "--per-spk"
@@ -410,15 +377,7 @@ def check_readers(root, room, seen, rng):
         assert got.keys() == found.kept
         assert all(abs(got[u] - seconds(sound if opens else found, u)) < 1e-6 for u in got)
     if found.segmented or found.hand:
-        if run(
-            extract_segments.main,
-            "--nj",
-            1,
-            root,
-            room / "cut",
-            audio=True,
-            possible=found.segmented,
-        ):
+        if run(extract_segments.main, "--nj", 1, root, room / "cut", audio=True, possible=found.segmented):
             check_samples(room / "cut", {u: seconds(sound, u) * RATE for u in sound.kept}, 1)
             assert not (room / "cut/segments").exists()
     if run(perturb_data_dir_speed.main, "--nj", 1, 0.5, root, room / "slow", audio=True):
@@ -436,9 +395,7 @@ def check_subset(how, n, expected, got, found):
         elif how == "--speakers":
             assert has in (0, had)
     if how == "--speakers":
-        assert len(got) >= n and any(
-            len(got) - sum(s == spk for s in got.values()) < n for spk in got.values()
-        )
+        assert len(got) >= n and any(len(got) - sum(s == spk for s in got.values()) < n for spk in got.values())
 
 
 def check_samples(root, expected, slack):
@@ -463,16 +420,10 @@ def check_combine(root, room, other, seen, rng):
         return
     alone = Naive(other, audio=False)
     assert (room / "both/spk2utt").read_text() == spk2utt({**found.spk, **alone.spk})
-    assert table(room / "both/text") == {
-        u: d.value["text"][u] for d in (found, alone) for u in d.kept
-    }
+    assert table(room / "both/text") == {u: d.value["text"][u] for d in (found, alone) for u in d.kept}
     cut = {u: tuple(map(float, v.split()[1:])) for u, v in table(room / "both/segments").items()}
     for u in found.kept:
-        start, end = (
-            found.segments[u][1:]
-            if found.segmented
-            else (0, naive_samples(found.value["wav.scp"][u]) / RATE)
-        )  # noqa: E501
+        start, end = found.segments[u][1:] if found.segmented else (0, naive_samples(found.value["wav.scp"][u]) / RATE)  # noqa: E501
         assert cut[u] == pytest.approx((start, end))
     assert (room / "both/utt2dur").exists() == ("utt2dur" in found.names)
 
@@ -521,8 +472,7 @@ def test_damaged_directories_against_a_naive_reader(tmp_path, capsys):
 
 
 @pytest.mark.parametrize(
-    "had, kept",
-    [(2, "01"), (3, "012"), (5, "012"), (6, "024"), (8, "024"), (9, "036"), (10, "036")],
+    "had, kept", [(2, "01"), (3, "012"), (5, "012"), (6, "024"), (8, "024"), (9, "036"), (10, "036")]
 )
 def test_three_of_each_speaker_are_those_of_kaldi(had, kept):
     """By hand: Kaldi's step is the largest whole number that, taken three times, is no more than there are."""
@@ -567,9 +517,7 @@ def test_copy_renames_what_belongs_to_utterances_and_speakers(tmp_path, segments
     copy_data_dir.main(["--utt-prefix=y-", str(tmp_path / "c"), str(tmp_path / "e")])
     assert table(tmp_path / "e/utt2uniq")["y-B-1-x"] == "B-1"
     copy_data_dir.main([str(d), str(tmp_path / "f")])
-    assert {p.name for p in (tmp_path / "f").iterdir()} == {
-        p.name for p in d.iterdir() if p.suffix != ".wav"
-    }
+    assert {p.name for p in (tmp_path / "f").iterdir()} == {p.name for p in d.iterdir() if p.suffix != ".wav"}
     with pytest.raises(UserError, match="--utt_prefix 'a b': an id has no blanks"):
         copy_data_dir.main(["--utt-prefix", "a b", str(d), str(tmp_path / "g")])
 

@@ -68,17 +68,13 @@ def shuffled(path, out):
 def biased(model, eos_bias):
     """The model with logits of the end token raised: an untrained one rarely ends before its limit."""
     head = model.llm.lm_head.forward
-    model.llm.lm_head.forward = lambda x: (
-        head(x) + eos_bias * torch.nn.functional.one_hot(torch.tensor(2), 110)
-    )
+    model.llm.lm_head.forward = lambda x: head(x) + eos_bias * torch.nn.functional.one_hot(torch.tensor(2), 110)
     return model
 
 
 @pytest.mark.parametrize("num_beams", [1, 3])
 @pytest.mark.parametrize("eos_bias", [0.0, 4.0])
-def test_batch_size_and_order_change_nothing(
-    make_model, tokenizer, corpus, tmp_path, num_beams, eos_bias
-):
+def test_batch_size_and_order_change_nothing(make_model, tokenizer, corpus, tmp_path, num_beams, eos_bias):
     """Whole n-best lists, scores to the last bit."""
     model = biased(make_model(bridge_conf={"stack": 2, "hidden_size": 24}), eos_bias)
     alone = outcomes(model, tokenizer, corpus.train, 1, num_beams=num_beams)
@@ -137,9 +133,7 @@ def test_the_search_is_of_transformers(make_model, tokenizer, corpus):
         compared += 1
         texts = [row[: row.index(2)] for row in out.sequences.tolist()]
         assert [h.tokens for h in found[ids[0]]] == texts
-        assert [h.llm for h in found[ids[0]]] == pytest.approx(
-            out.sequences_scores.tolist(), abs=1e-4
-        )
+        assert [h.llm for h in found[ids[0]]] == pytest.approx(out.sequences_scores.tolist(), abs=1e-4)
     assert compared > 1
 
 
@@ -229,9 +223,7 @@ def test_greedy_search_by_hand(make_model, tokenizer, corpus):
     found = outcomes(model, tokenizer, corpus.train, 4, num_beams=1)
     for ids, batch in Batches(corpus.train, 1000, tokenizer, 1):
         frames, lengths = model.encode(batch["speech"], batch["speech_lengths"])
-        inputs, _ = model.assemble(
-            *model.bridge_speech(frames, lengths)[:2], batch["tokens"], batch["layout"]
-        )
+        inputs, _ = model.assemble(*model.bridge_speech(frames, lengths)[:2], batch["tokens"], batch["layout"])
         x, tokens = inputs[0][None], []
         with torch.no_grad():
             while len(tokens) < length_limit(int(lengths) * model.speech_encoder.frame_seconds()):
@@ -253,9 +245,7 @@ def test_batches_do_not_depend_on_the_order_of_the_file(corpus, tokenizer, tmp_p
     samples = {s.id: s.spans[1].samples for s in sequences}
     assert sorted(k for batch in first.batches for k in batch) == sorted(samples)
     for batch in first.batches:
-        assert len(batch) <= 4 and (
-            len(batch) == 1 or len(batch) * samples[batch[0]] <= 1.5 * 16000
-        )
+        assert len(batch) <= 4 and (len(batch) == 1 or len(batch) * samples[batch[0]] <= 1.5 * 16000)
         assert samples[batch[0]] == max(samples[k] for k in batch)
     for (ids, a), (_, b) in zip(first, second):
         assert all(torch.equal(a[k], b[k]) for k in a)
@@ -285,11 +275,7 @@ def trained(encoder_dir, settings, tmp_path_factory):
         os.makedirs(os.path.dirname(conf / path), exist_ok=True)
         (conf / f"{path}.yaml").write_text(text)
     file = os.path.join(encoder_dir, "model.pth")
-    train_phase(
-        os.path.join(exp, "slam"),
-        settings(encoder_file=file, specaug=None, freeze=["llm"], max_epoch=1),
-        1,
-    )
+    train_phase(os.path.join(exp, "slam"), settings(encoder_file=file, specaug=None, freeze=["llm"], max_epoch=1), 1)
     return str(conf), exp
 
 

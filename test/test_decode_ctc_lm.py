@@ -64,10 +64,7 @@ def test_a_wide_beam_finds_the_best_of_all(llm, tokenizer, own_row, lm_weight, b
     x = frames(tokenizer, 3, blank, len(tokenizer) + own_row)
     model = types.SimpleNamespace(ctc=Head(blank))
     # Padding of the batch must not matter.
-    batch = {
-        "speech": torch.cat([x, torch.randn(3, 2, x.shape[2])], 1),
-        "speech_lengths": torch.full((3,), FRAMES),
-    }
+    batch = {"speech": torch.cat([x, torch.randn(3, 2, x.shape[2])], 1), "speech_lengths": torch.full((3,), FRAMES)}
     found = search(model, llm, tokenizer, batch, 150, lm_weight, bonus)
     for logits, hypotheses in zip(x, found):
         ctc = all_texts(logits, blank)
@@ -85,10 +82,7 @@ def test_the_lm_changes_the_text(llm, tokenizer):
     x = frames(tokenizer, 12, blank, len(tokenizer))
     batch = {"speech": x, "speech_lengths": torch.full((12,), FRAMES)}
     model = types.SimpleNamespace(ctc=Head(blank))
-    without, with_lm = (
-        [found[0].tokens for found in search(model, llm, tokenizer, batch, 8, w)]
-        for w in (0.0, 1.0)
-    )
+    without, with_lm = ([found[0].tokens for found in search(model, llm, tokenizer, batch, 8, w)] for w in (0.0, 1.0))
     assert without != with_lm
     alone = {"speech": x[5:6], "speech_lengths": torch.tensor([FRAMES])}
     assert search(model, llm, tokenizer, alone, 8, 1.0)[0][0].tokens == with_lm[5]
@@ -100,10 +94,7 @@ def test_the_lm_changes_the_text(llm, tokenizer):
         ("decode: ctc_lm", "lm_weight is None; decode: ctc_lm needs a number of at least 0"),
         ("decode: ctc_lm\nlm_weight: -1", "lm_weight is -1; decode"),
         ("decode: ctc_lm\nlm_weight: high", "lm_weight is 'high'; decode"),
-        (
-            "decode: ctc_lm\nlm_weight: 1\nlength_bonus: true",
-            "length_bonus is True; .* needs a number",
-        ),
+        ("decode: ctc_lm\nlm_weight: 1\nlength_bonus: true", "length_bonus is True; .* needs a number"),
         ("decode: ctc\nlm_weight: 1", "lm_weight is read only with decode: ctc_lm, not ctc"),
         ("decode: ctc_lm\nlm_wait: 1", "'lm_wait'.*did you mean 'lm_weight'"),
     ],
@@ -114,9 +105,7 @@ def test_weights_of_a_system(tmp_path, text, message):
     (tmp_path / "systems" / "fused.yaml").write_text("decode: ctc_lm\nlm_weight: 0.5\n")
     (system,) = read_systems(str(tmp_path), ["fused"])
     assert dict(system.fusion) == {"lm_weight": 0.5, "length_bonus": 0.0}
-    assert (
-        hypothesis_file(system, "exp", "exp/encoder", "a") == "exp/encoder/decode_fused_a/hyp.jsonl"
-    )
+    assert hypothesis_file(system, "exp", "exp/encoder", "a") == "exp/encoder/decode_fused_a/hyp.jsonl"
     (tmp_path / "systems" / "bad.yaml").write_text(text)
     with pytest.raises(UserError, match=message):
         read_systems(str(tmp_path), ["bad"])

@@ -64,10 +64,7 @@ def test_scores_of_a_batch(make_model):
     for x, n, row, before in zip(speech, lengths, found, lists):
         log_probs = model.ctc(x[None, :n]).log_softmax(-1).transpose(0, 1)
         for h, old in zip(row, before):
-            targets, length = (
-                torch.tensor([h.tokens], dtype=torch.long),
-                torch.tensor([len(h.tokens)]),
-            )
+            targets, length = (torch.tensor([h.tokens], dtype=torch.long), torch.tensor([len(h.tokens)]))
             args = (log_probs, targets, n[None], length, model.ctc.blank)
             loss = torch.nn.functional.ctc_loss(*args, reduction="none")
             assert h.ctc == pytest.approx(-float(loss), abs=1e-3)
@@ -80,12 +77,7 @@ def entry(text, llm, ctc, **more):
 
 
 def test_best_by_hand():
-    entries = [
-        entry("a", -1.0, -9.0),
-        entry("b", -2.0, -6.0),
-        entry("c", -5.0, -4.0),
-        entry("d", -0.5, None),
-    ]
+    entries = [entry("a", -1.0, -9.0), entry("b", -2.0, -6.0), entry("c", -5.0, -4.0), entry("d", -0.5, None)]
     # 0.5: -5, -4, -4.5, impossible
     assert [best(entries, w) for w in (0, 0.2, 0.5, 0.8, 1)] == [3, 0, 1, 2, 2]
     assert best([entry("a", -3.0, -1.0), entry("b", -1.0, -3.0)], 0.5) == 0
@@ -96,9 +88,7 @@ def test_best_by_hand():
 def test_file_of_nbest_lists(tmp_path):
     hypotheses = [Hypothesis([5, 6], -1.5, -INF), Hypothesis([], -2.0, -0.25, True)]
     path = tmp_path / "nbest.jsonl"
-    path.write_text(
-        nbest_line("u", hypotheses, ["eins zwö", ""]) + nbest_line("v", [], []), encoding="utf-8"
-    )
+    path.write_text(nbest_line("u", hypotheses, ["eins zwö", ""]) + nbest_line("v", [], []), encoding="utf-8")
     lists = read_nbest(path)
     assert lists == {
         "u": [
@@ -137,34 +127,21 @@ def test_partial_file(tmp_path):
 @pytest.fixture
 def decoded(tmp_path):
     """A system with n-best lists of a validation and a test set; the options of the command."""
-    for name, text in (
-        ("systems/s", "phases: [p]"),
-        ("systems/c", "decode: ctc"),
-        ("phases/p", ""),
-    ):
+    for name, text in (("systems/s", "phases: [p]"), ("systems/c", "decode: ctc"), ("phases/p", "")):
         os.makedirs(tmp_path / "conf" / name.split("/")[0], exist_ok=True)
         (tmp_path / "conf" / f"{name}.yaml").write_text(text)
     sets = {
         # Word errors of 4: weight 0: 3 (two inserted, one substituted), 0.5: 1, 1: 2.
         "valid": {
-            "u1": [
-                entry("one two two two", -1.0, -9.0, at_limit=True),
-                entry("one two", -3.0, -4.0),
-            ],
-            "u2": [
-                entry("six four", -1.0, -3.0),
-                entry("three four", -2.0, -2.8),
-                entry("six five", -9.0, -2.0),
-            ],
+            "u1": [entry("one two two two", -1.0, -9.0, at_limit=True), entry("one two", -3.0, -4.0)],
+            "u2": [entry("six four", -1.0, -3.0), entry("three four", -2.0, -2.8), entry("six five", -9.0, -2.0)],
         },
         "test": {"t1": [entry("a", -1.0, -5.0, at_limit=True), entry("b", -2.0, -3.0)], "t2": []},
     }
     for name, lists in sets.items():
         room = tmp_path / "exp" / "p" / f"decode_{name}"
         os.makedirs(room)
-        (room / "nbest.jsonl").write_text(
-            "".join(json.dumps({"id": u, "nbest": n}) + "\n" for u, n in lists.items())
-        )
+        (room / "nbest.jsonl").write_text("".join(json.dumps({"id": u, "nbest": n}) + "\n" for u, n in lists.items()))
         (room / "environment.json").write_text('{"num_beams": 3}')
     (tmp_path / "ref").write_text("u1 one two\nu2 three four\n")
     return ["--systems", "s c", "--conf_dir", str(tmp_path / "conf"), "--expdir", str(tmp_path / "exp"),
@@ -191,11 +168,7 @@ def test_rescore_command(decoded, tmp_path, capsys):
     facts = json.loads((room / "environment.json").read_text())
     assert facts == {"num_beams": 3, "ctc_weight": 0.4, "ctc_weight from": "lowest WER on valid"}
     rescore.main([*decoded, "--ctc_weight", "0", "--set", "test"])
-    assert json.loads(open(room / "hyp.jsonl").readline()) == {
-        "id": "t1",
-        "text": "a",
-        "at_limit": True,
-    }
+    assert json.loads(open(room / "hyp.jsonl").readline()) == {"id": "t1", "text": "a", "at_limit": True}
     capsys.readouterr()
     rescore.main([*decoded, "--ctc_weight", "0", "--set", "test"])
     assert capsys.readouterr().out.count("nothing to do") == 1
@@ -207,10 +180,7 @@ def test_rescore_command(decoded, tmp_path, capsys):
         (["--ctc_weight", "1.5"], "--ctc_weight '1.5': expected a number from 0 to 1"),
         (["--ctc_weight", "high"], "--ctc_weight 'high': expected"),
         ([], "--ctc_weight valid needs --tune"),
-        (
-            ["--ctc_weight", "0.1", "--set", "tset"],
-            "decode_tset/nbest.jsonl: cannot read it: .*stage 12",
-        ),
+        (["--ctc_weight", "0.1", "--set", "tset"], "decode_tset/nbest.jsonl: cannot read it: .*stage 12"),
     ],
 )
 def test_mistakes(decoded, options, message):
@@ -220,10 +190,6 @@ def test_mistakes(decoded, options, message):
 
 def test_no_ctc_scores(decoded, tmp_path):
     path = tmp_path / "exp" / "p" / "decode_test" / "nbest.jsonl"
-    path.write_text(
-        '{"id": "t1", "nbest": [{"text": "a", "tokens": [], "llm": -1.0, "ctc": null}]}\n'
-    )
-    with pytest.raises(
-        UserError, match="no CTC scores; decode again with an encoder that has a CTC head"
-    ):
+    path.write_text('{"id": "t1", "nbest": [{"text": "a", "tokens": [], "llm": -1.0, "ctc": null}]}\n')
+    with pytest.raises(UserError, match="no CTC scores; decode again with an encoder that has a CTC head"):
         rescore.main([*decoded, "--ctc_weight", "0.1", "--set", "test"])

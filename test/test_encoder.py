@@ -34,12 +34,8 @@ def parts(name, input_layer, frame_stack, center=False, seed=0, **conf):
     """Frontend, normalisation and encoder of ESPnet, with random batch statistics."""
     torch.manual_seed(seed)
     cls, kwargs = ENCODERS[name]
-    kwargs = dict(
-        output_size=8, attention_heads=2, num_blocks=2, input_layer=input_layer, **kwargs, **conf
-    )
-    frontend = DefaultFrontend(
-        n_fft=512, win_length=400, hop_length=160, n_mels=MELS, center=center
-    )
+    kwargs = dict(output_size=8, attention_heads=2, num_blocks=2, input_layer=input_layer, **kwargs, **conf)
+    frontend = DefaultFrontend(n_fft=512, win_length=400, hop_length=160, n_mels=MELS, center=center)
     encoder = cls(input_size=MELS * frame_stack, **kwargs)
     for module in encoder.modules():
         if isinstance(module, torch.nn.BatchNorm1d):
@@ -78,8 +74,7 @@ def padded(waves):
 
 @pytest.mark.parametrize("name", ENCODERS)
 @pytest.mark.parametrize(
-    "input_layer, frame_stack",
-    [(layer, 1) for layer in SUBSAMPLING] + [("linear", 3), ("conv2d", 3)],
+    "input_layer, frame_stack", [(layer, 1) for layer in SUBSAMPLING] + [("linear", 3), ("conv2d", 3)]
 )
 def test_batch_changes_nothing(name, input_layer, frame_stack):
     bare = parts(name, input_layer, frame_stack)
@@ -92,11 +87,7 @@ def test_batch_changes_nothing(name, input_layer, frame_stack):
         out, frames = ours(*padded(waves))
     for i, wave in enumerate(waves):
         alone = espnet_alone(bare, wave, frame_stack)
-        assert (
-            len(alone)
-            == frames[i]
-            == encoder_frames(len(wave), ours.frontend_conf, frame_stack, bare[3]["encoder"])
-        )
+        assert len(alone) == frames[i] == encoder_frames(len(wave), ours.frontend_conf, frame_stack, bare[3]["encoder"])
         torch.testing.assert_close(out[i, : len(alone)], alone, atol=1e-5, rtol=1e-5)
         assert (out[i, len(alone) :] == 0).all()
 
@@ -132,9 +123,7 @@ def test_features_do_not_depend_on_the_batch(center):
         torch.testing.assert_close(feats[i, : int(n)], alone[0], atol=1e-5, rtol=1e-5)
 
 
-@pytest.mark.parametrize(
-    "input_layer, frames", [("linear", 1), ("conv2d", 7), ("conv2d6", 11), ("conv2d8", 15)]
-)
+@pytest.mark.parametrize("input_layer, frames", [("linear", 1), ("conv2d", 7), ("conv2d6", 11), ("conv2d8", 15)])
 def test_shortest_speech(input_layer, frames):
     ours = speech_encoder("conformer", input_layer)
     least = 512 + 160 * (frames - 1)
@@ -159,9 +148,7 @@ def test_unknown_input_layer():
 
 def test_specaug_only_in_training():
     frontend, normalize, encoder, conf = parts("transformer", "linear", 1, dropout_rate=0.0)
-    specaug = SpecAug(
-        apply_time_warp=False, freq_mask_width_range=[3, 8], time_mask_width_range=[3, 8]
-    )
+    specaug = SpecAug(apply_time_warp=False, freq_mask_width_range=[3, 8], time_mask_width_range=[3, 8])
     ours = SpeechEncoder(frontend, normalize, specaug, encoder, 1, conf)
     batch = padded([torch.randn(n) for n in (5000, 4000)])
     with torch.no_grad():

@@ -57,9 +57,7 @@ PHONE = ("--test", "phone=recordings/phone.csv:ood")
 
 def everything(folder):
     """{relative path: content} of all files."""
-    return {
-        str(p.relative_to(folder)): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()
-    }
+    return {str(p.relative_to(folder)): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
 
 
 # --- Making one ----------------------------------------------------------------------------------
@@ -83,14 +81,7 @@ def test_a_fork_is_complete_and_has_no_links(here):
     found = here / "mycorpus"
     assert not [p for p in found.rglob("*") if p.is_symlink()]
     template = ROOT / "egs" / "TEMPLATE" / "llmasr1"
-    for name in (
-        "llmasr.sh",
-        "cmd.sh",
-        "path.sh",
-        "utils/parse_options.sh",
-        "conf/phases/lora.yaml",
-        "local/data.sh",
-    ):
+    for name in ("llmasr.sh", "cmd.sh", "path.sh", "utils/parse_options.sh", "conf/phases/lora.yaml", "local/data.sh"):
         assert (found / name).read_bytes() == (template / name).read_bytes()
     mine = (found / "conf/encoder.yaml").read_bytes()
     assert mine == (ROOT / "egs/mini_tts/llmasr1/conf/encoder.yaml").read_bytes()
@@ -285,9 +276,7 @@ def test_stage_1_of_a_smoke_run(here):
     lm = lines_of(data / "lm" / "train.txt")
     assert len(lm) == 600 and lm[48] == "extra line" and set(lm[49:]) == {"ten eleven"}
     assert set(sets["train"].text.values()) <= set(lm[:48])
-    assert lines_of(data / "lm" / "valid.txt") == [
-        sets["valid"].text[utt] for utt in sets["valid"].utts
-    ]
+    assert lines_of(data / "lm" / "valid.txt") == [sets["valid"].text[utt] for utt in sets["valid"].utts]
     assert not (here / "mycorpus" / "data").exists()
     assert "data_smoke/lm/train.txt" not in done.stderr
 
@@ -296,14 +285,7 @@ def test_a_fork_and_its_data_can_be_moved_together(here):
     (here / "a").mkdir()
     shutil.move("recordings", "a/recordings")
     fork_recipe.main(
-        [
-            "mini_tts",
-            "a/mine",
-            "--train",
-            "a/recordings/metadata.csv",
-            "--test",
-            "t=a/recordings/phone.csv:id",
-        ]
+        ["mini_tts", "a/mine", "--train", "a/recordings/metadata.csv", "--test", "t=a/recordings/phone.csv:id"]
     )
     shutil.move("a", "b")
     done = call("./local/data.sh", cwd=here / "b" / "mine")

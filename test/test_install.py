@@ -35,9 +35,7 @@ def metadata():
         "setuptools.setup = lambda **keywords: print(json.dumps(keywords, default=str))\n"
         "import runpy; runpy.run_path('setup.py')\n"
     )
-    done = subprocess.run(
-        [sys.executable, "-c", source], cwd=ROOT, capture_output=True, text=True, check=True
-    )
+    done = subprocess.run([sys.executable, "-c", source], cwd=ROOT, capture_output=True, text=True, check=True)
     return ast.literal_eval(done.stdout)
 
 
@@ -152,9 +150,7 @@ def test_check_install_optional_and_wrong_do_not_fail(check_install, monkeypatch
 def test_check_install_says_which_version_was_tested(check_install, monkeypatch, tmp_path, capsys):
     installed(monkeypatch, check_install, {"tqdm": "4.66.1", "espnet_llmvq": "0.1.0"})
     pins = tmp_path / "constraints.txt"
-    pins.write_text(
-        "# pins\ntqdm==4.70.1 ; python_version >= '3.10'\ntqdm==9 ; python_version < '3'\n"
-    )
+    pins.write_text("# pins\ntqdm==4.70.1 ; python_version >= '3.10'\ntqdm==9 ; python_version < '3'\n")
     setup_py = write_setup(tmp_path / "setup.py", ["tqdm>=4.66,<5"])
     assert check_install.main([], setup_py=setup_py, constraints_txt=pins) == 0
     assert "tested with 4.70.1" in capsys.readouterr().out
@@ -177,9 +173,7 @@ def test_check_install_build_mismatch(check_install, monkeypatch, torch, torchau
 def test_check_install_needs_only_the_standard_library(tmp_path):
     """In an empty environment it still says what is missing."""
     done = subprocess.run(
-        [sys.executable, "-I", "-S", ROOT / "tools" / "check_install.py"],
-        capture_output=True,
-        text=True,
+        [sys.executable, "-I", "-S", ROOT / "tools" / "check_install.py"], capture_output=True, text=True
     )
     assert done.returncode == 1, done.stderr
     assert "missing torch" in done.stdout

@@ -39,9 +39,7 @@ def make_data(root, utts=4, seconds=1.0, rate=8000):
     root.mkdir()
     rng, names = np.random.default_rng(0), [f"u{i}" for i in range(utts)]
     for name in names:
-        soundfile.write(
-            root / f"{name}.wav", rng.standard_normal(round(seconds * rate)) * 0.1, rate
-        )
+        soundfile.write(root / f"{name}.wav", rng.standard_normal(round(seconds * rate)) * 0.1, rate)
     wav_scp = {name: str(root / f"{name}.wav") for name in names}
     DataDir(wav_scp, {n: "one two" for n in names}, {n: "s" for n in names}).write(root)
     return root
@@ -59,11 +57,7 @@ def test_full_disk_in_formatting_is_told_and_a_rerun_recovers(tmp_path, full_dis
     resource.setrlimit(resource.RLIMIT_FSIZE, limit)
     assert stop.value.code == 1
     message = capsys.readouterr().err.splitlines()[-1]
-    assert (
-        message.startswith("error: ")
-        and "u0.wav: cannot be written" in message
-        and "free some space" in message
-    )
+    assert message.startswith("error: ") and "u0.wav: cannot be written" in message and "free some space" in message
     assert "fix_data_dir" not in message  # which would drop utterances that are sound
     assert not dump.exists()
     assert format_audio.format_audio(str(data), str(dump), nj=1) == 4
@@ -79,9 +73,7 @@ def test_full_disk_is_told_whatever_library_writes(tmp_path, full_disk):
     writers = {
         "open": lambda: (tmp_path / "x").write_bytes(x.tobytes()),
         "numpy": lambda: np.save(path + ".npy", x),
-        "kaldiio": lambda: kaldiio.save_ark(
-            path, {str(i): x[:1000].reshape(10, -1) for i in range(10)}
-        ),
+        "kaldiio": lambda: kaldiio.save_ark(path, {str(i): x[:1000].reshape(10, -1) for i in range(10)}),
         "safetensors": lambda: safetensors.numpy.save_file({"x": x}, path),
         "torch": lambda: torch.save(torch.from_numpy(x), path),
     }
@@ -152,16 +144,12 @@ def double_or_die(x):
 
 
 def test_run_jobs_keeps_the_order(capsys):
-    assert list(run_jobs(double_or_die, range(20), nj=2, desc="d", chunksize=3)) == list(
-        range(0, 40, 2)
-    )
+    assert list(run_jobs(double_or_die, range(20), nj=2, desc="d", chunksize=3)) == list(range(0, 40, 2))
     assert list(run_jobs(max, [1, 5], [3, 2], nj=1, desc="d")) == [3, 5]
 
 
 def test_a_killed_worker_is_told(capsys):
-    with pytest.raises(
-        UserError, match=r"d: one of 2 worker processes was killed after \d+ of 40 utt.*--nj"
-    ):
+    with pytest.raises(UserError, match=r"d: one of 2 worker processes was killed after \d+ of 40 utt.*--nj"):
         list(run_jobs(double_or_die, range(40), nj=2, desc="d", chunksize=1))
 
 
@@ -190,10 +178,7 @@ def test_forked_jobs_return_what_work_returned():
 
 @pytest.mark.parametrize(
     "how, message",
-    [
-        ("kill", "decoding with b was killed by signal 9"),
-        ("user", "decoding with b ended with exit code 1"),
-    ],
+    [("kill", "decoding with b was killed by signal 9"), ("user", "decoding with b ended with exit code 1")],
 )
 def test_a_forked_job_that_fails_is_named_and_ends_the_others(tmp_path, how, message, capfd):
     jobs = {"a": (tmp_path, "a", "sleep"), "b": (tmp_path, "b", how), "c": (tmp_path, "c", "")}
@@ -304,9 +289,7 @@ def test_filtering_reads_the_new_dump(tmp_path, capsys):
 
 def test_a_damaged_index_of_sequences_is_made_again(tmp_path):
     path = str(tmp_path / "s.jsonl")
-    write_sequences(
-        path, [Sequence(f"u{i}", (Span(text=f"text {i}", loss=True),)) for i in range(9)]
-    )
+    write_sequences(path, [Sequence(f"u{i}", (Span(text=f"text {i}", loss=True),)) for i in range(9)])
     whole = open(f"{path}.idx", "rb").read()
     for damaged in (b"", b"\x00" * len(whole), whole[:50], whole[:-8]):
         with open(f"{path}.idx", "wb") as f:
@@ -316,9 +299,7 @@ def test_a_damaged_index_of_sequences_is_made_again(tmp_path):
         assert open(f"{path}.idx", "rb").read() == whole
 
 
-@pytest.mark.parametrize(
-    "end", [b'{"id": "u2", "nb', b"\x00" * 40, b"\x00" * 40 + b"\n", b"[]\n", b"\xff\xfe\n"]
-)
+@pytest.mark.parametrize("end", [b'{"id": "u2", "nb', b"\x00" * 40, b"\x00" * 40 + b"\n", b"[]\n", b"\xff\xfe\n"])
 def test_decoding_goes_on_from_the_sound_part_of_a_partial_file(tmp_path, end):
     lines = {f"u{i}": json.dumps({"id": f"u{i}", "nbest": []}) + "\n" for i in range(2)}
     first = Partial(str(tmp_path / "nbest.jsonl"), {"beam": 4})
@@ -333,9 +314,7 @@ def test_decoding_goes_on_from_the_sound_part_of_a_partial_file(tmp_path, end):
     assert [json.loads(x)["id"] for x in open(tmp_path / "nbest.jsonl")] == ["u2", "u0", "u1"]
 
 
-@pytest.mark.filterwarnings(
-    "ignore:An error happend when loading"
-)  # kaldiio's, beside what it raises
+@pytest.mark.filterwarnings("ignore:An error happend when loading")  # kaldiio's, beside what it raises
 def test_damaged_encoder_frames_are_told_with_the_remedy(tmp_path):
     import kaldiio
 
@@ -359,9 +338,7 @@ def test_damaged_encoder_frames_are_told_with_the_remedy(tmp_path):
             try:
                 assert np.array_equal(cache[utt], x)
             except UserError as err:
-                assert f"frames of {utt} are damaged" in str(
-                    err
-                ) and f"remove {target} and run stage 10" in str(err)
+                assert f"frames of {utt} are damaged" in str(err) and f"remove {target} and run stage 10" in str(err)
                 told += 1
     assert told > 100
     ark.unlink()
@@ -379,9 +356,7 @@ def test_truncated_audio_in_training_names_the_utterance_and_the_stage(tmp_path,
     soundfile.write(path, np.zeros(1600), 16000, subtype="PCM_16")
     seq = Sequence("u1", (Span(audio=str(path), samples=1600), Span(text="one", loss=True)))
     path.write_bytes(path.read_bytes()[:-100])
-    with pytest.raises(
-        UserError, match=r"u1: .*a\.wav: audio file is truncated.*made again from stage 3"
-    ):
+    with pytest.raises(UserError, match=r"u1: .*a\.wav: audio file is truncated.*made again from stage 3"):
         SequencePreprocessor(tokenizer, 2)("u1", {"sequence": seq.to_json()})
 
 
@@ -401,10 +376,7 @@ def test_damaged_and_unwritable_checkpoints(tmp_path, full_disk):
             load_weights(path, "cpu", "now")
     path.write_bytes(whole)
     full_disk()
-    with (
-        atomic_checkpoints(),
-        pytest.raises(UserError, match=r"checkpoint\.pth: cannot be written .*last checkpoint"),
-    ):
+    with atomic_checkpoints(), pytest.raises(UserError, match=r"checkpoint\.pth: cannot be written .*last checkpoint"):
         torch.save({"x": torch.ones(100_000)}, path)
     assert path.read_bytes() == whole and os.listdir(tmp_path) == ["checkpoint.pth"]
 
@@ -417,7 +389,5 @@ def test_a_killed_phase_is_told(tmp_path, monkeypatch, capsys):
         os.kill(os.getpid(), signal.SIGKILL)
 
     monkeypatch.setattr(launch, "train_phase", train)
-    with pytest.raises(
-        UserError, match=r"(?s)phase lora failed: it was killed by signal 9.*train\.log:\nepoch 1"
-    ):
+    with pytest.raises(UserError, match=r"(?s)phase lora failed: it was killed by signal 9.*train\.log:\nepoch 1"):
         launch.run_phases([("lora", None, str(tmp_path / "lora"), {})], 2, 1)

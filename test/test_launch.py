@@ -90,10 +90,7 @@ def test_without_a_range_nothing_is_replaced(room):
 def test_a_thousand_jobs_lose_none(room):
     count = room / "count"
     one = f"echo JOB >>'{str(count).replace(chr(39), chr(39) + chr(92) + chr(39) * 2)}'"
-    run_call(
-        Local(),
-        call("N=1:1000", "log/N.log", "bash", "-c", one.replace("JOB", "N"), max_jobs_run=2),
-    )
+    run_call(Local(), call("N=1:1000", "log/N.log", "bash", "-c", one.replace("JOB", "N"), max_jobs_run=2))
     assert sorted(map(int, count.read_text().split())) == list(range(1, 1001))
     assert len(list(Path("log").glob("*.log"))) == 1000
     assert all("Ended with exit code 0" in p.read_text() for p in Path("log").glob("*.log"))
@@ -189,9 +186,7 @@ def test_a_signal_ends_local_jobs(room, name):
 def test_follow_prints_the_log_as_it_grows(room):
     script = "echo first; while [ ! -e go ]; do sleep 0.02; done; echo last"
     launcher = subprocess.Popen(
-        command_line("local", "--follow", "log/x.log", "bash", "-c", script),
-        stdout=subprocess.PIPE,
-        text=True,
+        command_line("local", "--follow", "log/x.log", "bash", "-c", script), stdout=subprocess.PIPE, text=True
     )
     while launcher.stdout.readline() != "first\n":
         pass
@@ -222,24 +217,11 @@ def test_a_log_that_cannot_be_written(room):
 
 def test_command_line(room):
     """Options before and behind the range are the launcher's, behind the log the command's."""
-    line = [
-        "--mem",
-        "4G",
-        "JOB=1:2",
-        "--max-jobs-run",
-        "1",
-        "--time=1:00:00",
-        "log/JOB",
-        "echo",
-        "--mem",
-        "JOB",
-    ]
+    line = ["--mem", "4G", "JOB=1:2", "--max-jobs-run", "1", "--time=1:00:00", "log/JOB", "echo", "--mem", "JOB"]
     assert subprocess.run(command_line("local", *line)).returncode == 0
     assert body("log/2") == ["--mem 2"]
     done = subprocess.run(command_line("local", "log/x", "false"), capture_output=True, text=True)
-    assert done.returncode == 1 and done.stderr.startswith(
-        "error: job x ended with exit code 1; the end of log/x:"
-    )
+    assert done.returncode == 1 and done.stderr.startswith("error: job x ended with exit code 1; the end of log/x:")
     assert "Traceback" not in done.stderr
 
 
@@ -371,15 +353,11 @@ def test_arguments_arrive_exactly_through_a_queue(room, cluster):
 
 def test_arrays_keep_to_the_limit_of_the_system(room, cluster, monkeypatch):
     monkeypatch.setenv("MY_SETTING", "a 'b'")
-    run_call(
-        cluster.back_end(), call("JOB=3:14", "log/JOB.log", "bash", "-c", 'echo JOB "$MY_SETTING"')
-    )
+    run_call(cluster.back_end(), call("JOB=3:14", "log/JOB.log", "bash", "-c", 'echo JOB "$MY_SETTING"'))
     assert [body(f"log/{i}.log") for i in range(3, 15)] == [[f"{i} a 'b'"] for i in range(3, 15)]
     flag = {"slurm": "--array={}", "sge": "-t {}", "pbs": "-J {}"}[cluster.kind]
     lines = cluster.submitted()
-    assert [flag.format(f"1-{n}") in line for n, line in zip((5, 5, 2), lines, strict=True)] == [
-        True
-    ] * 3
+    assert [flag.format(f"1-{n}") in line for n, line in zip((5, 5, 2), lines, strict=True)] == [True] * 3
 
 
 def test_a_single_job_is_no_array(room, cluster):
@@ -390,30 +368,14 @@ def test_a_single_job_is_no_array(room, cluster):
 
 
 REQUESTS = {
-    "slurm": [
-        "--mem=4G",
-        "--cpus-per-task=2",
-        "--time=1:00:00",
-        "--gres=gpu:1",
-        "--array=1-2%1",
-        "--export=ALL",
-    ],
+    "slurm": ["--mem=4G", "--cpus-per-task=2", "--time=1:00:00", "--gres=gpu:1", "--array=1-2%1", "--export=ALL"],
     "sge": ["-l mem_free=4G", "-pe smp 2", "-l h_rt=1:00:00", "-l gpu=1", "-tc 1", "-V"],
     "pbs": ["-l mem=4gb", "-l ncpus=2", "-l walltime=1:00:00", "-l ngpus=1", "-J 1-2%1", "-V"],
 }
 
 
 def test_requests_become_flags(room, cluster):
-    wanted = call(
-        "JOB=1:2",
-        "log/JOB.log",
-        "true",
-        mem="4G",
-        num_threads=2,
-        time="1:00:00",
-        gpu=1,
-        max_jobs_run=1,
-    )
+    wanted = call("JOB=1:2", "log/JOB.log", "true", mem="4G", num_threads=2, time="1:00:00", gpu=1, max_jobs_run=1)
     run_call(cluster.back_end(), wanted)
     (line,) = cluster.submitted()
     for flags in REQUESTS[cluster.kind]:
@@ -422,9 +384,7 @@ def test_requests_become_flags(room, cluster):
 
 def test_arrays_follow_each_other_under_a_limit_of_jobs(room, cluster):
     script = "touch run.JOB; ls | grep -c run; sleep 0.02; rm run.JOB"
-    run_call(
-        cluster.back_end(), call("JOB=1:12", "log/JOB.log", "bash", "-c", script, max_jobs_run=1)
-    )
+    run_call(cluster.back_end(), call("JOB=1:12", "log/JOB.log", "bash", "-c", script, max_jobs_run=1))
     # The stand-in runs the tasks of an array one by one, so more than one at once would be of two arrays.
     assert {body(f"log/{i}.log")[0] for i in range(1, 13)} == {"1"}
 
@@ -432,9 +392,7 @@ def test_arrays_follow_each_other_under_a_limit_of_jobs(room, cluster):
 def test_a_failed_task_is_named_and_run_again_alone(room, cluster, capsys):
     script = "echo JOB >>ran; if [ JOB -eq 7 ]; then echo bad luck; exit 3; fi"
     with pytest.raises(UserError) as error:
-        run_call(
-            cluster.back_end(), call("JOB=1:8", "log/JOB.log", "bash", "-c", script), retries=1
-        )
+        run_call(cluster.back_end(), call("JOB=1:8", "log/JOB.log", "bash", "-c", script), retries=1)
     message = str(error.value)
     assert message.startswith(
         f"job 7 of 1:8 ended with exit code 3 on {os.uname().nodename} in attempt 2; the end of log/7.log:"
@@ -454,11 +412,7 @@ def test_exit_codes_of_an_earlier_call_count_for_nothing(room, cluster):
     assert body("log/1.log") == body("log/2.log") == ["done"]
 
 
-TOLD = {
-    "slurm": "OUT_OF_MEMORY, exit code 0:137",
-    "sge": "failed 0, exit_status 137",
-    "pbs": "Exit_status 137",
-}
+TOLD = {"slurm": "OUT_OF_MEMORY, exit code 0:137", "sge": "failed 0, exit_status 137", "pbs": "Exit_status 137"}
 
 
 def test_a_task_that_the_system_ended_is_told(room, cluster):
@@ -484,9 +438,7 @@ def test_a_silent_queue_is_waited_for(room, cluster):
     name = "squeue" if cluster.kind == "slurm" else "qstat"
     path = cluster.state / "bin" / name
     text = path.read_text()
-    path.write_text(
-        text.replace("\nstate=", f"\n[ -e {cluster.state}/answers ] || exit 1\nstate=", 1)
-    )
+    path.write_text(text.replace("\nstate=", f"\n[ -e {cluster.state}/answers ] || exit 1\nstate=", 1))
     script = f"sleep 0.6; touch {cluster.state}/answers"
     run_call(cluster.back_end(grace=0.1, array_limit=5), call("log/x.log", "bash", "-c", script))
 
@@ -502,9 +454,7 @@ def test_a_signal_cancels_submitted_jobs(room, cluster):
     wait_for((room / "pid").exists)
     launcher.send_signal(signal.SIGINT)
     assert launcher.wait(20) == 130, launcher.stderr.read()
-    assert (cluster.state / "cancelled").read_text().split() == [
-        "101[]" if cluster.kind == "pbs" else "101"
-    ]
+    assert (cluster.state / "cancelled").read_text().split() == ["101[]" if cluster.kind == "pbs" else "101"]
     wait_for(lambda: not alive(int((room / "pid").read_text())))
 
 
@@ -515,9 +465,7 @@ def test_jobs_that_outlive_a_killed_launcher_are_not_run_twice(room, cluster):
     wait_for(lambda: Path("log/x.log").exists())
     launcher.kill()
     launcher.wait()
-    with pytest.raises(
-        UserError, match="jobs 101 of an earlier call, which was killed, may still work"
-    ):
+    with pytest.raises(UserError, match="jobs 101 of an earlier call, which was killed, may still work"):
         run_call(cluster.back_end(), call(*arguments))
     Path("go").touch()
     wait_for(lambda: not list((cluster.state / "queue").iterdir()))
@@ -546,14 +494,7 @@ def test_config_of_a_site():
     config = read_config(CONFIG, "c")
     assert submit_command(config, Resources()) == ["sbatch", "-A", "my project", "--mem=2G"]
     asked = Resources(mem="0", gpu=2)
-    assert submit_command(config, asked) == [
-        "sbatch",
-        "-A",
-        "my project",
-        "-p",
-        "gpu",
-        "--gres=gpu:2",
-    ]
+    assert submit_command(config, asked) == ["sbatch", "-A", "my project", "-p", "gpu", "--gres=gpu:2"]
     with pytest.raises(UserError, match="--time 1:00: .* no line `option time="):
         submit_command(config, Resources(time="1:00"))
 

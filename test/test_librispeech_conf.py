@@ -33,12 +33,7 @@ PAPER = {
     "soft1": ([1], "soft", 10, "frozen"),
     "soft1_soft_k10": ([1, 2], "soft", 10, "trainable"),
 }
-OURS = {
-    "lora_long": [1, 2],
-    "hard_long": [1, 2],
-    "soft_k10_literal": [1, 2],
-    "soft_k10_sharp": [1, 2],
-}
+OURS = {"lora_long": [1, 2], "hard_long": [1, 2], "soft_k10_literal": [1, 2], "soft_k10_sharp": [1, 2]}
 # WER of WavLM on test-clean and Common Voice, of Whisper on both.
 WER = {
     "slam": [3.73, 68.27, 6.06, 35.89],
@@ -78,9 +73,7 @@ def rates(config, at):
     from espnet2.schedulers.piecewise_linear_warmup_lr import PiecewiseLinearWarmupLR
 
     assert config["scheduler"] == "piecewiselinearwarmuplr"
-    optimizer = torch.optim.Adam(
-        [torch.nn.Parameter(torch.zeros(1))], lr=config["optim_conf"]["lr"]
-    )
+    optimizer = torch.optim.Adam([torch.nn.Parameter(torch.zeros(1))], lr=config["optim_conf"]["lr"])
     scheduler = PiecewiseLinearWarmupLR(optimizer, **config["scheduler_conf"])
     found = []
     for step in at:
@@ -104,9 +97,7 @@ def test_batches_rates_and_epochs_of_both_stages(conf, system):
         assert last > 2 * WARMUP_STEPS
         at = [1, WARMUP_STEPS // 2, WARMUP_STEPS, WARMUP_STEPS + 1, 10 * WARMUP_STEPS, last]
         parts = [1 / WARMUP_STEPS, 0.5, 1, 1, 1, 1]
-        assert rates(config, at) == pytest.approx(
-            [part * wanted["rate"] for part in parts], rel=1e-9
-        )
+        assert rates(config, at) == pytest.approx([part * wanted["rate"] for part in parts], rel=1e-9)
 
 
 def test_optimizer_steps():
@@ -122,15 +113,9 @@ def test_rows_that_are_compared_see_the_same(conf):
         keys += ("scheduler", "scheduler_conf")
         return [[config[key] for key in keys] for config in phases_of(conf, system)]
 
-    two_stages = [
-        "lora_long",
-        "hard_long",
-        *(name for name, row in PAPER.items() if len(row[0]) == 2),
-    ]
+    two_stages = ["lora_long", "hard_long", *(name for name, row in PAPER.items() if len(row[0]) == 2)]
     assert all(seen(name) == seen("soft_k10") for name in two_stages)
-    assert all(
-        seen(name) == seen("soft_k10")[:1] for name, row in PAPER.items() if len(row[0]) == 1
-    )
+    assert all(seen(name) == seen("soft_k10")[:1] for name, row in PAPER.items() if len(row[0]) == 1)
 
 
 @pytest.mark.parametrize("conf", CONFS)
@@ -139,18 +124,12 @@ def test_quantizers(conf, system):
     _, bridge, kept, codebook = PAPER[system]
     config = phases_of(conf, system)[-1]
     assert config["bridge"] == bridge
-    assert (config["bridge_conf"].get("top_k"), config["bridge_conf"].get("codebook")) == (
-        kept,
-        codebook,
-    )
+    assert (config["bridge_conf"].get("top_k"), config["bridge_conf"].get("codebook")) == (kept, codebook)
     for config in phases_of(conf, system):
         assert config["bridge_conf"].get("temperature", 1.0) == 1.0  # the paper has none
         built = BRIDGES[config["bridge"]](6, torch.randn(200, 8), **config["bridge_conf"])
         assert built.stack == 5 and not getattr(built, "match_norm", False)
-        kinds = [
-            type(m).__name__
-            for m in (built.projector.norm, built.projector.hidden, built.projector.output)
-        ]
+        kinds = [type(m).__name__ for m in (built.projector.norm, built.projector.hidden, built.projector.output)]
         assert kinds == ["Identity", "Linear", "Linear"]
         assert built.projector.hidden.in_features == 5 * 6
 
@@ -160,12 +139,7 @@ def test_models(conf, encoder):
     for phase in plan(read_systems(conf, ["paper_a"])):
         config, name = read_config(phase.config), Path(phase.config).stem
         assert config["encoder"] == encoder and config["encoder_conf"]["layer"] == "last"
-        assert [config[key] for key in ("frontend", "normalize", "specaug", "ctc")] == [
-            None,
-            None,
-            None,
-            False,
-        ]
+        assert [config[key] for key in ("frontend", "normalize", "specaug", "ctc")] == [None, None, None, False]
         # No aligned start, no blank dropping: there is no CTC head.
         assert not {"model_conf", "aligned_start_conf", "ctc_conf"} & config.keys()
         if name == "slam":
@@ -186,9 +160,7 @@ def test_groups_and_phases(conf):
 
 def test_the_two_encoders_differ_in_nothing_else():
     for name in names(os.path.join(CONFS[0], "phases")):
-        wavlm, whisper = (
-            read_config(os.path.join(conf, "phases", f"{name}.yaml")) for conf in CONFS
-        )
+        wavlm, whisper = (read_config(os.path.join(conf, "phases", f"{name}.yaml")) for conf in CONFS)
         assert {key for key in wavlm if wavlm[key] != whisper[key]} == {"encoder", "encoder_conf"}
 
 
@@ -200,11 +172,7 @@ def test_published_figures():
 def test_run_decodes_and_scores_as_the_paper():
     options = dict(re.findall(r"^    --(\w+) (.+)$", (RECIPE / "run.sh").read_text(), re.MULTILINE))
     assert options["prompt"] == '"USER: {speech} Transcribe speech to text. ASSISTANT: {text}"'
-    assert (
-        options["num_beams"] == "4"
-        and options["normaliser"] == "softvq"
-        and options["bridge_stack"] == "5"
-    )
+    assert options["num_beams"] == "4" and options["normaliser"] == "softvq" and options["bridge_stack"] == "5"
 
 
 @pytest.mark.slow

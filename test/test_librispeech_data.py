@@ -37,27 +37,14 @@ def roots(tmp_path_factory):
 
 def arguments(roots, out, **changed):
     paths = {**roots, **changed}
-    return [f"--{name}={path}" for name, path in paths.items()] + [
-        "--datadir",
-        str(out),
-        "--nj",
-        "1",
-    ]
+    return [f"--{name}={path}" for name, path in paths.items()] + ["--datadir", str(out), "--nj", "1"]
 
 
 @pytest.fixture(scope="module")
 def made(data, roots, tmp_path_factory):
     """The data directory of a run over all corpora."""
     out = tmp_path_factory.mktemp("made") / "data"
-    data.main(
-        [
-            *arguments(roots, out),
-            "--more",
-            "commonvoice:dev",
-            "commonvoice:validated",
-            "tedlium3:train",
-        ]
-    )
+    data.main([*arguments(roots, out), "--more", "commonvoice:dev", "commonvoice:validated", "tedlium3:train"])
     return out
 
 
@@ -79,9 +66,7 @@ def test_librispeech(made, roots):
     train, clean = DataDir.load(made / "train"), DataDir.load(made / "test_clean")
     assert set(train.utt2spk.values()) == {"19", "26", "14", "20"} and len(train.text) == 32
     assert clean.text["61-121550-0001"] == "hoped there would be"
-    assert clean.wav_scp["61-121550-0001"] == str(
-        roots["librispeech"] / "test-clean/61/121550/61-121550-0001.flac"
-    )
+    assert clean.wav_scp["61-121550-0001"] == str(roots["librispeech"] / "test-clean/61/121550/61-121550-0001.flac")
     assert train.extra["spk2gender"] == {"19": ["f"], "26": ["m"], "14": ["f"], "20": ["f"]}
     assert train.segments is None and list(text(made, "valid"))[0] == "84-121550-0000"
 
@@ -179,13 +164,7 @@ def test_spgispeech(made):
 def test_sets_without_a_path_are_left_out_and_told(data, roots, tmp_path, capsys):
     out = tmp_path / "data"
     data.main(arguments({"librispeech": roots["librispeech"], "ami": roots["ami"]}, out))
-    assert sorted(p.name for p in out.iterdir()) == [
-        "test_ami",
-        "test_clean",
-        "test_other",
-        "train",
-        "valid",
-    ]
+    assert sorted(p.name for p in out.iterdir()) == ["test_ami", "test_clean", "test_other", "train", "valid"]
     log = capsys.readouterr().out
     for name in set(CORPORA) - {"ami"}:
         assert f"test_{name}: left out, as {name.upper()} is not set" in log
@@ -202,24 +181,15 @@ def test_sets_without_a_path_are_left_out_and_told(data, roots, tmp_path, capsys
         (["--train_parts", "train-clean-10"], "did you mean 'train-clean-100'"),
         (["--more", "comonvoice:dev"], "did you mean 'commonvoice'"),
         (["--more", "commonvoice:tset"], "did you mean 'test'"),
-        (
-            ["--commonvoice=", "--more", "commonvoice:dev"],
-            "--more commonvoice:dev: COMMONVOICE is not set",
-        ),
+        (["--commonvoice=", "--more", "commonvoice:dev"], "--more commonvoice:dev: COMMONVOICE is not set"),
         (["--ami=nowhere"], "nowhere/corpusResources/meetings.xml: not found; set AMI to"),
         (["--tedlium3=nowhere"], "nowhere/legacy/test/stm: not found; set TEDLIUM3"),
         (["--commonvoice=nowhere"], r"nowhere/en/test.tsv: not found; set COMMONVOICE"),
         (["--voxpopuli=nowhere"], "nowhere/asr_test.tsv: not found; set VOXPOPULI"),
         (["--gigaspeech=nowhere"], "nowhere/GigaSpeech.json: not found; set GIGASPEECH"),
-        (
-            ["--earnings22=nowhere"],
-            "nowhere/transcripts/force_aligned_nlp_references: not found; set EARNINGS22",
-        ),
+        (["--earnings22=nowhere"], "nowhere/transcripts/force_aligned_nlp_references: not found; set EARNINGS22"),
         (["--spgispeech=nowhere"], "nowhere/val.csv: not found; set SPGISPEECH"),
-        (
-            ["--librispeech=nowhere"],
-            "nowhere/train-clean-100: not found; unpack train-clean-100.tar.gz",
-        ),
+        (["--librispeech=nowhere"], "nowhere/train-clean-100: not found; unpack train-clean-100.tar.gz"),
     ],
 )
 def test_wrong_paths_and_names(data, roots, tmp_path, argv, message):
@@ -317,9 +287,7 @@ DAMAGE = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize(
-    "corpus, case", [(c, case) for c in DAMAGE for case in DAMAGE[c]], ids=lambda v: str(v)[:40]
-)
+@pytest.mark.parametrize("corpus, case", [(c, case) for c in DAMAGE for case in DAMAGE[c]], ids=lambda v: str(v)[:40])
 def test_damage_is_told_with_its_place_and_leaves_nothing(data, roots, tmp_path, corpus, case):
     _, damage, message = case
     root = shutil.copytree(roots[corpus], tmp_path / corpus)
@@ -338,30 +306,20 @@ def test_truncated_audio(data, roots, tmp_path):
     root = shutil.copytree(roots["tedlium3"], tmp_path / "ted")
     sph = root / "legacy/test/sph/TomWujec_2010U.sph"
     sph.write_bytes(sph.read_bytes()[:-5000])
-    with pytest.raises(
-        UserError, match=rf"{STM}:3: .*truncated: its header promises 129024 bytes, it holds 124024"
-    ):
+    with pytest.raises(UserError, match=rf"{STM}:3: .*truncated: its header promises 129024 bytes, it holds 124024"):
         data.prepare(data.reader("tedlium3").read, root, "test", 1)
     root = shutil.copytree(roots["spgispeech"], tmp_path / "spgi")
     wav = root / f"spgispeech/val/{CALL}/12.wav"
     wav.write_bytes(wav.read_bytes()[:-2000])
-    with pytest.raises(
-        UserError, match=r"val.csv:2: .*12.wav has 39644 bytes, the list says 41644"
-    ):
+    with pytest.raises(UserError, match=r"val.csv:2: .*12.wav has 39644 bytes, the list says 41644"):
         data.prepare(data.reader("spgispeech").read, root, "val", 1)
 
 
 def test_ami_segments_that_end_before_they_begin_are_left_out(data, roots, tmp_path, capsys):
     root = shutil.copytree(roots["ami"], tmp_path / "ami")
-    replace(
-        root / f"{NOTES}/segments/ES2004b.A.segments.xml",
-        'transcriber_end="4.500"',
-        'transcriber_end="3.9"',
-    )
+    replace(root / f"{NOTES}/segments/ES2004b.A.segments.xml", 'transcriber_end="4.500"', 'transcriber_end="3.9"')
     found = data.prepare(data.reader("ami").read, root, "test", 1)
-    assert len(found.text) == 31 and not any(
-        utt.startswith("FEE005-ES2004b-1-0000400") for utt in found.text
-    )
+    assert len(found.text) == 31 and not any(utt.startswith("FEE005-ES2004b-1-0000400") for utt in found.text)
     assert "1 of 48 left out: segments that end before they begin" in capsys.readouterr().out
 
 
@@ -413,9 +371,7 @@ def test_download_goes_on_where_it_was_cut(data, served, roots, tmp_path):
     url, handler, sums = served
     handler.first = 5000
     dest = tmp_path / "downloads"
-    with pytest.raises(
-        UserError, match="after 5000 of .* run again to go on from .*test-clean.tar.gz"
-    ):
+    with pytest.raises(UserError, match="after 5000 of .* run again to go on from .*test-clean.tar.gz"):
         data.download.download("test-clean", dest, url, sums)
     assert (dest / "test-clean.tar.gz").stat().st_size == 5000
     assert not (dest / "LibriSpeech/test-clean").exists()
@@ -440,15 +396,9 @@ def test_download_that_was_whole_but_not_unpacked(data, served, tmp_path):
 
 def test_wrong_sum_and_wrong_address(data, served, tmp_path):
     url, handler, sums = served
-    with pytest.raises(
-        UserError,
-        match="MD5 sum is [0-9a-f]{32}, not 32fa31d27d2e1cad72775fee3f4849a9; it is removed",
-    ):
+    with pytest.raises(UserError, match="MD5 sum is [0-9a-f]{32}, not 32fa31d27d2e1cad72775fee3f4849a9; it is removed"):
         data.download.download("test-clean", tmp_path / "d", url)
-    assert (
-        list((tmp_path / "d/LibriSpeech").iterdir()) == []
-        and not (tmp_path / "d/test-clean.tar.gz").exists()
-    )
+    assert list((tmp_path / "d/LibriSpeech").iterdir()) == [] and not (tmp_path / "d/test-clean.tar.gz").exists()
     with pytest.raises(UserError, match="404.*set LIBRISPEECH"):
         data.download.download("test-other", tmp_path / "d", url, sums)
     with pytest.raises(UserError, match="run again to go on from"):
@@ -486,41 +436,26 @@ def run_options(tmp_path, **variables):
     (room / "llmasr.sh").write_text("#!/usr/bin/env bash\nprintf '%s\\n' \"$@\"\n")
     (room / "llmasr.sh").chmod(0o755)
     done = subprocess.run(
-        ["bash", "run.sh"],
-        cwd=room,
-        capture_output=True,
-        text=True,
-        env={"PATH": "/usr/bin:/bin", **variables},
+        ["bash", "run.sh"], cwd=room, capture_output=True, text=True, env={"PATH": "/usr/bin:/bin", **variables}
     )
     words = done.stdout.splitlines()
-    return done.returncode, dict(
-        zip(words[::2], words[1::2])
-    ) if not done.returncode else done.stderr
+    return done.returncode, dict(zip(words[::2], words[1::2])) if not done.returncode else done.stderr
 
 
 def test_run_without_paths_has_the_sets_in_domain_and_hub_models(tmp_path):
     status, options = run_options(tmp_path)
     assert status == 0
     assert options["--test_sets"] == "test_clean:id test_other:id"
-    assert (
-        options["--pretrained_encoder"] == "microsoft/wavlm-large"
-        and options["--llm"] == "Qwen/Qwen2.5-0.5B"
-    )
+    assert options["--pretrained_encoder"] == "microsoft/wavlm-large" and options["--llm"] == "Qwen/Qwen2.5-0.5B"
     assert options["--conf_dir"] == "conf" and options["--expdir"] == "exp/wavlm"
 
 
 def test_run_with_whisper_and_all_paths(tmp_path):
     paths = {name.upper(): f"/corpora/{name}" for name in CORPORA}
-    status, options = run_options(
-        tmp_path, ENCODER="whisper", WHISPER="/models/whisper", LLM="/models/qwen", **paths
-    )
+    status, options = run_options(tmp_path, ENCODER="whisper", WHISPER="/models/whisper", LLM="/models/qwen", **paths)
     assert status == 0
-    assert options["--test_sets"] == "test_clean:id test_other:id " + " ".join(
-        f"test_{name}:ood" for name in CORPORA
-    )
-    assert (
-        options["--pretrained_encoder"] == "/models/whisper" and options["--llm"] == "/models/qwen"
-    )
+    assert options["--test_sets"] == "test_clean:id test_other:id " + " ".join(f"test_{name}:ood" for name in CORPORA)
+    assert options["--pretrained_encoder"] == "/models/whisper" and options["--llm"] == "/models/qwen"
     assert options["--conf_dir"] == "conf/whisper" and options["--expdir"] == "exp/whisper"
     status, error = run_options(tmp_path, ENCODER="wav2vec")
     assert status == 2 and "ENCODER=wav2vec: wavlm or whisper" in error

@@ -18,15 +18,7 @@ from espnet_llmvq.data.datadir import DataDir
 from espnet_llmvq.data.questions import read_questions
 from espnet_llmvq.errors import UserError
 from espnet_llmvq.score.entities import check_entities, read_entities
-from espnet_llmvq.systems import (
-    names,
-    plan,
-    read_config,
-    read_mixture,
-    read_systems,
-    read_yaml,
-    split_mixture,
-)
+from espnet_llmvq.systems import names, plan, read_config, read_mixture, read_systems, read_yaml, split_mixture
 
 RECIPE = Path(__file__).resolve().parents[1] / "egs/librispeech/jstip1"
 CONF = str(RECIPE / "conf")

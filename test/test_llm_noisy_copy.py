@@ -22,14 +22,7 @@ class Fixed(Noise):
     """Noise whose every example has the largest rates."""
 
     def draw(self, rng):
-        return [
-            self.p_resegment,
-            self.p_drop,
-            self.p_substitute,
-            self.p_insert,
-            self.p_repeat,
-            self.p_blank,
-        ]
+        return [self.p_resegment, self.p_drop, self.p_substitute, self.p_insert, self.p_repeat, self.p_blank]
 
 
 @pytest.fixture(scope="module")
@@ -77,9 +70,7 @@ def test_geometric_rates(tokenizer, key):
     out = c.disturb(tokens, np.random.default_rng(1))
     extra = len(out) / len(tokens) - 1
     # mean r / (1 - r), variance r / (1 - r)^2 of a geometric count
-    assert extra == pytest.approx(
-        rate / (1 - rate), abs=4 * math.sqrt(rate) / (1 - rate) / math.sqrt(20000)
-    )
+    assert extra == pytest.approx(rate / (1 - rate), abs=4 * math.sqrt(rate) / (1 - rate) / math.sqrt(20000))
     counts = collections.Counter(out)
     if key == "p_repeat":
         assert set(counts) == set(tokens)

@@ -18,18 +18,9 @@ from espnet_llmvq.llm.noisy_copy import Noise, NoisyCopy, copy_start
 from espnet_llmvq.llm.tokenizer import train_tokenizer
 
 TEMPLATE = "USER: {speech} ASSISTANT: {text}"
-MODEL = pretrain.Model(
-    hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=32
-)
+MODEL = pretrain.Model(hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=32)
 CONFIG = pretrain.Config(
-    model=MODEL,
-    random_share=0,
-    epochs=2,
-    batch_size=10,
-    warmup_steps=2,
-    save_steps=4,
-    log_steps=2,
-    precision="float32",
+    model=MODEL, random_share=0, epochs=2, batch_size=10, warmup_steps=2, save_steps=4, log_steps=2, precision="float32"
 )
 
 
@@ -52,9 +43,7 @@ def copier(room):
 
 
 def fit(room, out, config=CONFIG, **kwargs):
-    return pretrain.train(
-        config, [str(room / "train.txt")], str(room / "tok"), str(out), TEMPLATE, 1, **kwargs
-    )
+    return pretrain.train(config, [str(room / "train.txt")], str(room / "tok"), str(out), TEMPLATE, 1, **kwargs)
 
 
 @pytest.fixture(scope="module")
@@ -186,18 +175,14 @@ def test_perplexity_of_uniform_model_is_the_vocabulary(room, trained, tmp_path, 
         p.data.zero_()
     llm.save_pretrained(tmp_path)
     load_tokenizer(str(trained)).save_pretrained(tmp_path)
-    command.main(
-        ["--perplexity_only", "true", "--llm", str(tmp_path), "--valid", f"v={room / 'valid.txt'}"]
-    )
+    command.main(["--perplexity_only", "true", "--llm", str(tmp_path), "--valid", f"v={room / 'valid.txt'}"])
     assert "125.000" in capsys.readouterr().out
     row = json.loads((tmp_path / "perplexity.json").read_text())["files"]["v"]
     lines = (room / "valid.txt").read_text().splitlines()
     assert (row["lines"], row["words"]) == (9, len(" ".join(lines).split()) + 9)
     for task in ("text", "noisy_copy"):
         assert row[task]["per_token"] == pytest.approx(125, rel=1e-5)
-        assert row[task]["per_word"] == pytest.approx(
-            125 ** (row["tokens"] / row["words"]), rel=1e-5
-        )
+        assert row[task]["per_word"] == pytest.approx(125 ** (row["tokens"] / row["words"]), rel=1e-5)
 
 
 def test_perplexity_against_one_line_at_a_time(room, trained, copier, tmp_path):
@@ -209,10 +194,7 @@ def test_perplexity_against_one_line_at_a_time(room, trained, copier, tmp_path):
     for i, ids in enumerate(copier.encode((room / "valid.txt").read_text().splitlines())):
         tokens += len(ids) + 1
         rng = np.random.default_rng((3, i))
-        for task, (whole, n) in (
-            ("text", copier.plain(ids)),
-            ("noisy_copy", copier.example(ids, rng)),
-        ):
+        for task, (whole, n) in (("text", copier.plain(ids)), ("noisy_copy", copier.example(ids, rng))):
             with torch.no_grad():
                 logp = llm(torch.tensor([whole])).logits[0].log_softmax(-1)
             at = range(len(whole) - n, len(whole))
@@ -243,11 +225,7 @@ def test_config_errors(tmp_path):
             pretrain.load_config(str(path))
     path.write_text("learning_rate: 1e-3\nnoise: {p_drop: 0}")
     config = pretrain.load_config(str(path))
-    assert (config.learning_rate, config.noise.p_drop, config.epochs) == (
-        1e-3,
-        0,
-        pretrain.Config().epochs,
-    )
+    assert (config.learning_rate, config.noise.p_drop, config.epochs) == (1e-3, 0, pretrain.Config().epochs)
 
 
 def test_command_errors(room, tmp_path):

@@ -50,18 +50,7 @@ def test_ids_equal_sentencepiece(directory, fast):
     odd = "abcring USER:,.'\"<>é漢字😀~\t\u2581\u00a0\u3000-0123    "
     lines += ["".join(rng.choices(odd, k=rng.randint(0, 50))) for _ in range(3000)]
     lines += [f" USER:  {a}   ASSISTANT: {b} " for a, b in zip(lines[:500], lines[2000:2500])]
-    lines += [
-        "",
-        " ",
-        "   ",
-        "\u2581",
-        "USER:",
-        " USER: ",
-        "USER: ",
-        "xUSER:",
-        "USER:x",
-        "ASSISTANT:",
-    ]
+    lines += ["", " ", "   ", "\u2581", "USER:", " USER: ", "USER: ", "xUSER:", "USER:x", "ASSISTANT:"]
     assert fast(lines, add_special_tokens=False)["input_ids"] == [sp.encode(x) for x in lines]
     assert len(fast) == len(sp) == 250
 
@@ -75,12 +64,7 @@ def test_round_trip(fast):
 def test_special_tokens(fast):
     names = ["<unk>", "<s>", "</s>", "<pad>", "<blank>"]
     assert fast.convert_tokens_to_ids(names) == [0, 1, 2, 3, 4]
-    assert (fast.unk_token_id, fast.bos_token_id, fast.eos_token_id, fast.pad_token_id) == (
-        0,
-        1,
-        2,
-        3,
-    )
+    assert (fast.unk_token_id, fast.bos_token_id, fast.eos_token_id, fast.pad_token_id) == (0, 1, 2, 3)
     assert sorted(fast.all_special_ids) == [0, 1, 2, 3, 4]
     assert fast.decode([1, *fast.encode("ba to"), 4, 2], skip_special_tokens=True) == "ba to"
     assert fast.encode("漢")[-1] == 0

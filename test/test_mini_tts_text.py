@@ -149,9 +149,7 @@ def test_broad_words_hold_the_clusters_of_english():
 
     broad = text.read_words(LOCAL / "broad.txt")
     words = " ".join(e.split("/")[0] for entries in broad.values() for e in entries).split()
-    spelled = (
-        "pl pr bl br tr dr tw cl cr gl gr fl fr thr shr sp st sk sm sn sl sw spr str scr spl squ"
-    )
+    spelled = "pl pr bl br tr dr tw cl cr gl gr fl fr thr shr sp st sk sm sn sl sw spr str scr spl squ"
     for onset in spelled.split():
         assert any(w.lower().startswith(onset) for w in words), onset
     engine = Espeak()

@@ -16,15 +16,7 @@ from espnet_llmvq.data.tables import level
 from espnet_llmvq.errors import UserError
 from espnet_llmvq.interleave.interleaved import Interleaving
 from espnet_llmvq.score.published import make_published
-from espnet_llmvq.systems import (
-    names,
-    plan,
-    read_config,
-    read_mixture,
-    read_systems,
-    read_yaml,
-    split_mixture,
-)
+from espnet_llmvq.systems import names, plan, read_config, read_mixture, read_systems, read_yaml, split_mixture
 from espnet_llmvq.tasks import launch
 
 EGS = Path(__file__).resolve().parent.parent / "egs"
@@ -240,9 +232,7 @@ def test_stages_of_mixtures(recipe, conf):
                "--mixture_positions", "900"]  # fmt: skip
     calls = recipe(*options, "--cache_encoder", "false")
     (speak,) = calls_of("synthesise", calls)
-    assert speak == (
-        "--text tts.txt --voices en-us en-gb --seed 1 --nj 1 --out data/tts --command say {text} {wav}"
-    )
+    assert speak == ("--text tts.txt --voices en-us en-gb --seed 1 --nj 1 --out data/tts --command say {text} {wav}")
     (tokenizer,) = calls_of("train_tokenizer", calls)
     assert tokenizer.startswith("--text some.txt ") and tokenizer.endswith("--out exp/tokenizer --reserved <N> <A>")
     (align,) = calls_of("align", calls)  # of the sets that are interleaved: tts is not

@@ -33,13 +33,8 @@ def model(llm_dir, bridge=Bridge, ctc=False, lora=None, bridge_conf=(), **kwargs
 def batch(sequences):
     """[[(kind, tokens or frames, loss)]] -> the model's batch, padded with garbage where nothing may look."""
     speech = [x for seq in sequences for kind, x, _ in seq if kind == S]
-    tokens = [
-        torch.tensor([t for kind, x, _ in seq if kind == T for t in x], dtype=torch.long)
-        for seq in sequences
-    ]
-    layout = [
-        [(kind, len(x) if kind == T else 0, loss) for kind, x, loss in seq] for seq in sequences
-    ]
+    tokens = [torch.tensor([t for kind, x, _ in seq if kind == T for t in x], dtype=torch.long) for seq in sequences]
+    layout = [[(kind, len(x) if kind == T else 0, loss) for kind, x, loss in seq] for seq in sequences]
     out = {
         "tokens": torch.nn.utils.rnn.pad_sequence(tokens, True, 9),
         "layout": torch.nn.utils.rnn.pad_sequence([torch.tensor(x) for x in layout], True, -1),
@@ -75,14 +70,7 @@ def sequences():
         [(T, [5, 11], 0), (S, frames[0], 0), (T, [6], 0), (T, [20, 21, 22, EOS], 1)],
         [(S, frames[1], 0), (T, [30, 31], 1), (S, frames[2], 0), (T, [32, 33, 34, EOS], 1)],
         [(T, [40, 41, 42, 43, 44, 45, EOS], 1)],
-        [
-            (T, [7], 0),
-            (S, frames[3], 0),
-            (T, [8, 9], 0),
-            (S, frames[4], 0),
-            (T, [50], 1),
-            (T, [51, EOS], 0),
-        ],
+        [(T, [7], 0), (S, frames[3], 0), (T, [8, 9], 0), (S, frames[4], 0), (T, [50], 1), (T, [51, EOS], 0)],
     ]
 
 
@@ -90,9 +78,7 @@ def gradients(model):
     return {n: p.grad.clone() for n, p in model.named_parameters() if p.grad is not None}
 
 
-@pytest.mark.parametrize(
-    "bridge, conf", [(Bridge, {}), (SoftBridge, {"codebook": "trainable", "top_k": 7})]
-)
+@pytest.mark.parametrize("bridge, conf", [(Bridge, {}), (SoftBridge, {"codebook": "trainable", "top_k": 7})])
 def test_loss_and_gradients_one_by_one(llm_dir, bridge, conf):
     ours = model(llm_dir, bridge, bridge_conf=conf)
     total = count = 0
@@ -113,9 +99,7 @@ def test_loss_and_gradients_one_by_one(llm_dir, bridge, conf):
     found = gradients(ours)
     assert found.keys() == expected.keys() and any("codebook" in n for n in found) == bool(conf)
     for name, value in expected.items():
-        torch.testing.assert_close(
-            found[name], value, atol=1e-5, rtol=1e-4, msg=lambda m, n=name: f"{n}: {m}"
-        )
+        torch.testing.assert_close(found[name], value, atol=1e-5, rtol=1e-4, msg=lambda m, n=name: f"{n}: {m}")
 
 
 def test_prompt_has_no_loss(llm_dir):
@@ -135,9 +119,7 @@ def test_accuracy(llm_dir):
     ours = model(llm_dir)
     seq = sequences()[0]
     best = [20, 21, 22, EOS]
-    for i in range(
-        3
-    ):  # tokens 0 to 2 become right, one after the other; the end token stays as it is
+    for i in range(3):  # tokens 0 to 2 become right, one after the other; the end token stays as it is
         data = batch([[*seq[:3], (T, best, 1)]])
         steps = ours.bridge_speech(data["speech"], data["speech_lengths"])[:2]
         inputs, _ = ours.assemble(*steps, data["tokens"], data["layout"])
@@ -182,13 +164,9 @@ def test_ctc_loss_by_enumeration(llm_dir):
     torch.manual_seed(4)
     frames = [torch.randn(n, WIDTH) for n in (5, 4, 3)]
     texts = [[5, 5, 1], [3], [0, 1]]
-    data = [
-        [(T, [1], 0), (S, x, 0), (T, [3, 5], 0), (T, [*t, EOS], 1)] for x, t in zip(frames, texts)
-    ]
+    data = [[(T, [1], 0), (S, x, 0), (T, [3, 5], 0), (T, [*t, EOS], 1)] for x, t in zip(frames, texts)]
     loss, stats, weight = ours(**batch(data))
-    expected = sum(
-        ctc_by_enumeration(ours.ctc.ctc_lo(x).log_softmax(-1), t) for x, t in zip(frames, texts)
-    )
+    expected = sum(ctc_by_enumeration(ours.ctc.ctc_lo(x).log_softmax(-1), t) for x, t in zip(frames, texts))
     assert int(weight) == 6
     torch.testing.assert_close(loss, 0.7 * expected[None] / 6)
     torch.testing.assert_close(stats["loss_ctc"], expected[None].detach() / 6)
@@ -202,26 +180,14 @@ def test_ctc_needs_one_speech_span_a_sequence(llm_dir):
 
 
 def test_freeze(llm_dir):
-    ours = model(
-        llm_dir,
-        lora={"r": 2, "lora_dropout": 0.5, "target_modules": ["q_proj"]},
-        freeze=["bridge"],
-        ctc=True,
-    )
+    ours = model(llm_dir, lora={"r": 2, "lora_dropout": 0.5, "target_modules": ["q_proj"]}, freeze=["bridge"], ctc=True)
     trains = {n for n, p in ours.named_parameters() if p.requires_grad}
     assert trains and all("lora_" in n or n.startswith("ctc.") for n in trains)
     ours.train()
     assert ours.training and ours.llm.training and ours.ctc.training
     assert not ours.bridge.training and not ours.bridge.projector.dropout.training
-    assert (
-        not ours.llm.model.layers[0].mlp.training
-        and ours.llm.model.layers[0].self_attn.q_proj.training
-    )
-    dropouts = [
-        m
-        for n, m in ours.named_modules()
-        if "lora_dropout" in n and isinstance(m, torch.nn.Dropout)
-    ]
+    assert not ours.llm.model.layers[0].mlp.training and ours.llm.model.layers[0].self_attn.q_proj.training
+    dropouts = [m for n, m in ours.named_modules() if "lora_dropout" in n and isinstance(m, torch.nn.Dropout)]
     assert dropouts and all(m.training for m in dropouts)
     assert not any(m.training for m in ours.eval().modules())
     with pytest.raises(UserError, match="'llm.model.layer5' matches no parameter"):
@@ -253,16 +219,8 @@ def test_checkpoint_holds_what_trains(llm_dir):
     conf = {"codebook": "trainable", "top_k": 3}
     ours = model(llm_dir, SoftBridge, bridge_conf=conf, lora=lora, sourced=["llm."])
     state = ours.state_dict()
-    layers = [
-        f"llm.model.layers.{i}.self_attn.q_proj.lora_{x}.default.weight"
-        for i in (0, 1)
-        for x in "AB"
-    ]
-    bridge = [
-        f"bridge.projector.{x}.{y}"
-        for x in ("norm", "hidden", "output")
-        for y in ("weight", "bias")
-    ]
+    layers = [f"llm.model.layers.{i}.self_attn.q_proj.lora_{x}.default.weight" for i in (0, 1) for x in "AB"]
+    bridge = [f"bridge.projector.{x}.{y}" for x in ("norm", "hidden", "output") for y in ("weight", "bias")]
     assert set(state) == {*layers, *bridge, "bridge.codebook"}
     other = model(llm_dir, SoftBridge, bridge_conf=conf, lora=lora, sourced=["llm."])
     for name in layers + bridge:

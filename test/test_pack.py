@@ -39,10 +39,7 @@ def edit(path, change):
 def sign(directory):
     """Make the manifest fit the files, as one who tampers would."""
     names = [n for n in list_files(directory) if n not in ("manifest.json", "README.md")]
-    told = {
-        n: {"size": os.path.getsize(f"{directory}/{n}"), "sha256": sha(f"{directory}/{n}")}
-        for n in names
-    }
+    told = {n: {"size": os.path.getsize(f"{directory}/{n}"), "sha256": sha(f"{directory}/{n}")} for n in names}
     edit(f"{directory}/manifest.json", lambda m: m.update(files=told))
 
 
@@ -63,10 +60,7 @@ def test_the_model_is_the_trained_one(packed_dir, trained_soft, tmp_path, monkey
     found = torch.nn.Module.state_dict(packed.model)
     assert wanted.keys() == found.keys() and any("lora_" in n for n in wanted)
     assert all(torch.equal(wanted[n], found[n]) for n in wanted)
-    assert not packed.model.training and (packed.model.drop_blank, packed.model.merge_runs) == (
-        0.95,
-        True,
-    )
+    assert not packed.model.training and (packed.model.drop_blank, packed.model.merge_runs) == (0.95, True)
     with open(moved / "config.yaml") as f:
         text = f.read()
     assert str(tmp_path.parent) not in text and trained_soft[0] not in text
@@ -152,13 +146,7 @@ def test_files_of_a_packed_system(packed_dir):
     for name, told in manifest["files"].items():
         assert told["sha256"] == sha(f"{packed_dir}/{name}")
         assert os.stat(f"{packed_dir}/{name}").st_mode & 0o044 == 0o044
-    assert {os.path.splitext(n)[1] for n in names} <= {
-        ".safetensors",
-        ".json",
-        ".yaml",
-        ".md",
-        ".model",
-    }
+    assert {os.path.splitext(n)[1] for n in names} <= {".safetensors", ".json", ".yaml", ".md", ".model"}
     # twice the longest of the 12 training utterances, each of 1 to 4 tones of at most 0.2 s
     assert 1.0 <= manifest["max_segment"] <= 1.6
     assert [n for n in os.listdir(os.path.dirname(packed_dir))] == ["soft"]
@@ -233,10 +221,7 @@ def other_shape(d):
     from safetensors.torch import load_file, save_file
 
     state = load_file(f"{d}/model.safetensors")
-    save_file(
-        {**state, "bridge.codebook": state["bridge.codebook"][:-1].clone()},
-        f"{d}/model.safetensors",
-    )
+    save_file({**state, "bridge.codebook": state["bridge.codebook"][:-1].clone()}, f"{d}/model.safetensors")
     sign(d)
 
 
@@ -333,13 +318,8 @@ def test_an_llm_by_name(trained_soft, llm_dir, tmp_path):
     import transformers
 
     out = str(tmp_path / "named")
-    pack(
-        trained_soft[1], out, system="soft", label="", decode="llm", search=SEARCH, llm="owner/tiny"
-    )
-    assert {n for n in list_files(out) if n.startswith("llm/")} == {
-        "llm/tokenizer.json",
-        "llm/tokenizer_config.json",
-    }
+    pack(trained_soft[1], out, system="soft", label="", decode="llm", search=SEARCH, llm="owner/tiny")
+    assert {n for n in list_files(out) if n.startswith("llm/")} == {"llm/tokenizer.json", "llm/tokenizer_config.json"}
     with open(f"{out}/README.md") as f:
         assert "base_model: owner/tiny" in f.read()
     assert load_packed(out, llm=llm_dir).manifest["llm"] == "owner/tiny"
@@ -434,14 +414,7 @@ def recipe(tmp_path, trained_soft):
         (tmp_path / "conf" / f"{name}.yaml").write_text(text)
     encoder, phase = trained_soft
     shutil.copytree(os.path.dirname(phase), tmp_path / "exp")
-    return [
-        "--conf_dir",
-        str(tmp_path / "conf"),
-        "--expdir",
-        str(tmp_path / "exp"),
-        "--encoder",
-        encoder,
-    ]
+    return ["--conf_dir", str(tmp_path / "conf"), "--expdir", str(tmp_path / "exp"), "--encoder", encoder]
 
 
 def row(system, name, value):
@@ -454,9 +427,7 @@ def test_pack_command(recipe, tmp_path, capsys):
     for name in ("a", "b"):
         made = {"num_beams": 3, "length_penalty": 0.0, "ctc_weight": 0.3, "torch": "2"}
         os.makedirs(tmp_path / "exp" / "soft" / f"decode_{name}")
-        (tmp_path / "exp" / "soft" / f"decode_{name}" / "environment.json").write_text(
-            json.dumps(made)
-        )
+        (tmp_path / "exp" / "soft" / f"decode_{name}" / "environment.json").write_text(json.dumps(made))
     rows = [row("soft", "test", 4.56), row("ctc", "test", 7.89)]
     (tmp_path / "results.json").write_text(json.dumps(rows))
     command = [*recipe, "--results", str(tmp_path / "results.json"), "--out", str(tmp_path / "out")]
@@ -469,21 +440,11 @@ def test_pack_command(recipe, tmp_path, capsys):
     assert yaml.safe_load(text.split("---")[1])["pipeline_tag"] == "automatic-speech-recognition"
     # in place of the one before, with another search
     pack_command.main([*command, "--system", "soft", "--num_beams", "1"])
-    assert verify(tmp_path / "out")["search"] == {
-        "num_beams": 1,
-        "length_penalty": 0.0,
-        "ctc_weight": 0.3,
-    }
+    assert verify(tmp_path / "out")["search"] == {"num_beams": 1, "length_penalty": 0.0, "ctc_weight": 0.3}
     (tmp_path / "exp" / "soft" / "decode_b" / "environment.json").write_text('{"num_beams": 4}')
-    with pytest.raises(
-        UserError, match="decode_b/environment.json: decoded with .*another set.*--num_beams"
-    ):
+    with pytest.raises(UserError, match="decode_b/environment.json: decoded with .*another set.*--num_beams"):
         pack_command.main([*command, "--system", "soft"])
-    for name, message in (
-        ("fusion", "ctc_lm cannot be packed"),
-        ("both", "is a group"),
-        ("sofd", "did you mean"),
-    ):
+    for name, message in (("fusion", "ctc_lm cannot be packed"), ("both", "is a group"), ("sofd", "did you mean")):
         with pytest.raises(UserError, match=message):
             pack_command.main([*command, "--system", name])
     assert sorted(os.listdir(tmp_path)) == ["conf", "exp", "out", "results.json"]
@@ -556,10 +517,7 @@ def test_upload_command_to_a_directory(copied, tmp_path, capsys):
     assert list_files(tmp_path / "there") == list_files(copied) and verify(tmp_path / "there")
     upload_command.main([copied, "--repo", "owner/name", "--dry_run"])
     out = capsys.readouterr().out
-    assert (
-        "model.safetensors" in out
-        and f"{len(list_files(copied))} files would go to owner/name" in out
-    )
+    assert "model.safetensors" in out and f"{len(list_files(copied))} files would go to owner/name" in out
     with pytest.raises(UserError, match="give --repo OWNER/NAME or --to DIRECTORY"):
         upload_command.main([copied])
     flip("model.safetensors")(copied)

@@ -69,10 +69,7 @@ def room(tmp_path_factory, llm_dir):
     config = {**CONFIG, "token_list": str(room / "tokens.txt"), "bpemodel": llm_dir}
     config["decoder_conf"] = {**CONFIG["decoder_conf"], "model_name_or_path": llm_dir}
     for name in ("train", "valid"):
-        data = [
-            [str(room / name / "wav.scp"), "speech", "sound"],
-            [str(room / name / "text"), "text", "text"],
-        ]
+        data = [[str(room / name / "wav.scp"), "speech", "sound"], [str(room / name / "text"), "text", "text"]]
         config[f"{name}_data_path_and_name_and_type"] = data
         config[f"{name}_shape_file"] = [str(room / name / "speech_shape")]
     (room / "train.yaml").write_text(yaml.safe_dump(config))
@@ -80,9 +77,7 @@ def room(tmp_path_factory, llm_dir):
 
 
 def python(*arguments):
-    return subprocess.run(
-        [sys.executable, "-m", *map(str, arguments)], capture_output=True, text=True
-    )
+    return subprocess.run([sys.executable, "-m", *map(str, arguments)], capture_output=True, text=True)
 
 
 @pytest.fixture(scope="module")
@@ -99,9 +94,7 @@ def trained(room):
 @pytest.fixture(scope="module")
 def decoded(trained, room):
     """The output directory of ESPnet's own decoding, a beam of 3."""
-    (room / "decode.yaml").write_text(
-        yaml.safe_dump({"hugging_face_decoder": True, "hugging_face_decoder_conf": BEAM})
-    )
+    (room / "decode.yaml").write_text(yaml.safe_dump({"hugging_face_decoder": True, "hugging_face_decoder_conf": BEAM}))
     done = python(
         "espnet_llmvq.plugin", "-m", "espnet2.bin.asr_inference", "--config", room / "decode.yaml",
         "--asr_train_config", trained / "config.yaml", "--asr_model_file", trained / "1epoch.pth",
@@ -128,9 +121,7 @@ def arguments(room):
     def parse(*options):
         from espnet_llmvq.tasks.postencoder import ASRTask
 
-        return ASRTask.get_parser().parse_args(
-            ["--config", str(room / "train.yaml"), *map(str, options)]
-        )
+        return ASRTask.get_parser().parse_args(["--config", str(room / "train.yaml"), *map(str, options)])
 
     return parse
 
@@ -155,19 +146,14 @@ def test_the_checkpoint_holds_the_bridge_and_loads_whole(trained, loaded, llm_di
     assert own.keys() == state.keys()
     assert all(torch.equal(own[name], value) for name, value in state.items())
     config = yaml.safe_load((trained / "config.yaml").read_text())
-    assert config["postencoder_conf"] == {
-        **CONFIG["postencoder_conf"],
-        "model_name_or_path": llm_dir,
-    }
+    assert config["postencoder_conf"] == {**CONFIG["postencoder_conf"], "model_name_or_path": llm_dir}
 
 
 @pytest.mark.slow
 def test_the_llm_reads_weighted_codebook_rows(loaded, room):
     """Against equation and codebook, in float64: the 10 nearest of 110 rows, weights from cosines over 0.05."""
     seen = []
-    hook = loaded.postencoder.register_forward_pre_hook(
-        lambda module, inputs: seen.append(inputs[0])
-    )
+    hook = loaded.postencoder.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0]))
     got = encode(loaded, room / "valid0.wav")[0].double()
     hook.remove()
     frames, bridge = seen[0][0], loaded.postencoder.bridge
@@ -188,21 +174,16 @@ def test_the_llm_reads_weighted_codebook_rows(loaded, room):
 def test_decoding_is_what_transformers_generates(decoded, loaded, room, llm_dir, tokenizer):
     """Prefix, bridge outputs, postfix given to `generate` by hand make the tokens in ESPnet's files."""
     llm = AutoModelForCausalLM.from_pretrained(llm_dir).eval()
-    lines = dict(
-        line.split(maxsplit=1) for line in (decoded / "token_int").read_text().splitlines()
-    )
+    lines = dict(line.split(maxsplit=1) for line in (decoded / "token_int").read_text().splitlines())
     texts = dict(line.split(maxsplit=1) for line in (decoded / "text").read_text().splitlines())
     assert list(lines) == ["valid0", "valid1", "valid2"]
     for key, line in lines.items():
         prefix, postfix = (
-            llm.get_input_embeddings()(torch.tensor([tokenizer.encode(text)]))
-            for text in ("USER:", " ASSISTANT:")
+            llm.get_input_embeddings()(torch.tensor([tokenizer.encode(text)])) for text in ("USER:", " ASSISTANT:")
         )
         prompt = torch.cat([prefix, encode(loaded, room / f"{key}.wav"), postfix], 1)
         mask = torch.ones(prompt.shape[:2], dtype=torch.long)
-        ids = llm.generate(inputs_embeds=prompt, attention_mask=mask, do_sample=False, **BEAM)[
-            0
-        ].tolist()
+        ids = llm.generate(inputs_embeds=prompt, attention_mask=mask, do_sample=False, **BEAM)[0].tolist()
         # ESPnet cuts the last token, which it takes for the end token, and drops every 0.
         assert [int(i) for i in line.split()] == [i for i in ids[:-1] if i != 0]
         assert texts[key] == tokenizer.decode(ids[:-1], skip_special_tokens=True).strip()
@@ -241,9 +222,7 @@ def test_random_initialisation_leaves_the_codebook(arguments, llm_dir):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    "name, keys", [("llmvq_none", []), ("llmvq_hard", ["codebook"]), ("llmvq_soft", ["codebook"])]
-)
+@pytest.mark.parametrize("name, keys", [("llmvq_none", []), ("llmvq_hard", ["codebook"]), ("llmvq_soft", ["codebook"])])
 def test_each_bridge_has_a_name(arguments, name, keys):
     from espnet_llmvq.tasks.postencoder import ASRTask
 
@@ -261,22 +240,12 @@ def test_impossible_configs(arguments, tmp_path):
     from espnet_llmvq.tasks.postencoder import ASRTask
 
     config = LlamaConfig(
-        vocab_size=110,
-        hidden_size=16,
-        num_hidden_layers=1,
-        num_attention_heads=2,
-        intermediate_size=8,
+        vocab_size=110, hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=8
     )
     LlamaForCausalLM(config).save_pretrained(tmp_path / "narrow")
     for change, message in [
-        (
-            {"postencoder_conf": {"model_name_or_path": str(tmp_path / "narrow")}},
-            "narrow is 16 wide, but .* are 32",
-        ),
-        (
-            {"postencoder_conf": {"topk": 3}},
-            "unknown key under postencoder_conf of llmvq_soft 'topk'.*'top_k'",
-        ),
+        ({"postencoder_conf": {"model_name_or_path": str(tmp_path / "narrow")}}, "narrow is 16 wide, but .* are 32"),
+        ({"postencoder_conf": {"topk": 3}}, "unknown key under postencoder_conf of llmvq_soft 'topk'.*'top_k'"),
         ({"postencoder_conf": {"top_k": 0}}, "top_k: 0 must be 1 to 110"),
         ({"postencoder_conf": {"model_name_or_path": "./nowhere"}}, "./nowhere does not exist"),
         ({"decoder": "transformer", "decoder_conf": {}}, "set decoder: hugging_face_transformers"),
@@ -301,11 +270,7 @@ def test_modules_run_as_with_python_m(tmp_path, monkeypatch, capsys):
     options = ["-m", "x", "--help", "--a-b=1", "--", ""]
     plugin.main(["-m", "shown.module", *options])
     direct = subprocess.run(
-        [sys.executable, "-m", "shown.module", *options],
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-        check=True,
+        [sys.executable, "-m", "shown.module", *options], cwd=tmp_path, capture_output=True, text=True, check=True
     )
     assert capsys.readouterr().out == direct.stdout
 
@@ -319,15 +284,8 @@ def test_without_a_module_there_is_usage(capsys):
 
 def test_help_and_helper_commands_load_nothing_heavy():
     done = subprocess.run(
-        [sys.executable, "-c", RUN_AND_LIST, "espnet_llmvq.plugin", "--help"],
-        capture_output=True,
-        text=True,
+        [sys.executable, "-c", RUN_AND_LIST, "espnet_llmvq.plugin", "--help"], capture_output=True, text=True
     )
     assert done.returncode == 0 and "-m MODULE" in done.stdout and done.stderr.strip() == ""
-    assert all(
-        map(
-            plugin.uses_asr_task,
-            ("espnet2.bin.asr_train", "espnet2.bin.asr_inference", "mine.train"),
-        )
-    )
+    assert all(map(plugin.uses_asr_task, ("espnet2.bin.asr_train", "espnet2.bin.asr_inference", "mine.train")))
     assert not any(map(plugin.uses_asr_task, ("espnet2.bin.launch", "espnet2.bin.tokenize_text")))

@@ -152,9 +152,7 @@ def test_a_wavlm_with_group_norm_does_not_see_its_neighbours(tmp_path):
     encoder, (batch, lengths, found) = pretrained_encoder.WavLMEncoder(path).eval(), waves()
     with torch.no_grad():
         together, n = encoder(batch, lengths)
-    torch.testing.assert_close(
-        together[2, : n[2]], wavlm_directly(path, found[2])[-1][0], atol=2e-5, rtol=1e-4
-    )
+    torch.testing.assert_close(together[2, : n[2]], wavlm_directly(path, found[2])[-1][0], atol=2e-5, rtol=1e-4)
 
 
 def flops(encoder, seconds):

@@ -123,9 +123,7 @@ def test_chat_prompt_is_that_of_the_tokenizer(models, family, said):
         [{"role": "user", "content": content}], add_generation_prompt=True, tokenize=False
     )
     before, after = text.split(mark)
-    expected = [
-        tokenizer.encode(part, add_special_tokens=False) for part in (before.rstrip(" "), after)
-    ]
+    expected = [tokenizer.encode(part, add_special_tokens=False) for part in (before.rstrip(" "), after)]
     got = [
         encode_text(tokenizer, s, tokenizer.eos_token_id, first)
         for s, first in zip(seq.prompt, firsts(seq.prompt)) if not s.is_speech
@@ -295,13 +293,7 @@ def built(models, arguments, corpus):
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-@pytest.mark.parametrize(
-    "encoder, conf, bridge",
-    [
-        ("wavlm", {"layer": "weighted"}, "soft"),
-        ("whisper", {}, "hard"),
-    ],
-)
+@pytest.mark.parametrize("encoder, conf, bridge", [("wavlm", {"layer": "weighted"}, "soft"), ("whisper", {}, "hard")])
 def test_a_step_of_training_and_a_search(models, built, family, encoder, conf, bridge):
     from espnet_llmvq.decode.generate import encoded, generate, log_probability, prompt_inputs
 

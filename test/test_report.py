@@ -223,23 +223,14 @@ def test_worst():
     assert [errors(s) for s in ours] == [1, 0, 3, 1]
     assert list(worst({"lora": lora, "ours": ours}, 1).items()) == [("u3", ["ours"]), ("u2", ["lora"])]
     # of the equally bad u1 and u4 of `ours`, the first; u4 is in for `lora`
-    assert worst({"lora": lora, "ours": ours}, 2) == {
-        "u3": ["ours"],
-        "u2": ["lora"],
-        "u1": ["ours"],
-        "u4": ["lora"],
-    }
+    assert worst({"lora": lora, "ours": ours}, 2) == {"u3": ["ours"], "u2": ["lora"], "u1": ["ours"], "u4": ["lora"]}
     assert worst({"lora": scored({"u": "a/a"})}, 3) == {}
     assert worst({"lora": lora}, 0) == {}
 
 
 def test_confusions():
     scores = scored({"u1": "a b c/a x c", "u2": "b/x", "u3": "d/e", "u4": "a/a uh", "u5": "c d/c"})
-    assert confusions(scores, 10) == {
-        "S": [("b", "x", 2), ("d", "e", 1)],
-        "D": [("d", "", 1)],
-        "I": [("", "uh", 1)],
-    }
+    assert confusions(scores, 10) == {"S": [("b", "x", 2), ("d", "e", 1)], "D": [("d", "", 1)], "I": [("", "uh", 1)]}
     assert confusions(scores, 1)["S"] == [("b", "x", 2)]
 
 

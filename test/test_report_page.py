@@ -219,7 +219,7 @@ def test_numbers_are_those_of_the_json(tree):
 def test_headings_of_columns(tree):
     heads = find(tree, "results").all("table")[0].all("thead")[0].all("th")
     assert [h.all("span", "label")[0].words for h in heads[1:]] == [
-        *("test_id (ID)", "test_noise (OOD)", "test_far (OOD)", "OOD mean"),
+        *("test_id (ID)", "test_noise (OOD)", "test_far (OOD)", "OOD mean")
     ]
     assert [len(h.all("span", "mark")) for h in heads[1:]] == [0, 0, 1, 0]  # 150 words
     assert "12,000 words" in heads[1].words and "normaliser none" in heads[1].words
@@ -286,7 +286,7 @@ def test_worst_utterances(tree):
     assert "150 more words are not shown" in soft.words
     (diff,) = utterance(tree, "test_noise", "u2").all("div", "hyp")[2].all("p", "diff")
     assert [[cell.words for cell in pair.all("span")] for pair in diff.all("span", "pair")] == [
-        *(["one", "one"], ["", "uh"], ["two", "two"], ["three", "three"]),
+        *(["one", "one"], ["", "uh"], ["two", "two"], ["three", "three"])
     ]
     assert diff.attrs["aria-label"] == "Errors: “uh” put in"
 

@@ -8,8 +8,7 @@ PROMPT = "USER: {speech} Transcribe speech to text. ASSISTANT: {text}"
 
 
 @pytest.mark.parametrize(
-    ("words", "expected"),
-    [("", 0), ("a", 1), ("a b a", 1), ("a a", 2), ("x a b a b a b", 3), ("a b c a b c a b", 2)],
+    ("words", "expected"), [("", 0), ("a", 1), ("a b a", 1), ("a a", 2), ("x a b a b a b", 3), ("a b c a b c a b", 2)]
 )
 def test_longest_run(words, expected):
     assert longest_run(words.split()) == expected

@@ -3,14 +3,7 @@
 import pytest
 
 from espnet_llmvq.errors import UserError
-from espnet_llmvq.score.entities import (
-    Lexicon,
-    check_entities,
-    entity_counts,
-    inside_errors,
-    read_entities,
-    tokenise,
-)
+from espnet_llmvq.score.entities import Lexicon, check_entities, entity_counts, inside_errors, read_entities, tokenise
 from espnet_llmvq.score.wer import align
 
 
@@ -41,11 +34,7 @@ def test_mentions(values, text, expected):
     assert [" ".join(value) for _, _, value in found] == expected
 
 
-REFS = {
-    "u1": "Dr. Smith gave Smith aspirin.",
-    "u2": "No drug today",
-    "u3": "Take Lipitor in New York",
-}
+REFS = {"u1": "Dr. Smith gave Smith aspirin.", "u2": "No drug today", "u3": "Take Lipitor in New York"}
 ENTITIES = {
     "u1": [("person", "Smith"), ("person", "Smith"), ("drug", "aspirin")],
     "u3": [("drug", "Lipitor"), ("city", "New York")],
@@ -59,11 +48,7 @@ def test_counts_by_hand():
         "u3": "Take Lipitor, Lipitor in York",  # once too often; York is not New York
     }
     # (instances, found, mentions of any value, false)
-    assert entity_counts(REFS, hyps, ENTITIES) == {
-        "u1": (3, 1, 1, 0),
-        "u2": (0, 0, 2, 2),
-        "u3": (2, 1, 2, 1),
-    }
+    assert entity_counts(REFS, hyps, ENTITIES) == {"u1": (3, 1, 1, 0), "u2": (0, 0, 2, 2), "u3": (2, 1, 2, 1)}
     lower = {utt: text.lower() for utt, text in hyps.items()}
     refs = {utt: text.lower() for utt, text in REFS.items()}
     values = {u: [(slot, v.lower()) for slot, v in items] for u, items in ENTITIES.items()}

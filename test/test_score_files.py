@@ -69,10 +69,7 @@ def test_ten_are_listed_and_the_rest_counted():
     assert hyps == {**dict.fromkeys(refs, ""), "u03": "b"}
     hyps = match_utterances({"u1": "a"}, {"u1": "b", "u2": "c"}, "r", "h", Rules(extra="drop"), notes)
     assert hyps == {"u1": "b"}
-    assert notes == [
-        "hyp: 12 missing hypotheses counted as empty",
-        "h: 1 hypotheses without a reference left out",
-    ]
+    assert notes == ["hyp: 12 missing hypotheses counted as empty", "h: 1 hypotheses without a reference left out"]
 
 
 def test_no_id_in_common():

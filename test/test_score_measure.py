@@ -52,10 +52,7 @@ def test_wer_and_cer_are_jiwers(files, normaliser):
     assert value(found, "wer") == pytest.approx(100 * words.wer)
     assert value(found, "cer") == pytest.approx(100 * chars.cer)
     errors = words.substitutions + words.deletions + words.insertions
-    assert found.counts["wer"].sum(axis=0).tolist() == [
-        errors,
-        words.hits + words.substitutions + words.deletions,
-    ]
+    assert found.counts["wer"].sum(axis=0).tolist() == [errors, words.hits + words.substitutions + words.deletions]
     assert found.hyps["u000"] == texts(files / "a")[0]  # raw
 
 

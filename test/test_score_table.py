@@ -40,9 +40,7 @@ def experiment(tmp_path, monkeypatch):
             path = tmp_path / "exp" / system / f"decode_{name}" / "hyp.jsonl"
             path.parent.mkdir(parents=True)
             entries = [("u1", words[:5]), ("u2", words[5:])]
-            path.write_text(
-                "".join(json.dumps({"id": u, "text": " ".join(w)}) + "\n" for u, w in entries)
-            )
+            path.write_text("".join(json.dumps({"id": u, "text": " ".join(w)}) + "\n" for u, w in entries))
     return [
         "--system=lora|SLAM-ASR + LoRA|exp/lora/decode_{set}/hyp.jsonl",
         "--system=ours|Soft VQ|exp/ours/decode_{set}/hyp.jsonl|steps=1200",

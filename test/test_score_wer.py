@@ -5,14 +5,7 @@ import random
 import pytest
 
 from espnet_llmvq.errors import UserError
-from espnet_llmvq.score.wer import (
-    align,
-    format_alignments,
-    oov_rate,
-    score_utterances,
-    split_words,
-    total,
-)
+from espnet_llmvq.score.wer import align, format_alignments, oov_rate, score_utterances, split_words, total
 
 
 def levenshtein(a, b):
@@ -117,9 +110,5 @@ def test_oov_rate_counts_tokens():
 def test_format_alignments():
     scores = score_utterances({"u1": ["a", "bb", "c"]}, {"u1": ["a", "x", "c", "dd"]})
     assert format_alignments(scores) == (
-        "id: (u1)\n"
-        "Scores: (#C #S #D #I) 2 1 0 1\n"
-        "REF:  a bb c **\n"
-        "HYP:  a x  c dd\n"
-        "Eval:   S    I\n"
+        "id: (u1)\nScores: (#C #S #D #I) 2 1 0 1\nREF:  a bb c **\nHYP:  a x  c dd\nEval:   S    I\n"
     )

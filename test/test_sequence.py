@@ -69,7 +69,7 @@ def test_errors_name_file_and_line(tmp_path):
         ('{"id": "x", "spans": [{"audio": "a.wav"}]}', "samples > 0"),
         ('{"spans": []}', "id"),
         ('{"id": 7, "spans": []}', "an id, which is text"),
-        ('[1]', "an id, which is text"),
+        ("[1]", "an id, which is text"),
         ('{"id": "x", "spans": [{"text": 5, "loss": true}]}', "text is 5; it must be text"),
         ('{"id": "x", "spans": [{"text": "a", "loss": "no"}]}', "loss is 'no'; it must be true or false"),
     ):

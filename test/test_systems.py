@@ -9,15 +9,7 @@ from espnet_llmvq.bin import train
 from espnet_llmvq.errors import UserError
 from espnet_llmvq.phases import read_overrides
 from espnet_llmvq.score.published import make_published
-from espnet_llmvq.systems import (
-    hypothesis_file,
-    names,
-    plan,
-    read_config,
-    read_systems,
-    read_yaml,
-    system_dir,
-)
+from espnet_llmvq.systems import hypothesis_file, names, plan, read_config, read_systems, read_yaml, system_dir
 
 ROOT = os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "egs")
 RECIPES = [os.path.join(ROOT, name, "llmasr1", "conf") for name in ("TEMPLATE", "mini_tts", "an4")]
@@ -41,15 +33,11 @@ def conf(tmp_path):
 
 
 def test_systems_share_phases(conf):
-    ctc, soft, lora, hard, alone = read_systems(
-        str(conf), ["ctc", "soft", "lora", "hard", "soft_alone"]
-    )
+    ctc, soft, lora, hard, alone = read_systems(str(conf), ["ctc", "soft", "lora", "hard", "soft_alone"])
     assert [p.tag for p in soft.phases] == ["start", "start-hard", "start-hard-soft"]
     assert [p.parent for p in soft.phases] == [None, "start", "start-hard"]
     assert soft.phases[:2] == hard.phases and soft.phases[0] == lora.phases[0]
-    assert [p.config for p in lora.phases] == [
-        str(conf / "phases" / f"{p}.yaml") for p in ("start", "lora")
-    ]
+    assert [p.config for p in lora.phases] == [str(conf / "phases" / f"{p}.yaml") for p in ("start", "lora")]
     assert (alone.phases[0].tag, alone.phases[0].parent) == ("soft", None)
     assert (hard.label, hard.note, lora.label, ctc.decode, ctc.phases) == (
         "Stage 1",
@@ -59,40 +47,22 @@ def test_systems_share_phases(conf):
         (),
     )
     assert system_dir(soft, "exp", "exp/encoder") == "exp/start-hard-soft"
-    assert (
-        hypothesis_file(soft, "exp", "exp/encoder", "test")
-        == "exp/start-hard-soft/decode_test/hyp.jsonl"
-    )
-    assert (
-        hypothesis_file(ctc, "exp", "exp/encoder", "test")
-        == "exp/encoder/decode_ctc_test/hyp.jsonl"
-    )
+    assert hypothesis_file(soft, "exp", "exp/encoder", "test") == "exp/start-hard-soft/decode_test/hyp.jsonl"
+    assert hypothesis_file(ctc, "exp", "exp/encoder", "test") == "exp/encoder/decode_ctc_test/hyp.jsonl"
 
 
 def test_plan_has_each_phase_once_after_its_parent(conf):
     phases = plan(read_systems(str(conf), ["soft", "lora", "ctc", "hard", "soft_alone"]))
-    assert [p.tag for p in phases] == [
-        "start",
-        "start-hard",
-        "start-hard-soft",
-        "start-lora",
-        "soft",
-    ]
+    assert [p.tag for p in phases] == ["start", "start-hard", "start-hard-soft", "start-lora", "soft"]
     for i, phase in enumerate(phases):
         assert phase.parent is None or phase.parent in [p.tag for p in phases[:i]]
 
 
 def test_seed_is_part_of_every_tag(conf):
     (soft,) = read_systems(str(conf), ["soft"], seed=3)
-    assert [p.tag for p in soft.phases] == [
-        "start_seed3",
-        "start-hard_seed3",
-        "start-hard-soft_seed3",
-    ]
+    assert [p.tag for p in soft.phases] == ["start_seed3", "start-hard_seed3", "start-hard-soft_seed3"]
     assert [p.parent for p in soft.phases] == [None, "start_seed3", "start-hard_seed3"]
-    assert not {p.tag for p in soft.phases} & {
-        p.tag for p in read_systems(str(conf), ["soft"])[0].phases
-    }
+    assert not {p.tag for p in soft.phases} & {p.tag for p in read_systems(str(conf), ["soft"])[0].phases}
 
 
 @pytest.mark.parametrize(
@@ -100,10 +70,7 @@ def test_seed_is_part_of_every_tag(conf):
     [
         ("phases: [start, sofd]", r"unknown phase in .*bad.yaml 'sofd' \(did you mean 'soft'\?\)"),
         ("phase: [start]", r"unknown key in .*bad.yaml 'phase' \(did you mean 'phases'\?\)"),
-        (
-            "phases: [start]\ndecode: cct",
-            r"unknown decode in .*bad.yaml 'cct' \(did you mean 'ctc'\?\)",
-        ),
+        ("phases: [start]\ndecode: cct", r"unknown decode in .*bad.yaml 'cct' \(did you mean 'ctc'\?\)"),
         ("phases: [start]\ndecode: ctc", "decodes with ctc has 1 phases"),
         ("label: no phases", "decodes with llm has 0 phases"),
         ("- start", "bad.yaml: expected `key: value` lines"),
@@ -247,9 +214,7 @@ def test_every_system_of_the_recipes_can_be_built(conf):
 @pytest.mark.parametrize("conf", RECIPES)
 def test_rows_that_are_compared_take_the_same_steps(conf):
     systems = {s.name: s for s in read_systems(conf, ["paper_a"])}
-    taken = {
-        name: sum(steps(conf, p.config.split("/")[-1][:-5]) for p in s.phases) for name, s in systems.items()
-    }
+    taken = {name: sum(steps(conf, p.config.split("/")[-1][:-5]) for p in s.phases) for name, s in systems.items()}
     start = steps(conf, "start")
     assert taken["slam"] == taken["lora"] == taken["hard"] == taken["soft1"]
     assert taken["hard_nostart"] == taken["hard"] - start
@@ -299,37 +264,22 @@ def test_base_is_merged_one_level_deep(tmp_path):
         ({"max_epochs": 3}, r"unknown key in x.yaml 'max_epochs' \(did you mean 'max_epoch'\?\)"),
         ({"bridge": "softe"}, r"unknown bridge 'softe' \(did you mean 'soft'\?\)"),
         ({"encoder": "conformr"}, r"unknown encoder 'conformr' \(did you mean 'conformer'\?\)"),
-        (
-            {"bridge_conf": {"stak": 2}},
-            r"unknown key under bridge_conf in x.yaml 'stak' \(did you mean 'stack'\?\)",
-        ),
+        ({"bridge_conf": {"stak": 2}}, r"unknown key under bridge_conf in x.yaml 'stak' \(did you mean 'stack'\?\)"),
         ({"bridge_conf": {"top_k": 2}}, "unknown key under bridge_conf in x.yaml 'top_k'"),
-        (
-            {"bridge": "hard", "bridge_conf": {"embedding": 2}},
-            "unknown key under bridge_conf in x.yaml 'embedding'",
-        ),
+        ({"bridge": "hard", "bridge_conf": {"embedding": 2}}, "unknown key under bridge_conf in x.yaml 'embedding'"),
         ({"model_conf": {"drop_blnk": 1}}, r"'drop_blnk' \(did you mean 'drop_blank'\?\)"),
         ({"model_conf": {"eos_id": 1}}, "unknown key under model_conf in x.yaml 'eos_id'"),
         ({"encoder_conf": {"num_block": 1}}, r"'num_block' \(did you mean 'num_blocks'\?\)"),
-        (
-            {"encoder": "transformer", "encoder_conf": {"cnn_module_kernel": 1}},
-            "'cnn_module_kernel'",
-        ),
+        ({"encoder": "transformer", "encoder_conf": {"cnn_module_kernel": 1}}, "'cnn_module_kernel'"),
         ({"frontend_conf": {"hop": 1}}, "unknown key under frontend_conf in x.yaml 'hop'"),
-        (
-            {"specaug": "specaug", "specaug_conf": {"apply_freq_masks": True}},
-            r"did you mean 'apply_freq_mask'",
-        ),
+        ({"specaug": "specaug", "specaug_conf": {"apply_freq_masks": True}}, r"did you mean 'apply_freq_mask'"),
         ({"llm_conf": {"lora_r": 1}}, r"'lora_r' \(did you mean 'lora'\?\)"),
         ({"optim": "adamww"}, r"unknown optim 'adamww' \(did you mean 'adamw'\?\)"),
         (
             {"optim": "adamw", "optim_conf": {"learning_rate": 1}},
             "unknown key under optim_conf in x.yaml 'learning_rate'",
         ),
-        (
-            {"scheduler": "onecyclelr", "scheduler_conf": {"max_learn": 1}},
-            r"'max_learn' \(did you mean 'max_lr'\?\)",
-        ),
+        ({"scheduler": "onecyclelr", "scheduler_conf": {"max_learn": 1}}, r"'max_learn' \(did you mean 'max_lr'\?\)"),
         ({"augment_conf": {"snr": 1}}, r"'snr' \(did you mean 'snr_db'\?\)"),
         ({"llm_conf": {"dtype": "bfloat"}}, r"unknown llm_conf.dtype in x.yaml 'bfloat' \(did you mean 'bfloat16'\?\)"),
     ],

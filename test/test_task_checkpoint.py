@@ -21,12 +21,8 @@ def test_unfrozen_encoder_is_part_of_the_checkpoint(make_model):
     assert {n for n in whole if n not in state} == {
         n for n in whole if n.startswith(("llm.", "ctc.")) and "lora_" not in n
     } - {"ctc.ctc_lo.weight", "ctc.ctc_lo.bias"}
-    lacking = {
-        n: v for n, v in state.items() if not n.startswith("speech_encoder.encoder.after_norm")
-    }
-    with pytest.raises(
-        UserError, match=r"2 tensors missing: speech_encoder.encoder.after_norm.weight, "
-    ):
+    lacking = {n: v for n, v in state.items() if not n.startswith("speech_encoder.encoder.after_norm")}
+    with pytest.raises(UserError, match=r"2 tensors missing: speech_encoder.encoder.after_norm.weight, "):
         make_model(llm_conf={"lora": LORA}).load_state_dict(lacking)
 
 
@@ -40,10 +36,7 @@ def test_frozen_encoder_is_loaded_from_its_file(make_model, encoder_dir):
     assert len(names) > 20 and all(torch.equal(own[n], saved[n]) for n in names)
     assert not any(p.requires_grad for n, p in ours.named_parameters() if n in names)
     ours.train()
-    assert (
-        not any(m.training for m in ours.speech_encoder.modules())
-        and ours.speech_encoder.specaug is None
-    )
+    assert not any(m.training for m in ours.speech_encoder.modules()) and ours.speech_encoder.specaug is None
 
 
 def test_trained_encoder_is_part_of_the_checkpoint(make_model, encoder_dir, tmp_path):
@@ -92,9 +85,7 @@ def test_encoder_file_that_lacks_tensors(make_model, encoder_dir, tmp_path):
         make_model(encoder_file=str(tmp_path / "model.pth"))
     with open(os.path.join(encoder_dir, "config.yaml")) as f:
         (tmp_path / "config.yaml").write_text(f.read())
-    with pytest.raises(
-        UserError, match="lacks 2 .*: speech_encoder.encoder.embed.0.weight, ctc.ctc_lo.bias"
-    ):
+    with pytest.raises(UserError, match="lacks 2 .*: speech_encoder.encoder.embed.0.weight, ctc.ctc_lo.bias"):
         make_model(encoder_file=str(tmp_path / "model.pth"))
 
 
@@ -129,9 +120,7 @@ def espnet_asr(directory, tokens, **overrides):
 def test_encoder_of_espnet_asr(make_model, tmp_path):
     asr, file = espnet_asr(tmp_path, ["<blank>", "<unk>", "a", "b", "<sos/eos>"])
     # A tokenizer of its own: the CTC head does not fit the LLM's tokens.
-    with pytest.raises(
-        UserError, match=r"lacks 2 encoder tensors: ctc.ctc_lo.weight, ctc.ctc_lo.bias"
-    ):
+    with pytest.raises(UserError, match=r"lacks 2 encoder tensors: ctc.ctc_lo.weight, ctc.ctc_lo.bias"):
         make_model(encoder_file=file)
     ours = make_model(encoder_file=file, ctc=False)
     assert isinstance(ours.speech_encoder, SpeechEncoder) and ours.ctc is None

@@ -31,29 +31,15 @@ def test_batch_of_interleaved_and_text(wave, tokenizer):
         ),
     )
     text = Sequence("b", (Span(text="five"), Span(text=" six", loss=True, eos=True)))
-    whole = Sequence(
-        "c", (Span(text="USER:"), Span(audio=path, samples=16000), Span(text=" nine", loss=True))
-    )
+    whole = Sequence("c", (Span(text="USER:"), Span(audio=path, samples=16000), Span(text=" nine", loss=True)))
     preprocess = SequencePreprocessor(tokenizer, tokenizer.eos_token_id, step=1280)
-    ids, batch = collate(
-        [(s.id, preprocess(s.id, {"sequence": s.to_json()})) for s in (interleaved, text, whole)]
-    )
+    ids, batch = collate([(s.id, preprocess(s.id, {"sequence": s.to_json()})) for s in (interleaved, text, whole)])
     assert ids == ["a", "b", "c"]
     tokens = [[tokenizer.encode(s, add_special_tokens=False) for s in spans]
               for spans in ((" one", " two three"), ("five", " six"), ("USER:", " nine"))]  # fmt: skip
     rows = [
-        [
-            (SPEECH, 3, 0),
-            (TEXT, len(tokens[0][0]), 1),
-            (SPEECH, 2, 0),
-            (TEXT, len(tokens[0][1]) + 1, 1),
-        ],
-        [
-            (TEXT, len(tokens[1][0]), 0),
-            (TEXT, len(tokens[1][1]) + 1, 1),
-            (-1, -1, -1),
-            (-1, -1, -1),
-        ],
+        [(SPEECH, 3, 0), (TEXT, len(tokens[0][0]), 1), (SPEECH, 2, 0), (TEXT, len(tokens[0][1]) + 1, 1)],
+        [(TEXT, len(tokens[1][0]), 0), (TEXT, len(tokens[1][1]) + 1, 1), (-1, -1, -1), (-1, -1, -1)],
         [(TEXT, len(tokens[2][0]), 0), (SPEECH, 0, 0), (TEXT, len(tokens[2][1]), 1), (-1, -1, -1)],
     ]
     assert batch["layout"].tolist() == [[list(span) for span in row] for row in rows]
@@ -88,9 +74,7 @@ def test_noise_has_the_level_asked_for():
     for snr in (0.0, 12.0):
         noise = Augmenter(noise_prob=1.0, snr_db=(snr, snr))(wave) - wave
         assert 10 * np.log10(np.mean(wave**2) / np.mean(noise**2)) == pytest.approx(snr, abs=0.01)
-    pink = (
-        Augmenter(noise_prob=1.0, snr_db=(0, 0), tilt=(1.0, 1.0))(np.ones(1 << 16, np.float32)) - 1
-    )
+    pink = Augmenter(noise_prob=1.0, snr_db=(0, 0), tilt=(1.0, 1.0))(np.ones(1 << 16, np.float32)) - 1
     power = np.abs(np.fft.rfft(pink)) ** 2
     # half the power an octave: the sum over an octave stays
     octaves = [power[1 << k : 2 << k].sum() for k in range(8, 15)]

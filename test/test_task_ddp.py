@@ -14,14 +14,7 @@ from espnet_llmvq.tasks.speech_llm import SpeechLLMTask
 
 def train(directory, config, rank, port):
     """One process of two, or (rank None) the only one."""
-    options = [
-        "--config",
-        config,
-        "--output_dir",
-        str(directory),
-        "--multiprocessing_distributed",
-        "false",
-    ]
+    options = ["--config", config, "--output_dir", str(directory), "--multiprocessing_distributed", "false"]
     if rank is not None:
         options += ["--dist_backend", "gloo", "--dist_world_size", "2", "--dist_rank", str(rank)]
         options += ["--dist_master_addr", "127.0.0.1", "--dist_master_port", str(port)]
@@ -54,9 +47,7 @@ def test_two_processes_train_like_one(settings, encoder_dir, tmp_path):
     with open(path, "w") as f:
         yaml.safe_dump(config, f)
     port, fork = free_port(), multiprocessing.get_context("fork")
-    processes = [
-        fork.Process(target=train, args=(tmp_path / "two", path, rank, port)) for rank in (0, 1)
-    ]
+    processes = [fork.Process(target=train, args=(tmp_path / "two", path, rank, port)) for rank in (0, 1)]
     for process in processes:
         process.start()
     train(tmp_path / "one", path, None, None)
@@ -66,9 +57,7 @@ def test_two_processes_train_like_one(settings, encoder_dir, tmp_path):
     with open(tmp_path / "two/config.yaml") as f:
         used = yaml.safe_load(f)
     assert used["distributed"] and used["dist_world_size"] == 2
-    one, two = (
-        torch.load(tmp_path / d / "checkpoint.pth", weights_only=True) for d in ("one", "two")
-    )
+    one, two = (torch.load(tmp_path / d / "checkpoint.pth", weights_only=True) for d in ("one", "two"))
     first = torch.load(tmp_path / "one/1epoch.pth", weights_only=True)
     assert one["model"].keys() == two["model"].keys() and "bridge.codebook" in one["model"]
     for name, value in one["model"].items():
@@ -77,7 +66,5 @@ def test_two_processes_train_like_one(settings, encoder_dir, tmp_path):
     for epoch in (1, 2):
         for part in ("train", "valid"):
             a, b = (s["reporter"]["stats"][epoch][part] for s in (one, two))
-            assert a["loss"] == pytest.approx(b["loss"], rel=1e-5) and a["acc"] == pytest.approx(
-                b["acc"], abs=1e-6
-            )
+            assert a["loss"] == pytest.approx(b["loss"], rel=1e-5) and a["acc"] == pytest.approx(b["acc"], abs=1e-6)
             assert a["total_count"] == b["total_count"]

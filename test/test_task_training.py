@@ -21,13 +21,7 @@ def config(settings):
     return settings(
         llm_conf={"lora": LORA},
         bridge="soft",
-        bridge_conf={
-            "stack": 1,
-            "hidden_size": 24,
-            "dropout_rate": 0.1,
-            "codebook": "trainable",
-            "top_k": 10,
-        },
+        bridge_conf={"stack": 1, "hidden_size": 24, "dropout_rate": 0.1, "codebook": "trainable", "top_k": 10},
         model_conf={"ctc_weight": 0.3, "drop_blank": 0.99},
         augment_conf={"noise_prob": 0.7},
     )
@@ -115,17 +109,9 @@ def kill_while_writing(name, times):
         lambda: (torch, "save", kill_while_writing("2epoch.pth", 1)),
         lambda: (torch, "save", kill_while_writing("valid.loss.ave", 1)),
     ],
-    ids=[
-        "between epochs",
-        "within an epoch",
-        "in checkpoint.pth",
-        "in 2epoch.pth",
-        "in the average",
-    ],
+    ids=["between epochs", "within an epoch", "in checkpoint.pth", "in 2epoch.pth", "in the average"],
 )
-def test_killed_training_ends_like_an_undisturbed_one(
-    config, undisturbed, tmp_path, monkeypatch, where
-):
+def test_killed_training_ends_like_an_undisturbed_one(config, undisturbed, tmp_path, monkeypatch, where):
     directory = tmp_path / "phase"
     with monkeypatch.context() as patch, pytest.raises(Killed):
         patch.setattr(*where())
@@ -167,9 +153,7 @@ def test_finished_phase_does_nothing(config, undisturbed, capsys):
 
 def test_other_settings_are_refused(config, undisturbed):
     changed = {**config, "optim_conf": {"lr": 0.02}}
-    with pytest.raises(
-        UserError, match=r"other settings \(optim_conf: \{'lr': 0.01\} then, \{'lr': 0.02\} now\)"
-    ):
+    with pytest.raises(UserError, match=r"other settings \(optim_conf: \{'lr': 0.01\} then, \{'lr': 0.02\} now\)"):
         launch.run_phases([("phase", None, str(undisturbed), changed)], 1, 1)
     with pytest.raises(UserError, match="weight_decay: None then, 1 now"):
         launch.is_done(str(undisturbed), {**config, "weight_decay": 1})
@@ -181,9 +165,7 @@ def test_phases_in_processes(settings, encoder_dir, tmp_path, capfd, monkeypatch
     monkeypatch.setattr(logging.root, "handlers", [])
     monkeypatch.setattr(sys, "stderr", open(2, "w", closefd=False, buffering=1))
     frozen = dict(encoder_file=os.path.join(encoder_dir, "model.pth"), specaug=None, max_epoch=1)
-    first = settings(
-        **frozen, model_conf={"start_weight": 1.0, "llm_weight": 0.0}, keep_nbest_models=1
-    )
+    first = settings(**frozen, model_conf={"start_weight": 1.0, "llm_weight": 0.0}, keep_nbest_models=1)
     second = settings(**frozen, bridge="hard", freeze=["llm"], init_from=str(tmp_path / "a/model.pth"), optim="sgd",
                       optim_conf={"lr": 0.0}, scheduler=None, keep_nbest_models=1)  # fmt: skip
     jobs = [("a-b", "a", str(tmp_path / "b"), second), ("a", None, str(tmp_path / "a"), first)]
@@ -207,9 +189,7 @@ def test_phases_in_processes(settings, encoder_dir, tmp_path, capfd, monkeypatch
 
 def test_cached_frames_train_the_same_model(settings, encoder_dir, corpus, tmp_path):
     command = ["--encoder", encoder_dir, "--batch_seconds", "3", "--threads", "1"]
-    encode.main(
-        [*command, corpus.train, str(tmp_path / "train"), corpus.valid, str(tmp_path / "valid")]
-    )
+    encode.main([*command, corpus.train, str(tmp_path / "train"), corpus.valid, str(tmp_path / "valid")])
     frozen = settings(
         encoder_file=os.path.join(encoder_dir, "model.pth"), specaug=None, llm_conf={"lora": LORA},
         model_conf={"drop_blank": 0.99}, optim="sgd", optim_conf={"lr": 0.1}, scheduler=None, max_epoch=2,
@@ -230,13 +210,9 @@ def test_cached_frames_train_the_same_model(settings, encoder_dir, corpus, tmp_p
         assert str(tmp_path / "valid/frames.ark:") in f.readline()
     shutil.rmtree(tmp_path / "cached")
     with pytest.raises(UserError, match="no encoder frames for train"):
-        launch.train_phase(
-            str(tmp_path / "cached"), {**cached, "train_cache": cached["valid_cache"]}, 1
-        )
+        launch.train_phase(str(tmp_path / "cached"), {**cached, "train_cache": cached["valid_cache"]}, 1)
     with pytest.raises(UserError, match="augment_conf has no effect on cached encoder frames"):
-        launch.train_phase(
-            str(tmp_path / "other"), {**cached, "augment_conf": {"noise_prob": 0.5}}, 1
-        )
+        launch.train_phase(str(tmp_path / "other"), {**cached, "augment_conf": {"noise_prob": 0.5}}, 1)
 
 
 def test_changed_audio_is_noticed(settings, corpus, tmp_path):
@@ -244,8 +220,6 @@ def test_changed_audio_is_noticed(settings, corpus, tmp_path):
         lines = [json.loads(line) for line in f]
     lines[0]["spans"][1]["samples"] += 2
     (tmp_path / "train.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
-    data = settings(
-        train_data_path_and_name_and_type=[[str(tmp_path / "train.jsonl"), "sequence", "sequence"]]
-    )
+    data = settings(train_data_path_and_name_and_type=[[str(tmp_path / "train.jsonl"), "sequence", "sequence"]])
     with pytest.raises(UserError, match="train00: .*the audio changed: run again from stage 3"):
         launch.train_phase(str(tmp_path / "phase"), data, 1)

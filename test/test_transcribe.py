@@ -49,10 +49,7 @@ def test_a_short_recording_is_not_cut():
 def test_cuts_lie_in_pauses():
     """By hand: of each pause 0.2 s stay beside speech, of 0.5 s all do; 0.3 s is no pause."""
     found = cut(
-        levels((3, -80), (4, -20), (0.5, -60), (2, -25), (0.3, -70), (2, -20), (6, -75), (3, -30)),
-        10,
-        0.4,
-        0.2,
+        levels((3, -80), (4, -20), (0.5, -60), (2, -25), (0.3, -70), (2, -20), (6, -75), (3, -30)), 10, 0.4, 0.2
     )
     flat = np.array(found).ravel()
     assert flat == pytest.approx([2.8, 7.2, 7.3, 12.0, 17.6, 20.8], abs=1e-6)
@@ -108,9 +105,7 @@ def test_blocks_are_the_file(tmp_path):
 def test_levels_of_a_tone(tmp_path):
     """A sine of amplitude A has 10 log10(A^2 / 2) dB; an offset does not count."""
     t = np.arange(22050 * 2) / 22050
-    soundfile.write(
-        tmp_path / "x.wav", 0.3 + 0.1 * np.sin(2 * np.pi * 500 * t), 22050, subtype="FLOAT"
-    )
+    soundfile.write(tmp_path / "x.wav", 0.3 + 0.1 * np.sin(2 * np.pi * 500 * t), 22050, subtype="FLOAT")
     found = read_levels(tmp_path / "x.wav")
     assert found.duration == 2.0 and found.step == 441 / 22050
     assert found.decibels == pytest.approx(np.full(100, 10 * np.log10(0.005)), abs=0.1)
@@ -156,9 +151,7 @@ def test_the_text_of_stage_12(transcriber, trained_soft, corpus, packed_dir):
     assert {p: transcriber(p).text for p in texts} == texts
     small = Transcriber(packed_dir, batch_seconds=1.0)
     done = []
-    assert list(small.transcribe(texts, progress=done.append)) == list(
-        transcriber.transcribe(texts)
-    )
+    assert list(small.transcribe(texts, progress=done.append)) == list(transcriber.transcribe(texts))
     assert sum(done) == pytest.approx(sum(soundfile.info(p).duration for p in texts))
     one = Transcriber(packed_dir, num_beams=1)
     assert {p: one(p).text for p in texts} == stage_12(trained_soft[1], corpus.train, 1) != texts
@@ -183,9 +176,7 @@ def test_the_encoder_alone(trained_soft, corpus, tmp_path):
     from espnet_llmvq.transcribe import Transcriber
 
     search = {"num_beams": 4, "length_penalty": 0.0, "ctc_weight": 0.0}
-    pack(
-        trained_soft[0], str(tmp_path / "ctc"), system="ctc", label="", decode="ctc", search=search
-    )
+    pack(trained_soft[0], str(tmp_path / "ctc"), system="ctc", label="", decode="ctc", search=search)
     transcriber = Transcriber(tmp_path / "ctc")
     for (utt,), batch in Batches(corpus.valid, 100, transcriber.tokenizer, 1):
         ((hyp,),) = greedy(transcriber.model, encoded(transcriber.model, batch))
@@ -199,12 +190,7 @@ def test_rates_and_channels(transcriber, wave, tmp_path):
     soundfile.write(tmp_path / "stereo.wav", np.stack([wave, wave], 1), 16000, subtype="PCM_16")
     soundfile.write(tmp_path / "same.flac", wave, 16000, subtype="PCM_16")
     text = transcriber(tmp_path / "mono.wav").text
-    assert (
-        text
-        and transcriber(tmp_path / "stereo.wav").text
-        == transcriber(tmp_path / "same.flac").text
-        == text
-    )
+    assert text and transcriber(tmp_path / "stereo.wav").text == transcriber(tmp_path / "same.flac").text == text
     # Opposite channels cancel out: silence.
     soundfile.write(tmp_path / "opposite.wav", np.stack([wave, -wave], 1), 16000, subtype="PCM_16")
     assert transcriber(tmp_path / "opposite.wav").text == ""
@@ -269,10 +255,7 @@ def test_bad_input(transcriber, packed_dir, wave, tmp_path, capsys):
             assert isinstance(found, Transcript), (name, found)
             assert (found.text == "") == (what == "")
     with pytest.raises(SystemExit) as status:
-        run(
-            command.main,
-            [packed_dir, *paths, "--format", "json", "--out_dir", str(tmp_path / "out")],
-        )
+        run(command.main, [packed_dir, *paths, "--format", "json", "--out_dir", str(tmp_path / "out")])
     assert status.value.code == 1
     err = capsys.readouterr().err
     bad = [name for name, what in expected.items() if what]
@@ -343,9 +326,7 @@ def test_word_times_are_of_the_recording(packed_dir, long_file):
     transcript = Transcriber(packed_dir, num_beams=1)(long_file[0], words=True)
     timed = [s for s in transcript.segments if s.words]
     assert timed and timed[-1].start > 60
-    assert all(
-        s.words is None or " ".join(w.word for w in s.words) == s.text for s in transcript.segments
-    )
+    assert all(s.words is None or " ".join(w.word for w in s.words) == s.text for s in transcript.segments)
     for s in timed:
         assert all(s.start <= w.start <= w.end <= s.end + 1e-6 for w in s.words)
         assert [w.start for w in s.words] == sorted(w.start for w in s.words)
@@ -367,8 +348,7 @@ def test_formats_by_hand():
         "1\n00:00:00,000 --> 00:00:02,500\nhello there\n\n2\n01:00:00,500 --> 01:00:02,400\na <b> & c\n\n"
     )
     assert to_vtt(MADE) == (
-        "WEBVTT\n\n00:00:00.000 --> 00:00:02.500\nhello there\n\n"
-        "01:00:00.500 --> 01:00:02.400\na &lt;b&gt; &amp; c\n\n"
+        "WEBVTT\n\n00:00:00.000 --> 00:00:02.500\nhello there\n\n01:00:00.500 --> 01:00:02.400\na &lt;b&gt; &amp; c\n\n"
     )
     assert json.loads(to_json(MADE)) == {
         "audio": "x.wav", "duration": 3700.0, "text": "hello there a <b> & c",
@@ -394,11 +374,7 @@ def test_subtitles_are_short():
     ))  # fmt: skip
     found = cues(made)
     for start, end, text in found:
-        assert (
-            end - start <= 6
-            and len(text.split("\n")) <= 2
-            and max(map(len, text.split("\n"))) <= 42
-        )
+        assert end - start <= 6 and len(text.split("\n")) <= 2 and max(map(len, text.split("\n"))) <= 42
     assert " ".join(text for *_, text in found).split() == [w.word for w in words + slow]
     assert all(a[1] <= b[0] for a, b in zip(found, found[1:]))
 

@@ -23,9 +23,7 @@ _ELEMENT = "element-6066-11e4-a52e-4f735466cecf"  # key of a reference to an ele
 
 def find_programs():
     """Return ({"browser": path, "driver": path}, names of those that are missing)."""
-    found = {
-        kind: next(filter(None, map(shutil.which, names)), None) for kind, names in NAMES.items()
-    }
+    found = {kind: next(filter(None, map(shutil.which, names)), None) for kind, names in NAMES.items()}
     return found, [" or ".join(NAMES[kind]) for kind, path in found.items() if path is None]
 
 
@@ -45,10 +43,7 @@ class Browser:
             else:
                 raise RuntimeError(f"chromedriver did not start; see {room}/driver.log")
             self._root = f"http://127.0.0.1:{match[1]}/session"
-            options = {
-                "binary": programs["browser"],
-                "args": [*ARGUMENTS, f"--user-data-dir={room}/profile"],
-            }
+            options = {"binary": programs["browser"], "args": [*ARGUMENTS, f"--user-data-dir={room}/profile"]}
             wanted = {"goog:chromeOptions": options, "goog:loggingPrefs": {"browser": "ALL"}}
             session = self._call("", {"capabilities": {"alwaysMatch": wanted}})["sessionId"]
             self._root += f"/{session}"
@@ -58,9 +53,7 @@ class Browser:
 
     def _call(self, path, body=None, method=None):
         data = None if body is None else json.dumps(body).encode()
-        request = urllib.request.Request(
-            self._root + path, data, {"Content-Type": "application/json"}, method=method
-        )
+        request = urllib.request.Request(self._root + path, data, {"Content-Type": "application/json"}, method=method)
         opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
         try:
             with opener.open(request, timeout=60) as answer:

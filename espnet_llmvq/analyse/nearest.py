@@ -49,8 +49,7 @@ def describe(model, tokenizer, found, i, count=TOKENS):
         return [token or f"<row {row}>" for row, token in zip(step, tokenizer.convert_ids_to_tokens(step))]
 
     return [
-        list(zip(names(step), values, shares))
-        for step, values, shares in zip(rows.tolist(), cosines.tolist(), weights)
+        list(zip(names(step), values, shares)) for step, values, shares in zip(rows.tolist(), cosines.tolist(), weights)
     ]
 
 

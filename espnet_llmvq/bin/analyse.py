@@ -81,9 +81,7 @@ def analyse_system(args, system, sets, chosen):
         warnings += [f"{system.label} on {name}: {text}" for text in collapsed]
         common = {"system": system.name, "set": name}
         for row in [
-            *gap_rows(
-                found.speech, found.text, found.transcripts, args.replicates, seed=args.draw_seed, name=name
-            ),
+            *gap_rows(found.speech, found.text, found.transcripts, args.replicates, seed=args.draw_seed, name=name),
             *({"metric": m, "value": v, "low": None, "high": None} for m, v in numbers.items()),
         ]:
             values = {key: number(row[key]) for key in ("value", "low", "high")}
@@ -93,8 +91,7 @@ def analyse_system(args, system, sets, chosen):
         speech, text = tsne.embed(found.speech[drawn], found.text[drawn], args.draw_seed)
         panels[name] = tsne.Panel(system.name, system.label, text, speech)
         steps[name] = {
-            found.ids[i]: describe(model, tokenizer, found, i)
-            for i in range(min(args.examples, len(found.ids)))
+            found.ids[i]: describe(model, tokenizer, found, i) for i in range(min(args.examples, len(found.ids)))
         }
         print(f"[{system.name}] {name}: {len(found.ids)} utterances, {sum(found.counts)} steps", flush=True)
     return rows, warnings, panels, steps

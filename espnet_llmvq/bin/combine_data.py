@@ -17,9 +17,7 @@ def _merge(tables, name, shared):
         for key, value in table.items():
             if key in union and not (shared and union[key] == value):
                 what = "with other content in" if shared else "in"
-                raise UserError(
-                    f"{source}/{name}: {key}: also {what} {origin[key]}/{name} (rename one)"
-                )
+                raise UserError(f"{source}/{name}: {key}: also {what} {origin[key]}/{name} (rename one)")
             union[key], origin[key] = value, source
     return union
 
@@ -47,10 +45,7 @@ def combine(sources):
         tables = [(s, data.extra.get(name, {})) for s, data in sources]
         if name == "utt2uniq":
             # Kaldi's meaning: an utterance that is no copy is its own original.
-            tables = [
-                (s, data.extra.get(name) or {utt: [utt] for utt in data.text})
-                for s, data in sources
-            ]
+            tables = [(s, data.extra.get(name) or {utt: [utt] for utt in data.text}) for s, data in sources]
         extra[name] = _merge(tables, name, shared=level(name) != "utt")
     wav_scp = _merge([(s, d.wav_scp) for s, d in sources], "wav.scp", shared=segmented)
     utt2spk = _merge([(s, d.utt2spk) for s, d in sources], "utt2spk", shared=False)
@@ -78,9 +73,7 @@ def _extra_lines(name, sources):
 def main(argv=None):
     parser = Parser(description=__doc__)
     parser.add_argument(
-        "--extra_files",
-        default="",
-        help='further files to combine if all sources have them, e.g. "utt2lang notes"',
+        "--extra_files", default="", help='further files to combine if all sources have them, e.g. "utt2lang notes"'
     )
     parser.add_argument(
         "--skip_fix",

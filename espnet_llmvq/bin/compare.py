@@ -26,9 +26,7 @@ def get_parser():
     add_set_options(parser)
     add_statistics_options(parser)
     add_input_options(parser)
-    parser.add_argument(
-        "--show", type=int, default=5, help="utterances to print that gained, and that lost, most"
-    )
+    parser.add_argument("--show", type=int, default=5, help="utterances to print that gained, and that lost, most")
     parser.add_argument("--json", metavar="FILE", help="also write the comparison to this file")
     return parser
 
@@ -67,20 +65,14 @@ def main(argv=None):
 
     reference, metrics = load(args, rules)
     names = {"A": args.a, "B": args.b}
-    found = {
-        name: evaluate(reference, path, metrics, rules, args.prompt, audit_rules)
-        for name, path in names.items()
-    }
+    found = {name: evaluate(reference, path, metrics, rules, args.prompt, audit_rules) for name, path in names.items()}
     units = reference.units()
     systems = {
         name: measured(evaluation, metrics, units, args.replicates, args.draw_seed)
         for name, evaluation in found.items()
     }
     made = {
-        metric: compare(
-            *(systems["B"], systems["A"], metric, args.permutations, args.confidence),
-            args.draw_seed,
-        )
+        metric: compare(*(systems["B"], systems["A"], metric, args.permutations, args.confidence), args.draw_seed)
         for metric in metrics
         if metric in TESTED
     }
@@ -119,15 +111,9 @@ def main(argv=None):
     a, b = found["A"].scores, found["B"].scores
     gains = changed(a, b)
     fewer, more = sum(g < 0 for g, _ in gains), sum(g > 0 for g, _ in gains)
-    print(
-        f"utterances: {fewer} with fewer errors in B, {more} with more, "
-        f"{len(gains) - fewer - more} with as many"
-    )
+    print(f"utterances: {fewer} with fewer errors in B, {more} with more, {len(gains) - fewer - more} with as many")
     both, only_a, only_b, none = word_outcomes(a, b)
-    print(
-        f"reference words: {both} right in both, {only_a} in A only, {only_b} in B only, "
-        f"{none} in neither"
-    )
+    print(f"reference words: {both} right in both, {only_a} in A only, {only_b} in B only, {none} in neither")
     order = {score.utt: i for i, score in enumerate(a)}
     for title, sign in (("gained most in B", 1), ("lost most in B", -1)):
         chosen = sorted((sign * gain, utt) for gain, utt in gains if sign * gain < 0)[: args.show]

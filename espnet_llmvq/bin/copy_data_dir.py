@@ -18,10 +18,7 @@ def rename(data, new_utt, new_spk):
 
     recs = {rec: rec for rec in data.wav_scp} if data.segments is not None else new_utt
     ids = {"utt": new_utt, "spk": new_spk, "rec": recs}
-    extra = {
-        name: {ids[level(name)][key]: lines for key, lines in table.items()}
-        for name, table in data.extra.items()
-    }
+    extra = {name: {ids[level(name)][key]: lines for key, lines in table.items()} for name, table in data.extra.items()}
     if "utt2uniq" not in extra and any(old != new for old, new in new_utt.items()):
         extra["utt2uniq"] = {new: [old] for old, new in new_utt.items()}
     segments = data.segments

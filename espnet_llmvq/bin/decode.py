@@ -132,9 +132,7 @@ def decode_system(args, system, sets):
         path = hypothesis_file(system, args.expdir, args.encoder, name)
         nbest = os.path.join(os.path.dirname(path), NBEST)
         cache = None if changes_frames(vars(model_args), model_args.encoder_file) else cache
-        batches = read_batches(
-            sequences, args.batch_seconds, model_args.llm, batch_size=args.batch_size, cache=cache
-        )
+        batches = read_batches(sequences, args.batch_seconds, model_args.llm, batch_size=args.batch_size, cache=cache)
         told = made
         if system.decode == "llm":
             trained = getattr(model_args, "prompt", None)

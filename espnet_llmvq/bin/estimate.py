@@ -16,54 +16,27 @@ GB = 1e9
 def get_parser():
     parser = Parser(description=__doc__)
     parser.add_argument("--systems", default="", help="systems and groups under conf_dir/systems")
-    parser.add_argument(
-        "--config", help="training config of the speech encoder (e.g. conf/encoder.yaml), sized too"
-    )
+    parser.add_argument("--config", help="training config of the speech encoder (e.g. conf/encoder.yaml), sized too")
     parser.add_argument("--conf_dir", default="conf", help="holds systems/ and phases/")
     parser.add_argument("--pretrained_encoder", help="directory or hub id of WavLM or Whisper, for all phases")
     parser.add_argument("--pretrained_layer", help="last, weighted or a number; default: that of the phases, or last")
-    parser.add_argument(
-        "--encoder_file", help="checkpoint of a trained encoder instead of --config"
-    )
-    parser.add_argument(
-        "--llm", required=True, help="LLM directory or hub id; its config.json is enough"
-    )
-    parser.add_argument(
-        "--lm_config",
-        help="config of the language model to be trained, if --llm does not exist yet",
-    )
+    parser.add_argument("--encoder_file", help="checkpoint of a trained encoder instead of --config")
+    parser.add_argument("--llm", required=True, help="LLM directory or hub id; its config.json is enough")
+    parser.add_argument("--lm_config", help="config of the language model to be trained, if --llm does not exist yet")
     parser.add_argument("--vocab_size", type=int, help="tokens of it")
-    parser.add_argument(
-        "--override", action="append", default=[], help="key=value laid over every config, repeated"
-    )
-    parser.add_argument(
-        "--accumulate", type=int, default=1, help="parts of a batch, as in training"
-    )
+    parser.add_argument("--override", action="append", default=[], help="key=value laid over every config, repeated")
+    parser.add_argument("--accumulate", type=int, default=1, help="parts of a batch, as in training")
     parser.add_argument("--ngpu", type=int, default=1, help="GPUs of a machine that share a batch")
     parser.add_argument("--num_nodes", type=int, default=1, help="machines that share a batch")
-    parser.add_argument(
-        "--cached", action="store_true", help="encoder frames are cached where they can be"
-    )
-    parser.add_argument(
-        "--seconds", type=float, default=12.3, help="speech of an utterance (LibriSpeech: 12.3)"
-    )
-    parser.add_argument(
-        "--tokens", type=int, default=45, help="tokens of its transcript with the end token"
-    )
+    parser.add_argument("--cached", action="store_true", help="encoder frames are cached where they can be")
+    parser.add_argument("--seconds", type=float, default=12.3, help="speech of an utterance (LibriSpeech: 12.3)")
+    parser.add_argument("--tokens", type=int, default=45, help="tokens of its transcript with the end token")
     parser.add_argument("--prompt_tokens", type=int, default=12, help="tokens of the prompt")
-    parser.add_argument(
-        "--train_shape", help="LLM positions of training sequences: batches of an epoch are counted"
-    )
-    parser.add_argument(
-        "--mixture_dir", default="exp/mixtures", help="NAME_shape of mixtures of phases"
-    )
-    parser.add_argument(
-        "--corpus_hours", type=float, help="speech of an epoch, where no positions are counted yet"
-    )
+    parser.add_argument("--train_shape", help="LLM positions of training sequences: batches of an epoch are counted")
+    parser.add_argument("--mixture_dir", default="exp/mixtures", help="NAME_shape of mixtures of phases")
+    parser.add_argument("--corpus_hours", type=float, help="speech of an epoch, where no positions are counted yet")
     parser.add_argument("--gpu", default="a100", help=f"one of {', '.join(GPUS)}")
-    parser.add_argument(
-        "--device_flops", type=float, help="of another GPU: operations a second, without sparsity"
-    )
+    parser.add_argument("--device_flops", type=float, help="of another GPU: operations a second, without sparsity")
     parser.add_argument(
         "--utilisation",
         type=float,
@@ -97,11 +70,7 @@ def batches_of_epoch(args, training, config, sequences, gpus):
 
     if config["num_iters_per_epoch"]:
         return config["num_iters_per_epoch"]
-    shape = (
-        os.path.join(args.mixture_dir, f"{training.mixture}_shape")
-        if training.mixture
-        else args.train_shape
-    )
+    shape = os.path.join(args.mixture_dir, f"{training.mixture}_shape") if training.mixture else args.train_shape
     if shape and os.path.exists(shape):
         return epoch_batches(config, shape, gpus)
     if args.corpus_hours:
@@ -121,9 +90,7 @@ def estimate(args, training, encoder, encoder_file, llm):
     config = with_defaults(training.config, SpeechLLMTask.get_default_config())
     gpus, samples = max(args.ngpu, 1) * args.num_nodes, round(args.seconds * SAMPLE_RATE)
     stack = 1 if training.is_encoder else config["bridge_conf"].get("stack", 5)
-    speech = Positions(None, {**encoder, **training.config}, stack).span(
-        Span(audio="-", samples=samples)
-    )
+    speech = Positions(None, {**encoder, **training.config}, stack).span(Span(audio="-", samples=samples))
     positions = speech + args.prompt_tokens + args.tokens
     if counts_positions(config):
         # ESPnet closes a batch with the sequence that passes the budget.
@@ -131,9 +98,7 @@ def estimate(args, training, encoder, encoder_file, llm):
     else:
         sequences = config["batch_size"]
     share = -(-sequences // gpus)
-    cached = args.cached and not (
-        training.is_encoder or training.mixture or changes_frames(config, encoder_file)
-    )
+    cached = args.cached and not (training.is_encoder or training.mixture or changes_frames(config, encoder_file))
     own = training.is_encoder or "encoder" in training.config
     settings = {**training.config, "llm": llm, "encoder_file": None if own else encoder_file}
     cost = size(settings, Batch(share, samples, args.prompt_tokens, args.tokens, cached))
@@ -148,10 +113,7 @@ def estimate(args, training, encoder, encoder_file, llm):
         "config": training.phase.config,
         "parameters": sum(total for total, _ in cost.parts.values()),
         "trainable": trainable,
-        "parts": {
-            name: {"parameters": total, "trainable": part}
-            for name, (total, part) in cost.parts.items()
-        },
+        "parts": {name: {"parameters": total, "trainable": part} for name, (total, part) in cost.parts.items()},
         "positions": positions,
         "sequences": sequences,
         "sequences_per_gpu": share,
@@ -167,9 +129,7 @@ def estimate(args, training, encoder, encoder_file, llm):
         "gpu_bytes": None if args.device_flops else memory * GB,
         "flops_per_batch": cost.flops,
         "batches": None if batches is None else config["max_epoch"] * batches,
-        "hours": None
-        if batches is None
-        else config["max_epoch"] * batches * cost.flops / speed / 3600,
+        "hours": None if batches is None else config["max_epoch"] * batches * cost.flops / speed / 3600,
     }
 
 
@@ -199,9 +159,7 @@ def show(rows, args):
         cells = [f"{row['parameters'] / 1e6:.2f}, {row['trainable'] / 1e6:.2f}"]
         for name in names:
             part = row["parts"].get(name)
-            cells.append(
-                f"{part['parameters'] / 1e6:.2f}, {part['trainable'] / 1e6:.2f}" if part else ""
-            )
+            cells.append(f"{part['parameters'] / 1e6:.2f}, {part['trainable'] / 1e6:.2f}" if part else "")
         yield f"| {row['phase']} | " + " | ".join(cells) + " |"
 
 
@@ -222,9 +180,7 @@ def main(argv=None):
         accumulate=args.accumulate, pretrained=args.pretrained_encoder, layer=args.pretrained_layer,
     )  # fmt: skip
     if not trainings:
-        raise UserError(
-            "nothing to size: the systems have no phases; give --config or other --systems"
-        )
+        raise UserError("nothing to size: the systems have no phases; give --config or other --systems")
     from espnet_llmvq.tasks.sizing import write_encoder
     from espnet_llmvq.tasks.speech_llm import SpeechLLMTask, encoder_config
 

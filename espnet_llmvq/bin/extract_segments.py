@@ -12,9 +12,7 @@ from espnet_llmvq.errors import UserError
 def main(argv=None):
     parser = Parser(description=__doc__)
     parser.add_argument("--nj", type=int, default=2, help="processes")
-    parser.add_argument(
-        "--audio_format", choices=("wav", "flac"), default="wav", help="of the files"
-    )
+    parser.add_argument("--audio_format", choices=("wav", "flac"), default="wav", help="of the files")
     parser.add_argument("source", metavar="SRC", help="data directory with segments")
     parser.add_argument("dest", metavar="DEST", help="directory to write")
     args = parser.parse_args(argv)

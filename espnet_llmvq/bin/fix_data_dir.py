@@ -50,9 +50,7 @@ def fix(path, audio=True, rate=None, nj=2, allow_empty_text=False):
                 lines = {key: (key, raw) for key, raw in reversed(lines)}.values()
             content[name] = "".join(f"{raw}\n" for _, raw in sorted(lines, key=lambda x: x[0]))
         speakers = {r.key: r.value for r in tables["utt2spk"] if r.key in kept["utt"]}
-        content["spk2utt"] = "".join(
-            f"{spk} {' '.join(utts)}\n" for spk, utts in by_speaker(speakers).items()
-        )
+        content["spk2utt"] = "".join(f"{spk} {' '.join(utts)}\n" for spk, utts in by_speaker(speakers).items())
         _back_up(path, [*tables, "dropped.tsv"])
         write_text(path / "dropped.tsv", "".join(f"{k}\t{why}\n" for k, why in dropped))
         for name, text in content.items():
@@ -91,10 +89,7 @@ def main(argv=None):
     add_check_options(parser)
     args = parser.parse_args(argv)
     return fix(
-        args.data_dir,
-        audio=args.audio == "true",
-        nj=max(1, args.nj),
-        allow_empty_text=args.allow_empty_text == "true",
+        args.data_dir, audio=args.audio == "true", nj=max(1, args.nj), allow_empty_text=args.allow_empty_text == "true"
     )
 
 

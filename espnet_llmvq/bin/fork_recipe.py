@@ -23,9 +23,7 @@ def parse_test(spec):
     name, equals, rest = spec.partition("=")
     path, colon, domain = rest.rpartition(":")
     if not equals or not colon or not path or domain not in ("id", "ood"):
-        raise UserError(
-            f"--test {spec} must be NAME=DATA:id (in-domain) or NAME=DATA:ood (another domain)"
-        )
+        raise UserError(f"--test {spec} must be NAME=DATA:id (in-domain) or NAME=DATA:ood (another domain)")
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]*", name) or name in RESERVED or name.endswith(RESERVED_ENDS):
         raise UserError(
             f"--test {spec}: a name has letters, digits, _ - ., is none of {', '.join(RESERVED)} and does not end with "
@@ -54,13 +52,9 @@ def read_arguments(args):
 
 
 def main(argv=None):
-    parser = Parser(
-        description=__doc__, usage="%(prog)s SOURCE TARGET [options] | %(prog)s --changes TARGET"
-    )
+    parser = Parser(description=__doc__, usage="%(prog)s SOURCE TARGET [options] | %(prog)s --changes TARGET")
     parser.add_argument("source", nargs="?", metavar="SOURCE", help="recipe to fork")
-    parser.add_argument(
-        "target", nargs="?", metavar="TARGET", help="directory to write; must not exist"
-    )
+    parser.add_argument("target", nargs="?", metavar="TARGET", help="directory to write; must not exist")
     parser.add_argument("--train", metavar="DATA", help="training data")
     parser.add_argument("--valid", metavar="DATA", help="validation data")
     parser.add_argument(
@@ -68,12 +62,8 @@ def main(argv=None):
         help="a test set; DOMAIN is id for in-domain, ood for out of domain; repeated",
     )  # fmt: skip
     parser.add_argument("--text", metavar="FILE", help="more LM text, one sentence a line")
-    parser.add_argument(
-        "--check", action="store_true", help="read everything, say what is there, write nothing"
-    )
-    parser.add_argument(
-        "--changes", metavar="TARGET", help="show what changed upstream since this fork was made"
-    )
+    parser.add_argument("--check", action="store_true", help="read everything, say what is there, write nothing")
+    parser.add_argument("--changes", metavar="TARGET", help="show what changed upstream since this fork was made")
     args = parser.parse_args(argv)
     from espnet_llmvq import fork
 
@@ -90,17 +80,12 @@ def main(argv=None):
         sets = fork.read_data(data)
         print("\n".join(fork.report(data, sets)))
         options = fork.own_options(recipe, data, sets)
-        print(
-            f"tokenizer: {options['vocab_size']} pieces, {options['whole_words']} of them whole words"
-        )
+        print(f"tokenizer: {options['vocab_size']} pieces, {options['whole_words']} of them whole words")
     if args.check:
         print(f"nothing written; {args.target} would be a fork of {recipe}")
         return 0
     fork.make(args.source, args.target, data, options)
-    print(
-        f"{args.target}: a fork of {recipe}; next: cd {args.target} && ./run.sh --smoke",
-        file=sys.stderr,
-    )
+    print(f"{args.target}: a fork of {recipe}; next: cd {args.target} && ./run.sh --smoke", file=sys.stderr)
     return 0
 
 

@@ -76,8 +76,7 @@ def _is_done(dest, digest):
         core = [name for name in (*CORE, "utt2num_samples") if name != "segments"]
         counts = read_scp(dest / "utt2num_samples")
         return all((dest / n).is_file() for n in core) and all(
-            _is_whole(path, int(counts[utt]), dest)
-            for utt, path in read_scp(dest / "wav.scp").items()
+            _is_whole(path, int(counts[utt]), dest) for utt, path in read_scp(dest / "wav.scp").items()
         )
     except (OSError, ValueError, KeyError, TypeError, UserError):
         return False
@@ -164,9 +163,7 @@ def main(argv=None):
     parser = Parser(description=__doc__)
     parser.add_argument("--rate", type=int, default=16000, help="sampling rate in Hz")
     parser.add_argument("--nj", type=int, default=2, help="processes")
-    parser.add_argument(
-        "--audio_format", choices=("wav", "flac"), default="wav", help="of converted files"
-    )
+    parser.add_argument("--audio_format", choices=("wav", "flac"), default="wav", help="of converted files")
     parser.add_argument("source", metavar="SRC", help="data directory")
     parser.add_argument("dest", metavar="DEST", help="directory to write")
     args = parser.parse_args(argv)

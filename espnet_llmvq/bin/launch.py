@@ -14,33 +14,19 @@ BACK_ENDS = ("local", "slurm", "sge", "pbs", "ssh")
 
 
 def get_parser():
-    parser = Parser(
-        description=__doc__, usage="%(prog)s BACK_END [options] [JOB=1:n] LOG COMMAND [ARG ...]"
-    )
+    parser = Parser(description=__doc__, usage="%(prog)s BACK_END [options] [JOB=1:n] LOG COMMAND [ARG ...]")
     parser.add_argument("back_end", choices=BACK_ENDS, help="where jobs run")
     parser.add_argument("--mem", help='memory of a job, e.g. "4G" (queueing systems)')
     parser.add_argument("--gpu", type=int, default=0, help="GPUs of a job")
     parser.add_argument("--num_nodes", type=positive, default=1, help="machines of a job (slurm)")
     parser.add_argument("--num_threads", type=positive, default=1, help="cores of a job")
     parser.add_argument("--time", help='longest time of a job, e.g. "4:00:00" (queueing systems)')
-    parser.add_argument(
-        "--max_jobs_run", type=positive, help="jobs at once; empty: as many as there is room for"
-    )
-    parser.add_argument(
-        "--retries", type=int, default=0, help="how often a job that failed is run again"
-    )
-    parser.add_argument(
-        "--config", help="flags of the queueing system, in the format of Kaldi's queue.conf"
-    )
-    parser.add_argument(
-        "--max_array_size", type=positive, help="most jobs of an array; empty: what the system says"
-    )
-    parser.add_argument(
-        "--machines", default="conf/machines", help="hosts for ssh, one a line: HOST [JOBS]"
-    )
-    parser.add_argument(
-        "--follow", action="store_true", help="print the log of a single job as it grows"
-    )
+    parser.add_argument("--max_jobs_run", type=positive, help="jobs at once; empty: as many as there is room for")
+    parser.add_argument("--retries", type=int, default=0, help="how often a job that failed is run again")
+    parser.add_argument("--config", help="flags of the queueing system, in the format of Kaldi's queue.conf")
+    parser.add_argument("--max_array_size", type=positive, help="most jobs of an array; empty: what the system says")
+    parser.add_argument("--machines", default="conf/machines", help="hosts for ssh, one a line: HOST [JOBS]")
+    parser.add_argument("--follow", action="store_true", help="print the log of a single job as it grows")
     parser.add_argument("call", nargs="*", help="[JOB=1:n] LOG COMMAND [ARG ...]")
     return parser
 
@@ -53,12 +39,7 @@ def split_options(argv, parser):
     own, call, i = list(argv[:1]), [], 1
     while i < len(argv):
         if argv[i].startswith("-"):
-            width = (
-                1
-                if argv[i].replace("-", "_") in {f.replace("-", "_") for f in flags}
-                or "=" in argv[i]
-                else 2
-            )
+            width = 1 if argv[i].replace("-", "_") in {f.replace("-", "_") for f in flags} or "=" in argv[i] else 2
             own += argv[i : i + width]
             i += width
         elif not call and RANGE.fullmatch(argv[i]):
@@ -105,11 +86,7 @@ def run_call(back_end, call, retries=0, follow=False):
                 break
             left = sorted(failed)
             first = left[0]
-            print(
-                f"{call.title(first)} {failed[first]}; {len(left)} to run again",
-                file=sys.stderr,
-                flush=True,
-            )
+            print(f"{call.title(first)} {failed[first]}; {len(left)} to run again", file=sys.stderr, flush=True)
             attempt += 1
     if not failed:
         call.clean()
@@ -119,11 +96,7 @@ def run_call(back_end, call, retries=0, follow=False):
     others = ", ".join(map(str, sorted(failed)[1:11])) + (", ..." if number > 11 else "")
     more = f"\n{number} of {len(call.numbers)} jobs failed, also {others}" if number > 1 else ""
     log = call.log_of(first)
-    raise UserError(
-        f"{call.title(first)} {failed[first]}{often}; the end of {log}:\n{tail(log)}{more}".rstrip(
-            "\n"
-        )
-    )
+    raise UserError(f"{call.title(first)} {failed[first]}{often}; the end of {log}:\n{tail(log)}{more}".rstrip("\n"))
 
 
 def _interrupt(signum, frame):
@@ -139,9 +112,7 @@ def main(argv=None):
 
     if args.gpu < 0 or args.retries < 0:
         raise UserError("--gpu and --retries must not be negative")
-    resources = Resources(
-        args.mem, args.gpu, args.num_threads, args.time, args.max_jobs_run, args.num_nodes
-    )
+    resources = Resources(args.mem, args.gpu, args.num_threads, args.time, args.max_jobs_run, args.num_nodes)
     call = parse_call(call, resources)
     back_end = make_back_end(args)
     for name in (signal.SIGTERM, signal.SIGHUP):

@@ -20,14 +20,7 @@ def main(argv=None):
     import os
 
     from espnet_llmvq.interleave.interleaved import Interleaving
-    from espnet_llmvq.systems import (
-        FORMS,
-        plan,
-        read_config,
-        read_mixture,
-        read_systems,
-        split_mixture,
-    )
+    from espnet_llmvq.systems import FORMS, plan, read_config, read_mixture, read_systems, split_mixture
 
     wanted = {}
     for phase in plan(read_systems(args.conf_dir, args.systems.split())):

@@ -9,9 +9,7 @@ from espnet_llmvq.bin.cli import Parser, run
 def get_parser():
     parser = Parser(description=__doc__)
     parser.add_argument("--system", required=True, help="name of a system under conf_dir/systems")
-    parser.add_argument(
-        "--out", required=True, help="directory to write; a packed one there is replaced"
-    )
+    parser.add_argument("--out", required=True, help="directory to write; a packed one there is replaced")
     parser.add_argument("--conf_dir", default="conf", help="holds systems/ and phases/")
     parser.add_argument("--expdir", default="exp", help="where models are")
     parser.add_argument("--encoder", required=True, help="experiment directory of the encoder")
@@ -21,17 +19,10 @@ def get_parser():
         help="copy: put the LLM inside; a name on the hub: store that name. Not given: a local directory is copied, "
         "a name stays a name",
     )
-    parser.add_argument(
-        "--results",
-        help="results.json of stage 13, for the model card; left out if it is not there",
-    )
+    parser.add_argument("--results", help="results.json of stage 13, for the model card; left out if it is not there")
     parser.add_argument("--prompt", help="template, for a model that has none recorded")
-    parser.add_argument(
-        "--num_beams", type=int, help="beam; not given: as decoded in stage 12, or 4"
-    )
-    parser.add_argument(
-        "--length_penalty", type=float, help="not given: as decoded in stage 12, or 0"
-    )
+    parser.add_argument("--num_beams", type=int, help="beam; not given: as decoded in stage 12, or 4")
+    parser.add_argument("--length_penalty", type=float, help="not given: as decoded in stage 12, or 0")
     parser.add_argument("--ctc_weight", type=float, help="not given: as chosen in stage 12, or 0")
     return parser
 
@@ -72,18 +63,14 @@ def main(argv=None):
     if more:
         raise UserError(f"--system {args.system} is a group; name one system")
     if system.decode == "ctc_lm":
-        raise UserError(
-            f"--system {args.system}: a system that decodes with ctc_lm cannot be packed; ctc and llm can"
-        )
+        raise UserError(f"--system {args.system}: a system that decodes with ctc_lm cannot be packed; ctc and llm can")
     given = {key: getattr(args, key) for key in SEARCH if getattr(args, key) is not None}
     made = {}
     if system.decode == "llm" and len(given) < len(SEARCH):
         made = decoded_with(system, args.expdir, args.encoder)
     search = {"num_beams": 4, "length_penalty": 0.0, "ctc_weight": 0.0, **made, **given}
     if search["num_beams"] < 1 or not 0 <= search["ctc_weight"] <= 1:
-        raise UserError(
-            f"num_beams {search['num_beams']} must be 1 or more, ctc_weight {search['ctc_weight']} 0 to 1"
-        )
+        raise UserError(f"num_beams {search['num_beams']} must be 1 or more, ctc_weight {search['ctc_weight']} 0 to 1")
     rows = read_rows(args.results) if args.results and os.path.exists(args.results) else []
     from espnet_llmvq.packed.model import pack
 
@@ -98,11 +85,7 @@ def main(argv=None):
         prompt=args.prompt,
         rows=rows,
     )
-    size = sum(
-        os.path.getsize(os.path.join(room, f))
-        for room, _, files in os.walk(args.out)
-        for f in files
-    )
+    size = sum(os.path.getsize(os.path.join(room, f)) for room, _, files in os.walk(args.out) for f in files)
     print(f"{args.out}: {system.name}, {size / 2**20:.1f} MiB, with {search}")
 
 

@@ -38,18 +38,10 @@ def get_parser():
     parser = Parser(description=__doc__)
     parser.add_argument("src", metavar="SRC", help="data directory")
     parser.add_argument("dest", metavar="DEST", help="data directory to write")
-    parser.add_argument(
-        "--noise",
-        default="",
-        help=f'kinds to draw from, e.g. "pink babble"; of {perturb.NOISE_KINDS}',
-    )
-    parser.add_argument(
-        "--snr", type=float, nargs=2, default=[5.0, 15.0], metavar=("LOW", "HIGH"), help="dB"
-    )
+    parser.add_argument("--noise", default="", help=f'kinds to draw from, e.g. "pink babble"; of {perturb.NOISE_KINDS}')
+    parser.add_argument("--snr", type=float, nargs=2, default=[5.0, 15.0], metavar=("LOW", "HIGH"), help="dB")
     parser.add_argument("--rt60", type=float, nargs=2, metavar=("LOW", "HIGH"), help="seconds")
-    parser.add_argument(
-        "--tempo", type=float, nargs=2, metavar=("SLOW", "FAST"), help="each utterance gets one"
-    )
+    parser.add_argument("--tempo", type=float, nargs=2, metavar=("SLOW", "FAST"), help="each utterance gets one")
     parser.add_argument("--suffix", default="", help="put behind utterance ids")
     parser.add_argument("--seed", type=int, default=0, help="random seed")
     parser.add_argument("--nj", type=int, default=2, help="processes")

@@ -28,9 +28,7 @@ MIB = 1 << 20
 def get_parser():
     parser = Parser(description=__doc__)
     parser.add_argument("--exp_dir", default="exp", help="directory of the experiment")
-    parser.add_argument(
-        "--results_dir", help="directory that stage 13 wrote to (EXP_DIR if not given)"
-    )
+    parser.add_argument("--results_dir", help="directory that stage 13 wrote to (EXP_DIR if not given)")
     parser.add_argument(
         "--system",
         default=[],
@@ -47,20 +45,12 @@ def get_parser():
     )
     parser.add_argument("--baseline", help="system to be marked as the baseline")
     parser.add_argument(
-        "--normaliser",
-        default="basic",
-        help=f"of sets whose results name none; one of {', '.join(NORMALISERS)}",
+        "--normaliser", default="basic", help=f"of sets whose results name none; one of {', '.join(NORMALISERS)}"
     )
     parser.add_argument("--title", default="Report", help="title of the page")
-    parser.add_argument(
-        "--worst", type=int, default=3, help="worst utterances of each system and set"
-    )
-    parser.add_argument(
-        "--confusions", type=int, default=10, help="most frequent confusions of each kind"
-    )
-    parser.add_argument(
-        "--max_media_mib", type=float, default=12, help="room for figures and audio in the page"
-    )
+    parser.add_argument("--worst", type=int, default=3, help="worst utterances of each system and set")
+    parser.add_argument("--confusions", type=int, default=10, help="most frequent confusions of each kind")
+    parser.add_argument("--max_media_mib", type=float, default=12, help="room for figures and audio in the page")
     return parser
 
 
@@ -117,8 +107,7 @@ def main(argv=None):
     analysis, collapses = content.read_analysis(exp_dir, results_dir, labels, missing)
     worst = content.worst_utterances(scored, labels, args.worst, budget, missing)
     missing += [
-        f"{name[0].upper()}{name[1:]}: left out, as media are limited to {args.max_media_mib:g} "
-        "MiB (--max_media_mib)."
+        f"{name[0].upper()}{name[1:]}: left out, as media are limited to {args.max_media_mib:g} MiB (--max_media_mib)."
         for name in budget.left_out
     ]
     training = read_training(exp_dir)

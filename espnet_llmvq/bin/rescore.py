@@ -13,29 +13,19 @@ def get_parser():
     parser.add_argument("--conf_dir", default="conf", help="holds systems/ and phases/")
     parser.add_argument("--expdir", default="exp", help="where models and n-best lists are")
     parser.add_argument("--encoder", required=True, help="experiment directory of the encoder")
-    parser.add_argument(
-        "--seed", type=int, default=1, help="the seed the systems were trained with"
-    )
-    parser.add_argument(
-        "--set", action="append", default=[], help="set whose hyp.jsonl is written, repeated"
-    )
+    parser.add_argument("--seed", type=int, default=1, help="the seed the systems were trained with")
+    parser.add_argument("--set", action="append", default=[], help="set whose hyp.jsonl is written, repeated")
     parser.add_argument(
         "--ctc_weight",
         default=TUNE,
         help=f"w, from 0 (LLM alone) to 1 (CTC alone); {TUNE!r}: for each system the one of --grid with the fewest "
         "word errors on --tune",
     )
+    parser.add_argument("--tune", help="NAME=TEXT: validation set and its reference; prints the WER of each weight")
     parser.add_argument(
-        "--tune", help="NAME=TEXT: validation set and its reference; prints the WER of each weight"
+        "--grid", default="0 0.05 0.1 0.2 0.3 0.4 0.5 0.6 0.7 0.8 0.9 1", help="weights tried on --tune"
     )
-    parser.add_argument(
-        "--grid",
-        default="0 0.05 0.1 0.2 0.3 0.4 0.5 0.6 0.7 0.8 0.9 1",
-        help="weights tried on --tune",
-    )
-    parser.add_argument(
-        "--normaliser", default="basic", help="of references and hypotheses of --tune"
-    )
+    parser.add_argument("--normaliser", default="basic", help="of references and hypotheses of --tune")
     return parser
 
 
@@ -59,9 +49,7 @@ def choose(path, weight):
 
     lists = read_nbest(path)
     if weight and all(h["ctc"] is None for found in lists.values() for h in found):
-        raise UserError(
-            f"{path}: no CTC scores; decode again with an encoder that has a CTC head, or give weight 0"
-        )
+        raise UserError(f"{path}: no CTC scores; decode again with an encoder that has a CTC head, or give weight 0")
     return {utt: found[best(found, weight)] if found else None for utt, found in lists.items()}
 
 
@@ -71,9 +59,7 @@ def word_errors(chosen, reference, path, normalise):
     from espnet_llmvq.score.wer import score_utterances, split_words, total
 
     refs, ref_path = reference
-    hyps = match_utterances(
-        refs, {utt: h["text"] if h else "" for utt, h in chosen.items()}, ref_path, path
-    )
+    hyps = match_utterances(refs, {utt: h["text"] if h else "" for utt, h in chosen.items()}, ref_path, path)
     score = total(score_utterances(split_words(refs, normalise), split_words(hyps, normalise)))
     cut = sum(bool(h and h.get("at_limit")) for h in chosen.values())
     return score.substitutions + score.deletions + score.insertions, score.words, cut
@@ -84,9 +70,7 @@ def tune(system, nbest, reference, grid, normalise):
     errors = {}
     for weight in grid:
         errors[weight], words, cut = word_errors(choose(nbest, weight), reference, nbest, normalise)
-        print(
-            f"[{system.name}] ctc_weight {weight:<5g} WER {100 * errors[weight] / words:6.2f}, {cut} at the limit"
-        )
+        print(f"[{system.name}] ctc_weight {weight:<5g} WER {100 * errors[weight] / words:6.2f}, {cut} at the limit")
     return min(sorted(errors), key=errors.get)
 
 

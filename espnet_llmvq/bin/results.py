@@ -81,9 +81,7 @@ def get_parser():
         default=[],
         help="YAML file with a paper's figures for some systems, printed beside ours; repeated",
     )
-    parser.add_argument(
-        "--normaliser", default="basic", help=f"of sets without their own: {', '.join(NORMALISERS)}"
-    )
+    parser.add_argument("--normaliser", default="basic", help=f"of sets without their own: {', '.join(NORMALISERS)}")
     parser.add_argument("--seed", type=int, default=0, help="seed of the runs, to be recorded")
     parser.add_argument("--out_dir", default="exp", help="directory of the results")
     add_statistics_options(parser)
@@ -266,9 +264,7 @@ def collapse_notes(systems, sets):
     for system in systems:
         # A hypothesis file lies in MODEL/decode_SET.
         models = dict.fromkeys(system.hyp_path(s.name).parent.parent for s in sets)
-        notes += [
-            f"{system.name}: {MARK} in training, {text}" for model in models for text in read_warnings(model)
-        ]
+        notes += [f"{system.name}: {MARK} in training, {text}" for model in models for text in read_warnings(model)]
     return notes
 
 
@@ -335,13 +331,9 @@ def score_all(systems, sets, args):
         one = evaluate(reference, path, metrics[s.name], rules, args.prompt, audit_rules)
         notes += [f"{system.name} on {s.name}{note[len(str(path)) :]}" for note in one.notes]
         units = reference.units()
-        found[system.name, s.name] = measured(
-            one, metrics[s.name], units, args.replicates, args.draw_seed, s.name
-        )
+        found[system.name, s.name] = measured(one, metrics[s.name], units, args.replicates, args.draw_seed, s.name)
         scores[system.name, s.name] = total(one.scores)
-        derailments += derailment_rows(
-            system.name, s.name, one.derailed, list(one.hyps), one.counts["wer"]
-        )
+        derailments += derailment_rows(system.name, s.name, one.derailed, list(one.hyps), one.counts["wer"])
         write_details(path.parent, reference, one)
     notes += collapse_notes(systems, sets)
     notes += cautions(sets, references)

@@ -25,9 +25,7 @@ from espnet_llmvq.write import write_text
 def add_set_options(parser):
     """Add the options that describe the reference."""
     parser.add_argument("--ref", required=True, help="reference transcript")
-    parser.add_argument(
-        "--normaliser", default="basic", help=f"one of {', '.join(NORMALISERS)}; for both sides"
-    )
+    parser.add_argument("--normaliser", default="basic", help=f"one of {', '.join(NORMALISERS)}; for both sides")
     parser.add_argument(
         "--metric",
         action="append",
@@ -35,9 +33,7 @@ def add_set_options(parser):
         "--entities and --word_list add theirs",
     )
     parser.add_argument("--entities", help="file of entities, utt<TAB>slot=value<TAB>slot=value...")
-    parser.add_argument(
-        "--word_list", help="file with an entry a line: WER inside and outside of the list"
-    )
+    parser.add_argument("--word_list", help="file with an entry a line: WER inside and outside of the list")
     parser.add_argument("--utt2spk", help="speakers, utt<SPACE>speaker")
 
 
@@ -50,22 +46,14 @@ def load(args, rules):
     for name in wanted:
         check_name("metric", name, known)
     reference = load_reference(
-        args.ref,
-        args.normaliser,
-        args.entities,
-        args.word_list,
-        args.utt2spk,
-        args.resample,
-        rules,
+        args.ref, args.normaliser, args.entities, args.word_list, args.utt2spk, args.resample, rules
     )
     return reference, reference.metrics(wanted)
 
 
 def get_parser():
     parser = Parser(description=__doc__.split("\n")[0], epilog=" ".join(__doc__.split("\n")[2:]))
-    parser.add_argument(
-        "--hyp", required=True, action="append", help="hypotheses; give it again for more files"
-    )
+    parser.add_argument("--hyp", required=True, action="append", help="hypotheses; give it again for more files")
     add_set_options(parser)
     parser.add_argument("--train_text", help="training transcript: prints the OOV rate")
     add_statistics_options(parser)
@@ -73,8 +61,7 @@ def get_parser():
     parser.add_argument("--json", metavar="FILE", help="also write everything printed to this file")
     parser.add_argument(
         "--out_dir",
-        help="write ref.trn, hyp.trn, result.txt, utterances.tsv, speakers.tsv of each file to "
-        "OUT_DIR/NAME",
+        help="write ref.trn, hyp.trn, result.txt, utterances.tsv, speakers.tsv of each file to OUT_DIR/NAME",
     )
     return parser
 
@@ -191,10 +178,7 @@ def main(argv=None):
         found = evaluate(reference, path, metrics, rules, args.prompt, audit_rules)
         notes += found.notes
         systems[path] = measured(found, metrics, units, args.replicates, args.draw_seed)
-        entries += [
-            entry(path, reference, found, systems[path], metric, args.confidence)
-            for metric in metrics
-        ]
+        entries += [entry(path, reference, found, systems[path], metric, args.confidence) for metric in metrics]
         derailed += derailment_rows(path, "", found.derailed, list(found.hyps), found.counts["wer"])
         if args.out_dir:
             write_details(f"{args.out_dir}/{directories[path]}", reference, found)
@@ -205,10 +189,7 @@ def main(argv=None):
     comparisons = []
     for path in others:
         for metric in (name for name in metrics if name in TESTED):
-            made = compare(
-                *(systems[path], systems[first], metric, args.permutations, args.confidence),
-                args.draw_seed,
-            )
+            made = compare(*(systems[path], systems[first], metric, args.permutations, args.confidence), args.draw_seed)
             comparisons.append((path, metric, made))
     told = []
     for (path, metric, made), p in zip(comparisons, holm([made.p for *_, made in comparisons])):

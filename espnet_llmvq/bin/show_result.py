@@ -9,9 +9,7 @@ from espnet_llmvq.errors import UserError, check_name
 def main(argv=None):
     parser = Parser(description=__doc__)
     parser.add_argument("exp_dir", nargs="*", default=["exp"], help="directories of stage 13")
-    parser.add_argument(
-        "--metric", action="append", help="give it again for more (wer, cer and ter if not given)"
-    )
+    parser.add_argument("--metric", action="append", help="give it again for more (wer, cer and ter if not given)")
     args = parser.parse_args(argv)
     from espnet_llmvq.score.experiment import read_rows
     from espnet_llmvq.score.measure import METRICS

@@ -47,9 +47,7 @@ def read_list(path, known, where):
             raise UserError(str(problem))
     for row in rows:
         if row.key not in known:
-            raise UserError(
-                f"{path}:{row.line}: {row.key}: not in {where} (remove it from the list)"
-            )
+            raise UserError(f"{path}:{row.line}: {row.key}: not in {where} (remove it from the list)")
     if not rows:
         raise UserError(f"{path}: holds no id (add some)")
     return [row.key for row in rows]
@@ -62,9 +60,7 @@ def main(argv=None):
     how.add_argument("--first", action="store_true", help="the first N utterances")
     how.add_argument("--last", action="store_true", help="the last N utterances")
     how.add_argument("--shortest", action="store_true", help="the shortest N utterances")
-    how.add_argument(
-        "--speakers", action="store_true", help="all of random speakers, until there are N or more"
-    )
+    how.add_argument("--speakers", action="store_true", help="all of random speakers, until there are N or more")
     how.add_argument("--per_spk", action="store_true", help="N utterances of every speaker")
     how.add_argument("--utt_list", help="file whose first fields are the utterances; no N then")
     how.add_argument("--spk_list", help="file whose first fields are the speakers; no N then")

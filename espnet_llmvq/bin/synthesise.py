@@ -7,15 +7,10 @@ def main(argv=None):
     parser = Parser(prog="synthesise", description=__doc__)
     parser.add_argument("--text", required=True, help="Kaldi text: <utt> <words...>")
     parser.add_argument("--out", required=True, help="data directory to write")
-    parser.add_argument(
-        "--voices", default="en-us", help="voices, dealt evenly over the utterances"
-    )
+    parser.add_argument("--voices", default="en-us", help="voices, dealt evenly over the utterances")
     parser.add_argument("--seed", type=int, default=0, help="of voice, rate and pitch")
     parser.add_argument("--nj", type=int, default=2, help="processes")
-    parser.add_argument(
-        "--command",
-        help="another engine, such as 'tool {text} {wav}'; also {voice}, {rate}, {pitch}",
-    )
+    parser.add_argument("--command", help="another engine, such as 'tool {text} {wav}'; also {voice}, {rate}, {pitch}")
     args = parser.parse_args(argv)
 
     from espnet_llmvq.data.espeak import synthesise

@@ -38,12 +38,12 @@ def get_parser():
     parser.add_argument("--threads", type=int, default=1, help="threads of each")
     parser.add_argument("--ngpu", type=int, default=0, help="GPUs of this machine; phases then train one at a time")
     parser.add_argument(
-        "--accumulate", type=int, default=1,
+        "--accumulate",
+        type=int,
+        default=1,
         help="cut every batch into so many parts, one after the other: less memory, the same optimizer steps",
     )
-    parser.add_argument(
-        "--override", action="append", default=[], help="key=value laid over every config, repeated"
-    )
+    parser.add_argument("--override", action="append", default=[], help="key=value laid over every config, repeated")
     parser.add_argument("--check", action="store_true", help="only check names and keys, read no data")
     parser.add_argument("--dry_run", action="store_true", help="check, and say what would be trained and how")
     parser.add_argument("--num_nodes", type=int, default=1, help="machines that share a batch, for --dry_run")

@@ -9,9 +9,7 @@ def main(argv=None):
     p = Parser(description=__doc__)
     p.add_argument("--text", nargs="+", required=True, help="plain text files, one sentence a line")
     p.add_argument("--vocab_size", type=int, default=400, help="pieces, with the special tokens")
-    p.add_argument(
-        "--whole_words", type=int, default=0, help="most frequent words that are one piece each"
-    )
+    p.add_argument("--whole_words", type=int, default=0, help="most frequent words that are one piece each")
     p.add_argument("--out", required=True, help="directory to write; kept as it is when it exists")
     p.add_argument("--reserved", nargs="*", default=[], help='further special tokens, e.g. "<N>"')
     p.add_argument("--seed", type=int, default=1, help="draws the lines of very large texts")

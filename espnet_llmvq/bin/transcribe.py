@@ -11,34 +11,19 @@ FORMATS = ("text", "json", "srt", "vtt")
 def get_parser():
     parser = Parser(description=__doc__)
     parser.add_argument("model", help="packed system (stage 16)")
-    parser.add_argument(
-        "audio",
-        nargs="+",
-        help="sound files that libsndfile reads; channels are averaged",
-    )
+    parser.add_argument("audio", nargs="+", help="sound files that libsndfile reads; channels are averaged")
     parser.add_argument("--format", choices=FORMATS, default="text", help="of the output")
     parser.add_argument("--out_dir", help="write a file for each sound file here; not given: print")
     parser.add_argument("--num_beams", type=int, help="beam; not given: as packed")
+    parser.add_argument("--ctc_weight", type=float, help="of the CTC score in choosing, 0 to 1; not given: as packed")
     parser.add_argument(
-        "--ctc_weight",
-        type=float,
-        help="of the CTC score in choosing, 0 to 1; not given: as packed",
-    )
-    parser.add_argument(
-        "--max_segment",
-        type=float,
-        help="seconds; longer recordings are cut at pauses; not given: as packed",
+        "--max_segment", type=float, help="seconds; longer recordings are cut at pauses; not given: as packed"
     )
     parser.add_argument("--min_pause", type=float, default=0.4, help="seconds of a pause to cut at")
     parser.add_argument(
-        "--margin",
-        type=float,
-        default=0.02,
-        help="seconds of a pause that stay beside speech; as in training is best",
+        "--margin", type=float, default=0.02, help="seconds of a pause that stay beside speech; as in training is best"
     )
-    parser.add_argument(
-        "--batch_seconds", type=float, default=120.0, help="audio decoded at once, padding included"
-    )
+    parser.add_argument("--batch_seconds", type=float, default=120.0, help="audio decoded at once, padding included")
     parser.add_argument("--threads", type=int, default=1, help="CPU threads")
     parser.add_argument("--ngpu", type=int, default=0, help="1 to use a GPU")
     return parser
@@ -54,9 +39,7 @@ def output_files(paths, out_dir, suffix):
     for path in paths:
         target = os.path.join(out_dir, os.path.splitext(os.path.basename(path))[0] + suffix)
         if target in taken:
-            raise UserError(
-                f"{taken[target]} and {path} would both be written to {target}; give them one by one"
-            )
+            raise UserError(f"{taken[target]} and {path} would both be written to {target}; give them one by one")
         taken[target] = path
     return {path: target for target, path in taken.items()}
 
@@ -126,9 +109,7 @@ def main(argv=None):
         )  # fmt: skip
     start, failed = time.perf_counter(), 0
     shape = "{l_bar}{bar}| {n:.0f}/{total:.0f} s of audio [{elapsed}<{remaining}{postfix}]"
-    with tqdm(
-        total=header_seconds(paths), desc="transcribe", bar_format=shape, mininterval=1
-    ) as bar:
+    with tqdm(total=header_seconds(paths), desc="transcribe", bar_format=shape, mininterval=1) as bar:
 
         def progress(seconds):
             bar.update(seconds)
@@ -143,9 +124,7 @@ def main(argv=None):
                 continue
             cut_off = sum(s.at_limit for s in result.segments)
             if cut_off:
-                bar.write(
-                    f"warning: {path}: {cut_off} segments reached the length limit", file=sys.stderr
-                )
+                bar.write(f"warning: {path}: {cut_off} segments reached the length limit", file=sys.stderr)
             if args.out_dir:
                 try:
                     write_text(targets[path], write(result))

@@ -6,18 +6,10 @@ from espnet_llmvq.bin.cli import Parser, run
 def get_parser():
     parser = Parser(description=__doc__)
     parser.add_argument("directory", help="packed system (stage 16)")
-    parser.add_argument(
-        "--repo", help="model repository on the hub, OWNER/NAME; made if it does not exist"
-    )
-    parser.add_argument(
-        "--private", action="store_true", help="a repository that is made is private"
-    )
-    parser.add_argument(
-        "--to", help="local directory to copy to instead; a packed one there is replaced"
-    )
-    parser.add_argument(
-        "--dry_run", action="store_true", help="check, and list what would be uploaded"
-    )
+    parser.add_argument("--repo", help="model repository on the hub, OWNER/NAME; made if it does not exist")
+    parser.add_argument("--private", action="store_true", help="a repository that is made is private")
+    parser.add_argument("--to", help="local directory to copy to instead; a packed one there is replaced")
+    parser.add_argument("--dry_run", action="store_true", help="check, and list what would be uploaded")
     return parser
 
 

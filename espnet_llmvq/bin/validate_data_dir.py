@@ -7,22 +7,16 @@ def add_check_options(parser):
     """Add the options shared with fix_data_dir: what counts as a defect."""
     true_false = ("true", "false")
     parser.add_argument("data_dir", help="data directory")
-    parser.add_argument(
-        "--audio", choices=true_false, default="true", help="open and check every audio file"
-    )
+    parser.add_argument("--audio", choices=true_false, default="true", help="open and check every audio file")
     parser.add_argument("--nj", type=int, default=2, help="threads for audio")
-    parser.add_argument(
-        "--allow_empty_text", choices=true_false, default="false", help="accept empty transcripts"
-    )
+    parser.add_argument("--allow_empty_text", choices=true_false, default="false", help="accept empty transcripts")
 
 
 def main(argv=None):
     parser = Parser(description=__doc__)
     add_check_options(parser)
     parser.add_argument("--rate", type=int, help="sampling rate in Hz that the audio must have")
-    parser.add_argument(
-        "--fix", choices=("true", "false"), default="false", help="repair like fix_data_dir.py"
-    )
+    parser.add_argument("--fix", choices=("true", "false"), default="false", help="repair like fix_data_dir.py")
     args = parser.parse_args(argv)
     options = {
         "audio": args.audio == "true",

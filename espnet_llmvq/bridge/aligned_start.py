@@ -18,9 +18,7 @@ def ctc_loss(logits, lengths, targets, target_lengths, blank):
     its target counts as zero.
     """
     log_probs = logits.float().log_softmax(-1).transpose(0, 1)
-    return F.ctc_loss(
-        log_probs, targets, lengths, target_lengths, blank, reduction="sum", zero_infinity=True
-    )
+    return F.ctc_loss(log_probs, targets, lengths, target_lengths, blank, reduction="sum", zero_infinity=True)
 
 
 class AlignedStart(torch.nn.Module):

@@ -3,12 +3,7 @@
 import torch
 
 from espnet_llmvq.bridge import diagnostics
-from espnet_llmvq.bridge.quantizer import (
-    hard_quantize,
-    hard_weights_quantize,
-    permuted_quantize,
-    soft_quantize,
-)
+from espnet_llmvq.bridge.quantizer import hard_quantize, hard_weights_quantize, permuted_quantize, soft_quantize
 from espnet_llmvq.bridge.shorten import valid_mask
 from espnet_llmvq.collapse import collapses
 from espnet_llmvq.errors import UserError, check_name
@@ -183,9 +178,7 @@ class QuantizingBridge(Bridge):
             raise UserError(f"chunk: {chunk!r} must be a number of rows above 0 or 'auto'")
         self.chunk = 0 if chunk == "auto" else chunk
         check_name("codebook", codebook, ("frozen", "trainable"))
-        self.codebook = torch.nn.Parameter(
-            embedding.detach().clone().float(), requires_grad=codebook == "trainable"
-        )
+        self.codebook = torch.nn.Parameter(embedding.detach().clone().float(), requires_grad=codebook == "trainable")
         self.renormalise = renormalise
         if temperature == "learned":
             temperature, temperature_rate = 1.0, temperature_rate or 1.0
@@ -213,19 +206,12 @@ class QuantizingBridge(Bridge):
         return self.first_temperature
 
     def choices(self):
-        return dict(
-            top_k=self.top_k,
-            temperature=self.temperature,
-            renormalise=self.renormalise,
-            chunk=self.chunk,
-        )
+        return dict(top_k=self.top_k, temperature=self.temperature, renormalise=self.renormalise, chunk=self.chunk)
 
     def weigh(self, z, hard):
         """The weighted sum of the kept rows; hard: the top row, straight through on the weights."""
         if self.permutation is not None:
-            return permuted_quantize(
-                z, self.codebook, self.permutation, self.top_k, self.temperature, hard, self.chunk
-            )
+            return permuted_quantize(z, self.codebook, self.permutation, self.top_k, self.temperature, hard, self.chunk)
         return (hard_weights_quantize if hard else soft_quantize)(z, self.codebook, **self.choices())
 
     @property
@@ -265,9 +251,7 @@ class HardBridge(QuantizingBridge):
         super().__init__(input_size, embedding, **kwargs)
         check_name("straight_through", straight_through, ("output", "weights"))
         if straight_through == "output" and self.codebook.requires_grad:
-            raise UserError(
-                "codebook: trainable gets no gradient with straight_through: output; use weights"
-            )
+            raise UserError("codebook: trainable gets no gradient with straight_through: output; use weights")
         self.straight_through = straight_through
 
     def quantize(self, z):

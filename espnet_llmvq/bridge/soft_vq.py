@@ -114,9 +114,7 @@ def frame_blocks(n, k, d):
 
 
 @torch.library.custom_op("espnet_llmvq::nearest_rows", mutates_args=())
-def nearest_op(
-    z: torch.Tensor, codebook: torch.Tensor, k: int, chunk: int
-) -> tuple[torch.Tensor, torch.Tensor]:
+def nearest_op(z: torch.Tensor, codebook: torch.Tensor, k: int, chunk: int) -> tuple[torch.Tensor, torch.Tensor]:
     with plain(z.device):
         cosines, rows = search_rows(z, codebook, k, chunk)[:2]
         return cosines.to(compute_dtype(z, codebook)), rows
@@ -224,9 +222,7 @@ def row_gradient(grad, unit, codebook, rows, weights, keys, own):
     offsets = counts.cumsum(0) - counts
 
     def gather(source, scale):
-        return F.embedding_bag(
-            frames, source, offsets, mode="sum", per_sample_weights=scale.flatten()[order]
-        )
+        return F.embedding_bag(frames, source, offsets, mode="sum", per_sample_weights=scale.flatten()[order])
 
     values = gather(grad, weights) + gather(unit, keys)
     own = own.new_zeros(len(touched)).index_add_(
@@ -280,9 +276,7 @@ def dense_backward(grad, unit, codebook, temperature, inverse, log_total, summed
     return grad_unit, grad_temperature / temperature
 
 
-def backward(
-    grad, z, codebook, temperature, rows, cosines, inverse, log_total, summed, out, options, sparse, train
-):
+def backward(grad, z, codebook, temperature, rows, cosines, inverse, log_total, summed, out, options, sparse, train):
     """Gradients of (z, temperature, codebook): the last None, (V, D), or with sparse (rows, gradients)."""
     every, renormalise, hard, chunk = options
     dtype = compute_dtype(z, codebook)
@@ -293,9 +287,7 @@ def backward(
     grad_temperature = torch.zeros_like(exact)
     table = places = None
     if not every:
-        kept = kept_backward(
-            grad, unit, codebook, exact, cosines, rows, inverse, log_total, renormalise, hard
-        )
+        kept = kept_backward(grad, unit, codebook, exact, cosines, rows, inverse, log_total, renormalise, hard)
         grad_unit, grad_temperature, *weights, grad_log_total = kept
         places = weights
     elif hard:
@@ -389,9 +381,7 @@ def save_for_backward(ctx, inputs, output):
     every = top_k == len(codebook)
     # The output is needed again only where it is the sum over all rows.
     needed = out if every and not hard else out.new_empty(0)
-    ctx.save_for_backward(
-        z, codebook, temperature, rows, cosines, inverse, log_total, summed, needed
-    )
+    ctx.save_for_backward(z, codebook, temperature, rows, cosines, inverse, log_total, summed, needed)
     ctx.options, ctx.sparse = (every, renormalise, hard, chunk), sparse
     ctx.mark_non_differentiable(rows, cosines, inverse, log_total, summed)
     ctx.set_materialize_grads(False)
@@ -404,15 +394,11 @@ def call_backward(ctx, grad, *unused):
     if ctx.sparse and train:
         tensors = ctx.saved_tensors
         with plain(tensors[0].device):
-            grad_z, grad_temperature, (rows, values) = backward(
-                grad, *tensors, ctx.options, True, True
-            )
+            grad_z, grad_temperature, (rows, values) = backward(grad, *tensors, ctx.options, True, True)
         with torch.sparse.check_sparse_tensor_invariants():  # cheap, and torch warns when it is not asked
             table = torch.sparse_coo_tensor(rows[None], values, tensors[1].shape, is_coalesced=True)
     else:
-        grad_z, grad_temperature, table = soft_vq_backward_op(
-            grad, *ctx.saved_tensors, *ctx.options, train
-        )
+        grad_z, grad_temperature, table = soft_vq_backward_op(grad, *ctx.saved_tensors, *ctx.options, train)
     return grad_z, table if train else None, grad_temperature, None, None, None, None, None
 
 

@@ -185,9 +185,7 @@ def _open(path):
         if promised > size:
             raise _truncated(path, f"{promised} bytes", f"{size}")
         if not ended:
-            raise AudioError(
-                path, "audio file is truncated: no page ends the stream", "restore or remove it"
-            )
+            raise AudioError(path, "audio file is truncated: no page ends the stream", "restore or remove it")
         f = soundfile.SoundFile(path)
         if f.format == "MP3" and (data := _mp3_with_length(path)) is not None:
             f.close()

@@ -123,9 +123,7 @@ def _check_values(path, tables, allow_empty_text):
     for row in tables.get("text", ()):
         if not allow_empty_text and not row.value.strip():
             at = str(path / "text"), row.line, row.key
-            yield Problem(
-                *at, "empty transcript", "add it, drop it, or --allow_empty_text true", "drop"
-            )
+            yield Problem(*at, "empty transcript", "add it, drop it, or --allow_empty_text true", "drop")
     for row in tables.get("utt2spk", ()):
         fields = len(re.findall(r"[^ \t]+", row.value))
         if fields != 1:
@@ -134,7 +132,6 @@ def _check_values(path, tables, allow_empty_text):
                 yield Problem(*at, "no speaker", "add one or drop it", "drop")
             else:
                 yield Problem(*at, f"{fields} speakers", "leave one, without blanks")
-
 
     for name in tables:
         for row in tables[name] if name.endswith(".ctm") else ():

@@ -38,9 +38,7 @@ class DataDir:
     @property
     def entities(self):
         """{utt: [(slot, value), ...]} of the `entities` file; UserError for an item without "="."""
-        return parse_entities(
-            {utt: lines[0] for utt, lines in self.extra.get("entities", {}).items()}
-        )
+        return parse_entities({utt: lines[0] for utt, lines in self.extra.get("entities", {}).items()})
 
     def samples(self, path):
         """{utt: samples} of a directory that `format_audio` wrote; `path` names it in messages. Raises UserError."""
@@ -108,10 +106,7 @@ class DataDir:
             recs = {segment[0] for segment in segments.values()}
         utt2spk = {u: self.utt2spk[u] for u in self.utts if u in keys}
         kept = {"utt": keys, "spk": set(utt2spk.values()), "rec": recs}
-        extra = {
-            name: {k: v for k, v in table.items() if k in kept[level(name)]}
-            for name, table in self.extra.items()
-        }
+        extra = {name: {k: v for k, v in table.items() if k in kept[level(name)]} for name, table in self.extra.items()}
         wav_scp = {r: w for r, w in self.wav_scp.items() if r in recs}
         return DataDir(wav_scp, {u: self.text[u] for u in utt2spk}, utt2spk, segments, extra)
 

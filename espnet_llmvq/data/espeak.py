@@ -45,11 +45,7 @@ _TAIL_S = 0.1  # silence kept after the last sound
 
 
 class _Id(ctypes.Union):
-    _fields_ = [
-        ("number", ctypes.c_int),
-        ("name", ctypes.c_char_p),
-        ("string", ctypes.c_char * 8),
-    ]
+    _fields_ = [("number", ctypes.c_int), ("name", ctypes.c_char_p), ("string", ctypes.c_char * 8)]
 
 
 class _Event(ctypes.Structure):
@@ -79,9 +75,7 @@ class _Voice(ctypes.Structure):
     ]
 
 
-_CALLBACK = ctypes.CFUNCTYPE(
-    ctypes.c_int, ctypes.POINTER(ctypes.c_short), ctypes.c_int, ctypes.POINTER(_Event)
-)
+_CALLBACK = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.POINTER(ctypes.c_short), ctypes.c_int, ctypes.POINTER(_Event))
 
 
 class Espeak:
@@ -91,9 +85,7 @@ class Espeak:
         try:
             import espeakng_loader
         except ImportError as err:
-            raise UserError(
-                "speech synthesis needs espeak-ng: pip install espeakng-loader"
-            ) from err
+            raise UserError("speech synthesis needs espeak-ng: pip install espeakng-loader") from err
         self._library = str(espeakng_loader.get_library_path())
         self._data = str(espeakng_loader.get_data_path())
         if len(os.fsencode(self._data)) > _LONGEST_PATH:
@@ -116,10 +108,7 @@ class Espeak:
         lib = ctypes.CDLL(self._library)
         try:
             rate = lib.espeak_Initialize(
-                _AUDIO_OUTPUT_SYNCHRONOUS,
-                0,
-                os.fsencode(self._data),
-                _PHONEME_EVENTS | _DONT_EXIT,
+                _AUDIO_OUTPUT_SYNCHRONOUS, 0, os.fsencode(self._data), _PHONEME_EVENTS | _DONT_EXIT
             )
             if rate <= 0:
                 raise UserError(f"espeak-ng could not start with its data in {self._data}")
@@ -185,15 +174,11 @@ class Espeak:
                 or lib.espeak_SetParameter(_PARAM_RATE, int(rate_wpm), 0)
                 or lib.espeak_SetParameter(_PARAM_PITCH, int(pitch), 0)
                 or lib.espeak_SetParameter(_PARAM_RANGE, 50, 0)
-                or lib.espeak_Synth(
-                    data, len(data) + 1, 0, _POS_CHARACTER, 0, _CHARS_UTF8, None, None
-                )
+                or lib.espeak_Synth(data, len(data) + 1, 0, _POS_CHARACTER, 0, _CHARS_UTF8, None, None)
             )
             if failed or not pieces:
                 raise UserError(f"espeak-ng could not speak {text!r} with voice {voice!r}")
-            spans = _token_spans(
-                tokens, events, sum(map(len, pieces)), lambda word: len(_phonemes(lib, word))
-            )
+            spans = _token_spans(tokens, events, sum(map(len, pieces)), lambda word: len(_phonemes(lib, word)))
         wave = np.concatenate(pieces).astype(np.float32) / 32768
         loud = np.flatnonzero(np.abs(wave) > 1e-3 * max(np.abs(wave).max(), 1e-6))
         last = max(spans[-1][1], loud[-1] + 1 if len(loud) else 0)
@@ -333,9 +318,7 @@ def _speak_job(job, wav):
     """Synthesise one job with espeak-ng, write `wav`, return its words."""
     if _worker_engine is None:
         _start_worker()
-    samples, words = _worker_engine.speak(
-        job["text"], job["voice"], rate_wpm=job["rate_wpm"], pitch=job["pitch"]
-    )
+    samples, words = _worker_engine.speak(job["text"], job["voice"], rate_wpm=job["rate_wpm"], pitch=job["pitch"])
     _write(wav, samples)
     return words
 

@@ -53,11 +53,7 @@ def choose_file(folder):
     suffixes = (".csv", ".tsv", ".jsonl", ".csv.gz", ".tsv.gz", ".jsonl.gz")
     files = [f for f in sorted(folder.iterdir()) if f.name.endswith(suffixes) and f.is_file()]
     # Recordings are found beside their supervisions; cuts hold both.
-    files = [
-        f
-        for f in files
-        if "recordings" not in f.name or not f.name.endswith((".jsonl", ".jsonl.gz"))
-    ]
+    files = [f for f in files if "recordings" not in f.name or not f.name.endswith((".jsonl", ".jsonl.gz"))]
     if not files:
         raise UserError(f"{folder}: holds no data in a known form; data is {FORMS}")
     if len(files) > 1:
@@ -77,9 +73,7 @@ def read_items(path, faults):
         if "type" in first or "supervisions" in first:
             return "Lhotse cuts", lhotse.read_cuts(path, faults)
         if "sources" in first:
-            raise UserError(
-                f"{path}: holds recordings without texts; name the supervisions beside it"
-            )
+            raise UserError(f"{path}: holds recordings without texts; name the supervisions beside it")
         return "JSON-lines manifest", manifest.read_manifest(path, faults)
     if not name.endswith((".csv", ".tsv")):
         raise UserError(f"{path}: no known form; data is {FORMS}")
@@ -120,9 +114,7 @@ def to_data_dir(items, faults):
             continue
         first[utt] = item.where
         if UNWRITABLE.search(utt + text + str(item.audio)):
-            faults.add(
-                item.where, f"{utt!r}: a character that is none (NUL, half of a surrogate pair)"
-            )
+            faults.add(item.where, f"{utt!r}: a character that is none (NUL, half of a surrogate pair)")
             continue
         if not text:
             faults.add(item.where, f"{utt}: empty text (add it or remove the line)")
@@ -130,24 +122,17 @@ def to_data_dir(items, faults):
         if path not in missing:
             missing[path] = not os.path.isfile(path) or re.search(r"[\r\n]|\|$|^\||\s$", path)
         if missing[path]:
-            faults.add(
-                item.where, f"{utt}: no audio file {path} (correct the path or remove the line)"
-            )
+            faults.add(item.where, f"{utt}: no audio file {path} (correct the path or remove the line)")
         absent = [value for _, value in item.entities if value not in text]
         if absent:
-            faults.add(
-                item.where,
-                f"{utt}: the text has no entity {absent[0]!r}; write it as the text does",
-            )
+            faults.add(item.where, f"{utt}: the text has no entity {absent[0]!r}; write it as the text does")
         if item.entities:
             entities[utt] = ["\t".join(f"{slot}={value}" for slot, value in item.entities)]
         recording = clean_id(item.recording) if segmented else utt
         if segmented:
             segments[utt] = (recording, item.start, item.end)
             if not 0 <= item.start < item.end:
-                faults.add(
-                    item.where, f"{utt}: its part from {item.start:g} to {item.end:g} s is empty"
-                )
+                faults.add(item.where, f"{utt}: its part from {item.start:g} to {item.end:g} s is empty")
         if data.wav_scp.setdefault(recording, path) != path:
             faults.add(item.where, f"recording {recording!r} is another file than before")
         data.text[utt] = text
@@ -165,17 +150,12 @@ def read_kaldi(path):
     data, faults = DataDir.load(path), manifest.Faults()
     for row in scan(path / "text")[0]:
         if not row.value.strip():
-            faults.add(
-                f"{path / 'text'}:{row.line}",
-                f"{row.key}: empty text (add it or remove the utterance)",
-            )
+            faults.add(f"{path / 'text'}:{row.line}", f"{row.key}: empty text (add it or remove the utterance)")
     for row in scan(path / "wav.scp")[0]:
         found = lhotse.find_audio(row.value, path)
         if not os.path.isfile(found):
             where = "" if Path(row.value).is_absolute() else f", from {path} or a folder above it"
-            faults.add(
-                f"{path / 'wav.scp'}:{row.line}", f"{row.key}: no audio file {row.value}{where}"
-            )
+            faults.add(f"{path / 'wav.scp'}:{row.line}", f"{row.key}: no audio file {row.value}{where}")
         data.wav_scp[row.key] = str(found)
     faults.check()
     return data

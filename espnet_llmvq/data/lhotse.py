@@ -43,16 +43,12 @@ def read_recording(recording, folder):
         raise ValueError(f"recording {recording['id']!r} must have one source")
     kind, path = sources[0].get("type"), sources[0].get("source")
     if kind != "file" or not isinstance(path, str):
-        raise ValueError(
-            f"recording {recording['id']!r}: its source is of type {kind!r}; save the audio as a file"
-        )
+        raise ValueError(f"recording {recording['id']!r}: its source is of type {kind!r}; save the audio as a file")
     if recording.get("transforms"):
         raise ValueError(f"recording {recording['id']!r} has transforms; save the audio with them")
     channels = recording.get("channel_ids") or sources[0].get("channels") or [0]
     if not isinstance(channels, list):
-        raise ValueError(
-            f"recording {recording['id']!r}: its channels are {channels!r}, not a list"
-        )
+        raise ValueError(f"recording {recording['id']!r}: its channels are {channels!r}, not a list")
     return recording["id"], find_audio(path, folder), number(recording, "duration"), set(channels)
 
 
@@ -63,9 +59,7 @@ def make_item(where, recording, supervision, offset=0.0):
         raise ValueError(f"{supervision!r} is no supervision")
     chosen = supervision.get("channel", 0)
     if len(channels) > 1 and set(chosen if isinstance(chosen, list) else [chosen]) != channels:
-        raise ValueError(
-            f"channel {chosen} of {len(channels)}: only all channels together; save single channels"
-        )
+        raise ValueError(f"channel {chosen} of {len(channels)}: only all channels together; save single channels")
     start = round(offset + number(supervision, "start"), 8)
     end = round(start + number(supervision, "duration"), 8)
     if start < -END_TOLERANCE or end > seconds + END_TOLERANCE:
@@ -94,9 +88,7 @@ def read_lhotse(recordings, supervisions, faults):
     for where, line in read_json_lines(supervisions, faults):
         try:
             if line.get("recording_id") not in known:
-                raise ValueError(
-                    f"recording_id {line.get('recording_id')!r} is not in {recordings}"
-                )
+                raise ValueError(f"recording_id {line.get('recording_id')!r} is not in {recordings}")
             items.append(make_item(where, known[line["recording_id"]], line))
         except ValueError as err:
             faults.add(where, str(err))
@@ -114,10 +106,7 @@ def read_cuts(path, faults):
                 raise ValueError(f"cut {cut.get('id')!r} has no supervision")
             recording = read_recording(cut.get("recording"), Path(path).parent)
             offset = number(cut, "start")
-            items += [
-                make_item(where, recording, supervision, offset)
-                for supervision in cut["supervisions"]
-            ]
+            items += [make_item(where, recording, supervision, offset) for supervision in cut["supervisions"]]
         except ValueError as err:
             faults.add(where, str(err))
     return items

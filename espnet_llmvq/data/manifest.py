@@ -69,9 +69,7 @@ def read_lines(path):
         if path.suffix == ".gz":
             data = gzip.decompress(data)
     except (OSError, EOFError, zlib.error) as err:
-        raise UserError(
-            f"{path}: cannot be read: {getattr(err, 'strerror', None) or err}"
-        ) from None
+        raise UserError(f"{path}: cannot be read: {getattr(err, 'strerror', None) or err}") from None
     if data[:2] in (b"\xff\xfe", b"\xfe\xff") or b"\0" in data:
         what = "is UTF-16" if data[:2] in (b"\xff\xfe", b"\xfe\xff") else "holds NUL bytes"
         line = 1 if what == "is UTF-16" else data[: data.index(b"\0")].count(b"\n") + 1
@@ -82,13 +80,9 @@ def read_lines(path):
             text = line.decode("utf-8").removesuffix("\r")
         except UnicodeDecodeError as err:
             byte = f"byte 0x{line[err.start]:02x} at column {err.start + 1}"
-            raise UserError(
-                f"{path}:{number}: not UTF-8: {byte} (iconv -f latin1 -t utf-8 may convert it)"
-            ) from None
+            raise UserError(f"{path}:{number}: not UTF-8: {byte} (iconv -f latin1 -t utf-8 may convert it)") from None
         if "\r" in text:
-            raise UserError(
-                f"{path}:{number}: a carriage return within the line (save it with unix line ends)"
-            )
+            raise UserError(f"{path}:{number}: a carriage return within the line (save it with unix line ends)")
         lines.append(text)
     while lines and not lines[-1].strip():
         lines.pop()
@@ -182,9 +176,7 @@ def read_table(path, needed, faults):
             rows.append((where, dict(zip(names, fields))))
     except csv.Error as err:
         last = rows[-1][0] if rows else f"{path}:1"
-        raise UserError(
-            f"{path}: {err}, after {last} (a quotation mark that is not closed?)"
-        ) from None
+        raise UserError(f"{path}: {err}, after {last} (a quotation mark that is not closed?)") from None
     return rows
 
 
@@ -193,9 +185,7 @@ def check_columns(where, names):
     for wanted in ("speaker", "entities"):
         close = [] if wanted in names else difflib.get_close_matches(wanted, names, 1, cutoff=0.8)
         if close:
-            raise UserError(
-                f"{where}: unknown column {close[0]!r} (did you mean {wanted!r}?); rename it"
-            )
+            raise UserError(f"{where}: unknown column {close[0]!r} (did you mean {wanted!r}?); rename it")
 
 
 def parse_entities(value):
@@ -211,9 +201,7 @@ def parse_entities(value):
             raise ValueError(f"entities {value!r} are not slot=value; slot=value")
         pairs = [(slot, text) for slot, _, text in pairs]
     elif isinstance(value, dict):
-        pairs = [
-            (slot, v) for slot, vs in value.items() for v in (vs if isinstance(vs, list) else [vs])
-        ]
+        pairs = [(slot, v) for slot, vs in value.items() for v in (vs if isinstance(vs, list) else [vs])]
     else:
         raise ValueError("entities must be {slot: value}, or slot=value; slot=value")
     pairs = tuple(("_".join(slot.split()), " ".join(str(text).split())) for slot, text in pairs)
@@ -255,17 +243,7 @@ def read_manifest(path, faults):
                 faults.add(where, "no audio path")
                 continue
             audio = path.parent.absolute() / fields["audio"]
-            items.append(
-                Item(
-                    where,
-                    audio,
-                    fields["text"],
-                    fields["audio"],
-                    fields["id"],
-                    fields["speaker"],
-                    entities,
-                )
-            )
+            items.append(Item(where, audio, fields["text"], fields["audio"], fields["id"], fields["speaker"], entities))
     return items
 
 

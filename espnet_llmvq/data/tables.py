@@ -22,10 +22,7 @@ _LEVELS = {
 _LINE = re.compile(r"([^ \t]+)(?:[ \t]+(.*))?", re.DOTALL)
 
 
-PIPE = (
-    "pipes are not supported",
-    "run the command once, e.g. `COMMAND > FILE.wav`, and give FILE.wav here",
-)
+PIPE = ("pipes are not supported", "run the command once, e.g. `COMMAND > FILE.wav`, and give FILE.wav here")
 
 
 def is_pipe(value):

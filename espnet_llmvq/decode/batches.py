@@ -24,25 +24,17 @@ class Batches:
                 continue
             speech = [s for s in seq.spans if s.is_speech]
             if len(speech) != 1:
-                raise UserError(
-                    f"{path}: {seq.id} has {len(speech)} speech spans; one is needed here"
-                )
+                raise UserError(f"{path}: {seq.id} has {len(speech)} speech spans; one is needed here")
             self.order.append(seq.id)
             self.templates.setdefault(template_of(seq), seq.id)
             self.prompts[seq.id] = Sequence(seq.id, seq.prompt)
         self.preprocess = SequencePreprocessor(tokenizer, tokenizer.eos_token_id, cache, augment)
-        samples = {
-            k: next(s.samples for s in p.spans if s.is_speech) for k, p in self.prompts.items()
-        }
+        samples = {k: next(s.samples for s in p.spans if s.is_speech) for k, p in self.prompts.items()}
         self.batches, longest = [], 0
         # Ids break ties, so that batches do not depend on the order of the file.
         for key in sorted(samples, key=lambda k: (-samples[k], k)):
             batch = self.batches[-1] if self.batches else None
-            if (
-                not batch
-                or len(batch) >= batch_size
-                or (len(batch) + 1) * longest > seconds * SAMPLE_RATE
-            ):
+            if not batch or len(batch) >= batch_size or (len(batch) + 1) * longest > seconds * SAMPLE_RATE:
                 self.batches.append([])
                 longest = samples[key]
             self.batches[-1].append(key)
@@ -53,18 +45,14 @@ class Batches:
 
     def seconds(self, ids):
         """Seconds of speech of utterances."""
-        return (
-            sum(s.samples for i in ids for s in self.prompts[i].spans if s.is_speech) / SAMPLE_RATE
-        )
+        return sum(s.samples for i in ids for s in self.prompts[i].spans if s.is_speech) / SAMPLE_RATE
 
     def __len__(self):
         return len(self.batches)
 
     def __iter__(self):
         for keys in self.batches:
-            yield collate(
-                [(k, self.preprocess(k, {"sequence": self.prompts[k].to_json()})) for k in keys]
-            )
+            yield collate([(k, self.preprocess(k, {"sequence": self.prompts[k].to_json()})) for k in keys])
 
 
 def read_batches(path, seconds, llm, **kwargs):

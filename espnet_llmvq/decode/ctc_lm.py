@@ -63,9 +63,7 @@ class CausalLMScorer(BatchScorerInterface):
         out = self.llm(input_ids=tokens, past_key_values=cache, use_cache=True)
         scores = out.logits[:, -1].float().log_softmax(-1)[:, self.ids]
         layers = out.past_key_values.layers
-        return scores, [
-            [(layer.keys[i], layer.values[i]) for layer in layers] for i in range(len(ys))
-        ]
+        return scores, [[(layer.keys[i], layer.values[i]) for layer in layers] for i in range(len(ys))]
 
 
 class Search(BatchBeamSearch):

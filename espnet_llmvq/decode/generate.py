@@ -107,10 +107,7 @@ def log_probability(model, prompts, texts, end=True):
         if cache is not None:
             cache.batch_repeat_interleave(len(embedded))
         hidden = model.llm.get_decoder()(
-            inputs_embeds=inputs,
-            attention_mask=mask,
-            past_key_values=cache,
-            use_cache=cache is not None,
+            inputs_embeds=inputs, attention_mask=mask, past_key_values=cache, use_cache=cache is not None
         ).last_hidden_state
         found = []
         for row, i in zip(ids, which):

@@ -39,13 +39,9 @@ def read_nbest(path):
                     if not all({"text", "llm", "ctc"} <= set(h) for h in entry["nbest"]):
                         raise KeyError("text, llm and ctc")
                 except (ValueError, KeyError, TypeError) as err:
-                    raise UserError(
-                        f"{path}:{number}: not an n-best list ({err}); decode again"
-                    ) from None
+                    raise UserError(f"{path}:{number}: not an n-best list ({err}); decode again") from None
     except OSError as err:
-        raise UserError(
-            f"{path}: cannot read it: {err.strerror}; decode first (stage 12)"
-        ) from None
+        raise UserError(f"{path}: cannot read it: {err.strerror}; decode first (stage 12)") from None
     return found
 
 

@@ -14,11 +14,7 @@ def ctc_log_likelihood(log_probs, candidates, blank):
     the head, get -inf.
     """
     scores = [float("-inf")] * len(candidates)
-    possible = [
-        i
-        for i, row in enumerate(candidates)
-        if all(t != blank and t < log_probs.shape[1] for t in row)
-    ]
+    possible = [i for i, row in enumerate(candidates) if all(t != blank and t < log_probs.shape[1] for t in row)]
     if not possible:
         return scores
     lengths = torch.tensor([len(candidates[i]) for i in possible])

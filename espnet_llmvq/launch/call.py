@@ -106,10 +106,7 @@ class Call:
             raise UserError(f"{self.log}: no log can be written there: {err.strerror}") from None
         command = " ".join(map(self.quoted, self.command))
         text = _SCRIPT.format(
-            name=self.script,
-            log=self.quoted(self.log),
-            cwd=shlex.quote(os.getcwd()),
-            command=command,
+            name=self.script, log=self.quoted(self.log), cwd=shlex.quote(os.getcwd()), command=command
         )
         # Arguments and paths are bytes, which need not be UTF-8.
         with open(self.script + ".tmp", "w", encoding="utf-8", errors="surrogateescape") as f:
@@ -131,9 +128,7 @@ def parse_call(arguments, resources):
     if arguments and (match := RANGE.fullmatch(arguments[0])):
         variable, first, last = match[1], int(match[2]), int(match[3] or match[2])
         if not 1 <= first <= last:
-            raise UserError(
-                f"{arguments[0]}: give a range such as {variable}=1:4, from 1 on and not falling"
-            )
+            raise UserError(f"{arguments[0]}: give a range such as {variable}=1:4, from 1 on and not falling")
         numbers = list(range(first, last + 1))
         del arguments[0]
     elif arguments and re.fullmatch(r"[A-Za-z_]\w*=.*", arguments[0]):
@@ -142,9 +137,7 @@ def parse_call(arguments, resources):
         raise UserError("give [JOB=1:n] LOG COMMAND [ARG...]: the log, and the command to run")
     log, *command = arguments
     if len(numbers) > 1 and variable not in log:
-        raise UserError(
-            f"{log}: {len(numbers)} jobs would write one log; put {variable} into its name"
-        )
+        raise UserError(f"{log}: {len(numbers)} jobs would write one log; put {variable} into its name")
     return Call(log, command, variable, numbers, resources)
 
 

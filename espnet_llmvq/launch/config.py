@@ -32,9 +32,7 @@ def read_config(text, where):
                 command = shlex.split(rest)
                 continue
             if not match or (kind == "default" and match[3]):
-                raise UserError(
-                    f"{line!r} is not `{kind} NAME=VALUE{' FLAGS' * (kind == 'option')}`"
-                )
+                raise UserError(f"{line!r} is not `{kind} NAME=VALUE{' FLAGS' * (kind == 'option')}`")
             name = check_name("option", match[1].replace("-", "_"), OPTIONS)
             if kind == "default":
                 defaults[name] = match[2]
@@ -61,9 +59,7 @@ def submit_command(config, resources):
             value = defaults[name]
         found = flags.get((name, str(value)), flags.get((name, "*")))
         if found is None:
-            raise UserError(
-                f"--{name} {value}: the config of this back end has no line `option {name}=*` (add one)"
-            )
+            raise UserError(f"--{name} {value}: the config of this back end has no line `option {name}=*` (add one)")
         line += [part.replace("$0", str(value)) for part in found]
     return line
 

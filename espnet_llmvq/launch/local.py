@@ -13,9 +13,7 @@ def gpus():
     if "CUDA_VISIBLE_DEVICES" in os.environ:
         return [name for name in os.environ["CUDA_VISIBLE_DEVICES"].split(",") if name]
     try:
-        listed = subprocess.run(
-            ["nvidia-smi", "-L"], capture_output=True, text=True, check=True
-        ).stdout
+        listed = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True, check=True).stdout
     except (OSError, subprocess.CalledProcessError):
         return []
     return [str(i) for i, line in enumerate(listed.splitlines()) if line.startswith("GPU ")]
@@ -29,8 +27,7 @@ class Local(Pool):
             if len(names) < resources.gpu:
                 raise UserError(f"--gpu {resources.gpu}: this machine offers {len(names)}")
             return [
-                ",".join(names[i : i + resources.gpu])
-                for i in range(0, len(names) - resources.gpu + 1, resources.gpu)
+                ",".join(names[i : i + resources.gpu]) for i in range(0, len(names) - resources.gpu + 1, resources.gpu)
             ]
         # With a limit given, its number counts, as in Kaldi's run.pl.
         cores = len(os.sched_getaffinity(0)) // resources.num_threads

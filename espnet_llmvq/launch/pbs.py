@@ -19,12 +19,8 @@ class Pbs(Queueing):
 
     def run(self, call, numbers, attempt):
         # PBS writes 4G as 4gb.
-        mem = re.sub(
-            r"(?i)^(\d+)([kmgt])b?$", lambda m: f"{m[1]}{m[2].lower()}b", call.resources.mem or ""
-        )
-        return super().run(
-            replace(call, resources=replace(call.resources, mem=mem or None)), numbers, attempt
-        )
+        mem = re.sub(r"(?i)^(\d+)([kmgt])b?$", lambda m: f"{m[1]}{m[2].lower()}b", call.resources.mem or "")
+        return super().run(replace(call, resources=replace(call.resources, mem=mem or None)), numbers, attempt)
 
     def array_limit(self):
         found = re.search(r"max_array_size = (\d+)", ask(["qstat", "-Bf"]).stdout)
@@ -56,9 +52,7 @@ class Pbs(Queueing):
 
     def reason(self, job, index):
         done = ask(["qstat", "-x", "-f", job.replace("[]", f"[{index}]")])
-        facts = dict(
-            re.findall(r"^\s*(Exit_status|comment) = (.*?)\s*$", done.stdout, re.MULTILINE)
-        )
+        facts = dict(re.findall(r"^\s*(Exit_status|comment) = (.*?)\s*$", done.stdout, re.MULTILINE))
         return ", ".join(f"{name} {value}" for name, value in facts.items())
 
     def cancel(self, ids):

@@ -68,6 +68,4 @@ def bash(arguments, **options):
 
     Files stay open: what outlives a killed run still holds the lock of its experiment.
     """
-    return subprocess.Popen(
-        ["bash", *arguments], start_new_session=True, close_fds=False, **options
-    )
+    return subprocess.Popen(["bash", *arguments], start_new_session=True, close_fds=False, **options)

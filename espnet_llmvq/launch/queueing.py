@@ -32,17 +32,10 @@ def ask(command):
     try:
         # In a session of its own: Ctrl-C is ours to answer.
         return subprocess.run(
-            command,
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            errors="replace",
-            start_new_session=True,
+            command, stdin=subprocess.DEVNULL, capture_output=True, text=True, errors="replace", start_new_session=True
         )
     except OSError as err:
-        raise UserError(
-            f"{command[0]}: {err.strerror}; is this a machine that submits jobs to the cluster?"
-        ) from None
+        raise UserError(f"{command[0]}: {err.strerror}; is this a machine that submits jobs to the cluster?") from None
 
 
 @contextlib.contextmanager
@@ -134,9 +127,7 @@ class Queueing:
         job = self.job_id(done.stdout) if done.returncode == 0 else None
         if job is None:
             said = (done.stderr or done.stdout).strip()
-            raise UserError(
-                f"`{shlex.join(command)}` failed with exit code {done.returncode}: {said}"
-            )
+            raise UserError(f"`{shlex.join(command)}` failed with exit code {done.returncode}: {said}")
         return job
 
     def _wait(self, call, jobs, attempt):

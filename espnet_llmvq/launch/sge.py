@@ -18,9 +18,7 @@ class Sge(Queueing):
 
     def array_limit(self):
         found = re.search(r"^max_aj_tasks\s+(\d+)", ask(["qconf", "-sconf"]).stdout, re.MULTILINE)
-        return (
-            int(found[1]) if found and int(found[1]) else 75000
-        )  # the default of Grid Engine; 0 is no limit
+        return int(found[1]) if found and int(found[1]) else 75000  # the default of Grid Engine; 0 is no limit
 
     def array_flags(self, count, at_once):
         return [] if count == 1 else ["-t", f"1-{count}"]
@@ -56,9 +54,7 @@ class Sge(Queueing):
         done = ask(["qacct", "-j", job, "-t", str(index)])
         if done.returncode:
             done = ask(["qacct", "-j", job])
-        facts = dict(
-            re.findall(r"^(failed|exit_status|maxvmem)\s+(.*?)\s*$", done.stdout, re.MULTILINE)
-        )
+        facts = dict(re.findall(r"^(failed|exit_status|maxvmem)\s+(.*?)\s*$", done.stdout, re.MULTILINE))
         return ", ".join(f"{name} {value}" for name, value in facts.items())
 
     def cancel(self, ids):

@@ -20,9 +20,7 @@ class Slurm(Queueing):
 
     def array_limit(self):
         """MaxArraySize bounds the index, which begins at 0; Slurm's default of it is 1001."""
-        found = re.search(
-            r"^MaxArraySize\s*=\s*(\d+)", ask(["scontrol", "show", "config"]).stdout, re.MULTILINE
-        )
+        found = re.search(r"^MaxArraySize\s*=\s*(\d+)", ask(["scontrol", "show", "config"]).stdout, re.MULTILINE)
         return max(1, int(found[1]) - 1) if found else 1000
 
     def array_flags(self, count, at_once):
@@ -52,9 +50,7 @@ class Slurm(Queueing):
 
     def reason(self, job, index):
         columns = "--format=JobID,State,ExitCode"
-        done = ask(
-            ["sacct", "--noheader", "--parsable2", "--allocations", f"--jobs={job}", columns]
-        )
+        done = ask(["sacct", "--noheader", "--parsable2", "--allocations", f"--jobs={job}", columns])
         for line in done.stdout.splitlines() if done.returncode == 0 else ():
             task, _, rest = line.partition("|")
             if task in (f"{job}_{index}", job):

@@ -11,9 +11,7 @@ from espnet_llmvq.launch.call import exit_reason
 from espnet_llmvq.launch.pool import Pool, bash
 
 # Of the machine or the login, not of the work.
-_OWN = re.compile(
-    r"(HOME|HOST|HOSTNAME|LOGNAME|OLDPWD|PWD|SHELL|SHLVL|TMPDIR|TERM|USER|DISPLAY|_|BASH_FUNC_.*)"
-)
+_OWN = re.compile(r"(HOME|HOST|HOSTNAME|LOGNAME|OLDPWD|PWD|SHELL|SHLVL|TMPDIR|TERM|USER|DISPLAY|_|BASH_FUNC_.*)")
 _OWN_PREFIX = ("SSH_", "XDG_", "DBUS_")
 
 
@@ -22,9 +20,7 @@ def exports(environment):
     return "".join(
         f"export {name}={shlex.quote(value)}\n"
         for name, value in environment.items()
-        if re.fullmatch(r"[A-Za-z_]\w*", name)
-        and not _OWN.fullmatch(name)
-        and not name.startswith(_OWN_PREFIX)
+        if re.fullmatch(r"[A-Za-z_]\w*", name) and not _OWN.fullmatch(name) and not name.startswith(_OWN_PREFIX)
     )
 
 
@@ -34,9 +30,7 @@ def read_machines(path):
         with open(path, encoding="utf-8", errors="replace") as f:
             lines = f.read().splitlines()
     except OSError as err:
-        raise UserError(
-            f"{path}: cannot be read: {err.strerror} (list the machines there, one a line)"
-        ) from None
+        raise UserError(f"{path}: cannot be read: {err.strerror} (list the machines there, one a line)") from None
     machines = []
     for number, line in enumerate(lines, 1):
         fields = line.partition("#")[0].split()
@@ -68,11 +62,7 @@ class Ssh(Pool):
             script = f.read()
         note = f'echo "$$" >{shlex.quote(self._process_file(call, number))}\n'
         remote = f"setsid --wait bash -s {number} {attempt}"
-        process = bash(
-            ["-c", 'exec ssh -o BatchMode=yes "$@"', "ssh", host, remote],
-            stdin=subprocess.PIPE,
-            text=True,
-        )
+        process = bash(["-c", 'exec ssh -o BatchMode=yes "$@"', "ssh", host, remote], stdin=subprocess.PIPE, text=True)
         try:
             # In braces, bash reads all of it before it runs any.
             process.stdin.write("{\n" + exports(os.environ) + note + script + "}\n")

@@ -37,9 +37,7 @@ def negative_log_likelihood(llm, examples):
             data = pad(batch, 0)
             logits = llm(input_ids=data["input_ids"].to(llm.device), use_cache=False).logits
             total += torch.nn.functional.cross_entropy(
-                logits[:, :-1].float().flatten(0, 1),
-                data["labels"][:, 1:].flatten().to(llm.device),
-                reduction="sum",
+                logits[:, :-1].float().flatten(0, 1), data["labels"][:, 1:].flatten().to(llm.device), reduction="sum"
             ).item()
     return total
 
@@ -82,11 +80,7 @@ def measure(model_dir, files, template, noise, seed=1, out_dir=None, ngpu=0):
         }
         for task, examples in tasks.items():
             nll = negative_log_likelihood(llm, examples)
-            row[task] = {
-                "nats": nll,
-                "per_token": math.exp(nll / tokens),
-                "per_word": math.exp(nll / words),
-            }
+            row[task] = {"nats": nll, "per_token": math.exp(nll / tokens), "per_word": math.exp(nll / words)}
         report["files"][name] = row
     write_text(os.path.join(out_dir or model_dir, FILE), json.dumps(report, indent=2))
     return report
@@ -95,16 +89,7 @@ def measure(model_dir, files, template, noise, seed=1, out_dir=None, ngpu=0):
 def table(report):
     """The report as lines of text."""
     form = "{:<20} {:>7} {:>8} {:>5} {:>11} {:>11} {:>11} {:>11}"
-    head = (
-        "held out",
-        "lines",
-        "tokens",
-        "unk",
-        "text/token",
-        "text/word",
-        "copy/token",
-        "copy/word",
-    )
+    head = ("held out", "lines", "tokens", "unk", "text/token", "text/word", "copy/token", "copy/word")
     rows = [form.format(*head)]
     for name, row in report["files"].items():
         values = [row[t][k] for t in ("text", "noisy_copy") for k in ("per_token", "per_word")]

@@ -219,22 +219,16 @@ def train(config, train_files, tokenizer_dir, out_dir, template, seed=1, ngpu=0,
     from transformers import LlamaConfig, LlamaForCausalLM, Trainer, TrainingArguments, set_seed
 
     if not os.path.isdir(tokenizer_dir):
-        raise UserError(
-            f"tokenizer directory {tokenizer_dir} does not exist; run train_tokenizer.py"
-        )
+        raise UserError(f"tokenizer directory {tokenizer_dir} does not exist; run train_tokenizer.py")
     tokenizer = load_tokenizer(tokenizer_dir)
     copier = NoisyCopy(tokenizer, template, config.noise)
     text = read_lines(train_files)
     lines = [ids for ids in copier.encode(text) if len(ids) <= config.max_tokens]
     if not lines:
-        raise UserError(
-            f"no line of {', '.join(train_files)} has max_tokens {config.max_tokens} or less"
-        )
+        raise UserError(f"no line of {', '.join(train_files)} has max_tokens {config.max_tokens} or less")
     longest = 2 * config.max_tokens + len(copier.head) + len(copier.middle) + 1
     if longest > config.model.max_position_embeddings:
-        raise UserError(
-            f"model.max_position_embeddings must be {longest} or more, or max_tokens smaller"
-        )
+        raise UserError(f"model.max_position_embeddings must be {longest} or more, or max_tokens smaller")
 
     work = f"{out_dir.rstrip('/')}.work"
     os.makedirs(work, exist_ok=True)

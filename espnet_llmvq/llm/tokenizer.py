@@ -38,9 +38,7 @@ def read_lines(paths):
         except OSError as err:
             raise UserError(f"text file {path}: {err.strerror}") from None
         except UnicodeDecodeError as err:
-            raise UserError(
-                f"text file {path} is not UTF-8 ({err}); convert it with iconv"
-            ) from None
+            raise UserError(f"text file {path} is not UTF-8 ({err}); convert it with iconv") from None
         if len(lines) == before:
             raise UserError(f"text file {path} has no text")
     return lines
@@ -122,17 +120,13 @@ def train_tokenizer(
         )  # fmt: skip
     except RuntimeError as err:
         shutil.rmtree(tmp)
-        raise UserError(
-            f"cannot train {vocab_size} pieces from {len(lines)} lines: {err}; change vocab_size"
-        ) from None
+        raise UserError(f"cannot train {vocab_size} pieces from {len(lines)} lines: {err}; change vocab_size") from None
     os.remove(os.path.join(tmp, "tokenizer.vocab"))
     fast = convert(os.path.join(tmp, SP_MODEL))
     for symbol in symbols:
         if len(fast.encode(symbol, add_special_tokens=False)) != 1:
             shutil.rmtree(tmp)
-            raise UserError(
-                f"user symbol {symbol!r} does not come out as one token; choose another"
-            )
+            raise UserError(f"user symbol {symbol!r} does not come out as one token; choose another")
     cut = [w for w in dict.fromkeys(" ".join(lexicon).split()) if len(fast.encode(w, add_special_tokens=False)) != 1]
     if cut:
         shutil.rmtree(tmp)

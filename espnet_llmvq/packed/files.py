@@ -116,9 +116,7 @@ def read_manifest(directory):
         raise UserError(f"{path} lacks {', '.join(missing)}; pack the system again")
     for key, valid in VALID.items():
         if not valid(manifest[key]):
-            raise UserError(
-                f"{path}: {key} is {manifest[key]!r}, which is not possible; pack again"
-            )
+            raise UserError(f"{path}: {key} is {manifest[key]!r}, which is not possible; pack again")
     if manifest["decode"] == "llm" and manifest["prompt"] is None:
         raise UserError(f"{path}: a system with an LLM has no prompt; pack again")
     return manifest
@@ -132,13 +130,9 @@ def check_name_inside(directory, name):
         raise UserError(f"{path}: the file {name!r} lies outside of the directory")
     root, real = os.path.realpath(directory), os.path.realpath(os.path.join(directory, name))
     if os.path.commonpath([root, real]) != root:
-        raise UserError(
-            f"{directory}: {name} is a link to {real}, outside of the directory; copy the files themselves"
-        )
+        raise UserError(f"{directory}: {name} is a link to {real}, outside of the directory; copy the files themselves")
     if not name.endswith(SUFFIXES):
-        raise UserError(
-            f"{directory}: {name} is none of {', '.join(SUFFIXES)}; pickles and code are not loaded"
-        )
+        raise UserError(f"{directory}: {name} is none of {', '.join(SUFFIXES)}; pickles and code are not loaded")
 
 
 def check_no_code(directory, name):
@@ -169,19 +163,13 @@ def verify(directory):
     needed = {WEIGHTS, CONFIG, f"{LLM}/tokenizer_config.json"} - set(manifest["files"])
     missing = sorted(needed | (set(manifest["files"]) - set(found)))
     if missing:
-        raise UserError(
-            f"{directory} lacks {some(missing)}; copy it again or pack the system again"
-        )
+        raise UserError(f"{directory} lacks {some(missing)}; copy it again or pack the system again")
     foreign = sorted(set(found) - set(manifest["files"]) - {MANIFEST, CARD})
     if foreign:
-        raise UserError(
-            f"{directory}: {some(foreign)} is not in {MANIFEST}; remove it, or copy the directory again"
-        )
+        raise UserError(f"{directory}: {some(foreign)} is not in {MANIFEST}; remove it, or copy the directory again")
     for name, told in manifest["files"].items():
         if digest(os.path.join(directory, name)) != told:
-            raise UserError(
-                f"{directory}: {name} is not what was packed (SHA-256 differs); copy it again"
-            )
+            raise UserError(f"{directory}: {name} is not what was packed (SHA-256 differs); copy it again")
         if name.startswith((f"{LLM}/", f"{ENCODER}/")) and name.endswith(".json"):
             check_no_code(directory, name)
     return manifest

@@ -136,12 +136,7 @@ def pack(directory, out, *, system, label, decode, search, llm=None, prompt=None
                 f"{directory}: its normalisation reads {config['normalize_conf']['stats_file']}, which a packed "
                 "system cannot hold; train with normalize: utterance_mvn"
             )
-        save_llm(
-            args.llm,
-            os.path.join(temporary, LLM),
-            model.llm is not None and not named,
-            config["llm_conf"],
-        )
+        save_llm(args.llm, os.path.join(temporary, LLM), model.llm is not None and not named, config["llm_conf"])
         state = packed_state(model)
         save_file(state, os.path.join(temporary, WEIGHTS), metadata={"format": "pt"})
         import yaml
@@ -160,9 +155,7 @@ def pack(directory, out, *, system, label, decode, search, llm=None, prompt=None
             "max_segment": longest_segment(args),
             "prompt": prompt if decode == "llm" else None,
             "llm": named or LLM,
-            "files": {
-                name: digest(os.path.join(temporary, name)) for name in list_files(temporary)
-            },
+            "files": {name: digest(os.path.join(temporary, name)) for name in list_files(temporary)},
         }
         if named:
             # Not of the model's own LLM: its table may have been trained.
@@ -210,14 +203,10 @@ def load_packed(directory, device="cpu", llm=None):
         model = SpeechLLMTask.build_model(args)
         tokenizer = load_tokenizer(inside)
         if source != inside and load_tokenizer(source).get_vocab() != tokenizer.get_vocab():
-            raise UserError(
-                f"{directory}: the LLM {source} has another tokenizer than the one packed"
-            )
+            raise UserError(f"{directory}: the LLM {source} has another tokenizer than the one packed")
     except UserError:
         raise
-    except (
-        Exception
-    ) as err:  # whatever the constructors and type checks of ESPnet and transformers raise
+    except Exception as err:  # whatever the constructors and type checks of ESPnet and transformers raise
         text = str(err).strip().split("\n")[0]
         raise UserError(f"{directory}: cannot build its model ({text})") from err
     if "llm_sha256" in manifest and embedding_digest(model.llm) != manifest["llm_sha256"]:

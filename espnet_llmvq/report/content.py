@@ -77,9 +77,7 @@ def error_rows(scored, labels):
     The scale ends at 100 %, as that of the forest plot does.
     """
     totals = [
-        (s.name, labels.get(system, system), total(scores))
-        for s in scored
-        for system, scores in s.scores.items()
+        (s.name, labels.get(system, system), total(scores)) for s in scored for system, scores in s.scores.items()
     ]
     found = []
     longest = min(100.0, max((score.wer for _, _, score in totals), default=0))
@@ -210,8 +208,7 @@ def read_derailments(path):
         raise UserError(f"{path}: not JSON; score again (stage 13)") from None
     flat = isinstance(audit, list) and audit
     flat = flat and all(
-        isinstance(entry, dict) and not any(isinstance(v, (dict, list)) for v in entry.values())
-        for entry in audit
+        isinstance(entry, dict) and not any(isinstance(v, (dict, list)) for v in entry.values()) for entry in audit
     )
     if not flat:
         return {"text": json.dumps(audit, indent=1, ensure_ascii=False)}

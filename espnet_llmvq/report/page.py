@@ -42,6 +42,4 @@ def render(template="page.html.jinja", **content):
     )
     css = (HERE / "page.css").read_text(encoding="utf-8")
     js = (HERE / "page.js").read_text(encoding="utf-8")
-    return environment.get_template(template).render(
-        css=css, js=js, css_hash=_hash(css), js_hash=_hash(js), **content
-    )
+    return environment.get_template(template).render(css=css, js=js, css_hash=_hash(css), js_hash=_hash(js), **content)

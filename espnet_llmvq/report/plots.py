@@ -91,9 +91,7 @@ def training_panel(losses):
         "x": _axis(x_marks, LEFT, RIGHT),
         "y": _axis(y_marks, BOTTOM, TOP),
         "lines": lines,
-        "table": [
-            (epoch, [points.get(epoch) for points in losses.values()]) for epoch in epochs
-        ],
+        "table": [(epoch, [points.get(epoch) for points in losses.values()]) for epoch in epochs],
         "splits": list(losses),
         "last": {split: points[max(points)] for split, points in losses.items() if points},
     }

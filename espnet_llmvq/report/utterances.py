@@ -38,10 +38,7 @@ def confusions(scores, count):
     """
     tally = Counter(pair for score in scores for pair in score.pairs if pair[0] != "=")
     ranked = sorted(tally.items(), key=lambda item: (-item[1], item[0]))
-    return {
-        op: [(ref, hyp, times) for (kind, ref, hyp), times in ranked if kind == op][:count]
-        for op in "SDI"
-    }
+    return {op: [(ref, hyp, times) for (kind, ref, hyp), times in ranked if kind == op][:count] for op in "SDI"}
 
 
 @dataclass(frozen=True)

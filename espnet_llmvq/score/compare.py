@@ -26,9 +26,7 @@ def measured(evaluation, metrics, units, replicates, seed, stratum=""):
     stratum: name of the set; all systems of a set must get the same.
     """
     counts = {metric: stats.group(evaluation.counts[metric], units) for metric in metrics}
-    columns = stats.sums(
-        np.concatenate([counts[metric] for metric in metrics], axis=1), replicates, seed, stratum
-    )
+    columns = stats.sums(np.concatenate([counts[metric] for metric in metrics], axis=1), replicates, seed, stratum)
     found, start = {}, 0
     for metric in metrics:
         found[metric] = columns[start : start + counts[metric].shape[1]]

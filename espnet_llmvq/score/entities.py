@@ -19,9 +19,7 @@ _UNSPACED = "\u0e00-\u0eff\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff"
 # "5 mg" is no part of "2.5 mg", so a number with decimals, or a time, is one token.
 # A word is letters, digits, combining marks, which `\w` may lack, and joiners.
 _CHARACTER = rf"[[\w\p{{M}}\u200c\u200d]--[{_UNSPACED}]]"
-_TOKEN = regex.compile(
-    rf"[{_UNSPACED}]|\d+(?:[.,:]\d+)+{_CHARACTER}*|{_CHARACTER}+|[^\w\s\p{{M}}]", regex.VERSION1
-)
+_TOKEN = regex.compile(rf"[{_UNSPACED}]|\d+(?:[.,:]\d+)+{_CHARACTER}*|{_CHARACTER}+|[^\w\s\p{{M}}]", regex.VERSION1)
 
 
 def tokenise(text):

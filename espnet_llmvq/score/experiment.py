@@ -107,11 +107,7 @@ def result_rows(systems, sets, references, measured, seed, confidence):
                 used = [member.normaliser_of(metric) for member in members]
                 add(system, f"mean_{domain}", domain, metric, estimate, members, used)
                 if METRICS[metric].of:
-                    sums = [
-                        measured[system.name, s.name].sums[metric]
-                        for s in having
-                        if s.domain == domain
-                    ]
+                    sums = [measured[system.name, s.name].sums[metric] for s in having if s.domain == domain]
                     add(system, f"micro_{domain}", domain, metric, _pooled(sums), members, used, sums)
             if metric == COMPARED and len(means) == 2:
                 members = [references[s.name] for s in having]

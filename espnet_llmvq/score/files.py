@@ -151,8 +151,7 @@ def read_transcript(path, rules=Rules(), notes=None):  # noqa: B008  Rules is fr
         first.setdefault(utt, number)
     if twice and rules.duplicate == "error":
         raise UserError(
-            f"{path}: utterances given twice: {some(twice)}; keep one line of each, or give "
-            "--duplicate first or last"
+            f"{path}: utterances given twice: {some(twice)}; keep one line of each, or give --duplicate first or last"
         )
     if not texts:
         raise UserError(f"{path}: holds no utterances; run the step that writes it again")

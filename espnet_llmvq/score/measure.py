@@ -10,14 +10,7 @@ from espnet_llmvq.errors import UserError, check_name
 from espnet_llmvq.score import entities as ent
 from espnet_llmvq.score import sacre, wer
 from espnet_llmvq.score.derail import audit
-from espnet_llmvq.score.files import (
-    Rules,
-    match_utterances,
-    read_at_limit,
-    read_lines,
-    read_transcript,
-    some,
-)
+from espnet_llmvq.score.files import Rules, match_utterances, read_at_limit, read_lines, read_transcript, some
 from espnet_llmvq.score.table import SMALL
 
 
@@ -54,9 +47,7 @@ METRICS = {
     "entity_precision": Metric("entity precision", "mentions", False, "high"),
     "entity_precision_norm": Metric("entity precision, normalised", "mentions", True, "high"),
     "entity_false": Metric("false entities per 100 utterances", "utterances", False),
-    "entity_false_norm": Metric(
-        "false entities per 100 utterances, normalised", "utterances", True
-    ),
+    "entity_false_norm": Metric("false entities per 100 utterances, normalised", "utterances", True),
     "wer_in": Metric("WER inside the list", "words", True),
     "wer_out": Metric("WER outside the list", "words", True),
     "bleu": Metric("BLEU", "", False, "high", partial(sacre.from_sums, "bleu")),
@@ -176,9 +167,7 @@ def load_reference(
         speakers.update({utt: utt for utt in unmapped})
     elif resample == "speaker":
         raise UserError(f"{path}: --resample speaker needs the speakers; give utt2spk")
-    return Reference(
-        str(path), normaliser, refs, words, skipped, found, listed, speakers, resample, notes
-    )
+    return Reference(str(path), normaliser, refs, words, skipped, found, listed, speakers, resample, notes)
 
 
 @dataclass(frozen=True)
@@ -262,14 +251,8 @@ def evaluate(reference, path, metrics, rules=Rules(), prompt="", audit_rules=Non
         counts["ter"] = np.array(rows, dtype=np.float64)
     if set(ENTITY_METRICS) & set(metrics):
         counts.update(_entity_counts(refs, hyps, reference.entities))
-        normal = (
-            {utt: " ".join(found) for utt, found in side.items()}
-            for side in (reference.words, hyp_words)
-        )
-        values = {
-            utt: [(slot, normalise(value)) for slot, value in items]
-            for utt, items in reference.entities.items()
-        }
+        normal = ({utt: " ".join(found) for utt, found in side.items()} for side in (reference.words, hyp_words))
+        values = {utt: [(slot, normalise(value)) for slot, value in items] for utt, items in reference.entities.items()}
         more = _entity_counts(*normal, values)
         counts.update({f"{name}_norm": found for name, found in more.items()})
     if set(LIST_METRICS) & set(metrics):

@@ -20,9 +20,7 @@ def add_input_options(parser):
         text = f"{helps[name]}; one of {', '.join(allowed)}"
         parser.add_argument(f"--{name}", default="error", help=text)
     parser.add_argument("--encoding", default="utf-8", help="of references and hypotheses")
-    parser.add_argument(
-        "--prompt", default="", help="template of the prompt, to find its text in hypotheses"
-    )
+    parser.add_argument("--prompt", default="", help="template of the prompt, to find its text in hypotheses")
     rules = AuditRules()
     parser.add_argument(
         "--loop_repeats",
@@ -36,21 +34,15 @@ def add_input_options(parser):
         default=rules.length_ratio,
         help="times the words of the reference, and --length_words more: runaway length",
     )
-    parser.add_argument(
-        "--length_words", type=int, default=rules.length_words, help="see --length_ratio"
-    )
+    parser.add_argument("--length_words", type=int, default=rules.length_words, help="see --length_ratio")
 
 
 def add_statistics_options(parser, resample=True):
     """Add the options of bootstrap and tests; resample: also by what unit."""
     if resample:
-        parser.add_argument(
-            "--resample", default="utterance", help="what is drawn: utterance or speaker"
-        )
+        parser.add_argument("--resample", default="utterance", help="what is drawn: utterance or speaker")
     parser.add_argument("--replicates", type=int, default=1000, help="bootstrap replicates")
-    parser.add_argument(
-        "--permutations", type=int, default=10000, help="exchanges of the paired test"
-    )
+    parser.add_argument("--permutations", type=int, default=10000, help="exchanges of the paired test")
     parser.add_argument("--confidence", type=float, default=0.95, help="of intervals; level of tests")
     parser.add_argument("--draw_seed", type=int, default=1, help="of bootstrap and test")
 

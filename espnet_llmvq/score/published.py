@@ -66,9 +66,7 @@ def published_table(published, rows, labels=None):
     for name in dict.fromkeys(row["system"] for row in rows):
         if name in published.rows:
             ours = [cell(found.get((name, f"mean_{kind}"))) for kind in kinds]
-            theirs = [
-                "-" if c is None else c if isinstance(c, str) else f"{c:.2f}" for c in published.rows[name]
-            ]
+            theirs = ["-" if c is None else c if isinstance(c, str) else f"{c:.2f}" for c in published.rows[name]]
             lines.append([(labels or {}).get(name, name), *ours, *theirs])
     return [*header, *published.columns], lines
 

@@ -21,8 +21,7 @@ def check_runs(runs):
         same = [other for other in runs if other != name and seeds[other] == seeds[name]]
         if same:
             raise UserError(
-                f"{name} and {same[0]} have the same seed {', '.join(map(str, seeds[name]))}; "
-                "give each seed once"
+                f"{name} and {same[0]} have the same seed {', '.join(map(str, seeds[name]))}; give each seed once"
             )
     known = _keyed(runs[first])
     for name in others:

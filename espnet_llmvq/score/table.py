@@ -142,10 +142,7 @@ def _bold(column, better):
     if len(column) < 2 or not known:
         return column
     best = min(known) if better == "low" else max(known)
-    return [
-        f"**{value:.2f}**{c[len(c.split()[0]) :]}" if value == best else c
-        for c, value in zip(column, values)
-    ]
+    return [f"**{value:.2f}**{c[len(c.split()[0]) :]}" if value == best else c for c, value in zip(column, values)]
 
 
 def _with_notes(header, first, rows, notes):
@@ -153,9 +150,7 @@ def _with_notes(header, first, rows, notes):
     if not any(notes.values()):
         return header, first + rows
     texts = [""] * len(first) + list(notes.values())
-    return [header[0], "note", *header[1:]], [
-        [row[0], note, *row[1:]] for row, note in zip(first + rows, texts)
-    ]
+    return [header[0], "note", *header[1:]], [[row[0], note, *row[1:]] for row, note in zip(first + rows, texts)]
 
 
 def metric_table(rows, metric, better="low", labels=None, notes=None, oov=None, bold=True):
@@ -179,10 +174,7 @@ def metric_table(rows, metric, better="low", labels=None, notes=None, oov=None, 
     header = ["system"] + [f"{name} ({DOMAINS[domain]})" for name, domain in sets.items()]
     first = [["words / utterances" + (" / OOV %" if oov else ""), *sizes]]
     first += [["normaliser", *normalisers]]
-    lines = [
-        [(labels or {}).get(name, name), *(column[i] for column in columns)]
-        for i, name in enumerate(names)
-    ]
+    lines = [[(labels or {}).get(name, name), *(column[i] for column in columns)] for i, name in enumerate(names)]
     return _with_notes(header, first, lines, {name: (notes or {}).get(name, "") for name in names})
 
 
@@ -204,9 +196,7 @@ def domain_table(rows, comparisons, metric, baseline, labels=None, notes=None):
     if len(domains(rows)) == 2:
         header.append("OOD / ID")
         columns.append([cell(found.get((name, "ood/id"))) for name in names])
-    changes = {
-        (r["system"], r["set"]): r for r in comparisons if r["metric"] == metric and r["system"]
-    }
+    changes = {(r["system"], r["set"]): r for r in comparisons if r["metric"] == metric and r["system"]}
     for domain in domains(rows) * (len(names) > 1):
         header.append(f"{DOMAINS[domain]} macro mean vs {baseline} (%)")
         column = []
@@ -222,10 +212,7 @@ def domain_table(rows, comparisons, metric, baseline, labels=None, notes=None):
     kinds = [f"{kind}_{domain}" for kind in ("mean", "micro") for domain in domains(rows)]
     used = [normaliser.get(kind, "") for kind in kinds]
     first = [["normaliser", *used, *[""] * (len(columns) - len(used))]]
-    lines = [
-        [(labels or {}).get(name, name), *(column[i] for column in columns)]
-        for i, name in enumerate(names)
-    ]
+    lines = [[(labels or {}).get(name, name), *(column[i] for column in columns)] for i, name in enumerate(names)]
     return _with_notes(header, first, lines, {name: (notes or {}).get(name, "") for name in names})
 
 
@@ -248,10 +235,7 @@ def set_table(rows, set_name, metrics, better, labels=None, headings=None, count
             header.append(counted[metric])
             normalisers.append("")
             columns.append([f"{row['count']} / {row['of']}" if row else "-" for row in having])
-    lines = [
-        [(labels or {}).get(name, name), *(column[i] for column in columns)]
-        for i, name in enumerate(names)
-    ]
+    lines = [[(labels or {}).get(name, name), *(column[i] for column in columns)] for i, name in enumerate(names)]
     return header, [normalisers, *lines]
 
 
@@ -378,8 +362,7 @@ def _padded(header, rows):
     table = [[str(cell) for cell in row] for row in [header, *rows]]
     widths = [max(len(row[i]) for row in table) for i in range(len(header))]
     return widths, [
-        [cell.rjust(w) if i else cell.ljust(w) for i, (cell, w) in enumerate(zip(row, widths))]
-        for row in table
+        [cell.rjust(w) if i else cell.ljust(w) for i, (cell, w) in enumerate(zip(row, widths))] for row in table
     ]
 
 

@@ -124,10 +124,7 @@ class SequencePreprocessor:
             ids = encode_text(self.tokenizer, span, self.eos_id, first)
             layout.append((TEXT, len(ids), int(span.loss)))
             tokens += ids
-        out = {
-            "tokens": np.array(tokens, dtype=np.int64),
-            "layout": np.array(layout, dtype=np.int64).reshape(-1, 3),
-        }
+        out = {"tokens": np.array(tokens, dtype=np.int64), "layout": np.array(layout, dtype=np.int64).reshape(-1, 3)}
         spans = [s for s in seq.spans if s.is_speech]
         if spans:
             waves = self.speech(utt, spans)

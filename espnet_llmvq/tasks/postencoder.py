@@ -88,9 +88,7 @@ class ASRTask(espnet_asr.ASRTask):
             )
         llm = args.decoder_conf.get("model_name_or_path")
         if llm is None:
-            raise UserError(
-                "decoder_conf needs model_name_or_path, the directory or hub id of an LLM"
-            )
+            raise UserError("decoder_conf needs model_name_or_path, the directory or hub id of an LLM")
         args.postencoder_conf.setdefault("model_name_or_path", llm)
         model = super().build_model(args)
         # ESPnet would lead other widths through a new linear layer, and no codebook row would reach the LLM.

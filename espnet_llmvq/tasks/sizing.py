@@ -35,12 +35,7 @@ from espnet_llmvq.phases import with_defaults
 from espnet_llmvq.tasks import speech_llm
 from espnet_llmvq.tasks.speech_llm import SpeechLLMTask
 
-PARTS = {
-    "speech_encoder": "encoder",
-    "ctc": "CTC head",
-    "bridge": "bridge",
-    "aligned_start": "aligned start",
-}
+PARTS = {"speech_encoder": "encoder", "ctc": "CTC head", "bridge": "bridge", "aligned_start": "aligned start"}
 
 
 @dataclass(frozen=True)
@@ -113,9 +108,7 @@ def without_weights():
     """Build models on the meta device and load nothing into them."""
     tokenizer = functools.partial(tokenizer_or_config, speech_llm.load_tokenizer)
     with (
-        mock.patch.object(
-            transformers.PreTrainedModel, "from_pretrained", classmethod(from_config)
-        ),
+        mock.patch.object(transformers.PreTrainedModel, "from_pretrained", classmethod(from_config)),
         mock.patch.object(speech_llm, "load_tokenizer", tokenizer),
         mock.patch.object(speech_llm, "load_encoder", lambda *_: None),
         mock.patch.object(model_module, "check_no_leak", lambda *_: None),
@@ -155,9 +148,7 @@ def dataless(model, mode):
                     continue
                 if id(old) not in made:
                     with mode:
-                        new = torch.empty_strided(
-                            old.size(), old.stride(), dtype=old.dtype, device="cpu"
-                        )
+                        new = torch.empty_strided(old.size(), old.stride(), dtype=old.dtype, device="cpu")
                     if isinstance(old, torch.nn.Parameter):
                         new = torch.nn.Parameter(new, old.requires_grad)
                     made[id(old)] = (old, new)  # held, so that no id is given twice
@@ -215,9 +206,7 @@ def running():
         yield
 
 
-def attention(
-    query, key, value, attn_mask=None, dropout_p=0.0, is_causal=False, scale=None, enable_gqa=False
-):
+def attention(query, key, value, attn_mask=None, dropout_p=0.0, is_causal=False, scale=None, enable_gqa=False):
     """Fused attention: no matrix of all pairs is kept. Tensors without data would get the kernel that keeps it."""
     dtype = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else query.dtype
     query, key, value = (x.to(dtype) for x in (query, key, value))
@@ -307,13 +296,7 @@ def inside_bytes(device, func, args):
     rows, every, renormalise, train = args[4], args[10], args[11], args[14]
     dense = 3 * scores if every else 0 if renormalise else 2 * scores
     # The kept rows of some steps, also in float64; then for each row in use what it gets from gradient and from z.
-    kept = (
-        0
-        if every
-        else 4
-        * d
-        * max(3 * min(GATHERED // d, n * rows.shape[1]), 3 * train * min(v, rows.numel()))
-    )
+    kept = 0 if every else 4 * d * max(3 * min(GATHERED // d, n * rows.shape[1]), 3 * train * min(v, rows.numel()))
     return max(dense, kept) + 16 * n * d
 
 
@@ -337,9 +320,7 @@ def flop_counter():
             own.nearest_rows: search_flops,
             own.soft_vq: search_flops,
             own.soft_vq_backward: soft_vq_backward_flops,
-            aten._scaled_dot_product_flash_attention_for_cpu: lambda q, k, v, *_, **__: (
-                sdpa_flop_count(q, k, v)
-            ),
+            aten._scaled_dot_product_flash_attention_for_cpu: lambda q, k, v, *_, **__: sdpa_flop_count(q, k, v),
             aten._scaled_dot_product_flash_attention_for_cpu_backward: (
                 lambda grad, q, k, v, *_, **__: sdpa_backward_flop_count(grad, q, k, v)
             ),
@@ -362,12 +343,7 @@ def inputs(model, batch, mode):
             speech = torch.empty(batch.sequences, length, model.speech_encoder.output_size())
         else:
             speech = torch.empty(batch.sequences, length)
-    return dict(
-        tokens=tokens,
-        layout=layout,
-        speech=speech,
-        speech_lengths=torch.full((batch.sequences,), length),
-    )
+    return dict(tokens=tokens, layout=layout, speech=speech, speech_lengths=torch.full((batch.sequences,), length))
 
 
 def shorten_none(model, frames, lengths):

@@ -48,9 +48,7 @@ normalize_choices = ClassChoices(
 )
 encoder_choices = ClassChoices(
     "encoder",
-    dict(
-        conformer=ConformerEncoder, transformer=TransformerEncoder, e_branchformer=EBranchformerEncoder, **CLASSES
-    ),
+    dict(conformer=ConformerEncoder, transformer=TransformerEncoder, e_branchformer=EBranchformerEncoder, **CLASSES),
     type_check=torch.nn.Module,  # ESPnet's are AbsEncoders, the pretrained ones stand for frontend and encoder
     default="conformer",
 )
@@ -91,17 +89,13 @@ class SpeechLLMTask(AbsTask):
         group.add_argument(
             "--bridge_conf", action=NestedDictAction, default=dict(), help="Keyword arguments of the bridge"
         )
-        group.add_argument(
-            "--aligned_start_conf", action=NestedDictAction, default=dict(), help="temperature, targets"
-        )
+        group.add_argument("--aligned_start_conf", action=NestedDictAction, default=dict(), help="temperature, targets")
         group.add_argument(
             "--prompt", type=str_or_none, help="Template of the validation sequences, written by training"
         )
         group.add_argument("--ctc", type=str2bool, default=True, help="Give the encoder a CTC head")
         group.add_argument("--ctc_conf", action=NestedDictAction, default=dict(), help="dropout_rate")
-        group.add_argument(
-            "--frame_stack", type=int, default=1, help="Feature frames stacked into one encoder input"
-        )
+        group.add_argument("--frame_stack", type=int, default=1, help="Feature frames stacked into one encoder input")
         group.add_argument(
             "--encoder_file",
             type=str_or_none,
@@ -116,9 +110,7 @@ class SpeechLLMTask(AbsTask):
             default=dict(),
             help="ctc_weight, start_weight, llm_weight, drop_blank, merge_runs, span_encoding, packing",
         )
-        group.add_argument(
-            "--freeze", type=str, nargs="*", default=[], help="Regular expressions of frozen parameters"
-        )
+        group.add_argument("--freeze", type=str, nargs="*", default=[], help="Regular expressions of frozen parameters")
         group.add_argument(
             "--autocast",
             type=str,
@@ -129,9 +121,7 @@ class SpeechLLMTask(AbsTask):
         group.add_argument("--init_from", type=str_or_none, help="Checkpoint of the phase before")
         group.add_argument("--train_cache", type=str_or_none, help="Encoder frames of the training set (scp)")
         group.add_argument("--valid_cache", type=str_or_none, help="Encoder frames of the validation set")
-        group.add_argument(
-            "--augment_conf", action=NestedDictAction, default=dict(), help="Noise added in training"
-        )
+        group.add_argument("--augment_conf", action=NestedDictAction, default=dict(), help="Noise added in training")
         for choices in cls.class_choices_list:
             choices.add_arguments(group)
 

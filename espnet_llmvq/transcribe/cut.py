@@ -61,10 +61,7 @@ def speech_regions(level, gap, margin):
     for before, after in zip(regions, regions[1:]):
         keep = min(margin, (after[0] - before[1]) // 2)
         before[1], after[0] = before[1] + keep, after[0] - keep
-    regions[0][0], regions[-1][1] = (
-        max(0, regions[0][0] - margin),
-        min(len(level), regions[-1][1] + margin),
-    )
+    regions[0][0], regions[-1][1] = (max(0, regions[0][0] - margin), min(len(level), regions[-1][1] + margin))
     return [(int(first), int(last)) for first, last in regions]
 
 
@@ -77,9 +74,7 @@ def split(level, first, last, longest):
     while last - first > longest:
         low = first + longest // 2
         high = min(first + longest, last - longest // 4)
-        around = np.convolve(level[first:last], np.ones(width) / width, "same")[
-            low - first : high - first + 1
-        ]
+        around = np.convolve(level[first:last], np.ones(width) / width, "same")[low - first : high - first + 1]
         # Of equally quiet places the last: fewer pieces.
         cut = high - int(np.argmin(around[::-1]))
         yield first, cut
@@ -98,10 +93,6 @@ def cut(levels, max_segment, min_pause, margin):
         return [(0.0, None)]
     longest = max(4, int(max_segment / levels.step))
     found = []
-    for region in speech_regions(
-        levels.decibels, max(1, round(min_pause / levels.step)), round(margin / levels.step)
-    ):
+    for region in speech_regions(levels.decibels, max(1, round(min_pause / levels.step)), round(margin / levels.step)):
         found += split(levels.decibels, *region, longest)
-    return [
-        (first * levels.step, min(last * levels.step, levels.duration)) for first, last in found
-    ]
+    return [(first * levels.step, min(last * levels.step, levels.duration)) for first, last in found]

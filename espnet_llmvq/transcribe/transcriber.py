@@ -182,9 +182,7 @@ class Transcriber:
         if not audible:
             return found
         with torch.inference_mode():
-            _, batch = collate(
-                [(i, self._preprocess(pieces[i], {"sequence": self._prompt})) for i in audible]
-            )
+            _, batch = collate([(i, self._preprocess(pieces[i], {"sequence": self._prompt})) for i in audible])
             batch = encoded(self.model, batch)
             keep = self._spoken(batch)
             if not keep:

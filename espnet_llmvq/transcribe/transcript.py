@@ -60,12 +60,7 @@ def to_dict(transcript):
             ]
         segments.append({**entry, "at_limit": True} if s.at_limit else entry)
     head = {k: v for k, v in asdict(transcript).items() if k != "segments"}
-    return {
-        **head,
-        "duration": round(transcript.duration, 3),
-        "text": transcript.text,
-        "segments": segments,
-    }
+    return {**head, "duration": round(transcript.duration, 3), "text": transcript.text, "segments": segments}
 
 
 def to_json(transcript):
@@ -87,10 +82,7 @@ def cues(transcript):
             if rows[-1] and (len(lines) > LINES or word.end - rows[-1][0].start > CUE):
                 rows.append([])
             rows[-1].append(word)
-        found += [
-            (row[0].start, row[-1].end, textwrap.fill(" ".join(w.word for w in row), LINE))
-            for row in rows
-        ]
+        found += [(row[0].start, row[-1].end, textwrap.fill(" ".join(w.word for w in row), LINE)) for row in rows]
     return found
 
 
@@ -117,9 +109,4 @@ def to_vtt(transcript):
     return "WEBVTT\n\n" + "".join(parts)
 
 
-FORMATS = {
-    "text": (".txt", to_text),
-    "json": (".json", to_json),
-    "srt": (".srt", to_srt),
-    "vtt": (".vtt", to_vtt),
-}
+FORMATS = {"text": (".txt", to_text), "json": (".json", to_json), "srt": (".srt", to_srt), "vtt": (".vtt", to_vtt)}

@@ -25,9 +25,7 @@ ORDINALS = words_of(
     "FIRST SECOND THIRD FOURTH FIFTH SIXTH SEVENTH EIGHTH NINTH TENTH ELEVENTH TWELFTH THIRTEENTH "
     "FOURTEENTH FIFTEENTH SIXTEENTH SEVENTEENTH EIGHTEENTH NINETEENTH TWENTIETH"
 )
-MONTHS = words_of(
-    "JANUARY FEBRUARY MARCH APRIL MAY JUNE JULY AUGUST SEPTEMBER OCTOBER NOVEMBER DECEMBER"
-)
+MONTHS = words_of("JANUARY FEBRUARY MARCH APRIL MAY JUNE JULY AUGUST SEPTEMBER OCTOBER NOVEMBER DECEMBER")
 COMMANDS = words_of("YES NO GO HELP STOP START REPEAT")
 STREET_KINDS = words_of("AVENUE AVE DRIVE ROAD LANE PLACE STREET")
 # How often each kind of sentence is drawn; close to its share of the training transcripts.
@@ -53,9 +51,7 @@ Utterance = collections.namedtuple("Utterance", "utt spk wav words")
 def read_lines(path):
     """Return the non-empty lines of `path`. Raises UserError if it cannot be read."""
     try:
-        return [
-            line for line in Path(path).read_text(encoding="utf-8").splitlines() if line.strip()
-        ]
+        return [line for line in Path(path).read_text(encoding="utf-8").splitlines() if line.strip()]
     except (OSError, UnicodeDecodeError) as err:
         raise UserError(f"cannot read {path}: {err}") from None
 
@@ -362,8 +358,7 @@ def report(name, utterances, vocabulary):
     named = ", ".join(sorted(unseen)[:8]) + (", ..." if len(unseen) > 8 else "")
     print(
         f"{name}: {len(utterances)} utterances, {len({u.spk for u in utterances})} speakers, "
-        f"{len(words)} words, {sum(unseen.values())} not in data/train"
-        + (f" ({named})" if unseen else "")
+        f"{len(words)} words, {sum(unseen.values())} not in data/train" + (f" ({named})" if unseen else "")
     )
 
 
@@ -409,9 +404,7 @@ def main(argv=None):
 
     seen = {tuple(u.words) for u in an4_train}
     shared = sum(tuple(u.words) in seen for u in test)
-    print(
-        f"test: {shared} of {len(test)} sentences also occur in AN4's training part; all are kept"
-    )
+    print(f"test: {shared} of {len(test)} sentences also occur in AN4's training part; all are kept")
     if args.smoke:
         sets = {k: thin(v, SMOKE_TRAIN if k == "train" else SMOKE_OTHER) for k, v in sets.items()}
         lm_train = thin(lm_train, SMOKE_LM_LINES)
@@ -423,9 +416,7 @@ def main(argv=None):
     common = ["--seed", str(args.seed), "--nj", str(args.nj), str(out / "test")]
     noise = ["--noise", "pink white babble", "--snr", "5", "15", "--rt60", "0.2", "0.4"]
     perturb_data_dir.main([*noise, "--suffix=-noise", *common, str(out / "test_noise")])
-    perturb_data_dir.main(
-        ["--tempo", "0.75", "1.3", "--suffix=-tempo", *common, str(out / "test_tempo")]
-    )
+    perturb_data_dir.main(["--tempo", "0.75", "1.3", "--suffix=-tempo", *common, str(out / "test_tempo")])
 
     write_lines(out / "lm" / "train.txt", lm_train)
     write_lines(out / "lm" / "valid.txt", [" ".join(u.words) for u in sets["valid"]])

@@ -45,9 +45,7 @@ def check_places(places):
         if not Path(path).is_dir()
     ]
     if lines:
-        raise UserError(
-            "\n  ".join(["corpora are missing (see db.sh; CORPORA sets all of them):", *lines])
-        )
+        raise UserError("\n  ".join(["corpora are missing (see db.sh; CORPORA sets all of them):", *lines]))
 
 
 def read_kathleen(root):
@@ -57,8 +55,7 @@ def read_kathleen(root):
         return an4.read_kaldi_parts(root, ["all"], "kathleen")
     _, data = importer.read(root)
     return sorted(
-        an4.Utterance(f"kathleen-{utt}", "kathleen", data.wav_scp[utt], data.text[utt].split())
-        for utt in data.utts
+        an4.Utterance(f"kathleen-{utt}", "kathleen", data.wav_scp[utt], data.text[utt].split()) for utt in data.utts
     )
 
 
@@ -86,24 +83,17 @@ def read_orders(root):
         for u in found:
             if u.utt not in entities:
                 raise UserError(f"{root / 'test' / 'entities'}: no line for {u.utt}")
-        return found, {
-            u.utt: [(slot, orders.plain(value)) for slot, value in entities[u.utt]] for u in found
-        }
+        return found, {u.utt: [(slot, orders.plain(value)) for slot, value in entities[u.utt]] for u in found}
     labels, found, entities = root / "data" / "label" / "label.json", [], {}
     try:
         table = json.loads(labels.read_text(encoding="utf-8"))
     except (OSError, ValueError) as err:
-        raise UserError(
-            f"S2I={root}: neither test/wav.scp nor a readable data/label/label.json: {err}"
-        ) from None
+        raise UserError(f"S2I={root}: neither test/wav.scp nor a readable data/label/label.json: {err}") from None
     for name, label in sorted(table.items()):
         wav = (root / "data" / "speech" / "clean" / name).absolute()
         if not wav.is_file():
             raise UserError(f"{labels}: {wav} is missing; fetch the corpus again")
-        utt, slots = (
-            f"s2i-{wav.stem}",
-            {slot: orders.plain(value) for slot, value in label["slots"].items()},
-        )
+        utt, slots = (f"s2i-{wav.stem}", {slot: orders.plain(value) for slot, value in label["slots"].items()})
         with_what = [slots[slot] for slot in ("milkAmount", "sugarAmount") if slot in slots]
         said = [slots.get(slot, "") for slot in ("size", "numberOfShots", "roast", "coffeeDrink")]
         said += [f"with {' and '.join(with_what)}"] if with_what else []
@@ -121,9 +111,7 @@ def more_text(path, n, held_out):
     """`n` sentences spread over a file, as written here: those of letters alone that are not in `held_out`."""
     lines = dict.fromkeys(map(orders.plain, an4.read_lines(path)))
     letters = set("abcdefghijklmnopqrstuvwxyz' ")
-    return an4.thin(
-        [line for line in lines if line not in held_out and letters.issuperset(line)], n
-    )
+    return an4.thin([line for line in lines if line not in held_out and letters.issuperset(line)], n)
 
 
 def write_lines(path, lines):
@@ -137,22 +125,14 @@ def get_parser():
     parser = Parser(prog="local/data.py", description=__doc__)
     for name, place in PLACES.items():
         parser.add_argument(f"--{name}", required=True, help=place)
-    parser.add_argument(
-        "--text", default="", help="more English for the language model, a sentence a line"
-    )
+    parser.add_argument("--text", default="", help="more English for the language model, a sentence a line")
     parser.add_argument("--datadir", type=Path, default=Path("data"), help="where to write")
-    parser.add_argument(
-        "--valid_share", type=float, default=0.08, help="of speakers, held out of train"
-    )
+    parser.add_argument("--valid_share", type=float, default=0.08, help="of speakers, held out of train")
     for name, (lines, _, what) in SIZES.items():
         parser.add_argument(f"--{name}", type=int, default=lines, help=what)
-    parser.add_argument(
-        "--smoke", default="false", choices=("true", "false"), help="true: few lines"
-    )
+    parser.add_argument("--smoke", default="false", choices=("true", "false"), help="true: few lines")
     parser.add_argument("--seed", type=int, default=1, help="random seed")
-    parser.add_argument(
-        "--nj", type=int, default=2, help="as the stage script gives it; nothing here takes long"
-    )
+    parser.add_argument("--nj", type=int, default=2, help="as the stage script gives it; nothing here takes long")
     return parser
 
 
@@ -189,9 +169,7 @@ def main(argv=None):
         importer.write(data, out / name)
         an4.report(name, utterances, vocabulary)
 
-    drawer = orders.Orders(
-        {u.utt: (" ".join(u.words), [v for _, v in entities[u.utt]]) for u in sets["test_coffee"]}
-    )
+    drawer = orders.Orders({u.utt: (" ".join(u.words), [v for _, v in entities[u.utt]]) for u in sets["test_coffee"]})
     rngs = {name: random.Random(f"{args.seed}-{name}") for name in ("valid", "lm", "text", "tts")}
     valid_domain = drawer.sentences(args.lm_valid, rngs["valid"])
     held_out = set(valid_domain)
@@ -201,9 +179,7 @@ def main(argv=None):
     lm = transcripts + [orders.plain(line) for line in spelled]
     lm += drawer.sentences(args.lm_domain, rngs["lm"], held_out)
     if args.text:
-        tested = {
-            " ".join(u.words) for name, found in sets.items() if name != "train" for u in found
-        }
+        tested = {" ".join(u.words) for name, found in sets.items() if name != "train" for u in found}
         lm += more_text(args.text, args.lm_text, tested | held_out)
     spoken = drawer.sentences(args.domain, rngs["tts"], held_out)
     write_lines(out / "lm" / "train.txt", lm)
@@ -211,13 +187,8 @@ def main(argv=None):
     write_lines(out / "lm" / "valid.txt", [" ".join(u.words) for u in sets["valid"]])
     write_lines(out / "lm" / "valid_domain.txt", valid_domain)
     write_lines(out / "text" / "domain.txt", drawer.sentences(args.domain, rngs["text"], held_out))
-    write_lines(
-        out / "domain_tts" / "text",
-        [f"domain_tts-{i:05d} {line}" for i, line in enumerate(spoken, 1)],
-    )
-    print(
-        f"lm: {len(lm)} lines, {len(transcripts)} of them transcripts; domain: {args.domain} lines, as many to speak"
-    )
+    write_lines(out / "domain_tts" / "text", [f"domain_tts-{i:05d} {line}" for i, line in enumerate(spoken, 1)])
+    print(f"lm: {len(lm)} lines, {len(transcripts)} of them transcripts; domain: {args.domain} lines, as many to speak")
 
 
 if __name__ == "__main__":

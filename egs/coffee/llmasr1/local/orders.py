@@ -40,9 +40,7 @@ class Orders:
             for sentence, values in test.values()
             if key(sentence).removeprefix("a ") not in map(key, values)
         ]
-        orders = [
-            frozenset(tuple(tokenise(value)) for value in values) for _, values in test.values()
-        ]
+        orders = [frozenset(tuple(tokenise(value)) for value in values) for _, values in test.values()]
         self.ordered = {values for values in orders if len(values) > 1}
         self.values = Lexicon(value for values in orders for value in values)
 
@@ -55,9 +53,7 @@ class Orders:
             if "|" in name:
                 return rng.choice(name.split("|"))
             if name not in self.words:
-                raise UserError(
-                    f"{HERE / 'menu.txt'}: no class [{name}], which a pattern or an entry names"
-                )
+                raise UserError(f"{HERE / 'menu.txt'}: no class [{name}], which a pattern or an entry names")
             words = _SLOT.sub(fill, rng.choice(self.words[name]))
             if name in ONCE:
                 drawn.append((name, words))
@@ -83,9 +79,7 @@ class Orders:
             if sentence in found or sentence in held_out or self.is_of_test(sentence):
                 misses += 1
                 if misses > 100 * n + 1000:
-                    raise UserError(
-                        f"there are fewer than {n} different sentences about coffee; lower the number"
-                    )
+                    raise UserError(f"there are fewer than {n} different sentences about coffee; lower the number")
                 continue
             found[sentence] = True
         return list(found)

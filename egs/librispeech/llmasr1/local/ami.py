@@ -12,9 +12,7 @@ from espnet_llmvq.data.manifest import Item
 from espnet_llmvq.errors import UserError
 
 MEETINGS = {
-    "test": [
-        f"{name}{letter}" for name in ("EN2002", "ES2004", "IS1009", "TS3003") for letter in "abcd"
-    ],
+    "test": [f"{name}{letter}" for name in ("EN2002", "ES2004", "IS1009", "TS3003") for letter in "abcd"],
     "dev": [
         *(f"{name}{letter}" for name in ("ES2011", "IS1008", "TS3004") for letter in "abcd"),
         *(f"IB40{number}" for number in ("01", "02", "03", "04", "10", "11")),
@@ -31,9 +29,7 @@ def parse(path):
     try:
         return ElementTree.parse(need(path, WHERE)).getroot()
     except ElementTree.ParseError as err:
-        raise UserError(
-            f"{path}:{err.position[0]}: not XML: {err} (unpack the annotations again)"
-        ) from None
+        raise UserError(f"{path}:{err.position[0]}: not XML: {err} (unpack the annotations again)") from None
 
 
 def read_speakers(path):
@@ -79,15 +75,11 @@ def read(root, part, faults):
     for meeting in MEETINGS[part]:
         found = sorted((notes / "segments").glob(f"{meeting}.?.segments.xml"))
         if not found:
-            faults.add(
-                notes / "segments", f"no {meeting}.*.segments.xml (unpack the annotations again)"
-            )
+            faults.add(notes / "segments", f"no {meeting}.*.segments.xml (unpack the annotations again)")
         for path in found:
             agent = path.name.split(".")[1]
             if (meeting, agent) not in speakers:
-                faults.add(
-                    path, f"speaker {agent} of {meeting} is not in corpusResources/meetings.xml"
-                )
+                faults.add(path, f"speaker {agent} of {meeting} is not in corpusResources/meetings.xml")
                 continue
             name, channel = speakers[meeting, agent]
             words = list(parse(notes / "words" / f"{meeting}.{agent}.words.xml"))
@@ -97,9 +89,7 @@ def read(root, part, faults):
             for segment in parse(path).iter("segment"):
                 where = f"{path}: segment {segment.get(NITE_ID)}"
                 try:
-                    start, end = (
-                        seconds(segment.get(f"transcriber_{key}", "")) for key in ("start", "end")
-                    )
+                    start, end = (seconds(segment.get(f"transcriber_{key}", "")) for key in ("start", "end"))
                     chosen = [words_between(words, order, child.get("href")) for child in segment]
                 except ValueError as err:
                     faults.add(where, f"{err} (unpack the annotations again)")
@@ -113,9 +103,7 @@ def read(root, part, faults):
                     reversed_ones += 1
                     continue
                 utt = f"{name}-{meeting}-{channel}-{span_id(start, end)}"
-                items.append(
-                    Item(where, audio, text, utt, utt, name, (), recording, start, end, whole=False)
-                )
+                items.append(Item(where, audio, text, utt, utt, name, (), recording, start, end, whole=False))
     total = len(items) + silent + reversed_ones
     left_out(notes, silent, total, "segments without words")
     left_out(notes, reversed_ones, total, "segments that end before they begin")

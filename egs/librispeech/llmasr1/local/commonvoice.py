@@ -7,9 +7,7 @@ from layout import need
 from espnet_llmvq.data import manifest
 
 PARTS = ("test", "dev", "train", "validated")
-SPEAKER_DIGITS = (
-    16  # of the 128 of a client_id; enough to tell speakers apart, and file names stay short
-)
+SPEAKER_DIGITS = 16  # of the 128 of a client_id; enough to tell speakers apart, and file names stay short
 
 
 def home(root):
@@ -20,9 +18,7 @@ def home(root):
 
 def read(root, part, faults):
     """Items of a list, its sentences as they are. Raises UserError when the list is not there."""
-    path = need(
-        home(root) / f"{part}.tsv", "set COMMONVOICE to an unpacked cv-corpus-17.0-* (English)"
-    )
+    path = need(home(root) / f"{part}.tsv", "set COMMONVOICE to an unpacked cv-corpus-17.0-* (English)")
     items = []
     for item in manifest.read_common_voice(path, faults):
         if not item.speaker:

@@ -36,11 +36,7 @@ CORPORA = {
     "earnings22": Corpus("Earnings-22"),
     "spgispeech": Corpus("SPGISpeech", "val"),
 }
-LIBRISPEECH_SETS = {
-    "valid": ["dev-clean"],
-    "test_clean": ["test-clean"],
-    "test_other": ["test-other"],
-}
+LIBRISPEECH_SETS = {"valid": ["dev-clean"], "test_clean": ["test-clean"], "test_other": ["test-other"]}
 
 
 def reader(name):
@@ -93,9 +89,7 @@ def parse_more(pairs):
 def get_parser():
     parser = Parser(description=__doc__)
     parser.add_argument(
-        "--librispeech",
-        default="",
-        help='the folder LibriSpeech, or the one it is in; "download": fetch it',
+        "--librispeech", default="", help='the folder LibriSpeech, or the one it is in; "download": fetch it'
     )
     parser.add_argument("--downloads", default="downloads", help="where to fetch it to")
     parser.add_argument("--url", default=download.URL, help="where from: OpenSLR or a mirror of it")
@@ -106,20 +100,11 @@ def get_parser():
         metavar="PART",
         help=f"of {', '.join(librispeech.TRAIN_PARTS)}: the set train",
     )
-    parser.add_argument(
-        "--text_case",
-        choices=("lower", "keep"),
-        default="lower",
-        help="of LibriSpeech's transcripts",
-    )
+    parser.add_argument("--text_case", choices=("lower", "keep"), default="lower", help="of LibriSpeech's transcripts")
     for name, corpus in CORPORA.items():
         parser.add_argument(f"--{name}", default="", help=f"{corpus.name}; empty: no test_{name}")
     parser.add_argument(
-        "--more",
-        nargs="*",
-        default=[],
-        metavar="CORPUS:PART",
-        help="further parts, written as CORPUS_PART",
+        "--more", nargs="*", default=[], metavar="CORPUS:PART", help="further parts, written as CORPUS_PART"
     )
     parser.add_argument("--datadir", type=Path, default=Path("data"), help="where to write")
     parser.add_argument("--nj", type=int, default=2, help="threads that look into recordings")
@@ -138,9 +123,7 @@ def find_librispeech(args):
 def main(argv=None):
     args = get_parser().parse_args(argv)
     if not args.librispeech:
-        raise UserError(
-            "LIBRISPEECH is not set: write into db.sh where it is, or LIBRISPEECH=download (60 GB)"
-        )
+        raise UserError("LIBRISPEECH is not set: write into db.sh where it is, or LIBRISPEECH=download (60 GB)")
     for part in args.train_parts:
         check_name("part in --train_parts", part, librispeech.TRAIN_PARTS)
     roots = {name: Path(getattr(args, name)) for name in CORPORA if getattr(args, name)}
@@ -166,9 +149,7 @@ def main(argv=None):
         written = importer.write(data, args.datadir / name)
         words = sum(len(text.split()) for text in data.text.values())
         state = "" if written else ", as before"
-        print(
-            f"{name}: {len(data.text)} utterances, {len(data.spk2utt)} speakers, {words} words{state}"
-        )
+        print(f"{name}: {len(data.text)} utterances, {len(data.spk2utt)} speakers, {words} words{state}")
 
 
 if __name__ == "__main__":

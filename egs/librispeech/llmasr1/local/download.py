@@ -39,10 +39,7 @@ def fetch(url, path):
             # A server that knows no ranges sends it all.
             mode, have = ("ab", have) if answer.status == 206 else ("wb", 0)
             total = have + int(answer.headers.get("Content-Length") or 0)
-            with (
-                open(path, mode) as f,
-                tqdm(total=total, initial=have, unit="B", unit_scale=True) as bar,
-            ):
+            with open(path, mode) as f, tqdm(total=total, initial=have, unit="B", unit_scale=True) as bar:
                 while block := answer.read(BLOCK):
                     f.write(block)
                     bar.update(len(block))
@@ -97,9 +94,7 @@ def download(part, dest, url=URL, sums=MD5):
     found = md5_of(archive)
     if found != sums[part]:
         archive.unlink()
-        raise UserError(
-            f"{archive}: its MD5 sum is {found}, not {sums[part]}; it is removed now, run again"
-        )
+        raise UserError(f"{archive}: its MD5 sum is {found}, not {sums[part]}; it is removed now, run again")
     unpack(archive, part, home)
     archive.unlink()
     print(f"{home / part}: downloaded and unpacked")

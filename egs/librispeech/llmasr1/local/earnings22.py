@@ -27,11 +27,7 @@ def sentences(rows):
     found = []
     for where, row in rows:
         last = found[-1][-1][1] if found else None
-        if (
-            last is None
-            or last["speaker"] != row["speaker"]
-            or last["punctuation"][-1:] in (".", "?", "!")
-        ):
+        if last is None or last["speaker"] != row["speaker"] or last["punctuation"][-1:] in (".", "?", "!"):
             found.append([])
         found[-1].append((where, row))
     return found
@@ -49,10 +45,7 @@ def read_time(where, row, key, faults):
 def read(root, part, faults):
     """Items of the sentences of a part."""
     folder = root / "transcripts" / "force_aligned_nlp_references"
-    need(
-        folder,
-        "set EARNINGS22 to the folder earnings22 of https://github.com/revdotcom/speech-datasets",
-    )
+    need(folder, "set EARNINGS22 to the folder earnings22 of https://github.com/revdotcom/speech-datasets")
     items, timeless, unheard, total = [], 0, 0, 0
     for call in CALLS[part]:
         path = need(folder / f"{call}.aligned.nlp", "check out the whole of earnings22/transcripts")
@@ -66,27 +59,14 @@ def read(root, part, faults):
             if any(UNHEARD.fullmatch(row["token"]) for _, row in sentence):
                 unheard += 1
                 continue
-            start, end = (
-                read_time(where, first, "ts", faults),
-                read_time(*sentence[-1], "endTs", faults),
-            )
+            start, end = (read_time(where, first, "ts", faults), read_time(*sentence[-1], "endTs", faults))
             if start is None or end is None or not 0 < end - start <= MAX_S:
                 timeless += 1
                 continue
-            text = " ".join(
-                row.get("prepunctuation", "") + row["token"] + row["punctuation"]
-                for _, row in sentence
-            )
+            text = " ".join(row.get("prepunctuation", "") + row["token"] + row["punctuation"] for _, row in sentence)
             speaker = f"{call}-{first['speaker']}"
             utt, audio = f"{speaker}-{span_id(start, end)}", root / "media" / f"{call}.mp3"
-            items.append(
-                Item(where, audio, text, utt, utt, speaker, (), call, start, end, whole=False)
-            )
+            items.append(Item(where, audio, text, utt, utt, speaker, (), call, start, end, whole=False))
     left_out(folder, unheard, total, "sentences with words that the transcribers could not hear")
-    left_out(
-        folder,
-        timeless,
-        total,
-        f"sentences whose first or last word has no time, or of more than {MAX_S:g} s",
-    )
+    left_out(folder, timeless, total, f"sentences whose first or last word has no time, or of more than {MAX_S:g} s")
     return items

@@ -63,13 +63,9 @@ def end_with_recording(items, faults, nj):
             told.add(path)
         elif end is not None and item.end > end + audio.END_TOLERANCE:
             if item.start >= end or item.end > end + OVERSHOOT_S:
-                faults.add(
-                    item.where, f"ends at {item.end:g} s, {path} at {end:.2f} s (correct the time)"
-                )
+                faults.add(item.where, f"ends at {item.end:g} s, {path} at {end:.2f} s (correct the time)")
             item, cut = dataclasses.replace(item, end=end), cut + 1
         kept.append(item)
     if cut:
-        print(
-            f"{paths[0]} and others: {cut} segments end up to {OVERSHOOT_S:g} s after their recording; cut there"
-        )
+        print(f"{paths[0]} and others: {cut} segments end up to {OVERSHOOT_S:g} s after their recording; cut there")
     return kept

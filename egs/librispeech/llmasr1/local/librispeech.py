@@ -31,25 +31,18 @@ def read(root, part, faults, most=None):
         for number, line in enumerate(read_lines(path), 1):
             match = LINE.fullmatch(line)
             if not match or not match[1].startswith(prefix):
-                faults.add(
-                    f"{path}:{number}",
-                    f"expected '{prefix}NNNN WORDS', found {line[:60]!r} (correct it)",
-                )
+                faults.add(f"{path}:{number}", f"expected '{prefix}NNNN WORDS', found {line[:60]!r} (correct it)")
                 continue
             utt, words = match.groups()
             told.add(utt)
-            items.append(
-                Item(f"{path}:{number}", path.parent / f"{utt}.flac", words, utt, utt, speaker)
-            )
+            items.append(Item(f"{path}:{number}", path.parent / f"{utt}.flac", words, utt, utt, speaker))
         for audio in sorted(path.parent.glob("*.flac")):
             if audio.stem not in told:
                 faults.add(path, f"no line for {audio.name} (unpack the archive again)")
         if most and len(items) >= most:
             break
     if not transcripts:
-        raise UserError(
-            f"{folder}: no SPEAKER/CHAPTER/*.trans.txt in it; unpack {part}.tar.gz again"
-        )
+        raise UserError(f"{folder}: no SPEAKER/CHAPTER/*.trans.txt in it; unpack {part}.tar.gz again")
     return items
 
 
@@ -65,17 +58,11 @@ def read_genders(root, wanted, faults):
             continue
         fields = [field.strip() for field in line.split("|", 4)]
         if len(fields) != 5 or fields[1] not in ("F", "M") or fields[2] not in PARTS:
-            faults.add(
-                f"{path}:{number}",
-                f"expected 'ID | F or M | PART | MINUTES | NAME', found {line[:60]!r}",
-            )
+            faults.add(f"{path}:{number}", f"expected 'ID | F or M | PART | MINUTES | NAME', found {line[:60]!r}")
             continue
         speaker, gender, part = fields[:3]
         if speaker in wanted and wanted[speaker] != part:
-            faults.add(
-                f"{path}:{number}",
-                f"speaker {speaker} is of {part}, but lies in {wanted[speaker]} (move it)",
-            )
+            faults.add(f"{path}:{number}", f"speaker {speaker} is of {part}, but lies in {wanted[speaker]} (move it)")
         genders[speaker] = gender.lower()
     for speaker in sorted(wanted.keys() - genders.keys()):
         faults.add(path, f"no line for speaker {speaker} of {wanted[speaker]} (restore it)")

@@ -16,23 +16,16 @@ def read(root, part, faults):
     folder = next((f for f in (root / "spgispeech" / part, root / part) if f.is_dir()), root / part)
     lines, items = read_lines(path), []
     if lines[0] != HEADER:
-        faults.add(
-            f"{path}:1", f"expected {HEADER}, found {lines[0][:60]!r} (download the list again)"
-        )
+        faults.add(f"{path}:1", f"expected {HEADER}, found {lines[0][:60]!r} (download the list again)")
     for number, line in enumerate(lines[1:], 2):
         where, fields = f"{path}:{number}", line.split("|", 2)
         call, slash, name = fields[0].removesuffix(".wav").partition("/")
         if len(fields) != 3 or not fields[1].isdecimal() or not (call and slash and name):
-            faults.add(
-                where,
-                f"expected CALL/N.wav|BYTES|TRANSCRIPT, found {line[:60]!r} (download the list again)",
-            )
+            faults.add(where, f"expected CALL/N.wav|BYTES|TRANSCRIPT, found {line[:60]!r} (download the list again)")
             continue
         audio = folder / fields[0]
         if audio.is_file() and os.path.getsize(audio) != int(fields[1]):
             size = os.path.getsize(audio)
-            faults.add(
-                where, f"{audio} has {size} bytes, the list says {fields[1]} (copy it again)"
-            )
+            faults.add(where, f"{audio} has {size} bytes, the list says {fields[1]} (copy it again)")
         items.append(Item(where, audio, fields[2], fields[0], f"{call}-{name}", call))
     return items

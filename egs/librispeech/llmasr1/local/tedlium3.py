@@ -22,9 +22,7 @@ def clean(text):
 def read(root, part, faults):
     """Items of a part of the legacy distribution, one a line of its STM files; TALK is the speaker."""
     folder = root / "legacy" / part
-    stms = sorted(
-        need(folder / "stm", "set TEDLIUM3 to an unpacked TEDLIUM_release-3").glob("*.stm")
-    )
+    stms = sorted(need(folder / "stm", "set TEDLIUM3 to an unpacked TEDLIUM_release-3").glob("*.stm"))
     if not stms:
         raise UserError(f"{folder / 'stm'}: no *.stm in it; unpack TEDLIUM_release-3.tgz again")
     items, ignored, empty = [], 0, 0
@@ -40,9 +38,7 @@ def read(root, part, faults):
                 if channel != "1" or not label.startswith("<"):
                     raise ValueError
             except ValueError:
-                faults.add(
-                    where, f"expected 'TALK 1 SPEAKER START END <LABEL> WORDS', found {line[:60]!r}"
-                )
+                faults.add(where, f"expected 'TALK 1 SPEAKER START END <LABEL> WORDS', found {line[:60]!r}")
                 continue
             words = fields[6] if len(fields) > 6 else ""
             if words.strip() == IGNORED:
@@ -53,9 +49,7 @@ def read(root, part, faults):
                 empty += 1
                 continue
             utt, audio = f"{talk}-{span_id(start, end)}", folder / "sph" / f"{talk}.sph"
-            items.append(
-                Item(where, audio, words, utt, utt, talk, (), talk, start, end, whole=False)
-            )
+            items.append(Item(where, audio, words, utt, utt, talk, (), talk, start, end, whole=False))
     left_out(folder, ignored, len(items) + ignored + empty, f"segments marked {IGNORED}")
     left_out(folder, empty, len(items) + ignored + empty, "segments without words")
     return items

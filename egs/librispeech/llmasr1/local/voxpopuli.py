@@ -15,10 +15,7 @@ def read(root, part, faults):
     """Items of a part: the normalised text, or the raw one where that is empty."""
     inner = root / "transcribed_data" / "en"
     folder = inner if inner.is_dir() else root
-    path = need(
-        folder / f"asr_{part}.tsv",
-        "set VOXPOPULI to the --root of voxpopuli.get_asr_data --lang en",
-    )
+    path = need(folder / f"asr_{part}.tsv", "set VOXPOPULI to the --root of voxpopuli.get_asr_data --lang en")
     items, empty = [], 0
     for where, row in read_table(path, NEEDED, faults):
         text = row["normalized_text"] or row["raw_text"]

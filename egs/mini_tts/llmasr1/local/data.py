@@ -18,9 +18,7 @@ from espnet_llmvq.errors import UserError
 
 HERE = Path(__file__).resolve().parent
 TRAIN_VOICES = "en-us en-us+f2 en-gb+m3 en-gb+f4".split()
-TEST_VOICES = (
-    "en-gb-scotland+m4 en-gb-x-rp+f3 en-029+f5 en-gb-x-gbcwmd+m2 en-us-nyc+croak en-gb-scotland+f5"
-).split()
+TEST_VOICES = ("en-gb-scotland+m4 en-gb-x-rp+f3 en-029+f5 en-gb-x-gbcwmd+m2 en-us-nyc+croak en-gb-scotland+f5").split()
 MEDICAL_VOICES = "en-us+m1 en-us+f1 en-gb+m7 en-gb+f3".split()
 # Spoken sets: (text domain, voices, size option). The order is that of drawing: test sets come
 # first, so that they stay the same when the sizes of other sets change.
@@ -55,18 +53,12 @@ def get_parser():
     parser.add_argument("--train", type=int, default=10000, help="training utterances")
     parser.add_argument("--valid", type=int, default=150, help="validation utterances")
     parser.add_argument("--test", type=int, default=200, help="utterances of each test set")
-    parser.add_argument(
-        "--lm_everyday", type=int, default=20000, help="LM lines, those of train included"
-    )
+    parser.add_argument("--lm_everyday", type=int, default=20000, help="LM lines, those of train included")
     parser.add_argument("--lm_medical", type=int, default=6000, help="LM lines, medical domain")
     parser.add_argument("--lm_valid", type=int, default=400, help="lines of lm/valid.txt")
     parser.add_argument("--lm_valid_medical", type=int, default=200)
-    parser.add_argument(
-        "--broad_share", type=float, default=0.04, help="share of slots with a rarer word"
-    )
-    parser.add_argument(
-        "--core_words", type=int, default=8, help="frequent words of each class that are used"
-    )
+    parser.add_argument("--broad_share", type=float, default=0.04, help="share of slots with a rarer word")
+    parser.add_argument("--core_words", type=int, default=8, help="frequent words of each class that are used")
     parser.add_argument("--smoke", default="false", help="true: a few utterances of everything")
     parser.add_argument("--seed", type=int, default=1, help="random seed")
     parser.add_argument("--nj", type=int, default=2, help="processes")
@@ -82,10 +74,7 @@ def draw(options):
     import text as sentences  # local/text.py
 
     if options["lm_everyday"] < options["train"]:
-        raise UserError(
-            f"--lm_everyday {options['lm_everyday']} must hold the {options['train']} sentences "
-            "of --train"
-        )
+        raise UserError(f"--lm_everyday {options['lm_everyday']} must hold the {options['train']} sentences of --train")
     domains = {
         domain: sentences.Generator(domain, options["broad_share"], options["core_words"])
         for domain in ("everyday", "medical")
@@ -157,9 +146,7 @@ def main(argv=None):
         utterances = [(f"{name}-{i:05d}", text) for i, (text, _) in enumerate(sets[name], 1)]
         jobs = synthesise(utterances, voices, out / name, options["seed"], args.nj)
         if name == "test_medical":
-            entities = {
-                utt: found for (utt, _), (_, found) in zip(utterances, sets[name], strict=True)
-            }
+            entities = {utt: found for (utt, _), (_, found) in zip(utterances, sets[name], strict=True)}
             lines = []
             for job in jobs:
                 pairs = entities[job["utt"].removeprefix(job["spk"] + "-")]
