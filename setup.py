@@ -72,4 +72,5 @@ setup(
     cmdclass={"build_py": BuildWithRecipes},
     install_requires=INSTALL_REQUIRES,
     extras_require=EXTRAS_REQUIRE,
+    entry_points={"console_scripts": ["llmvq = espnet_llmvq.__main__:main"]},
 )

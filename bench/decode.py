@@ -25,7 +25,7 @@ import sys
 import tempfile
 import time
 
-from espnet_llmvq.write import write_text
+from espnet_llmvq.base.files import write_text
 
 ESPNET = """
 frontend_conf: {{fs: 16000, n_fft: 512, win_length: 400, hop_length: 160}}
@@ -81,8 +81,8 @@ def device():
 
 
 def load(directory):
+    from espnet_llmvq.espnet.task import load_model
     from espnet_llmvq.llm.directory import load_tokenizer
-    from espnet_llmvq.tasks.speech_llm import load_model
 
     model, args = load_model(directory, device())
     return model, load_tokenizer(args.llm)
@@ -91,7 +91,7 @@ def load(directory):
 def batches(args, tokenizer, size):
     """`Batches` of the first utterances, as sound files."""
     from espnet_llmvq.decode.batches import Batches
-    from espnet_llmvq.sequence import read_sequences
+    from espnet_llmvq.sequence.sequence import read_sequences
 
     ids = [s.id for s, _ in zip(read_sequences(args.set), range(args.utterances))]
     return Batches(args.set, args.batch_seconds, tokenizer, batch_size=size, only=set(ids))
@@ -212,7 +212,7 @@ def espnet(args, room, spent):
     from espnet2.bin.asr_inference import Speech2Text
 
     from espnet_llmvq.data.audio import read_audio
-    from espnet_llmvq.sequence import read_sequences
+    from espnet_llmvq.sequence.sequence import read_sequences
 
     search = Speech2Text(
         f"{room}/exp/config.yaml",
@@ -279,7 +279,7 @@ def error_rate(args, texts):
     """Word error rate in percent of {utterance: text}."""
     from espnet_llmvq.data.normalise import get_normaliser
     from espnet_llmvq.score.wer import score_utterances, split_words, total
-    from espnet_llmvq.sequence import read_sequences
+    from espnet_llmvq.sequence.sequence import read_sequences
 
     refs = {s.id: s.transcript for s in read_sequences(args.set) if s.id in texts}
     normalise = get_normaliser("basic")
@@ -290,7 +290,7 @@ def error_rate(args, texts):
 def main():
     args = get_parser().parse_args()
     args.json = os.path.abspath(args.json)
-    from espnet_llmvq.systems import read_systems, system_dir
+    from espnet_llmvq.experiment.systems import read_systems, system_dir
 
     os.chdir(args.recipe)
     (system,) = read_systems("conf", [args.system])
@@ -300,9 +300,9 @@ def main():
         print(told)
         write_text(args.json, json.dumps({"skipped": told}) + "\n")
         return
-    import espnet_llmvq.tasks.speech_llm  # noqa: F401  shared by forked processes
+    import espnet_llmvq.espnet.task  # noqa: F401  shared by forked processes
+    from espnet_llmvq.base.config import read_yaml
     from espnet_llmvq.llm.directory import load_tokenizer
-    from espnet_llmvq.systems import read_yaml
 
     llm = read_yaml(os.path.join(directory, "config.yaml"))["llm"]
     tokenizer = load_tokenizer(llm)

@@ -16,7 +16,7 @@ import subprocess
 import sys
 import time
 
-from espnet_llmvq.write import write_text
+from espnet_llmvq.base.files import write_text
 
 WAYS = ("one_by_one", "separate", "concatenated")
 ENCODER = {
@@ -39,8 +39,8 @@ def build(concatenate):
     import torch
 
     from espnet_llmvq.bridge.bridge import SoftBridge
-    from espnet_llmvq.model import SpeechLLM
-    from espnet_llmvq.tasks.speech_llm import SpeechLLMTask
+    from espnet_llmvq.espnet.task import SpeechLLMTask
+    from espnet_llmvq.model.speech_llm import SpeechLLM
 
     torch.manual_seed(0)
     args = argparse.Namespace(**{**SpeechLLMTask.get_default_config(), **ENCODER})

@@ -17,7 +17,7 @@ import time
 
 import numpy as np
 
-from espnet_llmvq.write import write_text
+from espnet_llmvq.base.files import write_text
 
 HIDDEN, LAYERS, VOCABULARY = 192, 4, 500
 
@@ -42,7 +42,7 @@ def build(packing):
     import torch
     import transformers
 
-    from espnet_llmvq.model import SpeechLLM
+    from espnet_llmvq.model.speech_llm import SpeechLLM
 
     torch.manual_seed(0)
     config = transformers.LlamaConfig(

@@ -16,9 +16,9 @@ from pathlib import Path
 
 import numpy as np
 
+from espnet_llmvq.base.files import write_text
 from espnet_llmvq.score import stats
 from espnet_llmvq.score.measure import ratio
-from espnet_llmvq.write import write_text
 
 # Simulated test sets: units resampled, utterances of each, share of utterances that loop.
 SETS = {
@@ -111,7 +111,7 @@ def time_command(utterances=100_000, more=()):
     """Return seconds and peak MiB of `bin.score` on two systems with 1,000 replicates."""
     with tempfile.TemporaryDirectory() as directory:
         ref, a, b = map(str, write_corpus(Path(directory), utterances))
-        command = [sys.executable, "-m", "espnet_llmvq.bin.score", "--ref", ref]
+        command = [sys.executable, "-m", "espnet_llmvq", "score", "--ref", ref]
         command += ["--hyp", a, "--hyp", b, "--replicates", "1000", *more]
         start = time.perf_counter()
         subprocess.run(command, check=True, stdout=subprocess.DEVNULL)

@@ -20,8 +20,8 @@ import time
 import torch
 import torch.nn.functional as F
 
+from espnet_llmvq.base.files import write_text
 from espnet_llmvq.bridge.soft_vq import soft_vq
-from espnet_llmvq.write import write_text
 
 VOCABULARIES, FRAMES, WIDTH = (500, 32000, 151936), (350, 2800), 896
 TOP_K = (10, "all")

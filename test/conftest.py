@@ -64,9 +64,9 @@ def corpus(tmp_path_factory, llm_dir):
     """Files of 12 training and 5 validation utterances: .train .valid (sequences), .train_shape .valid_shape."""
     import soundfile
 
-    from espnet_llmvq.bin import collect_positions
-    from espnet_llmvq.interleave.asr import asr_sequence
-    from espnet_llmvq.sequence import write_sequences
+    from espnet_llmvq.cli.sequences import positions as collect_positions
+    from espnet_llmvq.sequence.asr import asr_sequence
+    from espnet_llmvq.sequence.sequence import write_sequences
 
     room = tmp_path_factory.mktemp("corpus")
     rng, files = np.random.default_rng(1), {"dir": str(room)}
@@ -151,7 +151,7 @@ def arguments(settings):
     """Function: the task's arguments (Namespace) for `settings`."""
 
     def build(**overrides):
-        from espnet_llmvq.tasks.speech_llm import SpeechLLMTask
+        from espnet_llmvq.espnet.task import SpeechLLMTask
 
         return types.SimpleNamespace(**{**SpeechLLMTask.get_default_config(), **settings(**overrides)})
 
@@ -165,7 +165,7 @@ def make_model(arguments):
     def build(**overrides):
         import torch
 
-        from espnet_llmvq.tasks.speech_llm import SpeechLLMTask
+        from espnet_llmvq.espnet.task import SpeechLLMTask
 
         torch.manual_seed(0)
         return SpeechLLMTask.build_model(arguments(**overrides)).eval()
@@ -176,7 +176,7 @@ def make_model(arguments):
 @pytest.fixture(scope="session")
 def encoder_dir(tmp_path_factory, settings):
     """An experiment directory as stage 7 leaves it: encoder and CTC head after one epoch of CTC."""
-    from espnet_llmvq.tasks.launch import train_phase
+    from espnet_llmvq.espnet.run import train_phase
 
     directory = str(tmp_path_factory.mktemp("exp") / "encoder")
     config = settings(model_conf={"ctc_weight": 1.0, "llm_weight": 0.0}, max_epoch=1, keep_nbest_models=1)
@@ -194,8 +194,8 @@ def trained_soft(tmp_path_factory, encoder_dir, settings):
 
     import torch
 
+    from espnet_llmvq.espnet.run import train_phase
     from espnet_llmvq.llm.directory import BLANK_TOKEN, load_tokenizer
-    from espnet_llmvq.tasks.launch import train_phase
 
     room = tmp_path_factory.mktemp("soft")
     encoder, phase = str(room / "encoder"), str(room / "exp" / "soft")
@@ -217,7 +217,7 @@ def trained_soft(tmp_path_factory, encoder_dir, settings):
 @pytest.fixture(scope="session")
 def packed_dir(tmp_path_factory, trained_soft):
     """`trained_soft`, packed with a beam of 2."""
-    from espnet_llmvq.packed.model import pack
+    from espnet_llmvq.bundle.model import pack
 
     out = str(tmp_path_factory.mktemp("packed") / "soft")
     search = {"num_beams": 2, "length_penalty": 0.0, "ctc_weight": 0.0}

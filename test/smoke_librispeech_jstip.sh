@@ -40,7 +40,7 @@ python3 - "${systems}" <<'END'
 import json
 import sys
 
-from espnet_llmvq.sequence import read_sequences
+from espnet_llmvq.sequence.sequence import read_sequences
 
 # Segments by silence, though this encoder hears none: each has speech, text, and the begin token of this LLM.
 sequences = list(read_sequences("dump_smoke/train/seg_sil.jsonl"))

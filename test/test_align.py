@@ -11,9 +11,9 @@ from transformers import PreTrainedTokenizerFast
 
 from espnet_llmvq.align.ctc import align_tokens, align_words, word_tokens
 from espnet_llmvq.align.ctm import Word, boundary_errors, read_ctm, write_ctm
-from espnet_llmvq.bin import align as command
-from espnet_llmvq.encoder import SpeechEncoder
-from espnet_llmvq.errors import UserError
+from espnet_llmvq.base.errors import UserError
+from espnet_llmvq.cli.align import make as command
+from espnet_llmvq.speech.encoder import SpeechEncoder
 
 BLANK = 2  # not 0, where torchaudio has it unless told
 
@@ -85,7 +85,7 @@ def test_blank_is_not_token_zero():
 
 
 def unigram(pieces):
-    """A tokenizer as `train_tokenizer` makes it, with these pieces; id 0 is unknown."""
+    """A tokenizer as `llmvq lm tokenizer` makes it, with these pieces; id 0 is unknown."""
     tokenizer = Tokenizer(models.Unigram([("<unk>", 0.0), *pieces], unk_id=0))
     tokenizer.normalizer = normalizers.Sequence(
         [normalizers.Strip(), normalizers.Prepend(" "), normalizers.Replace(" ", "▁")]
@@ -260,8 +260,8 @@ class Model:
 def test_command(tmp_path, monkeypatch, capsys):
     import soundfile
 
-    from espnet_llmvq.interleave.asr import asr_sequence
-    from espnet_llmvq.sequence import write_sequences
+    from espnet_llmvq.sequence.asr import asr_sequence
+    from espnet_llmvq.sequence.sequence import write_sequences
 
     tokenizer = unigram(PIECES)
     tokenizer.add_special_tokens({"eos_token": "</s>"})
@@ -281,7 +281,7 @@ def test_command(tmp_path, monkeypatch, capsys):
     write_sequences(tmp_path / "more.jsonl", [sequences.pop()])
     write_sequences(tmp_path / "sequences.jsonl", sequences)
     llm = type("Args", (), {"llm": "llm"})
-    monkeypatch.setattr("espnet_llmvq.tasks.speech_llm.load_model", lambda *_: (Model(), llm))
+    monkeypatch.setattr("espnet_llmvq.espnet.task.load_model", lambda *_: (Model(), llm))
     monkeypatch.setattr("espnet_llmvq.llm.directory.load_tokenizer", lambda _: tokenizer)
     monkeypatch.setattr("espnet_llmvq.align.output.write_ctm", lambda path, words: written.update(words))
     written = {}

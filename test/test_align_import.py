@@ -7,8 +7,8 @@ import pytest
 
 from espnet_llmvq.align.ctm import Word, read_ctm, write_ctm
 from espnet_llmvq.align.textgrid import read_textgrid, read_textgrids
-from espnet_llmvq.bin import import_alignment as command
-from espnet_llmvq.errors import UserError
+from espnet_llmvq.base.errors import UserError
+from espnet_llmvq.cli.align import import_ as command
 
 LONG = """File type = "ooTextFile"
 Object class = "TextGrid"

@@ -5,7 +5,7 @@ import pytest
 from espnet_llmvq.align.ctm import Word
 from espnet_llmvq.align.output import write_alignment
 from espnet_llmvq.align.quality import Quality
-from espnet_llmvq.errors import UserError
+from espnet_llmvq.base.errors import UserError
 
 ALIGNED = {"u1": [Word("a", 0.1, 0.2), Word("b", 0.3, 0.1), Word("c", 0.65, 0.35)], "u2": [Word("a", 0.0, 0.21)]}
 SECONDS = {"u1": 1.0, "u2": 0.5}

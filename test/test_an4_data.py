@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 import soundfile
 
+from espnet_llmvq.base.errors import UserError
 from espnet_llmvq.data.checks import validate
 from espnet_llmvq.data.datadir import DataDir
-from espnet_llmvq.errors import UserError
 
 RECIPE = Path(__file__).resolve().parents[1] / "egs" / "an4" / "llmasr1"
 TRAIN = {

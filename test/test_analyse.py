@@ -12,12 +12,12 @@ import torch
 
 from espnet_llmvq.analyse import gap, nearest, tsne
 from espnet_llmvq.analyse.collect import choose, collect, diagnose
-from espnet_llmvq.bin import analyse, report
+from espnet_llmvq.base.errors import UserError
 from espnet_llmvq.bridge.bridge import Bridge, HardBridge, SoftBridge
-from espnet_llmvq.errors import UserError
-from espnet_llmvq.interleave.asr import asr_sequence
+from espnet_llmvq.cli import analyse, report
 from espnet_llmvq.score import stats
-from espnet_llmvq.sequence import read_sequences, write_sequences
+from espnet_llmvq.sequence.asr import asr_sequence
+from espnet_llmvq.sequence.sequence import read_sequences, write_sequences
 
 
 def clouds(n=12, d=5, noise=0.5, seed=0):
@@ -237,7 +237,7 @@ def test_choice_needs_transcripts(tmp_path):
 @pytest.fixture(scope="module")
 def experiment(encoder_dir, settings, corpus, tmp_path_factory):
     """Options of the command for an experiment with a soft, a continuous and a CTC system, two sets."""
-    from espnet_llmvq.tasks.launch import train_phase
+    from espnet_llmvq.espnet.run import train_phase
 
     room = tmp_path_factory.mktemp("analyse")
     conf, exp = room / "conf", room / "exp"

@@ -6,10 +6,10 @@ import math
 import pytest
 import torch
 
-from espnet_llmvq.bridge.aligned_start import AlignedStart
+from espnet_llmvq.base.errors import UserError
 from espnet_llmvq.bridge.bridge import Bridge
-from espnet_llmvq.errors import UserError
-from espnet_llmvq.model import CTCHead, SpeechLLM
+from espnet_llmvq.model.alignment import AlignedStart
+from espnet_llmvq.model.speech_llm import CTCHead, SpeechLLM
 
 WIDTH, TEMPERATURE = 5, 0.2
 

@@ -6,10 +6,9 @@ import math
 import pytest
 import torch
 
-from espnet_llmvq import collapse
-from espnet_llmvq.bridge import diagnostics
+from espnet_llmvq.base.errors import UserError
+from espnet_llmvq.bridge import collapse, diagnostics
 from espnet_llmvq.bridge.bridge import Bridge, HardBridge, SoftBridge
-from espnet_llmvq.errors import UserError
 
 V, D = 40, 16
 QUANTIZER_KEYS = {"codebook_share", "codebook_perplexity", "top_cosine", "weights_entropy"}
@@ -204,7 +203,7 @@ def test_file_of_a_training(tmp_path):
 
 
 def test_warnings_of_the_log_are_shown(tmp_path, capsys):
-    from espnet_llmvq.tasks.launch import LogFollower
+    from espnet_llmvq.espnet.run import LogFollower
 
     log = tmp_path / "train.log"
     follower = LogFollower("start-soft", str(log))
@@ -214,7 +213,7 @@ def test_warnings_of_the_log_are_shown(tmp_path, capsys):
 
 
 def test_results_pass_the_warnings_on(tmp_path):
-    from espnet_llmvq.bin.results import collapse_notes
+    from espnet_llmvq.cli.results import collapse_notes
     from espnet_llmvq.score.table import EvalSet, System
 
     systems = [System(name, name, f"{tmp_path}/{name}/decode_{{set}}/hyp.jsonl") for name in ("lora", "soft")]

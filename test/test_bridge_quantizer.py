@@ -6,9 +6,10 @@ import math
 import pytest
 import torch
 
-from espnet_llmvq.bridge.bridge import Bridge, HardBridge, SoftBridge, other_rows, stack_frames
+from espnet_llmvq.base.errors import UserError
+from espnet_llmvq.bridge.bridge import Bridge, HardBridge, SoftBridge, other_rows
 from espnet_llmvq.bridge.quantizer import hard_quantize, hard_weights_quantize, permuted_quantize, soft_quantize
-from espnet_llmvq.errors import UserError
+from espnet_llmvq.speech.frames import stack_frames
 
 N, V, D = 5, 11, 6
 

@@ -5,7 +5,7 @@ import itertools
 import pytest
 import torch
 
-from espnet_llmvq.bridge.shorten import compact, merge_runs
+from espnet_llmvq.speech.frames import compact, merge_runs
 
 
 def test_compact_keeps_order_and_at_least_one_step():

@@ -6,12 +6,12 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from espnet_llmvq.base.errors import UserError
 from espnet_llmvq.bridge import soft_vq as operator
 from espnet_llmvq.bridge.bridge import HardBridge, SoftBridge
 from espnet_llmvq.bridge.quantizer import hard_quantize
 from espnet_llmvq.bridge.search import BLOCK
 from espnet_llmvq.bridge.soft_vq import nearest_rows, soft_vq
-from espnet_llmvq.errors import UserError
 
 
 def brute_force(z, e, temperature, k, renormalise, hard):

@@ -1,30 +1,50 @@
 """Every command: fast help that names all its options, and a useful answer to a mistyped one."""
 
 import importlib
-import pkgutil
+import json
+import os
+import resource
 import subprocess
 import sys
 
 import pytest
 
-import espnet_llmvq.bin
-from espnet_llmvq.bin.cli import Parser, run
-from espnet_llmvq.errors import UserError
+from espnet_llmvq import __main__ as llmvq
+from espnet_llmvq import __version__
+from espnet_llmvq.base.errors import UserError
+from espnet_llmvq.cli.parser import Parser, run
 
-COMMANDS = sorted(module.name for module in pkgutil.iter_modules(espnet_llmvq.bin.__path__) if module.name != "cli")
+
+def commands(group=()):
+    """Words of every command, found as `llmvq` finds them."""
+    for name in llmvq.children(group):
+        words = (*group, name)
+        if os.path.isdir(os.path.join(llmvq.CLI, *words)):
+            yield from commands(words)
+        else:
+            yield words
+
+
+COMMANDS = [" ".join(words) for words in commands()]
 # Each of these alone takes longer to import than `--help` may take.
-HEAVY = {"torch", "torchaudio", "espnet", "espnet2", "transformers", "peft", "scipy", "librosa"} | {
-    "matplotlib",
-    "sklearn",
-}
-# Runs a module as `python -m` does, then names the heavy modules it loaded.
-RUN_AND_LIST = f"""
-import runpy, sys
-sys.argv = sys.argv[1:]
-try:
-    runpy.run_module(sys.argv[0], run_name="__main__", alter_sys=True)
-finally:
-    print(*sorted({HEAVY!r} & set(sys.modules)), file=sys.stderr)
+HEAVY = {
+    "torch", "torchaudio", "espnet", "espnet2", "transformers", "peft", "scipy", "librosa", "matplotlib", "sklearn",
+}  # fmt: skip
+# Asks each command for its help in one process, then names the heavy modules that were loaded.
+HELP_OF_ALL = f"""
+import contextlib, io, json, sys
+from espnet_llmvq.__main__ import main
+helps = {{}}
+for command in sys.argv[1:]:
+    with contextlib.redirect_stdout(io.StringIO()) as printed:
+        try:
+            main([*command.split(), "--help"])
+        except SystemExit as end:
+            assert end.code == 0, command
+    helps[command] = printed.getvalue()
+    loaded = {HEAVY!r} & set(sys.modules)
+    assert not loaded, (command, loaded)
+print(json.dumps(helps))
 """
 
 
@@ -32,15 +52,28 @@ class Parsed(Exception):
     """Raised in place of parsing, to leave a command's main() with its parser."""
 
 
+def main_of(command):
+    module = os.path.relpath(llmvq.module_file(command.split()), llmvq.CLI).replace(os.sep, ".")
+    return importlib.import_module(f"espnet_llmvq.cli.{module}").main
+
+
 def parser_of(command):
     def leave(parser, args=None, namespace=None):
         raise Parsed(parser)
 
-    main = importlib.import_module(f"espnet_llmvq.bin.{command}").main
     with pytest.MonkeyPatch.context() as patch, pytest.raises(Parsed) as parsed:
         patch.setattr(Parser, "parse_args", leave)
-        main([])
+        main_of(command)([])
     return parsed.value.args[0]
+
+
+@pytest.fixture(scope="module")
+def helps():
+    """{command: what its --help prints}, all from one process that must load nothing heavy."""
+    done = subprocess.run([sys.executable, "-c", HELP_OF_ALL, *COMMANDS], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == ""
+    return json.loads(done.stdout)
 
 
 def required_arguments(parser):
@@ -60,21 +93,61 @@ def test_there_are_commands():
 
 
 @pytest.mark.parametrize("command", COMMANDS)
-def test_help_names_every_option_and_loads_nothing_heavy(command):
-    done = subprocess.run(
-        [sys.executable, "-c", RUN_AND_LIST, f"espnet_llmvq.bin.{command}", "--help"], capture_output=True, text=True
-    )
-    assert done.returncode == 0, done.stderr
-    assert done.stderr.strip() == "", f"loaded before it was needed, or printed: {done.stderr}"
+def test_help_names_every_option(command, helps):
+    assert helps[command].startswith(f"usage: llmvq {command} ")
     for action in parser_of(command)._actions:
         for option in action.option_strings:
-            assert option in done.stdout
+            assert option in helps[command]
         assert action.help, f"{action.dest} has no help"
 
 
-@pytest.mark.parametrize("command", COMMANDS)
+@pytest.mark.parametrize("words", [["--help"], ["data", "--help"], ["score", "--help"], ["transcribe", "--help"]])
+def test_help_takes_less_than_half_a_second(words):
+    seconds = []  # of the processor: what else the machine does must not fail the test
+    for _ in range(3):
+        before = resource.getrusage(resource.RUSAGE_CHILDREN)
+        subprocess.run([sys.executable, "-m", "espnet_llmvq", *words], check=True, capture_output=True)
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        seconds.append(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
+    assert min(seconds) < 0.5
+
+
+@pytest.mark.parametrize(
+    "words, message",
+    [
+        (["scor"], "'scor' is no command of llmvq (did you mean 'score'?); known: align, "),
+        (["data", "valid"], "'valid' is no command in `llmvq data` (did you mean 'validate'?); known: combine, "),
+    ],
+)
+def test_unknown_commands_get_the_nearest_name(words, message, capsys):
+    with pytest.raises(SystemExit) as exit_:
+        llmvq.main(words)
+    assert exit_.value.code == 2
+    assert capsys.readouterr().err.startswith(f"error: {message}")
+
+
+def test_groups_list_their_commands(capsys):
+    with pytest.raises(SystemExit) as exit_:
+        llmvq.main(["data", "--help"])
+    assert exit_.value.code == 0
+    listed = [line.split()[0] for line in capsys.readouterr().out.splitlines()[2:]]
+    assert listed == [words.split()[1] for words in COMMANDS if words.startswith("data ")]
+    with pytest.raises(SystemExit) as exit_:
+        llmvq.main(["data"])
+    assert exit_.value.code == 2
+
+
+def test_version(capsys):
+    with pytest.raises(SystemExit) as exit_:
+        llmvq.main(["--version"])
+    assert exit_.value.code == 0
+    assert capsys.readouterr().out == f"{__version__}\n"
+
+
+# `llmvq espnet -m MODULE` passes on what follows.
+@pytest.mark.parametrize("command", [command for command in COMMANDS if command != "espnet"])
 def test_mistyped_option_gets_the_nearest_name(command, capsys):
-    main = importlib.import_module(f"espnet_llmvq.bin.{command}").main
+    main = main_of(command)
     parser = parser_of(command)
     options = [o for action in parser._actions for o in action.option_strings if o.startswith("--")]
     for option in options:

@@ -1,4 +1,4 @@
-"""Audio reading and format_audio against soundfile, soxr and hand-made broken files."""
+"""Audio reading and llmvq data format against soundfile, soxr and hand-made broken files."""
 
 import json
 import os
@@ -11,12 +11,12 @@ import pytest
 import soundfile
 import soxr
 
-from espnet_llmvq.bin import format_audio
+from espnet_llmvq.base.errors import UserError
+from espnet_llmvq.cli.data import format as format_audio
 from espnet_llmvq.data import audio
 from espnet_llmvq.data.checks import validate
 from espnet_llmvq.data.datadir import DataDir
 from espnet_llmvq.data.tables import scan
-from espnet_llmvq.errors import UserError
 
 
 def noise(n, channels=1, seed=0):

@@ -8,18 +8,16 @@ import numpy as np
 import pytest
 import soundfile
 
-from espnet_llmvq.bin import (
-    combine_data,
-    filter_data,
-    fix_data_dir,
-    subset_data_dir,
-    utt2spk_to_spk2utt,
-    validate_data_dir,
-)
+from espnet_llmvq.base.errors import UserError
+from espnet_llmvq.cli.data import combine as combine_data
+from espnet_llmvq.cli.data import filter as filter_data
+from espnet_llmvq.cli.data import fix as fix_data_dir
+from espnet_llmvq.cli.data import spk2utt as utt2spk_to_spk2utt
+from espnet_llmvq.cli.data import subset as subset_data_dir
+from espnet_llmvq.cli.data import validate as validate_data_dir
 from espnet_llmvq.data.checks import validate
 from espnet_llmvq.data.datadir import DataDir
 from espnet_llmvq.data.tables import Problem, read_scp, scan
-from espnet_llmvq.errors import UserError
 
 UTTS = ["a-1", "a-2", "b-1", "b-2", "c-1"]
 
@@ -440,7 +438,7 @@ def test_filter(tmp_path, capsys):
     assert dropped == ["a-1", "b-2", "c-1"]
     assert "kept 2 of 5 utterances, dropped 3" in capsys.readouterr().out
     (d / "utt2num_samples").unlink()
-    with pytest.raises(UserError, match="format_audio"):
+    with pytest.raises(UserError, match="llmvq data format"):
         filter_data.main([str(d), str(tmp_path / "f")])
 
 

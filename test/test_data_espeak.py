@@ -11,10 +11,10 @@ import soundfile
 
 pytest.importorskip("espeakng_loader")
 
-from espnet_llmvq.bin import synthesise as command
+from espnet_llmvq.base.errors import UserError
+from espnet_llmvq.cli.data import synthesise as command
 from espnet_llmvq.data import espeak
 from espnet_llmvq.data.checks import validate
-from espnet_llmvq.errors import UserError
 
 TRICKY = "Well, one of the best-known cooks I have been to was 25. Is the café - open?"
 

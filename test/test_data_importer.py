@@ -8,10 +8,10 @@ import random
 
 import pytest
 
-from espnet_llmvq.bin import import_data
+from espnet_llmvq.base.errors import UserError
+from espnet_llmvq.cli.data import import_ as import_data
 from espnet_llmvq.data import importer
 from espnet_llmvq.data.datadir import DataDir
-from espnet_llmvq.errors import UserError
 
 WORDS = "the \"cat\" isn't, here; naïve 猫 don’t 3|4 Mr. O'Neil a\u00a0b 50% <unk> {x}".split(" ")
 

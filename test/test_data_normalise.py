@@ -6,8 +6,8 @@ import sys
 
 import pytest
 
+from espnet_llmvq.base.errors import UserError
 from espnet_llmvq.data.normalise import NORMALISERS, get_normaliser
-from espnet_llmvq.errors import UserError
 
 
 @pytest.mark.parametrize(

@@ -4,10 +4,11 @@ import numpy as np
 import pytest
 import soundfile
 
-from espnet_llmvq.bin import perturb_data_dir, perturb_data_dir_speed
+from espnet_llmvq.base.errors import UserError
+from espnet_llmvq.cli.data import perturb as perturb_data_dir
+from espnet_llmvq.cli.data import speed as perturb_data_dir_speed
 from espnet_llmvq.data import perturb
 from espnet_llmvq.data.datadir import DataDir
-from espnet_llmvq.errors import UserError
 
 RATE = 16000
 

@@ -13,18 +13,16 @@ import wave
 import numpy as np
 import pytest
 
-from espnet_llmvq.bin import (
-    combine_data,
-    copy_data_dir,
-    extract_segments,
-    fix_data_dir,
-    get_utt2dur,
-    perturb_data_dir_speed,
-    subset_data_dir,
-    utt2spk_to_spk2utt,
-    validate_data_dir,
-)
-from espnet_llmvq.errors import UserError
+from espnet_llmvq.base.errors import UserError
+from espnet_llmvq.cli.data import combine as combine_data
+from espnet_llmvq.cli.data import copy as copy_data_dir
+from espnet_llmvq.cli.data import durations as get_utt2dur
+from espnet_llmvq.cli.data import fix as fix_data_dir
+from espnet_llmvq.cli.data import segments as extract_segments
+from espnet_llmvq.cli.data import speed as perturb_data_dir_speed
+from espnet_llmvq.cli.data import spk2utt as utt2spk_to_spk2utt
+from espnet_llmvq.cli.data import subset as subset_data_dir
+from espnet_llmvq.cli.data import validate as validate_data_dir
 
 RATE = 8000
 # In the C locale "B" sorts before "a" and "-" before "_"; other locales disagree.
@@ -461,8 +459,7 @@ def test_damaged_directories_against_a_naive_reader(tmp_path, capsys):
             wrong.append((seed, traceback.format_exc(limit=-2)))
     assert not wrong, f"{len(wrong)} of 200, the first with seed {wrong[0][0]}: {wrong[0][1]}"
     # The damage was of all sorts, and every utility met good and bad directories.
-    commands = ["copy_data_dir", "subset_data_dir", "get_utt2dur", "extract_segments"]
-    commands += ["perturb_data_dir_speed"]
+    commands = ["copy", "subset", "durations", "segments", "speed"]
     assert seen >= {(c, fine) for c in commands for fine in (True, False)}
     assert seen >= {("combine", skip, fine) for skip in (True, False) for fine in (True, False)}
     assert seen >= {"by hand", "repaired", "rewritten", "clean"}

@@ -8,13 +8,13 @@ import pytest
 import torch
 import yaml
 
+from espnet_llmvq.base.errors import UserError
 from espnet_llmvq.decode.batches import Batches, read_batches
 from espnet_llmvq.decode.ctc import collapse, greedy
 from espnet_llmvq.decode.generate import encoded, generate, length_limit
-from espnet_llmvq.errors import UserError
-from espnet_llmvq.interleave.asr import asr_sequence
-from espnet_llmvq.llm.prompt import parse, template_of
-from espnet_llmvq.sequence import Sequence, Span, read_sequences, write_sequences
+from espnet_llmvq.sequence.asr import asr_sequence
+from espnet_llmvq.sequence.prompt import parse, template_of
+from espnet_llmvq.sequence.sequence import Sequence, Span, read_sequences, write_sequences
 
 PROMPT = "USER:{speech} ASSISTANT: {text}"  # of the corpus, as sequences keep it
 
@@ -262,7 +262,7 @@ def test_batches_need_one_speech_span(tmp_path, tokenizer):
 @pytest.fixture(scope="module")
 def trained(encoder_dir, settings, tmp_path_factory):
     """(conf directory, exp directory) with a trained system `slam`, and `ctc` and `ctc_lm` of the encoder."""
-    from espnet_llmvq.tasks.launch import train_phase
+    from espnet_llmvq.espnet.run import train_phase
 
     room = tmp_path_factory.mktemp("trained")
     conf, exp = room / "conf", str(room / "exp")
@@ -281,7 +281,7 @@ def trained(encoder_dir, settings, tmp_path_factory):
 
 def test_decode_command(trained, encoder_dir, llm_dir, corpus, capsys):
     """All kinds of systems on two sets; nothing is decoded twice."""
-    from espnet_llmvq.bin import decode
+    from espnet_llmvq.cli import decode
 
     conf, exp = trained
     command = ["--systems", "ctc slam ctc_lm", "--conf_dir", conf, "--expdir", exp, "--encoder", encoder_dir,
@@ -327,7 +327,7 @@ def test_decode_command(trained, encoder_dir, llm_dir, corpus, capsys):
 
 
 def test_decoding_goes_on_where_it_was(trained, encoder_dir, corpus, tmp_path, capsys, monkeypatch):
-    from espnet_llmvq.bin import decode
+    from espnet_llmvq.cli import decode
 
     conf, exp = trained
     command = ["--systems", "slam", "--conf_dir", conf, "--expdir", exp, "--encoder", encoder_dir,
@@ -354,8 +354,8 @@ def test_decoding_goes_on_where_it_was(trained, encoder_dir, corpus, tmp_path, c
 
 
 def test_frames_of_the_frozen_encoder_are_not_those_of_a_trained_one(trained, encoder_dir, settings, corpus, tmp_path):
-    from espnet_llmvq.bin import decode
-    from espnet_llmvq.tasks.launch import train_phase
+    from espnet_llmvq.cli import decode
+    from espnet_llmvq.espnet.run import train_phase
 
     (tmp_path / "systems").mkdir()
     (tmp_path / "phases").mkdir()
@@ -377,7 +377,7 @@ def test_frames_of_the_frozen_encoder_are_not_those_of_a_trained_one(trained, en
 
 def test_prompt_of_the_checkpoint(trained, encoder_dir, corpus, tmp_path):
     """It is recorded in training; another one is an error, or on demand told beside the hypotheses."""
-    from espnet_llmvq.bin import decode
+    from espnet_llmvq.cli import decode
 
     conf, exp = trained
     with open(f"{exp}/slam/config.yaml") as f:

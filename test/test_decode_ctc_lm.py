@@ -7,9 +7,9 @@ import types
 import pytest
 import torch
 
+from espnet_llmvq.base.errors import UserError
 from espnet_llmvq.decode.ctc_lm import search
-from espnet_llmvq.errors import UserError
-from espnet_llmvq.systems import hypothesis_file, read_systems
+from espnet_llmvq.experiment.systems import hypothesis_file, read_systems
 
 FRAMES, LABELS = 4, (20, 40, 41)
 

@@ -7,14 +7,14 @@ import numpy as np
 import pytest
 import torch
 
-from espnet_llmvq.bin import multiple_choice, results, spoken_qa
-from espnet_llmvq.bin.multiple_choice import split
+from espnet_llmvq.base.errors import UserError
+from espnet_llmvq.cli import multiple_choice, results, spoken_qa
+from espnet_llmvq.cli.multiple_choice import split
 from espnet_llmvq.data.questions import MULTIPLE_CHOICE, OPEN, Question, read_questions
-from espnet_llmvq.errors import UserError
-from espnet_llmvq.interleave.questions import MultipleChoice, OpenQuestions, multiple_choice_sequence, open_sequence
 from espnet_llmvq.score import stats
 from espnet_llmvq.score.questions import contains, estimates, read_answers
-from espnet_llmvq.sequence import Span, read_sequences
+from espnet_llmvq.sequence.questions import MultipleChoice, OpenQuestions, multiple_choice_sequence, open_sequence
+from espnet_llmvq.sequence.sequence import Span, read_sequences
 
 GOOD = {"id": "q1", "question": "Is it?", "choices": ["a", "b", "c", "d"], "answer": 2}
 

@@ -8,11 +8,11 @@ import os
 import pytest
 import torch
 
-from espnet_llmvq.bin import rescore
+from espnet_llmvq.base.errors import UserError
+from espnet_llmvq.cli import rescore
 from espnet_llmvq.decode.generate import Hypothesis
 from espnet_llmvq.decode.nbest import Partial, best, nbest_line, read_nbest, write_hypotheses
 from espnet_llmvq.decode.rescore import add_ctc_scores, ctc_log_likelihood
-from espnet_llmvq.errors import UserError
 
 INF = float("inf")
 

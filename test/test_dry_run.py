@@ -8,10 +8,10 @@ import subprocess
 import pytest
 import yaml
 
-from espnet_llmvq.bin import train
-from espnet_llmvq.errors import UserError
-from espnet_llmvq.phases import describe, optimizer_steps, read_trainings, show, split_batches
-from espnet_llmvq.systems import names
+from espnet_llmvq.base.errors import UserError
+from espnet_llmvq.cli import train
+from espnet_llmvq.experiment.phases import describe, optimizer_steps, read_trainings, show, split_batches
+from espnet_llmvq.experiment.systems import names
 
 ROOT = os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "egs")
 DEFAULTS = {

@@ -9,9 +9,9 @@ from espnet2.asr.frontend.default import DefaultFrontend
 from espnet2.asr.specaug.specaug import SpecAug
 from espnet2.layers.utterance_mvn import UtteranceMVN
 
-from espnet_llmvq.encoder import SpeechEncoder
-from espnet_llmvq.errors import UserError
-from espnet_llmvq.frame_count import SUBSAMPLING, encoder_frames
+from espnet_llmvq.base.errors import UserError
+from espnet_llmvq.speech.encoder import SpeechEncoder
+from espnet_llmvq.speech.frame_rate import SUBSAMPLING, encoder_frames
 
 MELS = 20
 ENCODERS = {

@@ -9,10 +9,10 @@ import torch
 import yaml
 from conftest import LORA
 
-from espnet_llmvq.bin import estimate
-from espnet_llmvq.errors import UserError
-from espnet_llmvq.tasks.sizing import Batch, size
-from espnet_llmvq.tasks.speech_llm import SpeechLLMTask
+from espnet_llmvq.base.errors import UserError
+from espnet_llmvq.cli import estimate
+from espnet_llmvq.espnet.task import SpeechLLMTask
+from espnet_llmvq.estimate.sizing import Batch, size
 
 VOCABULARY = 600
 BATCH = Batch(sequences=8, samples=48000, prompt_tokens=10, tokens=30)

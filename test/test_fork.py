@@ -15,10 +15,10 @@ import numpy as np
 import pytest
 import soundfile
 
-from espnet_llmvq import fork
-from espnet_llmvq.bin import fork_recipe
+from espnet_llmvq.base.errors import UserError
+from espnet_llmvq.cli.recipe import fork as fork_recipe
 from espnet_llmvq.data.datadir import DataDir
-from espnet_llmvq.errors import UserError
+from espnet_llmvq.experiment import fork
 
 ROOT = Path(__file__).resolve().parent.parent
 DIGITS = "zero one two three four five six seven eight nine".split()
@@ -153,7 +153,7 @@ def test_wrong_arguments(here, name):
 
 def test_part_of_a_training_file_in_another_set(here):
     """A segment that overlaps with training audio is found, whatever its times; one that only touches is not."""
-    from espnet_llmvq.fork import overlaps
+    from espnet_llmvq.experiment.fork import overlaps
 
     parts = {"/a.wav": [[0.0, 2.0], [5.0, math.inf]]}
     for start, end, shared in ((0.5, 1, True), (2, 5, False), (1.98, 3, True), (1.995, 3, False), (9, 9.5, True)):
@@ -323,8 +323,8 @@ def test_the_how_to_has_three_commands_that_work(here):
     commands = [line[4:] for line in section.splitlines() if line.startswith("    ")][:3]
     assert commands[1:] == ["cd mycorpus", "./run.sh"]
     words = commands[0].split()
-    assert words[:3] == ["python", "-m", "espnet_llmvq.bin.fork_recipe"]
-    done = call(sys.executable, *words[1:], cwd=here)
+    assert words[:3] == ["llmvq", "recipe", "fork"]
+    done = call(sys.executable, "-m", "espnet_llmvq", *words[1:], cwd=here)
     assert done.returncode == 0, done.stderr
     assert os.access(here / "mycorpus" / "run.sh", os.X_OK)
 

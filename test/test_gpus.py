@@ -37,14 +37,14 @@ def test_launcher_finds_slurm(tmp_path):
     environment = {**os.environ, "cuda_cmd": script(tmp_path / "submit", f'printf "%s\\n" "$@" >{tmp_path}/got')}
     wrapper = os.path.join(ROOT, "egs/TEMPLATE/llmasr1/utils/slurm.pl")
     command = [*LAUNCH, "--cmd", wrapper, "--log", str(log), "--ngpu", "4", "--num_nodes", "2"]
-    command += ["--init_file_prefix", f"{tmp_path}/meeting/", "--", "python3", "-m", "espnet_llmvq.bin.train"]
+    command += ["--init_file_prefix", f"{tmp_path}/meeting/", "--", "python3", "-m", "espnet_llmvq", "train"]
     subprocess.run([*command, "--systems", "a b"], env=environment, check=True, capture_output=True)
     got = (tmp_path / "got").read_text().splitlines()
     assert got[:7] == ["--gpu", "4", "--num_threads", "4", "--num_nodes", "2", str(log)]
-    assert got[7:12] == ["srun", "--export=ALL", "python3", "-m", "espnet_llmvq.bin.train"]
-    assert got[12:14] == ["--systems", "a b"]
-    assert got[14:20] == ["--ngpu", "4", "--multiprocessing_distributed", "true", "--dist_launcher", "slurm"]
-    assert got[20] == "--dist_init_method" and got[21].startswith(f"file://{tmp_path}/meeting/")
+    assert got[7:13] == ["srun", "--export=ALL", "python3", "-m", "espnet_llmvq", "train"]
+    assert got[13:15] == ["--systems", "a b"]
+    assert got[15:21] == ["--ngpu", "4", "--multiprocessing_distributed", "true", "--dist_launcher", "slurm"]
+    assert got[21] == "--dist_init_method" and got[22].startswith(f"file://{tmp_path}/meeting/")
 
 
 @pytest.mark.parametrize("bridge", ["none", "hard", "soft"])
@@ -61,9 +61,9 @@ def test_names_of_statistics(bridge, make_model):
 @pytest.fixture(scope="module")
 def recipe(tmp_path_factory, settings, corpus, llm_dir, encoder_dir):
     """(directory, options of bin/train): two phases, one step an epoch over 12 utterances of one text."""
-    from espnet_llmvq.bin import collect_positions
-    from espnet_llmvq.interleave.asr import asr_sequence
-    from espnet_llmvq.sequence import read_sequences, write_sequences
+    from espnet_llmvq.cli.sequences import positions as collect_positions
+    from espnet_llmvq.sequence.asr import asr_sequence
+    from espnet_llmvq.sequence.sequence import read_sequences, write_sequences
 
     room = tmp_path_factory.mktemp("recipe")
     same = []
@@ -95,7 +95,7 @@ def recipe(tmp_path_factory, settings, corpus, llm_dir, encoder_dir):
 @pytest.mark.slow
 def test_two_machines_train_like_one_that_accumulates(recipe):
     """Batches of 12 shared as 6 + 6, or cut into 6 and 6: the same losses and weights, in both phases."""
-    from espnet_llmvq.bin import train
+    from espnet_llmvq.cli import train
 
     room, options = recipe
     script(room / "ssh", 'shift; exec bash -c "$*"')
@@ -103,7 +103,7 @@ def test_two_machines_train_like_one_that_accumulates(recipe):
     environment = {**os.environ, "PATH": f"{room}:{os.environ['PATH']}"}
     command = [*LAUNCH, "--host", "one,two", "--ngpu", "0", "--envfile", str(room / "env.sh")]
     command += ["--log", str(room / "two.log"), "--init_file_prefix", f"{room}/meeting/", "--"]
-    command += [sys.executable, "-m", "espnet_llmvq.bin.train", *options, "--expdir", str(room / "two")]
+    command += [sys.executable, "-m", "espnet_llmvq", "train", *options, "--expdir", str(room / "two")]
     subprocess.run(command, env=environment, check=True, capture_output=True, cwd=room)
     train.main([*options, "--expdir", str(room / "one"), "--accumulate", "2"])
     for phase in ("first", "first-second"):
@@ -124,8 +124,8 @@ def test_two_machines_train_like_one_that_accumulates(recipe):
 
 def test_a_process_without_speech(tmp_path, settings, corpus, llm_dir, encoder_dir):
     """A mixture's batch may give one process text alone: the same weights as in one process, and no waiting."""
-    from espnet_llmvq.bin import collect_positions
-    from espnet_llmvq.sequence import Sequence, Span, read_sequences, write_sequences
+    from espnet_llmvq.cli.sequences import positions as collect_positions
+    from espnet_llmvq.sequence.sequence import Sequence, Span, read_sequences, write_sequences
 
     speech = list(read_sequences(corpus.train))[:3]
     mixed = []

@@ -6,10 +6,11 @@ import os
 import numpy as np
 import pytest
 
-from espnet_llmvq.bin import mix_sequences, segment_lengths
-from espnet_llmvq.errors import UserError
-from espnet_llmvq.interleave.asr import text_sequence
-from espnet_llmvq.sequence import Sequence, SequenceReader, Span, read_sequences, write_sequences
+from espnet_llmvq.base.errors import UserError
+from espnet_llmvq.cli.align import segments as segment_lengths
+from espnet_llmvq.cli.sequences import mix as mix_sequences
+from espnet_llmvq.sequence.asr import text_sequence
+from espnet_llmvq.sequence.sequence import Sequence, SequenceReader, Span, read_sequences, write_sequences
 
 
 @pytest.fixture
@@ -79,8 +80,11 @@ def test_the_seed_decides(tmp_path, sources):
     [
         ("asr", "is not NAME=SHARE"),
         ("asr=0:{0}/asr.jsonl:{0}/asr_shape", "share above 0"),
-        ("asr=1:{0}/asr.jsonl:{0}/none", "none: No such file or directory; run collect_positions"),
-        ("asr=1:{0}/text.jsonl:{0}/asr_shape", "text.jsonl has 9 sequences, .*asr_shape 40 lines; run coll"),
+        ("asr=1:{0}/asr.jsonl:{0}/none", "none: No such file or directory; run llmvq sequences positions"),
+        (
+            "asr=1:{0}/text.jsonl:{0}/asr_shape",
+            "text.jsonl has 9 sequences, .*asr_shape 40 lines; run llmvq sequences positions",
+        ),
         ("asr=1:{0}/asr.jsonl:{0}/asr.jsonl", "asr.jsonl:1: .* is not `id positions`"),
     ],
 )
@@ -112,7 +116,7 @@ def test_nothing_is_left_after_an_error(tmp_path, sources):
     lines[3] = lines[3].replace('"id": "u3"', '"id": "other"')
     (tmp_path / "asr.jsonl").write_text("\n".join(lines) + "\n")
     before = sorted(os.listdir(tmp_path))
-    with pytest.raises(UserError, match="asr.jsonl has no u3, .*asr_shape has; run collect_positions again"):
+    with pytest.raises(UserError, match="asr.jsonl has no u3, .*asr_shape has; run llmvq sequences positions again"):
         mix_sequences.main(arguments(tmp_path, "o", {"asr": 1}))
     assert [name for name in sorted(os.listdir(tmp_path)) if not name.endswith(".idx")] == [
         name for name in before if not name.endswith(".idx")

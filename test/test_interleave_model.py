@@ -5,13 +5,13 @@ import pytest
 import soundfile
 import torch
 
-from espnet_llmvq.errors import UserError
+from espnet_llmvq.base.errors import UserError
 from espnet_llmvq.llm.directory import load_tokenizer
 from espnet_llmvq.llm.packing import assign, check_no_leak, pack
-from espnet_llmvq.llm.positions import Positions, encode_text
 from espnet_llmvq.llm.tokenizer import train_tokenizer
-from espnet_llmvq.sequence import Sequence, Span
-from espnet_llmvq.tasks.dataset import SequencePreprocessor, collate
+from espnet_llmvq.model.batch import SequencePreprocessor, collate
+from espnet_llmvq.model.positions import Positions, encode_text
+from espnet_llmvq.sequence.sequence import Sequence, Span
 
 STEP = 640  # samples: 4 feature frames of 160, as in the tiny encoder
 SOFT = {"bridge": "soft", "bridge_conf": {"stack": 2, "hidden_size": 24, "codebook": "trainable", "top_k": 7}}
@@ -272,9 +272,10 @@ def test_reserved_tokens(tmp_path):
 
 def test_a_phase_trains_on_a_mixture(tmp_path, llm_dir, corpus, settings):
     """The whole way: files of sequences, positions, mixture, ESPnet's sampler and trainer, packing."""
-    from espnet_llmvq.bin import collect_positions, mix_sequences
-    from espnet_llmvq.sequence import read_sequences, write_sequences
-    from espnet_llmvq.tasks.launch import train_phase
+    from espnet_llmvq.cli.sequences import mix as mix_sequences
+    from espnet_llmvq.cli.sequences import positions as collect_positions
+    from espnet_llmvq.espnet.run import train_phase
+    from espnet_llmvq.sequence.sequence import read_sequences, write_sequences
 
     paths = [next(s.audio for s in seq.spans if s.is_speech) for seq in read_sequences(corpus.train)]
     spans = [(Span(text="one", loss=True), Span(audio=path, start=9, samples=k), Span(text=" two", loss=True),
@@ -303,7 +304,7 @@ def test_a_phase_trains_on_a_mixture(tmp_path, llm_dir, corpus, settings):
 
 def test_training_on_a_mixture(tmp_path, arguments, tokenizer, make_model):
     """Interleaved, ASR and text in one batch, packed, behind soft-VQ: a step lowers the loss."""
-    from espnet_llmvq.tasks.speech_llm import SpeechLLMTask
+    from espnet_llmvq.espnet.task import SpeechLLMTask
 
     args = arguments(model_conf={"packing": 64}, **SOFT)
     preprocess = SpeechLLMTask.build_preprocess_fn(args, train=True)

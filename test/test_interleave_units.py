@@ -13,13 +13,15 @@ import soundfile
 import yaml
 
 from espnet_llmvq.align.ctm import Word
-from espnet_llmvq.bin import import_alignment, make_sequences, segment_lengths
-from espnet_llmvq.errors import UserError
-from espnet_llmvq.interleave.interleaved import Interleaving, interleave
-from espnet_llmvq.interleave.questions import MultipleChoice
-from espnet_llmvq.interleave.units import Dropped
-from espnet_llmvq.llm.positions import Positions
-from espnet_llmvq.sequence import Sequence, Span, read_sequences
+from espnet_llmvq.base.errors import UserError
+from espnet_llmvq.cli.align import import_ as import_alignment
+from espnet_llmvq.cli.align import segments as segment_lengths
+from espnet_llmvq.cli.sequences import make as make_sequences
+from espnet_llmvq.model.positions import Positions
+from espnet_llmvq.sequence.interleaved import Interleaving, interleave
+from espnet_llmvq.sequence.questions import MultipleChoice
+from espnet_llmvq.sequence.sequence import Sequence, Span, read_sequences
+from espnet_llmvq.sequence.units import Dropped
 
 RATE = 16000
 LEXICON = "one two don't Überraschung ice-cream 7 α x.y".split()
@@ -338,7 +340,7 @@ def test_a_directory_that_is_not_formatted(data_dir, name, content):
     path = data_dir / "data" / name
     lines = path.read_text()
     path.unlink() if content is None else path.write_text(lines.replace("a 16000\n", content))
-    message = "is not formatted; run format_audio" if content is None else "utt2num_samples: a: 'x' is not a count"
+    message = "is not formatted; run llmvq data format" if content is None else "utt2num_samples: a: 'x' is not a count"
     common = ["--data_dir", str(data_dir / "data"), "--ctm", str(data_dir / "ctm")]
     for command, options in (
         (import_alignment, ["--out", str(data_dir / "new.ctm")]),
@@ -401,7 +403,7 @@ def test_show_sequences(data_dir):
     make_sequences.main(["--builder", "interleaved", "--data_dir", str(data_dir / "data"),
                          "--ctm", str(data_dir / "ctm"), "--encoder_config", str(data_dir / "encoder.yaml"),
                          "--out", str(out)])  # fmt: skip
-    shown = subprocess.run([sys.executable, "-m", "espnet_llmvq.bin.show_sequences", str(out), "--ids", "c"],
+    shown = subprocess.run([sys.executable, "-m", "espnet_llmvq", "sequences", "show", str(out), "--ids", "c"],
                            capture_output=True, text=True, check=True).stdout  # fmt: skip
     assert shown.splitlines() == [
         "c",

@@ -11,19 +11,22 @@ import numpy as np
 import pytest
 import soundfile
 
-from espnet_llmvq.bin import encode, filter_data, format_audio, perturb_data_dir_speed
-from espnet_llmvq.bin.cli import run
+from espnet_llmvq.base.errors import UserError, message_of
+from espnet_llmvq.base.processes import run_forked, run_jobs
+from espnet_llmvq.cli import encode
+from espnet_llmvq.cli.data import filter as filter_data
+from espnet_llmvq.cli.data import format as format_audio
+from espnet_llmvq.cli.data import speed as perturb_data_dir_speed
+from espnet_llmvq.cli.parser import run
 from espnet_llmvq.data.checks import validate
 from espnet_llmvq.data.datadir import DataDir
 from espnet_llmvq.data.tables import read_scp
 from espnet_llmvq.decode.nbest import Partial
-from espnet_llmvq.errors import UserError, message_of
-from espnet_llmvq.fork import read_record
+from espnet_llmvq.espnet.run import is_done
+from espnet_llmvq.espnet.task import load_model
+from espnet_llmvq.experiment.fork import read_record
 from espnet_llmvq.llm.directory import load_llm, load_tokenizer
-from espnet_llmvq.parallel import run_forked, run_jobs
-from espnet_llmvq.sequence import Sequence, SequenceReader, Span, write_sequences
-from espnet_llmvq.tasks.launch import is_done
-from espnet_llmvq.tasks.speech_llm import load_model
+from espnet_llmvq.sequence.sequence import Sequence, SequenceReader, Span, write_sequences
 
 
 @pytest.fixture
@@ -35,7 +38,7 @@ def full_disk():
 
 
 def make_data(root, utts=4, seconds=1.0, rate=8000):
-    """A data directory of noise that format_audio has to resample."""
+    """A data directory of noise that llmvq data format has to resample."""
     root.mkdir()
     rng, names = np.random.default_rng(0), [f"u{i}" for i in range(utts)]
     for name in names:
@@ -58,7 +61,7 @@ def test_full_disk_in_formatting_is_told_and_a_rerun_recovers(tmp_path, full_dis
     assert stop.value.code == 1
     message = capsys.readouterr().err.splitlines()[-1]
     assert message.startswith("error: ") and "u0.wav: cannot be written" in message and "free some space" in message
-    assert "fix_data_dir" not in message  # which would drop utterances that are sound
+    assert "llmvq data fix" not in message  # which would drop utterances that are sound
     assert not dump.exists()
     assert format_audio.format_audio(str(data), str(dump), nj=1) == 4
     assert validate(dump) == []
@@ -318,7 +321,7 @@ def test_decoding_goes_on_from_the_sound_part_of_a_partial_file(tmp_path, end):
 def test_damaged_encoder_frames_are_told_with_the_remedy(tmp_path):
     import kaldiio
 
-    from espnet_llmvq.tasks.dataset import FrameCache
+    from espnet_llmvq.model.batch import FrameCache
 
     tmp, target = tmp_path / "frames.tmp", tmp_path / "frames"
     tmp.mkdir()
@@ -350,7 +353,7 @@ def test_damaged_encoder_frames_are_told_with_the_remedy(tmp_path):
 
 
 def test_truncated_audio_in_training_names_the_utterance_and_the_stage(tmp_path, tokenizer):
-    from espnet_llmvq.tasks.dataset import SequencePreprocessor
+    from espnet_llmvq.model.batch import SequencePreprocessor
 
     path = tmp_path / "a.wav"
     soundfile.write(path, np.zeros(1600), 16000, subtype="PCM_16")
@@ -363,7 +366,7 @@ def test_truncated_audio_in_training_names_the_utterance_and_the_stage(tmp_path,
 def test_damaged_and_unwritable_checkpoints(tmp_path, full_disk):
     import torch
 
-    from espnet_llmvq.tasks.trainer import atomic_checkpoints, load_weights
+    from espnet_llmvq.espnet.trainer import atomic_checkpoints, load_weights
 
     path = tmp_path / "checkpoint.pth"
     with atomic_checkpoints():
@@ -382,7 +385,7 @@ def test_damaged_and_unwritable_checkpoints(tmp_path, full_disk):
 
 
 def test_a_killed_phase_is_told(tmp_path, monkeypatch, capsys):
-    from espnet_llmvq.tasks import launch
+    from espnet_llmvq.espnet import run as launch
 
     def train(directory, settings, threads, distributed):
         os.write(1, b"epoch 1\n")

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from espnet_llmvq.bin.launch import run_call
-from espnet_llmvq.errors import UserError
+from espnet_llmvq.base.errors import UserError
+from espnet_llmvq.cli.launch import run_call
 from espnet_llmvq.launch.call import Resources, parse_call
 from espnet_llmvq.launch.config import load_config, read_config, submit_command
 from espnet_llmvq.launch.local import Local
@@ -143,7 +143,7 @@ def test_gpus_are_shared_out(room, monkeypatch):
 
 
 def command_line(*arguments):
-    return [sys.executable, "-m", "espnet_llmvq.bin.launch", *arguments]
+    return [sys.executable, "-m", "espnet_llmvq", "launch", *arguments]
 
 
 def wait_for(condition, seconds=20):

@@ -7,9 +7,10 @@ from pathlib import Path
 import pytest
 import torch
 
+from espnet_llmvq.base.config import read_config, read_yaml
 from espnet_llmvq.bridge.bridge import Bridge, HardBridge, SoftBridge
+from espnet_llmvq.experiment.systems import names, plan, read_systems
 from espnet_llmvq.score.published import make_published
-from espnet_llmvq.systems import names, plan, read_config, read_systems, read_yaml
 
 RECIPE = Path(__file__).resolve().parents[1] / "egs/librispeech/llmasr1"
 CONFS = [str(RECIPE / "conf"), str(RECIPE / "conf/whisper")]
@@ -178,7 +179,7 @@ def test_run_decodes_and_scores_as_the_paper():
 @pytest.mark.slow
 @pytest.mark.parametrize("conf", CONFS)
 def test_every_key_of_the_configs_is_read(conf):
-    from espnet_llmvq.tasks.speech_llm import SpeechLLMTask, encoder_choices
+    from espnet_llmvq.espnet.task import SpeechLLMTask, encoder_choices
 
     if "wavlm" not in encoder_choices.classes:
         pytest.skip("the encoders wavlm and whisper are not there yet")

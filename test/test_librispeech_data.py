@@ -13,9 +13,9 @@ import layouts
 import pytest
 from recipe_modules import local_modules
 
+from espnet_llmvq.base.errors import UserError
 from espnet_llmvq.data.checks import validate
 from espnet_llmvq.data.datadir import DataDir
-from espnet_llmvq.errors import UserError
 
 RECIPE = Path(__file__).resolve().parents[1] / "egs/librispeech/llmasr1"
 CORPORA = ("commonvoice", "tedlium3", "voxpopuli", "gigaspeech", "ami", "earnings22", "spgispeech")

@@ -13,12 +13,13 @@ import layouts_jstip as layouts
 import pytest
 from recipe_modules import local_modules
 
+from espnet_llmvq.base.config import read_config, read_yaml
+from espnet_llmvq.base.errors import UserError
 from espnet_llmvq.data.checks import validate
 from espnet_llmvq.data.datadir import DataDir
 from espnet_llmvq.data.questions import read_questions
-from espnet_llmvq.errors import UserError
+from espnet_llmvq.experiment.systems import names, plan, read_mixture, read_systems, split_mixture
 from espnet_llmvq.score.entities import check_entities, read_entities
-from espnet_llmvq.systems import names, plan, read_config, read_mixture, read_systems, read_yaml, split_mixture
 
 RECIPE = Path(__file__).resolve().parents[1] / "egs/librispeech/jstip1"
 CONF = str(RECIPE / "conf")
@@ -537,7 +538,7 @@ def test_rates_fall_linearly_from_the_first_step():
 
 
 def test_encoder_steps_and_adapter():
-    from espnet_llmvq.frame_count import step_samples
+    from espnet_llmvq.speech.frame_rate import step_samples
 
     config = read_config(f"{CONF}/encoder.yaml")
     assert config["encoder"] == "conformer" and config["frontend_conf"]["n_mels"] == 80
@@ -578,8 +579,8 @@ def test_rows_and_shares():
 
 
 def test_interleaving_and_questions():
-    from espnet_llmvq.interleave.interleaved import Interleaving
-    from espnet_llmvq.interleave.questions import LETTERS, MultipleChoice, OpenQuestions
+    from espnet_llmvq.sequence.interleaved import Interleaving
+    from espnet_llmvq.sequence.questions import LETTERS, MultipleChoice, OpenQuestions
 
     forms = {
         name: Interleaving.from_dict(read_yaml(f"{CONF}/interleave/{name}.yaml"))

@@ -9,7 +9,7 @@ import pytest
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
-from espnet_llmvq.errors import UserError
+from espnet_llmvq.base.errors import UserError
 from espnet_llmvq.llm.noisy_copy import Noise, NoisyCopy, Resegmenter
 
 TEMPLATE = "USER: {speech} ASSISTANT: {text}"

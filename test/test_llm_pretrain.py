@@ -10,8 +10,8 @@ import pytest
 import torch
 import transformers
 
-from espnet_llmvq.bin import train_lm as command
-from espnet_llmvq.errors import UserError
+from espnet_llmvq.base.errors import UserError
+from espnet_llmvq.cli.lm import train as command
 from espnet_llmvq.llm import perplexity, pretrain
 from espnet_llmvq.llm.directory import load_tokenizer
 from espnet_llmvq.llm.noisy_copy import Noise, NoisyCopy, copy_start

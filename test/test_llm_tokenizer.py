@@ -5,8 +5,8 @@ import random
 
 import pytest
 
-from espnet_llmvq.bin import train_tokenizer as command
-from espnet_llmvq.errors import UserError
+from espnet_llmvq.base.errors import UserError
+from espnet_llmvq.cli.lm import tokenizer as command
 from espnet_llmvq.llm.tokenizer import fitting_sizes, read_lines, train_tokenizer
 
 SYLLABLES = ["ba", "ring", "to", "el", "mis", "ter", "ka", "on", "shu", "le", "pra", "dy", "I'm"]

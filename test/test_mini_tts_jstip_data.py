@@ -10,9 +10,9 @@ import pytest
 from recipe_modules import local_modules
 
 from espnet_llmvq.align.ctm import read_ctm
+from espnet_llmvq.base.errors import UserError
 from espnet_llmvq.data.checks import validate
 from espnet_llmvq.data.datadir import DataDir
-from espnet_llmvq.errors import UserError
 from espnet_llmvq.score.entities import check_entities, read_entities
 
 LOCAL = Path(__file__).resolve().parents[1] / "egs/mini_tts/jstip1/local"

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from espnet_llmvq.base.errors import UserError
 from espnet_llmvq.data.checks import validate
 from espnet_llmvq.data.datadir import DataDir
-from espnet_llmvq.errors import UserError
 
 LOCAL = Path(__file__).resolve().parents[1] / "egs/mini_tts/llmasr1/local"
 

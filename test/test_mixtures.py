@@ -11,13 +11,15 @@ from pathlib import Path
 
 import pytest
 
-from espnet_llmvq.bin import mixtures, train
+from espnet_llmvq.base.config import read_config, read_yaml
+from espnet_llmvq.base.errors import UserError
+from espnet_llmvq.cli import train
+from espnet_llmvq.cli.recipe import mixtures
 from espnet_llmvq.data.tables import level
-from espnet_llmvq.errors import UserError
-from espnet_llmvq.interleave.interleaved import Interleaving
+from espnet_llmvq.espnet import run as launch
+from espnet_llmvq.experiment.systems import names, plan, read_mixture, read_systems, split_mixture
 from espnet_llmvq.score.published import make_published
-from espnet_llmvq.systems import names, plan, read_config, read_mixture, read_systems, read_yaml, split_mixture
-from espnet_llmvq.tasks import launch
+from espnet_llmvq.sequence.interleaved import Interleaving
 
 EGS = Path(__file__).resolve().parent.parent / "egs"
 RECIPE = str(EGS / "mini_tts/jstip1/conf")
@@ -127,7 +129,7 @@ def test_each_phase_trains_on_its_files(conf, monkeypatch):
 
 def test_rows_of_jstip():
     """Equal steps, thirds that are filled up with ASR, and configs that can be read."""
-    from espnet_llmvq.tasks.speech_llm import SpeechLLMTask
+    from espnet_llmvq.espnet.task import SpeechLLMTask
 
     systems = read_systems(RECIPE, ["paper_b"])
     for form in names(f"{RECIPE}/interleave"):
@@ -180,7 +182,7 @@ def test_rows_of_jstip():
 PYTHON = """\
 #!/usr/bin/env bash
 # Names are looked up in earnest; of all else the command is noted, and what it would write appears.
-case $2 in espnet_llmvq.bin.systems | espnet_llmvq.bin.mixtures) exec {python} "$@" ;; esac
+case "$3 $4" in "recipe systems" | "recipe mixtures") exec {python} "$@" ;; esac
 echo "${{*:2}}" >>calls
 while [ $# -gt 0 ]; do
     if [ "$1" = --out ]; then mkdir -p "$(dirname "$2")" && [ -d "$2" ] || touch "$2"; fi
@@ -214,14 +216,14 @@ def recipe(conf):
         assert (done.returncode != 0) == (error is not None), done.stderr
         if error:
             assert re.search(error, done.stderr), done.stderr
-        calls = (conf / "calls").read_text().replace("espnet_llmvq.bin.", "").splitlines()
-        return [call for call in calls if not call.startswith(("validate_data_dir", "train --check"))]
+        calls = (conf / "calls").read_text().replace("espnet_llmvq ", "").splitlines()
+        return [call for call in calls if not call.startswith(("data validate", "train --check"))]
 
     return run
 
 
 def calls_of(command, calls):
-    return [call.partition(" ")[2] for call in calls if call.startswith(command + " ")]
+    return [call[len(command) + 1 :] for call in calls if call.startswith(command + " ")]
 
 
 def test_stages_of_mixtures(recipe, conf):
@@ -231,13 +233,13 @@ def test_stages_of_mixtures(recipe, conf):
                "--lm_train_text", "lm.txt", "--tokenizer_text", "some.txt",
                "--mixture_positions", "900"]  # fmt: skip
     calls = recipe(*options, "--cache_encoder", "false")
-    (speak,) = calls_of("synthesise", calls)
+    (speak,) = calls_of("data synthesise", calls)
     assert speak == ("--text tts.txt --voices en-us en-gb --seed 1 --nj 1 --out data/tts --command say {text} {wav}")
-    (tokenizer,) = calls_of("train_tokenizer", calls)
+    (tokenizer,) = calls_of("lm tokenizer", calls)
     assert tokenizer.startswith("--text some.txt ") and tokenizer.endswith("--out exp/tokenizer --reserved <N> <A>")
-    (align,) = calls_of("align", calls)  # of the sets that are interleaved: tts is not
+    (align,) = calls_of("align make", calls)  # of the sets that are interleaved: tts is not
     assert "--set dump/train/sequences.jsonl=exp/align/train.ctm" in align and align.count("--set") == 1
-    made = {call.split("--out ")[1].split()[0]: call for call in calls_of("make_sequences", calls)}
+    made = {call.split("--out ")[1].split()[0]: call for call in calls_of("sequences make", calls)}
     assert set(made) == {f"dump/{name}/sequences.jsonl" for name in ("train", "valid", "test", "tts")} | {
         "dump/train/word.jsonl", "dump/domain/plain.jsonl", "dump/tts/plain.jsonl",
     }  # fmt: skip
@@ -252,12 +254,12 @@ def test_stages_of_mixtures(recipe, conf):
     assert made["dump/domain/plain.jsonl"].startswith("--builder text --text domain.txt ")
     assert made["dump/tts/plain.jsonl"].startswith("--builder text --text dump/tts/plain.txt ")
     assert (conf / "dump/tts/plain.txt").read_text() == "One two.\n"
-    counted = calls_of("collect_positions", calls)[-1]
+    counted = calls_of("sequences positions", calls)[-1]
     assert all(f"{name} exp/stats/{shape}_shape" in counted for name, shape in (
         ("dump/train/word.jsonl", "train_word"), ("dump/domain/plain.jsonl", "domain_text"),
         ("dump/tts/sequences.jsonl", "tts_asr"), ("dump/tts/plain.jsonl", "tts_text"),
     ))  # fmt: skip
-    assert calls_of("mix_sequences", calls) == [
+    assert calls_of("sequences mix", calls) == [
         "--out exp/mixtures/mixed.jsonl --shape exp/mixtures/mixed_shape --seed 1 --positions 900 "
         "train_asr=2:dump/train/sequences.jsonl:exp/stats/train_asr_shape "
         "train_word=1:dump/train/word.jsonl:exp/stats/train_word_shape",
@@ -272,7 +274,7 @@ def test_stages_of_mixtures(recipe, conf):
     (conf / "dump/train/word.jsonl").unlink()
     again = recipe(*options, "--stage", "8", "--stop_stage", "9", "--ctms", "train=dump/train/words.ctm")
     # All else is up to date, and word times are there.
-    assert [call.split()[0] for call in again] == ["make_sequences"]
+    assert [call.split()[0] for call in again] == ["sequences"]
     assert "--builder interleaved " in again[0] and "--ctm dump/train/words.ctm " in again[0]
 
 
@@ -285,22 +287,22 @@ def test_another_prompt_or_size_is_made_anew(recipe, conf):
         (conf / "exp/stats" / name).touch()
     (conf / "exp/mixtures/mixed_shape").touch()
     assert [call.split()[0] for call in recipe(*options, "--stage", "9")] == ["train"]
-    (mixed,) = calls_of("mix_sequences", recipe(*options, "--stage", "9", "--mixture_positions", "500"))
+    (mixed,) = calls_of("sequences mix", recipe(*options, "--stage", "9", "--mixture_positions", "500"))
     assert "--positions 500" in mixed
     again = [*options, "--stage", "9", "--interleave_overrides", "silence=0 ratio=[1,2]"]
-    (made,) = calls_of("make_sequences", recipe(*again))
+    (made,) = calls_of("sequences make", recipe(*again))
     assert "--config ./interleave/word.yaml --override silence=0 --override ratio=[1,2] " in made
-    assert not calls_of("make_sequences", recipe(*again))
-    (made,) = calls_of("make_sequences", recipe(*options, "--stage", "9"))
+    assert not calls_of("sequences make", recipe(*again))
+    (made,) = calls_of("sequences make", recipe(*options, "--stage", "9"))
     assert "--override" not in made
     assert recipe("--systems", "mixed", "--interleave_overrides", "silense=0", error="did you mean 'silence'") == []
-    made = calls_of("make_sequences", recipe(*options, "--stage", "9", "--prompt", "{speech} {text}"))
+    made = calls_of("sequences make", recipe(*options, "--stage", "9", "--prompt", "{speech} {text}"))
     assert len(made) == 3 and all("--prompt {speech} {text}" in call for call in made)
     again = [*options, "--stage", "9", "--prompt", "chat: {speech}"]
     # Another LLM has another context too, so interleaved sequences are made anew with it.
-    assert len(calls_of("make_sequences", recipe(*again, "--llm", "one"))) == 4
-    assert not calls_of("make_sequences", recipe(*again, "--llm", "one"))
-    assert len(calls_of("make_sequences", recipe(*again, "--llm", "other"))) == 4
+    assert len(calls_of("sequences make", recipe(*again, "--llm", "one"))) == 4
+    assert not calls_of("sequences make", recipe(*again, "--llm", "one"))
+    assert len(calls_of("sequences make", recipe(*again, "--llm", "other"))) == 4
 
 
 def test_other_files_of_the_same_names_are_noticed(recipe, conf):
@@ -311,13 +313,13 @@ def test_other_files_of_the_same_names_are_noticed(recipe, conf):
     os.utime(conf / "dump/train/older.ctm", (1, 1))
     options = ["--systems", "mixed both", "--tts_text", "tts.txt", "--cache_encoder", "false", "--stop_stage", "9"]
     recipe(*options, "--texts", "domain=first.txt")
-    assert not calls_of("make_sequences", recipe(*options, "--texts", "domain=first.txt"))
-    (made,) = calls_of("make_sequences", recipe(*options, "--texts", "domain=older.txt"))
+    assert not calls_of("sequences make", recipe(*options, "--texts", "domain=first.txt"))
+    (made,) = calls_of("sequences make", recipe(*options, "--texts", "domain=older.txt"))
     assert "--text older.txt " in made
     options += ["--texts", "domain=older.txt", "--ctms", "train=dump/train/older.ctm"]
-    (made,) = calls_of("make_sequences", recipe(*options))
+    (made,) = calls_of("sequences make", recipe(*options))
     assert "--ctm dump/train/older.ctm " in made
-    assert not calls_of("make_sequences", recipe(*options))
+    assert not calls_of("sequences make", recipe(*options))
 
 
 def test_frames_with_other_noise_are_made_anew(recipe, conf):
@@ -348,7 +350,7 @@ def test_configs_are_checked_for_other_systems(recipe, conf):
     # Without the filter of `recipe`: the stand-in notes every call.
     def checks(*options):
         recipe("--stop_stage", "11", "--cache_encoder", "false", *options)
-        return (conf / "calls").read_text().count("espnet_llmvq.bin.train --check")
+        return (conf / "calls").read_text().count("espnet_llmvq train --check")
 
     assert checks("--systems", "plain") == 1 and checks("--systems", "plain") == 0
     assert checks("--systems", "plain mixed") == 1
@@ -357,10 +359,8 @@ def test_configs_are_checked_for_other_systems(recipe, conf):
 
 def test_systems_without_mixtures_run_as_before(recipe):
     calls = recipe("--systems", "plain", "--cache_encoder", "false")
-    assert [call.split()[0] for call in calls] == (
-        "train_tokenizer make_sequences make_sequences make_sequences collect_positions train"
-    ).split()
-    (tokenizer,) = calls_of("train_tokenizer", calls)
+    assert [call.split()[0] for call in calls] == ("lm sequences sequences sequences sequences train").split()
+    (tokenizer,) = calls_of("lm tokenizer", calls)
     assert tokenizer.startswith("--text data/lm/train.txt ") and "--reserved" not in tokenizer
 
 

@@ -5,10 +5,10 @@ import itertools
 import pytest
 import torch
 
+from espnet_llmvq.base.errors import UserError
 from espnet_llmvq.bridge.bridge import Bridge, SoftBridge
-from espnet_llmvq.errors import UserError
 from espnet_llmvq.llm.directory import load_llm
-from espnet_llmvq.model import CTCHead, SpeechLLM
+from espnet_llmvq.model.speech_llm import CTCHead, SpeechLLM
 
 WIDTH, EOS, BLANK = 6, 2, 4
 T, S = 0, 1  # kinds of spans in a layout

@@ -10,13 +10,13 @@ import standins
 import torch
 import yaml
 
-from espnet_llmvq.bin import pack as pack_command
-from espnet_llmvq.bin import upload as upload_command
-from espnet_llmvq.errors import UserError
-from espnet_llmvq.packed.card import card
-from espnet_llmvq.packed.files import list_files, publish, temporary_beside, verify
-from espnet_llmvq.packed.model import load_packed, pack
-from espnet_llmvq.packed.upload import copy_to, upload_to
+from espnet_llmvq.base.errors import UserError
+from espnet_llmvq.bundle.card import card
+from espnet_llmvq.bundle.files import list_files, publish, temporary_beside, verify
+from espnet_llmvq.bundle.model import load_packed, pack
+from espnet_llmvq.bundle.upload import copy_to, upload_to
+from espnet_llmvq.cli import pack as pack_command
+from espnet_llmvq.cli import upload as upload_command
 
 SEARCH = {"num_beams": 2, "length_penalty": 0.0, "ctc_weight": 0.0}
 
@@ -50,7 +50,7 @@ def copied(packed_dir, tmp_path):
 
 def test_the_model_is_the_trained_one(packed_dir, trained_soft, tmp_path, monkeypatch):
     """Every tensor, from another directory and another working directory, without the experiment's files."""
-    from espnet_llmvq.tasks.speech_llm import load_model
+    from espnet_llmvq.espnet.task import load_model
 
     model, _ = load_model(trained_soft[1])
     moved = shutil.copytree(packed_dir, tmp_path / "moved")
@@ -73,8 +73,8 @@ def pretrained(tmp_path_factory, arguments):
     """{encoder: (model, packed directory)} of systems with stand-ins, whose directories are gone."""
     from espnet2.utils.yaml_no_alias_safe_dump import yaml_no_alias_safe_dump
 
-    from espnet_llmvq.pretrained_encoder import settings
-    from espnet_llmvq.tasks.speech_llm import SpeechLLMTask
+    from espnet_llmvq.espnet.task import SpeechLLMTask
+    from espnet_llmvq.speech.pretrained import settings
 
     found = {}
     for name, layer in (("wavlm", "weighted"), ("whisper", 1)):
@@ -299,7 +299,7 @@ def test_a_failure_leaves_nothing(trained_soft, packed_dir, tmp_path, monkeypatc
         raise UserError("no")
 
     common = dict(system="soft", label="", decode="llm", search=SEARCH)
-    monkeypatch.setattr("espnet_llmvq.packed.model.load_packed", failing)
+    monkeypatch.setattr("espnet_llmvq.bundle.model.load_packed", failing)
     with pytest.raises(UserError, match="no"):
         pack(trained_soft[1], str(tmp_path / "new"), **common)
     shutil.copytree(packed_dir, tmp_path / "old")
@@ -335,9 +335,9 @@ def test_an_llm_by_name(trained_soft, llm_dir, tmp_path):
 
 def test_a_trained_llm_by_name(trained_soft, settings, llm_dir, tmp_path):
     """What was trained comes from the directory; the name stands for what training began with."""
+    from espnet_llmvq.espnet.run import train_phase
+    from espnet_llmvq.espnet.task import load_model
     from espnet_llmvq.llm.directory import load_llm
-    from espnet_llmvq.tasks.launch import train_phase
-    from espnet_llmvq.tasks.speech_llm import load_model
 
     phase, out = str(tmp_path / "phase"), str(tmp_path / "named")
     file = os.path.join(trained_soft[0], "model.pth")
@@ -352,7 +352,7 @@ def test_a_trained_llm_by_name(trained_soft, settings, llm_dir, tmp_path):
 
 
 def test_statistics_in_a_file_cannot_be_packed(trained_soft, tmp_path, monkeypatch):
-    from espnet_llmvq.tasks import speech_llm
+    from espnet_llmvq.espnet import task as speech_llm
 
     def loaded(directory, load=speech_llm.load_model):
         model, args = load(directory)

@@ -8,10 +8,10 @@ import standins
 import torch
 import yaml
 
-from espnet_llmvq import pretrained_encoder
-from espnet_llmvq.errors import UserError
-from espnet_llmvq.frame_count import described, encoder_frames, piece_frames, step_samples
-from espnet_llmvq.llm.positions import encoder_shape
+from espnet_llmvq.base.errors import UserError
+from espnet_llmvq.model.positions import encoder_shape
+from espnet_llmvq.speech import pretrained as pretrained_encoder
+from espnet_llmvq.speech.frame_rate import described, encoder_frames, piece_frames, step_samples
 
 LENGTHS = (16000, 31999, 8123, 5440, 400)
 
@@ -252,7 +252,7 @@ def phases(tmp_path):
 
 
 def test_phases_get_the_encoder(models):
-    from espnet_llmvq.phases import with_pretrained
+    from espnet_llmvq.experiment.phases import with_pretrained
 
     path = models["wavlm"]
     got = with_pretrained({"encoder_conf": {"layer": "weighted"}, "max_epoch": 3}, path, None, "a.yaml")
@@ -272,8 +272,8 @@ def test_phases_get_the_encoder(models):
 
 
 def test_the_encoder_of_an_experiment(models, phases, tmp_path, capsys):
-    from espnet_llmvq.bin import pretrained_encoder as command
-    from espnet_llmvq.bin import systems
+    from espnet_llmvq.cli import pretrained_encoder as command
+    from espnet_llmvq.cli.recipe import systems
 
     conf, out = phases({"encoder_conf": {"layer": 1}}, {"encoder_conf": {"layer": 1}}), str(tmp_path / "exp/encoder")
     options = ["--conf_dir", conf, "--llm", "llm", "--out", out]
@@ -297,11 +297,11 @@ def test_cached_frames_are_those_of_the_encoder(models, phases, corpus, llm_dir,
     """To the last bit: `encode` takes batches of similar length, decoding one utterance at a time."""
     import kaldiio
 
-    from espnet_llmvq.bin import encode
-    from espnet_llmvq.bin import pretrained_encoder as command
+    from espnet_llmvq.cli import encode
+    from espnet_llmvq.cli import pretrained_encoder as command
     from espnet_llmvq.data.audio import read_audio
-    from espnet_llmvq.sequence import read_sequences
-    from espnet_llmvq.tasks.speech_llm import load_model
+    from espnet_llmvq.espnet.task import load_model
+    from espnet_llmvq.sequence.sequence import read_sequences
 
     conf = phases({}, {})
     for name in ("wavlm", "whisper"):
@@ -323,6 +323,6 @@ def test_cached_frames_are_those_of_the_encoder(models, phases, corpus, llm_dir,
 
 
 def test_the_names_known_without_torch_are_those_of_the_classes():
-    from espnet_llmvq.frame_count import PRETRAINED
+    from espnet_llmvq.speech.frame_rate import PRETRAINED
 
     assert tuple(pretrained_encoder.CLASSES) == PRETRAINED

@@ -11,12 +11,12 @@ import pytest
 import standins
 import torch
 
-from espnet_llmvq.errors import UserError
+from espnet_llmvq.base.errors import UserError
 from espnet_llmvq.llm.directory import load_llm, load_tokenizer
 from espnet_llmvq.llm.packing import check_no_leak, pack
-from espnet_llmvq.llm.positions import encode_text, firsts, puts_space_first
-from espnet_llmvq.llm.prompt import parse, resolved, template_of
-from espnet_llmvq.sequence import Span
+from espnet_llmvq.model.positions import encode_text, firsts, puts_space_first
+from espnet_llmvq.sequence.prompt import parse, resolved, template_of
+from espnet_llmvq.sequence.sequence import Span
 
 FAMILIES = ("qwen2", "llama")
 TOKENIZERS = (*FAMILIES, "llama_by_class")
@@ -72,8 +72,8 @@ def test_spans_have_the_tokens_of_the_text_as_a_whole(models, family):
 
 def test_special_tokens_that_a_tokenizer_cannot_spell(llm_dir):
     """That of recipes holds their names as pieces: an error that names the sequence."""
-    from espnet_llmvq.llm.positions import Positions
-    from espnet_llmvq.sequence import Sequence
+    from espnet_llmvq.model.positions import Positions
+    from espnet_llmvq.sequence.sequence import Sequence
 
     tokenizer = load_tokenizer(llm_dir)
     count = Positions(tokenizer, {}, 1)
@@ -90,7 +90,7 @@ def test_choices_have_the_tokens_of_the_whole(models, family):
     """Letters and choices after the prompt, as in one string."""
     from espnet_llmvq.data.questions import Question
     from espnet_llmvq.decode.questions import answer_tokens
-    from espnet_llmvq.interleave.questions import MultipleChoice
+    from espnet_llmvq.sequence.questions import MultipleChoice
 
     tokenizer = load_tokenizer(models[family])
     question = Question("q", "Is it good?", 0, ("one", "two three", "the doctor", "not"))
@@ -109,7 +109,7 @@ def test_choices_have_the_tokens_of_the_whole(models, family):
 @pytest.mark.parametrize("said", [CHAT, "chat:Listen to {speech} please."])
 def test_chat_prompt_is_that_of_the_tokenizer(models, family, said):
     """Token by token: what apply_chat_template makes of the turn, cut where the speech stands."""
-    from espnet_llmvq.interleave.asr import asr_sequence
+    from espnet_llmvq.sequence.asr import asr_sequence
 
     tokenizer = load_tokenizer(models[family])
     template = resolved(said, tokenizer)
@@ -153,8 +153,8 @@ def test_line_breaks_of_a_prompt_stay():
 
 
 def test_make_sequences_with_a_chat_prompt(models, corpus, tmp_path):
-    from espnet_llmvq.bin import make_sequences
-    from espnet_llmvq.sequence import read_sequences
+    from espnet_llmvq.cli.sequences import make as make_sequences
+    from espnet_llmvq.sequence.sequence import read_sequences
 
     data, out = tmp_path / "data", str(tmp_path / "sequences.jsonl")
     data.mkdir()
@@ -239,7 +239,7 @@ def refuse(*args, **kwargs):
     raise AssertionError("network")
 socket.socket.connect = socket.create_connection = socket.getaddrinfo = refuse
 sys.path.insert(0, {root!r})
-from espnet_llmvq import pretrained_encoder
+from espnet_llmvq.speech import pretrained as pretrained_encoder
 from espnet_llmvq.llm.directory import load_llm, load_tokenizer, table_rows
 assert "HF_HUB_OFFLINE" not in os.environ
 import huggingface_hub.constants
@@ -269,10 +269,10 @@ def built(models, arguments, corpus):
     """Function (encoder, llm, changes) -> (SpeechLLM, tokenizer, a batch of all training utterances)."""
 
     def build(encoder, llm, /, **changes):
-        from espnet_llmvq.interleave.asr import asr_sequence
-        from espnet_llmvq.sequence import read_sequences
-        from espnet_llmvq.tasks.dataset import SequencePreprocessor, collate
-        from espnet_llmvq.tasks.speech_llm import SpeechLLMTask
+        from espnet_llmvq.espnet.task import SpeechLLMTask
+        from espnet_llmvq.model.batch import SequencePreprocessor, collate
+        from espnet_llmvq.sequence.asr import asr_sequence
+        from espnet_llmvq.sequence.sequence import read_sequences
 
         torch.manual_seed(0)
         args = arguments(**{
@@ -350,7 +350,7 @@ def test_ctc_head_on_a_pretrained_encoder_and_phases_on_both(models, built, tmp_
     """Stage 7 trains a head and the weights of the layers; phases find the rest of the encoder in its directory."""
     import yaml
 
-    from espnet_llmvq.pretrained_encoder import changes_frames
+    from espnet_llmvq.speech.pretrained import changes_frames
 
     conf = {"path": models["wavlm"], "layer": "weighted"}
     only = {"ctc_weight": 1.0, "llm_weight": 0.0}
@@ -390,7 +390,7 @@ def test_configs_that_do_not_fit(built, changes, message):
 
 
 def test_keys_of_the_encoders_are_checked(models):
-    from espnet_llmvq.tasks.speech_llm import SpeechLLMTask
+    from espnet_llmvq.espnet.task import SpeechLLMTask
 
     keys = {"encoder": "whisper", "frontend": None, "llm_conf": {"attn_implementation": "sdpa"}}
     SpeechLLMTask.check_config({**keys, "encoder_conf": {"path": "x", "layer": "last", "longer": "windows"}})

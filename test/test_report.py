@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from espnet_llmvq.errors import UserError
+from espnet_llmvq.base.errors import UserError
 from espnet_llmvq.report import content, media, plots, tables, training
 from espnet_llmvq.report.page import clean
 from espnet_llmvq.report.scale import position, tick_label, ticks

@@ -19,8 +19,8 @@ import pytest
 import soundfile
 import webdriver
 
-from espnet_llmvq.bin import report
-from espnet_llmvq.errors import UserError
+from espnet_llmvq.base.errors import UserError
+from espnet_llmvq.cli import report
 
 # Each would do harm, or break the page, if it were taken for markup anywhere.
 SCRIPT = "<script>document.title='pwned'</script>"
@@ -445,7 +445,7 @@ def test_same_input_same_page(page):
     options += [f"--set={name}|{domain}|dump/{name}/text" for name, domain in SETS.items()]
     before = page.read_bytes()
     environment = {**os.environ, "PYTHONHASHSEED": "7", "TZ": "Asia/Tokyo"}
-    command = [sys.executable, "-m", "espnet_llmvq.bin.report", *options]
+    command = [sys.executable, "-m", "espnet_llmvq", "report", *options]
     environment["PYTHONPATH"] = str(Path(report.__file__).parents[2])
     subprocess.run(command, cwd=room, env=environment, check=True, stdout=subprocess.DEVNULL)
     assert page.read_bytes() == before

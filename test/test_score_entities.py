@@ -2,7 +2,7 @@
 
 import pytest
 
-from espnet_llmvq.errors import UserError
+from espnet_llmvq.base.errors import UserError
 from espnet_llmvq.score.entities import Lexicon, check_entities, entity_counts, inside_errors, read_entities, tokenise
 from espnet_llmvq.score.wer import align
 

@@ -7,9 +7,9 @@ import jiwer
 import pytest
 import sacrebleu
 
-from espnet_llmvq.bin import compare
+from espnet_llmvq.base.errors import UserError
+from espnet_llmvq.cli import compare
 from espnet_llmvq.data.normalise import get_normaliser
-from espnet_llmvq.errors import UserError
 from espnet_llmvq.score import sacre
 from espnet_llmvq.score.files import Rules
 from espnet_llmvq.score.measure import METRICS, evaluate, load_reference, ratio

@@ -7,9 +7,11 @@ import subprocess
 
 import pytest
 
-from espnet_llmvq.bin import pool_seeds, results, show_result
-from espnet_llmvq.environment import FILE, facts, get_commit, get_version
-from espnet_llmvq.errors import UserError
+from espnet_llmvq.base.environment import FILE, facts, get_commit, get_version
+from espnet_llmvq.base.errors import UserError
+from espnet_llmvq.cli import results
+from espnet_llmvq.cli import show as show_result
+from espnet_llmvq.cli.recipe import seeds as pool_seeds
 from espnet_llmvq.score.table import (
     cell,
     latex_table,

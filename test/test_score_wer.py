@@ -4,7 +4,7 @@ import random
 
 import pytest
 
-from espnet_llmvq.errors import UserError
+from espnet_llmvq.base.errors import UserError
 from espnet_llmvq.score.wer import align, format_alignments, oov_rate, score_utterances, split_words, total
 
 

@@ -4,10 +4,10 @@ import pickle
 
 import pytest
 
-from espnet_llmvq.errors import UserError
-from espnet_llmvq.interleave.asr import asr_sequence, text_sequence
-from espnet_llmvq.llm import prompt
-from espnet_llmvq.sequence import Sequence, SequenceReader, Span, read_sequences, write_sequences
+from espnet_llmvq.base.errors import UserError
+from espnet_llmvq.sequence import prompt
+from espnet_llmvq.sequence.asr import asr_sequence, text_sequence
+from espnet_llmvq.sequence.sequence import Sequence, SequenceReader, Span, read_sequences, write_sequences
 
 TEMPLATE = "USER: {speech} Transcribe speech to text. ASSISTANT: {text}"
 
@@ -79,7 +79,7 @@ def test_errors_name_file_and_line(tmp_path):
     path.write_bytes((good + "\n").encode() + b'{"id": "\xff"}\n')
     with pytest.raises(UserError, match="s.jsonl:2: not a sequence"):
         list(read_sequences(path))
-    with pytest.raises(UserError, match="none.jsonl does not exist; make it with make_sequences"):
+    with pytest.raises(UserError, match="none.jsonl does not exist; make it with llmvq sequences make"):
         list(read_sequences(tmp_path / "none.jsonl"))
 
 

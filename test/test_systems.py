@@ -4,12 +4,12 @@ import os
 
 import pytest
 
-from espnet_llmvq.bin import systems as list_systems
-from espnet_llmvq.bin import train
-from espnet_llmvq.errors import UserError
-from espnet_llmvq.phases import read_overrides
+from espnet_llmvq.base.config import read_config, read_overrides, read_yaml
+from espnet_llmvq.base.errors import UserError
+from espnet_llmvq.cli import train
+from espnet_llmvq.cli.recipe import systems as list_systems
+from espnet_llmvq.experiment.systems import hypothesis_file, names, plan, read_systems, system_dir
 from espnet_llmvq.score.published import make_published
-from espnet_llmvq.systems import hypothesis_file, names, plan, read_config, read_systems, read_yaml, system_dir
 
 ROOT = os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "egs")
 RECIPES = [os.path.join(ROOT, name, "llmasr1", "conf") for name in ("TEMPLATE", "mini_tts", "an4")]
@@ -197,7 +197,7 @@ def steps(conf, phase):
 def test_every_system_of_the_recipes_can_be_built(conf):
     import torch
 
-    from espnet_llmvq.tasks.speech_llm import BRIDGES, SpeechLLMTask
+    from espnet_llmvq.espnet.task import BRIDGES, SpeechLLMTask
 
     everything = names(os.path.join(conf, "systems"))
     assert names(os.path.join(conf, "phases")) == names(os.path.join(RECIPES[0], "phases"))
@@ -285,14 +285,14 @@ def test_base_is_merged_one_level_deep(tmp_path):
     ],
 )
 def test_keys_that_nothing_reads(config, message):
-    from espnet_llmvq.tasks.speech_llm import SpeechLLMTask
+    from espnet_llmvq.espnet.task import SpeechLLMTask
 
     with pytest.raises(UserError, match=message):
         SpeechLLMTask.check_config(config, "x.yaml")
 
 
 def test_keys_that_are_read(settings):
-    from espnet_llmvq.tasks.speech_llm import SpeechLLMTask
+    from espnet_llmvq.espnet.task import SpeechLLMTask
 
     SpeechLLMTask.check_config(settings(
         bridge="hard", bridge_conf={"stack": 5, "top_k": 3, "straight_through": "weights", "layer_norm": False},

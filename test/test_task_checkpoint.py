@@ -9,9 +9,9 @@ import yaml
 from conftest import ENCODER, LORA
 from espnet2.tasks.asr import ASRTask
 
-from espnet_llmvq.encoder import SpeechEncoder
-from espnet_llmvq.errors import UserError
-from espnet_llmvq.tasks.speech_llm import SpeechLLMTask, load_model
+from espnet_llmvq.base.errors import UserError
+from espnet_llmvq.espnet.task import SpeechLLMTask, load_model
+from espnet_llmvq.speech.encoder import SpeechEncoder
 
 
 def test_unfrozen_encoder_is_part_of_the_checkpoint(make_model):

@@ -5,10 +5,10 @@ import pytest
 import soundfile
 import torch
 
-from espnet_llmvq.errors import UserError
-from espnet_llmvq.model import SPEECH, TEXT
-from espnet_llmvq.sequence import Sequence, Span
-from espnet_llmvq.tasks.dataset import Augmenter, SequencePreprocessor, collate
+from espnet_llmvq.base.errors import UserError
+from espnet_llmvq.model.batch import Augmenter, SequencePreprocessor, collate
+from espnet_llmvq.model.speech_llm import SPEECH, TEXT
+from espnet_llmvq.sequence.sequence import Sequence, Span
 
 
 @pytest.fixture(scope="module")

@@ -9,7 +9,7 @@ import torch
 import yaml
 from conftest import LORA
 
-from espnet_llmvq.tasks.speech_llm import SpeechLLMTask
+from espnet_llmvq.espnet.task import SpeechLLMTask
 
 
 def train(directory, config, rank, port):

@@ -10,9 +10,10 @@ import pytest
 import torch
 from conftest import LORA
 
-from espnet_llmvq.bin import encode
-from espnet_llmvq.errors import UserError
-from espnet_llmvq.tasks import launch, trainer
+from espnet_llmvq.base.errors import UserError
+from espnet_llmvq.cli import encode
+from espnet_llmvq.espnet import run as launch
+from espnet_llmvq.espnet import trainer
 
 
 @pytest.fixture(scope="module")

@@ -10,11 +10,11 @@ import pytest
 import soundfile
 
 from espnet_llmvq.align.ctm import Word
-from espnet_llmvq.bin import transcribe as command
-from espnet_llmvq.bin.cli import run
+from espnet_llmvq.base.errors import UserError
+from espnet_llmvq.cli import transcribe as command
+from espnet_llmvq.cli.parser import run
 from espnet_llmvq.data.audio import AudioError, read_audio, read_blocks
-from espnet_llmvq.errors import UserError
-from espnet_llmvq.sequence import read_sequences
+from espnet_llmvq.sequence.sequence import read_sequences
 from espnet_llmvq.transcribe import Segment, Transcript
 from espnet_llmvq.transcribe.cut import BLOCK, Levels, cut, read_levels, split
 from espnet_llmvq.transcribe.transcript import FORMATS, cues, to_json, to_srt, to_text, to_vtt
@@ -126,8 +126,8 @@ def stage_12(phase, sequences, num_beams=2):
     """{path of the sound file: text}, decoded from the experiment directory as `bin.decode` does."""
     from espnet_llmvq.decode.batches import Batches
     from espnet_llmvq.decode.generate import encoded, generate
+    from espnet_llmvq.espnet.task import load_model
     from espnet_llmvq.llm.directory import load_tokenizer
-    from espnet_llmvq.tasks.speech_llm import load_model
 
     model, args = load_model(phase)
     tokenizer = load_tokenizer(args.llm)
@@ -169,10 +169,10 @@ def test_ctc_weight_chooses(packed_dir, corpus):
 
 def test_the_encoder_alone(trained_soft, corpus, tmp_path):
     """A packed CTC system gives the greedy text."""
+    from espnet_llmvq.bundle.model import pack
     from espnet_llmvq.decode.batches import Batches
     from espnet_llmvq.decode.ctc import greedy
     from espnet_llmvq.decode.generate import encoded
-    from espnet_llmvq.packed.model import pack
     from espnet_llmvq.transcribe import Transcriber
 
     search = {"num_beams": 4, "length_penalty": 0.0, "ctc_weight": 0.0}

@@ -2,8 +2,8 @@
 
 import pytest
 
-from espnet_llmvq.errors import UserError
-from espnet_llmvq.write import check_replaceable, replace_directory, write_text
+from espnet_llmvq.base.errors import UserError
+from espnet_llmvq.base.files import check_replaceable, replace_directory, write_text
 
 
 def tree(path):

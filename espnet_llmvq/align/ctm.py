@@ -3,8 +3,8 @@
 import math
 from dataclasses import dataclass, replace
 
-from espnet_llmvq.errors import UserError
-from espnet_llmvq.write import write_text
+from espnet_llmvq.base.errors import UserError
+from espnet_llmvq.base.files import write_text
 
 CHANNEL = "1"  # an utterance is mono
 

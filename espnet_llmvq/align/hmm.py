@@ -7,8 +7,8 @@ only.
 import numpy as np
 
 from espnet_llmvq.align.ctm import Word
-from espnet_llmvq.errors import UserError
-from espnet_llmvq.sequence import SAMPLE_RATE
+from espnet_llmvq.base.errors import UserError
+from espnet_llmvq.data.audio import SAMPLE_RATE
 
 SHIFT = 0.01  # s, of its frames
 

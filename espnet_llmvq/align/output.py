@@ -4,8 +4,8 @@ import os
 
 from espnet_llmvq.align.ctm import write_ctm
 from espnet_llmvq.align.quality import Quality, write_report
-from espnet_llmvq.errors import UserError
-from espnet_llmvq.write import write_text
+from espnet_llmvq.base.errors import UserError
+from espnet_llmvq.base.files import write_text
 
 
 def write_alignment(out, aligned, failed, seconds, reference=None):

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from espnet_llmvq.align.ctm import boundary_errors
-from espnet_llmvq.write import write_text
+from espnet_llmvq.base.files import write_text
 
 LIMITS = (20, 50, 100)  # ms
 BIN = 0.02  # s, of the tables of lengths

@@ -14,7 +14,7 @@ import unicodedata
 import numpy as np
 
 from espnet_llmvq.align.ctm import Word
-from espnet_llmvq.sequence import SAMPLE_RATE
+from espnet_llmvq.data.audio import SAMPLE_RATE
 
 STATES = 2  # of a letter; each takes at least one frame
 WINDOW, HOP = 400, 160  # samples

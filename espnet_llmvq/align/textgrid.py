@@ -9,7 +9,7 @@ import re
 from pathlib import Path
 
 from espnet_llmvq.align.ctm import Word
-from espnet_llmvq.errors import UserError
+from espnet_llmvq.base.errors import UserError
 
 _ITEM = re.compile(r'"((?:[^"]|"")*)"(?=\s|$)|(")|!.*|(\S+)')
 _MARKS = ((codecs.BOM_UTF8, "utf-8-sig"), (codecs.BOM_UTF16_LE, "utf-16"), (codecs.BOM_UTF16_BE, "utf-16"))

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from espnet_llmvq.score.stats import generator
-from espnet_llmvq.sequence import read_sequences
+from espnet_llmvq.sequence.sequence import read_sequences
 
 LEAST = 3  # utterances of a set
 BATCH_SECONDS = 120.0  # audio in a batch, as in decoding

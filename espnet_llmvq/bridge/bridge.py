@@ -2,23 +2,11 @@
 
 import torch
 
+from espnet_llmvq.base.errors import UserError, check_name
 from espnet_llmvq.bridge import diagnostics
+from espnet_llmvq.bridge.collapse import collapses
 from espnet_llmvq.bridge.quantizer import hard_quantize, hard_weights_quantize, permuted_quantize, soft_quantize
-from espnet_llmvq.bridge.shorten import valid_mask
-from espnet_llmvq.collapse import collapses
-from espnet_llmvq.errors import UserError, check_name
-
-
-def stack_frames(x, lengths, r):
-    """Concatenate r consecutive frames: (B, T, D) -> (B, ceil(T / r), r * D), lengths likewise.
-
-    A last incomplete group is filled with zeros; so is all padding, hence each utterance gets what it
-    gets alone.
-    """
-    b, t, d = x.shape
-    x = x.masked_fill(~valid_mask(lengths, t)[..., None], 0.0)
-    x = torch.nn.functional.pad(x, (0, 0, 0, -t % r))
-    return x.reshape(b, -1, r * d), (lengths + r - 1) // r
+from espnet_llmvq.speech.frames import stack_frames, valid_mask
 
 
 class Projector(torch.nn.Module):

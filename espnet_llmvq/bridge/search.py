@@ -9,7 +9,7 @@ order in which the product sums, and rows that are equal tie exactly: the lowest
 
 import torch
 
-from espnet_llmvq.errors import UserError
+from espnet_llmvq.base.errors import UserError
 
 ZERO_NORM = 1e-12  # a row this short has no direction: cosine 0 with everything, no gradient through it
 BLOCK = 64  # scores whose maximum is looked at before they are

@@ -21,6 +21,7 @@ import mmap
 import torch
 import torch.nn.functional as F
 
+from espnet_llmvq.base.errors import UserError
 from espnet_llmvq.bridge.search import (
     Search,
     check_finite,
@@ -31,7 +32,6 @@ from espnet_llmvq.bridge.search import (
     directions,
     inverse_norms,
 )
-from espnet_llmvq.errors import UserError
 
 GATHERED = 1 << 20  # values of codebook rows gathered at a time
 TABLE = 1 << 24  # bytes from which a gradient gets memory of its own from the system

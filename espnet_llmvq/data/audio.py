@@ -7,7 +7,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from espnet_llmvq.errors import UserError
+from espnet_llmvq.base.errors import UserError
+
+SAMPLE_RATE = 16000  # Hz, of everything after stage 3
 
 # Times in `segments` are mostly written with two decimals, so a segment may overshoot by this much.
 END_TOLERANCE = 0.01  # seconds

@@ -5,6 +5,7 @@ from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
+from espnet_llmvq.base.errors import UserError
 from espnet_llmvq.data.tables import (
     CORE,
     PIPE,
@@ -16,7 +17,6 @@ from espnet_llmvq.data.tables import (
     scaled_times,
     scan,
 )
-from espnet_llmvq.errors import UserError
 
 
 def select(path, tables, drops):

@@ -5,10 +5,10 @@ import shutil
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from espnet_llmvq.base.errors import UserError
+from espnet_llmvq.base.files import write_text
 from espnet_llmvq.data.checks import inspect, select
 from espnet_llmvq.data.tables import by_speaker, level, managed_files, parse_entities
-from espnet_llmvq.errors import UserError
-from espnet_llmvq.write import write_text
 
 
 @dataclass
@@ -41,9 +41,9 @@ class DataDir:
         return parse_entities({utt: lines[0] for utt, lines in self.extra.get("entities", {}).items()})
 
     def samples(self, path):
-        """{utt: samples} of a directory that `format_audio` wrote; `path` names it in messages. Raises UserError."""
+        """{utt: samples} of a directory that `llmvq data format` wrote; `path` names it in UserErrors."""
         if self.segments is not None or "utt2num_samples" not in self.extra:
-            raise UserError(f"{path}: is not formatted; run format_audio (stage 3)")
+            raise UserError(f"{path}: is not formatted; run llmvq data format (stage 3)")
         found = {}
         for utt, (count,) in self.extra["utt2num_samples"].items():
             if not count.isdecimal():
@@ -63,7 +63,7 @@ class DataDir:
         """Read a directory; audio files are not opened and empty transcripts are allowed.
 
         Order, repeated lines and a stale spk2utt are forgiven. Any other defect raises UserError.
-        With a list `dropped`, what fix_data_dir would drop is left out, and (id, reason) appended.
+        With a list `dropped`, what llmvq data fix would drop is left out, and (id, reason) appended.
         """
         tables, segments, problems = inspect(path, allow_empty_text=True)
         forgiven = ("rewrite",) if dropped is None else ("rewrite", "drop")

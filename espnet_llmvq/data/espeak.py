@@ -20,11 +20,11 @@ from pathlib import Path
 
 import numpy as np
 
+from espnet_llmvq.base.errors import UserError, nearest
+from espnet_llmvq.base.files import check_replaceable, replace_directory
+from espnet_llmvq.base.processes import run_jobs
 from espnet_llmvq.data.perturb import limit_peak
 from espnet_llmvq.data.tables import by_speaker
-from espnet_llmvq.errors import UserError, nearest
-from espnet_llmvq.parallel import run_jobs
-from espnet_llmvq.write import check_replaceable, replace_directory
 
 RATE = 16000
 RATE_WPM = (170, 200)  # drawn per utterance, both ends included

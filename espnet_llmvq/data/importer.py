@@ -10,10 +10,10 @@ import os
 import re
 from pathlib import Path
 
+from espnet_llmvq.base.errors import UserError
 from espnet_llmvq.data import lhotse, manifest
 from espnet_llmvq.data.datadir import DataDir
 from espnet_llmvq.data.tables import by_speaker, managed_files, scan
-from espnet_llmvq.errors import UserError
 
 FORMS = (
     "a Kaldi data directory (wav.scp, text, utt2spk), a .csv, .tsv or .jsonl manifest with the columns audio and text, "

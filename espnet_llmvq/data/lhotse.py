@@ -7,9 +7,9 @@ mixed and padded cuts. See https://lhotse.readthedocs.io/en/latest/corpus.html a
 import os
 from pathlib import Path
 
+from espnet_llmvq.base.errors import UserError
 from espnet_llmvq.data.audio import END_TOLERANCE
 from espnet_llmvq.data.manifest import Item, read_json_lines
-from espnet_llmvq.errors import UserError
 
 WHOLE_S = 1e-3  # a part that lacks less than this of its recording is all of it
 

@@ -14,7 +14,7 @@ import zlib
 from dataclasses import dataclass
 from pathlib import Path
 
-from espnet_llmvq.errors import UserError, nearest
+from espnet_llmvq.base.errors import UserError, nearest
 
 REQUIRED = ("audio", "text")
 OPTIONAL = ("id", "speaker", "entities")

@@ -12,7 +12,7 @@
 import re
 import unicodedata
 
-from espnet_llmvq.errors import check_name
+from espnet_llmvq.base.errors import check_name
 
 # NFKC leaves the typographic apostrophes alone, and turns the acute accent into a space and a
 # combining mark, so all of them become "'" first.

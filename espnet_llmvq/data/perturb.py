@@ -18,11 +18,11 @@ from pathlib import Path
 
 import numpy as np
 
+from espnet_llmvq.base.errors import UserError, check_name
+from espnet_llmvq.base.files import check_replaceable, replace_directory, write_text
 from espnet_llmvq.data.audio import read_audio, write_audio
 from espnet_llmvq.data.datadir import DataDir
 from espnet_llmvq.data.tables import level, scaled_times
-from espnet_llmvq.errors import UserError, check_name
-from espnet_llmvq.write import check_replaceable, replace_directory, write_text
 
 PEAK = 0.99
 NOISE_KINDS = ("babble", "pink", "white")
@@ -273,7 +273,7 @@ def write_perturbed(src_path, dest_path, make_copies, options, seed=0, nj=1, rat
     One made before with equal `options`, `seed` and source is left alone; one made with others is
     replaced. Raises UserError for defects of the source, or a `dest_path` that others wrote.
     """
-    from espnet_llmvq.parallel import run_jobs
+    from espnet_llmvq.base.processes import run_jobs
 
     dest = Path(dest_path)
     src = DataDir.load(src_path)

@@ -16,7 +16,7 @@ import json
 import os
 from dataclasses import dataclass
 
-from espnet_llmvq.errors import UserError, check_name
+from espnet_llmvq.base.errors import UserError, check_name
 
 MULTIPLE_CHOICE, OPEN = "mc", "sqa"
 CHOICES = 4

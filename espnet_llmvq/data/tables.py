@@ -10,7 +10,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from espnet_llmvq.errors import UserError
+from espnet_llmvq.base.errors import UserError
 
 CORE = ("wav.scp", "segments", "text", "utt2spk", "spk2utt")
 # What the first field of a carried file is. Other files of a directory are left alone.
@@ -33,8 +33,8 @@ def is_pipe(value):
 class Problem:
     """One defect. `line` is 0 and `utt` "-" where none applies.
 
-    `repair` says what fix_data_dir may do: "rewrite" (nothing is lost), "drop" (the line goes, and
-    with it its utterance), "convert" (left as it is; format_audio deals with it), or "hand".
+    `repair` says what llmvq data fix may do: "rewrite" (nothing is lost), "drop" (the line goes, and
+    with it its utterance), "convert" (left as it is; llmvq data format deals with it), or "hand".
     """
 
     file: str

@@ -8,10 +8,10 @@ import os
 from dataclasses import asdict
 from pathlib import Path
 
-from espnet_llmvq.environment import FILE, facts
-from espnet_llmvq.errors import UserError
+from espnet_llmvq.base.environment import FILE, facts
+from espnet_llmvq.base.errors import UserError
+from espnet_llmvq.base.files import write_text
 from espnet_llmvq.score.questions import ANSWERS, SPEECH, TEXT, read_answers
-from espnet_llmvq.write import write_text
 
 
 def is_answered(path, inputs, made):
@@ -40,7 +40,7 @@ def print_accuracy(path):
 
 def ask_all(args, kind, options, questions, examples):
     """Ask the systems and the LLM of parsed arguments what was not asked yet."""
-    from espnet_llmvq.systems import read_systems, system_dir
+    from espnet_llmvq.experiment.systems import read_systems, system_dir
 
     forms = (TEXT,) if args.text_only else (TEXT, SPEECH)
     name = f"{kind}_{Path(args.questions).stem}"
@@ -70,8 +70,8 @@ def ask_all(args, kind, options, questions, examples):
     print("loading libraries", flush=True)
     import torch
 
+    from espnet_llmvq.base.processes import run_forked
     from espnet_llmvq.decode.questions import Asker, audio_samples, load
-    from espnet_llmvq.parallel import run_forked
 
     samples = {}
     if any(SPEECH in asked for _, _, asked, _, _ in waiting):
@@ -93,6 +93,6 @@ def ask_all(args, kind, options, questions, examples):
         for job in waiting:
             ask(*job)
     else:
-        import espnet_llmvq.tasks.speech_llm  # noqa: F401  shared by forked processes
+        import espnet_llmvq.espnet.task  # noqa: F401  shared by forked processes
 
         run_forked(ask, {job[0]: job for job in waiting}, args.nj, f"{name}: asking")

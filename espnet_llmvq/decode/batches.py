@@ -1,10 +1,11 @@
 """Read sequences as batches of similar length, prompts only: what decoding and encoding need."""
 
-from espnet_llmvq.errors import UserError
+from espnet_llmvq.base.errors import UserError
+from espnet_llmvq.data.audio import SAMPLE_RATE
 from espnet_llmvq.llm.directory import load_tokenizer
-from espnet_llmvq.llm.prompt import template_of
-from espnet_llmvq.sequence import SAMPLE_RATE, Sequence, read_sequences
-from espnet_llmvq.tasks.dataset import SequencePreprocessor, collate
+from espnet_llmvq.model.batch import SequencePreprocessor, collate
+from espnet_llmvq.sequence.prompt import template_of
+from espnet_llmvq.sequence.sequence import Sequence, read_sequences
 
 
 class Batches:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import torch
 
 from espnet_llmvq.decode.prompt_cache import for_beams, read_prompts
-from espnet_llmvq.model import SPEECH
+from espnet_llmvq.model.speech_llm import SPEECH
 
 
 @dataclass(frozen=True)

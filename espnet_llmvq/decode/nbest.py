@@ -8,8 +8,8 @@ import json
 import math
 import os
 
-from espnet_llmvq.errors import UserError
-from espnet_llmvq.write import write_text
+from espnet_llmvq.base.errors import UserError
+from espnet_llmvq.base.files import write_text
 
 NBEST = "nbest.jsonl"  # beside hyp.jsonl
 

@@ -4,7 +4,7 @@ import argparse
 import dataclasses
 import json
 
-from espnet_llmvq.errors import UserError
+from espnet_llmvq.base.errors import UserError
 
 COMMANDS = ("multiple_choice", "spoken_qa")  # sections of --config
 
@@ -50,8 +50,8 @@ def question_options(args, options, command):
 
     UserError for unknown sections and keys, and for impossible values.
     """
-    from espnet_llmvq.errors import check_name
-    from espnet_llmvq.systems import read_yaml
+    from espnet_llmvq.base.config import read_yaml
+    from espnet_llmvq.base.errors import check_name
 
     if not (args.systems.split() or args.llm):
         raise UserError("nobody is asked: give --systems, --llm or both")

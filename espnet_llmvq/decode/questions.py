@@ -4,16 +4,17 @@ import json
 
 import torch
 
+from espnet_llmvq.base.errors import UserError
+from espnet_llmvq.data.audio import SAMPLE_RATE
 from espnet_llmvq.data.questions import OPEN
 from espnet_llmvq.decode.generate import encoded, log_probability, prompt_inputs, search
-from espnet_llmvq.errors import UserError
-from espnet_llmvq.interleave.questions import given, multiple_choice_sequence, open_sequence
 from espnet_llmvq.llm.directory import context, load_llm, load_tokenizer
-from espnet_llmvq.llm.positions import encode_text
-from espnet_llmvq.model import SpeechLLM
+from espnet_llmvq.model.batch import SequencePreprocessor, collate
+from espnet_llmvq.model.positions import encode_text
+from espnet_llmvq.model.speech_llm import SpeechLLM
 from espnet_llmvq.score.questions import SPEECH
-from espnet_llmvq.sequence import SAMPLE_RATE, Span
-from espnet_llmvq.tasks.dataset import SequencePreprocessor, collate
+from espnet_llmvq.sequence.questions import given, multiple_choice_sequence, open_sequence
+from espnet_llmvq.sequence.sequence import Span
 
 
 class LLMAlone(torch.nn.Module):
@@ -170,7 +171,7 @@ def load(directory, llm, device):
     if directory is None:
         tokenizer = load_tokenizer(llm)
         return LLMAlone(load_llm(llm), tokenizer.eos_token_id).to(device).eval(), tokenizer
-    from espnet_llmvq.tasks.speech_llm import load_model
+    from espnet_llmvq.espnet.task import load_model
 
     model, args = load_model(directory, device)
     return model, load_tokenizer(args.llm)

@@ -8,14 +8,14 @@ import shlex
 import shutil
 from dataclasses import dataclass, field
 
-from espnet_llmvq.errors import UserError
+from espnet_llmvq.base.errors import UserError
 
 RANGE = re.compile(r"([A-Za-z_]\w*)=(\d+)(?::(\d+))?")
 
 # $1: number of the job, $2: number of the attempt. Only the name of the log and the arguments are put in.
 _SCRIPT = """\
 #!/usr/bin/env bash
-# Written by espnet_llmvq.bin.launch: runs one job. bash {name} NUMBER ATTEMPT
+# Written by espnet_llmvq.cli.launch: runs one job. bash {name} NUMBER ATTEMPT
 JOB=$1
 log={log}
 cd {cwd} || exit 1
@@ -149,11 +149,3 @@ def tail(path, lines=15):
     except OSError as err:
         return f"(no log: {err.strerror})\n"
     return "".join(line.rstrip("\r\n").rpartition("\r")[2] + "\n" for line in last)
-
-
-def exit_reason(code):
-    """What an exit code of bash means."""
-    if code > 128:
-        more = ", often for lack of memory" if code == 137 else ""
-        return f"was killed by signal {code - 128}{more}"
-    return f"ended with exit code {code}"

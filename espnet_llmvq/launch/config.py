@@ -11,7 +11,7 @@ import re
 import shlex
 from dataclasses import asdict
 
-from espnet_llmvq.errors import UserError, check_name
+from espnet_llmvq.base.errors import UserError, check_name
 from espnet_llmvq.launch.call import Resources
 
 OPTIONS = tuple(Resources.__dataclass_fields__)

@@ -4,7 +4,7 @@ import os
 import signal
 import subprocess
 
-from espnet_llmvq.errors import UserError
+from espnet_llmvq.base.errors import UserError
 from espnet_llmvq.launch.pool import Pool, bash
 
 

@@ -5,7 +5,7 @@ import subprocess
 import threading
 from concurrent.futures import ThreadPoolExecutor
 
-from espnet_llmvq.launch.call import exit_reason
+from espnet_llmvq.base.processes import exit_reason
 
 
 class Pool:

@@ -8,8 +8,8 @@ import signal
 import subprocess
 import time
 
-from espnet_llmvq.errors import UserError
-from espnet_llmvq.launch.call import exit_reason
+from espnet_llmvq.base.errors import UserError
+from espnet_llmvq.base.processes import exit_reason
 from espnet_llmvq.launch.config import load_config, submit_command
 
 # Runs the job of an array task; its exit code is left in a file, renamed so that a reader sees all of it or nothing.

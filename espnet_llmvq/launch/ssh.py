@@ -6,8 +6,8 @@ import shlex
 import signal
 import subprocess
 
-from espnet_llmvq.errors import UserError
-from espnet_llmvq.launch.call import exit_reason
+from espnet_llmvq.base.errors import UserError
+from espnet_llmvq.base.processes import exit_reason
 from espnet_llmvq.launch.pool import Pool, bash
 
 # Of the machine or the login, not of the work.

@@ -3,26 +3,14 @@
 import json
 import os
 
-from espnet_llmvq.errors import UserError, reading
+from espnet_llmvq.base.errors import UserError, reading
+from espnet_llmvq.base.files import check_path
 
 BLANK_TOKEN = "<blank>"
 REMEDIES = {
     True: "remove it and make it again (stages 5 and 6), or download it again",
     False: "download it again; else see if there is a network and a model of that name, or give a local directory",
 }
-
-
-def check_path(path, needed="config.json", what="LLM", remedy="give --llm PATH or run stages 5 and 6"):
-    """Return whether `path` is local; raise UserError for a local path without the file `needed`."""
-    if os.path.isdir(path):
-        if not os.path.exists(os.path.join(path, needed)):
-            raise UserError(f"{what} directory {path} has no {needed}; is it a Hugging Face model?")
-        return True
-    # A hub id is `owner/name` or `name`; a path whose first folder exists is a path.
-    first = path.split("/")[0]
-    if path.startswith((".", "/", "~")) or path.count("/") > 1 or os.path.isdir(first):
-        raise UserError(f"{what} directory {path} does not exist; {remedy}")
-    return False
 
 
 def load_tokenizer(path):

@@ -11,10 +11,10 @@ habit to arise from random weights (it did not, in trials), so the model also st
 import dataclasses
 import math
 
-from espnet_llmvq.errors import UserError
+from espnet_llmvq.base.errors import UserError
 from espnet_llmvq.llm.directory import BLANK_TOKEN
-from espnet_llmvq.llm.prompt import TRANSCRIPT, lead, parse
 from espnet_llmvq.llm.tokenizer import SPACE, unigram_scores
+from espnet_llmvq.sequence.prompt import TRANSCRIPT, lead, parse
 
 
 @dataclasses.dataclass(frozen=True)

@@ -6,7 +6,7 @@ itself: where there is no attention mask, a position that does not follow the on
 
 import torch
 
-from espnet_llmvq.errors import UserError
+from espnet_llmvq.base.errors import UserError
 
 
 def assign(lengths, size):

@@ -7,11 +7,11 @@ import os
 
 import numpy as np
 
+from espnet_llmvq.base.files import write_text
 from espnet_llmvq.llm.directory import context, load_llm, load_tokenizer
 from espnet_llmvq.llm.noisy_copy import NoisyCopy
-from espnet_llmvq.llm.prompt import resolved
 from espnet_llmvq.llm.tokenizer import read_lines
-from espnet_llmvq.write import write_text
+from espnet_llmvq.sequence.prompt import resolved
 
 FILE = "perplexity.json"
 BATCH_TOKENS = 1024  # times the vocabulary gives the memory for logits

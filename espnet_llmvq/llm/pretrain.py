@@ -12,12 +12,12 @@ import sys
 import numpy as np
 import yaml
 
-from espnet_llmvq.errors import UserError, check_name, reading
+from espnet_llmvq.base.errors import UserError, check_name, reading
+from espnet_llmvq.base.files import write_text
+from espnet_llmvq.base.precision import fast_bfloat16
 from espnet_llmvq.llm.directory import load_tokenizer
 from espnet_llmvq.llm.noisy_copy import Noise, NoisyCopy, copy_start, note_size
 from espnet_llmvq.llm.tokenizer import SP_MODEL, check_free, read_lines
-from espnet_llmvq.precision import fast_bfloat16
-from espnet_llmvq.write import write_text
 
 log = logging.getLogger(__name__)
 
@@ -202,7 +202,7 @@ def train(config, train_files, tokenizer_dir, out_dir, template, seed=1, ngpu=0,
     Args:
         config: Config.
         train_files: plain text, one sentence a line.
-        tokenizer_dir: Hugging Face tokenizer, such as `train_tokenizer` writes.
+        tokenizer_dir: Hugging Face tokenizer, such as `llmvq lm tokenizer` writes.
         out_dir: appears when the training is done, with model, tokenizer, log and `lm.json` (what
             it was made from). Checkpoints are in `out_dir`.work until then.
         template: prompt of the copy task, "USER: {speech} ASSISTANT: {text}".

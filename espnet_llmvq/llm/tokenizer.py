@@ -14,7 +14,7 @@ import shutil
 import string
 import tempfile
 
-from espnet_llmvq.errors import UserError
+from espnet_llmvq.base.errors import UserError
 from espnet_llmvq.llm.directory import BLANK_TOKEN
 
 UNK, BOS, EOS, PAD = "<unk>", "<s>", "</s>", "<pad>"
@@ -139,7 +139,7 @@ def train_tokenizer(
 
 
 def fitting_sizes(lines, vocab_size, whole_words, sample=20_000):
-    """Return (vocab_size, whole_words) nearest to those asked for with which `train_tokenizer` takes `lines`.
+    """Return (vocab_size, whole_words) nearest to those asked for with which `llmvq lm tokenizer` takes `lines`.
 
     Found by training on at most `sample` lines. There must be at least one piece a character and no more pieces than
     the text has substrings that repeat. A word seen once is no whole word: text without spaces has no other words.
@@ -173,7 +173,7 @@ def fitting_sizes(lines, vocab_size, whole_words, sample=20_000):
 
 
 def convert(model_file):
-    """The Hugging Face fast tokenizer that equals a sentencepiece model made by `train_tokenizer`.
+    """The Hugging Face fast tokenizer that equals a sentencepiece model made by `llmvq lm tokenizer`.
 
     Equal for all text but the literal names of special tokens ("</s>"): it reads the tokens.
     """

@@ -3,7 +3,7 @@
 import json
 from pathlib import Path
 
-from espnet_llmvq.errors import UserError
+from espnet_llmvq.base.errors import UserError
 from espnet_llmvq.score.table import markdown_table
 
 FILE = "analysis.json"

@@ -4,9 +4,9 @@ import json
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from espnet_llmvq import collapse
+from espnet_llmvq.base.errors import UserError
+from espnet_llmvq.bridge import collapse
 from espnet_llmvq.data.normalise import get_normaliser
-from espnet_llmvq.errors import UserError
 from espnet_llmvq.report import analysis, media, plots
 from espnet_llmvq.report.utterances import confusions, errors, make_diff, worst
 from espnet_llmvq.score.files import match_utterances, read_transcript

@@ -5,8 +5,8 @@ import io
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from espnet_llmvq.base.errors import UserError
 from espnet_llmvq.data.tables import parse_segment, read_scp
-from espnet_llmvq.errors import UserError
 
 RATE = 16000
 

@@ -4,9 +4,9 @@ from pathlib import Path
 
 import numpy as np
 
+from espnet_llmvq.base.files import write_text
 from espnet_llmvq.score.files import trn
 from espnet_llmvq.score.wer import format_alignments, op_counts
-from espnet_llmvq.write import write_text
 
 COUNTS = ("words", "correct", "substitutions", "deletions", "insertions", "chars", "char_errors")
 

@@ -11,7 +11,7 @@ from collections import Counter
 
 import regex
 
-from espnet_llmvq.errors import UserError
+from espnet_llmvq.base.errors import UserError
 from espnet_llmvq.score.files import some
 
 # Thai and Lao, kana, Han

@@ -6,7 +6,7 @@ Estimates of different sets are resampled independently; systems on one set are 
 import json
 from pathlib import Path
 
-from espnet_llmvq.errors import UserError
+from espnet_llmvq.base.errors import UserError
 from espnet_llmvq.score import stats
 from espnet_llmvq.score.compare import compare
 from espnet_llmvq.score.measure import METRICS, ratio

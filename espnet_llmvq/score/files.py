@@ -9,7 +9,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from espnet_llmvq.errors import UserError, check_name, nearest
+from espnet_llmvq.base.errors import UserError, check_name, nearest
 
 TREATMENTS = {
     "missing": ("error", "empty"),

@@ -5,8 +5,8 @@ from functools import partial
 
 import numpy as np
 
+from espnet_llmvq.base.errors import UserError, check_name
 from espnet_llmvq.data.normalise import get_normaliser
-from espnet_llmvq.errors import UserError, check_name
 from espnet_llmvq.score import entities as ent
 from espnet_llmvq.score import sacre, wer
 from espnet_llmvq.score.derail import audit

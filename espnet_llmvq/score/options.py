@@ -1,6 +1,6 @@
 """Options that the scoring commands share, and what is made of them."""
 
-from espnet_llmvq.errors import UserError
+from espnet_llmvq.base.errors import UserError
 from espnet_llmvq.score.derail import AuditRules
 from espnet_llmvq.score.files import TREATMENTS, Rules
 

@@ -6,7 +6,7 @@ has and how they lie to each other there.
 
 from dataclasses import dataclass, fields, replace
 
-from espnet_llmvq.errors import UserError, check_name
+from espnet_llmvq.base.errors import UserError, check_name
 from espnet_llmvq.score.table import DOMAINS, cell, domains
 
 METRIC = "wer"

@@ -9,10 +9,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from espnet_llmvq.base.environment import FILE
+from espnet_llmvq.base.errors import UserError
 from espnet_llmvq.data.normalise import get_normaliser
 from espnet_llmvq.data.questions import MULTIPLE_CHOICE, OPEN
-from espnet_llmvq.environment import FILE
-from espnet_llmvq.errors import UserError
 from espnet_llmvq.score import stats
 from espnet_llmvq.score.files import read_lines
 from espnet_llmvq.score.measure import ratio

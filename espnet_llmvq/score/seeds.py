@@ -1,6 +1,6 @@
 """Results of several training seeds pooled: means, and intervals over seeds."""
 
-from espnet_llmvq.errors import UserError
+from espnet_llmvq.base.errors import UserError
 from espnet_llmvq.score.stats import over_seeds
 from espnet_llmvq.score.table import number
 

@@ -4,7 +4,7 @@ import math
 from dataclasses import dataclass, fields
 from pathlib import Path
 
-from espnet_llmvq.errors import UserError, check_name
+from espnet_llmvq.base.errors import UserError, check_name
 
 DOMAINS = {"id": "ID", "ood": "OOD"}
 SMALL = 500  # words; a smaller set is marked

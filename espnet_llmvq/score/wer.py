@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from espnet_llmvq.errors import UserError
+from espnet_llmvq.base.errors import UserError
 
 BLOCK = 2000  # utterances given to jiwer at once
 

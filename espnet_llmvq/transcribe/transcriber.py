@@ -5,9 +5,9 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from espnet_llmvq.data.audio import read_audio
-from espnet_llmvq.errors import UserError
-from espnet_llmvq.sequence import SAMPLE_RATE, Sequence
+from espnet_llmvq.base.errors import UserError
+from espnet_llmvq.data.audio import SAMPLE_RATE, read_audio
+from espnet_llmvq.sequence.sequence import Sequence
 from espnet_llmvq.transcribe.cut import cut, read_levels
 from espnet_llmvq.transcribe.transcript import Segment, Transcript
 
@@ -68,7 +68,7 @@ class Transcriber:
         margin=0.02,
         batch_seconds=120.0,
     ):
-        from espnet_llmvq.packed.model import load_packed
+        from espnet_llmvq.bundle.model import load_packed
 
         packed = load_packed(directory, device)
         self.model, self.tokenizer, self.manifest = packed.model, packed.tokenizer, packed.manifest
@@ -84,9 +84,9 @@ class Transcriber:
         self._set_prompt()
 
     def _set_prompt(self):
-        from espnet_llmvq.interleave.asr import asr_sequence
-        from espnet_llmvq.llm import prompt
-        from espnet_llmvq.tasks.dataset import SequencePreprocessor
+        from espnet_llmvq.model.batch import SequencePreprocessor
+        from espnet_llmvq.sequence import prompt
+        from espnet_llmvq.sequence.asr import asr_sequence
 
         class Samples(SequencePreprocessor):
             """Takes samples from memory where a sequence names a file."""
@@ -171,7 +171,7 @@ class Transcriber:
         import torch
 
         from espnet_llmvq.decode.generate import encoded
-        from espnet_llmvq.tasks.dataset import collate
+        from espnet_llmvq.model.batch import collate
 
         found = [Segment(p.start, p.end, "", () if words else None) for p in pieces]
         audible = [

@@ -120,14 +120,14 @@ die() {
     echo "llmasr.sh: error: $*" >&2
     exit 1
 }
-bin() { "${python}" -m "espnet_llmvq.bin.$1" "${@:2}"; }
+llmvq() { "${python}" -m espnet_llmvq "$@"; }
 # The same through a command of cmd.sh: on COMMAND LOG NAME [ARG...]. On this machine it runs as it is.
 on() {
     if [ "${cmd_backend}" = local ]; then
-        bin "${@:3}"
+        llmvq "${@:3}"
     else
         # shellcheck disable=SC2086
-        $1 --gpu "${ngpu}" --num_threads "${nj}" --follow "$2" "${python}" -m "espnet_llmvq.bin.$3" "${@:4}"
+        $1 --gpu "${ngpu}" --num_threads "${nj}" --follow "$2" "${python}" -m espnet_llmvq "${@:3}"
     fi
 }
 # Run this stage?
@@ -160,7 +160,7 @@ done
 [ -z "${pretrained_encoder}" ] || [ -z "${encoder_file}" ] || die "give --pretrained_encoder or --encoder_file, not both"
 [ -n "${pretrained_encoder}" ] || [ -z "${pretrained_layer}" ] || die "--pretrained_layer is for --pretrained_encoder"
 # Names are checked, and groups replaced by their systems.
-systems=$(bin systems --conf_dir "${conf_dir}" --systems "${systems}" ${baseline:+--baseline "${baseline}"} \
+systems=$(llmvq recipe systems --conf_dir "${conf_dir}" --systems "${systems}" ${baseline:+--baseline "${baseline}"} \
     ${pretrained_encoder:+--no_ctc} | cut -d '|' -f 1 | paste -s -d ' ' -)
 tts_set=${tts_text:+tts}
 text_names=
@@ -172,7 +172,7 @@ read -ra overrides <<<"${interleave_overrides}"
 interleave_opts=()
 for pair in ${overrides[@]+"${overrides[@]}"}; do interleave_opts+=(--override "${pair}"); done
 # Mixtures of the systems, lines NAME|SET/FORM=SHARE ..., and their sources SET/FORM, each once.
-mixtures=$(bin mixtures --conf_dir "${conf_dir}" --systems "${systems}" --sets "${train_set} ${tts_set}" --texts "${text_names}" \
+mixtures=$(llmvq recipe mixtures --conf_dir "${conf_dir}" --systems "${systems}" --sets "${train_set} ${tts_set}" --texts "${text_names}" \
     ${interleave_opts[@]+"${interleave_opts[@]}"})
 sources=$(cut -d '|' -f 2 <<<"${mixtures}" | tr ' ' '\n' | sed 's/=.*//' | sort -u)
 # A run of fewer systems than run.sh names may lack its baseline.
@@ -252,7 +252,7 @@ train_on() {
     fi
     # It goes by the name of the command.
     [ "${cmd_backend}" != slurm ] || submit=utils/slurm.pl
-    words=("${python}" -m espnet_llmvq.bin.train "$@")
+    words=("${python}" -m espnet_llmvq train "$@")
     if [ -n "${hosts}" ]; then
         where=(--host "${hosts}")
         # To another machine it passes the words as they are, in one line of bash.
@@ -271,13 +271,13 @@ if ${dry_run} || ${estimate}; then
     [ -z "${json}" ] || encoder_opts+=(--json "${json}")
     plan_opts=(--llm "${llm}" --systems "${systems}" --num_nodes "${num_nodes}" ${encoder_opts[@]+"${encoder_opts[@]}"})
     plan_opts+=(--train_shape "${expdir}/stats/train_shape" --mixture_dir "${expdir}/mixtures")
-    ! ${dry_run} || bin train --dry_run "${plan_opts[@]}" "${train_opts[@]}" --train - --valid - --valid_shape -
+    ! ${dry_run} || llmvq train --dry_run "${plan_opts[@]}" "${train_opts[@]}" --train - --valid - --valid_shape -
     if ${estimate}; then
         ${own_encoder} || [ -n "${pretrained_encoder}" ] || plan_opts+=(--encoder_file "${encoder_file}")
         ! ${own_llm} || plan_opts+=(--lm_config "${lm_config}" --vocab_size "${vocab_size}")
         ! ${cache_encoder} || plan_opts+=(--cached)
         # shellcheck disable=SC2086
-        bin estimate "${plan_opts[@]}" "${config_opts[@]}" ${estimate_opts}
+        llmvq estimate "${plan_opts[@]}" "${config_opts[@]}" ${estimate_opts}
     fi
     exit 0
 fi
@@ -290,7 +290,7 @@ if [ "${stop_stage}" -ge 7 ] && [ "${stage}" -le 11 ] &&
     log "checking configs"
     encoder_opts=(${pretrained_opts[@]+"${pretrained_opts[@]}"})
     ! ${own_encoder} || encoder_opts=(--config "${encoder_config}")
-    bin train --check --llm "${llm}" --systems "${systems}" ${encoder_opts[@]+"${encoder_opts[@]}"} "${train_opts[@]}" \
+    llmvq train --check --llm "${llm}" --systems "${systems}" ${encoder_opts[@]+"${encoder_opts[@]}"} "${train_opts[@]}" \
         --train - --valid - --train_shape - --valid_shape -
     touch "${checked}"
     note_options "${checked}" "${check_options}"
@@ -303,7 +303,7 @@ cut_data() {
         most=8
         [ "${name}" != "${train_set}" ] || most=40
         if [ -f "${datadir}/${name}/text" ] && [ "$(wc -l <"${datadir}/${name}/text")" -gt "${most}" ]; then
-            bin subset_data_dir "${datadir}/${name}" "${most}" "${datadir}/.cut"
+            llmvq data subset "${datadir}/${name}" "${most}" "${datadir}/.cut"
             mv "${datadir}"/.cut/* "${datadir}/${name}"
             rmdir "${datadir}/.cut"
         fi
@@ -328,7 +328,7 @@ if [ "${stage}" -le 3 ] && [ "${stop_stage}" -ge 1 ]; then
         [ -d "${datadir}/${name}" ] || die "${datadir}/${name} does not exist; stage 1 did not make it"
         if ! fresh "${datadir}/.valid_${name}" "${datadir}/${name}"/*; then
             log "validating ${datadir}/${name}"
-            bin validate_data_dir --nj "${nj}" "${datadir}/${name}"
+            llmvq data validate --nj "${nj}" "${datadir}/${name}"
             touch "${datadir}/.valid_${name}"
         fi
     done
@@ -337,7 +337,7 @@ fi
 if stage_on 2; then
     if [ -n "${tts_set}" ]; then
         log "Stage 2: synthesis: ${tts_text} -> ${datadir}/${tts_set}"
-        bin synthesise --text "${tts_text}" --voices "${tts_voices}" --seed "${base_seed}" --nj "${nj}" \
+        llmvq data synthesise --text "${tts_text}" --voices "${tts_voices}" --seed "${base_seed}" --nj "${nj}" \
             --out "${datadir}/${tts_set}" ${tts_command:+--command "${tts_command}"}
     fi
     if [ -z "${speed_perturb_factors}" ]; then
@@ -345,7 +345,7 @@ if stage_on 2; then
     else
         log "Stage 2: speed perturbation ${speed_perturb_factors}: ${datadir}/${train_set} -> ${datadir}/${sp_set}"
         # shellcheck disable=SC2086
-        bin perturb_data_dir_speed --nj "${nj}" "${datadir}/${train_set}" ${speed_perturb_factors} "${datadir}/${sp_set}"
+        llmvq data speed --nj "${nj}" "${datadir}/${train_set}" ${speed_perturb_factors} "${datadir}/${sp_set}"
     fi
 fi
 
@@ -357,7 +357,7 @@ if stage_on 3; then
         suffix=
         # Training and validation sets are filtered in stage 4, test sets never.
         [[ " ${test_names} " == *" ${name} "* ]] || suffix=.unfiltered
-        bin format_audio --rate 16000 --nj "${nj}" --audio_format "${audio_format}" \
+        llmvq data format --rate 16000 --nj "${nj}" --audio_format "${audio_format}" \
             "${datadir}/${name}" "${dumpdir}/${target}${suffix}"
     done
 fi
@@ -365,7 +365,7 @@ fi
 if stage_on 4; then
     log "Stage 4: filter ${train_set} and ${valid_set}${tts_set:+ and ${tts_set}}, never test sets"
     for name in ${train_set} ${valid_set} ${tts_set}; do
-        bin filter_data --min_duration "${min_duration}" --max_duration "${max_duration}" \
+        llmvq data filter --min_duration "${min_duration}" --max_duration "${max_duration}" \
             "${dumpdir}/${name}.unfiltered" "${dumpdir}/${name}"
     done
 fi
@@ -375,7 +375,7 @@ if stage_on 5; then
         : "${tokenizer_text:=${lm_train_text}}"
         log "Stage 5: tokenizer of ${vocab_size} pieces: ${tokenizer_text} -> ${expdir}/tokenizer"
         # shellcheck disable=SC2086
-        bin train_tokenizer --text ${tokenizer_text} --vocab_size "${vocab_size}" --whole_words "${whole_words}" --out "${expdir}/tokenizer" \
+        llmvq lm tokenizer --text ${tokenizer_text} --vocab_size "${vocab_size}" --whole_words "${whole_words}" --out "${expdir}/tokenizer" \
             ${reserved_tokens:+--reserved ${reserved_tokens}}
     else
         log "Stage 5: the LLM is ${llm}, skipped"
@@ -386,7 +386,7 @@ fi
 lm_job=
 train_lm() {
     # shellcheck disable=SC2086
-    OMP_NUM_THREADS=$1 bin train_lm --config "${lm_config}" --train ${lm_train_text} --valid ${lm_valid_text} \
+    OMP_NUM_THREADS=$1 llmvq lm train --config "${lm_config}" --train ${lm_train_text} --valid ${lm_valid_text} \
         --tokenizer "${expdir}/tokenizer" --out "${lm_dir}" --prompt "${prompt}" --seed "${base_seed}" --ngpu "${ngpu}"
 }
 # On CPUs, a command beside those that follow: start COMMAND [ARG...]; then finish WHAT, which waits for all of them.
@@ -421,7 +421,7 @@ if stage_on 6; then
     else
         log "Stage 6: held-out perplexity of ${llm}"
         # shellcheck disable=SC2086
-        [ -z "${lm_valid_text}" ] || bin train_lm --perplexity_only true --llm "${llm}" --valid ${lm_valid_text} \
+        [ -z "${lm_valid_text}" ] || llmvq lm train --perplexity_only true --llm "${llm}" --valid ${lm_valid_text} \
             --prompt "${prompt}" --out "${expdir}/perplexity" --ngpu "${ngpu}"
     fi
 fi
@@ -436,7 +436,7 @@ sequences() {
         if made_with "${out}" "${made}" && fresh "${out}" "${dumpdir}/${name}/text" "${dumpdir}/${name}/utt2num_samples"; then
             log "${out} is up to date, nothing to do"
         else
-            bin make_sequences --data_dir "${dumpdir}/${name}" --out "${out}" --prompt "${prompt}" --llm "${tokenizer}"
+            llmvq sequences make --data_dir "${dumpdir}/${name}" --out "${out}" --prompt "${prompt}" --llm "${tokenizer}"
             note_options "${out}" "${made}"
         fi
     done
@@ -452,7 +452,7 @@ positions() {
     if [ ${#pairs[@]} -eq 0 ]; then
         log "${directory} is up to date, nothing to do"
     else
-        bin collect_positions --llm "${tokenizer}" --stack "${stack}" --encoder_config "${config}" "${pairs[@]}"
+        llmvq sequences positions --llm "${tokenizer}" --stack "${stack}" --encoder_config "${config}" "${pairs[@]}"
     fi
 }
 data_opts=(--train "${train_dir}/sequences.jsonl" --valid "${dumpdir}/${valid_set}/sequences.jsonl")
@@ -467,7 +467,7 @@ if stage_on 7; then
             --train_shape "${expdir}/encoder_stats/train_shape" --valid_shape "${expdir}/encoder_stats/valid_shape"
     elif [ -n "${pretrained_encoder}" ]; then
         log "Stage 7: pretrained encoder ${pretrained_encoder}, nothing to train -> ${encoder_dir}"
-        bin pretrained_encoder "${pretrained_opts[@]}" --systems "${systems}" --conf_dir "${conf_dir}" --llm "${tokenizer}" --out "${encoder_dir}"
+        llmvq pretrained_encoder "${pretrained_opts[@]}" --systems "${systems}" --conf_dir "${conf_dir}" --llm "${tokenizer}" --out "${encoder_dir}"
     else
         log "Stage 7: the encoder is ${encoder_file}, skipped"
     fi
@@ -505,14 +505,14 @@ if stage_on 8; then
                 log "${expdir}/align/${name}.ctm is up to date, nothing to do"
             else
                 [ -z "${pretrained_encoder}" ] || die "${pretrained_encoder} has no CTC head to align ${name} with. Give its word times" \
-                    "with --ctms ${name}=FILE (see import_alignment), or make them with an HMM aligner and run again:" \
-                    "${python} -m espnet_llmvq.bin.align --aligner hmm --set ${dumpdir}/${name}/sequences.jsonl=${expdir}/align/${name}.ctm"
+                    "with --ctms ${name}=FILE (see llmvq align import), or make them with an HMM aligner and run again:" \
+                    "${python} -m espnet_llmvq align make --aligner hmm --set ${dumpdir}/${name}/sequences.jsonl=${expdir}/align/${name}.ctm"
                 set_opts+=(--set "${dumpdir}/${name}/sequences.jsonl=${expdir}/align/${name}.ctm")
                 [ ! -f "${datadir}/${name}/words.ctm" ] || set_opts[-1]+="=${datadir}/${name}/words.ctm"
             fi
         done
         # One process for all: it takes ESPnet longer to load than a small set to be aligned.
-        [ ${#set_opts[@]} -eq 0 ] || bin align --encoder "${encoder_dir}" "${set_opts[@]}" --ngpu "${ngpu}" --threads "${nj}"
+        [ ${#set_opts[@]} -eq 0 ] || llmvq align make --encoder "${encoder_dir}" "${set_opts[@]}" --ngpu "${ngpu}" --threads "${nj}"
     fi
 fi
 
@@ -547,7 +547,7 @@ make_source() {
         made="${text} ${context_opts[*]}"
         made_with "${out}" "${made}" && fresh "${out}" "${text}" && log "${out} is up to date, nothing to do" && return
         mkdir -p "${dumpdir}/${name}"
-        bin make_sequences --builder text --text "${text}" "${context_opts[@]}" --out "${out}"
+        llmvq sequences make --builder text --text "${text}" "${context_opts[@]}" --out "${out}"
         note_options "${out}" "${made}"
         ;;
     *)
@@ -557,7 +557,7 @@ make_source() {
         made_with "${out}" "${made}" &&
             fresh "${out}" "${config}" "${ctm}" "${dumpdir}/${name}/text" "${dumpdir}/${name}/utt2num_samples" &&
             log "${out} is up to date, nothing to do" && return
-        bin make_sequences --builder interleaved --data_dir "${dumpdir}/${name}" --ctm "${ctm}" --config "${config}" \
+        llmvq sequences make --builder interleaved --data_dir "${dumpdir}/${name}" --ctm "${ctm}" --config "${config}" \
             ${interleave_opts[@]+"${interleave_opts[@]}"} --encoder_config "${encoder_dir}/config.yaml" \
             "${context_opts[@]}" --bridge_stack "${bridge_stack}" --out "${out}"
         note_options "${out}" "${made}"
@@ -586,7 +586,7 @@ mix() {
         if made_with "${out}" "${mix_opts[*]}" && fresh "${out%.jsonl}_shape" "${inputs[@]}"; then
             log "${out} is up to date, nothing to do"
         else
-            bin mix_sequences --out "${out}" --shape "${out%.jsonl}_shape" "${mix_opts[@]}" "${specs[@]}"
+            llmvq sequences mix --out "${out}" --shape "${out%.jsonl}_shape" "${mix_opts[@]}" "${specs[@]}"
             note_options "${out}" "${mix_opts[*]}"
         fi
     done <<<"${mixtures}"
@@ -664,7 +664,7 @@ if stage_on 12; then
     rescore_opts=(--ctc_weight "${ctc_weight}" --normaliser "${normaliser}")
     [ "${ctc_weight}" != valid ] || rescore_opts+=(--tune "${valid_set}=${dumpdir}/${valid_set}/text")
     for name in ${decoded_sets}; do rescore_opts+=(--set "${name}"); done
-    bin rescore "${system_opts[@]}" "${rescore_opts[@]}"
+    llmvq rescore "${system_opts[@]}" "${rescore_opts[@]}"
     # Files of questions are gone through side by side.
     items=$(wc -w <<<"${questions}")
     for item in ${questions}; do
@@ -674,9 +674,9 @@ if stage_on 12; then
         [ -z "${questions_config}" ] || ask_opts+=(--config "${questions_config}")
         [ "${stage}" -ne 12 ] || ask_opts+=(--redo)
         if [ "${kind}" = mc ]; then
-            start bin multiple_choice "${system_opts[@]}" "${ask_opts[@]}" ${examples:+--examples "${examples}"}
+            start llmvq multiple_choice "${system_opts[@]}" "${ask_opts[@]}" ${examples:+--examples "${examples}"}
         else
-            start bin spoken_qa "${system_opts[@]}" "${ask_opts[@]}"
+            start llmvq spoken_qa "${system_opts[@]}" "${ask_opts[@]}"
         fi
     done
     finish "asking questions"
@@ -690,7 +690,7 @@ set_table_opts() {
     table_opts=(--baseline "${baseline}" --normaliser "${normaliser}")
     while IFS= read -r line; do
         table_opts+=(--system "${line}")
-    done < <(bin systems --conf_dir "${conf_dir}" --systems "${systems}" --expdir "${expdir}" --encoder "${encoder_dir}" --seed "${seed}")
+    done < <(llmvq recipe systems --conf_dir "${conf_dir}" --systems "${systems}" --expdir "${expdir}" --encoder "${encoder_dir}" --seed "${seed}")
     for pair in ${test_sets}; do
         name=${pair%:*} metrics=
         spec="${name}|${pair#*:}|${dumpdir}/${name}/text|utt2spk=${dumpdir}/${name}/utt2spk"
@@ -712,7 +712,7 @@ if stage_on 13; then
     [ ! -d "${expdir}/llm_alone" ] || table_opts+=(--answers "llm|LLM alone, in writing|${expdir}/llm_alone")
     # Empty hypotheses are a fault of the system, not of the files: the audit counts them.
     # shellcheck disable=SC2086
-    bin results "${table_opts[@]}" --train_text "${dumpdir}/${train_set}/text" --resample "${resample}" --prompt "${prompt}" \
+    llmvq results "${table_opts[@]}" --train_text "${dumpdir}/${train_set}/text" --resample "${resample}" --prompt "${prompt}" \
         --empty_hyp keep --seed "${seed}" --out_dir "${results_dir}" ${score_opts}
 fi
 
@@ -725,7 +725,7 @@ if stage_on 14; then
     # Asked to begin here: analyse again.
     [ "${stage}" -ne 14 ] || set_opts+=(--redo)
     # shellcheck disable=SC2086
-    bin analyse --systems "${systems}" --conf_dir "${conf_dir}" --expdir "${expdir}" --encoder "${encoder_dir}" --seed "${seed}" \
+    llmvq analyse --systems "${systems}" --conf_dir "${conf_dir}" --expdir "${expdir}" --encoder "${encoder_dir}" --seed "${seed}" \
         --out_dir "${results_dir}/analysis" --title "${title}" --nj "${nj}" --ngpu "${ngpu}" \
         "${set_opts[@]}" ${analyse_opts}
 fi
@@ -733,22 +733,22 @@ fi
 if stage_on 15; then
     log "Stage 15: report -> ${results_dir}/report/report.html"
     set_table_opts
-    bin report "${table_opts[@]}" --exp_dir "${expdir}" --results_dir "${results_dir}" --title "${title}"
+    llmvq report "${table_opts[@]}" --exp_dir "${expdir}" --results_dir "${results_dir}" --title "${title}"
 fi
 
 packed_dir=${results_dir}/packed/${pack_system}
 if stage_on 16; then
     log "Stage 16: pack ${pack_system} -> ${packed_dir}"
-    bin pack --system "${pack_system}" --conf_dir "${conf_dir}" --expdir "${expdir}" --encoder "${encoder_dir}" --seed "${seed}" \
+    llmvq pack --system "${pack_system}" --conf_dir "${conf_dir}" --expdir "${expdir}" --encoder "${encoder_dir}" --seed "${seed}" \
         --results "${results_dir}/results.json" --prompt "${prompt}" --out "${packed_dir}"
 fi
 
 if stage_on 17; then
     log "Stage 17: upload ${packed_dir} -> ${hf_repo}"
     if [[ ${hf_repo} == [/.]* ]]; then
-        bin upload "${packed_dir}" --to "${hf_repo}"
+        llmvq upload "${packed_dir}" --to "${hf_repo}"
     else
-        bin upload "${packed_dir}" --repo "${hf_repo}"
+        llmvq upload "${packed_dir}" --repo "${hf_repo}"
     fi
 fi
 

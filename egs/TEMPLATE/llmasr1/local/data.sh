@@ -20,10 +20,10 @@ for name in "${!DATA[@]}"; do
         held_out=(--held_out)
         for part in ${HELD_OUT}; do held_out+=("${datadir}/${part}"); done
     fi
-    python3 -m espnet_llmvq.bin.import_data "${DATA[${name}]}" "${datadir}/${name}" ${held_out[@]+"${held_out[@]}"}
+    llmvq data import "${DATA[${name}]}" "${datadir}/${name}" ${held_out[@]+"${held_out[@]}"}
 done
 if [[ " ${HELD_OUT} " == *" test "* ]]; then
-    python3 -m espnet_llmvq.bin.perturb_data_dir --noise "pink babble" --snr 5 15 --rt60 0.2 0.4 --suffix=-noise \
+    llmvq data perturb --noise "pink babble" --snr 5 15 --rt60 0.2 0.4 --suffix=-noise \
         --nj "${nj}" "${datadir}/test" "${datadir}/test_noise"
 fi
 

@@ -11,11 +11,11 @@ from pathlib import Path
 
 import numpy as np
 
-from espnet_llmvq.bin import perturb_data_dir
-from espnet_llmvq.bin.cli import Parser, run
+from espnet_llmvq.base.errors import UserError
+from espnet_llmvq.base.files import write_text
+from espnet_llmvq.cli.data import perturb as perturb_data_dir
+from espnet_llmvq.cli.parser import Parser, run
 from espnet_llmvq.data.datadir import DataDir
-from espnet_llmvq.errors import UserError
-from espnet_llmvq.write import write_text
 
 words_of = str.split
 DIGITS = words_of("ZERO ONE TWO THREE FOUR FIVE SIX SEVEN EIGHT NINE")

@@ -14,12 +14,12 @@ import an4  # local/an4.py, local/data.py of that recipe
 import numpy as np
 import orders
 
-from espnet_llmvq.bin.cli import Parser, run
+from espnet_llmvq.base.errors import UserError
+from espnet_llmvq.base.files import write_text
+from espnet_llmvq.cli.parser import Parser, run
 from espnet_llmvq.data import importer
 from espnet_llmvq.data.datadir import DataDir
 from espnet_llmvq.data.tables import parse_entities, read_scp
-from espnet_llmvq.errors import UserError
-from espnet_llmvq.write import write_text
 
 PLACES = {
     "an4": "AN4, https://github.com/cmusphinx/an4",

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import text  # local/text.py, that of mini_tts
 
-from espnet_llmvq.errors import UserError
+from espnet_llmvq.base.errors import UserError
 from espnet_llmvq.score.entities import Lexicon, tokenise
 
 HERE = Path(__file__).resolve().parent

@@ -12,9 +12,9 @@ import re
 import unicodedata
 from pathlib import Path
 
+from espnet_llmvq.base.errors import UserError
+from espnet_llmvq.base.processes import run_jobs
 from espnet_llmvq.data.manifest import Faults, read_lines
-from espnet_llmvq.errors import UserError
-from espnet_llmvq.parallel import run_jobs
 
 WORD = re.compile(r"[^\W_]+(?:['’][^\W_]+)*")
 # What Project Gutenberg puts between words: numbers of notes and pages, captions, emphasis; and signs without width.

@@ -10,10 +10,10 @@ import json
 import os
 from pathlib import Path
 
-from espnet_llmvq.bin.cli import Parser, run
+from espnet_llmvq.base.errors import UserError, check_name
+from espnet_llmvq.base.files import write_text
+from espnet_llmvq.cli.parser import Parser, run
 from espnet_llmvq.data.datadir import DataDir
-from espnet_llmvq.errors import UserError, check_name
-from espnet_llmvq.write import write_text
 
 TEST_PARTS = {"test_clean": "test-clean", "test_other": "test-other"}
 SMOKE = {"most": 60, "pubmed_documents": 200, "tts_sentences": 12, "questions": 12, "lm_sentences": 400}

@@ -5,10 +5,10 @@ import re
 from pathlib import Path
 
 from espnet_llmvq.align.textgrid import read_intervals
+from espnet_llmvq.base.errors import UserError, check_name
 from espnet_llmvq.data import audio, importer
 from espnet_llmvq.data.datadir import DataDir
 from espnet_llmvq.data.manifest import Faults, read_lines
-from espnet_llmvq.errors import UserError, check_name
 
 # Marks of PriMock57's transcripts: <UNSURE>words</UNSURE>, and speech that nobody understood.
 MARKS = ("<UNSURE>", "</UNSURE>", "<UNIN/>", "<INAUDIBLE_SPEECH/>")

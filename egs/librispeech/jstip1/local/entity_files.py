@@ -5,8 +5,8 @@ Tagger: lines `utterance<TAB>start<TAB>end<TAB>label<TAB>surface`, characters of
 `ent.start_char`, `ent.end_char`, `ent.label_` and `ent.text`; a first line with these names is skipped.
 """
 
+from espnet_llmvq.base.errors import UserError, nearest
 from espnet_llmvq.data.manifest import Faults, read_lines
-from espnet_llmvq.errors import UserError, nearest
 from espnet_llmvq.score.entities import Lexicon, check_entities, tokenise
 
 COLUMNS = ["utterance", "start", "end", "label", "surface"]

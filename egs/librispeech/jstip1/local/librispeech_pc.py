@@ -3,8 +3,8 @@
 import json
 from pathlib import Path
 
+from espnet_llmvq.base.errors import UserError
 from espnet_llmvq.data.manifest import Faults, read_json_lines
-from espnet_llmvq.errors import UserError
 
 
 def restore(utts, path, part, text_key):

@@ -7,7 +7,7 @@ import zlib
 from pathlib import Path
 from xml.etree import ElementTree
 
-from espnet_llmvq.errors import UserError
+from espnet_llmvq.base.errors import UserError
 
 ROOT = "PubmedArticleSet"
 TRUNCATED = re.compile(r"\(ABSTRACT TRUNCATED[^)]*\)")

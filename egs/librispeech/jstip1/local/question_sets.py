@@ -4,9 +4,9 @@ import ast
 import json
 from pathlib import Path
 
+from espnet_llmvq.base.errors import UserError
 from espnet_llmvq.data.manifest import Faults, read_json_lines, read_lines, read_table, split_fields
-from espnet_llmvq.errors import UserError
-from espnet_llmvq.interleave.questions import LETTERS
+from espnet_llmvq.sequence.questions import LETTERS
 
 AUDIO_KEYS = ("audio", "audio_path", "audio_filepath", "wav")
 # Sets of OpenAudioBench: columns of the question, the answer and further answers, and what separates answers.

@@ -8,8 +8,8 @@ import xml.etree.ElementTree as ElementTree
 
 from layout import left_out, need, seconds, span_id
 
+from espnet_llmvq.base.errors import UserError
 from espnet_llmvq.data.manifest import Item
-from espnet_llmvq.errors import UserError
 
 MEETINGS = {
     "test": [f"{name}{letter}" for name in ("EN2002", "ES2004", "IS1009", "TS3003") for letter in "abcd"],

@@ -12,10 +12,10 @@ import download
 import librispeech
 from layout import end_with_recording
 
-from espnet_llmvq.bin.cli import Parser, run
+from espnet_llmvq.base.errors import UserError, check_name
+from espnet_llmvq.cli.parser import Parser, run
 from espnet_llmvq.data import importer
 from espnet_llmvq.data.manifest import Faults
-from espnet_llmvq.errors import UserError, check_name
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ import urllib.error
 import urllib.request
 from pathlib import Path
 
-from espnet_llmvq.errors import UserError
+from espnet_llmvq.base.errors import UserError
 
 URL = "https://www.openslr.org/resources/12"
 # md5sum.txt of the same address.

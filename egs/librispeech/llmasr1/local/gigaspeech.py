@@ -5,8 +5,8 @@ import re
 
 from layout import left_out, need, seconds
 
+from espnet_llmvq.base.errors import UserError
 from espnet_llmvq.data.manifest import Item
-from espnet_llmvq.errors import UserError
 
 PARTS = ("test", "dev", "xs", "s", "m", "l", "xl")
 MARKS = {"<COMMA>": ",", "<PERIOD>": ".", "<QUESTIONMARK>": "?", "<EXCLAMATIONPOINT>": "!"}

@@ -9,7 +9,7 @@ import math
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from espnet_llmvq.errors import UserError
+from espnet_llmvq.base.errors import UserError
 
 OVERSHOOT_S = 1.0  # what a segment may end after its recording; it is cut there
 

@@ -5,8 +5,8 @@ The reader of egs/librispeech/jstip1 too, so it needs nothing else of this direc
 
 import re
 
+from espnet_llmvq.base.errors import UserError
 from espnet_llmvq.data.manifest import Item, read_lines
-from espnet_llmvq.errors import UserError
 
 TRAIN_PARTS = ("train-clean-100", "train-clean-360", "train-other-500")
 PARTS = (*TRAIN_PARTS, "dev-clean", "dev-other", "test-clean", "test-other")

@@ -4,8 +4,8 @@ import re
 
 from layout import left_out, need, seconds, span_id
 
+from espnet_llmvq.base.errors import UserError
 from espnet_llmvq.data.manifest import Item, read_lines
-from espnet_llmvq.errors import UserError
 
 PARTS = ("test", "dev", "train")
 IGNORED = "ignore_time_segment_in_scoring"

@@ -12,8 +12,8 @@ import random
 import sys
 from pathlib import Path
 
-from espnet_llmvq.bin.cli import Parser, run
-from espnet_llmvq.errors import UserError
+from espnet_llmvq.base.errors import UserError
+from espnet_llmvq.cli.parser import Parser, run
 
 HERE = Path(__file__).resolve().parent
 VOICES = "en-us en-us+f2 en-gb+m3 en-gb+f4".split()
@@ -196,8 +196,8 @@ def main(argv=None):
         if not 0 <= options[name] <= 1:
             raise UserError(f"--{name} is a share, not {options[name]}")
 
+    from espnet_llmvq.base.files import write_text
     from espnet_llmvq.data.espeak import synthesise
-    from espnet_llmvq.write import write_text
 
     out = Path(args.datadir)
     done, stamp = out / DONE, fingerprint(options)

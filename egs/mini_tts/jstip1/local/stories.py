@@ -6,7 +6,7 @@ from pathlib import Path
 
 import text  # local/text.py, the same as that of llmasr1
 
-from espnet_llmvq.errors import UserError
+from espnet_llmvq.base.errors import UserError
 
 HERE = Path(__file__).resolve().parent
 ENTITIES = ("drug", "condition", "doctor")

@@ -13,8 +13,8 @@ import random
 import sys
 from pathlib import Path
 
-from espnet_llmvq.bin.cli import Parser, run
-from espnet_llmvq.errors import UserError
+from espnet_llmvq.base.errors import UserError
+from espnet_llmvq.cli.parser import Parser, run
 
 HERE = Path(__file__).resolve().parent
 TRAIN_VOICES = "en-us en-us+f2 en-gb+m3 en-gb+f4".split()
@@ -125,9 +125,9 @@ def main(argv=None):
     if not 0 <= options["broad_share"] <= 1:
         raise UserError(f"--broad_share is a share, not {options['broad_share']}")
 
-    from espnet_llmvq.bin import perturb_data_dir
+    from espnet_llmvq.base.files import write_text
+    from espnet_llmvq.cli.data import perturb as perturb_data_dir
     from espnet_llmvq.data.espeak import synthesise
-    from espnet_llmvq.write import write_text
 
     out = Path(args.datadir)
     done, stamp = out / DONE, fingerprint(options)

@@ -4,7 +4,7 @@ import functools
 import re
 from pathlib import Path
 
-from espnet_llmvq.errors import UserError
+from espnet_llmvq.base.errors import UserError
 
 HERE = Path(__file__).resolve().parent
 ENTITIES = ("drug", "condition", "person", "dose")

@@ -1,1 +1,0 @@
-"""Commands of the toolkit: ``python -m espnet_llmvq.bin.NAME --help``."""

@@ -1,0 +1,205 @@
+"""The files of a packed system, and whether they are what was packed. Standard library only.
+
+    manifest.json       format, what was packed, how it searches, and size and SHA-256 of each file below
+    model.safetensors   encoder, CTC head, bridge, LoRA, a trained LLM: all tensors but those of the frozen LLM
+    config.yaml         what builds the model around them
+    llm/                tokenizer; and the LLM, unless the manifest names one of the hub
+    encoder/            config and feature extractor of a pretrained encoder, if it has one
+    README.md           model card, for people: not in the manifest, it may be edited
+
+There are no pickles and no code. A file that the manifest does not name is refused, but for those that git and
+huggingface_hub leave behind.
+"""
+
+import hashlib
+import json
+import math
+import os
+import re
+import shutil
+from pathlib import Path
+
+from espnet_llmvq.base.errors import UserError
+from espnet_llmvq.score.files import some
+
+FORMAT, VERSION = "espnet_llmvq packed system", 1
+MANIFEST, WEIGHTS, CONFIG, LLM, ENCODER, CARD = (
+    "manifest.json",
+    "model.safetensors",
+    "config.yaml",
+    "llm",
+    "encoder",
+    "README.md",
+)
+SUFFIXES = (".safetensors", ".json", ".yaml", ".model", ".txt", ".jinja")
+LEFT_BEHIND = (".git", ".cache", ".gitattributes")  # by git and huggingface_hub
+KEYS = ("system", "label", "decode", "search", "max_segment", "prompt", "llm", "files")
+SEARCH = ("num_beams", "length_penalty", "ctc_weight")
+HUB_ID = re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*)?")
+
+
+def _number(value, lowest=-math.inf, highest=math.inf):
+    return type(value) in (int, float) and lowest <= value <= highest
+
+
+# key -> function of its value: is it possible?
+VALID = {
+    "decode": lambda v: v in ("llm", "ctc"),
+    "prompt": lambda v: v is None or isinstance(v, str),
+    "max_segment": lambda v: _number(v, 1.0),
+    "llm": lambda v: isinstance(v, str) and (v == LLM or HUB_ID.fullmatch(v)),
+    "files": lambda v: isinstance(v, dict),
+    "search": lambda v: (
+        isinstance(v, dict)
+        and set(v) == set(SEARCH)
+        and type(v["num_beams"]) is int
+        and v["num_beams"] >= 1
+        and _number(v["length_penalty"])
+        and _number(v["ctc_weight"], 0, 1)
+    ),
+}
+
+
+def digest(path):
+    """Size in bytes and SHA-256 of a file, read in blocks."""
+    found = hashlib.sha256()
+    with open(path, "rb") as f:
+        while block := f.read(1 << 20):
+            found.update(block)
+    return {"size": os.path.getsize(path), "sha256": found.hexdigest()}
+
+
+def list_files(directory):
+    """Relative paths, with "/", of all files below a directory, without what is `LEFT_BEHIND`."""
+    names = []
+    for room, folders, files in os.walk(directory):
+        inside = Path(room).relative_to(directory)
+        if inside == Path("."):
+            folders[:] = [name for name in folders if name not in LEFT_BEHIND]
+            files = [name for name in files if name not in LEFT_BEHIND]
+        # A link to a directory is listed as a folder, and not walked into.
+        links = [name for name in folders if os.path.islink(os.path.join(room, name))]
+        names += [(inside / name).as_posix() for name in files + links]
+    return sorted(names)
+
+
+def is_packed(directory):
+    """Whether a directory is a packed system, intact or not."""
+    try:
+        with open(os.path.join(directory, MANIFEST), encoding="utf-8") as f:
+            return json.load(f).get("format") == FORMAT
+    except (OSError, ValueError, AttributeError):
+        return False
+
+
+def read_manifest(directory):
+    """The manifest of a packed system as a dict. Raises UserError that says what is wrong with it."""
+    path = os.path.join(directory, MANIFEST)
+    if not os.path.isdir(directory):
+        raise UserError(f"{directory} is not a directory; give the one that stage 16 wrote")
+    try:
+        with open(path, encoding="utf-8") as f:
+            manifest = json.load(f)
+    except FileNotFoundError:
+        raise UserError(f"{path} does not exist; pack the system (stage 16)") from None
+    except (OSError, ValueError) as err:
+        raise UserError(f"{path}: cannot be read ({err}); pack the system again") from None
+    if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
+        raise UserError(f"{path} is not of a packed system (format {FORMAT!r})")
+    if manifest.get("version") != VERSION:
+        raise UserError(
+            f"{path}: version {manifest.get('version')!r} of the format, this program reads {VERSION}; "
+            "use the espnet_llmvq that packed it, or pack again"
+        )
+    missing = [key for key in KEYS if key not in manifest]
+    if missing:
+        raise UserError(f"{path} lacks {', '.join(missing)}; pack the system again")
+    for key, valid in VALID.items():
+        if not valid(manifest[key]):
+            raise UserError(f"{path}: {key} is {manifest[key]!r}, which is not possible; pack again")
+    if manifest["decode"] == "llm" and manifest["prompt"] is None:
+        raise UserError(f"{path}: a system with an LLM has no prompt; pack again")
+    return manifest
+
+
+def check_name_inside(directory, name):
+    """Raise UserError unless `name` stays within the directory, links followed, and is no code and no pickle."""
+    path = os.path.join(directory, MANIFEST)
+    parts = name.split("/")
+    if not name or "\\" in name or os.path.isabs(name) or {"", ".", ".."} & set(parts):
+        raise UserError(f"{path}: the file {name!r} lies outside of the directory")
+    root, real = os.path.realpath(directory), os.path.realpath(os.path.join(directory, name))
+    if os.path.commonpath([root, real]) != root:
+        raise UserError(f"{directory}: {name} is a link to {real}, outside of the directory; copy the files themselves")
+    if not name.endswith(SUFFIXES):
+        raise UserError(f"{directory}: {name} is none of {', '.join(SUFFIXES)}; pickles and code are not loaded")
+
+
+def check_no_code(directory, name):
+    """Raise UserError if a JSON file of the LLM or encoder asks for code from elsewhere (`auto_map`)."""
+    path = os.path.join(directory, name)
+    try:
+        with open(path, encoding="utf-8") as f:
+            content = json.load(f)
+    except ValueError as err:
+        raise UserError(f"{path}: not JSON ({err})") from None
+    if isinstance(content, dict) and "auto_map" in content:
+        raise UserError(f"{path}: auto_map asks for code of its own, which is not run")
+
+
+def verify(directory):
+    """The manifest of a packed system whose files are all there, unchanged, and no others.
+
+    Raises UserError that names the file: missing, foreign, changed, outside of the directory, a pickle, code.
+    """
+    manifest = read_manifest(directory)
+    for name in manifest["files"]:
+        check_name_inside(directory, name)
+    # The two are not in it, but no links out of the directory either.
+    found = list_files(directory)
+    for name in {MANIFEST, CARD} & set(found):
+        if os.path.islink(os.path.join(directory, name)):
+            raise UserError(f"{directory}: {name} is a link; copy the file itself")
+    needed = {WEIGHTS, CONFIG, f"{LLM}/tokenizer_config.json"} - set(manifest["files"])
+    missing = sorted(needed | (set(manifest["files"]) - set(found)))
+    if missing:
+        raise UserError(f"{directory} lacks {some(missing)}; copy it again or pack the system again")
+    foreign = sorted(set(found) - set(manifest["files"]) - {MANIFEST, CARD})
+    if foreign:
+        raise UserError(f"{directory}: {some(foreign)} is not in {MANIFEST}; remove it, or copy the directory again")
+    for name, told in manifest["files"].items():
+        if digest(os.path.join(directory, name)) != told:
+            raise UserError(f"{directory}: {name} is not what was packed (SHA-256 differs); copy it again")
+        if name.startswith((f"{LLM}/", f"{ENCODER}/")) and name.endswith(".json"):
+            check_no_code(directory, name)
+    return manifest
+
+
+def publish(temporary, out):
+    """Give the finished directory `temporary` the name `out`, in place of a packed system of that name.
+
+    If that fails, the one before keeps the name. A link to one is replaced, and what it leads to left alone.
+    """
+    out, old = os.path.abspath(out), None
+    if os.path.lexists(out):
+        old = f"{temporary}.old"
+        os.rename(out, old)
+    try:
+        os.rename(temporary, out)
+    except BaseException:
+        if old:
+            os.rename(old, out)
+        raise
+    if old:
+        os.unlink(old) if os.path.islink(old) else shutil.rmtree(old)
+
+
+def temporary_beside(out):
+    """A new directory beside `out` to write into, for `publish`. Raises UserError if `out` is something else's."""
+    if os.path.lexists(out) and not is_packed(out):
+        raise UserError(f"{out} exists and is not a packed system; give another directory")
+    out = os.path.abspath(out)
+    temporary = os.path.join(os.path.dirname(out), f".{os.path.basename(out)}.{os.getpid()}.tmp")
+    shutil.rmtree(temporary, ignore_errors=True)
+    os.makedirs(temporary)
+    return temporary

@@ -1,0 +1,223 @@
+"""Write a trained system as a packed directory, and load one."""
+
+import argparse
+import json
+import os
+import shutil
+from dataclasses import dataclass
+
+from espnet_llmvq import __version__
+from espnet_llmvq.base.errors import UserError
+from espnet_llmvq.base.files import write_text
+from espnet_llmvq.bundle.card import card
+from espnet_llmvq.bundle.files import (
+    CARD,
+    CONFIG,
+    ENCODER,
+    FORMAT,
+    LLM,
+    MANIFEST,
+    VERSION,
+    WEIGHTS,
+    digest,
+    list_files,
+    publish,
+    temporary_beside,
+    verify,
+)
+
+# What describes the model; the rest of a config.yaml is about training.
+CONFIG_KEYS = (
+    "frontend", "frontend_conf", "normalize", "normalize_conf", "frame_stack", "encoder", "encoder_conf", "ctc",
+    "ctc_conf", "bridge", "bridge_conf", "llm_conf", "aligned_start_conf", "model_conf", "freeze",
+)  # fmt: skip
+TRAINING_ONLY = {"llm_conf": ("gradient_checkpointing",), "model_conf": ("packing",)}
+
+
+@dataclass(frozen=True)
+class Packed:
+    """A loaded system. model: `SpeechLLM` in eval mode; tokenizer: of its LLM; manifest: dict."""
+
+    model: object
+    tokenizer: object
+    manifest: dict
+
+
+def model_config(args, model):
+    """The keys of an experiment's arguments that build the model, its encoder no longer a file of its own."""
+    config = {key: getattr(args, key) for key in CONFIG_KEYS}
+    for key, names in TRAINING_ONLY.items():
+        config[key] = {k: v for k, v in config[key].items() if k not in names}
+    frozen = ["speech_encoder"] + (["ctc"] if model.ctc is not None else [])
+    config["freeze"] = [*args.freeze, *(frozen if args.encoder_file else [])]
+    return config
+
+
+def packed_state(model):
+    """{name: tensor} of all but the frozen tensors of the LLM. Tied ones are there under each of their names."""
+    import torch
+
+    left_out = {name for name in model.omitted() if name.startswith("llm.")}
+    state = torch.nn.Module.state_dict(model)
+    return {n: v.detach().clone().contiguous() for n, v in state.items() if n not in left_out}
+
+
+def embedding_digest(llm):
+    """SHA-256 of the embedding table as float32: tells one LLM from another."""
+    import hashlib
+
+    table = llm.get_input_embeddings().weight.detach().float().cpu().contiguous()
+    return hashlib.sha256(table.numpy().tobytes()).hexdigest()
+
+
+def untrained_llm(path, llm_conf):
+    """The LLM that training began with, in the precision of training."""
+    from espnet_llmvq.llm.directory import load_llm
+
+    return load_llm(path, dtype=llm_conf.get("dtype", "float32"))
+
+
+def save_llm(path, target, copy_weights, llm_conf):
+    """Write the tokenizer of an LLM, and with `copy_weights` the LLM as safetensors, into a directory."""
+    from espnet_llmvq.llm.directory import load_tokenizer
+
+    load_tokenizer(path).save_pretrained(target)
+    if copy_weights:
+        untrained_llm(path, llm_conf).save_pretrained(target)
+
+
+def longest_segment(args, default=20.0, ratio=2.0, lowest=1.0, highest=30.0):
+    """Seconds that a recording may have to be transcribed in one piece: `ratio` times the longest of training.
+
+    `default` if the training sequences are not there.
+    """
+    from espnet_llmvq.data.audio import SAMPLE_RATE
+    from espnet_llmvq.sequence.sequence import read_sequences
+
+    longest = 0
+    for path, *_ in args.train_data_path_and_name_and_type:
+        if not os.path.exists(path):
+            return default
+        spans = (s.samples for seq in read_sequences(path) for s in seq.spans if s.is_speech)
+        longest = max(longest, max(spans, default=0))
+    return round(min(max(ratio * longest / SAMPLE_RATE, lowest), highest), 1)
+
+
+def pack(directory, out, *, system, label, decode, search, llm=None, prompt=None, rows=()):
+    """Pack the trained model of an experiment directory into the directory `out`.
+
+    Args:
+        system, label, decode: of the `System`; decode is "llm" or "ctc".
+        search: {"num_beams", "length_penalty", "ctc_weight"} that transcribing takes unless told otherwise.
+        llm: None: a local LLM is copied, one of the hub is named; "copy"; or the name on the hub of what is used.
+        prompt: template, if the model has none recorded. rows: entries of results.json for the model card.
+    The directory is loaded once before it gets its name. Raises UserError.
+    """
+    from safetensors.torch import save_file
+
+    from espnet_llmvq.espnet.task import load_model
+    from espnet_llmvq.speech.frame_rate import PRETRAINED
+
+    temporary = temporary_beside(out)
+    try:
+        model, args = load_model(directory)
+        prompt = getattr(args, "prompt", None) or prompt
+        if decode == "llm" and not prompt:
+            raise UserError(f"{directory}: its prompt is not recorded; give --prompt")
+        local = os.path.isdir(args.llm)
+        named = None if llm == "copy" or (llm is None and local) else (llm or args.llm)
+        if model.llm is None:
+            named = None  # of a CTC system the tokenizer is enough
+        config = model_config(args, model)
+        if config["encoder"] in PRETRAINED:
+            model.speech_encoder.save_description(os.path.join(temporary, ENCODER))
+            config["encoder_conf"] = {**config["encoder_conf"], "path": ENCODER, "weights": False}
+        if "stats_file" in config["normalize_conf"]:
+            raise UserError(
+                f"{directory}: its normalisation reads {config['normalize_conf']['stats_file']}, which a packed "
+                "system cannot hold; train with normalize: utterance_mvn"
+            )
+        save_llm(args.llm, os.path.join(temporary, LLM), model.llm is not None and not named, config["llm_conf"])
+        state = packed_state(model)
+        save_file(state, os.path.join(temporary, WEIGHTS), metadata={"format": "pt"})
+        import yaml
+
+        write_text(os.path.join(temporary, CONFIG), yaml.safe_dump(config, sort_keys=False))
+        for name in list_files(temporary):  # safetensors writes what only its owner may read
+            os.chmod(os.path.join(temporary, name), 0o644)
+        manifest = {
+            "format": FORMAT,
+            "version": VERSION,
+            "espnet_llmvq": __version__,
+            "system": system,
+            "label": label,
+            "decode": decode,
+            "search": search,
+            "max_segment": longest_segment(args),
+            "prompt": prompt if decode == "llm" else None,
+            "llm": named or LLM,
+            "files": {name: digest(os.path.join(temporary, name)) for name in list_files(temporary)},
+        }
+        if named:
+            # Not of the model's own LLM: its table may have been trained.
+            manifest["llm_sha256"] = embedding_digest(untrained_llm(args.llm, config["llm_conf"]))
+        write_text(os.path.join(temporary, MANIFEST), json.dumps(manifest, indent=1) + "\n")
+        write_text(os.path.join(temporary, CARD), card(manifest, rows))
+        # A name given for a local LLM is not looked up here.
+        load_packed(temporary, llm=args.llm if named else None)
+        publish(temporary, out)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def load_packed(directory, device="cpu", llm=None):
+    """Load a packed system: `Packed`. llm: in place of the LLM that the manifest names.
+
+    Raises UserError for a directory that `verify` refuses, a config that describes no model, tensors of another
+    architecture, and an LLM or tokenizer other than the one that was packed.
+    """
+    manifest = verify(directory)
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    from espnet_llmvq.base.config import read_yaml
+    from espnet_llmvq.espnet.task import SpeechLLMTask
+    from espnet_llmvq.llm.directory import load_tokenizer
+    from espnet_llmvq.speech.frame_rate import PRETRAINED
+
+    inside = os.path.join(directory, LLM)
+    where = os.path.join(directory, CONFIG)
+    config = read_yaml(where)
+    SpeechLLMTask.check_config(config, where)
+    missing = [key for key in CONFIG_KEYS if key not in config]
+    if missing:
+        raise UserError(f"{where} lacks {', '.join(missing)}; pack the system again")
+    if config["encoder"] in PRETRAINED:
+        # Whatever path it names, nothing outside of the directory is read.
+        config["encoder_conf"] = {**config["encoder_conf"], "path": os.path.join(directory, ENCODER), "weights": False}
+    source = llm or (inside if manifest["llm"] == LLM else manifest["llm"])
+    args = argparse.Namespace(
+        **{key: config[key] for key in CONFIG_KEYS},
+        llm=source, encoder_file=None, init_from=None, specaug=None, autocast="none", ngpu=0,
+    )  # fmt: skip
+    try:
+        model = SpeechLLMTask.build_model(args)
+        tokenizer = load_tokenizer(inside)
+        if source != inside and load_tokenizer(source).get_vocab() != tokenizer.get_vocab():
+            raise UserError(f"{directory}: the LLM {source} has another tokenizer than the one packed")
+    except UserError:
+        raise
+    except Exception as err:  # whatever the constructors and type checks of ESPnet and transformers raise
+        text = str(err).strip().split("\n")[0]
+        raise UserError(f"{directory}: cannot build its model ({text})") from err
+    if "llm_sha256" in manifest and embedding_digest(model.llm) != manifest["llm_sha256"]:
+        raise UserError(f"{directory}: {source} is not the LLM that it was trained with")
+    try:
+        state = load_file(os.path.join(directory, WEIGHTS))
+    except (SafetensorError, OSError) as err:
+        raise UserError(f"{directory}: {WEIGHTS} cannot be read ({err})") from None
+    try:
+        model.load_state_dict(state)
+    except UserError as err:
+        raise UserError(f"{directory}: {WEIGHTS}: {err}") from None
+    return Packed(model.to(device).eval(), tokenizer, manifest)

@@ -1,0 +1,1 @@
+"""Commands of `llmvq`: parse, call, print."""

@@ -1,0 +1,64 @@
+"""Command-line habits shared by every command: spelling of options and clean errors."""
+
+import argparse
+import os
+import sys
+
+from espnet_llmvq.base.errors import message_of, nearest
+
+
+class Parser(argparse.ArgumentParser):
+    """ArgumentParser that takes ``--a-b`` for ``--a_b`` and names the nearest option on a typo."""
+
+    def __init__(self, *args, **kwargs):
+        kwargs.setdefault("formatter_class", argparse.ArgumentDefaultsHelpFormatter)
+        kwargs.setdefault("allow_abbrev", False)
+        super().__init__(*args, **kwargs)
+
+    def parse_known_args(self, args=None, namespace=None):
+        args = sys.argv[1:] if args is None else list(args)
+        known = self._option_string_actions
+        fixed = []
+        for i, arg in enumerate(args):
+            if not arg.isprintable() and any("\udc80" <= c <= "\udcff" for c in arg):
+                self.error(f"{os.fsencode(arg)!r} is not UTF-8; names, ids and texts must be")
+            if arg == "--":
+                fixed += args[i:]
+                break
+            flag, eq, value = arg.partition("=")
+            if flag.startswith("--") and flag not in known and flag.replace("-", "_")[2:]:
+                flag = "--" + flag[2:].replace("-", "_")
+            fixed.append(flag + eq + value)
+        return super().parse_known_args(fixed, namespace)
+
+    def parse_args(self, args=None, namespace=None):
+        args, extra = self.parse_known_args(args, namespace)
+        if extra:
+            flags = [a.partition("=")[0] for a in extra if a.startswith("-")] or extra
+            hints = [f"{f}{nearest(f, self._option_string_actions)}" for f in flags]
+            self.error("unknown option: " + ", ".join(hints))
+        return args
+
+
+def positive(text):
+    """Type of an option: a whole number, 1 or more."""
+    if not text.isdecimal() or int(text) < 1:
+        raise ValueError
+    return int(text)
+
+
+positive.__name__ = "positive number"  # argparse puts it into its message
+
+
+def run(main, argv=None):
+    """Call ``main(argv)``; turn a UserError or a full disk into one clear line and exit status 1."""
+    try:
+        sys.exit(main(argv))
+    except BrokenPipeError:
+        sys.exit(141)
+    except Exception as err:
+        message = message_of(err)
+        if message is None:
+            raise
+        print(f"error: {message}", file=sys.stderr)
+        sys.exit(1)

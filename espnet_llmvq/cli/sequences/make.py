@@ -1,0 +1,188 @@
+"""Build sequences: speech with transcripts, interleaved speech and text, text alone, questions (stages 7 and 9).
+
+What cannot be used is counted, and listed with the reason in OUT.dropped.tsv.
+"""
+
+import functools
+import os
+
+from espnet_llmvq.cli.parser import Parser, positive
+
+BUILDERS = ("asr", "interleaved", "text", "qa", "qa_text")
+NEEDED = {
+    "asr": ("data_dir", "prompt"),
+    "interleaved": ("data_dir", "ctm", "encoder_config"),
+    "text": ("text",),
+    "qa": ("data_dir", "prompt", "answers"),
+    "qa_text": ("data_dir", "prompt", "answers"),
+}
+
+
+def positions(text):
+    return text if text == "llm" else positive(text)
+
+
+positions.__name__ = "number of positions"  # argparse puts it into its message
+
+
+def get_parser():
+    parser = Parser(description=__doc__)
+    parser.add_argument("--out", required=True, help="sequences to write (JSON lines)")
+    parser.add_argument(
+        "--builder", default="asr", choices=BUILDERS,
+        help="asr: speech and transcript; interleaved: speech and text in turns; text: text alone; qa: spoken "
+        "question and answer; qa_text: the same with the question in writing",
+    )  # fmt: skip
+    parser.add_argument("--data_dir", help="formatted data directory (16 kHz)")
+    parser.add_argument(
+        "--prompt",
+        help='template, e.g. "USER: {speech} ASSISTANT: {text}", or in the chat format of --llm: "chat: {speech} '
+        'Transcribe." (asr, qa)',
+    )
+    parser.add_argument("--ctm", help="word times of DATA_DIR (interleaved)")
+    parser.add_argument("--config", help="how to interleave, YAML; keys in docs/config.md (interleaved)")
+    parser.add_argument(
+        "--override", action="append", default=[], help="key=value laid over --config, repeated (interleaved)"
+    )
+    parser.add_argument("--text", help="plain text, a document a line (text)")
+    parser.add_argument("--answers", help="file of lines `<utt> <answer>` (qa)")
+    parser.add_argument(
+        "--context", type=positions, help="drop what has more LLM positions than this number, or `llm`: than --llm has"
+    )
+    parser.add_argument("--llm", help="Hugging Face directory or hub id, for its tokenizer (--context, chat prompts)")
+    parser.add_argument("--encoder_config", help="config that shapes the encoder, YAML (interleaved, --context)")
+    parser.add_argument(
+        "--bridge_stack", type=positive, default=1, help="encoder frames stacked by the bridge (--context)"
+    )
+    return parser
+
+
+def interleaved(args, dropped, step, made):
+    """Sequences of the aligned utterances of a data directory; `made` collects them with their units."""
+    from espnet_llmvq.align.ctm import read_ctm
+    from espnet_llmvq.sequence.corpus import NO_ALIGNMENT, joined
+    from espnet_llmvq.sequence.interleaved import Interleaving, interleave
+    from espnet_llmvq.sequence.units import Dropped
+
+    options = Interleaving.read(args.config, args.override)
+    rows = joined(args.data_dir, read_ctm(args.ctm), NO_ALIGNMENT, dropped, step)
+    for utt, audio, samples, text, words in rows:
+        try:
+            done = interleave(utt, audio, samples, text, words, options)
+        except Dropped as why:
+            dropped[utt] = why
+            continue
+        made[utt] = (done.level, [len(unit.words) for unit in done.units])
+        yield done.sequence
+
+
+def build(args, dropped, step, made):
+    """The sequences that the arguments ask for."""
+    from espnet_llmvq.data.tables import read_scp
+    from espnet_llmvq.sequence.asr import asr_sequence, text_question, text_sequence
+    from espnet_llmvq.sequence.corpus import documents, joined, utterances
+    from espnet_llmvq.sequence.units import Dropped
+
+    if args.builder == "text":
+        for key, text in documents(args.text, dropped):
+            yield text_sequence(key, text)
+        return
+    if args.builder == "interleaved":
+        yield from interleaved(args, dropped, step, made)
+        return
+    if args.builder == "asr":
+        for utt, audio, samples, text in utterances(args.data_dir, dropped, step):
+            yield asr_sequence(utt, audio, samples, text, args.prompt)
+        return
+    rows = joined(args.data_dir, read_scp(args.answers), "no answer", dropped, step)
+    for utt, audio, samples, question, answer in rows:
+        if args.builder == "qa":
+            yield asr_sequence(utt, audio, samples, answer, args.prompt)
+        elif question.strip():
+            yield text_question(utt, question, answer, args.prompt)
+        else:
+            dropped[utt] = Dropped("no question in writing")
+
+
+def report(sequences, made):
+    """Print what interleaved sequences hold. sequences: those written; made: {id: (level, words of each unit)}."""
+    from espnet_llmvq.data.audio import SAMPLE_RATE
+
+    rows = {}
+    for seq in sequences:
+        level, lengths = made[seq.id]
+        row = rows.setdefault(level, [0] * 5)
+        speech = [s for s in seq.spans if s.is_speech]
+        heard = sum(n for i, n in enumerate(lengths) if (len(lengths) - i) % 2 == 0)
+        for i, n in enumerate((1, len(lengths), sum(lengths), heard, sum(s.samples for s in speech))):
+            row[i] += n
+    for level, (n, units, words, heard, samples) in sorted(rows.items()):
+        print(
+            f"  {level} level: {n} sequences, {units / n:.1f} units each, {words / units:.2f} words a unit, "
+            f"{100 * heard / words:.1f} % of {words} words as speech ({samples / SAMPLE_RATE / 60:.1f} min)"
+        )
+
+
+def main(argv=None):
+    args = get_parser().parse_args(argv)
+    import collections
+
+    from espnet_llmvq.base.config import read_config
+    from espnet_llmvq.base.errors import UserError
+    from espnet_llmvq.base.files import write_text
+    from espnet_llmvq.sequence.corpus import within
+    from espnet_llmvq.sequence.interleaved import ONE_SEGMENT
+    from espnet_llmvq.sequence.prompt import CHAT, resolved
+    from espnet_llmvq.sequence.sequence import read_sequences, write_sequences
+
+    needed = NEEDED[args.builder]
+    if args.prompt and args.prompt.startswith(CHAT) and args.builder in ("asr", "qa", "qa_text"):
+        from espnet_llmvq.llm.directory import load_tokenizer
+
+        if args.llm is None:
+            raise UserError(f"--prompt {args.prompt!r} needs --llm, whose tokenizer has the chat format")
+        args.prompt = resolved(args.prompt, load_tokenizer(args.llm))
+    if args.context is not None:
+        needed += ("llm",) if args.builder in ("text", "qa_text") else ("llm", "encoder_config")
+    for name in needed:
+        if getattr(args, name) is None:
+            raise UserError(f"--builder {args.builder} needs --{name}" + " with --context" * (name == "llm"))
+    dropped, made, step, config = {}, {}, 1, {}
+    if args.encoder_config:
+        from espnet_llmvq.model.positions import encoder_shape
+        from espnet_llmvq.speech.frame_rate import step_samples
+
+        config = read_config(args.encoder_config)
+        step = step_samples(*encoder_shape(config))
+    sequences = build(args, dropped, step, made)
+    if args.context is not None:
+        from espnet_llmvq.llm.directory import context_of, load_tokenizer
+        from espnet_llmvq.model.positions import Positions
+
+        @functools.cache
+        def exact():  # a tokenizer takes seconds to load, and few sequences come near the limit
+            return Positions(load_tokenizer(args.llm), config, args.bridge_stack)
+
+        limit = context_of(args.llm) if args.context == "llm" else args.context
+        most = Positions(None, config, args.bridge_stack).most
+        if limit is not None:
+            sequences = within(sequences, lambda seq: exact()(seq), most, limit, dropped)
+    n = write_sequences(args.out, sequences)
+    listing = f"{args.out}.dropped.tsv"
+    if dropped:
+        write_text(listing, "".join(f"{key}\t{dropped[key]}\n" for key in sorted(dropped)))
+    elif os.path.exists(listing):
+        os.remove(listing)
+    print(f"{args.out}: {n} sequences from {args.text or args.data_dir}, {len(dropped)} dropped")
+    for reason, times in collections.Counter(why.reason for why in dropped.values()).most_common():
+        print(f"  dropped, {reason}: {times}")
+    if dropped:
+        print(f"  all are listed in {listing}")
+    if not n:
+        for path in (args.out, f"{args.out}.idx"):
+            os.remove(path)
+        pauses = any(why.reason == ONE_SEGMENT for why in dropped.values())
+        remedy = "; are there pauses in the word times? `silence` says how long one is" if pauses else ""
+        raise UserError(f"{args.out}: no sequence is left{remedy}")
+    if made:
+        report(read_sequences(args.out), made)

@@ -1,0 +1,230 @@
+"""Run training phases: one or several processes, logs beside the models, nothing done twice."""
+
+import json
+import multiprocessing
+import os
+import re
+import shutil
+import signal
+import sys
+import time
+
+from espnet_llmvq.base.errors import UserError, message_of, reading
+from espnet_llmvq.base.files import write_text
+from espnet_llmvq.base.processes import ended
+from espnet_llmvq.bridge.collapse import MARK
+from espnet_llmvq.launch.call import tail
+
+DONE = "model.pth"
+
+
+def settings_differ(old, new):
+    """The first key whose value differs between two dicts, as text; "" when equal."""
+    for key in sorted(set(old) | set(new)):
+        if old.get(key) != new.get(key):
+            return f"{key}: {old.get(key)!r} then, {new.get(key)!r} now"
+    return ""
+
+
+def is_done(directory, settings):
+    """Whether a phase was trained with these settings. Raises UserError if with others."""
+    path = os.path.join(directory, "settings.json")
+    if os.path.exists(path):
+        with reading(path, f"remove {directory} to train again"), open(path, encoding="utf-8") as f:
+            difference = settings_differ(json.load(f), settings)
+        if difference:
+            raise UserError(
+                f"{directory} belongs to other settings ({difference}); "
+                f"remove it to train again, or give another --expdir"
+            )
+    return os.path.exists(os.path.join(directory, DONE))
+
+
+def node_rank(distributed):
+    """Number of this process among those that ESPnet's launcher started, 0 for the only one.
+
+    distributed: options of ESPnet's trainer (dict) that the launcher gave.
+    """
+    if not distributed:
+        return 0
+    from espnet2.train.distributed_utils import get_node_rank
+
+    return int(get_node_rank(distributed.get("dist_rank"), distributed.get("dist_launcher")) or 0)
+
+
+def wait_for(path, seconds=1800):
+    """Wait until another machine has written a file. Raises UserError after `seconds`."""
+    end = time.time() + seconds
+    while not os.path.exists(path):
+        if time.time() > end:
+            raise UserError(f"{path} did not appear within {seconds} s; see the log of the first machine beside it")
+        time.sleep(1)
+
+
+def epoch_batches(config, shape_file, gpus=1):
+    """Batches of an epoch for a config with all keys, by ESPnet's sampler. shape_file: LLM positions of sequences."""
+    from espnet2.samplers.build_batch_sampler import build_batch_sampler
+
+    sampler = build_batch_sampler(
+        type=config["batch_type"],
+        shape_files=[shape_file],
+        fold_lengths=config["fold_length"],
+        batch_size=config["batch_size"],
+        batch_bins=config["batch_bins"],
+        sort_in_batch=config["sort_in_batch"],
+        sort_batch=config["sort_batch"],
+        drop_last=config["drop_last_iter"],
+        min_batch_size=gpus if gpus > 1 else config["min_batch_size"],
+    )
+    return len(list(sampler))
+
+
+def train_phase(directory, settings, threads, distributed=None):
+    """Train one phase in this process with ESPnet's trainer; resumes where it was killed.
+
+    settings: a config of `SpeechLLMTask` (dict). `model.pth`, the average of the best epochs, appears last.
+    distributed: see `node_rank`. The first process writes what all share, the others wait for it.
+    """
+    import torch
+    import yaml
+
+    from espnet_llmvq.espnet.task import SpeechLLMTask
+    from espnet_llmvq.sequence.prompt import template_of
+    from espnet_llmvq.sequence.sequence import read_sequences
+
+    torch.set_num_threads(threads)
+    os.makedirs(directory, exist_ok=True)
+    node, options = node_rank(distributed), dict(distributed or {})
+    config = os.path.join(directory, f"phase.node{node}.yaml" if node else "phase.yaml")
+    if options.get("dist_init_method", "").startswith("file://"):
+        options["dist_init_method"] += f".{os.path.basename(directory)}"  # such a file serves one meeting
+    # Of validation, which is plain transcription whatever the training sequences are.
+    first = next(read_sequences(settings["valid_data_path_and_name_and_type"][0][0]), None)
+    prompt = template_of(first) if first else None
+    with open(config, "w", encoding="utf-8") as f:
+        yaml.safe_dump({**settings, "prompt": prompt}, f, sort_keys=False, allow_unicode=True)
+    if node == 0:
+        write_text(os.path.join(directory, "settings.json"), json.dumps(settings, indent=1))
+    cmd = ["--config", config, "--output_dir", directory, "--resume", "true"]
+    SpeechLLMTask.main(cmd=cmd + [word for name, value in options.items() for word in (f"--{name}", value)])
+    if node:
+        os.remove(config)
+        wait_for(os.path.join(directory, DONE))
+        return
+    phase, metric, _ = settings["best_model_criterion"][0]
+    tmp = os.path.join(directory, DONE + ".tmp")
+    shutil.copyfile(os.path.join(directory, f"{phase}.{metric}.ave.pth"), tmp)
+    os.replace(tmp, os.path.join(directory, DONE))
+
+
+def log_file(directory, distributed):
+    """The log of this process for a phase; see `node_rank`."""
+    node = node_rank(distributed)
+    return os.path.join(directory, f"train.node{node}.log" if node else "train.log")
+
+
+def _stop_children(number, frame):
+    """ESPnet starts a process a GPU; they would go on without this one."""
+    for process in multiprocessing.active_children():
+        process.terminate()
+    os._exit(128 + number)
+
+
+def _child(directory, settings, threads, distributed):
+    """Entry of a forked process: everything it prints goes to the phase's log."""
+    log = os.open(log_file(directory, distributed), os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    os.dup2(log, 1)
+    os.dup2(log, 2)
+    if settings.get("ngpu", 0) > 1:
+        signal.signal(signal.SIGTERM, _stop_children)
+    try:
+        train_phase(directory, settings, threads, distributed)
+    except Exception as err:
+        message = message_of(err)
+        if message is None:
+            raise
+        print(f"error: {message}", file=sys.stderr)
+        sys.exit(1)
+
+
+class LogFollower:
+    """Turns new lines of ESPnet's log into short progress lines."""
+
+    started = re.compile(r"(\d+)/(\d+)epoch started(?:\. Estimated time to finish: (.*))?$")
+    collapse = re.compile(rf"WARNING: ({MARK}: .*)")
+    results = re.compile(r"(\d+)epoch results: \[train\].*?\bloss=([^,]+),.*?\[valid\].*?\bloss=([^,]+),")
+
+    def __init__(self, tag, path):
+        self.tag, self.path = tag, path
+        self.position = os.path.getsize(path) if os.path.exists(path) else 0
+
+    def report(self):
+        if not os.path.exists(self.path):
+            return
+        with open(self.path, encoding="utf-8", errors="replace") as f:
+            f.seek(self.position)
+            for line in f:
+                if not line.endswith("\n"):
+                    break
+                self.position += len(line.encode("utf-8", "replace"))
+                self.show(line.rstrip())
+
+    def show(self, line):
+        if match := self.started.search(line):
+            epoch, total, left = match.groups()
+            print(f"[{self.tag}] epoch {epoch}/{total}" + (f", {left} left" if left else ""), flush=True)
+        elif match := self.collapse.search(line):
+            print(f"[{self.tag}] warning: {match[1]}", flush=True)
+        elif match := self.results.search(line):
+            epoch, train, valid = match.groups()
+            print(f"[{self.tag}] epoch {epoch}: train loss {train}, valid loss {valid}", flush=True)
+
+
+def run_phases(jobs, nj, threads, distributed=None):
+    """Train phases, at most `nj` at once, each after its parent.
+
+    jobs: list of (tag, parent tag or None, directory, settings). distributed: see `train_phase`. Processes are forked
+    from this one after the heavy imports, which take longer than a short phase. Raises UserError, with the end of its
+    log, for one that failed; what was running is stopped and resumes in the next run.
+    """
+    waiting = []
+    for job in jobs:
+        if is_done(job[2], job[3]):
+            print(f"[{job[0]}] is trained, nothing to do: {job[2]}/{DONE}")
+        else:
+            waiting.append(job)
+    if not waiting:
+        return
+    print(f"loading libraries for {len(waiting)} phases", flush=True)
+    import espnet_llmvq.espnet.task  # noqa: F401  shared by all forked children
+
+    fork, running = multiprocessing.get_context("fork"), {}
+    open_tags = {job[0] for job in waiting}
+    try:
+        while waiting or running:
+            for job in list(waiting):
+                tag, parent, directory, settings = job
+                if len(running) < nj and parent not in open_tags:
+                    os.makedirs(directory, exist_ok=True)
+                    log = log_file(directory, distributed)
+                    follower = LogFollower(tag, log)
+                    process = fork.Process(target=_child, args=(directory, settings, threads, distributed))
+                    process.start()
+                    running[tag] = (process, follower, log)
+                    waiting.remove(job)
+                    print(f"[{tag}] training, log in {log}", flush=True)
+            time.sleep(0.3)
+            for tag, (process, follower, log) in list(running.items()):
+                over = process.exitcode is not None
+                follower.report()  # after looking, so that its last lines are not missed
+                if over:
+                    del running[tag]
+                    if process.exitcode != 0:
+                        why = ended(process.exitcode)
+                        raise UserError(f"phase {tag} failed: it {why}; the end of {log}:\n{tail(log)}")
+                    open_tags.discard(tag)
+                    print(f"[{tag}] done", flush=True)
+    finally:
+        for process, _, _ in running.values():
+            process.terminate()
+            process.join()

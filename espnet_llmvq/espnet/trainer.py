@@ -1,0 +1,146 @@
+"""ESPnet's trainer with checkpoints that survive a kill, and a look at the bridge after each epoch.
+
+Checkpoints are written atomically and read without pickles.
+"""
+
+import contextlib
+import datetime
+import logging
+import math
+import os
+import pickle
+import random
+from pathlib import Path
+
+import numpy as np
+import torch
+from espnet2.train.reporter import aggregate
+from espnet2.train.trainer import Trainer
+
+from espnet_llmvq.base.errors import UserError
+from espnet_llmvq.bridge.collapse import MARK, write_diagnostics
+
+RANDOM_STATE = "random_state"
+
+
+def random_state():
+    """States of all generators, as tensors and plain Python values only."""
+    name, keys, pos, has_gauss, cached = np.random.get_state()
+    version, internal, gauss = random.getstate()
+    state = {
+        "torch": torch.get_rng_state(),
+        "numpy": (name, torch.from_numpy(keys.astype(np.int64)), pos, has_gauss, cached),
+        "python": (version, list(internal), gauss),
+    }
+    if torch.cuda.is_available():
+        state["cuda"] = torch.cuda.get_rng_state_all()
+    return state
+
+
+def set_random_state(state):
+    torch.set_rng_state(state["torch"].cpu())
+    name, keys, pos, has_gauss, cached = state["numpy"]
+    np.random.set_state((name, keys.numpy().astype(np.uint32), pos, has_gauss, cached))
+    version, internal, gauss = state["python"]
+    random.setstate((version, tuple(internal), gauss))
+    if "cuda" in state and torch.cuda.is_available():
+        torch.cuda.set_rng_state_all([s.cpu() for s in state["cuda"]])
+
+
+def load_weights(path, device, remedy):
+    """Read a file of `torch.save` without pickles. UserError for a damaged one: remove it, and `remedy`."""
+    try:
+        return torch.load(path, map_location=device, weights_only=True)
+    except torch.OutOfMemoryError:
+        raise
+    except (RuntimeError, EOFError, ValueError, pickle.UnpicklingError) as err:
+        what = str(err).partition("\n")[0] or type(err).__name__
+        raise UserError(f"{path}: is damaged ({what}); remove it {remedy}") from err
+
+
+def plain(value):
+    """Replace NumPy scalars and durations by Python numbers, so that `weights_only` loading takes the checkpoint."""
+    if isinstance(value, dict):
+        return type(value)((k, plain(v)) for k, v in value.items())
+    if isinstance(value, (list, tuple)):
+        return type(value)(plain(v) for v in value)
+    if isinstance(value, datetime.timedelta):  # how long an epoch took, for its log line only
+        return value.total_seconds()
+    return value.item() if isinstance(value, np.generic) else value
+
+
+@contextlib.contextmanager
+def atomic_checkpoints():
+    """Make `torch.save` write to a temporary name and rename, and add the random state to checkpoints.
+
+    ESPnet's trainer has no hook where it saves; a kill in the middle of `torch.save` would leave a file that
+    the next run cannot read.
+    """
+    save = torch.save
+
+    def save_atomically(obj, path, *args, **kwargs):
+        if isinstance(obj, dict) and "optimizers" in obj:
+            obj = {**plain(obj), RANDOM_STATE: random_state()}
+        tmp = f"{path}.tmp"
+        try:
+            save(obj, tmp, *args, **kwargs)
+        except (OSError, RuntimeError) as err:
+            os.remove(tmp)
+            raise UserError(
+                f"{path}: cannot be written ({err}); free some disk space and run again: training goes on from its "
+                "last checkpoint"
+            ) from err
+        os.replace(tmp, path)
+
+    torch.save = save_atomically
+    try:
+        yield
+    finally:
+        torch.save = save
+
+
+class SpeechLLMTrainer(Trainer):
+    """Differs from ESPnet's trainer in how checkpoints are written and read, and warns of collapses."""
+
+    @classmethod
+    def run(cls, *args, **kwargs):
+        with atomic_checkpoints():
+            super().run(*args, **kwargs)
+
+    @classmethod
+    def validate_one_epoch(cls, model, iterator, reporter, options, distributed_option):
+        """Also look at the means of the bridge's statistics: a warning, and `diagnostics.json`."""
+        super().validate_one_epoch(model, iterator, reporter, options, distributed_option)
+        if distributed_option.distributed and distributed_option.dist_rank != 0:
+            return
+        means = {name: float(aggregate(values)) for name, values in reporter.stats.items()}
+        if "bridge_steps" not in means:  # a phase that does not run the bridge
+            return
+        bridge = getattr(model, "module", model).bridge
+        found = bridge.collapses(means)
+        for text in found:
+            logging.warning(f"{MARK}: {text}")
+        means = {name: value for name, value in means.items() if math.isfinite(value)}
+        write_diagnostics(options.output_dir, reporter.get_epoch(), means, found)
+
+    @staticmethod
+    def resume(checkpoint, model, reporter, optimizers, schedulers, scaler, ngpu=0, strict=True):
+        """Load `checkpoint.pth` (weights_only) with optimizers, schedulers and generators."""
+        checkpoint = Path(checkpoint)
+        device = f"cuda:{torch.cuda.current_device()}" if ngpu > 0 else "cpu"
+        states = load_weights(checkpoint, device, "to train this phase from its beginning")
+        model.load_state_dict(states["model"])
+        reporter.load_state_dict(states["reporter"])
+        for optimizer, state in zip(optimizers, states["optimizers"]):
+            optimizer.load_state_dict(state)
+        for scheduler, state in zip(schedulers, states["schedulers"]):
+            if scheduler is not None:
+                scheduler.load_state_dict(state)
+        if scaler is not None and states["scaler"] is not None:
+            scaler.load_state_dict(states["scaler"])
+        # Killed between the two files of an epoch: the averaging at the end needs the second.
+        weights = checkpoint.parent / f"{reporter.get_epoch()}epoch.pth"
+        if not weights.exists():
+            torch.save(states["model"], weights)
+        set_random_state(states[RANDOM_STATE])
+        logging.info(f"The training was resumed using {checkpoint}")

@@ -1,0 +1,227 @@
+"""Trainings of a recipe: the config of each phase as it is trained, and what it says in the terms of a paper."""
+
+import os
+from dataclasses import dataclass
+
+from espnet_llmvq.base.config import read_config
+from espnet_llmvq.base.errors import UserError
+from espnet_llmvq.experiment.systems import Phase, plan, read_systems, split_mixture
+
+CRITERION = [["valid", "loss", "min"]]
+
+
+@dataclass(frozen=True)
+class Training:
+    """A phase, its config with bases merged and overrides laid over it, and the name of its mixture or None.
+
+    is_encoder: it is the training of the speech encoder, which no other phase comes before.
+    """
+
+    phase: Phase
+    config: dict
+    mixture: str
+    is_encoder: bool = False
+
+
+def read_trainings(
+    conf_dir, systems=(), seed=1, encoder=None, tag=None, overrides=None, accumulate=1, pretrained=None, layer=None
+):
+    """The `Training`s of the systems, each once and parents first, before them that of the encoder.
+
+    encoder: its config or None; tag: its directory. overrides: dict laid over every config. accumulate: see
+    `split_batches`. pretrained, layer: see `with_pretrained`. Raises UserError for unknown names, and for a learning
+    rate that ends before the training.
+    """
+    phases = plan(read_systems(conf_dir, systems, seed))
+    if encoder:
+        phases.insert(0, Phase(tag or os.path.splitext(os.path.basename(encoder))[0], encoder, None))
+    found = []
+    for phase in phases:
+        config, mixture = split_mixture(read_config(phase.config), phase.config, conf_dir)
+        config.update(overrides or {})
+        if pretrained and phase.config != encoder:
+            config = with_pretrained(config, pretrained, layer, phase.config)
+        config.setdefault("best_model_criterion", CRITERION)
+        config = split_batches(config, accumulate, phase.config)
+        check_schedule(config, phase.config)
+        found.append(Training(phase, config, mixture, phase.config == encoder))
+    return found
+
+
+def with_pretrained(config, path, layer, where):
+    """The config of a phase with the pretrained encoder in `path`.
+
+    where: the config's file. Raises UserError for keys that contradict it or need the CTC head that it lacks.
+    """
+    import yaml
+
+    from espnet_llmvq.speech.pretrained import settings
+
+    given = settings(path, None if layer is None else yaml.safe_load(layer))
+    conf = {**config.get("encoder_conf", {}), **given.pop("encoder_conf")}
+    written = {**config.get("encoder_conf", {}), **config}
+    for key, value in {**given, **conf}.items():
+        if key in written and written[key] != value:
+            raise UserError(
+                f"{where}: {key} is {written[key]!r}, but with the pretrained encoder {path} it is {value!r}; "
+                "leave it out"
+            )
+    model, start = config.get("model_conf", {}), config.get("aligned_start_conf", {})
+    needs = {key: model.get(key) for key in ("ctc_weight", "drop_blank", "merge_runs")}
+    needs["aligned_start_conf.targets"] = start.get("targets", "transcript") == "ctc_head"
+    for key, value in needs.items():
+        if value not in (None, False, 0):
+            raise UserError(f"{where}: {key} needs a CTC head, which a pretrained encoder lacks; leave it out")
+    return {**config, **given, "encoder_conf": conf}
+
+
+def split_batches(config, parts, path):
+    """The config with every batch cut into `parts`, whose gradients are summed: less memory, the same optimizer steps.
+
+    Raises UserError for a number of utterances that cannot be cut so.
+    """
+    if parts == 1:
+        return config
+    if parts < 1:
+        raise UserError(f"--accumulate {parts}: give the number of parts of a batch, from 1 on")
+    config = {**config, "accum_grad": config.get("accum_grad", 1) * parts}
+    if counts_positions(config):
+        if "batch_bins" not in config:
+            raise UserError(f"{path}: --accumulate {parts} needs batch_bins")
+        config["batch_bins"] = -(-config["batch_bins"] // parts)
+    else:
+        if config.get("batch_size", 0) < parts or config["batch_size"] % parts:
+            raise UserError(
+                f"{path}: batch_size {config.get('batch_size')} cannot be cut into {parts} equal parts; "
+                "give --accumulate a divisor of it"
+            )
+        config["batch_size"] //= parts
+    if config.get("num_iters_per_epoch") is not None:
+        config["num_iters_per_epoch"] *= parts
+    return config
+
+
+def counts_positions(config):
+    """Whether batches are budgeted in LLM positions (`batch_bins`), not in sequences (`batch_size`)."""
+    return config.get("batch_type") in ("numel", "length")
+
+
+def optimizer_steps(config, batches=None):
+    """Optimizer steps of a training, None if that depends on the data. batches: those of an epoch, where known.
+
+    ESPnet counts within an epoch: gradients of batches at its end that do not fill a step go into the next one.
+    """
+    batches = config.get("num_iters_per_epoch") or batches
+    if batches is None or config.get("max_epoch") is None:
+        return None
+    return config["max_epoch"] * (batches // config.get("accum_grad", 1))
+
+
+def check_schedule(config, path):
+    """Raise UserError where `onecyclelr` ends before the training: torch would stop it there."""
+    total, steps = (config.get("scheduler_conf") or {}).get("total_steps"), optimizer_steps(config)
+    if config.get("scheduler") == "onecyclelr" and None not in (total, steps) and steps > total:
+        raise UserError(
+            f"{path}: scheduler_conf.total_steps is {total}, but training takes {steps} optimizer steps "
+            f"(max_epoch x num_iters_per_epoch / accum_grad); set it to {steps}"
+        )
+
+
+def with_defaults(config, defaults):
+    """A config with all keys. defaults: of ESPnet; keyword arguments of a class it would choose are not another's."""
+    kept = {k: {} if k.endswith("_conf") and k[:-5] in config else v for k, v in defaults.items()}
+    return {**kept, **config}
+
+
+def trained_parts(training):
+    """(parts that train, parts that are frozen) as words; parts that the phase does not run are in neither."""
+    import re
+
+    config = training.config
+    weights = {"ctc_weight": 0.0, "start_weight": 0.0, "llm_weight": 1.0, **(config.get("model_conf") or {})}
+    freeze = config.get("freeze") or []
+    trains, frozen = [], []
+
+    def part(name, prefix, on=True):
+        fixed = any(re.match(pattern, prefix) for pattern in freeze)
+        (trains if on and not fixed else frozen).append(name)
+
+    part("encoder", "speech_encoder.", training.is_encoder or config.get("train_encoder", False))
+    if (config.get("encoder_conf") or {}).get("layer") == "weighted":
+        part("weights of its layers", "speech_encoder.layer_weights")
+    if config.get("ctc", True):
+        part("CTC head", "ctc.", training.is_encoder)
+    if not (weights["llm_weight"] or weights["start_weight"]):
+        return trains, frozen
+    part("projector", "bridge.projector")
+    if config.get("bridge", "none") != "none":
+        part("codebook", "bridge.codebook", (config.get("bridge_conf") or {}).get("codebook") == "trainable")
+    if weights["llm_weight"]:
+        lora = (config.get("llm_conf") or {}).get("lora")
+        part("LLM", "llm.", not lora)
+        if lora:
+            part("LoRA", "llm.lora_")
+    return trains, frozen
+
+
+def describe(training, defaults, gpus=1, batches=None):
+    """What a training amounts to, as a dict for JSON.
+
+    defaults: of keys that the config lacks (ESPnet's). gpus: among which each batch is shared; its size stays.
+    batches: of an epoch, where known and the config does not say.
+    """
+    config = with_defaults(training.config, defaults)
+    unit = "batch_bins" if counts_positions(config) else "batch_size"
+    trains, frozen = trained_parts(training)
+    return {
+        "phase": training.phase.tag,
+        "config": training.phase.config,
+        "parent": training.phase.parent,
+        "mixture": training.mixture,
+        "bridge": None if training.is_encoder else config["bridge"],
+        "bridge_conf": {} if training.is_encoder else config["bridge_conf"],
+        "model_conf": config["model_conf"],
+        "llm_conf": config["llm_conf"],
+        "trains": trains,
+        "frozen": frozen,
+        "batch_type": config["batch_type"],
+        "unit": "LLM positions" if unit == "batch_bins" else "sequences",
+        "batch": config[unit],
+        "accum_grad": config["accum_grad"],
+        "effective_batch": config[unit] * config["accum_grad"],
+        "gpus": gpus,
+        "optim": config["optim"],
+        "optim_conf": config["optim_conf"],
+        "scheduler": config["scheduler"],
+        "scheduler_conf": config["scheduler_conf"],
+        "grad_clip": config["grad_clip"],
+        "max_epoch": config["max_epoch"],
+        "batches_per_epoch": config["num_iters_per_epoch"] or batches,
+        "steps": optimizer_steps(config, batches),
+    }
+
+
+def show(facts):
+    """The lines in which `describe` is printed."""
+
+    def pairs(conf):
+        return " ".join(f"{key}={value}" for key, value in (conf or {}).items())
+
+    batch = f"{facts['batch']} {facts['unit']}"
+    if facts["accum_grad"] > 1:
+        batch += f" x {facts['accum_grad']} (accum_grad) = {facts['effective_batch']}"
+    if facts["gpus"] > 1:
+        batch += f", shared by {facts['gpus']} GPUs"
+    epochs, batches, steps = facts["max_epoch"], facts["batches_per_epoch"], facts["steps"]
+    length = f"{epochs} epochs of {batches or 'all'} batches"
+    length += f" = {steps} optimizer steps" if steps is not None else "; steps depend on the data"
+    yield f"{facts['phase']}: {facts['config']}" + (f", after {facts['parent']}" if facts["parent"] else "")
+    yield f"  data       {'mixture ' + facts['mixture'] if facts['mixture'] else 'training set'}"
+    yield f"  trains     {', '.join(facts['trains']) or 'nothing'}"
+    yield f"  frozen     {', '.join(facts['frozen']) or 'nothing'}"
+    if facts["bridge"]:
+        yield f"  bridge     {facts['bridge']} {pairs(facts['bridge_conf'])}".rstrip()
+    yield f"  batch      {batch} ({facts['batch_type']})"
+    yield f"  length     {length}"
+    yield f"  optimizer  {facts['optim']} {pairs(facts['optim_conf'])}, gradient norm up to {facts['grad_clip']}"
+    yield f"  scheduler  {facts['scheduler'] or 'none'} {pairs(facts['scheduler_conf'])}".rstrip()

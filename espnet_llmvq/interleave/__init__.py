@@ -1,1 +1,0 @@
-"""Builders of sequences: from data directories and text to `Sequence`."""

@@ -1,0 +1,1 @@
+"""The speech LLM: encoder, bridge and LLM from a batch to a loss."""

@@ -1,0 +1,62 @@
+"""Aligned start: scaled cosines between projector outputs and the LLM's embedding table as logits of tokens.
+
+Models trained from scratch need help to find the alignment that [2506.05706] gets from its pretrained parts.
+The idea of aligning speech to the LLM table by CTC before the LLM is touched is DirectSpeech2LLM's.
+"""
+
+import torch
+import torch.nn.functional as F
+
+from espnet_llmvq.base.errors import check_name
+from espnet_llmvq.bridge.quantizer import cosine
+
+
+def ctc_loss(logits, lengths, targets, target_lengths, blank):
+    """CTC negative log-likelihood, summed over the batch, in float32.
+
+    logits (B, T, V), lengths (B,), targets (B, U), target_lengths (B,). An utterance that is too short for
+    its target counts as zero.
+    """
+    log_probs = logits.float().log_softmax(-1).transpose(0, 1)
+    return F.ctc_loss(log_probs, targets, lengths, target_lengths, blank, reduction="sum", zero_infinity=True)
+
+
+class AlignedStart(torch.nn.Module):
+    """Logits cos(z, e_v) / temperature over the LLM table, one row of which is the CTC blank.
+
+    blank: the row of a reserved token (`<blank>`), or None: then a learned vector after the table.
+    targets: what the logits learn. `transcript`: its tokens, by CTC. `ctc_head`: at each step what the CTC head of
+        the frozen encoder says there.
+    """
+
+    def __init__(self, embedding, temperature=0.05, blank=None, targets="transcript"):
+        super().__init__()
+        self.targets = check_name("targets", targets, ("transcript", "ctc_head"))
+        self.register_buffer("table", embedding.detach().clone().float(), persistent=False)
+        self.temperature = temperature
+        self.blank = len(embedding) if blank is None else blank
+        if blank is None:
+            self.blank_vector = torch.nn.Parameter(self.table.mean(0, keepdim=True).clone())
+
+    def logits(self, z):
+        """z (B, T, D) -> (B, T, V or V + 1)."""
+        table = self.table
+        if self.blank == len(table):
+            table = torch.cat([table, self.blank_vector])
+        return cosine(z.reshape(-1, z.shape[-1]), table).view(*z.shape[:2], -1) / self.temperature
+
+    def forward(self, z, lengths, targets, target_lengths):
+        """Summed CTC loss of projector outputs z (B, T, D)."""
+        return ctc_loss(self.logits(z), lengths, targets, target_lengths, self.blank)
+
+    def cross_entropy(self, z, posterior, blank):
+        """Summed cross-entropy of steps z (N, D) with the `posterior` (N, R) of a CTC head whose blank is `blank`.
+
+        Rows of the table beyond the head's tokens have no share in it.
+        """
+        logits = self.logits(z[None])[0].float()
+        target = torch.zeros_like(logits)
+        target[:, : posterior.shape[1]] = posterior
+        target[:, blank] = 0.0
+        target[:, self.blank] = posterior[:, blank]
+        return -(target * logits.log_softmax(-1)).sum()

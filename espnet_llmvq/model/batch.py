@@ -1,0 +1,174 @@
+"""Sequences in ESPnet's dataset: the `sequence` data type, its preprocessing and its collate function."""
+
+import os
+
+import numpy as np
+import scipy.fft
+import torch
+from espnet2.train.dataset import DATA_TYPES
+
+from espnet_llmvq.base.errors import UserError
+from espnet_llmvq.data.audio import SAMPLE_RATE, AudioError, read_audio
+from espnet_llmvq.model.positions import encode_text, firsts
+from espnet_llmvq.model.speech_llm import SPEECH, TEXT
+from espnet_llmvq.sequence.sequence import Sequence, SequenceReader
+
+# Registered at import time, so that spawned DDP children and data loaders see it.
+DATA_TYPES.setdefault(
+    "sequence",
+    dict(
+        func=SequenceReader,
+        kwargs=[],
+        help="JSON lines of speech and text spans (espnet_llmvq.sequence.sequence)\n\n"
+        '   {"id": "utterance_id_a", "spans": [...]}\n   ...',
+    ),
+)
+
+
+class FrameCache:
+    """Encoder outputs computed beforehand, by utterance id: (T, D) float32.
+
+    path: Kaldi scp of a cache written by `espnet_llmvq.cli.encode`.
+    """
+
+    def __init__(self, path):
+        import kaldiio
+
+        self.path = path
+        try:
+            self.frames = kaldiio.load_scp(path)
+        except ValueError as err:
+            raise self._damaged("a line", err) from err
+
+    def __getitem__(self, utt):
+        if utt not in self.frames:
+            raise UserError(f"{self.path}: no encoder frames for {utt}; remove the cache and run stage 10")
+        try:
+            return self.frames[utt]
+        except Exception as err:  # a damaged file raises whatever its bytes lead to
+            raise self._damaged(utt, err) from err
+
+    def _damaged(self, what, err):
+        return UserError(
+            f"{self.path}: the encoder frames of {what} are damaged ({err}); remove {os.path.dirname(self.path)} and "
+            "run stage 10"
+        )
+
+
+class SequencePreprocessor:
+    """(id, {"sequence": JSON line}) -> arrays of the model's batch, for one sequence.
+
+    speech: (S,) waveforms of its speech spans joined, or (T, D) cached frames; speech_lengths (n,);
+    tokens (U,); layout (K, 3) of kind, length, loss; the length of a piece of a sound file is in encoder steps.
+
+    step: samples of an encoder step. A piece is filled up with zeros to a whole number of them; without it
+    pieces are refused.
+    """
+
+    def __init__(self, tokenizer, eos_id, cache=None, augment=None, step=None):
+        self.tokenizer, self.eos_id = tokenizer, eos_id
+        self.cache = FrameCache(cache) if cache else None
+        self.augment, self.step = augment, step
+
+    def wave(self, utt, span):
+        """The samples of one speech span; of a piece nothing but the piece is kept."""
+        start = span.start or 0
+        # A whole file is read to its end, so that one that has grown is found out.
+        end = (start + span.samples) / SAMPLE_RATE if span.is_piece else None
+        try:
+            wave = read_audio(span.audio, SAMPLE_RATE, start / SAMPLE_RATE, end)
+        except AudioError as err:
+            raise UserError(f"{utt}: {err}; a file of dump/ is made again from stage 3") from err
+        if abs(len(wave) - span.samples) > 1:
+            raise UserError(
+                f"{utt}: {span.audio} has {len(wave)} samples, the sequence says {span.samples}; "
+                "the audio changed: run again from stage 3"
+            )
+        # Resampling may give one sample more.
+        return wave[: span.samples] if span.is_piece else wave
+
+    def speech(self, utt, spans):
+        """The speech spans of a sequence: (list of arrays)."""
+        if self.cache is not None:
+            if len(spans) > 1 or spans[0].is_piece:
+                raise UserError(
+                    f"{utt}: an encoder cache holds one speech span a sequence, not {len(spans)}, and a whole "
+                    "file, not a piece; train with --cache_encoder false"
+                )
+            return [np.asarray(self.cache[utt])]
+        waves = [self.wave(utt, span) for span in spans]
+        if self.augment is not None:
+            # The noise of a sequence has one level and one colour, as its spans are of one recording.
+            noisy = self.augment(np.concatenate(waves))
+            waves = np.split(noisy, np.cumsum([len(w) for w in waves])[:-1])
+        return [
+            np.pad(w, (0, self.steps(utt, span) * self.step - len(w))) if span.is_piece else w
+            for w, span in zip(waves, spans)
+        ]
+
+    def steps(self, utt, span):
+        """Encoder steps of a piece; 0 for a whole file, of which the encoder makes what it makes."""
+        if not span.is_piece:
+            return 0
+        if self.step is None:
+            raise UserError(f"{utt}: a piece of {span.audio} cannot be read here; only whole files can")
+        return -(-span.samples // self.step)
+
+    def __call__(self, utt, data):
+        seq = Sequence.from_json(data["sequence"])
+        tokens, layout = [], []
+        for span, first in zip(seq.spans, firsts(seq.spans)):
+            if span.is_speech:
+                layout.append((SPEECH, self.steps(utt, span), 0))
+                continue
+            ids = encode_text(self.tokenizer, span, self.eos_id, first)
+            layout.append((TEXT, len(ids), int(span.loss)))
+            tokens += ids
+        out = {"tokens": np.array(tokens, dtype=np.int64), "layout": np.array(layout, dtype=np.int64).reshape(-1, 3)}
+        spans = [s for s in seq.spans if s.is_speech]
+        if spans:
+            waves = self.speech(utt, spans)
+            out["speech"] = np.concatenate(waves).astype(np.float32)
+            out["speech_lengths"] = np.array([len(w) for w in waves], dtype=np.int64)
+        return out
+
+
+def collate(batch):
+    """[(id, arrays)] -> (ids, tensors of the model's batch). Speech spans are padded with zeros."""
+    pad = torch.nn.utils.rnn.pad_sequence
+    ids = [utt for utt, _ in batch]
+    out = {
+        "tokens": pad([torch.from_numpy(d["tokens"]) for _, d in batch], True),
+        "layout": pad([torch.from_numpy(d["layout"]) for _, d in batch], True, -1),
+    }
+    speech = []
+    for _, d in batch:
+        if "speech" in d:
+            speech += torch.from_numpy(d["speech"]).split(d["speech_lengths"].tolist())
+    if speech:
+        out["speech"] = pad(speech, True)
+        out["speech_lengths"] = torch.tensor([len(s) for s in speech])
+    return ids, out
+
+
+class Augmenter:
+    """Training noise on waveforms: coloured Gaussian noise, gain, or neither.
+
+    noise_prob: share of utterances with noise; snr_db: range of its level; tilt: range of the
+    exponent of its power spectrum 1/f^tilt (0 white, 1 pink).
+    Draws come from numpy's global generator, which ESPnet seeds by epoch and worker.
+    """
+
+    def __init__(self, noise_prob=0.0, snr_db=(5.0, 30.0), tilt=(0.0, 1.5)):
+        self.noise_prob, self.snr_db, self.tilt = noise_prob, snr_db, tilt
+
+    def __call__(self, wave):
+        if np.random.rand() >= self.noise_prob:
+            return wave
+        # The transform of a length with large prime factors takes many times longer.
+        n = scipy.fft.next_fast_len(len(wave), real=True)
+        spectrum = scipy.fft.rfft(np.random.randn(n).astype(np.float32))
+        frequency = np.maximum(np.arange(len(spectrum), dtype=np.float32), 1.0)
+        noise = scipy.fft.irfft(spectrum * frequency ** (-np.random.uniform(*self.tilt) / 2), n)[: len(wave)]
+        power = np.mean(wave**2) / 10 ** (np.random.uniform(*self.snr_db) / 10)
+        return wave + (noise * np.sqrt(power / (np.mean(noise**2) + 1e-20))).astype(wave.dtype)

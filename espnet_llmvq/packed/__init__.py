@@ -1,1 +1,0 @@
-"""A trained system as one directory that loads on another machine."""

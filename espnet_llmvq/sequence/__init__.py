@@ -1,0 +1,1 @@
+"""Sequences of speech and text: what they are, and what builds them."""

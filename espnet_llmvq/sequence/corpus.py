@@ -1,0 +1,70 @@
+"""Builders over whole files: they yield what can be used and note why the rest cannot."""
+
+import os
+
+from espnet_llmvq.base.errors import UserError
+from espnet_llmvq.data.datadir import DataDir
+from espnet_llmvq.sequence.units import Dropped
+
+NO_ALIGNMENT = "no alignment"
+
+
+def utterances(path, dropped, step=1):
+    """Yield (utterance, audio path, samples, transcript) of a formatted data directory in the order of ids.
+
+    step: samples of an encoder step. dropped: {id: Dropped}, to which shorter utterances are added.
+    """
+    data = DataDir.load(path)
+    for utt, samples in sorted(data.samples(path).items()):
+        if samples < step:
+            dropped[utt] = Dropped("audio shorter than an encoder step", f"{samples} of {step} samples")
+        else:
+            yield utt, os.path.abspath(data.wav_scp[utt]), samples, data.text[utt]
+
+
+def joined(path, table, lacking, dropped, step=1):
+    """`utterances` with what a table has of each: yield (utterance, audio path, samples, transcript, value).
+
+    table: {utterance: value}, such as word times. What only one of the two has is added to `dropped`; lacking: the
+    reason where it is the directory.
+    """
+    seen = set()
+    for utt, *rest in utterances(path, dropped, step):
+        seen.add(utt)
+        if utt in table:
+            yield utt, *rest, table[utt]
+        else:
+            dropped[utt] = Dropped(lacking)
+    for utt in sorted(table.keys() - seen - dropped.keys()):
+        dropped[utt] = Dropped("not in the data directory")
+
+
+def documents(path, dropped):
+    """Yield (id, text) of each line of a text file; ids are line numbers. Empty lines are added to `dropped`."""
+    try:
+        with open(path, encoding="utf-8") as f:
+            for number, line in enumerate(f, 1):
+                key, text = f"line{number:08d}", " ".join(line.split())
+                if text:
+                    yield key, text
+                else:
+                    dropped[key] = Dropped("empty line")
+    except OSError as err:
+        raise UserError(f"{path}: {err.strerror}") from None
+    except UnicodeDecodeError as err:
+        raise UserError(f"{path} is not UTF-8 ({err}); convert it with iconv") from None
+
+
+def within(sequences, positions, most, context, dropped):
+    """Yield sequences of at most `context` LLM positions; the others are added to `dropped`.
+
+    positions: function from a sequence to its positions. most: to no fewer, or None; what fits by it is not counted.
+    """
+    for seq in sequences:
+        n = most(seq)
+        if n is None or n > context:
+            n = positions(seq)
+        if n > context:
+            dropped[seq.id] = Dropped("longer than the context", f"{n} positions, {context} fit")
+        else:
+            yield seq

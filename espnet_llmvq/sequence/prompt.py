@@ -1,0 +1,74 @@
+"""Prompt templates: the words around speech and transcript, from the config.
+
+A template that begins with "chat:" is what the user says in the chat format of the LLM's tokenizer; `resolved` puts the
+format around it.
+"""
+
+import re
+
+from espnet_llmvq.base.errors import UserError
+
+SPEECH, TRANSCRIPT = "{speech}", "{text}"
+CHAT = "chat:"
+
+
+def resolved(template, tokenizer):
+    """The template with the roles and marks of the tokenizer's chat format around it, if it begins with "chat:".
+
+    "chat: {speech} Transcribe." becomes, for the ChatML of Qwen, the tokenizer's default system message, then
+    "<|im_start|>user", the words, "<|im_end|>", "<|im_start|>assistant", each on a line, then {text}. Raises UserError
+    for a tokenizer without a chat format, and unless {speech} occurs once.
+    """
+    if not template.startswith(CHAT):
+        return template
+    if not tokenizer.chat_template:
+        raise UserError(f"prompt {template!r}: the LLM's tokenizer has no chat template; write the roles yourself")
+    said = template[len(CHAT) :].strip().removesuffix(TRANSCRIPT).rstrip()
+    turns = [{"role": "user", "content": said}]
+    chat = tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
+    parse(chat + TRANSCRIPT)
+    return chat + TRANSCRIPT
+
+
+def parse(template):
+    """Split e.g. "USER: {speech} Transcribe. ASSISTANT: {text}" into parts.
+
+    Returns a list of ("text", words), ("speech",) and ("transcript",). Spaces at the end of words belong to
+    what follows, as language models tokenise them; line breaks stay. Raises UserError unless {speech} and {text}
+    occur once each, in this order, and {text} ends the template.
+    """
+    pieces = re.split(r"(\{speech\}|\{text\})", template)
+    marks = [p for p in pieces if p in (SPEECH, TRANSCRIPT)]
+    if marks != [SPEECH, TRANSCRIPT] or pieces[-1].strip():
+        raise UserError(f"prompt {template!r} must hold {{speech}} once and end with {{text}}")
+    parts = []
+    for piece in pieces:
+        if piece == SPEECH:
+            parts.append(("speech",))
+        elif piece == TRANSCRIPT:
+            parts.append(("transcript",))
+        elif piece.strip(" "):
+            parts.append(("text", piece.rstrip(" ")))
+    return parts
+
+
+def lead(template, mark):
+    """The space that joins what `mark` (SPEECH or TRANSCRIPT) stands for to the words before it: " " or ""."""
+    before = template.split(mark)[0]
+    return " " if before.endswith(" ") else ""
+
+
+def template_of(sequence):
+    """The template that a `Sequence` was made with, without the spaces that `parse` drops.
+
+    Templates are equal if and only if they make the same sequences. Texts that carry loss are the transcript.
+    """
+    template = ""
+    for span in sequence.spans:
+        if span.is_speech:
+            template += SPEECH
+        elif span.loss:
+            template += (" " if span.text.startswith(" ") else "") + TRANSCRIPT
+        else:
+            template += span.text
+    return template

@@ -1,0 +1,221 @@
+"""`Sequence`: an ordered list of speech and text spans, each with or without loss.
+
+A file of sequences is JSON lines that a person can read, one sequence a line::
+
+    {"id": "u1", "spans": [{"text": "USER:"}, {"audio": "u1.wav", "samples": 31200},
+                           {"text": " ASSISTANT:"}, {"text": " Hello.", "loss": true, "eos": true}]}
+
+`SequenceReader` finds a line by its id through an index on disk, so that memory does not grow with the
+number of sequences.
+"""
+
+import collections.abc
+import hashlib
+import json
+import os
+from dataclasses import asdict, dataclass, field
+
+import numpy as np
+
+from espnet_llmvq.base.errors import UserError, nearest
+from espnet_llmvq.base.files import writing
+
+
+@dataclass(frozen=True)
+class Span:
+    """Speech (`audio` is set) or text (`text` is set).
+
+    audio: path of a sound file. samples: length at 16 kHz. start: first sample of a piece of the file, 0 or
+        more; None: the whole file. said: the words of a piece, for people; no model reads them.
+    text: as it is tokenised, leading space included. loss: its tokens are trained on.
+    special: the text is the name of one token of the tokenizer, such as "<s>".
+    eos: the end token follows the text, with the same loss. With it alone the text may be "".
+    """
+
+    text: str = None
+    audio: str = None
+    samples: int = None
+    start: int = None
+    said: str = None
+    loss: bool = False
+    special: bool = False
+    eos: bool = False
+
+    def __post_init__(self):
+        for name in ("text", "audio", "said"):
+            if not isinstance(getattr(self, name), str | None):
+                raise ValueError(f"{name} is {getattr(self, name)!r}; it must be text")
+        for name in ("loss", "special", "eos"):
+            if type(getattr(self, name)) is not bool:
+                raise ValueError(f"{name} is {getattr(self, name)!r}; it must be true or false")
+        if (self.text is None) == (self.audio is None):
+            raise ValueError("a span has either text or audio")
+        if self.audio is not None:
+            if self.loss or self.eos or self.special or not _is_count(self.samples) or self.samples == 0:
+                raise ValueError("a speech span has samples > 0, no loss, no eos and is not special")
+            if self.start is not None and not _is_count(self.start):
+                raise ValueError(f"start is {self.start!r}; it must be a number of samples, 0 or more")
+        elif self.samples is not None or self.start is not None or self.said is not None:
+            raise ValueError("a text span has no samples, no start and no said")
+        elif not self.text and (self.special or not self.eos):
+            raise ValueError("a text span without eos must have text")
+
+    @property
+    def is_speech(self):
+        return self.audio is not None
+
+    @property
+    def is_piece(self):
+        """Whether it is a piece cut out of a sound file."""
+        return self.start is not None
+
+    def to_dict(self):
+        return {k: v for k, v in asdict(self).items() if v is not None and v is not False}
+
+
+def _is_count(value):
+    return type(value) is int and value >= 0
+
+
+@dataclass(frozen=True)
+class Sequence:
+    """A training or test example."""
+
+    id: str
+    spans: tuple = field(default_factory=tuple)
+
+    def to_json(self):
+        spans = [s.to_dict() for s in self.spans]
+        return json.dumps({"id": self.id, "spans": spans}, ensure_ascii=False)
+
+    @classmethod
+    def from_json(cls, line):
+        """Parse one line. Raises ValueError for bad JSON, unknown keys or impossible spans."""
+        raw = json.loads(line)
+        if not isinstance(raw, dict) or not isinstance(raw.get("id"), str) or not isinstance(raw.get("spans"), list):
+            raise ValueError("it must have an id, which is text, and a list of spans")
+        known = Span.__dataclass_fields__
+        for span in raw["spans"]:
+            for key in span:
+                if key not in known:
+                    raise ValueError(f"unknown span key {key!r}{nearest(key, known)}")
+        return cls(raw["id"], tuple(Span(**span) for span in raw["spans"]))
+
+    @property
+    def transcript(self):
+        """The text that carries loss, as read by a person."""
+        return "".join(s.text for s in self.spans if s.loss).strip()
+
+    @property
+    def prompt(self):
+        """The spans before the first one with loss: what a decoder is given."""
+        spans = []
+        for span in self.spans:
+            if span.loss:
+                break
+            spans.append(span)
+        return tuple(spans)
+
+
+def write_sequences(path, sequences):
+    """Write an iterable of `Sequence` to `path` with its index; return their number.
+
+    Raises UserError for a duplicate id. `path` appears complete or not at all.
+    """
+    seen, n = set(), 0
+    with writing(path) as f:
+        for seq in sequences:
+            if seq.id in seen:
+                raise UserError(f"{path}: duplicate sequence id {seq.id}")
+            seen.add(seq.id)
+            f.write(seq.to_json() + "\n")
+            n += 1
+    build_index(path)
+    return n
+
+
+def read_sequences(path):
+    """Yield every `Sequence` of a file in order. Raises UserError with file and line, and for a file that is absent."""
+    try:
+        f = open(path, "rb")
+    except FileNotFoundError:
+        raise UserError(f"{path} does not exist; make it with llmvq sequences make (stage 9)") from None
+    with f:
+        for number, line in enumerate(f, 1):
+            try:
+                yield Sequence.from_json(line.decode("utf-8"))
+            except (ValueError, KeyError, TypeError) as err:
+                raise UserError(f"{path}:{number}: not a sequence: {err}") from None
+
+
+def _hash(key):
+    return int.from_bytes(hashlib.blake2b(key.encode(), digest_size=8).digest(), "big")
+
+
+def build_index(path):
+    """Write `path`.idx: rows (hash of id, offset, length) sorted by hash, uint64 (N, 3)."""
+    rows, offset = [], 0
+    with open(path, "rb") as f:
+        for number, line in enumerate(f, 1):
+            try:
+                key = json.loads(line)["id"]
+            except (ValueError, KeyError, TypeError) as err:
+                raise UserError(f"{path}:{number}: not a sequence: {err}") from None
+            rows.append((_hash(key), offset, len(line)))
+            offset += len(line)
+    table = np.array(rows, dtype=np.uint64).reshape(-1, 3)
+    table = table[np.argsort(table[:, 0], kind="stable")]
+    tmp = f"{path}.idx.{os.getpid()}.tmp"
+    with open(tmp, "wb") as f:
+        np.save(f, table)
+    os.replace(tmp, f"{path}.idx")
+
+
+class SequenceReader(collections.abc.Mapping):
+    """Map id -> JSON line of a file of sequences, read on demand through the index on disk.
+
+    Safe to share with forked and spawned workers. Raises KeyError for an unknown id.
+    """
+
+    def __init__(self, path):
+        self.path = str(path)
+        if not os.path.exists(self.path):
+            raise UserError(f"{self.path}: no such file of sequences")
+        index = f"{self.path}.idx"
+        if not os.path.exists(index) or os.path.getmtime(index) < os.path.getmtime(self.path):
+            build_index(self.path)
+        try:
+            self._open()
+        except (OSError, ValueError, EOFError):  # a damaged index
+            build_index(self.path)
+            self._open()
+
+    def _open(self):
+        self.table = np.load(f"{self.path}.idx", mmap_mode="r")
+        self.file = open(self.path, "rb")
+
+    def __getstate__(self):
+        return {"path": self.path}
+
+    def __setstate__(self, state):
+        self.path = state["path"]
+        self._open()
+
+    def __len__(self):
+        return len(self.table)
+
+    def __iter__(self):
+        with open(self.path, encoding="utf-8") as f:
+            for line in f:
+                yield json.loads(line)["id"]
+
+    def __getitem__(self, key):
+        hashed = np.uint64(_hash(key))
+        i = int(np.searchsorted(self.table[:, 0], hashed))
+        while i < len(self.table) and self.table[i, 0] == hashed:
+            # pread keeps no file position, so workers that share the descriptor do not disturb each other
+            line = os.pread(self.file.fileno(), int(self.table[i, 2]), int(self.table[i, 1]))
+            if json.loads(line)["id"] == key:
+                return line.decode("utf-8").rstrip("\n")
+            i += 1
+        raise KeyError(key)

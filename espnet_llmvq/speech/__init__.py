@@ -1,0 +1,1 @@
+"""Speech encoders, trained here or elsewhere, and how many frames they make."""

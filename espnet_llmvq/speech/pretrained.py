@@ -1,0 +1,211 @@
+"""Pretrained encoders through transformers: WavLM on waveforms, Whisper on its log-mel spectrum.
+
+A `PretrainedEncoder` stands where `encoder.SpeechEncoder` does. The directory (or hub id) is one that `save_pretrained`
+wrote: config.json, preprocessor_config.json, weights.
+"""
+
+import copy
+
+import torch
+
+from espnet_llmvq.base.errors import UserError, check_name
+from espnet_llmvq.base.files import check_path
+from espnet_llmvq.data.audio import SAMPLE_RATE
+from espnet_llmvq.speech.frame_rate import PRETRAINED, described, described_as, pretrained_frames, pretrained_step
+
+LAST, WEIGHTED = "last", "weighted"
+# What a training config says beside `encoder` and `encoder_conf`: these encoders take the waveform as it is.
+AS_IT_IS = {"frontend": None, "normalize": None, "specaug": None, "frame_stack": 1}
+
+
+def settings(path, layer=None):
+    """The keys of a training config for the encoder in `path`; `encoder_conf` has a layer only if one is given."""
+    conf = {"path": path, **({} if layer is None else {"layer": layer})}
+    return {"encoder": described(path)[0].model_type, "encoder_conf": conf, **AS_IT_IS, "ctc": False}
+
+
+def changes_frames(config, encoder_file):
+    """Whether training with this config changes what the encoder gives: frames cached before are then not its own.
+
+    config: dict. With an encoder_file the weights of the layers are those of its training, and frozen.
+    """
+    weighted = config.get("encoder") in PRETRAINED and config.get("encoder_conf", {}).get("layer") == WEIGHTED
+    return bool(config.get("train_encoder")) or (weighted and not encoder_file)
+
+
+def load(cls, path, weights=True):
+    """A transformers model in float32, in eval mode; random without `weights`, from config.json alone.
+
+    Raises UserError when the directory lacks tensors of it.
+    """
+    if not weights:
+        return cls(copy.deepcopy(described(path)[0])).eval()
+    local = check_path(path, what="encoder", remedy="give --pretrained_encoder PATH")
+    model, info = cls.from_pretrained(path, dtype=torch.float32, local_files_only=local, output_loading_info=True)
+    # A vector that WavLM's own pretraining puts in the place of masked frames; here nothing is masked.
+    missing = sorted(set(info["missing_keys"]) - {"masked_spec_embed"})
+    if missing:
+        raise UserError(f"{path} lacks {len(missing)} tensors of {cls.__name__}: {', '.join(missing[:4])}")
+    return model.eval()
+
+
+class PretrainedEncoder(torch.nn.Module):
+    """(B, S) waveforms -> (B, T, D) encoder frames, each utterance alone, so that frames are the same to the last bit
+    whatever else is in the batch, and those of a cache are those that the encoder gives.
+
+    Args:
+        path: directory or hub id.
+        layer: `last`; a number N, the hidden state N as transformers counts them (0 is the input of the first layer);
+            or `weighted`: a trainable mean of all hidden states with softmax weights, equal at first (SUPERB,
+            arXiv 2105.01051, sec. 3).
+        weights: false: the directory holds none, they are in the checkpoint (of a packed system).
+    `pretrained` holds the transformers model, `layer_weights` (L + 1,) the weights before the softmax. Its own masking
+    and layer drop, of use in its pretraining, are off; dropout acts only when it trains.
+    """
+
+    name = None  # the model_type of its config.json
+
+    def __init__(self, path, layer=LAST, weights=True):
+        super().__init__()
+        self.path, self.layer = path, layer
+        self.config, self.extractor = described_as(self.name, path)
+        self.pretrained = self.load(path, weights)
+        last = self.config.num_hidden_layers
+        if layer not in (LAST, WEIGHTED) and not (type(layer) is int and 0 <= layer <= last):
+            raise UserError(f"encoder_conf.layer: {layer!r} must be {LAST}, {WEIGHTED} or a number from 0 to {last}")
+        if layer == WEIGHTED:
+            self.layer_weights = torch.nn.Parameter(torch.zeros(last + 1))
+
+    def save_description(self, directory):
+        """Write what `weights: false` needs: config.json and preprocessor_config.json."""
+        self.config.save_pretrained(directory)
+        self.extractor.save_pretrained(directory)
+
+    def output_size(self):
+        return self.config.hidden_size
+
+    def frames(self, samples):
+        """Encoder frames for a number of samples (int or tensor)."""
+        return pretrained_frames(self.name, samples, {"path": self.path})
+
+    def step_samples(self):
+        """Samples from one encoder frame to the next."""
+        return pretrained_step(self.name, {"path": self.path})
+
+    def frame_seconds(self):
+        """Seconds from one encoder frame to the next."""
+        return self.step_samples() / SAMPLE_RATE
+
+    def chosen(self, states):
+        """Hidden states, L + 1 of (1, T, D), the last one normalised -> (1, T, D)."""
+        if self.layer == WEIGHTED:
+            return sum(w * state for w, state in zip(self.layer_weights.softmax(0), states))
+        return states[-1 if self.layer == LAST else self.layer]
+
+    def alone(self, wave):
+        """(S,) waveform of one utterance -> (T, D)."""
+        # The layer weights may train while all else is frozen.
+        trains = any(p.requires_grad for p in self.pretrained.parameters())
+        with torch.set_grad_enabled(torch.is_grad_enabled() and trains):
+            states = self.hidden_states(wave)
+        return self.chosen(states)[0]
+
+    def forward(self, speech, lengths, augment=None):
+        """(B, S) float waveforms at 16 kHz, (B,) samples -> ((B, T, D), (B,) frames).
+
+        augment: no effect, there is no SpecAugment here. Raises UserError for speech of less than a frame.
+        """
+        counts = self.frames(lengths)
+        done = []
+        for i, (wave, n, count) in enumerate(zip(speech, lengths.tolist(), counts.tolist())):
+            if count < 1:
+                raise UserError(
+                    f"speech {i} of the batch has {n} samples, less than one encoder frame; "
+                    "run stage 4 with a larger --min_duration"
+                )
+            # Cloned: sums over memory that begins elsewhere round otherwise.
+            done.append(self.alone(wave[:n].clone()))
+            if len(done[-1]) != count:
+                raise RuntimeError(f"{len(done[-1])} encoder frames of {n} samples are not {count}, as computed")
+        return torch.nn.utils.rnn.pad_sequence(done, True), counts
+
+
+class WavLMEncoder(PretrainedEncoder):
+    """WavLM (arXiv 2110.13900): raw waveform, for the published models 50 frames a second.
+
+    Where preprocessor_config.json asks for it (`do_normalize`, the large model), each waveform gets mean 0, variance 1.
+    """
+
+    name = "wavlm"
+
+    def load(self, path, weights):
+        from transformers import WavLMModel
+
+        model = load(WavLMModel, path, weights)
+        model.config.apply_spec_augment, model.config.layerdrop = False, 0.0
+        return model
+
+    def hidden_states(self, wave):
+        if self.extractor.do_normalize:
+            # As transformers' feature extractor does it, on the device that the waveform is on.
+            with torch.autocast(wave.device.type, enabled=False):
+                wave = (wave - wave.mean()) / torch.sqrt(wave.var(correction=0) + 1e-7)
+        return self.pretrained(wave[None], output_hidden_states=True).hidden_states
+
+
+class WhisperEncoder(PretrainedEncoder):
+    """The encoder of Whisper (arXiv 2212.04356), its window as long as the utterance: a short one costs little.
+
+    Whisper was trained on windows of 30 s, shorter speech filled up with silence. The log-mel spectrum here is the
+    beginning of the one that such a window has, its highest value and so its floor included. What differs: frames do
+    not attend to those of the silence, and next to the last frame the first convolution has zeros.
+
+    longer: speech beyond the window is an error (`refuse`), or cut into windows that are encoded alone and joined
+        (`windows`).
+    """
+
+    name = "whisper"
+
+    def __init__(self, path, layer=LAST, longer="refuse", weights=True):
+        super().__init__(path, layer, weights)
+        self.longer = check_name("encoder_conf.longer", longer, ("refuse", "windows"))
+
+    def load(self, path, weights):
+        from transformers import WhisperModel
+
+        model = load(WhisperModel, path, weights).get_encoder()
+        model.layerdrop = 0.0
+        return model
+
+    def log_mel(self, wave):
+        """(S,) waveform -> (1, mels, F), two for each encoder frame."""
+        extractor = self.extractor
+        silence = torch.nn.functional.pad(wave, (0, extractor.n_fft)).cpu().numpy()
+        device = str(wave.device)
+        mel = extractor(
+            silence, sampling_rate=SAMPLE_RATE, padding=False, truncation=False, device=device, return_tensors="pt"
+        ).input_features
+        return mel[:, :, : 2 * self.frames(len(wave))].to(wave.device)
+
+    def hidden_states(self, wave):
+        model = self.pretrained
+        window = self.config.max_source_positions * self.step_samples()
+        if len(wave) > window and self.longer == "refuse":
+            raise UserError(
+                f"speech of {len(wave) / SAMPLE_RATE:.2f} s: {self.path} hears {window / SAMPLE_RATE:g} s at most; "
+                "leave longer utterances out (stage 4: --max_duration), cut them, or set encoder_conf.longer: windows"
+            )
+        if len(wave) > window:
+            pieces = [piece for piece in wave.split(window) if self.frames(len(piece)) > 0]
+            return [torch.cat(states, 1) for states in zip(*map(self.hidden_states, pieces))]
+        # The forward of transformers insists on the whole window; this is the same but for the cut table of positions.
+        x = torch.nn.functional.gelu(model.conv1(self.log_mel(wave)))
+        x = torch.nn.functional.gelu(model.conv2(x)).transpose(1, 2)
+        x = x + model.embed_positions.weight[: x.shape[1]]
+        states = [torch.nn.functional.dropout(x, model.dropout, model.training)]
+        for layer in model.layers:
+            states.append(layer(states[-1], None))
+        return [*states[:-1], model.layer_norm(states[-1])]
+
+
+CLASSES = {cls.name: cls for cls in (WavLMEncoder, WhisperEncoder)}

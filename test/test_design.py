@@ -1,0 +1,69 @@
+"""The rooms of the package: docs/design.md draws which imports which, and the code must agree."""
+
+import ast
+import re
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+PACKAGE = ROOT / "espnet_llmvq"
+
+
+def rooms():
+    """Rooms in the order of the table in docs/design.md, the ground first."""
+    text = (ROOT / "docs" / "design.md").read_text(encoding="utf-8")
+    table = text.partition("| room | holds |")[2].partition("\n\n")[0]
+    return re.findall(r"^\| `(\w+)/` \|", table, re.M)
+
+
+def imports():
+    """(importing room, imported module, place) of every import of the package, lazy ones too."""
+    for path in sorted(PACKAGE.rglob("*.py")):
+        parts = path.relative_to(PACKAGE).parts
+        room = parts[0] if len(parts) > 1 else "cli"  # __main__.py
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            names = []
+            if isinstance(node, ast.ImportFrom):
+                names = [node.module]
+                if node.module == "espnet_llmvq":
+                    names = [f"{node.module}.{alias.name}" for alias in node.names]
+            elif isinstance(node, ast.Import):
+                names = [alias.name for alias in node.names]
+            for name in names:
+                yield room, name, f"{path.relative_to(ROOT)}:{node.lineno}"
+
+
+def test_the_table_has_every_room():
+    there = sorted(p.name for p in PACKAGE.iterdir() if p.is_dir() and p.name not in ("__pycache__", "egs"))
+    assert sorted(rooms()) == there
+
+
+def test_imports_run_downwards_only():
+    order = rooms()
+    up = [
+        f"{place} imports {module}"
+        for room, module, place in imports()
+        if module.startswith("espnet_llmvq.") and module.split(".")[1] in order
+        and order.index(module.split(".")[1]) > order.index(room)
+    ]  # fmt: skip
+    assert up == []
+
+
+def test_lazy_imports_are_seen(tmp_path, monkeypatch):
+    (tmp_path / "base").mkdir()
+    (tmp_path / "base" / "bad.py").write_text("def f():\n    from espnet_llmvq.model.speech_llm import SpeechLLM\n")
+    monkeypatch.setattr("test_design.PACKAGE", tmp_path)
+    monkeypatch.setattr("test_design.ROOT", tmp_path)
+    assert list(imports()) == [("base", "espnet_llmvq.model.speech_llm", "base/bad.py:2")]
+
+
+def test_no_module_is_loose():
+    assert sorted(p.name for p in PACKAGE.glob("*.py")) == ["__init__.py", "__main__.py"]
+
+
+def test_one_room_alone_knows_espnets_task_and_trainer():
+    strangers = [
+        f"{place} imports {module}"
+        for room, module, place in imports()
+        if module.startswith(("espnet2.tasks", "espnet2.train.trainer", "espnet2.bin")) and room != "espnet"
+    ]
+    assert strangers == []
