@@ -1,8 +1,12 @@
-"""YAML configs: reading, inheritance, and `key=value` laid over them."""
+"""YAML configs: reading, inheritance, `key=value` laid over them, and typed ones as dataclasses."""
 
+import dataclasses
+import math
 import os
+import types
+import typing
 
-from espnet_llmvq.base.errors import UserError
+from espnet_llmvq.base.errors import UserError, check_name
 
 
 def read_yaml(path):
@@ -59,3 +63,66 @@ def read_overrides(pairs):
         except yaml.YAMLError as err:
             raise UserError(f"override {pair!r}: the value is not YAML: {str(err).splitlines()[0]}") from None
     return found
+
+
+KINDS = {bool: "true or false", int: "a whole number", float: "a number", str: "text", dict: "keys and values"}
+
+
+def from_mapping(cls, values, where):
+    """A dataclass from a mapping (of YAML, JSON or options), its keys and types checked.
+
+    Fields may be bool, int, float, str, dict, another dataclass, `tuple[X, ...]` or `tuple[X, Y]` of these (lists in
+    the mapping), `X | None`, `Literal[...]`. An int does for a float, and so does a text such as "1e-3", which YAML
+    does not take for a number. where: what the mapping is, in messages. Raises UserError for an unknown key, with the
+    nearest valid one, for one that is missing, for a value of another type, and for what the class itself refuses.
+    """
+    if not isinstance(values, dict):
+        raise UserError(f"{where}: expected keys and values, not {values!r}")
+    hints = typing.get_type_hints(cls)
+    fields = {field.name: field for field in dataclasses.fields(cls)}
+    for key in values:
+        check_name(f"key in {where}", key, fields)
+    made = {key: _typed(hints[key], value, where, key) for key, value in values.items()}
+    for name, field in fields.items():
+        if name not in made and field.default is field.default_factory is dataclasses.MISSING:
+            raise UserError(f"{where}: {name} is missing")
+    try:
+        return cls(**made)
+    except UserError as err:
+        raise UserError(f"{where}: {err}") from None
+
+
+def _typed(kind, value, where, key):
+    """A value as the type `kind` of a field wants it. Raises UserError."""
+    origin, inside = typing.get_origin(kind), typing.get_args(kind)
+    if origin in (typing.Union, types.UnionType):
+        if value is None and type(None) in inside:
+            return None
+        (kind,) = (k for k in inside if k is not type(None))
+        return _typed(kind, value, where, key)
+    if dataclasses.is_dataclass(kind):
+        return from_mapping(kind, value, f"{where}: {key}")
+    if origin is typing.Literal:
+        if value not in inside or type(value) not in map(type, inside):
+            check_name(f"{key} in {where}", str(value), list(map(str, inside)))
+            raise UserError(f"{where}: {key} is {value!r}; it must be one of {', '.join(map(repr, inside))}")
+        return value
+    if origin is tuple:
+        if not isinstance(value, list | tuple):
+            raise UserError(f"{where}: {key} is {value!r}; it must be a list")
+        if inside[-1] is Ellipsis:
+            inside = inside[:1] * len(value)
+        if len(inside) != len(value):
+            raise UserError(f"{where}: {key} is {value!r}; it must be a list of {len(inside)}")
+        return tuple(_typed(k, v, where, f"{key}[{i}]") for i, (k, v) in enumerate(zip(inside, value)))
+    if kind is float and not isinstance(value, bool):
+        try:
+            number = float(value)
+        except (TypeError, ValueError):
+            number = math.nan
+        if math.isfinite(number):
+            return number
+    elif isinstance(value, kind) and (kind is bool or not isinstance(value, bool)):
+        return value
+    hint = "; put quotes around it" if kind is str else ""
+    raise UserError(f"{where}: {key} is {value!r}; it must be {KINDS[kind]}{hint}")

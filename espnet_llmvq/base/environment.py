@@ -35,11 +35,16 @@ def get_version(package):
         return "not installed"
 
 
+def versions(*packages):
+    """{package: installed version}, for records of what was made with which tools."""
+    return {package: get_version(package) for package in packages}
+
+
 def facts(**more):
     """Return {name: str or int} of what this process runs on, and `more` facts of the caller."""
     return {
         "python": platform.python_version(),
-        **{name: get_version(name) for name in ("torch", "espnet", "transformers")},
+        **versions("torch", "espnet", "transformers"),
         "platform": platform.platform(),
         "CPUs": os.cpu_count(),
         "commit": get_commit(__file__),

@@ -1,0 +1,206 @@
+"""Whether a file or directory is what these inputs and these options make: the one notion of "up to date".
+
+What is made has a record: OUT.made.json beside a file, OUT/made.json in a directory. It holds the options, a mark of
+each input's content, marks of what was written, and facts (versions, machine) that are told but not compared.
+
+    made = Made("exp/tokenizer", {"text": "data/lm/train.txt"}, vocab_size=500, tools=versions("sentencepiece"))
+    if not made.fresh():          # cheap: make it again
+        ...
+        made.note()
+
+    if not made.done("remove {out} to train again"):   # costly: a UserError names the first difference
+        ...
+"""
+
+import contextlib
+import hashlib
+import json
+import os
+from pathlib import Path
+
+from espnet_llmvq.base.errors import UserError
+from espnet_llmvq.base.files import write_text
+
+NAME = "made.json"
+WHOLE = 64 << 20  # bytes; of a larger file only both ends are read
+END = 1 << 20
+SHOWN = 80  # characters of a value in a message
+
+
+def record_file(out):
+    """Where the record of `out` is."""
+    out = Path(out)
+    return out / NAME if out.is_dir() else out.with_name(f"{out.name}.{NAME}")
+
+
+def digest_of(path, size):
+    """Hash of a file's content; of a file above `WHOLE` bytes, of its size and both ends."""
+    h = hashlib.sha256()
+    with open(path, "rb") as f:
+        if size > WHOLE:
+            h.update(f"{size} ".encode() + f.read(END))
+            f.seek(size - END)
+        for block in iter(lambda: f.read(END), b""):
+            h.update(block)
+    return h.hexdigest()
+
+
+def mark(path, old=None):
+    """The mark of a file's content: size, time and hash; None if it is absent, {name: mark} of a directory's files.
+
+    old: a mark from before. Where size and time are as they were, the content is taken to be, and is not read.
+    """
+    path = Path(path)
+    if path.is_dir():
+        old = old if isinstance(old, dict) and "sha256" not in old else {}
+        names = sorted(str(p.relative_to(path)) for p in path.rglob("*") if p.is_file() and p.name != NAME)
+        return {name: mark(path / name, old.get(name)) for name in names}
+    try:
+        stat = path.stat()
+    except OSError:
+        return None
+    known = {"size": stat.st_size, "mtime_ns": stat.st_mtime_ns}
+    if isinstance(old, dict) and all(old.get(key) == value for key, value in known.items()):
+        return old
+    return {**known, "sha256": digest_of(path, stat.st_size)}
+
+
+def same(old, new):
+    """Whether two marks are of equal content."""
+    if not (isinstance(old, dict) and isinstance(new, dict)):
+        return old == new
+    if "sha256" in old or "sha256" in new:
+        return (old.get("size"), old.get("sha256")) == (new.get("size"), new.get("sha256"))
+    return old.keys() == new.keys() and all(same(old[name], new[name]) for name in old)
+
+
+def files_digest(paths):
+    """One hash of many files by path, size and time: for audio, of which reading takes as long as making it again."""
+    h = hashlib.sha256()
+    for path in paths:
+        try:
+            stat = os.stat(path)
+            h.update(f"{os.path.abspath(path)} {stat.st_size} {stat.st_mtime_ns}\n".encode("utf-8", "surrogateescape"))
+        except OSError:
+            h.update(f"{os.path.abspath(path)} missing\n".encode("utf-8", "surrogateescape"))
+    return h.hexdigest()
+
+
+def plain(value):
+    """A value as JSON gives it back: tuples become lists, keys strings."""
+    return json.loads(json.dumps(value, ensure_ascii=False))
+
+
+def shown(value):
+    text = repr(value)
+    return text if len(text) <= SHOWN else f"{text[:SHOWN]}..."
+
+
+def first_difference(old, new, name=""):
+    """In words, the first key at which two values differ, such as "bridge_conf.top_k: 10 then, 30 now"; "" if none."""
+    if isinstance(old, dict) and isinstance(new, dict):
+        for key in sorted(old.keys() | new.keys()):
+            here = f"{name}.{key}" if name else key
+            if key not in old or key not in new:
+                then, now = (shown(d[key]) if key in d else "not there" for d in (old, new))
+                return f"{here}: {then} then, {now} now"
+            if found := first_difference(old[key], new[key], here):
+                return found
+        return ""
+    return "" if old == new else f"{name}: {shown(old)} then, {shown(new)} now"
+
+
+class Made:
+    """A result, and what it is made of.
+
+    out: file or directory, made or not. inputs: {what it is: path of a file or directory}, or paths, that its content
+    follows from; one that does not exist counts as absent. options: all else that it follows from, as JSON can hold it;
+    by convention `tools` are versions of libraries.
+    """
+
+    def __init__(self, out, inputs=(), **options):
+        self.out = str(out)
+        self.inputs = dict(inputs) if isinstance(inputs, dict) else {str(path): path for path in inputs}
+        self.options = plain(options)
+        self.marks = {}  # of inputs, as they were when they were first looked at
+
+    def record(self):
+        """What is noted of the result (dict), or None: not made, or the record is damaged."""
+        with contextlib.suppress(OSError, ValueError):
+            noted = json.loads(record_file(self.out).read_text(encoding="utf-8"))
+            if isinstance(noted, dict) and {"inputs", "options", "files", "complete"} <= noted.keys():
+                return noted
+        return None
+
+    def facts(self):
+        """What `note` was told beside inputs and options; {} if nothing is noted."""
+        return (self.record() or {}).get("facts", {})
+
+    def changed(self, noted, ignore=()):
+        """In words, the first option or input that is not as `noted`; "" if none. ignore: options not compared."""
+        then, now = ({k: v for k, v in d.items() if k not in ignore} for d in (noted["options"], self.options))
+        old = noted["inputs"]
+        self.marks = {name: mark(path, old.get(name)) for name, path in self.inputs.items()}
+        if found := first_difference(then, now):
+            return found
+        for name in sorted(old.keys() | self.inputs.keys()):
+            if name not in old:
+                return f"{name} is a new input"
+            if name not in self.inputs:
+                return f"{name} is no more an input"
+            if not same(old[name], self.marks[name]):
+                said = name if str(self.inputs[name]) == name else f"{name} ({self.inputs[name]})"
+                return f"{said} {'is not there' if self.marks[name] is None else 'has changed'}"
+        return ""
+
+    def difference(self, ignore=()):
+        """In words, why the result is not what inputs and options make; "" if it is."""
+        if not os.path.exists(self.out):
+            return f"{self.out} is not there"
+        noted = self.record()
+        if noted is None:
+            return f"it is not known how {self.out} was made"
+        if not noted["complete"]:
+            return f"{self.out} is not finished"
+        for name, old in noted["files"].items():
+            path = os.path.join(self.out, name) if name else self.out
+            if not same(old, mark(path, old)):
+                return f"{path} is not as it was written"
+        return self.changed(noted, ignore)
+
+    def fresh(self, ignore=()):
+        """Whether the result is there and what inputs and options make. For cheap results: if not, make it again."""
+        return not self.difference(ignore)
+
+    def done(self, remedy, ignore=()):
+        """Whether a costly result is there; False also for one begun. Raises UserError if it is made of something else.
+
+        remedy: what to do then; {out} stands for the result.
+        """
+        if not os.path.exists(record_file(self.out)):
+            return False
+        noted = self.record()
+        found = self.changed(noted, ignore) if noted and not noted["complete"] else self.difference(ignore)
+        if found:
+            raise UserError(f"{self.out} was made otherwise ({found}); {remedy.format(out=self.out)}")
+        return noted["complete"]
+
+    def begin(self):
+        """Record what a costly result will be made of, so that its making can only be resumed with the same."""
+        self.write(complete=False, files={}, facts={})
+
+    def note(self, files=(), **facts):
+        """Record that the result is complete. files: names in a directory that must stay as they are now."""
+        names = [str(name) for name in files] if os.path.isdir(self.out) else [""]
+        marks = {name: mark(os.path.join(self.out, name) if name else self.out) for name in names}
+        self.write(complete=True, files=marks, facts=plain(facts))
+
+    def write(self, **rest):
+        # An input that changed while the result was made is noted as it was before, so that the change is seen.
+        marks = {name: self.marks.get(name) or mark(path) for name, path in self.inputs.items()}
+        noted = {"options": self.options, "inputs": marks, **rest}
+        write_text(record_file(self.out), json.dumps(noted, indent=1, ensure_ascii=False) + "\n")
+
+    def forget(self):
+        """Remove the record, before the result is made again: a killed making is then no result."""
+        record_file(self.out).unlink(missing_ok=True)
