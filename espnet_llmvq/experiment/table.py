@@ -28,9 +28,9 @@ class System:
     """A system, a row of the table.
 
     hypotheses: path of its hypothesis file, "{set}" standing for the name of the set. note: a remark under the table.
-    decode: "llm"; "ctc", the encoder alone; or "ctc_lm", the encoder with the LLM as shallow-fusion LM. phases: names of
-    the trainings that make it, in order; none for the last two, and for hypotheses from elsewhere. model: directory of
-    the trained model, "" if it is from elsewhere. fusion: weights of ctc_lm (lm_weight, length_bonus), {} for others.
+    decode: "llm"; "ctc", the encoder alone; or "ctc_lm", the encoder with the LLM as shallow-fusion LM. phases: names
+    of the trainings that make it, in order; none for the last two, and for hypotheses from elsewhere. model: directory
+    of the trained model, "" if from elsewhere. fusion: weights of ctc_lm (lm_weight, length_bonus), None for others.
     """
 
     name: str
