@@ -1,7 +1,8 @@
 """Whether a file or directory is what these inputs and these options make: the one notion of "up to date".
 
 What is made has a record: OUT.made.json beside a file, OUT/made.json in a directory. It holds the options, a mark of
-each input's content, marks of what was written, and facts (versions, machine) that are told but not compared.
+each input's content, marks of what was written, and facts (versions, machine) that are told but not compared. A result
+that is an input of another passes its own record on (`origin`).
 
     made = Made("exp/tokenizer", {"text": "data/lm/train.txt"}, vocab_size=500, tools=versions("sentencepiece"))
     if not made.fresh():          # cheap: make it again
@@ -45,13 +46,33 @@ def digest_of(path, size):
     return h.hexdigest()
 
 
-def mark(path, old=None):
-    """The mark of a file's content: size, time and hash; None if it is absent, {name: mark} of a directory's files.
+def origin(path):
+    """Hash of what the record of `path` says it was made of and gave; None without one, or of what is not finished.
 
-    old: a mark from before. Where size and time are as they were, the content is taken to be, and is not read.
+    Versions of tools are left out: where they matter, the content differs.
     """
-    path = Path(path)
+    try:
+        noted = json.loads(record_file(path).read_text(encoding="utf-8"))
+        if not noted["complete"]:
+            return None
+        options = {key: value for key, value in noted["options"].items() if key != "tools"}
+        made_of = [options, content(noted["inputs"]), content(noted["files"])]
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return None
+    return hashlib.sha256(json.dumps(made_of, sort_keys=True).encode()).hexdigest()
+
+
+def mark(path, old=None):
+    """The mark of a file or directory, None if it is absent.
+
+    Of a file: size, time and hash, and its `origin` if it has one, so that what it was made of counts too: the names and
+    lengths of sound files say little about the sound. Of a directory: its origin or, without one, {name: mark} of all
+    files in it. old: a mark from before; where size and time are as they were, the content is not read again.
+    """
+    path, made_of = Path(path), origin(path)
     if path.is_dir():
+        if made_of:
+            return {"origin": made_of}
         old = old if isinstance(old, dict) and "sha256" not in old else {}
         names = sorted(str(p.relative_to(path)) for p in path.rglob("*") if p.is_file() and p.name != NAME)
         return {name: mark(path / name, old.get(name)) for name in names}
@@ -59,19 +80,22 @@ def mark(path, old=None):
         stat = path.stat()
     except OSError:
         return None
-    known = {"size": stat.st_size, "mtime_ns": stat.st_mtime_ns}
-    if isinstance(old, dict) and all(old.get(key) == value for key, value in known.items()):
-        return old
-    return {**known, "sha256": digest_of(path, stat.st_size)}
+    found = {"size": stat.st_size, "mtime_ns": stat.st_mtime_ns}
+    known = isinstance(old, dict) and all(old.get(key) == value for key, value in found.items())
+    found["sha256"] = old["sha256"] if known else digest_of(path, stat.st_size)
+    return {**found, "origin": made_of} if made_of else found
+
+
+def content(found):
+    """A mark, or {name: mark}, without times."""
+    if not isinstance(found, dict):
+        return found
+    return {key: content(value) for key, value in found.items() if key != "mtime_ns"}
 
 
 def same(old, new):
     """Whether two marks are of equal content."""
-    if not (isinstance(old, dict) and isinstance(new, dict)):
-        return old == new
-    if "sha256" in old or "sha256" in new:
-        return (old.get("size"), old.get("sha256")) == (new.get("size"), new.get("sha256"))
-    return old.keys() == new.keys() and all(same(old[name], new[name]) for name in old)
+    return content(old) == content(new)
 
 
 def files_digest(paths):
