@@ -62,20 +62,21 @@ def origin(path):
     return hashlib.sha256(json.dumps(made_of, sort_keys=True).encode()).hexdigest()
 
 
-def mark(path, old=None):
+def mark(path, old=None, as_input=True):
     """The mark of a file or directory, None if it is absent.
 
-    Of a file: size, time and hash, and its `origin` if it has one, so that what it was made of counts too: the names and
-    lengths of sound files say little about the sound. Of a directory: its origin or, without one, {name: mark} of all
-    files in it. old: a mark from before; where size and time are as they were, the content is not read again.
+    Of a file: size, time and hash, and as an input its `origin` if it has one, so that what it was made of counts too:
+    the names and lengths of sound files say little about the sound. Of a directory: its origin or, without one,
+    {name: mark} of all files in it. old: a mark from before; where size and time are as they were, the content is not
+    read again.
     """
-    path, made_of = Path(path), origin(path)
+    path, made_of = Path(path), origin(path) if as_input else None
     if path.is_dir():
         if made_of:
             return {"origin": made_of}
         old = old if isinstance(old, dict) and "sha256" not in old else {}
         names = sorted(str(p.relative_to(path)) for p in path.rglob("*") if p.is_file() and p.name != NAME)
-        return {name: mark(path / name, old.get(name)) for name in names}
+        return {name: mark(path / name, old.get(name), as_input) for name in names}
     try:
         stat = path.stat()
     except OSError:
@@ -188,7 +189,7 @@ class Made:
             return f"{self.out} is not finished"
         for name, old in noted["files"].items():
             path = os.path.join(self.out, name) if name else self.out
-            if not same(old, mark(path, old)):
+            if not same(old, mark(path, old, as_input=False)):
                 return f"{path} is not as it was written"
         return self.changed(noted, ignore)
 
@@ -216,7 +217,7 @@ class Made:
     def note(self, files=(), **facts):
         """Record that the result is complete. files: names in a directory that must stay as they are now."""
         names = [str(name) for name in files] if os.path.isdir(self.out) else [""]
-        marks = {name: mark(os.path.join(self.out, name) if name else self.out) for name in names}
+        marks = {name: mark(os.path.join(self.out, name) if name else self.out, as_input=False) for name in names}
         self.write(complete=True, files=marks, facts=plain(facts))
 
     def write(self, **rest):
