@@ -178,6 +178,10 @@ class Made:
                 return f"{said} {'is not there' if self.marks[name] is None else 'has changed'}"
         return ""
 
+    def state(self):
+        """Options and the content of inputs (dict), to compare something unfinished with."""
+        return {"options": self.options, "inputs": {name: content(mark(path)) for name, path in self.inputs.items()}}
+
     def difference(self, ignore=()):
         """In words, why the result is not what inputs and options make; "" if it is."""
         if not os.path.exists(self.out):
@@ -212,19 +216,23 @@ class Made:
 
     def begin(self):
         """Record what a costly result will be made of, so that its making can only be resumed with the same."""
-        self.write(complete=False, files={}, facts={})
+        self.write(self.out, complete=False, files={}, facts={})
 
-    def note(self, files=(), **facts):
-        """Record that the result is complete. files: names in a directory that must stay as they are now."""
-        names = [str(name) for name in files] if os.path.isdir(self.out) else [""]
-        marks = {name: mark(os.path.join(self.out, name) if name else self.out, as_input=False) for name in names}
-        self.write(complete=True, files=marks, facts=plain(facts))
+    def note(self, files=(), at=None, **facts):
+        """Record that the result is complete. files: names in a directory that must stay as they are now.
 
-    def write(self, **rest):
+        at: where the result is now, if it will be moved to its place with its record.
+        """
+        at = str(at or self.out)
+        names = [str(name) for name in files] if os.path.isdir(at) else [""]
+        marks = {name: mark(os.path.join(at, name) if name else at, as_input=False) for name in names}
+        self.write(at, complete=True, files=marks, facts=plain(facts))
+
+    def write(self, at, **rest):
         # An input that changed while the result was made is noted as it was before, so that the change is seen.
         marks = {name: self.marks.get(name) or mark(path) for name, path in self.inputs.items()}
         noted = {"options": self.options, "inputs": marks, **rest}
-        write_text(record_file(self.out), json.dumps(noted, indent=1, ensure_ascii=False) + "\n")
+        write_text(record_file(at), json.dumps(noted, indent=1, ensure_ascii=False) + "\n")
 
     def forget(self):
         """Remove the record, before the result is made again: a killed making is then no result."""

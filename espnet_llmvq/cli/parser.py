@@ -10,6 +10,8 @@ from espnet_llmvq.base.errors import message_of, nearest
 class Parser(argparse.ArgumentParser):
     """ArgumentParser that takes ``--a-b`` for ``--a_b`` and names the nearest option on a typo."""
 
+    also = ()  # options that belong elsewhere, for hints
+
     def __init__(self, *args, **kwargs):
         kwargs.setdefault("formatter_class", argparse.ArgumentDefaultsHelpFormatter)
         kwargs.setdefault("allow_abbrev", False)
@@ -35,7 +37,7 @@ class Parser(argparse.ArgumentParser):
         args, extra = self.parse_known_args(args, namespace)
         if extra:
             flags = [a.partition("=")[0] for a in extra if a.startswith("-")] or extra
-            hints = [f"{f}{nearest(f, self._option_string_actions)}" for f in flags]
+            hints = [f"{f}{nearest(f, [*self._option_string_actions, *self.also])}" for f in flags]
             self.error("unknown option: " + ", ".join(hints))
         return args
 

@@ -196,7 +196,7 @@ def last_checkpoint(work):
     return max(found)[1] if found else None
 
 
-def train(config, train_files, tokenizer_dir, out_dir, template, seed=1, ngpu=0, callbacks=()):
+def train(config, train_files, tokenizer_dir, out_dir, template, seed=1, ngpu=0, callbacks=(), made=None):
     """Train a language model; continue from the newest checkpoint of a run that was stopped.
 
     Args:
@@ -208,6 +208,7 @@ def train(config, train_files, tokenizer_dir, out_dir, template, seed=1, ngpu=0,
         template: prompt of the copy task, "USER: {speech} ASSISTANT: {text}".
         ngpu: 0 for the CPU; else a GPU where there is one, never several.
         callbacks: more `transformers.TrainerCallback`s.
+        made: `Made` of out_dir, noted in it.
     Does nothing when `out_dir` holds a model. Returns True when it trained. Raises UserError when
     the checkpoints found are of a run with other settings or text.
     """
@@ -308,6 +309,8 @@ def train(config, train_files, tokenizer_dir, out_dir, template, seed=1, ngpu=0,
     shutil.copy(os.path.join(work, LOG_FILE), tmp)
     with open(os.path.join(tmp, "lm.json"), "w", encoding="utf-8") as f:
         json.dump({**made_from, "bfloat16": bf16}, f, indent=2)
+    if made is not None:
+        made.note(files=["config.json", "model.safetensors", "tokenizer.json"], at=tmp)
     os.replace(tmp, out_dir)
     shutil.rmtree(work)
     return True

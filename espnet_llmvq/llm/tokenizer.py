@@ -70,7 +70,7 @@ def lexicon_lines(lines, n, rng, copies=200, length=5):
 
 
 def train_tokenizer(
-    text_files, vocab_size, out_dir, user_symbols=("USER:", "ASSISTANT:"), seed=1, whole_words=0, reserved=()
+    text_files, vocab_size, out_dir, user_symbols=("USER:", "ASSISTANT:"), seed=1, whole_words=0, reserved=(), made=None
 ):
     """Train a tokenizer and write it to `out_dir`: tokenizer.json, sentencepiece's tokenizer.model.
 
@@ -82,6 +82,7 @@ def train_tokenizer(
         seed: draws the lines used when there are more than MAX_LINES.
         whole_words: most frequent words that are one piece each.
         reserved: further special tokens, ids 5 and up, such as the "<N>" between interleaved segments.
+        made: `Made` of out_dir, noted in it.
     Every printable ASCII character and every character of the text is a piece; others are `<unk>`.
     No token is added at the start or end of a text. Raises UserError when the text does not
     suit `vocab_size`.
@@ -135,6 +136,8 @@ def train_tokenizer(
             f"({', '.join(sorted(cut)[:5])}); raise vocab_size or lower whole_words"
         )
     fast.save_pretrained(tmp)
+    if made is not None:
+        made.note(files=["tokenizer.json"], at=tmp)
     os.replace(tmp, out_dir)
 
 
