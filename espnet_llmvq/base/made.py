@@ -212,19 +212,23 @@ class Made:
 
     def begin(self):
         """Record what a costly result will be made of, so that its making can only be resumed with the same."""
-        self.write(complete=False, files={}, facts={})
+        self.write(self.out, complete=False, files={}, facts={})
 
-    def note(self, files=(), **facts):
-        """Record that the result is complete. files: names in a directory that must stay as they are now."""
-        names = [str(name) for name in files] if os.path.isdir(self.out) else [""]
-        marks = {name: mark(os.path.join(self.out, name) if name else self.out, as_input=False) for name in names}
-        self.write(complete=True, files=marks, facts=plain(facts))
+    def note(self, files=(), at=None, **facts):
+        """Record that the result is complete. files: names in a directory that must stay as they are now.
 
-    def write(self, **rest):
+        at: where the result lies until it takes its place.
+        """
+        out = at or self.out
+        names = [str(name) for name in files] if os.path.isdir(out) else [""]
+        marks = {name: mark(os.path.join(out, name) if name else out, as_input=False) for name in names}
+        self.write(out, complete=True, files=marks, facts=plain(facts))
+
+    def write(self, out, **rest):
         # An input that changed while the result was made is noted as it was before, so that the change is seen.
         marks = {name: self.marks.get(name) or mark(path) for name, path in self.inputs.items()}
         noted = {"options": self.options, "inputs": marks, **rest}
-        write_text(record_file(self.out), json.dumps(noted, indent=1, ensure_ascii=False) + "\n")
+        write_text(record_file(out), json.dumps(noted, indent=1, ensure_ascii=False) + "\n")
 
     def forget(self):
         """Remove the record, before the result is made again: a killed making is then no result."""
