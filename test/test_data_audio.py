@@ -12,10 +12,10 @@ import soundfile
 import soxr
 
 from espnet_llmvq.base.errors import UserError
-from espnet_llmvq.cli.data import format as format_audio
 from espnet_llmvq.data import audio
 from espnet_llmvq.data.checks import validate
 from espnet_llmvq.data.datadir import DataDir
+from espnet_llmvq.data.format import format_audio
 from espnet_llmvq.data.tables import scan
 
 
@@ -147,8 +147,11 @@ def make(root, segments=None):
 def test_format_against_soxr(tmp_path, monkeypatch, capsys, nj, audio_format):
     monkeypatch.chdir(tmp_path)
     src, dst = make(tmp_path / "src"), tmp_path / "out" / "dst"
-    command = ["--nj", str(nj), "--audio_format", audio_format, str(src), str(dst)]
-    assert format_audio.main(command) == 0
+
+    def run():
+        return format_audio(str(src), str(dst), nj=nj, audio_format=audio_format)
+
+    assert run()
     assert validate(dst, rate=16000) == []
     data = DataDir.load(dst)
     assert data.wav_scp["u1"] == str(src / "1.wav") and data.wav_scp["u2"] == str(src / "2.flac")
@@ -162,20 +165,20 @@ def test_format_against_soxr(tmp_path, monkeypatch, capsys, nj, audio_format):
         x, rate = soundfile.read(data.wav_scp[utt])
         assert rate == 16000 and soundfile.info(data.wav_scp[utt]).subtype == "PCM_16"
         assert np.abs(x - expected).max() <= 0.51 / 32768
-    assert not list((tmp_path / "out").glob("*.tmp"))
+    assert os.listdir(tmp_path / "out") == ["dst"]
 
     def stamps():
         return {p: p.stat().st_mtime_ns for p in dst.rglob("*")}
 
     before = stamps()
     capsys.readouterr()
-    assert format_audio.main(command) == 0
+    assert not run()
     assert "up to date" in capsys.readouterr().out and stamps() == before
     os.utime(src / "4.flac", (time.time() + 9, time.time() + 9))
-    assert format_audio.main(command) == 0
+    assert run()
     assert "up to date" not in capsys.readouterr().out and stamps() != before
     os.unlink(data.wav_scp["u4"])
-    assert format_audio.main(command) == 0 and os.path.exists(data.wav_scp["u4"])
+    assert run() and os.path.exists(data.wav_scp["u4"])
 
 
 def test_format_cuts_segments(tmp_path, monkeypatch):
@@ -185,7 +188,7 @@ def test_format_cuts_segments(tmp_path, monkeypatch):
     for utt in ("u2", "u/3"):
         table = {r.key: r.value for r in scan(src / "wav.scp")[0] if r.key != utt}
         put(src / "wav.scp", table)
-    format_audio.format_audio(src, tmp_path / "dst", nj=1)
+    format_audio(src, tmp_path / "dst", nj=1)
     data = DataDir.load(tmp_path / "dst")
     assert data.segments is None and data.utts == ["a", "b", "c"]
     assert validate(tmp_path / "dst", rate=16000) == []
@@ -203,7 +206,7 @@ def test_format_decodes_what_is_slow_to_decode(tmp_path, name, kind):
     soundfile.write(src / name, noise(8000), 16000, **kind)
     table = {r.key: r.value for r in scan(src / "wav.scp")[0]}
     put(src / "wav.scp", {**table, "u1": str(src / name)})
-    format_audio.format_audio(src, tmp_path / "dst", nj=1)
+    format_audio(src, tmp_path / "dst", nj=1)
     data = DataDir.load(tmp_path / "dst")
     assert data.wav_scp["u1"] == str(tmp_path / "dst" / "audio" / "u1.wav")
     decoded = np.clip(soundfile.read(src / name)[0], -1, 1)
@@ -262,14 +265,14 @@ def test_mp3_of_common_voice():
 def test_format_leaves_nothing_behind_when_audio_is_broken(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     src, dst = make(tmp_path / "src"), tmp_path / "dst"
-    format_audio.format_audio(src, dst, nj=1)
-    before = json.loads((dst / format_audio.STAMP).read_text())
+    format_audio(src, dst, nj=1)
+    before = json.loads((dst / "made.json").read_text())
     (src / "2.flac").write_bytes((src / "2.flac").read_bytes()[:3000])
     with pytest.raises(UserError, match=r"wav.scp:3: u2: .*2.flac"):
-        format_audio.format_audio(src, dst, nj=1)
-    assert json.loads((dst / format_audio.STAMP).read_text()) == before
+        format_audio(src, dst, nj=1)
+    assert json.loads((dst / "made.json").read_text()) == before
     with pytest.raises(UserError):
-        format_audio.format_audio(src, tmp_path / "other", nj=1)
+        format_audio(src, tmp_path / "other", nj=1)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["dst", "src"]
 
 
@@ -279,7 +282,7 @@ def test_format_overwrites_only_its_own_output(tmp_path, monkeypatch):
     (tmp_path / "home").mkdir()
     (tmp_path / "home" / "thesis.txt").write_text("precious")
     with pytest.raises(UserError, match="home would be replaced, but holds other files"):
-        format_audio.format_audio(src, tmp_path / "home", nj=1)
+        format_audio(src, tmp_path / "home", nj=1)
     with pytest.raises(UserError, match="give another DEST"):
-        format_audio.format_audio(src, src, nj=1)
+        format_audio(src, src, nj=1)
     assert (tmp_path / "home" / "thesis.txt").exists() and validate(src) == []

@@ -52,6 +52,29 @@ def positive(text):
 positive.__name__ = "positive number"  # argparse puts it into its message
 
 
+def jobs(text):
+    """Type of --nj: at least 1."""
+    return max(1, int(text))
+
+
+def add_nj(parser, help="processes"):
+    parser.add_argument("--nj", type=jobs, default=2, help=help)
+
+
+def add_checks(parser):
+    """Add the arguments of `llmvq data validate` and `fix`: what counts as a defect."""
+    true_false = ("true", "false")
+    parser.add_argument("data_dir", help="data directory")
+    parser.add_argument("--audio", choices=true_false, default="true", help="open and check every audio file")
+    add_nj(parser, "threads for audio")
+    parser.add_argument("--allow_empty_text", choices=true_false, default="false", help="accept empty transcripts")
+
+
+def checks(args):
+    """The keyword arguments that `add_checks` asked for."""
+    return {"audio": args.audio == "true", "nj": args.nj, "allow_empty_text": args.allow_empty_text == "true"}
+
+
 def run(main, argv=None):
     """Call ``main(argv)``; turn a UserError or a full disk into one clear line and exit status 1."""
     try:

@@ -220,7 +220,7 @@ def train(config, train_files, tokenizer_dir, out_dir, template, seed=1, ngpu=0,
     from transformers import LlamaConfig, LlamaForCausalLM, Trainer, TrainingArguments, set_seed
 
     if not os.path.isdir(tokenizer_dir):
-        raise UserError(f"tokenizer directory {tokenizer_dir} does not exist; run train_tokenizer.py")
+        raise UserError(f"tokenizer directory {tokenizer_dir} does not exist; run llmvq lm tokenizer")
     tokenizer = load_tokenizer(tokenizer_dir)
     copier = NoisyCopy(tokenizer, template, config.noise)
     text = read_lines(train_files)

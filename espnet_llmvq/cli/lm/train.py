@@ -11,7 +11,7 @@ def main(argv=None):
     p.add_argument("--config", help="YAML of model, noise and training; defaults when not given")
     p.add_argument("--train", nargs="+", metavar="FILE", help="plain text, one sentence a line")
     p.add_argument("--valid", nargs="*", default=[], metavar="NAME=FILE", help="held-out plain text")
-    p.add_argument("--tokenizer", metavar="DIR", help="directory that train_tokenizer.py wrote")
+    p.add_argument("--tokenizer", metavar="DIR", help="directory that llmvq lm tokenizer wrote")
     p.add_argument("--out", metavar="DIR", help="LM directory to write; kept when it exists")
     p.add_argument("--prompt", default="USER: {speech} ASSISTANT: {text}", help="of the copy task")
     p.add_argument("--seed", type=int, default=1, help="of the weights, the order and the noise")
