@@ -92,7 +92,8 @@ def test_trainings_are_each_once_and_as_they_will_be(recipe):
     ]  # fmt: skip
     joint = experiment.trainings[-1].config
     assert (joint["max_epoch"], joint["train_encoder"], joint["accum_grad"], joint["batch_bins"]) == (7, True, 2, 50)
-    assert experiment.stack == 2 and experiment.encoder == {key: ENCODER[key] for key in ("frontend_conf", "encoder_conf")}
+    assert experiment.stack == 2
+    assert experiment.encoder == {key: ENCODER[key] for key in ("frontend_conf", "encoder_conf")}
 
 
 def test_another_seed_has_directories_of_its_own(recipe):
@@ -215,7 +216,7 @@ def test_damaged_or_absent_plans(recipe, tmp_path):
         read_experiment("exp")
     recipe().write()
     text = (tmp_path / "exp/experiment.json").read_text()
-    for damaged, message in ((text[:50], "is damaged"), (text.replace('"plain"', '"p"', 1).replace('"name"', '"nam"', 1), "nam")):
+    for damaged, message in ((text[:50], "is damaged"), (text.replace('"name"', '"nam"', 1), "unknown key .* 'nam'")):
         (tmp_path / "exp/experiment.json").write_text(damaged)
         with pytest.raises(UserError, match=message):
             read_experiment("exp")

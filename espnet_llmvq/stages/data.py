@@ -28,25 +28,22 @@ def cut(experiment):
 
 
 def check(experiment, nj):
-    """Find every defect of the data directories. Raises UserError with the command that lists them."""
-    from espnet_llmvq.data.checks import report, validate
+    """Find every defect of the data directories. Raises UserError after listing them."""
+    from espnet_llmvq.data.checks import show_problems, validate
+    from espnet_llmvq.data.tables import managed_files
 
     for name in experiment.set_names:
         directory = experiment.data_dir(name)
         if not os.path.isdir(directory):
             raise UserError(f"{directory} does not exist; stage 1 did not make it")
-        tables = {file: os.path.join(directory, file) for file in sorted(os.listdir(directory))
-                  if os.path.isfile(os.path.join(directory, file)) and not file.startswith(".")}  # fmt: skip
-        made = Made(os.path.join(directory, ".valid"), tables)
+        tables = [os.path.join(directory, table) for table in managed_files(directory)]
+        made = Made(os.path.join(experiment.options.datadir, f".valid_{name}"), tables)
         if made.fresh():
             continue
         print(f"validating {directory}", flush=True)
-        defects = validate(directory, nj=nj)
-        if defects:
-            print(report(directory, defects))
-            raise UserError(
-                f"{directory} has {len(defects)} defects, listed above; `llmvq data fix` repairs some of them"
-            )
+        problems = validate(directory, nj=nj)
+        if show_problems(directory, problems):
+            raise UserError(f"{directory} has {len(problems)} problems, listed above")
         write_text(made.out, "")
         made.note()
 
@@ -55,19 +52,18 @@ def perturb(experiment, nj):
     """Speech for --tts_text, and copies of the training set at other speeds."""
     options = experiment.options
     if options.tts_text:
-        from espnet_llmvq.data.synthesise import synthesise_text
+        from espnet_llmvq.data.synthesise import synthesise
+        from espnet_llmvq.data.tables import read_scp
 
-        synthesise_text(
-            options.tts_text, experiment.data_dir(TTS), voices=words(options.tts_voices, "tts_voices"),
-            seed=options.base_seed, nj=nj, command=options.tts_command or None,
-        )  # fmt: skip
+        utterances, voices = list(read_scp(options.tts_text).items()), words(options.tts_voices, "tts_voices")
+        command, out = options.tts_command or None, experiment.data_dir(TTS)
+        synthesise(utterances, out, voices=voices, seed=options.base_seed, nj=nj, command=command)
     if options.speed_perturb_factors:
         from espnet_llmvq.data.copies import perturb_speed
 
-        factors = [float(word) for word in words(options.speed_perturb_factors, "speed_perturb_factors")]
-        perturb_speed(
-            experiment.data_dir(options.train_set), experiment.data_dir(experiment.perturbed_set), factors, nj=nj
-        )
+        factors = words(options.speed_perturb_factors, "speed_perturb_factors")
+        source, target = (experiment.data_dir(name) for name in (options.train_set, experiment.perturbed_set))
+        perturb_speed(source, target, factors, nj=nj)
 
 
 def filtered_sets(experiment):
