@@ -104,15 +104,15 @@ def decode_system(args, system, sets):
     from espnet_llmvq.decode.generate import encoded, generate
     from espnet_llmvq.decode.nbest import NBEST, Partial, nbest_line, read_nbest, write_hypotheses
     from espnet_llmvq.decode.rescore import add_ctc_scores
-    from espnet_llmvq.espnet.task import load_model
     from espnet_llmvq.experiment.systems import hypothesis_file, system_dir
     from espnet_llmvq.llm.directory import load_tokenizer
-    from espnet_llmvq.speech.pretrained import changes_frames
+    from espnet_llmvq.model.build import load_model
+    from espnet_llmvq.speech.pretrained import frames_are_trained
 
     torch.set_num_threads(args.threads)
     directory, device = system_dir(system, args.expdir, args.encoder), "cuda" if args.ngpu else "cpu"
-    model, model_args = load_model(directory, device)
-    tokenizer = load_tokenizer(model_args.llm)
+    model, model_config = load_model(directory, device)
+    tokenizer = load_tokenizer(model_config["llm"])
     options = search_options(args, system)
     if system.decode == "ctc_lm":
         from espnet_llmvq.decode.ctc_lm import search
@@ -131,11 +131,13 @@ def decode_system(args, system, sets):
     for name, (sequences, cache) in sets.items():
         path = hypothesis_file(system, args.expdir, args.encoder, name)
         nbest = os.path.join(os.path.dirname(path), NBEST)
-        cache = None if changes_frames(vars(model_args), model_args.encoder_file) else cache
-        batches = read_batches(sequences, args.batch_seconds, model_args.llm, batch_size=args.batch_size, cache=cache)
+        cache = None if frames_are_trained(model_config, model_config["encoder_file"]) else cache
+        batches = read_batches(
+            sequences, args.batch_seconds, model_config["llm"], batch_size=args.batch_size, cache=cache
+        )
         told = made
         if system.decode == "llm":
-            trained = getattr(model_args, "prompt", None)
+            trained = model_config.get("prompt")
             told = {**made, **check_prompt(sequences, batches.templates, trained, args.other_prompt)}
         inputs = [sequences, os.path.join(directory, "model.pth")]
         partial = Partial(nbest, {**told, "inputs": [os.path.getmtime(file) for file in inputs]})
@@ -211,7 +213,7 @@ def main(argv=None):
     if not work:
         return
     print("loading libraries", flush=True)
-    import espnet_llmvq.espnet.task  # noqa: F401  shared by forked processes
+    import espnet_llmvq.model.build  # noqa: F401  shared by forked processes
     from espnet_llmvq.base.processes import run_forked
 
     if args.ngpu or args.nj == 1:

@@ -32,8 +32,8 @@ def main(argv=None):
     from espnet_llmvq.base.errors import UserError
     from espnet_llmvq.base.files import check_replaceable
     from espnet_llmvq.decode.batches import read_batches
-    from espnet_llmvq.espnet.task import load_model
     from espnet_llmvq.model.batch import Augmenter
+    from espnet_llmvq.model.build import load_model
 
     if len(args.files) % 2:
         raise UserError("give pairs: SEQUENCES DIR")
@@ -41,8 +41,8 @@ def main(argv=None):
         check_replaceable(target, "frames.scp")
     torch.set_num_threads(args.threads)
     device = "cuda" if args.ngpu else "cpu"
-    model, model_args = load_model(args.encoder, device)
-    augment = Augmenter(**model_args.augment_conf) if args.augment and model_args.augment_conf else None
+    model, model_config = load_model(args.encoder, device)
+    augment = Augmenter(**model_config["augment_conf"]) if args.augment and model_config["augment_conf"] else None
     for source, target in zip(args.files[::2], args.files[1::2]):
         tmp = target.rstrip("/") + ".tmp"
         shutil.rmtree(tmp, ignore_errors=True)
@@ -52,7 +52,7 @@ def main(argv=None):
         np.random.seed(args.seed)
         torch.manual_seed(args.seed)
         with kaldiio.WriteHelper(f"ark,scp:{tmp}/frames.ark,{tmp}/frames.scp") as writer, torch.inference_mode():
-            batches = read_batches(source, args.batch_seconds, model_args.llm, augment=augment)
+            batches = read_batches(source, args.batch_seconds, model_config["llm"], augment=augment)
             for ids, batch in tqdm(batches, desc=f"encode {source}", unit="batch"):
                 out, lengths = model.speech_encoder(
                     batch["speech"].to(device), batch["speech_lengths"].to(device), args.augment

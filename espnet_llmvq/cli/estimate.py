@@ -86,7 +86,7 @@ def estimate(args, training, encoder, encoder_file, llm):
     from espnet_llmvq.experiment.phases import counts_positions, with_defaults
     from espnet_llmvq.model.positions import Positions
     from espnet_llmvq.sequence.sequence import Span
-    from espnet_llmvq.speech.pretrained import changes_frames
+    from espnet_llmvq.speech.pretrained import frames_are_trained
 
     config = with_defaults(training.config, SpeechLLMTask.get_default_config())
     gpus, samples = max(args.ngpu, 1) * args.num_nodes, round(args.seconds * SAMPLE_RATE)
@@ -99,7 +99,7 @@ def estimate(args, training, encoder, encoder_file, llm):
     else:
         sequences = config["batch_size"]
     share = -(-sequences // gpus)
-    cached = args.cached and not (training.is_encoder or training.mixture or changes_frames(config, encoder_file))
+    cached = args.cached and not (training.is_encoder or training.mixture or frames_are_trained(config, encoder_file))
     own = training.is_encoder or "encoder" in training.config
     settings = {**training.config, "llm": llm, "encoder_file": None if own else encoder_file}
     cost = size(settings, Batch(share, samples, args.prompt_tokens, args.tokens, cached))
@@ -183,8 +183,9 @@ def main(argv=None):
     )  # fmt: skip
     if not trainings:
         raise UserError("nothing to size: the systems have no phases; give --config or other --systems")
-    from espnet_llmvq.espnet.task import SpeechLLMTask, encoder_config
+    from espnet_llmvq.espnet.task import SpeechLLMTask
     from espnet_llmvq.estimate.sizing import write_encoder
+    from espnet_llmvq.model.build import encoder_config
 
     for training in trainings:
         SpeechLLMTask.check_config(training.config, training.phase.config)

@@ -72,7 +72,7 @@ def check_kept_rows(configs, llm):
             raise UserError(f"{path}: {err}") from None
 
 
-def data_settings(args, mixture, changes_frames):
+def data_settings(args, mixture, trained):
     """What a phase reads: settings of its sequences, their positions and cached encoder frames.
 
     Cached frames are those of the frozen encoder, and of the plain transcribed speech of the training set.
@@ -85,8 +85,8 @@ def data_settings(args, mixture, changes_frames):
         "valid_data_path_and_name_and_type": [[args.valid, "sequence", "sequence"]],
         "train_shape_file": [shape],
         "valid_shape_file": [args.valid_shape],
-        "train_cache": None if changes_frames or mixture is not None else cache,
-        "valid_cache": None if changes_frames else args.valid_cache,
+        "train_cache": None if trained or mixture is not None else cache,
+        "valid_cache": None if trained else args.valid_cache,
     }
 
 
@@ -117,7 +117,7 @@ def main(argv=None):
     from espnet_llmvq.espnet.run import is_done, run_phases
     from espnet_llmvq.experiment.phases import read_trainings
     from espnet_llmvq.sequence.mixture import read_shape
-    from espnet_llmvq.speech.pretrained import changes_frames
+    from espnet_llmvq.speech.pretrained import frames_are_trained
 
     wanted = args.systems.split()
     overrides = read_overrides(args.override)
@@ -134,7 +134,7 @@ def main(argv=None):
     jobs = []
     for training in trainings:
         tag, parent, config = training.phase.tag, training.phase.parent, dict(training.config)
-        changes = changes_frames(config, args.encoder_file)
+        changes = frames_are_trained(config, args.encoder_file)
         if args.ngpu > 1 and not distributed:
             config.setdefault("multiprocessing_distributed", True)  # else ESPnet splits batches along an axis
         if (args.ngpu > 1 or distributed) and (training.mixture or changes):

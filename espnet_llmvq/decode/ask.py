@@ -93,6 +93,6 @@ def ask_all(args, kind, options, questions, examples):
         for job in waiting:
             ask(*job)
     else:
-        import espnet_llmvq.espnet.task  # noqa: F401  shared by forked processes
+        import espnet_llmvq.model.build  # noqa: F401  shared by forked processes
 
         run_forked(ask, {job[0]: job for job in waiting}, args.nj, f"{name}: asking")
