@@ -81,8 +81,8 @@ def test_batch_size_and_order_change_nothing(make_model, tokenizer, corpus, tmp_
     other = shuffled(corpus.train, tmp_path / "shuffled.jsonl")
     for path, size in ((corpus.train, 3), (corpus.train, 32), (other, 5)):
         assert outcomes(model, tokenizer, path, size, num_beams=num_beams) == alone
-    limits = {s.id: length_limit(model.speech_encoder.frames(s.spans[1].samples) * model.speech_encoder.frame_seconds())
-              for s in read_sequences(corpus.train)}  # fmt: skip
+    rate = model.speech_encoder.rate
+    limits = {s.id: length_limit(rate.frames(s.spans[1].samples) * rate.seconds) for s in read_sequences(corpus.train)}
     firsts = {utt: found[0] for utt, found in alone.items()}
     assert len(set(limits.values())) > 3 and len({tuple(h.tokens) for h in firsts.values()}) > 3
     for utt, found in alone.items():
@@ -226,7 +226,7 @@ def test_greedy_search_by_hand(make_model, tokenizer, corpus):
         inputs, _ = model.assemble(*model.bridge_speech(frames, lengths)[:2], batch["tokens"], batch["layout"])
         x, tokens = inputs[0][None], []
         with torch.no_grad():
-            while len(tokens) < length_limit(int(lengths) * model.speech_encoder.frame_seconds()):
+            while len(tokens) < length_limit(int(lengths) * model.speech_encoder.rate.seconds):
                 token = int(model.llm(inputs_embeds=x).logits[0, -1].argmax())
                 if token == tokenizer.eos_token_id:
                     break

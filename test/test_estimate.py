@@ -136,7 +136,7 @@ def test_within_a_fifth_of_real_training(name, of_case, arguments):
     trainable = sum(p.numel() for p in model.parameters() if p.requires_grad)
     assert sum(part for _, part in estimate.parts.values()) == trainable > 0
     width = model.speech_encoder.output_size()
-    frames = torch.randn(BATCH.sequences, int(model.speech_encoder.frames(BATCH.samples)), width)
+    frames = torch.randn(BATCH.sequences, int(model.speech_encoder.rate.frames(BATCH.samples)), width)
     measured = measured_peak(model, args, real_batch(frames if cached else None))
     assert estimate.gradients == held([p.grad for p in model.parameters() if p.grad is not None])
     assert estimate.peak == pytest.approx(measured, rel=0.2)

@@ -309,9 +309,9 @@ def test_context_of_the_llm(data_dir, llm_dir, tokenizer, capsys):
     count, text = Positions(tokenizer, {}, 1), "nine " * (limit // 3)
     for words in ("one two", text, "zwölf"):
         seq = Sequence("u", (Span(text="USER:"), Span(text=f" {words}", loss=True, eos=True)))
-        most = Positions(None, {}, 1).most(seq)
+        most = Positions(None, {}, 1).upper_bound(seq)
         assert most is None if words == "zwölf" else most >= count(seq) > 0
-    assert most is None and Positions(None, {}, 1).most(Sequence("u", (Span(text=text, eos=True),))) > limit
+    assert most is None and Positions(None, {}, 1).upper_bound(Sequence("u", (Span(text=text, eos=True),))) > limit
     with pytest.raises(SystemExit):
         make_sequences.main([*options, "--context", "0"])
     assert "--context: invalid number of positions value: '0'" in capsys.readouterr().err

@@ -179,7 +179,8 @@ def test_run_decodes_and_scores_as_the_paper():
 @pytest.mark.slow
 @pytest.mark.parametrize("conf", CONFS)
 def test_every_key_of_the_configs_is_read(conf):
-    from espnet_llmvq.espnet.task import SpeechLLMTask, encoder_choices
+    from espnet_llmvq.espnet.task import SpeechLLMTask
+    from espnet_llmvq.model.build import encoder_choices
 
     if "wavlm" not in encoder_choices.classes:
         pytest.skip("the encoders wavlm and whisper are not there yet")

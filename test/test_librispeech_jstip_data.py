@@ -538,12 +538,12 @@ def test_rates_fall_linearly_from_the_first_step():
 
 
 def test_encoder_steps_and_adapter():
-    from espnet_llmvq.speech.frame_rate import step_samples
+    from espnet_llmvq.speech.frame_rate import FrameRate
 
     config = read_config(f"{CONF}/encoder.yaml")
     assert config["encoder"] == "conformer" and config["frontend_conf"]["n_mels"] == 80
     assert config["frontend_conf"]["hop_length"] / 16000 == 0.01
-    assert step_samples(config["frontend_conf"], config.get("frame_stack", 1), config["encoder_conf"]) / 16000 == 0.08
+    assert FrameRate(config).seconds == 0.08
     assert read_config(f"{CONF}/encoder_smoke.yaml")["encoder_conf"]["input_layer"] == "conv2d8"
     adapter = read_config(f"{CONF}/phases/adapter.yaml")
     assert adapter["bridge"] == "none" and adapter["bridge_conf"]["stack"] == 1

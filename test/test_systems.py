@@ -197,7 +197,8 @@ def steps(conf, phase):
 def test_every_system_of_the_recipes_can_be_built(conf):
     import torch
 
-    from espnet_llmvq.espnet.task import BRIDGES, SpeechLLMTask
+    from espnet_llmvq.bridge.bridge import BRIDGES
+    from espnet_llmvq.espnet.task import SpeechLLMTask
 
     everything = names(os.path.join(conf, "systems"))
     assert names(os.path.join(conf, "phases")) == names(os.path.join(RECIPES[0], "phases"))

@@ -39,18 +39,18 @@ def analyse_system(options, system, sets, chosen, ngpu=0):
     from espnet_llmvq.analyse.collect import collect, diagnose
     from espnet_llmvq.analyse.gap import gap_rows
     from espnet_llmvq.analyse.nearest import describe
-    from espnet_llmvq.espnet.task import load_model
     from espnet_llmvq.llm.directory import load_tokenizer
+    from espnet_llmvq.model.build import load_model
     from espnet_llmvq.score.table import number
-    from espnet_llmvq.speech.pretrained import changes_frames
+    from espnet_llmvq.speech.pretrained import frames_are_trained
 
-    model, args = load_model(system.model, "cuda" if ngpu else "cpu")
+    model, config = load_model(system.model, "cuda" if ngpu else "cpu")
     if model.llm is None:
         raise UserError(f"{system.model}: its last phase runs no LLM, so there is nothing to analyse")
-    tokenizer = load_tokenizer(args.llm)
+    tokenizer = load_tokenizer(config["llm"])
     rows, warnings, panels, steps = [], [], {}, {}
     for name, (sequences, cache) in sets.items():
-        cache = None if changes_frames(vars(args), args.encoder_file) else cache
+        cache = None if frames_are_trained(config, config["encoder_file"]) else cache
         found = collect(model, tokenizer, sequences, cache, chosen[name])
         numbers, collapsed = diagnose(model, found)
         warnings += [f"{system.label} on {name}: {text}" for text in collapsed]
@@ -132,7 +132,7 @@ def analyse(systems, sets, out_dir, options, *, nj=1, ngpu=0, redo=False):
     if ngpu or nj == 1:
         analysed = {name: analyse_system(*job) for name, job in jobs.items()}
     else:
-        import espnet_llmvq.espnet.task  # noqa: F401  shared by forked processes
+        import espnet_llmvq.model.build  # noqa: F401  shared by forked processes
         from espnet_llmvq.base.processes import run_forked
 
         analysed = run_forked(analyse_system, jobs, nj, "analysing")

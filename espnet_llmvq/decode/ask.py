@@ -53,6 +53,6 @@ def ask_all(jobs, kind, options, questions, examples, llm, path, nj=1, ngpu=0, b
         for job in jobs:
             ask(*job)
     else:
-        import espnet_llmvq.espnet.task  # noqa: F401  shared by forked processes
+        import espnet_llmvq.model.build  # noqa: F401  shared by forked processes
 
         run_forked(ask, {job[0]: job for job in jobs}, nj, f"{name}: asking")

@@ -19,11 +19,11 @@ class Encoding:
     def __init__(self, encoder, threads=1, ngpu=0, batch_seconds=120.0):
         import torch
 
-        from espnet_llmvq.espnet.task import load_model
+        from espnet_llmvq.model.build import load_model
 
         torch.set_num_threads(threads)
         self.device, self.batch_seconds = "cuda" if ngpu else "cpu", batch_seconds
-        self.model, self.args = load_model(encoder, self.device)
+        self.model, self.config = load_model(encoder, self.device)
 
     def write(self, sequences, target, made, augment=False, seed=1):
         """Write the frames of a file of sequences to the directory `target`, and `made` (`Made`) in it.
@@ -41,7 +41,7 @@ class Encoding:
 
         if os.path.isdir(target) and os.listdir(target) and not record_file(target).exists():
             raise UserError(f"{target} holds files that were not made here; remove it or name another --expdir")
-        conf = self.args.augment_conf if augment else None
+        conf = self.config["augment_conf"] if augment else None
         building = f"{target.rstrip('/')}.tmp"
         shutil.rmtree(building, ignore_errors=True)
         os.makedirs(building)
@@ -51,7 +51,7 @@ class Encoding:
         torch.manual_seed(seed)
         with kaldiio.WriteHelper(f"ark,scp:{ark},{scp}") as writer, torch.inference_mode():
             disturb = Augmenter(**conf) if conf else None
-            batches = read_batches(sequences, self.batch_seconds, self.args.llm, augment=disturb)
+            batches = read_batches(sequences, self.batch_seconds, self.config["llm"], augment=disturb)
             for ids, batch in tqdm(batches, desc=f"encode {sequences}", unit="batch"):
                 speech, lengths = (batch[key].to(self.device) for key in ("speech", "speech_lengths"))
                 out, lengths = self.model.speech_encoder(speech, lengths, bool(augment))

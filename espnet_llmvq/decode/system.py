@@ -60,13 +60,13 @@ def decode_system(system, work, search, llm=None, other_prompt=False, ngpu=0, ba
 
     from espnet_llmvq.decode.ctc import greedy
     from espnet_llmvq.decode.generate import generate
-    from espnet_llmvq.espnet.task import load_model
     from espnet_llmvq.llm.directory import load_tokenizer
+    from espnet_llmvq.model.build import load_model
 
     torch.set_num_threads(1)
     device = "cuda" if ngpu else "cpu"
-    model, args = load_model(system.model, device)
-    tokenizer = load_tokenizer(args.llm)
+    model, config = load_model(system.model, device)
+    tokenizer = load_tokenizer(config["llm"])
     if system.decode == "ctc_lm":
         from espnet_llmvq.decode.ctc_lm import search as search_ctc
 
@@ -81,10 +81,10 @@ def decode_system(system, work, search, llm=None, other_prompt=False, ngpu=0, ba
 
     known = facts(**search, ngpu=ngpu)
     for one in work:
-        decode_set(system, one, model, args, tokenizer, decode, known, other_prompt, **(batching or {}))
+        decode_set(system, one, model, config, tokenizer, decode, known, other_prompt, **(batching or {}))
 
 
-def decode_set(system, work, model, args, tokenizer, decode, known, other_prompt, batch_seconds=120.0, batch_size=64):
+def decode_set(system, work, model, config, tokenizer, decode, known, other_prompt, batch_seconds=120.0, batch_size=64):
     """Decode one set. decode: function from a batch to n-best lists; known: facts of the search."""
     from tqdm import tqdm
 
@@ -93,13 +93,13 @@ def decode_set(system, work, model, args, tokenizer, decode, known, other_prompt
     from espnet_llmvq.decode.generate import encoded
     from espnet_llmvq.decode.nbest import Partial, nbest_line
     from espnet_llmvq.decode.rescore import add_ctc_scores
-    from espnet_llmvq.speech.pretrained import changes_frames
+    from espnet_llmvq.speech.pretrained import frames_are_trained
 
     nbest = work.made.out
-    cache = None if changes_frames(vars(args), args.encoder_file) else work.frames
-    batches = read_batches(work.sequences, batch_seconds, args.llm, batch_size=batch_size, cache=cache)
+    cache = None if frames_are_trained(config, config["encoder_file"]) else work.frames
+    batches = read_batches(work.sequences, batch_seconds, config["llm"], batch_size=batch_size, cache=cache)
     if system.decode == "llm":
-        trained = getattr(args, "prompt", None)
+        trained = config.get("prompt")
         known = {**known, **check_prompt(work.sequences, batches.templates, trained, other_prompt)}
     work.made.forget()
     partial = Partial(nbest, {**known, **work.made.state()})

@@ -86,7 +86,7 @@ def estimate(experiment, question, training, encoder_file, llm):
     from espnet_llmvq.experiment.phases import counts_positions, with_defaults
     from espnet_llmvq.model.positions import Positions
     from espnet_llmvq.sequence.sequence import Span
-    from espnet_llmvq.speech.pretrained import changes_frames
+    from espnet_llmvq.speech.pretrained import frames_are_trained
 
     config = with_defaults(training.config, SpeechLLMTask.get_default_config())
     gpus, samples = question.gpus, round(question.seconds * SAMPLE_RATE)
@@ -99,7 +99,7 @@ def estimate(experiment, question, training, encoder_file, llm):
     else:
         sequences = config["batch_size"]
     share = -(-sequences // gpus)
-    fixed = not (training.is_encoder or training.mixture or changes_frames(config, encoder_file))
+    fixed = not (training.is_encoder or training.mixture or frames_are_trained(config, encoder_file))
     cached = experiment.caches_frames and fixed
     own = training.is_encoder or "encoder" in training.config
     settings = {**training.config, "llm": llm, "encoder_file": None if own else encoder_file}

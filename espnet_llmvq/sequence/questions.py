@@ -67,8 +67,8 @@ class MultipleChoice(_Options):
 
     def answers(self, question):
         """The four answers, as they are tokenised after the prompt."""
-        lead = prompt.lead(self.prompt, prompt.TRANSCRIPT)
-        return [lead + text for text in (LETTERS if self.answer == "letter" else question.choices)]
+        separator = prompt.separator(self.prompt, prompt.TRANSCRIPT)
+        return [separator + text for text in (LETTERS if self.answer == "letter" else question.choices)]
 
 
 @dataclass(frozen=True)
@@ -105,7 +105,7 @@ def _spans(question, span, options, answer):
         elif span.is_speech:
             spans.append(span)
         else:
-            spans.append(Span(text=prompt.lead(options.prompt, prompt.SPEECH) + span.text))
+            spans.append(Span(text=prompt.separator(options.prompt, prompt.SPEECH) + span.text))
     return spans
 
 

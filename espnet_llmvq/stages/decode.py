@@ -65,7 +65,7 @@ def decode(experiment, systems, sets, *, nj=1, ngpu=0, redo=False, **batching):
     if not jobs:
         return
     print("loading libraries", flush=True)
-    import espnet_llmvq.espnet.task  # noqa: F401  shared by forked processes
+    import espnet_llmvq.model.build  # noqa: F401  shared by forked processes
     from espnet_llmvq.base.processes import run_forked
 
     if ngpu or nj == 1:

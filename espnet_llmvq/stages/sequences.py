@@ -126,8 +126,8 @@ def within_context(experiment, sequences, dropped):
     def exact():  # a tokenizer takes seconds to load, and few sequences come near the limit
         return Positions(load_tokenizer(experiment.llm), experiment.encoder, experiment.stack)
 
-    most = Positions(None, experiment.encoder, experiment.stack).most
-    return within(sequences, lambda seq: exact()(seq), most, limit, dropped)
+    upper_bound = Positions(None, experiment.encoder, experiment.stack).upper_bound
+    return within(sequences, lambda seq: exact()(seq), upper_bound, limit, dropped)
 
 
 def make_text(experiment, name):
@@ -157,11 +157,10 @@ def make_text(experiment, name):
 def make_interleaved(experiment, name, form):
     """Sequences of the aligned utterances of a set, speech and text in turns."""
     from espnet_llmvq.align.ctm import read_ctm
-    from espnet_llmvq.model.positions import encoder_shape
     from espnet_llmvq.sequence.corpus import NO_ALIGNMENT, joined
     from espnet_llmvq.sequence.interleaved import Interleaving, interleave
     from espnet_llmvq.sequence.units import Dropped
-    from espnet_llmvq.speech.frame_rate import step_samples
+    from espnet_llmvq.speech.frame_rate import FrameRate
 
     inputs = tables(experiment, name) | {"word times": experiment.ctm(name)} | tokenizer_input(experiment)
     keys = experiment.interleave[form]
@@ -174,7 +173,7 @@ def make_interleaved(experiment, name, form):
     options, dropped, units = Interleaving.from_dict(keys, form), {}, {}
 
     def built():
-        step = step_samples(*encoder_shape(experiment.encoder))
+        step = FrameRate(experiment.encoder).step
         rows = joined(experiment.dump_dir(name), read_ctm(experiment.ctm(name)), NO_ALIGNMENT, dropped, step)
         for utt, audio, samples, text, timed in rows:
             try:

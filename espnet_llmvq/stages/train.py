@@ -13,9 +13,9 @@ DATA = ("train_data_path_and_name_and_type", "valid_data_path_and_name_and_type"
 
 def frames_are_trained(experiment, training):
     """Whether a training changes what the encoder gives, so that frames cached before are not its own."""
-    from espnet_llmvq.speech.pretrained import changes_frames
+    from espnet_llmvq.speech import pretrained
 
-    return training.is_encoder or changes_frames(training.config, phase_encoder(experiment, training))
+    return training.is_encoder or pretrained.frames_are_trained(training.config, phase_encoder(experiment, training))
 
 
 def phase_encoder(experiment, training):

@@ -149,11 +149,10 @@ def main(argv=None):
             raise UserError(f"--builder {args.builder} needs --{name}" + " with --context" * (name == "llm"))
     dropped, made, step, config = {}, {}, 1, {}
     if args.encoder_config:
-        from espnet_llmvq.model.positions import encoder_shape
-        from espnet_llmvq.speech.frame_rate import step_samples
+        from espnet_llmvq.speech.frame_rate import FrameRate
 
         config = read_config(args.encoder_config)
-        step = step_samples(*encoder_shape(config))
+        step = FrameRate(config).step
     sequences = build(args, dropped, step, made)
     if args.context is not None:
         from espnet_llmvq.llm.directory import context_of, load_tokenizer
@@ -164,9 +163,9 @@ def main(argv=None):
             return Positions(load_tokenizer(args.llm), config, args.bridge_stack)
 
         limit = context_of(args.llm) if args.context == "llm" else args.context
-        most = Positions(None, config, args.bridge_stack).most
+        upper_bound = Positions(None, config, args.bridge_stack).upper_bound
         if limit is not None:
-            sequences = within(sequences, lambda seq: exact()(seq), most, limit, dropped)
+            sequences = within(sequences, lambda seq: exact()(seq), upper_bound, limit, dropped)
     n = write_sequences(args.out, sequences)
     listing = f"{args.out}.dropped.tsv"
     if dropped:
