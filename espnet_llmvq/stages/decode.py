@@ -102,6 +102,21 @@ def rescore(experiment, systems, sets, weight, valid_text=None, grid=GRID):
             write_chosen(str(system.hyp_path(name)), chosen, source)
 
 
+def question_options(experiment, kind, config=None, overrides=None):
+    """`MultipleChoice` or `OpenQuestions` of a section of a YAML file, and of {key: value} laid over it."""
+    from espnet_llmvq.base.config import from_mapping, read_yaml
+    from espnet_llmvq.base.errors import check_name
+    from espnet_llmvq.sequence.questions import MultipleChoice, OpenQuestions
+
+    sections = {"mc": ("multiple_choice", MultipleChoice), "sqa": ("spoken_qa", OpenQuestions)}
+    path = config or experiment.options.questions_config
+    values = read_yaml(path) if path else {}
+    for name in values:
+        check_name(f"section in {path}", name, [section for section, _ in sections.values()])
+    section, cls = sections[kind]
+    return from_mapping(cls, {**(values.get(section) or {}), **(overrides or {})}, f"{path or 'options'}: {section}")
+
+
 def ask(
     experiment, systems, kind, path, options, *, examples=None, nj=1, ngpu=0, redo=False, forms=None, batch_size=16
 ):
