@@ -12,6 +12,7 @@ from espnet_llmvq.base.errors import UserError
 from espnet_llmvq.base.files import check_replaceable, replace_directory, write_text
 from espnet_llmvq.cli.decode import read_sets
 from espnet_llmvq.cli.parser import Parser
+from espnet_llmvq.experiment.cards import read_cards
 from espnet_llmvq.experiment.systems import hypothesis_file, read_systems, system_dir
 from espnet_llmvq.report.analysis import FILE
 from espnet_llmvq.score.files import read_transcript
@@ -19,8 +20,8 @@ from espnet_llmvq.score.files import read_transcript
 
 def get_parser():
     parser = Parser(description=__doc__)
-    parser.add_argument("--systems", required=True, help="names of systems under conf_dir/systems")
-    parser.add_argument("--conf_dir", default="conf", help="holds systems/ and phases/")
+    parser.add_argument("--systems", required=True, help="names of systems of conf_dir/systems.yaml")
+    parser.add_argument("--conf_dir", default="conf", help="holds systems.yaml")
     parser.add_argument("--expdir", default="exp", help="where models and hypotheses are")
     parser.add_argument("--encoder", required=True, help="experiment directory of the encoder")
     parser.add_argument("--set", action="append", required=True, help="NAME=SEQUENCES[=FRAMES.scp], repeated")
@@ -125,7 +126,7 @@ def main(argv=None):
         if getattr(args, option) < least:
             raise UserError(f"--{option} {getattr(args, option)}: at least {least} are needed")
     sets = read_sets(args.set)
-    systems = read_systems(args.conf_dir, args.systems.split(), args.seed)
+    systems = read_systems(read_cards(args.conf_dir), args.systems.split(), args.seed)
     for system in systems:
         if not system.phases:
             print(f"[{system.name}] has no bridge, left out")

@@ -7,8 +7,8 @@ from espnet_llmvq.cli.parser import Parser
 
 def get_parser():
     parser = Parser(description=__doc__)
-    parser.add_argument("--systems", required=True, help="systems and groups under conf_dir/systems")
-    parser.add_argument("--conf_dir", default="conf", help="holds systems/ and phases/")
+    parser.add_argument("--systems", required=True, help="systems and groups of conf_dir/systems.yaml")
+    parser.add_argument("--conf_dir", default="conf", help="holds systems.yaml")
     parser.add_argument("--expdir", default="exp", help="where models are and hypotheses go")
     parser.add_argument("--encoder", required=True, help="experiment directory of the encoder")
     parser.add_argument("--set", action="append", required=True, help="NAME=SEQUENCES[=FRAMES.scp], repeated")
@@ -192,10 +192,11 @@ def is_decoded(path, inputs, options):
 def main(argv=None):
     args = get_parser().parse_args(argv)
     from espnet_llmvq.base.errors import UserError
+    from espnet_llmvq.experiment.cards import read_cards
     from espnet_llmvq.experiment.systems import hypothesis_file, read_systems, system_dir
 
     sets, work = read_sets(args.set), []
-    for system in read_systems(args.conf_dir, args.systems.split(), args.seed):
+    for system in read_systems(read_cards(args.conf_dir), args.systems.split(), args.seed):
         model = os.path.join(system_dir(system, args.expdir, args.encoder), "model.pth")
         if not os.path.exists(model):
             raise UserError(f"{model} does not exist; run stage {11 if system.phases else 7}")

@@ -15,9 +15,9 @@ GB = 1e9
 
 def get_parser():
     parser = Parser(description=__doc__)
-    parser.add_argument("--systems", default="", help="systems and groups under conf_dir/systems")
+    parser.add_argument("--systems", default="", help="systems and groups of conf_dir/systems.yaml")
     parser.add_argument("--config", help="training config of the speech encoder (e.g. conf/encoder.yaml), sized too")
-    parser.add_argument("--conf_dir", default="conf", help="holds systems/ and phases/")
+    parser.add_argument("--conf_dir", default="conf", help="holds systems.yaml")
     parser.add_argument("--pretrained_encoder", help="directory or hub id of WavLM or Whisper, for all phases")
     parser.add_argument("--pretrained_layer", help="last, weighted or a number; default: that of the phases, or last")
     parser.add_argument("--encoder_file", help="checkpoint of a trained encoder instead of --config")
@@ -70,7 +70,11 @@ def batches_of_epoch(args, training, config, sequences, gpus):
 
     if config["num_iters_per_epoch"]:
         return config["num_iters_per_epoch"]
-    shape = os.path.join(args.mixture_dir, f"{training.mixture}_shape") if training.mixture else args.train_shape
+    shape = (
+        os.path.join(args.mixture_dir, f"{training.phase.mixture}_shape")
+        if training.phase.mixture
+        else args.train_shape
+    )
     if shape and os.path.exists(shape):
         return epoch_batches(config, shape, gpus)
     if args.corpus_hours:
@@ -99,7 +103,7 @@ def estimate(args, training, encoder, encoder_file, llm):
     else:
         sequences = config["batch_size"]
     share = -(-sequences // gpus)
-    cached = args.cached and not (training.is_encoder or training.mixture or changes_frames(config, encoder_file))
+    cached = args.cached and not (training.is_encoder or training.phase.mixture or changes_frames(config, encoder_file))
     own = training.is_encoder or "encoder" in training.config
     settings = {**training.config, "llm": llm, "encoder_file": None if own else encoder_file}
     cost = size(settings, Batch(share, samples, args.prompt_tokens, args.tokens, cached))
@@ -111,7 +115,7 @@ def estimate(args, training, encoder, encoder_file, llm):
     buckets = 4 * trainable if gpus > 1 and not config["gradient_as_bucket_view"] else 0
     return {
         "phase": training.phase.tag,
-        "config": training.phase.config,
+        "config": training.phase.where,
         "parameters": sum(total for total, _ in cost.parts.values()),
         "trainable": trainable,
         "parts": {name: {"parameters": total, "trainable": part} for name, (total, part) in cost.parts.items()},
@@ -187,7 +191,7 @@ def main(argv=None):
     from espnet_llmvq.estimate.sizing import write_encoder
 
     for training in trainings:
-        SpeechLLMTask.check_config(training.config, training.phase.config)
+        SpeechLLMTask.check_config(training.config, training.phase.where)
     with tempfile.TemporaryDirectory() as room:
         llm = llm_directory(args, room)
         encoder, encoder_file = {}, args.encoder_file

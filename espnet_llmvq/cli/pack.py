@@ -8,9 +8,9 @@ from espnet_llmvq.cli.parser import Parser
 
 def get_parser():
     parser = Parser(description=__doc__)
-    parser.add_argument("--system", required=True, help="name of a system under conf_dir/systems")
+    parser.add_argument("--system", required=True, help="name of a system of conf_dir/systems.yaml")
     parser.add_argument("--out", required=True, help="directory to write; a packed one there is replaced")
-    parser.add_argument("--conf_dir", default="conf", help="holds systems/ and phases/")
+    parser.add_argument("--conf_dir", default="conf", help="holds systems.yaml")
     parser.add_argument("--expdir", default="exp", help="where models are")
     parser.add_argument("--encoder", required=True, help="experiment directory of the encoder")
     parser.add_argument("--seed", type=int, default=1, help="the seed the system was trained with")
@@ -56,10 +56,11 @@ def main(argv=None):
     args = get_parser().parse_args(argv)
     from espnet_llmvq.base.errors import UserError
     from espnet_llmvq.bundle.files import SEARCH
+    from espnet_llmvq.experiment.cards import read_cards
     from espnet_llmvq.experiment.systems import read_systems, system_dir
     from espnet_llmvq.score.experiment import read_rows
 
-    (system, *more) = read_systems(args.conf_dir, [args.system], args.seed)
+    (system, *more) = read_systems(read_cards(args.conf_dir), [args.system], args.seed)
     if more:
         raise UserError(f"--system {args.system} is a group; name one system")
     if system.decode == "ctc_lm":

@@ -20,7 +20,7 @@ def get_parser():
     parser.add_argument("--pretrained_encoder", required=True, help="directory or hub id of WavLM or Whisper")
     parser.add_argument("--pretrained_layer", help="last, weighted or a number; default: that of the phases, or last")
     parser.add_argument("--systems", default="", help="systems and groups whose phases get it")
-    parser.add_argument("--conf_dir", default="conf", help="holds systems/ and phases/")
+    parser.add_argument("--conf_dir", default="conf", help="holds systems.yaml")
     parser.add_argument("--llm", required=True, help="Hugging Face directory or hub id, for its tokenizer")
     parser.add_argument("--out", required=True, help="experiment directory of the encoder")
     return parser
@@ -28,18 +28,18 @@ def get_parser():
 
 def agreed(args):
     """The encoder's keys of a training config that all phases share. Raises UserError for phases that differ."""
-    from espnet_llmvq.base.config import read_config
     from espnet_llmvq.base.errors import UserError
+    from espnet_llmvq.experiment.cards import read_cards
     from espnet_llmvq.experiment.phases import with_pretrained
     from espnet_llmvq.experiment.systems import plan, read_systems
     from espnet_llmvq.speech.pretrained import settings
 
     path, layer, found = args.pretrained_encoder, args.pretrained_layer, {}
     keys = (*settings(path), "encoder_conf")
-    phases = [phase.config for phase in plan(read_systems(args.conf_dir, args.systems.split()))]
-    for where in phases:
-        config = with_pretrained(read_config(where), path, layer, where)
-        found[where] = {key: config[key] for key in keys}
+    wanted = args.systems.split()
+    for phase in plan(read_systems(read_cards(args.conf_dir), wanted)) if wanted else ():
+        config = with_pretrained(phase.config, path, layer, phase.where)
+        found[phase.where] = {key: config[key] for key in keys}
     if not found:
         return {key: with_pretrained({}, path, layer, "")[key] for key in keys}
     first = next(iter(found))

@@ -9,8 +9,8 @@ TUNE = "valid"
 
 def get_parser():
     parser = Parser(description=__doc__)
-    parser.add_argument("--systems", required=True, help="names of systems under conf_dir/systems")
-    parser.add_argument("--conf_dir", default="conf", help="holds systems/ and phases/")
+    parser.add_argument("--systems", required=True, help="names of systems of conf_dir/systems.yaml")
+    parser.add_argument("--conf_dir", default="conf", help="holds systems.yaml")
     parser.add_argument("--expdir", default="exp", help="where models and n-best lists are")
     parser.add_argument("--encoder", required=True, help="experiment directory of the encoder")
     parser.add_argument("--seed", type=int, default=1, help="the seed the systems were trained with")
@@ -104,6 +104,7 @@ def main(argv=None):
     from espnet_llmvq.base.errors import UserError
     from espnet_llmvq.data.normalise import get_normaliser
     from espnet_llmvq.decode.nbest import NBEST
+    from espnet_llmvq.experiment.cards import read_cards
     from espnet_llmvq.experiment.systems import hypothesis_file, read_systems
     from espnet_llmvq.score.files import read_transcript
 
@@ -117,7 +118,7 @@ def main(argv=None):
         reference = read_transcript(text), text
         grid = [read_weight(w, "--grid") for w in args.grid.split()]
         normalise = get_normaliser(args.normaliser)
-    for system in read_systems(args.conf_dir, args.systems.split(), args.seed):
+    for system in read_systems(read_cards(args.conf_dir), args.systems.split(), args.seed):
         if system.decode != "llm":
             continue
 

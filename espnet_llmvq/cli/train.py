@@ -19,8 +19,8 @@ def get_parser():
     parser = Parser(description=__doc__)
     parser.add_argument("--config", help="one training config (e.g. conf/encoder.yaml)")
     parser.add_argument("--tag", help="directory name under expdir for --config")
-    parser.add_argument("--systems", default="", help="systems and groups under conf_dir/systems")
-    parser.add_argument("--conf_dir", default="conf", help="holds systems/ and phases/")
+    parser.add_argument("--systems", default="", help="systems and groups of conf_dir/systems.yaml")
+    parser.add_argument("--conf_dir", default="conf", help="holds systems.yaml")
     parser.add_argument("--expdir", default="exp", help="where models go")
     parser.add_argument("--llm", required=True, help="Hugging Face directory or hub id")
     parser.add_argument("--encoder_file", help="checkpoint of the frozen encoder")
@@ -57,19 +57,19 @@ def get_parser():
 def check_kept_rows(configs, llm):
     """Raise UserError for a top_k above the vocabulary now, not when its phase has its turn.
 
-    configs: {path: config}. The LLM is opened only if one of them has a quantizer.
+    configs: {where: config}. The LLM is opened only if one of them has a quantizer.
     """
     from espnet_llmvq.bridge.bridge import check_top_k
     from espnet_llmvq.llm.directory import table_rows
 
-    kept = {p: c.get("bridge_conf", {}).get("top_k") for p, c in configs.items()}
-    kept = {path: top_k for path, top_k in kept.items() if top_k is not None}
+    kept = {where: c.get("bridge_conf", {}).get("top_k") for where, c in configs.items()}
+    kept = {where: top_k for where, top_k in kept.items() if top_k is not None}
     rows = table_rows(llm) if kept else None
-    for path, top_k in kept.items():
+    for where, top_k in kept.items():
         try:
             check_top_k(top_k, rows)
         except UserError as err:
-            raise UserError(f"{path}: {err}") from None
+            raise UserError(f"{where}: {err}") from None
 
 
 def data_settings(args, mixture, changes_frames):
@@ -101,7 +101,7 @@ def dry_run(trainings, args):
 
     defaults, gpus, found = SpeechLLMTask.get_default_config(), max(args.ngpu, 1) * args.num_nodes, []
     for training in trainings:
-        shape = data_settings(args, training.mixture, False)["train_shape_file"][0]
+        shape = data_settings(args, training.phase.mixture, False)["train_shape_file"][0]
         batches = None
         if os.path.exists(shape):
             batches = epoch_batches(with_defaults(training.config, defaults), shape, gpus)
@@ -137,7 +137,7 @@ def main(argv=None):
         changes = changes_frames(config, args.encoder_file)
         if args.ngpu > 1 and not distributed:
             config.setdefault("multiprocessing_distributed", True)  # else ESPnet splits batches along an axis
-        if (args.ngpu > 1 or distributed) and (training.mixture or changes):
+        if (args.ngpu > 1 or distributed) and (training.phase.mixture or changes):
             # A batch of text alone does not run the bridge, a pretrained encoder may have parts that it does not use.
             config.setdefault("unused_parameters", True)
         settings = {
@@ -145,7 +145,7 @@ def main(argv=None):
             "llm": args.llm,
             "encoder_file": args.encoder_file,
             "init_from": os.path.join(args.expdir, parent, "model.pth") if parent else None,
-            **data_settings(args, training.mixture, changes),
+            **data_settings(args, training.phase.mixture, changes),
             "seed": args.seed,
             "ngpu": args.ngpu,
         }
@@ -156,9 +156,9 @@ def main(argv=None):
         from espnet_llmvq.espnet.task import SpeechLLMTask
 
         for training in trainings:
-            SpeechLLMTask.check_config(training.config, training.phase.config)
+            SpeechLLMTask.check_config(training.config, training.phase.where)
         if not only_look:
-            check_kept_rows({t.phase.config: t.config for t in trainings}, args.llm)
+            check_kept_rows({t.phase.where: t.config for t in trainings}, args.llm)
             for path in sorted({file for s in left for key in SHAPES for file in s[key]}):
                 read_shape(path)  # ESPnet stops at a damaged one without its name
     if args.dry_run:

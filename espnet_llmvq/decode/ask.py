@@ -40,6 +40,7 @@ def print_accuracy(path):
 
 def ask_all(args, kind, options, questions, examples):
     """Ask the systems and the LLM of parsed arguments what was not asked yet."""
+    from espnet_llmvq.experiment.cards import read_cards
     from espnet_llmvq.experiment.systems import read_systems, system_dir
 
     forms = (TEXT,) if args.text_only else (TEXT, SPEECH)
@@ -47,7 +48,7 @@ def ask_all(args, kind, options, questions, examples):
     files = [args.questions, *([args.examples] if getattr(args, "examples", None) else [])]
     made = {"options": {**asdict(options), "examples": [q.id for q in examples]}, "forms": None, "ngpu": args.ngpu}
     work = []  # (name, what is loaded, file it depends on, forms, answers)
-    for system in read_systems(args.conf_dir, args.systems.split(), args.seed) if args.systems else ():
+    for system in read_systems(read_cards(args.conf_dir), args.systems.split(), args.seed) if args.systems else ():
         if system.decode != "llm":
             continue
         directory = system_dir(system, args.expdir, args.encoder)

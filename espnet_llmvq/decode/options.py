@@ -12,8 +12,8 @@ COMMANDS = ("multiple_choice", "spoken_qa")  # sections of --config
 def add_question_options(parser, options):
     """Add what every command of questions takes, and an option for each key of the dataclass `options`."""
     parser.add_argument("--questions", required=True, help="JSON lines; its name names the result")
-    parser.add_argument("--systems", default="", help="systems and groups under conf_dir/systems; no ctc ones")
-    parser.add_argument("--conf_dir", default="conf", help="holds systems/ and phases/")
+    parser.add_argument("--systems", default="", help="systems and groups of conf_dir/systems.yaml; no ctc ones")
+    parser.add_argument("--conf_dir", default="conf", help="holds systems.yaml")
     parser.add_argument("--expdir", default="exp", help="where models are and answers go")
     parser.add_argument("--encoder", default="exp/encoder", help="experiment directory of the encoder")
     parser.add_argument("--seed", type=int, default=1, help="the seed the systems were trained with")

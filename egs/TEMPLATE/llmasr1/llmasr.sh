@@ -22,13 +22,13 @@ accumulate=1               # parts into which batches are cut: less memory, the 
 datadir=data               # Kaldi data directories
 dumpdir=dump               # formatted audio and sequences
 expdir=exp                 # models, hypotheses, results
-conf_dir=conf              # holds encoder.yaml, lm.yaml, phases/, systems/
+conf_dir=conf              # holds systems.yaml, published/
 seed=1                     # of the systems; other than 1 it becomes part of their directories
 base_seed=1                # of the language model and the encoder, which all seeds share
 train_set=train            # training set
 valid_set=valid            # validation set
 test_sets=                 # pairs name:domain, domain id or ood, e.g. "test:id test_noise:ood"
-systems=                   # rows of the table: systems and groups of them, names under conf_dir/systems
+systems=                   # rows of the table: systems and groups of them, names in conf_dir/systems.yaml
 baseline=                  # the system that others are compared with; empty or absent: the first
 local_data_opts=           # passed to local/data.sh
 tts_text=                  # Kaldi text to speak: its audio becomes the set "tts", for mixtures; empty: none
@@ -47,7 +47,7 @@ lm_valid_text=             # held-out texts, pairs name=file
 vocab_size=500             # pieces of the trained tokenizer
 whole_words=0              # most frequent words that are one piece each
 reserved_tokens=           # special tokens of the trained tokenizer, e.g. "<N>"
-lm_config=conf/lm.yaml     # of the trained language model
+lm_config=conf/template/lm.yaml  # of the trained language model
 encoder_file=              # checkpoint of a pretrained encoder; empty: train one (stage 7)
 encoder_config=conf/encoder.yaml  # of the trained encoder
 pretrained_encoder=        # directory or hub id of WavLM or Whisper; empty: train an encoder, or encoder_file
@@ -57,7 +57,7 @@ cache_encoder=true         # encode each set once and train all systems on the f
 augment_cache=false        # spoil the training set for it as in the encoder's training
 align_sets=                # sets to align with the encoder's CTC (stage 8), beside those that mixtures interleave
 ctms=                      # word times from elsewhere for sets that mixtures interleave, pairs set=file
-interleave_overrides=      # key=value pairs laid over every conf/interleave/*.yaml, e.g. "silence=0.3"
+interleave_overrides=      # key=value pairs laid over every form of interleaving, e.g. "silence=0.3"
 context=llm                # LLM positions that a sequence of a mixture may have; llm: as many as the LLM has
 mixture_positions=         # LLM positions of every mixture; empty: as many as give its first source once
 num_beams=4                # beam of the LLM
@@ -107,7 +107,7 @@ if ${smoke}; then
         printf -v "${option}" '%s' "${moved}"
     done
     datadir+=_smoke dumpdir+=_smoke expdir+=_smoke
-    lm_config=${conf_dir}/lm_smoke.yaml
+    lm_config=conf/template/lm_smoke.yaml
     # Two steps, of small batches: batch_bins counts where the recipe's batches are of so many positions.
     train_overrides="max_epoch=1 num_iters_per_epoch=2 accum_grad=1 batch_bins=600 ${train_overrides}"
     # An encoder that has learnt nothing finds no pauses: segments end after every word.
@@ -282,11 +282,13 @@ if ${dry_run} || ${estimate}; then
     exit 0
 fi
 
+# What says what is trained.
+card_files=("${conf_dir}/systems.yaml" conf/systems.yaml conf/template/*.yaml)
 # A mistyped key fails now, not after an hour of training. ESPnet takes long to load: only after a change.
 checked=${expdir}/.configs_checked
 check_options="${conf_dir} ${systems} ${train_overrides} ${encoder_config} ${pretrained_opts[*]-}"
 if [ "${stop_stage}" -ge 7 ] && [ "${stage}" -le 11 ] &&
-    ! { made_with "${checked}" "${check_options}" && fresh "${checked}" "${encoder_config}" "${conf_dir}"/*/*.yaml "${conf_dir}"/*.yaml; }; then
+    ! { made_with "${checked}" "${check_options}" && fresh "${checked}" "${encoder_config}" "${card_files[@]}"; }; then
     log "checking configs"
     encoder_opts=(${pretrained_opts[@]+"${pretrained_opts[@]}"})
     ! ${own_encoder} || encoder_opts=(--config "${encoder_config}")
@@ -551,13 +553,12 @@ make_source() {
         note_options "${out}" "${made}"
         ;;
     *)
-        config=${conf_dir}/interleave/${1#*/}.yaml
         ctm=$(ctm_of "${name}")
         made="${ctm} ${interleave_overrides} ${context_opts[*]} --bridge_stack ${bridge_stack}"
         made_with "${out}" "${made}" &&
-            fresh "${out}" "${config}" "${ctm}" "${dumpdir}/${name}/text" "${dumpdir}/${name}/utt2num_samples" &&
+            fresh "${out}" "${card_files[@]}" "${ctm}" "${dumpdir}/${name}/text" "${dumpdir}/${name}/utt2num_samples" &&
             log "${out} is up to date, nothing to do" && return
-        llmvq sequences make --builder interleaved --data_dir "${dumpdir}/${name}" --ctm "${ctm}" --config "${config}" \
+        llmvq sequences make --builder interleaved --data_dir "${dumpdir}/${name}" --ctm "${ctm}" --cards "${conf_dir}/systems.yaml" --form "${1#*/}" \
             ${interleave_opts[@]+"${interleave_opts[@]}"} --encoder_config "${encoder_dir}/config.yaml" \
             "${context_opts[@]}" --bridge_stack "${bridge_stack}" --out "${out}"
         note_options "${out}" "${made}"
@@ -576,7 +577,7 @@ fi
 mix() {
     local source name shares out specs inputs mix_opts
     while IFS='|' read -r name shares; do
-        out=${expdir}/mixtures/${name}.jsonl specs=() inputs=("${conf_dir}/mixtures/${name}.yaml")
+        out=${expdir}/mixtures/${name}.jsonl specs=() inputs=("${card_files[@]}")
         for source in ${shares}; do
             specs+=("${source%=*}=${source#*=}:$(source_file "${source%=*}"):$(source_shape "${source%=*}")")
             specs[-1]=${specs[-1]/\//_}
