@@ -290,10 +290,11 @@ def error_rate(args, texts):
 def main():
     args = get_parser().parse_args()
     args.json = os.path.abspath(args.json)
+    from espnet_llmvq.experiment.cards import read_cards
     from espnet_llmvq.experiment.systems import read_systems, system_dir
 
     os.chdir(args.recipe)
-    (system,) = read_systems("conf", [args.system])
+    (system,) = read_systems(read_cards("conf"), [args.system])
     directory = system_dir(system, args.expdir, "")
     if not os.path.exists(os.path.join(directory, "model.pth")) or not os.path.exists(args.set):
         told = f"{args.recipe} has no trained {args.system}; run the recipe first"

@@ -19,6 +19,16 @@ WORDS = "one two three four five six seven eight nine zero".split()
 TONES = {word: 300.0 + 150.0 * i for i, word in enumerate(WORDS)}  # Hz
 
 
+def write_cards(directory, **sections):
+    """Write DIRECTORY/systems.yaml with these sections; the directory, as text."""
+    import yaml
+
+    os.makedirs(directory, exist_ok=True)
+    with open(os.path.join(directory, "systems.yaml"), "w") as f:
+        yaml.safe_dump(sections, f, sort_keys=False)
+    return str(directory)
+
+
 @pytest.fixture(scope="session")
 def llm_dir(tmp_path_factory):
     """A Hugging Face directory: a unigram tokenizer with `<blank>` and a random Llama of width 32."""

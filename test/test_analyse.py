@@ -9,6 +9,7 @@ import types
 import numpy as np
 import pytest
 import torch
+from conftest import write_cards
 
 from espnet_llmvq.analyse import gap, nearest, tsne
 from espnet_llmvq.analyse.collect import choose, collect, diagnose
@@ -241,15 +242,12 @@ def experiment(encoder_dir, settings, corpus, tmp_path_factory):
 
     room = tmp_path_factory.mktemp("analyse")
     conf, exp = room / "conf", room / "exp"
-    for name, text in (
-        ("systems/ctc", "decode: ctc"),
-        ("systems/slam", "phases: [slam]\nlabel: <b>SLAM</b>"),
-        ("systems/soft", "phases: [soft]\nlabel: Soft & all"),
-        ("phases/slam", "bridge: none"),
-        ("phases/soft", "bridge: soft"),
-    ):
-        (conf / name).parent.mkdir(parents=True, exist_ok=True)
-        (conf / f"{name}.yaml").write_text(text)
+    systems = {
+        "ctc": {"decode": "ctc"},
+        "slam": {"phases": ["slam"], "label": "<b>SLAM</b>"},
+        "soft": {"phases": ["soft"], "label": "Soft & all"},
+    }
+    write_cards(conf, phases={"slam": {"bridge": "none"}, "soft": {"bridge": "soft"}}, systems=systems)
     soft = {"stack": 1, "hidden_size": 24, "top_k": "all", "codebook": "trainable", "temperature": "learned"}
     for name, more in (("slam", {}), ("soft", {"bridge": "soft", "bridge_conf": soft})):
         config = settings(max_epoch=1, keep_nbest_models=1, encoder_file=f"{encoder_dir}/model.pth", **more)

@@ -18,7 +18,9 @@ from espnet_llmvq.base.errors import UserError
 from espnet_llmvq.data.checks import validate
 from espnet_llmvq.data.datadir import DataDir
 from espnet_llmvq.data.questions import read_questions
-from espnet_llmvq.experiment.systems import names, plan, read_mixture, read_systems, split_mixture
+from espnet_llmvq.experiment.cards import read_cards
+from espnet_llmvq.experiment.phases import with_schedule
+from espnet_llmvq.experiment.systems import expand, plan, read_interleaving, read_mixture, read_systems
 from espnet_llmvq.score.entities import check_entities, read_entities
 
 RECIPE = Path(__file__).resolve().parents[1] / "egs/librispeech/jstip1"
@@ -491,27 +493,33 @@ def test_run_takes_what_is_there(made, tmp_path):
 # --- Configs: the figures are those of the paper, typed here ---------------------------------------------------------
 
 POSITIONS = 16384 * 4  # LLM positions of a step: ours
+CARDS = read_cards(CONF)
+
+
+def phase(name):
+    """The config of a phase as it is trained."""
+    return with_schedule(CARDS.phase(name), CARDS.where("phases", name))
 
 
 def test_phase_1_trains_the_adapter_on_a_tenth():
-    config = read_config(f"{CONF}/phases/adapter.yaml")
+    config = phase("adapter")
     assert config["optim"] == "adamw" and config["optim_conf"]["lr"] == 1e-4
     assert config["scheduler_conf"]["max_lr"] == 1e-4
     assert config["freeze"] == ["llm"] and not config.get("train_encoder") and "mixture" not in config
     assert config["batch_bins"] * config["accum_grad"] == POSITIONS
     steps = config["max_epoch"] * config["num_iters_per_epoch"] / config["accum_grad"]
-    asr = read_config(f"{CONF}/phases/joint_third.yaml")
+    asr = phase("joint_third")
     # As many ASR tokens as in phase 2, where ASR is a third.
     asr_steps = asr["max_epoch"] * asr["num_iters_per_epoch"] / asr["accum_grad"]
     assert steps == config["scheduler_conf"]["total_steps"] == 800 and steps == asr_steps / 10
 
 
 def test_phase_2_trains_everything():
-    config = read_config(f"{CONF}/phases/joint.yaml")
+    config = phase("joint")
     assert config["optim"] == "adamw" and config["optim_conf"]["lr"] == config["scheduler_conf"]["max_lr"] == 4e-5
     assert config["train_encoder"] is True and config["freeze"] == [] and "lora" not in config["llm_conf"]
     assert config["model_conf"] == {"packing": 8192}  # one next-token loss, contexts of 8k
-    third = read_config(f"{CONF}/phases/joint_third.yaml")
+    third = phase("joint_third")
     steps = {}
     for name, c in (("joint", config), ("third", third)):
         steps[name] = c["max_epoch"] * c["num_iters_per_epoch"] // c["accum_grad"]
@@ -523,7 +531,7 @@ def test_rates_fall_linearly_from_the_first_step():
     import torch
 
     for name, rate in (("adapter", 1e-4), ("joint_third", 4e-5)):
-        config = read_config(f"{CONF}/phases/{name}.yaml")
+        config = phase(name)
         assert config["scheduler"] == "onecyclelr"
         optimizer = torch.optim.AdamW([torch.nn.Parameter(torch.zeros(1))], **config["optim_conf"])
         betas = optimizer.param_groups[0]["betas"]
@@ -545,26 +553,27 @@ def test_encoder_steps_and_adapter():
     assert config["frontend_conf"]["hop_length"] / 16000 == 0.01
     assert FrameRate(config).seconds == 0.08
     assert read_config(f"{CONF}/encoder_smoke.yaml")["encoder_conf"]["input_layer"] == "conv2d8"
-    adapter = read_config(f"{CONF}/phases/adapter.yaml")
+    adapter = phase("adapter")
     assert adapter["bridge"] == "none" and adapter["bridge_conf"]["stack"] == 1
     wide, hidden, llm = config["encoder_conf"]["output_size"], adapter["bridge_conf"]["hidden_size"], 896
     assert wide * hidden + hidden * llm == pytest.approx(20e6, rel=0.02)
 
 
 def test_rows_and_shares():
-    systems = {s.name: s for s in read_systems(CONF, ["paper_b"])}
-    speech = {s.name for s in read_systems(CONF, ["paper_b_speech"])}
-    template = str(RECIPE.parents[1] / "TEMPLATE/jstip1/conf")
-    assert [s.name for s in read_systems(template, ["paper_b"])] == list(systems)
+    systems = {s.name: s for s in read_systems(CARDS, ["paper_b"])}
+    speech = expand(CARDS, ["paper_b_speech"])
+    assert expand(read_cards(f"{CONF}/template/paper_b.yaml"), ["paper_b"]) == list(systems)
     shares = {}
     for name, system in systems.items():
         if system.decode != "llm":
             continue
         first, last = system.phases
-        assert Path(first.config).stem == ("adapter_soft" if name == "best_soft" else "adapter")
-        config, mixture = split_mixture(read_config(last.config), last.config, CONF)
-        assert config["scheduler_conf"]["total_steps"] == (8000 if name == "asr_only" else 24000)
-        found = read_mixture(CONF, mixture, ["train", "tts"], ["domain"]) if mixture else {("train", "asr"): 1}
+        assert first.name == ("adapter_soft" if name == "best_soft" else "adapter")
+        schedule = with_schedule(last.config, last.where)["scheduler_conf"]
+        assert schedule["total_steps"] == (8000 if name == "asr_only" else 24000)
+        mixture, found = last.mixture, {("train", "asr"): 1}
+        if mixture:
+            found = read_mixture(CARDS, mixture, ["train", "tts"], ["domain"])
         shares[name] = {f"{data}/{form}": share / sum(found.values()) for (data, form), share in found.items()}
         assert (name in speech) == all(source.startswith("train/") for source in shares[name])
     third = pytest.approx(1 / 3)
@@ -573,19 +582,15 @@ def test_rows_and_shares():
     assert shares["ttstext_mixed"] == {"train/asr": third, "train/mixed_sil_punc": third, "tts/text": third}
     assert shares["tts_mixed"] == {"train/asr": third, "train/mixed_sil_punc": third, "tts/asr": third}
     assert {phase.tag for phase in plan(systems.values())} >= {"adapter", "adapter-joint", "adapter-joint_best"}
-    (published,) = names(f"{CONF}/published")
-    rows = read_yaml(f"{CONF}/published/{published}.yaml")["rows"]
+    (published,) = Path(CONF, "published").glob("*.yaml")
+    rows = read_yaml(published)["rows"]
     assert set(rows) < set(systems) and rows["ttstext_mixed"][2] == 6.81 and rows["il_word"][6] == -6.89
 
 
 def test_interleaving_and_questions():
-    from espnet_llmvq.sequence.interleaved import Interleaving
     from espnet_llmvq.sequence.questions import LETTERS, MultipleChoice, OpenQuestions
 
-    forms = {
-        name: Interleaving.from_dict(read_yaml(f"{CONF}/interleave/{name}.yaml"))
-        for name in names(f"{CONF}/interleave")
-    }
+    forms = {name: read_interleaving(CARDS, name) for name in CARDS.names("interleave")}
     assert {name: (f.level, f.cut) for name, f in forms.items() if name != "word"} == {
         "seg_sil": ("segment", "silence"), "seg_sil_punc": ("segment", "silence_punctuation"),
         "mixed_sil": ("mixed", "silence"), "mixed_sil_punc": ("mixed", "silence_punctuation"),

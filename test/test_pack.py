@@ -9,6 +9,7 @@ import pytest
 import standins
 import torch
 import yaml
+from conftest import write_cards
 
 from espnet_llmvq.base.errors import UserError
 from espnet_llmvq.bundle.card import card
@@ -401,16 +402,13 @@ def test_a_packed_system_is_replaced_or_stays(tmp_path, monkeypatch, ending):
 @pytest.fixture
 def recipe(tmp_path, trained_soft):
     """Options of bin/pack for a recipe with systems soft, ctc, fusion and a group."""
-    files = {
-        "systems/soft": "label: Soft-VQ\nphases: [soft]",
-        "systems/ctc": "decode: ctc",
-        "systems/fusion": "decode: ctc_lm\nlm_weight: 0.3",
-        "systems/both": "systems: [soft, ctc]",
-        "phases/soft": "",
+    systems = {
+        "soft": {"label": "Soft-VQ", "phases": ["soft"]},
+        "ctc": {"decode": "ctc"},
+        "fusion": {"decode": "ctc_lm", "lm_weight": 0.3},
+        "both": {"systems": ["soft", "ctc"]},
     }
-    for name, text in files.items():
-        os.makedirs(tmp_path / "conf" / os.path.dirname(name), exist_ok=True)
-        (tmp_path / "conf" / f"{name}.yaml").write_text(text)
+    write_cards(tmp_path / "conf", phases={"soft": {}}, systems=systems)
     encoder, phase = trained_soft
     shutil.copytree(os.path.dirname(phase), tmp_path / "exp")
     return ["--conf_dir", str(tmp_path / "conf"), "--expdir", str(tmp_path / "exp"), "--encoder", encoder]

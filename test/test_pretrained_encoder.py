@@ -7,6 +7,7 @@ import pytest
 import standins
 import torch
 import yaml
+from conftest import write_cards
 
 from espnet_llmvq.base.errors import UserError
 from espnet_llmvq.speech import pretrained as pretrained_encoder
@@ -240,13 +241,8 @@ def phases(tmp_path):
     """A conf directory of one system with the phases `a` and `b`: function (a, b) -> its path."""
 
     def write(a, b):
-        for kind in ("phases", "systems"):
-            (tmp_path / "conf" / kind).mkdir(parents=True, exist_ok=True)
-        (tmp_path / "conf/systems/x.yaml").write_text("phases: [a, b]\n")
-        (tmp_path / "conf/systems/ctc.yaml").write_text("decode: ctc\n")
-        for name, config in (("a", a), ("b", b)):
-            (tmp_path / f"conf/phases/{name}.yaml").write_text(yaml.safe_dump(config))
-        return str(tmp_path / "conf")
+        systems = {"x": {"phases": ["a", "b"]}, "ctc": {"decode": "ctc"}}
+        return write_cards(tmp_path / "conf", phases={"a": a, "b": b}, systems=systems)
 
     return write
 
@@ -287,7 +283,7 @@ def test_the_encoder_of_an_experiment(models, phases, tmp_path, capsys):
     with pytest.raises(UserError, match=r"is of another encoder \(encoder: 'wavlm' then, 'whisper' now\)"):
         command.main(["--pretrained_encoder", models["whisper"], "--systems", "x", *options])
     phases({"encoder_conf": {"layer": 1}}, {})
-    with pytest.raises(UserError, match=r"a.yaml and .*b.yaml have other encoder_conf"):
+    with pytest.raises(UserError, match=r"phase a and .*phase b have other encoder_conf"):
         command.main(["--pretrained_encoder", models["wavlm"], "--systems", "x", *options])
     with pytest.raises(UserError, match="system ctc decodes with the encoder's CTC head"):
         systems.main(["--conf_dir", conf, "--systems", "x ctc", "--no_ctc"])

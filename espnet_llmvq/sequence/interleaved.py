@@ -4,7 +4,7 @@ import dataclasses
 import hashlib
 from dataclasses import dataclass
 
-from espnet_llmvq.base.config import read_overrides, read_yaml
+from espnet_llmvq.base.config import read_overrides
 from espnet_llmvq.base.errors import UserError, check_name
 from espnet_llmvq.sequence.sequence import Sequence, Span
 from espnet_llmvq.sequence.units import Dropped, piece, segments, timed_words
@@ -87,11 +87,11 @@ class Interleaving:
             raise UserError(f"{where}: {err}") from None
 
     @classmethod
-    def read(cls, path=None, overrides=()):
-        """From a YAML file, or the defaults without one, with ["key=value", ...] laid over it. Raises UserError."""
+    def read(cls, values, overrides=(), where="config"):
+        """From a mapping, with ["key=value", ...] laid over it. Raises UserError."""
         changed = read_overrides(overrides)
         cls.from_dict(changed, "--override")
-        return cls.from_dict({**(read_yaml(path) if path else {}), **changed}, path or "config")
+        return cls.from_dict({**values, **changed}, where)
 
     def level_of(self, utt):
         """`word` or `segment`, for one utterance."""

@@ -10,7 +10,8 @@ def get_parser():
     parser = Parser(description=__doc__)
     parser.add_argument("--data_dir", required=True, help="formatted data directory (16 kHz)")
     parser.add_argument("--ctm", required=True, help="word times of it")
-    parser.add_argument("--config", help="how to interleave, YAML; `cut` is without effect")
+    parser.add_argument("--cards", default="conf/systems.yaml", help="file of --form")
+    parser.add_argument("--form", required=True, help="an entry of its section interleave; `cut` is without effect")
     parser.add_argument("--out", required=True, help="path of the two files, without suffix")
     return parser
 
@@ -70,9 +71,11 @@ def main(argv=None):
     from espnet_llmvq.align.ctm import read_ctm
     from espnet_llmvq.base.errors import UserError
     from espnet_llmvq.base.files import write_text
-    from espnet_llmvq.sequence.interleaved import CUTS, Interleaving
+    from espnet_llmvq.experiment.cards import read_cards
+    from espnet_llmvq.experiment.systems import read_interleaving
+    from espnet_llmvq.sequence.interleaved import CUTS
 
-    options = Interleaving.read(args.config)
+    options = read_interleaving(read_cards(args.cards), args.form)
     dropped = {}
     rows = measure(args.data_dir, read_ctm(args.ctm), options, dropped)
     if not rows:
