@@ -47,7 +47,7 @@ class Options:
     vocab_size: int = option(500, "pieces of the trained tokenizer")
     whole_words: int = option(0, "most frequent words that are one piece each")
     reserved_tokens: str = option("", 'special tokens of the trained tokenizer, e.g. "<N>"')
-    lm_config: str = option("conf/lm.yaml", "of the trained language model")
+    lm_config: str = option("conf/template/lm.yaml", "of the trained language model")
     encoder_file: str = option("", "checkpoint of an encoder; empty: train one (stage 7)")
     encoder_config: str = option("conf/encoder.yaml", "of the trained encoder")
     pretrained_encoder: str = option("", "directory or hub id of WavLM or Whisper; empty: train an encoder")

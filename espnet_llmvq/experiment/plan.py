@@ -1,14 +1,14 @@
 """From the options of run.sh and the recipe's cards to an `Experiment`."""
 
 import os
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 from espnet_llmvq.base.config import read_config, read_overrides
 from espnet_llmvq.base.errors import UserError, check_name
 from espnet_llmvq.experiment.cards import read_cards
 from espnet_llmvq.experiment.experiment import TTS, Experiment, check_options, read_sets
 from espnet_llmvq.experiment.options import pairs, unique, words
-from espnet_llmvq.experiment.phases import CRITERION, check_schedule, derived, split_batches, with_pretrained
+from espnet_llmvq.experiment.phases import CRITERION, bridge_stack, split_batches, with_pretrained, with_schedule
 from espnet_llmvq.experiment.systems import FORMS, read_interleaving, read_mixture, read_phases, read_systems
 from espnet_llmvq.experiment.training import Training
 
@@ -18,6 +18,7 @@ SMOKE_TRAINING = "max_epoch=1 num_iters_per_epoch=2 accum_grad=1 batch_bins=600"
 # An encoder that has learnt nothing finds no pauses: segments end after every word.
 SMOKE_INTERLEAVING = "silence=0"
 SHAPE = ("frontend", "frontend_conf", "frame_stack", "encoder", "encoder_conf")  # keys that frames depend on
+SMOKE_LM = "conf/template/lm_smoke.yaml"
 SMOKE_PATHS = ("lm_train_text", "tokenizer_text", "tts_text")
 SMOKE_PAIRS = ("lm_valid_text", "texts", "questions", "word_lists")
 
@@ -54,9 +55,12 @@ def make_plan(options):
     options = replace(options, title=options.title or os.path.basename(os.path.dirname(os.getcwd())))
     sets, cards = read_sets(options), read_cards(options.cards)
     wanted = words(options.systems, "systems")
-    systems, phases = read_systems(cards, wanted, options), read_phases(cards, wanted, options.seed)
+    given = options.encoder_file
+    encoder_dir = os.path.dirname(given) or "." if given else os.path.join(options.expdir, "encoder")
+    systems = read_systems(cards, wanted, options.expdir, encoder_dir, options.seed)
+    phases = read_phases(cards, wanted, options.seed)
     if options.pretrained_encoder:
-        without = [system for system in systems if system.decode == "llm"]
+        without = tuple(system for system in systems if system.decode == "llm")
         for system in systems:
             if system not in without:
                 print(f"{system.name} is left out: a pretrained encoder has no CTC head")
@@ -71,10 +75,17 @@ def make_plan(options):
     mixtures = read_mixtures(cards, phases, options)
     overrides = words(options.interleave_overrides, "interleave_overrides")
     forms = {source.split("/")[1] for shares in mixtures.values() for source in shares} - set(FORMS)
-    interleave = {form: read_interleaving(cards, form, overrides) for form in sorted(forms)}
+    interleave = {form: asdict(read_interleaving(cards, form, overrides)) for form in sorted(forms)}
     trainings = read_trainings(phases, options)
     return Experiment(
-        options, sets, systems, trainings, mixtures, interleave, encoder_keys(trainings, options), stack(trainings)
+        options,
+        sets,
+        systems,
+        trainings,
+        mixtures,
+        interleave,
+        encoder_keys(trainings, options),
+        bridge_stack(trainings),
     )
 
 
@@ -113,9 +124,7 @@ def read_trainings(phases, options):
 def finished(config, options, where):
     """A config with what follows from other keys. UserError for a learning rate that ends before the training."""
     config = split_batches({"best_model_criterion": CRITERION, **config}, options.accumulate, where)
-    config = derived(config)
-    check_schedule(config, where)
-    return config
+    return with_schedule(config, where)
 
 
 def encoder_keys(trainings, options):
@@ -143,15 +152,3 @@ def encoder_keys(trainings, options):
                 f"{other.config['encoder_conf']}; systems of one expdir share the encoder: give each its own --expdir"
             )
     return shaped
-
-
-def stack(trainings):
-    """Encoder frames of an LLM position, by which batches are planned. Raises UserError for phases that differ."""
-    found = {t.where: t.config.get("bridge_conf", {}).get("stack", 1) for t in trainings if not t.is_encoder}
-    if len(set(found.values())) > 1:
-        first, other = list(found)[0], next(where for where in found if found[where] != found[list(found)[0]])
-        raise UserError(
-            f"bridge_conf.stack is {found[first]} in {first} and {found[other]} in {other}: positions are counted once "
-            "for all systems of a run; run these with another --expdir"
-        )
-    return next(iter(found.values()), 1)

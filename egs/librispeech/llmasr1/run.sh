@@ -7,7 +7,7 @@ set -euo pipefail
 . ./db.sh
 case ${ENCODER} in
 wavlm) encoder=${WAVLM} cards=conf/systems.yaml ;;
-whisper) encoder=${WHISPER} cards=conf/whisper.yaml ;;
+whisper) encoder=${WHISPER} cards=conf/whisper/systems.yaml ;;
 *)
     echo "$0: error: ENCODER=${ENCODER}: wavlm or whisper" >&2
     exit 2
