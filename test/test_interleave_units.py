@@ -13,6 +13,7 @@ import soundfile
 import yaml
 
 from espnet_llmvq.align.ctm import Word
+from espnet_llmvq.base.config import from_mapping
 from espnet_llmvq.base.errors import UserError
 from espnet_llmvq.cli.align import import_ as import_alignment
 from espnet_llmvq.cli.align import segments as segment_lengths
@@ -209,27 +210,27 @@ def test_small_overruns_are_clipped():
     [
         ({"levle": "word"}, "did you mean 'level'"),
         ({"level": "words"}, "did you mean 'word'"),
-        ({"silence": -1}, "silence: -1 must be seconds"),
-        ({"margin": True}, "margin: True must be seconds"),
+        ({"silence": -1}, "silence is -1; it must be seconds"),
+        ({"margin": True}, "margin is True; it must be a number"),
         ({"ratio": [0, 0]}, "ratio"),
         ({"end_loss": True, "end_token": False}, "end_loss"),
-        ({"begin_token": 1}, "begin_token: 1 must be text"),
-        ({"segment_token": ""}, "segment_token: '' is no token; null for none"),
+        ({"begin_token": 1}, "begin_token is 1; it must be text; put quotes around it"),
+        ({"segment_token": ""}, "segment_token is '', which is no token; null for none"),
     ],
 )
 def test_config_errors(values, message):
     with pytest.raises(UserError, match=message):
-        Interleaving.from_dict(values)
+        from_mapping(Interleaving, values, "config")
 
 
 def test_a_wrong_value_is_told_with_its_file(tmp_path):
     (tmp_path / "w.yaml").write_text("silence: -1\n")
-    with pytest.raises(UserError, match="w.yaml: silence: -1 must be"):
+    with pytest.raises(UserError, match="w.yaml: silence is -1; it must be"):
         Interleaving.read(str(tmp_path / "w.yaml"))
-    with pytest.raises(UserError, match="--override: silence: -1 must be"):
+    with pytest.raises(UserError, match="--override: silence is -1; it must be"):
         Interleaving.read(overrides=["silence=-1"])
     with pytest.raises(UserError, match="q.yaml: shots is -1"):
-        MultipleChoice.from_dict({"shots": -1}, "q.yaml")
+        from_mapping(MultipleChoice, {"shots": -1}, "q.yaml")
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ import layouts_jstip as layouts
 import pytest
 from recipe_modules import local_modules
 
-from espnet_llmvq.base.config import read_config, read_yaml
+from espnet_llmvq.base.config import from_mapping, read_config, read_yaml
 from espnet_llmvq.base.errors import UserError
 from espnet_llmvq.data.checks import validate
 from espnet_llmvq.data.datadir import DataDir
@@ -583,7 +583,7 @@ def test_interleaving_and_questions():
     from espnet_llmvq.sequence.questions import LETTERS, MultipleChoice, OpenQuestions
 
     forms = {
-        name: Interleaving.from_dict(read_yaml(f"{CONF}/interleave/{name}.yaml"))
+        name: from_mapping(Interleaving, read_yaml(f"{CONF}/interleave/{name}.yaml"), name)
         for name in names(f"{CONF}/interleave")
     }
     assert {name: (f.level, f.cut) for name, f in forms.items() if name != "word"} == {
@@ -596,8 +596,8 @@ def test_interleaving_and_questions():
     run = (RECIPE / "run.sh").read_text()
     assert forms["mixed_sil_punc"].segment_token in re.search('--reserved_tokens "(.*)"', run)[1].split()
     values = read_yaml(f"{CONF}/questions.yaml")
-    choice = MultipleChoice.from_dict(values["multiple_choice"])
+    choice = from_mapping(MultipleChoice, values["multiple_choice"], "config")
     assert (choice.shots, choice.answer, LETTERS) == (5, "letter", "ABCD")
-    assert OpenQuestions.from_dict(values["spoken_qa"]).num_beams == 1
+    assert from_mapping(OpenQuestions, values["spoken_qa"], "config").num_beams == 1
     for key, kind in (("multiple_choice", MultipleChoice), ("spoken_qa", OpenQuestions)):
-        kind.from_dict(read_yaml(f"{CONF}/questions_smoke.yaml")[key])
+        from_mapping(kind, read_yaml(f"{CONF}/questions_smoke.yaml")[key], "config")

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from espnet_llmvq.base.config import read_config, read_yaml
+from espnet_llmvq.base.config import from_mapping, read_config, read_yaml
 from espnet_llmvq.base.errors import UserError
 from espnet_llmvq.cli import train
 from espnet_llmvq.cli.recipe import mixtures
@@ -134,7 +134,7 @@ def test_rows_of_jstip():
     systems = read_systems(RECIPE, ["paper_b"])
     for form in names(f"{RECIPE}/interleave"):
         path = f"{RECIPE}/interleave/{form}.yaml"
-        Interleaving.from_dict(read_yaml(path), path)
+        from_mapping(Interleaving, read_yaml(path), path)
     for name in names(f"{RECIPE}/published"):
         path = f"{RECIPE}/published/{name}.yaml"
         rows = list(make_published(read_yaml(path), path).rows)

@@ -50,7 +50,7 @@ def question_options(args, options, command):
 
     UserError for unknown sections and keys, and for impossible values.
     """
-    from espnet_llmvq.base.config import read_yaml
+    from espnet_llmvq.base.config import from_mapping, read_yaml
     from espnet_llmvq.base.errors import check_name
 
     if not (args.systems.split() or args.llm):
@@ -63,8 +63,8 @@ def question_options(args, options, command):
     values = sections.get(command) or {}
     if not isinstance(values, dict):
         raise UserError(f"{args.config}: {command}: expected `key: value` lines")
-    options.from_dict(values, args.config)
+    from_mapping(options, values, args.config)
     for key in dataclasses.fields(options):
         if hasattr(args, key.name):
             values[key.name] = getattr(args, key.name)
-    return options.from_dict(values, f"{args.config} and options" if args.config else "options")
+    return from_mapping(options, values, f"{args.config} and options" if args.config else "options")
