@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 
+from espnet_llmvq.base.config import from_mapping
 from espnet_llmvq.base.errors import UserError
 from espnet_llmvq.cli import multiple_choice, results, spoken_qa
 from espnet_llmvq.cli.multiple_choice import split
@@ -100,14 +101,14 @@ def test_prompt_by_hand():
 def test_options():
     for values, message in (
         ({"shot": 1}, "unknown key in conf 'shot'.*did you mean 'shots'"),
-        ({"shots": "5"}, "shots is '5'; it must be of type int"),
+        ({"shots": "5"}, "shots is '5'; it must be a whole number"),
         ({"shots": -1}, "0 or more"),
         ({"answer": "words"}, "unknown value of answer"),
         ({"prompt": "{speech} Answer: {text}"}, r"has no \{A\}.*answer: text"),
         ({"prompt": "Answer: {text}"}, "must hold {speech} once"),
     ):
         with pytest.raises(UserError, match=message):
-            MultipleChoice.from_dict(values, "conf")
+            from_mapping(MultipleChoice, values, "conf")
     with pytest.raises(UserError, match="max_tokens is 0"):
         OpenQuestions(max_tokens=0)
 

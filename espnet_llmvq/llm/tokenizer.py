@@ -14,7 +14,9 @@ import shutil
 import string
 import tempfile
 
+from espnet_llmvq.base.environment import versions
 from espnet_llmvq.base.errors import UserError
+from espnet_llmvq.base.made import Made
 from espnet_llmvq.llm.directory import BLANK_TOKEN
 
 UNK, BOS, EOS, PAD = "<unk>", "<s>", "</s>", "<pad>"
@@ -70,7 +72,7 @@ def lexicon_lines(lines, n, rng, copies=200, length=5):
 
 
 def train_tokenizer(
-    text_files, vocab_size, out_dir, user_symbols=("USER:", "ASSISTANT:"), seed=1, whole_words=0, reserved=(), made=None
+    text_files, vocab_size, out_dir, user_symbols=("USER:", "ASSISTANT:"), seed=1, whole_words=0, reserved=()
 ):
     """Train a tokenizer and write it to `out_dir`: tokenizer.json, sentencepiece's tokenizer.model.
 
@@ -82,13 +84,17 @@ def train_tokenizer(
         seed: draws the lines used when there are more than MAX_LINES.
         whole_words: most frequent words that are one piece each.
         reserved: further special tokens, ids 5 and up, such as the "<N>" between interleaved segments.
-        made: `Made` of out_dir, noted in it.
     Every printable ASCII character and every character of the text is a piece; others are `<unk>`.
-    No token is added at the start or end of a text. Raises UserError when the text does not
-    suit `vocab_size`.
+    No token is added at the start or end of a text. True, or False if `out_dir` was trained like this before.
+    Raises UserError when it was trained otherwise, or the text does not suit `vocab_size`.
     """
     import sentencepiece
 
+    options = {"vocab_size": vocab_size, "user_symbols": user_symbols, "seed": seed, "whole_words": whole_words}
+    inputs = {f"text {i}": path for i, path in enumerate(text_files, 1)}
+    made = Made(out_dir, inputs, **options, reserved=reserved)
+    if made.done("delete {out}, and all that was trained with it, to train again, or give the former settings"):
+        return False
     lines = read_lines(text_files)
     if len(lines) > MAX_LINES:
         lines = random.Random(seed).sample(lines, MAX_LINES)
@@ -136,9 +142,9 @@ def train_tokenizer(
             f"({', '.join(sorted(cut)[:5])}); raise vocab_size or lower whole_words"
         )
     fast.save_pretrained(tmp)
-    if made is not None:
-        made.note(files=["tokenizer.json"], at=tmp)
+    made.note(["tokenizer.json", SP_MODEL], at=tmp, **versions("sentencepiece"))
     os.replace(tmp, out_dir)
+    return True
 
 
 def fitting_sizes(lines, vocab_size, whole_words, sample=20_000):

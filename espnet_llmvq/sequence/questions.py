@@ -4,7 +4,6 @@
 examples, and open questions without any. It says nothing about the words of the prompts.
 """
 
-import dataclasses
 import re
 from dataclasses import dataclass, field
 
@@ -21,25 +20,8 @@ def _key(default, help):
     return field(default=default, metadata={"help": help})
 
 
-class _Options:
-    """What options have in common: made from a mapping, with checks of names and types."""
-
-    @classmethod
-    def from_dict(cls, values, where="config"):
-        """From a mapping. Raises UserError for an unknown key or a value of another type than the default's."""
-        known = {f.name: f.default for f in dataclasses.fields(cls)}
-        for key, value in values.items():
-            check_name(f"key in {where}", key, known)
-            if type(value) is not type(known[key]):
-                raise UserError(f"{where}: {key} is {value!r}; it must be of type {type(known[key]).__name__}")
-        try:
-            return cls(**values)
-        except UserError as err:
-            raise UserError(f"{where}: {err}") from None
-
-
 @dataclass(frozen=True)
-class MultipleChoice(_Options):
+class MultipleChoice:
     """How multiple-choice questions are put."""
 
     shots: int = _key(5, "examples with their answers before each question")
@@ -72,7 +54,7 @@ class MultipleChoice(_Options):
 
 
 @dataclass(frozen=True)
-class OpenQuestions(_Options):
+class OpenQuestions:
     """How open questions are put and answered."""
 
     prompt: str = _key("Question: {speech} Answer: {text}", "{speech} is the question, {text} the answer")
