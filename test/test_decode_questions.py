@@ -6,11 +6,11 @@ import json
 import numpy as np
 import pytest
 import torch
+from espnet_llmvq.cli.multiple_choice import split
 
 from espnet_llmvq.base.config import from_mapping
 from espnet_llmvq.base.errors import UserError
 from espnet_llmvq.cli import multiple_choice, results, spoken_qa
-from espnet_llmvq.cli.multiple_choice import split
 from espnet_llmvq.data.questions import MULTIPLE_CHOICE, OPEN, Question, read_questions
 from espnet_llmvq.score import stats
 from espnet_llmvq.score.questions import contains, estimates, read_answers

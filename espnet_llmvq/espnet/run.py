@@ -166,19 +166,19 @@ class LogFollower:
             print(f"[{self.tag}] epoch {epoch}: train loss {train}, valid loss {valid}", flush=True)
 
 
-def run_phases(jobs, nj, threads, distributed, remedy, ignored=()):
+def run_phases(jobs, nj, threads, distributed, remedy):
     """Train phases, at most `nj` at once, each after its parent.
 
-    jobs: [`Job`], parents first. distributed: see `train_phase`. remedy, ignored: as `Made.done` takes them; a phase
-    that was made of something else is an error before anything is trained. Processes are forked from this one after
-    the heavy imports, which take longer than a short phase. Raises UserError, with the end of its log, for one that
-    failed; what was running is stopped and resumes in the next run.
+    jobs: [`Job`], parents first. distributed: see `train_phase`. remedy: as `Made.done` takes it; a phase that was made
+    of something else is an error before anything is trained. Processes are forked from this one after the heavy
+    imports, which take longer than a short phase. Raises UserError, with the end of its log, for one that failed; what
+    was running is stopped and resumes in the next run.
     """
     waiting = []
     for job in jobs:
         # What waits for its parent cannot be compared yet.
         after = job.parent and any(other.tag == job.parent for other in waiting)
-        if not after and job.made().done(remedy, ignored):
+        if not after and job.made().done(remedy):
             print(f"[{job.tag}] is trained, nothing to do: {job.made().out}/{DONE}")
         else:
             waiting.append(job)
@@ -196,7 +196,7 @@ def run_phases(jobs, nj, threads, distributed, remedy, ignored=()):
                     waiting.remove(job)
                     made = job.made()
                     directory = made.out
-                    if made.done(remedy, ignored):
+                    if made.done(remedy):
                         print(f"[{job.tag}] is trained, nothing to do: {directory}/{DONE}")
                         open_tags.discard(job.tag)
                         continue

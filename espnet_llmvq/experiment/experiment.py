@@ -14,6 +14,7 @@ from functools import cached_property
 from espnet_llmvq.base.config import from_mapping
 from espnet_llmvq.base.errors import UserError, check_name
 from espnet_llmvq.base.files import check_path, write_text
+from espnet_llmvq.base.made import accept_versions
 from espnet_llmvq.experiment.options import Options, pairs, unique, words
 from espnet_llmvq.experiment.table import EvalSet, System
 from espnet_llmvq.experiment.training import Training
@@ -218,11 +219,13 @@ def read_experiment(directory):
     remedy = "run ./run.sh of the recipe, which writes it (llmvq plan)"
     try:
         with open(path, encoding="utf-8") as f:
-            return from_mapping(Experiment, json.load(f), path)
+            experiment = from_mapping(Experiment, json.load(f), path)
     except OSError as err:
         raise UserError(f"{path}: {err.strerror}; {remedy}") from None
     except ValueError as err:
         raise UserError(f"{path} is damaged ({err}); {remedy}") from None
+    accept_versions(experiment.options.accept_versions)
+    return experiment
 
 
 def read_sets(options):

@@ -6,7 +6,7 @@ from dataclasses import asdict
 from espnet_llmvq.base.errors import UserError
 from espnet_llmvq.base.made import Made
 from espnet_llmvq.stages.encoder import frames_of
-from espnet_llmvq.stages.report import ignored, tools, up_to_date
+from espnet_llmvq.stages.report import tools, up_to_date
 
 GRID = (0, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1)  # weights tried on the validation set
 
@@ -54,7 +54,7 @@ def decode(experiment, systems, sets, *, nj=1, ngpu=0, redo=False, **batching):
         search, waiting = search_options(experiment, system), []
         for name in sets:
             made = nbest_made(experiment, system, name, search)
-            if redo or not made.fresh(ignored(experiment)):
+            if redo or not made.fresh():
                 frames = frames_of(experiment, name)
                 waiting.append(Work(name, experiment.sequences(name), frames, made, str(system.hyp_path(name))))
         if waiting:
@@ -147,7 +147,7 @@ def ask(
             out, inputs | ({"model": weights} if weights else {}), options=asdict(options), forms=wanted,
             llm=experiment.llm, **tools("torch", "transformers"),
         )  # fmt: skip
-        if not up_to_date(made, experiment, redo):
+        if not up_to_date(made, redo):
             jobs[label] = (label, directory, wanted, made)
     if jobs:
         from espnet_llmvq.decode.ask import ask_all

@@ -46,7 +46,7 @@ def describe_pretrained(experiment):
     config = {**experiment.encoder, **ENCODER_ONLY, "frontend_conf": {}, "normalize_conf": {}}
     config["llm"] = experiment.tokenizer
     made = Made(experiment.encoder_dir, {}, config=config)
-    if is_there(made, experiment):
+    if is_there(made):
         return
     import torch
 
@@ -71,33 +71,24 @@ def encoder_input(experiment):
 
 def align(experiment, threads, ngpu=0):
     """The word times of the sets that need them."""
-    names = experiment.sets_to_align
+    names, pretrained = experiment.sets_to_align, experiment.options.pretrained_encoder
     make_sequences(experiment, names)
-    waiting = []
+    if pretrained:  # what an HMM aligner made there is taken
+        names = [name for name in names if not os.path.exists(experiment.ctm(name))]
+    if names and pretrained:
+        pair = f"{experiment.sequences(names[0])}={experiment.ctm(names[0])}"
+        raise UserError(
+            f"{pretrained} has no CTC head to align {names[0]} with. Give its word times with --ctms {names[0]}=FILE (see "
+            f"llmvq align import), or make them with an HMM aligner: llmvq align make --aligner hmm --set {pair}"
+        )
+    from espnet_llmvq.decode.align import align_sets
+
+    sets = []
     for name in names:
         reference = os.path.join(experiment.data_dir(name), "words.ctm")
-        inputs = {"sequences": experiment.sequences(name)} | encoder_input(experiment)
-        if os.path.exists(reference):
-            inputs["true word times"] = reference
-        made = Made(experiment.ctm(name), inputs)
-        if not up_to_date(made, experiment):
-            waiting.append((name, made, reference if os.path.exists(reference) else None))
-    if not waiting:
-        return
-    name = waiting[0][0]
-    if experiment.options.pretrained_encoder:
-        raise UserError(
-            f"{experiment.options.pretrained_encoder} has no CTC head to align {name} with. Give its word times with "
-            f"--ctms {name}=FILE (see llmvq align import), or make them with an HMM aligner, "
-            f"llmvq align make --aligner hmm {experiment.sequences(name)} FILE"
-        )
-    from espnet_llmvq.align.make import align_sets
-
-    # One process for all: it takes ESPnet longer to load than a small set to be aligned.
-    sets = [(experiment.sequences(name), made.out, reference) for name, made, reference in waiting]
+        there = os.path.exists(reference)
+        sets.append((experiment.sequences(name), experiment.ctm(name), reference if there else None))
     align_sets(sets, encoder=experiment.encoder_dir, threads=threads, ngpu=ngpu)
-    for _, made, _ in waiting:
-        made.note()
 
 
 def frames_made(experiment, name):
@@ -116,7 +107,7 @@ def encode(experiment, threads, ngpu=0, batch_seconds=120.0):
             print(f"the weights of the layers of {experiment.options.pretrained_encoder} train: no frames are cached")
         return
     waiting = [made for made in (frames_made(experiment, n) for n in experiment.set_names)
-               if not up_to_date(made, experiment)]  # fmt: skip
+               if not up_to_date(made)]  # fmt: skip
     if not waiting:
         return
     from espnet_llmvq.decode.encode import Encoding

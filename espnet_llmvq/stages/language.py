@@ -3,9 +3,7 @@
 import os
 
 from espnet_llmvq.base.errors import UserError
-from espnet_llmvq.base.made import Made
 from espnet_llmvq.experiment.options import words
-from espnet_llmvq.stages.report import is_there, tools
 
 
 def existing(files, where):
@@ -24,67 +22,30 @@ def tokenizer(experiment):
         return
     texts = words(options.tokenizer_text, "tokenizer_text") or experiment.lm_train_text
     existing(texts, "tokenizer_text" if options.tokenizer_text else "lm_train_text")
-    arguments = {
-        "vocab_size": options.vocab_size,
-        "whole_words": options.whole_words,
-        "reserved": words(options.reserved_tokens, "reserved_tokens"),
-    }
-    inputs = {f"text {i}": path for i, path in enumerate(texts, 1)}
-    made = Made(experiment.tokenizer, inputs, **arguments, **tools("sentencepiece"))
-    if is_there(made, experiment):
-        return
     from espnet_llmvq.llm.tokenizer import train_tokenizer
 
-    train_tokenizer(texts, out_dir=made.out, **arguments, made=made)
-    print(f"wrote {made.out}")
+    reserved, out = words(options.reserved_tokens, "reserved_tokens"), experiment.tokenizer
+    trained = train_tokenizer(texts, options.vocab_size, out, whole_words=options.whole_words, reserved=reserved)
+    print(f"wrote {out}" if trained else f"{out} is there, nothing to do")
 
 
 def language_model(experiment, threads=1, ngpu=0):
     """Train the small language model, unless there is another LLM, and measure its perplexity on held-out texts."""
-    if not experiment.trains_llm:
-        measure_perplexity(experiment, experiment.exp("perplexity"), ngpu=ngpu)
-        return
-    from dataclasses import asdict
+    from espnet_llmvq.llm import perplexity, pretrain
 
-    from espnet_llmvq.llm import pretrain
-
-    options, texts = experiment.options, existing(experiment.lm_train_text, "lm_train_text")
-    config = pretrain.load_config(options.lm_config)
-    inputs = {"tokenizer": experiment.tokenizer, **{f"text {i}": path for i, path in enumerate(texts, 1)}}
-    made = Made(
-        experiment.llm, inputs, config=asdict(config), prompt=options.prompt, seed=options.base_seed,
-        **tools("torch", "transformers"),
-    )  # fmt: skip
-    if not is_there(made, experiment):
+    options, out = experiment.options, experiment.exp("perplexity")
+    files, config = experiment.lm_valid_text, pretrain.Config()
+    existing(files.values(), "lm_valid_text")
+    if experiment.trains_llm:
         import torch
 
         # Beside the encoder one: on batches as small as the recipes use, a second was measured to gain nothing.
         torch.set_num_threads(1 if experiment.trains_encoder else threads)
+        texts, out = existing(experiment.lm_train_text, "lm_train_text"), experiment.llm
+        config = pretrain.load_config(options.lm_config)
         pretrain.log_to_stderr()
-        pretrain.train(
-            config, texts, experiment.tokenizer, made.out, options.prompt, options.base_seed, ngpu, made=made
-        )
-        print(f"wrote {made.out}")
-    measure_perplexity(experiment, made.out, config.noise, ngpu)
-
-
-def measure_perplexity(experiment, out, noise=None, ngpu=0):
-    """Measure the perplexity of the LLM on held-out texts; perplexity.json in `out`."""
-    from dataclasses import asdict
-
-    from espnet_llmvq.llm import perplexity, pretrain
-
-    files = experiment.lm_valid_text
-    existing(files.values(), "lm_valid_text")
-    if not files:
-        return
-    options, noise = experiment.options, noise or pretrain.Config().noise
-    inputs = {f"held out: {name}": path for name, path in files.items()}
-    if os.path.isdir(experiment.llm):
-        inputs["llm"] = os.path.join(experiment.llm, "config.json")
-    path = os.path.join(out, perplexity.FILE)
-    made = Made(path, inputs, llm=experiment.llm, noise=asdict(noise), prompt=options.prompt, seed=options.base_seed)
-    if not made.fresh():
-        report = perplexity.measure(experiment.llm, files, options.prompt, noise, options.base_seed, out, ngpu)
-        made.note()
+        trained = pretrain.train(config, texts, experiment.tokenizer, out, options.prompt, options.base_seed, ngpu)
+        print(f"wrote {out}" if trained else f"{out} is there, nothing to do")
+    if files:
+        report = perplexity.measure(experiment.llm, files, options.prompt, config.noise, options.base_seed, out, ngpu)
         print(perplexity.table(report))

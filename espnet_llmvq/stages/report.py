@@ -10,14 +10,9 @@ def tools(*packages):
     return {"tools": versions(*packages)}
 
 
-def ignored(experiment):
-    """Options of a `Made` that are not compared: versions of tools, where the user accepts others."""
-    return ("tools",) if experiment.options.accept_versions else ()
-
-
-def up_to_date(made, experiment, redo=False):
+def up_to_date(made, redo=False):
     """Whether a cheap result need not be made; says so, or why it is made again."""
-    why = "asked for" if redo else made.difference(ignored(experiment))
+    why = "asked for" if redo else made.difference()
     if not why:
         print(f"{made.out} is up to date, nothing to do", flush=True)
         return True
@@ -26,9 +21,9 @@ def up_to_date(made, experiment, redo=False):
     return False
 
 
-def is_there(made, experiment, remedy=REMEDY):
+def is_there(made, remedy=REMEDY):
     """Whether a costly result is there; says so. Raises UserError, with the difference, if it was made otherwise."""
-    if made.done(remedy, ignored(experiment)):
+    if made.done(remedy):
         print(f"{made.out} is there, nothing to do", flush=True)
         return True
     return False

@@ -33,7 +33,7 @@ def make_sequences(experiment, names):
             options |= {"chat_format": experiment.tokenizer}
             inputs |= tokenizer_input(experiment)
         made = Made(experiment.sequences(name), inputs, prompt=prompt, **options)
-        if up_to_date(made, experiment):
+        if up_to_date(made):
             continue
         from espnet_llmvq.sequence.asr import asr_sequence
         from espnet_llmvq.sequence.corpus import utterances
@@ -147,7 +147,7 @@ def make_text(experiment, name):
             transcripts.note()
     inputs = {"text": text} | tokenizer_input(experiment)
     made = Made(experiment.sequences(f"{name}/text"), inputs, encoder=experiment.encoder, **context_options(experiment))
-    if up_to_date(made, experiment):
+    if up_to_date(made):
         return
     dropped = {}
     sequences = (text_sequence(key, line) for key, line in documents(text, dropped))
@@ -168,7 +168,7 @@ def make_interleaved(experiment, name, form):
         experiment.sequences(f"{name}/{form}"), inputs, interleave=keys, encoder=experiment.encoder,
         **audio(experiment, name), **context_options(experiment),
     )  # fmt: skip
-    if up_to_date(made, experiment):
+    if up_to_date(made):
         return
     options, dropped, units = Interleaving.from_dict(keys, form), {}, {}
 
@@ -214,7 +214,7 @@ def count_positions(experiment, pairs, stack):
     for source, target in pairs:
         inputs = {"sequences": source} | tokenizer_input(experiment)
         made = Made(target, inputs, encoder=experiment.encoder, stack=stack, llm=experiment.tokenizer)
-        if not up_to_date(made, experiment):
+        if not up_to_date(made):
             waiting.append((source, made))
     if not waiting:
         return
@@ -254,7 +254,7 @@ def make_mixtures(experiment):
             inputs[f"{source}: positions"] = experiment.positions(source)
         positions = experiment.options.mixture_positions or None
         made = Made(out, inputs, shares=shares, positions=positions, seed=experiment.options.base_seed)
-        if up_to_date(made, experiment) and os.path.exists(shape):
+        if up_to_date(made) and os.path.exists(shape):
             continue
         from espnet_llmvq.sequence.mixture import Source, mix
         from espnet_llmvq.sequence.sequence import build_index

@@ -5,7 +5,7 @@ import os
 from espnet_llmvq.base.errors import UserError
 from espnet_llmvq.base.made import Made
 from espnet_llmvq.stages.encoder import encoder_shapes, frames_of
-from espnet_llmvq.stages.report import REMEDY, ignored, tools
+from espnet_llmvq.stages.report import REMEDY, tools
 
 SHAPES = ("train_shape_file", "valid_shape_file")
 DATA = ("train_data_path_and_name_and_type", "valid_data_path_and_name_and_type")
@@ -105,7 +105,7 @@ def train(experiment, encoder=False, nj=1, threads=1, distributed=None):
     for path in sorted({file for job in jobs for key in SHAPES for file in job.settings[key]}):
         read_shape(path)  # ESPnet stops at a damaged one without its name
     nj = 1 if experiment.options.ngpu or distributed else nj
-    run_phases(jobs, nj, threads, distributed, REMEDY, ignored(experiment))
+    run_phases(jobs, nj, threads, distributed, REMEDY)
 
 
 def check(experiment):
