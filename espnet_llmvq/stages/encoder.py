@@ -78,8 +78,8 @@ def align(experiment, threads, ngpu=0):
     if names and pretrained:
         pair = f"{experiment.sequences(names[0])}={experiment.ctm(names[0])}"
         raise UserError(
-            f"{pretrained} has no CTC head to align {names[0]} with. Give its word times with --ctms {names[0]}=FILE (see "
-            f"llmvq align import), or make them with an HMM aligner: llmvq align make --aligner hmm --set {pair}"
+            f"{pretrained} has no CTC head to align {names[0]} with. Give its word times with --ctms {names[0]}=FILE "
+            f"(see llmvq align import), or make them with an HMM aligner: llmvq align make --aligner hmm --set {pair}"
         )
     from espnet_llmvq.decode.align import align_sets
 
