@@ -57,7 +57,7 @@ def main(argv=None):
     from espnet_llmvq.base.errors import UserError
     from espnet_llmvq.bundle.files import SEARCH
     from espnet_llmvq.experiment.systems import read_systems, system_dir
-    from espnet_llmvq.score.experiment import read_rows
+    from espnet_llmvq.score.rows import read_rows
 
     (system, *more) = read_systems(args.conf_dir, [args.system], args.seed)
     if more:
