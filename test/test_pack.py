@@ -415,8 +415,8 @@ def recipe(tmp_path, trained_soft):
 
 
 def row(system, name, value):
-    return {"system": system, "set": name, "domain": "id", "metric": "wer", "value": value, "low": 1.0, "high": 9.5,
-            "utterances": 5, "words": 700, "seed": 1, "normaliser": "basic"}  # fmt: skip
+    return {"system": system, "kind": "set", "set": name, "domain": "id", "metric": "wer", "value": value, "low": 1.0,
+            "high": 9.5, "utterances": 5, "words": 700, "seed": 1, "normaliser": "basic"}  # fmt: skip
 
 
 def test_pack_command(recipe, tmp_path, capsys):

@@ -26,7 +26,7 @@ def main(argv=None):
     from espnet_llmvq.base.errors import UserError
     from espnet_llmvq.bundle.files import SEARCH, decoded_with
     from espnet_llmvq.experiment.experiment import read_experiment
-    from espnet_llmvq.score.experiment import read_rows
+    from espnet_llmvq.score.rows import read_rows
 
     experiment = read_experiment(args.exp)
     (system,) = experiment.select(args.system)

@@ -16,7 +16,7 @@ from espnet_llmvq.base.errors import UserError, check_name
 from espnet_llmvq.base.files import check_path, write_text
 from espnet_llmvq.base.made import accept_versions
 from espnet_llmvq.experiment.options import Options, pairs, unique, words
-from espnet_llmvq.experiment.table import EvalSet, System
+from espnet_llmvq.experiment.table import Answers, EvalSet, ResultTable, System, run_commands
 from espnet_llmvq.experiment.training import Training
 
 FILE = "experiment.json"
@@ -193,6 +193,33 @@ class Experiment:
         """File of what a training made."""
         return self.exp(training.tag, "model.pth")
 
+    def table(self):
+        """The `ResultTable` of its systems and test sets."""
+        options = self.options
+        published, home = (), options.published
+        if os.path.isdir(home):
+            published = tuple(os.path.join(home, f) for f in sorted(os.listdir(home)) if f.endswith(".yaml"))
+        alone = self.exp("llm_alone")
+        answers = (Answers("llm", "LLM alone, in writing", alone),) if os.path.isdir(alone) else ()
+        return ResultTable(
+            self.systems, tuple(map(self.eval_set, self.sets)), options.baseline, options.normaliser,
+            os.path.join(self.dump_dir(options.train_set), "text"), published, answers, options.seed,
+            run_commands(self.exp("commands.log")), self.differences(),
+        )  # fmt: skip
+
+    def differences(self):
+        """{system: {key: value}} of what the last training of a system has otherwise than that of the baseline."""
+        flat = {t.tag: flatten(t.config) for t in self.trainings}
+        last = {s.name: flat[s.phases[-1]] for s in self.systems if s.phases}
+        base = last.get(self.options.baseline)
+        if base is None:
+            return {}
+        found = {}
+        for name, config in last.items():
+            keys = [key for key in sorted(config.keys() | base.keys()) if config.get(key) != base.get(key)]
+            found[name] = {key: config.get(key) for key in keys}
+        return found
+
     # --- Writing --------------------------------------------------------------------------------------------------
 
     def write(self, path=None):
@@ -206,6 +233,14 @@ class Experiment:
             return self.systems
         known = {system.name: system for system in self.systems}
         return tuple(known[check_name("system", name, known)] for name in words(names, "systems"))
+
+
+def flatten(config, prefix=""):
+    """{"key.inner": value} of a mapping of mappings."""
+    found = {}
+    for key, value in config.items():
+        found |= flatten(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
+    return found
 
 
 def results_dir(options):

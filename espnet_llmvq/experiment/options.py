@@ -1,14 +1,10 @@
 """Options of a recipe that say what a run is about: those of run.sh but for stages and machines."""
 
 import shlex
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass
 
+from espnet_llmvq.base.config import option
 from espnet_llmvq.base.errors import UserError
-
-
-def option(default, text, choices=None):
-    """A field with its help; choices: the values it may have."""
-    return field(default=default, metadata={"help": text, "choices": choices})
 
 
 @dataclass(frozen=True)
@@ -108,24 +104,3 @@ def unique(found, where):
         if [n for n, _ in found].count(name) > 1:
             raise UserError(f"--{where} gives {name} twice ({value} is one)")
     return dict(found)
-
-
-def add_options(parser):
-    """An option of `parser` for each field of `Options`."""
-    for f in fields(Options):
-        extra = {"choices": f.metadata["choices"]} if f.metadata["choices"] else {}
-        if f.type is bool or f.type == "bool":
-            extra = {"type": switch, "nargs": "?", "const": True, "metavar": "true|false"}
-        else:
-            extra["type"] = f.type
-        parser.add_argument(f"--{f.name}", default=f.default, help=f.metadata["help"], **extra)
-
-
-def switch(text):
-    """Type of an option: true or false."""
-    if text not in ("true", "false"):
-        raise ValueError
-    return text == "true"
-
-
-switch.__name__ = "true or false"  # argparse puts it into its message
