@@ -33,7 +33,7 @@ def main(argv=None):
 
         experiment = read_experiment(args.exp)
         exp_dir, results_dir, table = experiment.options.expdir, experiment.results_dir, experiment.table()
-        options = replace(options, title=experiment.options.title, normaliser=experiment.options.normaliser)
+        options = replace(options, title=experiment.options.title)
     else:
         exp_dir, results_dir = args.exp_dir, args.results_dir or args.exp_dir
         table = read_table(args.table) if args.table else None

@@ -5,6 +5,7 @@ from dataclasses import asdict, replace
 
 from espnet_llmvq.base.config import read_config, read_overrides
 from espnet_llmvq.base.errors import UserError, check_name
+from espnet_llmvq.base.made import plain
 from espnet_llmvq.experiment.cards import read_cards
 from espnet_llmvq.experiment.experiment import TTS, Experiment, check_options, read_sets
 from espnet_llmvq.experiment.options import pairs, unique, words
@@ -75,7 +76,7 @@ def make_plan(options):
     mixtures = read_mixtures(cards, phases, options)
     overrides = words(options.interleave_overrides, "interleave_overrides")
     forms = {source.split("/")[1] for shares in mixtures.values() for source in shares} - set(FORMS)
-    interleave = {form: asdict(read_interleaving(cards, form, overrides)) for form in sorted(forms)}
+    interleave = {form: plain(asdict(read_interleaving(cards, form, overrides))) for form in sorted(forms)}
     trainings = read_trainings(phases, options)
     return Experiment(
         options,

@@ -30,6 +30,7 @@ def get_parser():
     return parser
 
 
+<<<<<<< HEAD
 def utterances(path):
     """{utterance: (audio path, seconds, [text with loss])} of sequences, each of one whole sound file."""
     from espnet_llmvq.base.errors import UserError
@@ -118,13 +119,15 @@ def align_hmm(wanted, load, failed):
     return aligned
 
 
+=======
+>>>>>>> data
 def main(argv=None):
     parser = get_parser()
     args = parser.parse_args(argv)
     if args.aligner == "ctc" and not args.encoder:
         parser.error("--aligner ctc needs --encoder")
-    from espnet_llmvq.align.ctm import read_ctm
     from espnet_llmvq.base.errors import UserError
+    from espnet_llmvq.decode.align import align_sets
 
     sets = []
     for item in args.sets:
@@ -132,29 +135,6 @@ def main(argv=None):
         ctm, _, reference = rest.partition("=")
         if not sequences or not ctm:
             raise UserError(f"--set {item}: expected SEQUENCES=CTM[=REFERENCE]")
-        sets.append((sequences, ctm, utterances(sequences), read_ctm(reference) if reference else None))
-    import torch
-
-    from espnet_llmvq.align.output import write_alignment
-    from espnet_llmvq.align.refine import refine
-    from espnet_llmvq.data.audio import read_audio
-
-    device = "cuda" if args.ngpu else "cpu"
-    if args.aligner == "ctc":
-        model, tokenizer = load_encoder(args.encoder, device)
-    for sequences, ctm, wanted, reference in sets:
-        failed = {}
-
-        def load(utt, wanted=wanted):
-            return read_audio(wanted[utt][0])
-
-        if args.aligner == "hmm":
-            aligned = align_hmm(wanted, load, failed)
-        else:
-            torch.set_num_threads(args.threads)
-            aligned = align_ctc(model, tokenizer, sequences, wanted, failed, args.batch_seconds, device)
-            if args.boundaries == "letters":
-                torch.set_num_threads(1)  # an utterance alone is too little for more: they would wait for each other
-                aligned, more = refine(aligned, load)
-                failed.update(more)
-        write_alignment(ctm, aligned, failed, {utt: wanted[utt][1] for utt in aligned}, reference)
+        sets.append((sequences, ctm, reference or None))
+    options = {name: getattr(args, name) for name in ("aligner", "boundaries", "batch_seconds", "threads", "ngpu")}
+    align_sets(sets, encoder=args.encoder, **options)
