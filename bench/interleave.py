@@ -34,17 +34,14 @@ ENCODER = {
 
 def build(concatenate):
     """Encoder and soft bridge, as a `SpeechLLM` without LLM."""
-    import argparse
-
     import torch
 
     from espnet_llmvq.bridge.bridge import SoftBridge
-    from espnet_llmvq.espnet.task import SpeechLLMTask
+    from espnet_llmvq.model.build import DEFAULTS, build_speech_encoder
     from espnet_llmvq.model.speech_llm import SpeechLLM
 
     torch.manual_seed(0)
-    args = argparse.Namespace(**{**SpeechLLMTask.get_default_config(), **ENCODER})
-    encoder = SpeechLLMTask.build_speech_encoder(args)
+    encoder = build_speech_encoder({**DEFAULTS, **ENCODER})
     table = torch.randn(500, 192)
     bridge = SoftBridge(192, table, stack=1, hidden_size=512, codebook="trainable", top_k=10, temperature=0.05)
     encoding = "concatenated" if concatenate else "separate"
@@ -74,7 +71,7 @@ def case(way, sequences, words, repeats):
     cuda = torch.cuda.is_available()
     device = "cuda" if cuda else "cpu"
     model = build(way == "concatenated").to(device)
-    given = pieces(model.speech_encoder.step_samples(), sequences, words)
+    given = pieces(model.speech_encoder.rate.step, sequences, words)
     speech, lengths, layout = (x.to(device) for x in given)
 
     def step():

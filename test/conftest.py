@@ -19,6 +19,16 @@ WORDS = "one two three four five six seven eight nine zero".split()
 TONES = {word: 300.0 + 150.0 * i for i, word in enumerate(WORDS)}  # Hz
 
 
+def write_cards(directory, **sections):
+    """Write DIRECTORY/systems.yaml with these sections; the directory, as text."""
+    import yaml
+
+    os.makedirs(directory, exist_ok=True)
+    with open(os.path.join(directory, "systems.yaml"), "w") as f:
+        yaml.safe_dump(sections, f, sort_keys=False)
+    return str(directory)
+
+
 @pytest.fixture(scope="session")
 def llm_dir(tmp_path_factory):
     """A Hugging Face directory: a unigram tokenizer with `<blank>` and a random Llama of width 32."""
@@ -159,18 +169,18 @@ def arguments(settings):
 
 
 @pytest.fixture(scope="session")
-def make_model(arguments):
-    """Function: a `SpeechLLM` in eval mode, built by the task, the same weights for the same arguments."""
+def make_model(settings):
+    """Function: a `SpeechLLM` in eval mode, the same weights for the same settings."""
 
-    def build(**overrides):
+    def make(**overrides):
         import torch
 
-        from espnet_llmvq.espnet.task import SpeechLLMTask
+        from espnet_llmvq.model.build import build
 
         torch.manual_seed(0)
-        return SpeechLLMTask.build_model(arguments(**overrides)).eval()
+        return build(settings(**overrides)).eval()
 
-    return build
+    return make
 
 
 @pytest.fixture(scope="session")

@@ -32,10 +32,10 @@ note "wrong options"
 fails_with "did you mean --systems?" --systms "ctc"
 fails_with "stages are 1 to" --stage 99
 fails_with "did you mean 'lora'?" --systems "lroa"
-cp conf/phases/lora.yaml lora.yaml
-echo "max_epohc: 3" >>conf/phases/lora.yaml
+cp conf/systems.yaml systems.yaml
+echo "phases: {lora: {max_epohc: 3}}" >>conf/systems.yaml
 fails_with "did you mean 'max_epoch'?"
-mv lora.yaml conf/phases/lora.yaml
+mv systems.yaml conf/systems.yaml
 [ ! -e data_smoke ] || fail "a run that failed at once left data_smoke"
 
 note "every stage"

@@ -29,7 +29,7 @@ check() {
     grep -q "arXiv 2506.05706" "exp/$1_smoke/RESULTS.md" || fail "$1: the published figures are not in RESULTS.md"
 }
 # The layer is a choice of the recipe; Whisper has the last one.
-sed -i 's/layer: last /layer: weighted /' conf/phases/common.yaml
+sed -i 's/{layer: last}/{layer: weighted}/' conf/systems.yaml
 check wavlm "lora lora_long soft_k10" --stop_stage 16 --pack_system soft_k10
 grep -q "layer: weighted" exp/wavlm_smoke/lora/config.yaml || fail "WavLM's layers were not weighted"
 [ -s exp/wavlm_smoke/packed/soft_k10/encoder/config.json ] || fail "the packed system has no encoder"

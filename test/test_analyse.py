@@ -9,6 +9,7 @@ import types
 import numpy as np
 import pytest
 import torch
+from conftest import write_cards
 
 from espnet_llmvq.analyse import gap, nearest, tsne
 from espnet_llmvq.analyse.collect import choose, collect, diagnose
@@ -241,15 +242,12 @@ def experiment(encoder_dir, settings, corpus, tmp_path_factory):
 
     room = tmp_path_factory.mktemp("analyse")
     conf, exp = room / "conf", room / "exp"
-    for name, text in (
-        ("systems/ctc", "decode: ctc"),
-        ("systems/slam", "phases: [slam]\nlabel: <b>SLAM</b>"),
-        ("systems/soft", "phases: [soft]\nlabel: Soft & all"),
-        ("phases/slam", "bridge: none"),
-        ("phases/soft", "bridge: soft"),
-    ):
-        (conf / name).parent.mkdir(parents=True, exist_ok=True)
-        (conf / f"{name}.yaml").write_text(text)
+    systems = {
+        "ctc": {"decode": "ctc"},
+        "slam": {"phases": ["slam"], "label": "<b>SLAM</b>"},
+        "soft": {"phases": ["soft"], "label": "Soft & all"},
+    }
+    write_cards(conf, phases={"slam": {"bridge": "none"}, "soft": {"bridge": "soft"}}, systems=systems)
     soft = {"stack": 1, "hidden_size": 24, "top_k": "all", "codebook": "trainable", "temperature": "learned"}
     for name, more in (("slam", {}), ("soft", {"bridge": "soft", "bridge_conf": soft})):
         config = settings(max_epoch=1, keep_nbest_models=1, encoder_file=f"{encoder_dir}/model.pth", **more)
@@ -354,7 +352,7 @@ def test_mistakes_are_named(experiment, tmp_path):
 
 def test_the_report_shows_it(experiment, made, tmp_path):
     exp, _ = experiment
-    row = {"system": "soft", "set": "a", "domain": "id", "metric": "wer", "value": 12.0, "seed": 1}
+    row = {"system": "soft", "kind": "set", "set": "a", "domain": "id", "metric": "wer", "value": 12.0, "seed": 1}
     (exp / "results.json").write_text(json.dumps([row]))
     report.main([f"--exp_dir={exp}"])
     page = (exp / "report" / "report.html").read_text()
@@ -366,4 +364,4 @@ def test_the_report_shows_it(experiment, made, tmp_path):
     (made / "analysis.json").write_text("[]")
     report.main([f"--exp_dir={exp}", f"--results_dir={exp}"])
     page = (exp / "report" / "report.html").read_text()
-    assert "not the numbers of an analysis; run stage 14 again" in page and 'id="analysis"' not in page
+    assert "not the numbers of an analysis; run `llmvq analyse` again" in page and 'id="analysis"' not in page

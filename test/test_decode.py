@@ -7,6 +7,7 @@ import random
 import pytest
 import torch
 import yaml
+from conftest import write_cards
 
 from espnet_llmvq.base.errors import UserError
 from espnet_llmvq.decode.batches import Batches, read_batches
@@ -81,8 +82,8 @@ def test_batch_size_and_order_change_nothing(make_model, tokenizer, corpus, tmp_
     other = shuffled(corpus.train, tmp_path / "shuffled.jsonl")
     for path, size in ((corpus.train, 3), (corpus.train, 32), (other, 5)):
         assert outcomes(model, tokenizer, path, size, num_beams=num_beams) == alone
-    limits = {s.id: length_limit(model.speech_encoder.frames(s.spans[1].samples) * model.speech_encoder.frame_seconds())
-              for s in read_sequences(corpus.train)}  # fmt: skip
+    rate = model.speech_encoder.rate
+    limits = {s.id: length_limit(rate.frames(s.spans[1].samples) * rate.seconds) for s in read_sequences(corpus.train)}
     firsts = {utt: found[0] for utt, found in alone.items()}
     assert len(set(limits.values())) > 3 and len({tuple(h.tokens) for h in firsts.values()}) > 3
     for utt, found in alone.items():
@@ -226,7 +227,7 @@ def test_greedy_search_by_hand(make_model, tokenizer, corpus):
         inputs, _ = model.assemble(*model.bridge_speech(frames, lengths)[:2], batch["tokens"], batch["layout"])
         x, tokens = inputs[0][None], []
         with torch.no_grad():
-            while len(tokens) < length_limit(int(lengths) * model.speech_encoder.frame_seconds()):
+            while len(tokens) < length_limit(int(lengths) * model.speech_encoder.rate.seconds):
                 token = int(model.llm(inputs_embeds=x).logits[0, -1].argmax())
                 if token == tokenizer.eos_token_id:
                     break
@@ -266,14 +267,8 @@ def trained(encoder_dir, settings, tmp_path_factory):
 
     room = tmp_path_factory.mktemp("trained")
     conf, exp = room / "conf", str(room / "exp")
-    for path, text in (
-        ("systems/ctc", "decode: ctc"),
-        ("systems/ctc_lm", "decode: ctc_lm\nlm_weight: 0.3"),
-        ("systems/slam", "phases: [slam]"),
-        ("phases/slam", ""),
-    ):
-        os.makedirs(os.path.dirname(conf / path), exist_ok=True)
-        (conf / f"{path}.yaml").write_text(text)
+    systems = {"ctc": {"decode": "ctc"}, "ctc_lm": {"decode": "ctc_lm", "lm_weight": 0.3}, "slam": {"phases": ["slam"]}}
+    write_cards(conf, phases={"slam": {}}, systems=systems)
     file = os.path.join(encoder_dir, "model.pth")
     train_phase(os.path.join(exp, "slam"), settings(encoder_file=file, specaug=None, freeze=["llm"], max_epoch=1), 1)
     return str(conf), exp
@@ -357,10 +352,7 @@ def test_frames_of_the_frozen_encoder_are_not_those_of_a_trained_one(trained, en
     from espnet_llmvq.cli import decode
     from espnet_llmvq.espnet.run import train_phase
 
-    (tmp_path / "systems").mkdir()
-    (tmp_path / "phases").mkdir()
-    (tmp_path / "phases/joint.yaml").write_text("")
-    (tmp_path / "systems/joint.yaml").write_text("phases: [joint]")
+    write_cards(tmp_path, phases={"joint": {}}, systems={"joint": {"phases": ["joint"]}})
     file = os.path.join(encoder_dir, "model.pth")
     joint = settings(encoder_file=file, specaug=None, train_encoder=True, freeze=["llm"], max_epoch=1)
     train_phase(str(tmp_path / "joint"), joint, 1)

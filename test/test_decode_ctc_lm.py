@@ -9,6 +9,7 @@ import torch
 
 from espnet_llmvq.base.errors import UserError
 from espnet_llmvq.decode.ctc_lm import search
+from espnet_llmvq.experiment.cards import read_cards
 from espnet_llmvq.experiment.systems import hypothesis_file, read_systems
 
 FRAMES, LABELS = 4, (20, 40, 41)
@@ -92,20 +93,19 @@ def test_the_lm_changes_the_text(llm, tokenizer):
     "text, message",
     [
         ("decode: ctc_lm", "lm_weight is None; decode: ctc_lm needs a number of at least 0"),
-        ("decode: ctc_lm\nlm_weight: -1", "lm_weight is -1; decode"),
-        ("decode: ctc_lm\nlm_weight: high", "lm_weight is 'high'; decode"),
-        ("decode: ctc_lm\nlm_weight: 1\nlength_bonus: true", "length_bonus is True; .* needs a number"),
-        ("decode: ctc\nlm_weight: 1", "lm_weight is read only with decode: ctc_lm, not ctc"),
-        ("decode: ctc_lm\nlm_wait: 1", "'lm_wait'.*did you mean 'lm_weight'"),
+        ("decode: ctc_lm, lm_weight: -1", "lm_weight is -1; decode"),
+        ("decode: ctc_lm, lm_weight: high", "lm_weight is 'high'; decode"),
+        ("decode: ctc_lm, lm_weight: 1, length_bonus: true", "length_bonus is True; .* needs a number"),
+        ("decode: ctc, lm_weight: 1", "lm_weight is read only with decode: ctc_lm, not ctc"),
+        ("decode: ctc_lm, lm_wait: 1", "'lm_wait'.*did you mean 'lm_weight'"),
     ],
 )
 def test_weights_of_a_system(tmp_path, text, message):
-    for kind in ("systems", "phases"):
-        (tmp_path / kind).mkdir()
-    (tmp_path / "systems" / "fused.yaml").write_text("decode: ctc_lm\nlm_weight: 0.5\n")
-    (system,) = read_systems(str(tmp_path), ["fused"])
+    path = tmp_path / "cards.yaml"
+    path.write_text(f"systems:\n  fused: {{decode: ctc_lm, lm_weight: 0.5}}\n  bad: {{{text}}}\n")
+    cards = read_cards(path)
+    (system,) = read_systems(cards, ["fused"])
     assert dict(system.fusion) == {"lm_weight": 0.5, "length_bonus": 0.0}
     assert hypothesis_file(system, "exp", "exp/encoder", "a") == "exp/encoder/decode_fused_a/hyp.jsonl"
-    (tmp_path / "systems" / "bad.yaml").write_text(text)
     with pytest.raises(UserError, match=message):
-        read_systems(str(tmp_path), ["bad"])
+        read_systems(cards, ["bad"])

@@ -7,6 +7,7 @@ import os
 
 import pytest
 import torch
+from conftest import write_cards
 
 from espnet_llmvq.base.errors import UserError
 from espnet_llmvq.cli import rescore
@@ -127,9 +128,7 @@ def test_partial_file(tmp_path):
 @pytest.fixture
 def decoded(tmp_path):
     """A system with n-best lists of a validation and a test set; the options of the command."""
-    for name, text in (("systems/s", "phases: [p]"), ("systems/c", "decode: ctc"), ("phases/p", "")):
-        os.makedirs(tmp_path / "conf" / name.split("/")[0], exist_ok=True)
-        (tmp_path / "conf" / f"{name}.yaml").write_text(text)
+    write_cards(tmp_path / "conf", phases={"p": {}}, systems={"s": {"phases": ["p"]}, "c": {"decode": "ctc"}})
     sets = {
         # Word errors of 4: weight 0: 3 (two inserted, one substituted), 0.5: 1, 1: 2.
         "valid": {

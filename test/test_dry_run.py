@@ -7,11 +7,20 @@ import subprocess
 
 import pytest
 import yaml
+from conftest import write_cards
 
 from espnet_llmvq.base.errors import UserError
 from espnet_llmvq.cli import train
-from espnet_llmvq.experiment.phases import describe, optimizer_steps, read_trainings, show, split_batches
-from espnet_llmvq.experiment.systems import names
+from espnet_llmvq.experiment.cards import read_cards
+from espnet_llmvq.experiment.phases import (
+    bridge_stack,
+    describe,
+    optimizer_steps,
+    read_trainings,
+    show,
+    split_batches,
+    with_schedule,
+)
 
 ROOT = os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "egs")
 DEFAULTS = {
@@ -22,27 +31,24 @@ DEFAULTS = {
 
 # The two stages of 2506.05706, section 3, as one GPU with room for 8 utterances would train them.
 LETTER = {
-    "phases/common.yaml": {
+    "common": {
         "bridge_conf": {"stack": 5, "hidden_size": 2048}, "batch_type": "unsorted", "batch_size": 8, "accum_grad": 4,
         "optim": "adam", "optim_conf": {"lr": 1e-4}, "scheduler": "warmup", "max_epoch": 10,
         "llm_conf": {"lora": {"r": 32}},
     },
-    "phases/stage1.yaml": {"base": "common.yaml", "bridge": "hard", "scheduler": "warmuplr",
+    "stage1": {"base": "common", "bridge": "hard", "scheduler": "warmuplr",
                            "scheduler_conf": {"warmup_steps": 1000}},
-    "phases/stage2.yaml": {"base": "common.yaml", "bridge": "soft", "optim_conf": {"lr": 1e-5}, "accum_grad": 2,
+    "stage2": {"base": "common", "bridge": "soft", "optim_conf": {"lr": 1e-5}, "accum_grad": 2,
                            "max_epoch": 2, "scheduler": None, "bridge_conf": {"top_k": 10, "codebook": "trainable"}},
-    "systems/soft_k10.yaml": {"phases": ["stage1", "stage2"]},
-    "encoder.yaml": {"model_conf": {"ctc_weight": 1.0, "llm_weight": 0.0}, "batch_type": "numel", "batch_bins": 600},
 }  # fmt: skip
+ENCODER = {"model_conf": {"ctc_weight": 1.0, "llm_weight": 0.0}, "batch_type": "numel", "batch_bins": 600}
 
 
 @pytest.fixture
 def conf(tmp_path):
-    for name, content in LETTER.items():
-        path = tmp_path / "conf" / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(yaml.safe_dump(content))
-    return str(tmp_path / "conf")
+    conf = write_cards(tmp_path / "conf", phases=LETTER, systems={"soft_k10": {"phases": ["stage1", "stage2"]}})
+    (tmp_path / "conf/encoder.yaml").write_text(yaml.safe_dump(ENCODER))
+    return conf
 
 
 def told(conf, **more):
@@ -100,10 +106,59 @@ def test_batches_that_cannot_be_cut():
 
 def test_a_learning_rate_that_ends_too_soon_is_an_error(conf):
     change = {"num_iters_per_epoch": 100, "scheduler": "onecyclelr", "max_epoch": 4, "accum_grad": 2}
+    change["optim_conf"] = {"lr": 0.1}
     good = told(conf, overrides={**change, "scheduler_conf": {"total_steps": 200}})
     assert [facts["steps"] for facts in good] == [200, 200, 200]
-    with pytest.raises(UserError, match="total_steps is 199, but training takes 200 .* set it to 200"):
+    with pytest.raises(UserError, match="total_steps is 199, but training takes 200 .* leave it out"):
         told(conf, overrides={**change, "scheduler_conf": {"total_steps": 199}})
+
+
+def test_a_schedule_follows_from_steps_and_rate(conf):
+    change = {"num_iters_per_epoch": 100, "scheduler": "onecyclelr", "max_epoch": 4, "optim_conf": {"lr": 0.1}}
+    found = told(conf, overrides={**change, "scheduler_conf": {"pct_start": 0.1}}, accumulate=2)
+    assert all(f["scheduler_conf"] == {"max_lr": 0.1, "total_steps": f["steps"], "pct_start": 0.1} for f in found)
+    # Batches of stage 1 are 4 for a step, of stage 2 two; cut in two they are twice as many.
+    assert [f["steps"] for f in found] == [400, 100, 200]
+    # A schedule that goes on after the training is a choice.
+    config = {**change, "scheduler_conf": {"total_steps": 1000}}
+    assert with_schedule(config, "x")["scheduler_conf"] == {"max_lr": 0.1, "total_steps": 1000}
+    assert with_schedule({"scheduler": "warmuplr"}, "x") == {"scheduler": "warmuplr"}
+    for more, message in (
+        (
+            {"scheduler_conf": {"max_lr": 0.2}},
+            r"x: scheduler_conf.max_lr is 0.2, but optim_conf.lr is 0.1: .* leave max_lr",
+        ),
+        (
+            {"num_iters_per_epoch": None},
+            "x: onecyclelr needs scheduler_conf.total_steps, or num_iters_per_epoch and max_",
+        ),
+        ({"optim_conf": {}}, "x: onecyclelr needs scheduler_conf.max_lr, or optim_conf.lr that it follows from"),
+    ):
+        with pytest.raises(UserError, match=message):
+            with_schedule({**change, **more}, "x")
+
+
+def test_onecyclelr_reads_no_rate_of_the_optimizer():
+    import torch
+
+    def rates(lr):
+        optimizer = torch.optim.AdamW([torch.nn.Parameter(torch.zeros(1))], lr=lr)
+        scheduler = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=4e-4, total_steps=20)
+        for _ in range(20):
+            yield optimizer.param_groups[0]["lr"]
+            optimizer.step()
+            scheduler.step()
+
+    assert list(rates(1e-3)) == list(rates(4e-4))
+
+
+def test_trainings_of_other_stacks_do_not_go_together(conf):
+    trainings = read_trainings(conf, ["soft_k10"], encoder=os.path.join(conf, "encoder.yaml"))
+    assert bridge_stack(trainings) == 5 and bridge_stack(trainings[:1]) == bridge_stack([]) == 1
+    trainings[2].config["bridge_conf"]["stack"] = 4
+    message = "phase stage1 has bridge_conf.stack 5, .*phase stage2 has 4: .* give each stack its own --expdir"
+    with pytest.raises(UserError, match=message):
+        bridge_stack(trainings)
 
 
 def test_lines(conf):
@@ -114,17 +169,17 @@ def test_lines(conf):
     assert "adam lr=0.0001" in text and "warmuplr warmup_steps=1000" in text
 
 
-@pytest.mark.parametrize("recipe", ["TEMPLATE/llmasr1", "TEMPLATE/jstip1", "mini_tts/llmasr1", "an4/llmasr1"])
-def test_every_system_of_every_recipe(recipe):
+@pytest.mark.parametrize("cards", ["TEMPLATE/conf/paper_a.yaml", "TEMPLATE/conf/paper_b.yaml", "an4/llmasr1/conf"])
+def test_every_system_of_every_recipe(cards):
     """Nothing is cut short, every phase trains something, and what the phase before trained stays whole."""
-    conf = os.path.join(ROOT, recipe, "conf")
-    found = read_trainings(conf, names(os.path.join(conf, "systems")))
+    path = os.path.join(ROOT, cards)
+    found = read_trainings(path, read_cards(path).names("systems"))
     assert found
     for training in found:
         facts = describe(training, DEFAULTS)
         assert facts["trains"] and facts["effective_batch"] > 0
-        steps = facts["scheduler_conf"].get("total_steps")
-        assert steps is None or facts["steps"] == steps
+        assert facts["steps"] == facts["scheduler_conf"]["total_steps"]
+    assert bridge_stack(found) == 1
 
 
 def test_command_writes_nothing_but_the_file_asked_for(conf, tmp_path, corpus, llm_dir, capsys):

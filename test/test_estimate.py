@@ -7,7 +7,7 @@ import shutil
 import pytest
 import torch
 import yaml
-from conftest import LORA
+from conftest import LORA, write_cards
 
 from espnet_llmvq.base.errors import UserError
 from espnet_llmvq.cli import estimate
@@ -136,7 +136,7 @@ def test_within_a_fifth_of_real_training(name, of_case, arguments):
     trainable = sum(p.numel() for p in model.parameters() if p.requires_grad)
     assert sum(part for _, part in estimate.parts.values()) == trainable > 0
     width = model.speech_encoder.output_size()
-    frames = torch.randn(BATCH.sequences, int(model.speech_encoder.frames(BATCH.samples)), width)
+    frames = torch.randn(BATCH.sequences, int(model.speech_encoder.rate.frames(BATCH.samples)), width)
     measured = measured_peak(model, args, real_batch(frames if cached else None))
     assert estimate.gradients == held([p.grad for p in model.parameters() if p.grad is not None])
     assert estimate.peak == pytest.approx(measured, rel=0.2)
@@ -179,13 +179,8 @@ def test_command(tmp_path, llms, of_case, capsys):
     encoder = {k: of_case("CTC encoder")[k] for k in keys}
     encoder |= {"model_conf": {"ctc_weight": 1.0, "llm_weight": 0.0}, "num_iters_per_epoch": 10}
     phase = {"bridge_conf": {"stack": 1, "hidden_size": 8}, "freeze": ["llm"]}
-    for name, content in (
-        ("encoder.yaml", {**encoder, **training}),
-        ("phases/slam.yaml", {**phase, **training}),
-        ("systems/slam.yaml", {"phases": ["slam"]}),
-    ):
-        (conf / name).parent.mkdir(exist_ok=True, parents=True)
-        (conf / name).write_text(yaml.safe_dump(content))
+    write_cards(conf, phases={"slam": {**phase, **training}}, systems={"slam": {"phases": ["slam"]}})
+    (conf / "encoder.yaml").write_text(yaml.safe_dump({**encoder, **training}))
     command = ["--systems", "slam", "--conf_dir", str(conf), "--config", str(conf / "encoder.yaml")]
     command += ["--llm", llms["llama"], "--seconds", "3", "--tokens", "30", "--prompt_tokens", "10"]
     command += ["--json", str(tmp_path / "out.json"), "--corpus_hours", "10", "--ngpu", "2"]

@@ -19,6 +19,7 @@ from espnet_llmvq.base.errors import UserError
 from espnet_llmvq.cli.recipe import fork as fork_recipe
 from espnet_llmvq.data.datadir import DataDir
 from espnet_llmvq.experiment import fork
+from espnet_llmvq.experiment.cards import read_cards
 
 ROOT = Path(__file__).resolve().parent.parent
 DIGITS = "zero one two three four five six seven eight nine".split()
@@ -81,8 +82,11 @@ def test_a_fork_is_complete_and_has_no_links(here):
     found = here / "mycorpus"
     assert not [p for p in found.rglob("*") if p.is_symlink()]
     template = ROOT / "egs" / "TEMPLATE" / "llmasr1"
-    for name in ("llmasr.sh", "cmd.sh", "path.sh", "utils/parse_options.sh", "conf/phases/lora.yaml", "local/data.sh"):
+    for name in ("llmasr.sh", "cmd.sh", "path.sh", "utils/parse_options.sh", "local/data.sh"):
         assert (found / name).read_bytes() == (template / name).read_bytes()
+    # The cards below its own come along, and are found from there.
+    cards, theirs = (read_cards(recipe / "conf") for recipe in (found, ROOT / "egs/mini_tts/llmasr1"))
+    assert cards.entries == theirs.entries and cards.where("phases", "lora").startswith(f"{found}/conf/template/")
     mine = (found / "conf/encoder.yaml").read_bytes()
     assert mine == (ROOT / "egs/mini_tts/llmasr1/conf/encoder.yaml").read_bytes()
     # Nothing of the source's corpus.
@@ -216,15 +220,15 @@ def test_changes(here, capsys):
         with open(folder / name, "a") as f:
             f.write(text)
 
-    edit(source, "conf/lm.yaml", "# theirs\n")
+    edit(source, "conf/template/lm.yaml", "# theirs\n")
     edit(source, "conf/encoder.yaml", "# theirs\n")
     edit(here / "mine", "conf/encoder.yaml", "# mine\n")
-    edit(source, "conf/phases/lora.yaml", "# both\n")
-    edit(here / "mine", "conf/phases/lora.yaml", "# both\n")
-    edit(here / "mine", "conf/phases/hard.yaml", "# mine alone\n")
+    edit(source, "conf/systems.yaml", "# both\n")
+    edit(here / "mine", "conf/systems.yaml", "# both\n")
+    edit(here / "mine", "conf/template/paper_a.yaml", "# mine alone\n")
     edit(source, "local/data.py", "# of their corpus\n")
-    (source / "conf/systems/slam.yaml").unlink()
-    shutil.copy(source / "conf/systems/lora.yaml", source / "conf/systems/new.yaml")
+    (source / "conf/template/paper_b.yaml").unlink()
+    shutil.copy(source / "conf/systems.yaml", source / "conf/new.yaml")
     (source / "exp").mkdir()
     edit(source, "exp/RESULTS.md", "not a part of the recipe")
     before = everything(here)
@@ -233,11 +237,11 @@ def test_changes(here, capsys):
     lines = capsys.readouterr().out.splitlines()
     said = dict(line.split(": ", 1) for line in lines if " upstream; " in line)
     assert said == {
-        "conf/lm.yaml": f"changed upstream; not changed in the fork: copy {source / 'conf/lm.yaml'}",
+        "conf/template/lm.yaml": f"changed upstream; not changed in the fork: copy {source / 'conf/template/lm.yaml'}",
         "conf/encoder.yaml": "changed upstream; the fork has its own: merge by hand",
-        "conf/phases/lora.yaml": "changed upstream; the fork has it already",
-        "conf/systems/slam.yaml": "removed upstream; not changed in the fork: delete it",
-        "conf/systems/new.yaml": f"new upstream; not changed in the fork: copy {source / 'conf/systems/new.yaml'}",
+        "conf/systems.yaml": "changed upstream; the fork has it already",
+        "conf/template/paper_b.yaml": "removed upstream; not changed in the fork: delete it",
+        "conf/new.yaml": f"new upstream; not changed in the fork: copy {source / 'conf/new.yaml'}",
     }
     assert lines.count("+# theirs") == 2
     assert lines[-1] == "5 files differ upstream"

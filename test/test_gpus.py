@@ -9,6 +9,7 @@ import sys
 import pytest
 import torch
 import yaml
+from conftest import write_cards
 from test_task_ddp import free_port
 from test_task_ddp import train as train_rank
 
@@ -80,13 +81,9 @@ def recipe(tmp_path_factory, settings, corpus, llm_dir, encoder_dir):
     config |= {"specaug": None, "batch_type": "unsorted", "batch_size": 12, "max_epoch": 2, "scheduler": None}
     config |= {"scheduler_conf": {}, "optim": "sgd", "optim_conf": {"lr": 0.05}}
     soft = {"stack": 1, "hidden_size": 24, "codebook": "trainable", "top_k": 10}
-    for name, content in (
-        ("phases/first.yaml", {**config, "freeze": ["llm"]}),
-        ("phases/second.yaml", {**config, "bridge": "soft", "bridge_conf": soft, "freeze": ["llm"]}),
-        ("systems/both.yaml", {"phases": ["first", "second"]}),
-    ):
-        (room / "conf" / name).parent.mkdir(parents=True, exist_ok=True)
-        (room / "conf" / name).write_text(yaml.safe_dump(content))
+    phases = {"first": {**config, "freeze": ["llm"]}}
+    phases["second"] = {"base": "first", "bridge": "soft", "bridge_conf": soft}
+    write_cards(room / "conf", phases=phases, systems={"both": {"phases": ["first", "second"]}})
     options = ["--systems", "both", "--conf_dir", str(room / "conf"), "--llm", llm_dir, "--train", shapes[0]]
     options += ["--train_shape", shapes[1], "--valid", corpus.valid, "--valid_shape", corpus.valid_shape]
     return room, [*options, "--encoder_file", os.path.join(encoder_dir, "model.pth")]

@@ -5,6 +5,7 @@ import os
 
 import numpy as np
 import pytest
+from conftest import write_cards
 
 from espnet_llmvq.base.errors import UserError
 from espnet_llmvq.cli.align import segments as segment_lengths
@@ -135,7 +136,9 @@ def test_segment_lengths(tmp_path):
     lines = [f"a 1 {s} 0.2 {w}" for s, w in zip(starts, "one two three four five".split())]
     lines += ["b 1 0.0 0.2 six", "b 1 0.2 0.2 nine"]  # other words: dropped
     (tmp_path / "ctm").write_text("\n".join(lines) + "\n")
-    segment_lengths.main(["--data_dir", str(room), "--ctm", str(tmp_path / "ctm"), "--out", str(tmp_path / "fig")])
+    conf = write_cards(tmp_path / "conf", interleave={"words": {"level": "word"}})
+    segment_lengths.main(["--data_dir", str(room), "--ctm", str(tmp_path / "ctm"), "--out", str(tmp_path / "fig"),
+                          "--cards", conf, "--form", "words"])  # fmt: skip
     rows = [line.split("\t") for line in (tmp_path / "fig.tsv").read_text().splitlines()]
     assert rows[0] == ["cut", "utterance", "words", "seconds"]
     assert rows[1:] == [

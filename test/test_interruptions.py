@@ -24,9 +24,9 @@ from espnet_llmvq.data.format import format_audio
 from espnet_llmvq.data.tables import read_scp
 from espnet_llmvq.decode.nbest import Partial
 from espnet_llmvq.espnet.run import is_done
-from espnet_llmvq.espnet.task import load_model
 from espnet_llmvq.experiment.fork import read_record
 from espnet_llmvq.llm.directory import load_llm, load_tokenizer
+from espnet_llmvq.model.build import load_model
 from espnet_llmvq.sequence.sequence import Sequence, SequenceReader, Span, write_sequences
 
 
@@ -368,20 +368,21 @@ def test_damaged_encoder_frames_are_told_with_the_remedy(tmp_path):
 
 
 def test_truncated_audio_in_training_names_the_utterance_and_the_stage(tmp_path, tokenizer):
-    from espnet_llmvq.model.batch import SequencePreprocessor
+    from espnet_llmvq.model.batch import SequenceArrays
 
     path = tmp_path / "a.wav"
     soundfile.write(path, np.zeros(1600), 16000, subtype="PCM_16")
     seq = Sequence("u1", (Span(audio=str(path), samples=1600), Span(text="one", loss=True)))
     path.write_bytes(path.read_bytes()[:-100])
     with pytest.raises(UserError, match=r"u1: .*a\.wav: audio file is truncated.*made again from stage 3"):
-        SequencePreprocessor(tokenizer, 2)("u1", {"sequence": seq.to_json()})
+        SequenceArrays(tokenizer)(seq)
 
 
 def test_damaged_and_unwritable_checkpoints(tmp_path, full_disk):
     import torch
 
-    from espnet_llmvq.espnet.trainer import atomic_checkpoints, load_weights
+    from espnet_llmvq.espnet.trainer import atomic_checkpoints
+    from espnet_llmvq.model.checkpoint import load_weights
 
     path = tmp_path / "checkpoint.pth"
     with atomic_checkpoints():

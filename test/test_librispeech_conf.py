@@ -1,19 +1,19 @@
 """Configs of egs/librispeech/llmasr1 against what arXiv 2506.05706 says of its training, typed here."""
 
-import os
 import re
 from pathlib import Path
 
 import pytest
 import torch
 
-from espnet_llmvq.base.config import read_config, read_yaml
+from espnet_llmvq.base.config import read_yaml
 from espnet_llmvq.bridge.bridge import Bridge, HardBridge, SoftBridge
-from espnet_llmvq.experiment.systems import names, plan, read_systems
+from espnet_llmvq.experiment.cards import read_cards
+from espnet_llmvq.experiment.systems import expand, plan, read_systems
 from espnet_llmvq.score.published import make_published
 
 RECIPE = Path(__file__).resolve().parents[1] / "egs/librispeech/llmasr1"
-CONFS = [str(RECIPE / "conf"), str(RECIPE / "conf/whisper")]
+CARDS = {"wavlm": read_cards(RECIPE / "conf"), "whisper": read_cards(RECIPE / "conf/whisper")}
 BRIDGES = {"none": Bridge, "hard": HardBridge, "soft": SoftBridge}
 UTTERANCES = 281_241  # of LibriSpeech's 960 hours
 STAGE = {1: {"epochs": 10, "rate": 1e-4, "batch": 32}, 2: {"epochs": 2, "rate": 1e-5, "batch": 16}}
@@ -53,10 +53,10 @@ WER = {
 }
 
 
-def phases_of(conf, system):
+def phases_of(encoder, system):
     """[training config] of a system, first phase first."""
-    (found,) = read_systems(conf, [system])
-    return [read_config(phase.config) for phase in found.phases]
+    (found,) = read_systems(CARDS[encoder], [system])
+    return [phase.config for phase in found.phases]
 
 
 def batch(config):
@@ -83,11 +83,11 @@ def rates(config, at):
     return found
 
 
-@pytest.mark.parametrize("conf", CONFS)
+@pytest.mark.parametrize("encoder", CARDS)
 @pytest.mark.parametrize("system", [*PAPER, *OURS])
-def test_batches_rates_and_epochs_of_both_stages(conf, system):
+def test_batches_rates_and_epochs_of_both_stages(encoder, system):
     stages = PAPER[system][0] if system in PAPER else OURS[system]
-    configs = phases_of(conf, system)
+    configs = phases_of(encoder, system)
     assert len(configs) == len(stages)
     for config, stage in zip(configs, stages):
         wanted = STAGE[stage]
@@ -103,30 +103,30 @@ def test_batches_rates_and_epochs_of_both_stages(conf, system):
 
 def test_optimizer_steps():
     """281,241 = 8,788 x 32 + 25 = 17,577 x 16 + 9 utterances an epoch."""
-    hard, soft = phases_of(CONFS[0], "soft_k10")
+    hard, soft = phases_of("wavlm", "soft_k10")
     assert steps(hard) == 10 * 8788 and steps(soft) == 2 * 17577
 
 
-@pytest.mark.parametrize("conf", CONFS)
-def test_rows_that_are_compared_see_the_same(conf):
+@pytest.mark.parametrize("encoder", CARDS)
+def test_rows_that_are_compared_see_the_same(encoder):
     def seen(system):
         keys = ("max_epoch", "batch_size", "accum_grad", "grad_clip", "optim", "optim_conf")
         keys += ("scheduler", "scheduler_conf")
-        return [[config[key] for key in keys] for config in phases_of(conf, system)]
+        return [[config[key] for key in keys] for config in phases_of(encoder, system)]
 
     two_stages = ["lora_long", "hard_long", *(name for name, row in PAPER.items() if len(row[0]) == 2)]
     assert all(seen(name) == seen("soft_k10") for name in two_stages)
     assert all(seen(name) == seen("soft_k10")[:1] for name, row in PAPER.items() if len(row[0]) == 1)
 
 
-@pytest.mark.parametrize("conf", CONFS)
+@pytest.mark.parametrize("encoder", CARDS)
 @pytest.mark.parametrize("system", PAPER)
-def test_quantizers(conf, system):
+def test_quantizers(encoder, system):
     _, bridge, kept, codebook = PAPER[system]
-    config = phases_of(conf, system)[-1]
+    config = phases_of(encoder, system)[-1]
     assert config["bridge"] == bridge
     assert (config["bridge_conf"].get("top_k"), config["bridge_conf"].get("codebook")) == (kept, codebook)
-    for config in phases_of(conf, system):
+    for config in phases_of(encoder, system):
         assert config["bridge_conf"].get("temperature", 1.0) == 1.0  # the paper has none
         built = BRIDGES[config["bridge"]](6, torch.randn(200, 8), **config["bridge_conf"])
         assert built.stack == 5 and not getattr(built, "match_norm", False)
@@ -135,10 +135,10 @@ def test_quantizers(conf, system):
         assert built.projector.hidden.in_features == 5 * 6
 
 
-@pytest.mark.parametrize("conf, encoder", zip(CONFS, ["wavlm", "whisper"]))
-def test_models(conf, encoder):
-    for phase in plan(read_systems(conf, ["paper_a"])):
-        config, name = read_config(phase.config), Path(phase.config).stem
+@pytest.mark.parametrize("encoder", CARDS)
+def test_models(encoder):
+    for phase in plan(read_systems(CARDS[encoder], ["paper_a"])):
+        config, name = phase.config, phase.name
         assert config["encoder"] == encoder and config["encoder_conf"]["layer"] == "last"
         assert [config[key] for key in ("frontend", "normalize", "specaug", "ctc")] == [None, None, None, False]
         # No aligned start, no blank dropping: there is no CTC head.
@@ -149,19 +149,19 @@ def test_models(conf, encoder):
             assert config["freeze"] == [] and config["llm_conf"]["lora"]["r"] == 32
 
 
-@pytest.mark.parametrize("conf", CONFS)
-def test_groups_and_phases(conf):
-    group = [system.name for system in read_systems(conf, ["paper_a"])]
-    assert group == [*PAPER, *OURS]
-    whisper = [system.name for system in read_systems(conf, ["paper_a_whisper"])]
+@pytest.mark.parametrize("encoder", CARDS)
+def test_groups_and_phases(encoder):
+    cards = CARDS[encoder]
+    assert expand(cards, ["paper_a"]) == [*PAPER, *OURS]
+    whisper = expand(cards, ["paper_a_whisper"])
     assert set(whisper) - {"lora_long"} == {name for name, row in WER.items() if row[2] is not None}
-    used = {Path(phase.config).stem for phase in plan(read_systems(conf, ["paper_a"]))}
-    assert used == set(names(os.path.join(conf, "phases"))) - {"common"}
+    used = {phase.name for phase in plan(read_systems(cards, ["paper_a"]))}
+    assert used == set(cards.names("phases")) - {"common"}
 
 
 def test_the_two_encoders_differ_in_nothing_else():
-    for name in names(os.path.join(CONFS[0], "phases")):
-        wavlm, whisper = (read_config(os.path.join(conf, "phases", f"{name}.yaml")) for conf in CONFS)
+    for name in CARDS["wavlm"].names("phases"):
+        wavlm, whisper = (cards.phase(name) for cards in CARDS.values())
         assert {key for key in wavlm if wavlm[key] != whisper[key]} == {"encoder", "encoder_conf"}
 
 
@@ -177,11 +177,11 @@ def test_run_decodes_and_scores_as_the_paper():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("conf", CONFS)
-def test_every_key_of_the_configs_is_read(conf):
+@pytest.mark.parametrize("encoder", CARDS)
+def test_every_key_of_the_configs_is_read(encoder):
     from espnet_llmvq.espnet.task import SpeechLLMTask, encoder_choices
 
     if "wavlm" not in encoder_choices.classes:
         pytest.skip("the encoders wavlm and whisper are not there yet")
-    for phase in plan(read_systems(conf, ["paper_a"])):
-        SpeechLLMTask.check_config(read_config(phase.config), phase.config)
+    for phase in plan(read_systems(CARDS[encoder], ["paper_a"])):
+        SpeechLLMTask.check_config(phase.config, phase.where)

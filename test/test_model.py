@@ -217,12 +217,12 @@ def test_losses_need_their_parts(llm_dir):
 def test_checkpoint_holds_what_trains(llm_dir):
     lora = {"r": 2, "target_modules": ["q_proj"]}
     conf = {"codebook": "trainable", "top_k": 3}
-    ours = model(llm_dir, SoftBridge, bridge_conf=conf, lora=lora, sourced=["llm."])
+    ours = model(llm_dir, SoftBridge, bridge_conf=conf, lora=lora, external=["llm."])
     state = ours.state_dict()
     layers = [f"llm.model.layers.{i}.self_attn.q_proj.lora_{x}.default.weight" for i in (0, 1) for x in "AB"]
     bridge = [f"bridge.projector.{x}.{y}" for x in ("norm", "hidden", "output") for y in ("weight", "bias")]
     assert set(state) == {*layers, *bridge, "bridge.codebook"}
-    other = model(llm_dir, SoftBridge, bridge_conf=conf, lora=lora, sourced=["llm."])
+    other = model(llm_dir, SoftBridge, bridge_conf=conf, lora=lora, external=["llm."])
     for name in layers + bridge:
         state[name] = torch.randn_like(state[name])
     other.load_state_dict(state)
@@ -239,14 +239,14 @@ def test_checkpoint_holds_what_trains(llm_dir):
 
 def test_checkpoint_of_a_trained_part_is_whole(llm_dir):
     """An LLM that trains is stored although the directory has its first values; a frozen one is not."""
-    whole = model(llm_dir, sourced=["llm."]).state_dict()
-    part = model(llm_dir, sourced=["llm."], freeze=["llm"]).state_dict()
+    whole = model(llm_dir, external=["llm."]).state_dict()
+    part = model(llm_dir, external=["llm."], freeze=["llm"]).state_dict()
     assert any(n.startswith("llm.") for n in whole) and not any(n.startswith("llm.") for n in part)
     assert {n for n in whole if not n.startswith("llm.")} == set(part)
 
 
 def test_state_dict_of_a_parent_module_is_whole(llm_dir):
     """Nested in another module (as in DDP), the names carry a prefix; nothing is left out by mistake."""
-    ours = model(llm_dir, sourced=["llm."], freeze=["llm"])
+    ours = model(llm_dir, external=["llm."], freeze=["llm"])
     parent = torch.nn.ModuleDict({"module": ours})
     assert "module.bridge.projector.output.weight" in parent.state_dict()

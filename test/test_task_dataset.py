@@ -6,7 +6,7 @@ import soundfile
 import torch
 
 from espnet_llmvq.base.errors import UserError
-from espnet_llmvq.model.batch import Augmenter, SequencePreprocessor, collate
+from espnet_llmvq.model.batch import Augmenter, SequenceArrays, batch_of
 from espnet_llmvq.model.speech_llm import SPEECH, TEXT
 from espnet_llmvq.sequence.sequence import Sequence, Span
 
@@ -32,8 +32,8 @@ def test_batch_of_interleaved_and_text(wave, tokenizer):
     )
     text = Sequence("b", (Span(text="five"), Span(text=" six", loss=True, eos=True)))
     whole = Sequence("c", (Span(text="USER:"), Span(audio=path, samples=16000), Span(text=" nine", loss=True)))
-    preprocess = SequencePreprocessor(tokenizer, tokenizer.eos_token_id, step=1280)
-    ids, batch = collate([(s.id, preprocess(s.id, {"sequence": s.to_json()})) for s in (interleaved, text, whole)])
+    arrays = SequenceArrays(tokenizer, step=1280)
+    ids, batch = batch_of(arrays, (interleaved, text, whole))
     assert ids == ["a", "b", "c"]
     tokens = [[tokenizer.encode(s, add_special_tokens=False) for s in spans]
               for spans in ((" one", " two three"), ("five", " six"), ("USER:", " nine"))]  # fmt: skip
@@ -49,10 +49,10 @@ def test_batch_of_interleaved_and_text(wave, tokenizer):
     assert batch["speech_lengths"].tolist() == [3 * 1280, 2 * 1280, 16000]
     for row, expected in zip(batch["speech"], (samples[4000:7000], samples[8000:10000], samples)):
         assert torch.equal(row[: len(expected)], expected) and not row[len(expected) :].any()
-    _, alone = collate([("b", preprocess("b", {"sequence": text.to_json()}))])
+    _, alone = batch_of(arrays, [text])
     assert set(alone) == {"tokens", "layout"}
     with pytest.raises(UserError, match="a piece of .*a.wav cannot be read here"):
-        SequencePreprocessor(tokenizer, 2)("a", {"sequence": interleaved.to_json()})
+        SequenceArrays(tokenizer)(interleaved)
 
 
 def test_a_cache_holds_one_speech_span(wave, tokenizer, tmp_path):
@@ -60,12 +60,12 @@ def test_a_cache_holds_one_speech_span(wave, tokenizer, tmp_path):
 
     frames = np.random.default_rng(1).standard_normal((7, 3)).astype(np.float32)
     kaldiio.save_ark(str(tmp_path / "f.ark"), {"a": frames}, scp=str(tmp_path / "f.scp"))
-    preprocess = SequencePreprocessor(tokenizer, 2, str(tmp_path / "f.scp"))
+    arrays = SequenceArrays(tokenizer, str(tmp_path / "f.scp"))
     span = Span(audio="never read", samples=5)
-    data = preprocess("a", {"sequence": Sequence("a", (span,)).to_json()})
+    data = arrays(Sequence("a", (span,)))
     assert np.array_equal(data["speech"], frames) and data["speech_lengths"].tolist() == [7]
     with pytest.raises(UserError, match="one speech span a sequence, not 2"):
-        preprocess("a", {"sequence": Sequence("a", (span, span)).to_json()})
+        arrays(Sequence("a", (span, span)))
 
 
 def test_noise_has_the_level_asked_for():

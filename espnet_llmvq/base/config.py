@@ -9,44 +9,78 @@ import typing
 from espnet_llmvq.base.errors import UserError, check_name
 
 
+def _check_keys(node, path):
+    """Raise UserError for a key that stands twice in a mapping; PyYAML keeps the last one in silence."""
+    import yaml
+
+    left, seen = [node], set()
+    while left:
+        node = left.pop()
+        if id(node) in seen or not isinstance(node, yaml.CollectionNode):
+            continue
+        seen.add(id(node))
+        if isinstance(node, yaml.SequenceNode):
+            left += node.value
+            continue
+        first = {}
+        for key, value in node.value:
+            left.append(value)
+            name = key.value if isinstance(key, yaml.ScalarNode) else id(key)
+            before = first.setdefault(name, key)
+            if before is not key:
+                lines = [k.start_mark.line + 1 for k in (key, before)]
+                raise UserError(f"{path}, line {lines[0]}: {name!r} is in line {lines[1]} too; keep one of them")
+
+
 def read_yaml(path):
-    """A YAML mapping. Raises UserError with the file and line of a syntax error."""
+    """A YAML mapping. Raises UserError with the file and line of a syntax error or of a key that stands twice."""
     import yaml
 
     try:
         with open(path, encoding="utf-8") as f:
-            data = yaml.safe_load(f) or {}
+            loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)(f)
+            node = loader.get_single_node()
+            _check_keys(node, path)
+            data = loader.construct_document(node) if node else None
     except FileNotFoundError:
         raise UserError(f"{path} does not exist") from None
     except UnicodeDecodeError as err:
         raise UserError(f"{path} is not UTF-8: {err}") from None
     except yaml.YAMLError as err:
         raise UserError(f"{path}: {err}") from None
-    if not isinstance(data, dict):
+    if not isinstance(data, dict | None):
         raise UserError(f"{path}: expected `key: value` lines")
-    return data
+    return data or {}
 
 
-def read_config(path, above=()):
-    """A training config; `base: other.yaml` (relative to it) is read first, then overridden.
+def merged(config, changes):
+    """A config with `changes` laid over it: keyword arguments (`*_conf`) one level deep, all else replaced."""
+    config = dict(config)
+    for key, value in changes.items():
+        deep = str(key).endswith("_conf") and isinstance(value, dict) and isinstance(config.get(key), dict)
+        config[key] = {**config[key], **value} if deep else value
+    return config
 
-    Keyword arguments (`*_conf`) are merged one level deep, all else is replaced. above: the files that led here.
-    Raises UserError for a base that leads back to the file itself.
+
+def read_based(path, merge, above=()):
+    """What a YAML file holds; `base: other.yaml` (relative to it) is read first, then `merge(base, own)`.
+
+    merge: of (mapping, mapping, path of the second). above: the files that led here. Raises UserError for a base that
+    leads back to the file itself.
     """
-    config = read_yaml(path)
-    base = config.pop("base", None)
+    data, above = read_yaml(path), (*above, os.path.abspath(path))
+    base = data.pop("base", None)
     if base is None:
-        return config
-    base, above = os.path.join(os.path.dirname(path), str(base)), (*above, os.path.abspath(path))
+        return merge({}, data, path)
+    base = os.path.join(os.path.dirname(path), str(base))
     if os.path.abspath(base) in above:
         raise UserError(f"{path}: its base {base} has this file as its base; one of them must have another or none")
-    merged = read_config(base, above)
-    for key, value in config.items():
-        if key.endswith("_conf") and isinstance(value, dict) and isinstance(merged.get(key), dict):
-            merged[key] = {**merged[key], **value}
-        else:
-            merged[key] = value
-    return merged
+    return merge(read_based(base, merge, above), data, path)
+
+
+def read_config(path):
+    """A training config of a file and of those below it (`read_based`), merged key by key (`merged`)."""
+    return read_based(path, lambda below, own, _: merged(below, own))
 
 
 def read_overrides(pairs):
@@ -63,6 +97,11 @@ def read_overrides(pairs):
         except yaml.YAMLError as err:
             raise UserError(f"override {pair!r}: the value is not YAML: {str(err).splitlines()[0]}") from None
     return found
+
+
+def option(default, text, choices=()):
+    """Field of a dataclass that a command takes as an option too: its default, help, and the words allowed."""
+    return dataclasses.field(default=default, metadata={"help": text, "choices": choices})
 
 
 KINDS = {bool: "true or false", int: "a whole number", float: "a number", str: "text", dict: "keys and values"}

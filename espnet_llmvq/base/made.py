@@ -26,6 +26,13 @@ NAME = "made.json"
 WHOLE = 64 << 20  # bytes; of a larger file only both ends are read
 END = 1 << 20
 SHOWN = 80  # characters of a value in a message
+TOOLS = "tools"  # the option that holds versions of libraries
+IGNORED = set()  # options that are not compared
+
+
+def accept_versions(accept=True):
+    """Take results as they are whatever versions of libraries made them, in this process."""
+    (IGNORED.add if accept else IGNORED.discard)(TOOLS)
 
 
 def record_file(out):
@@ -55,7 +62,7 @@ def origin(path):
         noted = json.loads(record_file(path).read_text(encoding="utf-8"))
         if not noted["complete"]:
             return None
-        options = {key: value for key, value in noted["options"].items() if key != "tools"}
+        options = {key: value for key, value in noted["options"].items() if key != TOOLS}
         made_of = [options, content(noted["inputs"]), content(noted["files"])]
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
@@ -140,7 +147,7 @@ class Made:
 
     out: file or directory, made or not. inputs: {what it is: path of a file or directory}, or paths, that its content
     follows from; one that does not exist counts as absent. options: all else that it follows from, as JSON can hold it;
-    by convention `tools` are versions of libraries.
+    `tools` are versions of libraries (`environment.versions`), which a user may accept.
     """
 
     def __init__(self, out, inputs=(), **options):
@@ -161,9 +168,9 @@ class Made:
         """What `note` was told beside inputs and options; {} if nothing is noted."""
         return (self.record() or {}).get("facts", {})
 
-    def changed(self, noted, ignore=()):
-        """In words, the first option or input that is not as `noted`; "" if none. ignore: options not compared."""
-        then, now = ({k: v for k, v in d.items() if k not in ignore} for d in (noted["options"], self.options))
+    def changed(self, noted):
+        """In words, the first option or input that is not as `noted`; "" if none."""
+        then, now = ({k: v for k, v in d.items() if k not in IGNORED} for d in (noted["options"], self.options))
         old = noted["inputs"]
         self.marks = {name: mark(path, old.get(name)) for name, path in self.inputs.items()}
         if found := first_difference(then, now):
@@ -178,7 +185,11 @@ class Made:
                 return f"{said} {'is not there' if self.marks[name] is None else 'has changed'}"
         return ""
 
-    def difference(self, ignore=()):
+    def state(self):
+        """Options and the content of inputs (dict), to compare something unfinished with."""
+        return {"options": self.options, "inputs": {name: content(mark(path)) for name, path in self.inputs.items()}}
+
+    def difference(self):
         """In words, why the result is not what inputs and options make; "" if it is."""
         if not os.path.exists(self.out):
             return f"{self.out} is not there"
@@ -191,13 +202,13 @@ class Made:
             path = os.path.join(self.out, name) if name else self.out
             if not same(old, mark(path, old, as_input=False)):
                 return f"{path} is not as it was written"
-        return self.changed(noted, ignore)
+        return self.changed(noted)
 
-    def fresh(self, ignore=()):
+    def fresh(self):
         """Whether the result is there and what inputs and options make. For cheap results: if not, make it again."""
-        return not self.difference(ignore)
+        return not self.difference()
 
-    def done(self, remedy, ignore=()):
+    def done(self, remedy):
         """Whether a costly result is there; False also for one begun. Raises UserError if it is made of something else.
 
         remedy: what to do then; {out} stands for the result.
@@ -205,7 +216,7 @@ class Made:
         if not os.path.exists(record_file(self.out)):
             return False
         noted = self.record()
-        found = self.changed(noted, ignore) if noted and not noted["complete"] else self.difference(ignore)
+        found = self.changed(noted) if noted and not noted["complete"] else self.difference()
         if found:
             raise UserError(f"{self.out} was made otherwise ({found}); {remedy.format(out=self.out)}")
         return noted["complete"]
@@ -217,18 +228,18 @@ class Made:
     def note(self, files=(), at=None, **facts):
         """Record that the result is complete. files: names in a directory that must stay as they are now.
 
-        at: where the result lies until it takes its place.
+        at: where the result is now, if it will be moved to its place with its record.
         """
-        out = at or self.out
-        names = [str(name) for name in files] if os.path.isdir(out) else [""]
-        marks = {name: mark(os.path.join(out, name) if name else out, as_input=False) for name in names}
-        self.write(out, complete=True, files=marks, facts=plain(facts))
+        at = str(at or self.out)
+        names = [str(name) for name in files] if os.path.isdir(at) else [""]
+        marks = {name: mark(os.path.join(at, name) if name else at, as_input=False) for name in names}
+        self.write(at, complete=True, files=marks, facts=plain(facts))
 
-    def write(self, out, **rest):
+    def write(self, at, **rest):
         # An input that changed while the result was made is noted as it was before, so that the change is seen.
         marks = {name: self.marks.get(name) or mark(path) for name, path in self.inputs.items()}
         noted = {"options": self.options, "inputs": marks, **rest}
-        write_text(record_file(out), json.dumps(noted, indent=1, ensure_ascii=False) + "\n")
+        write_text(record_file(at), json.dumps(noted, indent=1, ensure_ascii=False) + "\n")
 
     def forget(self):
         """Remove the record, before the result is made again: a killed making is then no result."""

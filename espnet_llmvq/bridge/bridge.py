@@ -54,7 +54,8 @@ class Bridge(torch.nn.Module):
         self.stack, self.output_scale, self.match_norm = stack, output_scale, match_norm
         width = embedding.shape[1]
         self.projector = Projector(input_size * stack, width, hidden_size, layer_norm, dropout_rate)
-        self.mean_norm = float(embedding.detach().norm(dim=-1).mean())
+        mean_norm = embedding.detach().norm(dim=-1).mean()
+        self.mean_norm = 1.0 if mean_norm.is_meta else float(mean_norm)  # of shapes alone nothing is known
 
     def project(self, x, lengths):
         """Stack and project: (B, T, input_size) -> z (B, S, D), (B,) lengths in steps."""
@@ -262,3 +263,7 @@ class SoftBridge(QuantizingBridge):
 
     def quantize(self, z):
         return self.weigh(z, hard=False)
+
+
+# By the name that a config gives: `bridge: soft`.
+BRIDGES = {"none": Bridge, "hard": HardBridge, "soft": SoftBridge}

@@ -21,9 +21,9 @@ class MadeDir(Made):
         tables = [os.path.join(source, name) for source in map(str, sources) for name in managed_files(source)]
         super().__init__(out, tables, **options, **({"audio": files_digest(audio)} if audio else {}))
 
-    def difference(self, ignore=()):
+    def difference(self):
         """As that of `Made`; sound files must be there in their length."""
-        if found := super().difference(ignore):
+        if found := super().difference():
             return found
         for name, size in self.facts().get("audio", {}).items():
             path = os.path.join(self.out, name)

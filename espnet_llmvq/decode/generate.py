@@ -99,8 +99,8 @@ def log_probability(model, prompts, texts, end=True):
         # Texts that differ in their last token alone need one pass.
         passes = {}
         which = [passes.setdefault(tuple(row[:-1].tolist()), len(passes)) for row in ids]
-        firsts = [ids[which.index(i)] for i in range(len(passes))]
-        embedded = [model.llm.get_input_embeddings()(row[:-1]).to(prompt.dtype) for row in firsts]
+        distinct = [ids[which.index(i)] for i in range(len(passes))]
+        embedded = [model.llm.get_input_embeddings()(row[:-1]).to(prompt.dtype) for row in distinct]
         inputs = pad([torch.cat([prompt[-1:], row]) for row in embedded], True)
         mask = pad([prompt.new_ones(len(prompt) + len(row), dtype=torch.long) for row in embedded], True)
         cache = read_prompts(model, prompt[None], mask[:1, : len(prompt)])
@@ -128,7 +128,7 @@ def generate(model, tokenizer, batch, num_beams=4, length_penalty=0.0):
     Returns a list of B lists of `Hypothesis`, best first. Lists may be shorter than the beam.
     """
     # The limit follows the audio, not what blank dropping left of it.
-    frame = model.speech_encoder.frame_seconds()
+    frame = model.speech_encoder.rate.seconds
     limits = [length_limit(n * frame) for n in batch["speech_lengths"].tolist()]
     return search(model, tokenizer, prompt_inputs(model, batch), limits, num_beams, length_penalty)
 

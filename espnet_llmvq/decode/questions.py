@@ -9,7 +9,7 @@ from espnet_llmvq.data.audio import SAMPLE_RATE
 from espnet_llmvq.data.questions import OPEN
 from espnet_llmvq.decode.generate import encoded, log_probability, prompt_inputs, search
 from espnet_llmvq.llm.directory import context, load_llm, load_tokenizer
-from espnet_llmvq.model.batch import SequencePreprocessor, collate
+from espnet_llmvq.model.batch import SequenceArrays, batch_of
 from espnet_llmvq.model.positions import encode_text
 from espnet_llmvq.model.speech_llm import SpeechLLM
 from espnet_llmvq.score.questions import SPEECH
@@ -32,8 +32,7 @@ def prompts_of(model, tokenizer, sequences, rooms):
 
     rooms: tokens that must fit behind each. Raises UserError for a prompt that the LLM's context cannot hold with them.
     """
-    preprocess = SequencePreprocessor(tokenizer, tokenizer.eos_token_id)
-    _, batch = collate([(s.id, preprocess(s.id, {"sequence": s.to_json()})) for s in sequences])
+    _, batch = batch_of(SequenceArrays(tokenizer), sequences)
     # Inputs are made one sequence at a time, so that the neighbours in a batch decide nothing.
     inputs = prompt_inputs(model, encoded(model, batch))
     limit = context(model.llm.config)
@@ -171,7 +170,7 @@ def load(directory, llm, device):
     if directory is None:
         tokenizer = load_tokenizer(llm)
         return LLMAlone(load_llm(llm), tokenizer.eos_token_id).to(device).eval(), tokenizer
-    from espnet_llmvq.espnet.task import load_model
+    from espnet_llmvq.model.build import load_model
 
-    model, args = load_model(directory, device)
-    return model, load_tokenizer(args.llm)
+    model, config = load_model(directory, device)
+    return model, load_tokenizer(config["llm"])

@@ -8,7 +8,6 @@ import datetime
 import logging
 import math
 import os
-import pickle
 import random
 from pathlib import Path
 
@@ -19,6 +18,7 @@ from espnet2.train.trainer import Trainer
 
 from espnet_llmvq.base.errors import UserError
 from espnet_llmvq.bridge.collapse import MARK, write_diagnostics
+from espnet_llmvq.model.checkpoint import load_weights
 
 RANDOM_STATE = "random_state"
 
@@ -45,17 +45,6 @@ def set_random_state(state):
     random.setstate((version, tuple(internal), gauss))
     if "cuda" in state and torch.cuda.is_available():
         torch.cuda.set_rng_state_all([s.cpu() for s in state["cuda"]])
-
-
-def load_weights(path, device, remedy):
-    """Read a file of `torch.save` without pickles. UserError for a damaged one: remove it, and `remedy`."""
-    try:
-        return torch.load(path, map_location=device, weights_only=True)
-    except torch.OutOfMemoryError:
-        raise
-    except (RuntimeError, EOFError, ValueError, pickle.UnpicklingError) as err:
-        what = str(err).partition("\n")[0] or type(err).__name__
-        raise UserError(f"{path}: is damaged ({what}); remove it {remedy}") from err
 
 
 def plain(value):

@@ -1,57 +1,30 @@
 """Trainings of a recipe: the config of each phase as it is trained, and what it says in the terms of a paper."""
 
-import os
-from dataclasses import dataclass
-
-from espnet_llmvq.base.config import read_config
 from espnet_llmvq.base.errors import UserError
-from espnet_llmvq.experiment.systems import Phase, plan, read_systems, split_mixture
 
 CRITERION = [["valid", "loss", "min"]]
 
 
-@dataclass(frozen=True)
-class Training:
-    """A phase, its config with bases merged and overrides laid over it, and the name of its mixture or None.
+def bridge_stack(trainings):
+    """Encoder frames per LLM position of all trainings of a bridge, 1 without any.
 
-    is_encoder: it is the training of the speech encoder, which no other phase comes before.
+    Raises UserError for trainings that differ: batches are budgeted and sequences cut by one count of positions.
     """
-
-    phase: Phase
-    config: dict
-    mixture: str
-    is_encoder: bool = False
-
-
-def read_trainings(
-    conf_dir, systems=(), seed=1, encoder=None, tag=None, overrides=None, accumulate=1, pretrained=None, layer=None
-):
-    """The `Training`s of the systems, each once and parents first, before them that of the encoder.
-
-    encoder: its config or None; tag: its directory. overrides: dict laid over every config. accumulate: see
-    `split_batches`. pretrained, layer: see `with_pretrained`. Raises UserError for unknown names, and for a learning
-    rate that ends before the training.
-    """
-    phases = plan(read_systems(conf_dir, systems, seed))
-    if encoder:
-        phases.insert(0, Phase(tag or os.path.splitext(os.path.basename(encoder))[0], encoder, None))
-    found = []
-    for phase in phases:
-        config, mixture = split_mixture(read_config(phase.config), phase.config, conf_dir)
-        config.update(overrides or {})
-        if pretrained and phase.config != encoder:
-            config = with_pretrained(config, pretrained, layer, phase.config)
-        config.setdefault("best_model_criterion", CRITERION)
-        config = split_batches(config, accumulate, phase.config)
-        check_schedule(config, phase.config)
-        found.append(Training(phase, config, mixture, phase.config == encoder))
-    return found
+    stacks = {t.where: (t.config.get("bridge_conf") or {}).get("stack", 1) for t in trainings if not t.is_encoder}
+    first = next(iter(stacks), None)
+    for where, stack in stacks.items():
+        if stack != stacks[first]:
+            raise UserError(
+                f"{first} has bridge_conf.stack {stacks[first]}, {where} has {stack}: systems of one expdir share the "
+                "count of their LLM positions; give each stack its own --expdir"
+            )
+    return stacks[first] if stacks else 1
 
 
 def with_pretrained(config, path, layer, where):
     """The config of a phase with the pretrained encoder in `path`.
 
-    where: the config's file. Raises UserError for keys that contradict it or need the CTC head that it lacks.
+    where: the config, in messages. Raises UserError for keys that contradict it or need the CTC head that it lacks.
     """
     import yaml
 
@@ -117,14 +90,30 @@ def optimizer_steps(config, batches=None):
     return config["max_epoch"] * (batches // config.get("accum_grad", 1))
 
 
-def check_schedule(config, path):
-    """Raise UserError where `onecyclelr` ends before the training: torch would stop it there."""
-    total, steps = (config.get("scheduler_conf") or {}).get("total_steps"), optimizer_steps(config)
-    if config.get("scheduler") == "onecyclelr" and None not in (total, steps) and steps > total:
+def with_schedule(config, path):
+    """The config with what `onecyclelr` needs and other keys say: `max_lr` and `total_steps` of `scheduler_conf`.
+
+    `max_lr` is `optim_conf.lr`, which torch's OneCycleLR does not read. Raises UserError where the config says
+    otherwise: another rate, or a schedule that ends before the training, where torch would stop it.
+    """
+    if config.get("scheduler") != "onecyclelr":
+        return config
+    lr, steps = (config.get("optim_conf") or {}).get("lr"), optimizer_steps(config)
+    conf = {"max_lr": lr, "total_steps": steps, **(config.get("scheduler_conf") or {})}
+    if lr is not None and conf["max_lr"] != lr:
         raise UserError(
-            f"{path}: scheduler_conf.total_steps is {total}, but training takes {steps} optimizer steps "
-            f"(max_epoch x num_iters_per_epoch / accum_grad); set it to {steps}"
+            f"{path}: scheduler_conf.max_lr is {conf['max_lr']}, but optim_conf.lr is {lr}: onecyclelr reads only the "
+            "first; leave max_lr out"
         )
+    if steps is not None and steps > conf["total_steps"]:
+        raise UserError(
+            f"{path}: scheduler_conf.total_steps is {conf['total_steps']}, but training takes {steps} optimizer steps "
+            "(max_epoch x num_iters_per_epoch / accum_grad); leave it out"
+        )
+    for key, origin in (("max_lr", "optim_conf.lr"), ("total_steps", "num_iters_per_epoch and max_epoch")):
+        if conf[key] is None:
+            raise UserError(f"{path}: onecyclelr needs scheduler_conf.{key}, or {origin} that it follows from")
+    return {**config, "scheduler_conf": conf}
 
 
 def with_defaults(config, defaults):
@@ -174,10 +163,10 @@ def describe(training, defaults, gpus=1, batches=None):
     unit = "batch_bins" if counts_positions(config) else "batch_size"
     trains, frozen = trained_parts(training)
     return {
-        "phase": training.phase.tag,
-        "config": training.phase.config,
-        "parent": training.phase.parent,
-        "mixture": training.mixture,
+        "phase": training.tag,
+        "config": training.where,
+        "parent": training.parent or None,
+        "mixture": training.mixture or None,
         "bridge": None if training.is_encoder else config["bridge"],
         "bridge_conf": {} if training.is_encoder else config["bridge_conf"],
         "model_conf": config["model_conf"],

@@ -184,6 +184,7 @@ def train(config, train_files, tokenizer_dir, out_dir, template, seed=1, ngpu=0,
     inputs["tokenizer"] = os.path.join(tokenizer_dir, "tokenizer.json")
     work = f"{out_dir.rstrip('/')}.work"
     options = {"config": dataclasses.asdict(config), "prompt": template, "seed": seed}
+    options["tools"] = versions("torch", "transformers")
     made, begun = Made(out_dir, inputs, **options), Made(work, inputs, **options)
     if made.done("delete {out} to train again, or give the former settings"):
         return False
@@ -271,7 +272,7 @@ def train(config, train_files, tokenizer_dir, out_dir, template, seed=1, ngpu=0,
     if os.path.exists(os.path.join(tokenizer_dir, SP_MODEL)):
         shutil.copy(os.path.join(tokenizer_dir, SP_MODEL), tmp)
     shutil.copy(os.path.join(work, LOG_FILE), tmp)
-    made.note(["config.json", "model.safetensors", "tokenizer.json"], at=tmp, bfloat16=bf16, **versions("transformers"))
+    made.note(["config.json", "model.safetensors", "tokenizer.json"], at=tmp, bfloat16=bf16)
     os.replace(tmp, out_dir)
     shutil.rmtree(work)
     return True

@@ -92,7 +92,7 @@ def train_tokenizer(
 
     options = {"vocab_size": vocab_size, "user_symbols": user_symbols, "seed": seed, "whole_words": whole_words}
     inputs = {f"text {i}": path for i, path in enumerate(text_files, 1)}
-    made = Made(out_dir, inputs, **options, reserved=reserved)
+    made = Made(out_dir, inputs, **options, reserved=reserved, tools=versions("sentencepiece"))
     if made.done("delete {out}, and all that was trained with it, to train again, or give the former settings"):
         return False
     lines = read_lines(text_files)
@@ -142,7 +142,7 @@ def train_tokenizer(
             f"({', '.join(sorted(cut)[:5])}); raise vocab_size or lower whole_words"
         )
     fast.save_pretrained(tmp)
-    made.note(["tokenizer.json", SP_MODEL], at=tmp, **versions("sentencepiece"))
+    made.note(["tokenizer.json", SP_MODEL], at=tmp)
     os.replace(tmp, out_dir)
     return True
 

@@ -1,28 +1,14 @@
-"""Sequences in ESPnet's dataset: the `sequence` data type, its preprocessing and its collate function."""
+"""From sequences to the arrays of a batch: tokens, layout, waveforms or cached encoder frames."""
 
 import os
 
 import numpy as np
-import scipy.fft
 import torch
-from espnet2.train.dataset import DATA_TYPES
 
 from espnet_llmvq.base.errors import UserError
 from espnet_llmvq.data.audio import SAMPLE_RATE, AudioError, read_audio
-from espnet_llmvq.model.positions import encode_text, firsts
+from espnet_llmvq.model.positions import at_start, encode_text
 from espnet_llmvq.model.speech_llm import SPEECH, TEXT
-from espnet_llmvq.sequence.sequence import Sequence, SequenceReader
-
-# Registered at import time, so that spawned DDP children and data loaders see it.
-DATA_TYPES.setdefault(
-    "sequence",
-    dict(
-        func=SequenceReader,
-        kwargs=[],
-        help="JSON lines of speech and text spans (espnet_llmvq.sequence.sequence)\n\n"
-        '   {"id": "utterance_id_a", "spans": [...]}\n   ...',
-    ),
-)
 
 
 class FrameCache:
@@ -55,18 +41,19 @@ class FrameCache:
         )
 
 
-class SequencePreprocessor:
-    """(id, {"sequence": JSON line}) -> arrays of the model's batch, for one sequence.
+class SequenceArrays:
+    """`Sequence` -> arrays of the model's batch.
 
     speech: (S,) waveforms of its speech spans joined, or (T, D) cached frames; speech_lengths (n,);
     tokens (U,); layout (K, 3) of kind, length, loss; the length of a piece of a sound file is in encoder steps.
 
+    cache: encoder frames (scp) to read instead of audio. augment: function (S,) -> (S,) laid over waveforms.
     step: samples of an encoder step. A piece is filled up with zeros to a whole number of them; without it
     pieces are refused.
     """
 
-    def __init__(self, tokenizer, eos_id, cache=None, augment=None, step=None):
-        self.tokenizer, self.eos_id = tokenizer, eos_id
+    def __init__(self, tokenizer, cache=None, augment=None, step=None):
+        self.tokenizer, self.eos_id = tokenizer, tokenizer.eos_token_id
         self.cache = FrameCache(cache) if cache else None
         self.augment, self.step = augment, step
 
@@ -114,23 +101,28 @@ class SequencePreprocessor:
             raise UserError(f"{utt}: a piece of {span.audio} cannot be read here; only whole files can")
         return -(-span.samples // self.step)
 
-    def __call__(self, utt, data):
-        seq = Sequence.from_json(data["sequence"])
+    def __call__(self, sequence, samples=None):
+        """The arrays of a sequence. samples: of each speech span, (S,) float32 at 16 kHz; None: read from its file."""
         tokens, layout = [], []
-        for span, first in zip(seq.spans, firsts(seq.spans)):
+        for span, first in zip(sequence.spans, at_start(sequence.spans)):
             if span.is_speech:
-                layout.append((SPEECH, self.steps(utt, span), 0))
+                layout.append((SPEECH, self.steps(sequence.id, span), 0))
                 continue
             ids = encode_text(self.tokenizer, span, self.eos_id, first)
             layout.append((TEXT, len(ids), int(span.loss)))
             tokens += ids
         out = {"tokens": np.array(tokens, dtype=np.int64), "layout": np.array(layout, dtype=np.int64).reshape(-1, 3)}
-        spans = [s for s in seq.spans if s.is_speech]
+        spans = [s for s in sequence.spans if s.is_speech]
         if spans:
-            waves = self.speech(utt, spans)
+            waves = self.speech(sequence.id, spans) if samples is None else samples
             out["speech"] = np.concatenate(waves).astype(np.float32)
             out["speech_lengths"] = np.array([len(w) for w in waves], dtype=np.int64)
         return out
+
+
+def batch_of(arrays, sequences):
+    """(ids, tensors) of a batch of sequences. arrays: `SequenceArrays`."""
+    return collate([(sequence.id, arrays(sequence)) for sequence in sequences])
 
 
 def collate(batch):
@@ -163,6 +155,8 @@ class Augmenter:
         self.noise_prob, self.snr_db, self.tilt = noise_prob, snr_db, tilt
 
     def __call__(self, wave):
+        import scipy.fft
+
         if np.random.rand() >= self.noise_prob:
             return wave
         # The transform of a length with large prime factors takes many times longer.

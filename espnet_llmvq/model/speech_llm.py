@@ -20,8 +20,9 @@ from espnet2.train.abs_espnet_model import AbsESPnetModel
 from espnet_llmvq.base.errors import UserError, check_name
 from espnet_llmvq.bridge.diagnostics import drift
 from espnet_llmvq.llm.directory import context
-from espnet_llmvq.llm.packing import check_no_leak, needs_gpu, pack
+from espnet_llmvq.llm.packing import check_no_leak, pack, packed_length
 from espnet_llmvq.model.alignment import ctc_loss
+from espnet_llmvq.model.checkpoint import PartialCheckpoint
 from espnet_llmvq.speech.frames import compact, merge_runs, valid_mask
 
 TEXT, SPEECH = 0, 1
@@ -42,7 +43,7 @@ class CTCHead(torch.nn.Module):
         return self.ctc_lo(F.dropout(x, self.dropout_rate, self.training))
 
 
-class SpeechLLM(AbsESPnetModel):
+class SpeechLLM(PartialCheckpoint, AbsESPnetModel):
     """Speech LLM with a bridge (arXiv 2506.05706, section 2).
 
     Args:
@@ -52,6 +53,11 @@ class SpeechLLM(AbsESPnetModel):
         llm: causal LM (transformers) or None when only the encoder trains.
         aligned_start: `AlignedStart` or None.
         eos_id: end token.
+        freeze: regular expressions; parameters whose name matches from the start do not train.
+        external: prefixes of parameters that are loaded from elsewhere (LLM directory, encoder
+            checkpoint). Frozen ones among them are left out of checkpoints.
+        autocast: run training in bfloat16 autocast.
+    Args by keyword only, the keys of `model_conf`:
         ctc_weight, start_weight, llm_weight: of the three losses, each a mean over its tokens.
         drop_blank: drop frames whose CTC blank posterior is above this before the bridge; None keeps all.
         merge_runs: replace neighbouring frames with the same best CTC token by their mean.
@@ -59,10 +65,6 @@ class SpeechLLM(AbsESPnetModel):
             again) or `separate` (each alone).
         packing: LLM positions of a row into which several sequences are packed; true: as many as the LLM's
             context holds; none: a row for each sequence.
-        freeze: regular expressions; parameters whose name matches from the start do not train.
-        sourced: prefixes of parameters that are loaded from elsewhere (LLM directory, encoder
-            checkpoint). Frozen ones among them are left out of checkpoints.
-        autocast: run training in bfloat16 autocast.
     """
 
     def __init__(
@@ -73,6 +75,10 @@ class SpeechLLM(AbsESPnetModel):
         llm,
         aligned_start,
         eos_id,
+        freeze=(),
+        external=(),
+        autocast=False,
+        *,
         ctc_weight=0.0,
         start_weight=0.0,
         llm_weight=1.0,
@@ -80,18 +86,15 @@ class SpeechLLM(AbsESPnetModel):
         merge_runs=False,
         span_encoding="concatenated",
         packing=None,
-        freeze=(),
-        sourced=(),
-        autocast=False,
     ):
         super().__init__()
         self.speech_encoder, self.ctc, self.bridge = speech_encoder, ctc, bridge
         self.llm, self.aligned_start, self.eos_id = llm, aligned_start, eos_id
         self.ctc_weight, self.start_weight, self.llm_weight = ctc_weight, start_weight, llm_weight
         self.drop_blank, self.merge_runs = drop_blank, merge_runs
-        self.autocast, self.sourced = autocast, tuple(sourced)
+        self.autocast, self.external = autocast, tuple(external)
         self.concatenate = check_name("span_encoding", span_encoding, SPAN_ENCODINGS) == "concatenated"
-        self.packing = self.row_length(packing)
+        self.packing, self.packing_checked = packed_length(packing, llm), False
         for part, weight in (("ctc", ctc_weight), ("aligned_start", start_weight), ("llm", llm_weight)):
             if weight and getattr(self, part) is None:
                 raise UserError(f"model_conf: the loss of {part} has weight {weight} but there is no {part}")
@@ -122,7 +125,7 @@ class SpeechLLM(AbsESPnetModel):
             if module is self:
                 continue
             params = list(module.parameters())
-            pretrained = isinstance(module, torch.nn.modules.batchnorm._BatchNorm) and name.startswith(self.sourced)
+            pretrained = isinstance(module, torch.nn.modules.batchnorm._BatchNorm) and name.startswith(self.external)
             if params and not any(p.requires_grad for p in params) or pretrained:
                 module.eval()
         for module in self.modules():
@@ -132,59 +135,11 @@ class SpeechLLM(AbsESPnetModel):
                 module.training = mode
         return self
 
-    def row_length(self, packing):
-        """Positions of a packed row, or None. Raises UserError for an LLM that lets packed sequences see each other."""
-        if packing is None or packing is False or self.llm is None:
-            return None
-        if packing is True:
-            packing = context(self.llm.config)
-        if type(packing) is not int or packing < 1:
-            raise UserError(f"model_conf.packing: {packing!r} must be a number of positions, true or null")
-        self.leaks_unchecked = needs_gpu(self.llm)
-        if not self.leaks_unchecked:
+    def check_packing(self):
+        """Raise UserError, once, for an LLM that lets packed sequences see each other."""
+        if not self.packing_checked:
             check_no_leak(self.llm)
-        return packing
-
-    # Checkpoints
-
-    def omitted(self):
-        """Names of tensors that checkpoints leave out: frozen and loaded from elsewhere."""
-        # A tied output layer is a second name of the embedding table, not a buffer.
-        parameters = dict(self.named_parameters(remove_duplicate=False))
-        trainable = {n for n, p in parameters.items() if p.requires_grad}
-        names = []
-        for name in super().state_dict():
-            prefix = next((s for s in self.sourced if name.startswith(s)), None)
-            # A buffer (batch statistics, say) moves only with the parameters of its part.
-            part_trains = any(n.startswith(prefix) for n in trainable) if prefix else True
-            is_buffer = name not in parameters
-            if prefix and (name not in trainable) and not (is_buffer and part_trains):
-                names.append(name)
-        return names
-
-    def state_dict(self, *args, **kwargs):
-        """The tensors a checkpoint holds: all but the `omitted` ones."""
-        state = super().state_dict(*args, **kwargs)
-        if args or kwargs.get("prefix"):
-            return state
-        for name in self.omitted():
-            del state[name]
-        return state
-
-    def load_state_dict(self, state, strict=True, assign=False):
-        """Load a checkpoint. Raises UserError that names missing and unexpected tensors.
-
-        Only the declared omissions may be missing; `strict=False` is not offered for that reason.
-        """
-        full = super().state_dict()
-        missing = [n for n in self.state_dict() if n not in state]
-        unexpected = [n for n in state if n not in full]
-        shapes = [n for n in state if n in full and state[n].shape != full[n].shape]
-        for what, names in (("missing", missing), ("unexpected", unexpected), ("of other shapes", shapes)):
-            if names:
-                shown = ", ".join(names[:8]) + (f" and {len(names) - 8} more" if len(names) > 8 else "")
-                raise UserError(f"checkpoint does not fit the model: {len(names)} tensors {what}: {shown}")
-        return super().load_state_dict(state, strict=False, assign=assign)
+            self.packing_checked = True
 
     # Speech
 
@@ -206,7 +161,7 @@ class SpeechLLM(AbsESPnetModel):
         counts = [[length for kind, length, _ in spans if kind == SPEECH] for spans in layout.tolist()]
         if speech.dim() == 3 or not any(map(any, counts)):
             return self.encode(speech, lengths)
-        step, waves, groups = self.speech_encoder.step_samples(), [], []
+        step, waves, groups = self.speech_encoder.rate.step, [], []
         spans = iter(zip(speech, lengths.tolist()))
         for sequence in counts:
             open_group = False
@@ -224,7 +179,7 @@ class SpeechLLM(AbsESPnetModel):
         totals = [len(row) for row in rows]
         for i, group in enumerate(groups):
             # Windows and convolutions need some samples after the last step to make a frame of it.
-            while sum(group) > int(self.speech_encoder.frames(totals[i])):
+            while sum(group) > int(self.speech_encoder.rate.frames(totals[i])):
                 totals[i] += step
         padded = speech.new_zeros(len(rows), max(totals))
         for i, row in enumerate(rows):
@@ -302,9 +257,7 @@ class SpeechLLM(AbsESPnetModel):
         """Next-token cross-entropy over the labelled positions: (sum, number of tokens, accuracy)."""
         pad = torch.nn.utils.rnn.pad_sequence
         if self.packing:
-            if self.leaks_unchecked:
-                check_no_leak(self.llm)
-                self.leaks_unchecked = False
+            self.check_packing()
             embeds, positions, labels = pack(inputs, labels, self.packing, IGNORE)
             where = {"position_ids": positions}
         else:

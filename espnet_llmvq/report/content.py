@@ -1,6 +1,5 @@
 """What the report shows: hypotheses scored by utterance, media, and notes on what is missing."""
 
-import json
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -9,10 +8,15 @@ from espnet_llmvq.bridge import collapse
 from espnet_llmvq.data.normalise import get_normaliser
 from espnet_llmvq.report import analysis, media, plots
 from espnet_llmvq.report.utterances import confusions, errors, make_diff, worst
+from espnet_llmvq.score import derail
 from espnet_llmvq.score.files import match_utterances, read_transcript
+from espnet_llmvq.score.rows import COMPARED, SET, read_rows
+from espnet_llmvq.score.table import Cell, Column, Row, Table
 from espnet_llmvq.score.wer import score_utterances, split_words, total
 
 TOLERANCE = 0.005  # of a rate in percent: half of its last digit as shown
+LONGEST = 300  # characters of a derailed hypothesis
+DERAILED = ("system", "set", "kind", "count", "utterances", "wer_all", "wer_without", "examples")
 
 
 @dataclass
@@ -26,12 +30,17 @@ class ScoredSet:
     scores: dict = field(default_factory=dict)  # {system: [UtteranceScore]}
 
 
+def of_sets(rows):
+    """Entries of `results.json` that are word error rates of sets."""
+    return [row for row in rows if (row["metric"], row["kind"]) == (COMPARED, SET)]
+
+
 def score_sets(systems, sets, rows, normaliser, missing):
-    """Return the ScoredSets of `sets` that can be scored; add to `missing` why others cannot.
+    """The ScoredSets of `sets` that can be scored; add to `missing` why others cannot.
 
     A set is normalised as its entries in `rows` say, else by the normaliser called `normaliser`.
     """
-    named = {r["set"]: r["normaliser"] for r in rows if r["metric"] == "wer" and r.get("normaliser")}
+    named = {r["set"]: r["normaliser"] for r in of_sets(rows) if r.get("normaliser")}
     found = []
     for s in sets:
         normalise = get_normaliser(named.get(s.name, normaliser))
@@ -57,8 +66,8 @@ def score_sets(systems, sets, rows, normaliser, missing):
 
 
 def disagreements(scored, rows):
-    """Return a sentence for each word error rate in `rows` that the hypotheses do not confirm."""
-    values = {(r["system"], r["set"]): r["value"] for r in rows if r["metric"] == "wer"}
+    """A sentence for each word error rate in `rows` that the hypotheses do not confirm."""
+    values = {(r["system"], r["set"]): r["value"] for r in of_sets(rows)}
     found = []
     for s in scored:
         for system, scores in s.scores.items():
@@ -66,13 +75,13 @@ def disagreements(scored, rows):
             if isinstance(value, (int, float)) and abs(value - wer) > TOLERANCE:
                 found.append(
                     f"{system} on {s.name}: the hypotheses have a word error rate of {wer:.2f}, "
-                    f"results.json says {value:.2f}. Score again (stage 13)."
+                    f"results.json says {value:.2f}. Score again."
                 )
     return found
 
 
 def error_rows(scored, labels):
-    """Return the rows of the error breakdown: counts, rates, and a bar on a common scale.
+    """The rows of the error breakdown: counts, rates, and a bar on a common scale.
 
     The scale ends at 100 %, as that of the forest plot does.
     """
@@ -98,7 +107,7 @@ def error_rows(scored, labels):
 
 
 def confusion_lists(scored, labels, count):
-    """Return [(system label, confusions over all sets)]."""
+    """[(system label, confusions over all sets)]."""
     together = {}
     for s in scored:
         for system, scores in s.scores.items():
@@ -107,7 +116,7 @@ def confusion_lists(scored, labels, count):
 
 
 def worst_utterances(scored, labels, count, budget, missing):
-    """Return [(set name, [utterance])] of the worst utterances, with diffs and audio."""
+    """[(set name, [utterance])] of the worst utterances, with diffs and audio."""
     found = []
     for s in scored:
         locations, silent = {}, None
@@ -145,7 +154,7 @@ def worst_utterances(scored, labels, count, budget, missing):
 
 
 def _audio(utt, name, locations, silent, budget, missing):
-    """Return {"audio": data URI or None, "silent": why there is none}."""
+    """{"audio": data URI or None, "silent": why there is none}."""
     if silent:
         return {"audio": None, "silent": silent}
     try:
@@ -160,7 +169,7 @@ def _audio(utt, name, locations, silent, budget, missing):
 
 
 def read_analysis(exp_dir, results_dir, labels, missing):
-    """Return the analysis as {"utterances", "tables"} or None, and sentences on collapsed bridges.
+    """The analysis as {"utterances", "tables"} or None, and sentences on collapsed bridges.
 
     Sentences come from the trainings under `exp_dir` and from the analysis. labels: {system: label}.
     """
@@ -174,10 +183,10 @@ def read_analysis(exp_dir, results_dir, labels, missing):
     try:
         made = analysis.read(path)
         if made is None:
-            missing.append(f"Analysis (stage 14): {path} is not there.")
+            missing.append(f"Analysis: {path} is not there.")
         else:
             collapses += made["warnings"]
-            tables = analysis.grids(made["rows"], {**made["labels"], **labels})
+            tables = analysis.tables(made["rows"], {**made["labels"], **labels})
             found = {"utterances": made["utterances"], "tables": tables}
     except UserError as err:
         missing.append(f"Analysis: {err}")
@@ -185,7 +194,7 @@ def read_analysis(exp_dir, results_dir, labels, missing):
 
 
 def figures(results_dir, budget):
-    """Return [(caption, data URI)] of the figures of stage 14."""
+    """[(caption, data URI)] of the figures of the analysis."""
     found = []
     for path in media.find_figures(results_dir):
         text = media.caption(path, results_dir)
@@ -195,22 +204,56 @@ def figures(results_dir, budget):
     return found
 
 
-def read_derailments(path):
-    """Return the derailment audit as {"header", "rows"}, {"text"} if not a flat list, or None.
+def derailments(path, scored, labels):
+    """The derailments of `derailments.json`: (Table of systems by sets, [(label, Table of kinds, examples)]).
 
-    Raises UserError if the file is not JSON.
+    An example is (kinds, set, utterance, reference, hypothesis), raw texts; those of sets in `scored` are found. Raises
+    UserError for a file that is not there or not what scoring writes.
     """
-    if not Path(path).is_file():
-        return None
-    try:
-        audit = json.loads(Path(path).read_text(encoding="utf-8"))
-    except ValueError:
-        raise UserError(f"{path}: not JSON; score again (stage 13)") from None
-    flat = isinstance(audit, list) and audit
-    flat = flat and all(
-        isinstance(entry, dict) and not any(isinstance(v, (dict, list)) for v in entry.values()) for entry in audit
-    )
-    if not flat:
-        return {"text": json.dumps(audit, indent=1, ensure_ascii=False)}
-    header = list(dict.fromkeys(key for entry in audit for key in entry))
-    return {"header": header, "rows": [[entry.get(key) for key in header] for entry in audit]}
+    rows = read_rows(path, DERAILED)
+    index = {(r["system"], r["set"], r["kind"]): r for r in rows}
+    systems, sets = (list(dict.fromkeys(r[key] for r in rows)) for key in ("system", "set"))
+    columns = [Column(name, kind=SET, name=name) for name in sets]
+    lines = [
+        Row(labels.get(s, s), [Cell((index.get((s, name, "any")) or {}).get("count"), form="d") for name in sets], s)
+        for s in systems
+    ]
+    texts, details = {s.name: s for s in scored}, []
+    headings = [*derail.KINDS, "any", "utterances", "WER", "WER without any"]
+    for system in systems:
+        kinds, examples = [], {}
+        for name in sets:
+            whole = index.get((system, name, "any"))
+            if not (whole and whole["count"]):
+                continue
+            counts = [Cell(index[system, name, kind]["count"], form="d") for kind in [*derail.KINDS, "any"]]
+            counts.append(Cell(whole["utterances"], form="d"))
+            kinds.append(Row(name, [*counts, Cell(whole["wer_all"]), Cell(whole["wer_without"])], name))
+            for kind in derail.KINDS:
+                for utt in index[system, name, kind]["examples"]:
+                    examples.setdefault((name, utt), []).append(kind)
+        if kinds:
+            found = []
+            for (name, utt), kinds_of in examples.items():
+                hyps = texts[name].hyps.get(system, {}) if name in texts else {}
+                if utt in hyps:
+                    found.append((kinds_of, name, utt, texts[name].refs[utt], shorten(hyps[utt])))
+            table = Table("", [Column(heading) for heading in headings], kinds, first="set")
+            details.append((labels.get(system, system), table, found))
+    return Table("Derailed utterances", columns, lines), details
+
+
+def shorten(text):
+    """A text of at most LONGEST characters, what is left out said behind it."""
+    return text if len(text) <= LONGEST else f"{text[:LONGEST]} … ({len(text) - LONGEST} more characters)"
+
+
+def environment(markdown):
+    """[(name, value)] of the list under "## Environment" in RESULTS.md."""
+    _, _, section = f"\n{markdown}".partition("\n## Environment\n")
+    facts = []
+    for line in section.partition("\n## ")[0].splitlines():
+        name, colon, value = line.removeprefix("- ").partition(": ")
+        if line.startswith("- ") and colon:
+            facts.append((name, value))
+    return facts

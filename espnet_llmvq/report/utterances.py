@@ -7,12 +7,12 @@ MAX_PAIRS = 250  # words of a diff; a hypothesis that loops can have thousands
 
 
 def errors(score):
-    """Return the number of word errors of an UtteranceScore."""
+    """The number of word errors of an UtteranceScore."""
     return sum(pair[0] != "=" for pair in score.pairs)
 
 
 def worst(scores, count):
-    """Return {utterance: systems among whose `count` worst it is}.
+    """{utterance: systems among whose `count` worst it is}.
 
     Ordered by the most errors that any system has in it.
 
@@ -32,7 +32,7 @@ def worst(scores, count):
 
 
 def confusions(scores, count):
-    """Return the most frequent errors of UtteranceScores: {op: [(ref word, hyp word, times)]}.
+    """The most frequent errors of UtteranceScores: {op: [(ref word, hyp word, times)]}.
 
     At most `count` of each of "S", "D" and "I"; equally frequent ones in alphabetical order.
     """
@@ -55,7 +55,7 @@ def _spoken(op, ref, hyp):
 
 
 def make_diff(score):
-    """Return the Diff of an UtteranceScore, with at most MAX_PAIRS words of it."""
+    """The Diff of an UtteranceScore, with at most MAX_PAIRS words of it."""
     shown = score.pairs[:MAX_PAIRS]
     wrong = [_spoken(*pair) for pair in shown if pair[0] != "="]
     return Diff(shown, len(score.pairs) - len(shown), "; ".join(wrong) or "no errors")

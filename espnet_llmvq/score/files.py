@@ -6,45 +6,38 @@ for instead (`Rules`), it is told in `notes`, to be printed with the result.
 
 import json
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 
+from espnet_llmvq.base.config import option
 from espnet_llmvq.base.errors import UserError, check_name, nearest
-
-TREATMENTS = {
-    "missing": ("error", "empty"),
-    "extra": ("error", "drop"),
-    "duplicate": ("error", "first", "last"),
-    "empty_hyp": ("error", "keep"),
-    "empty_ref": ("error", "keep", "drop"),
-    "unmapped": ("error", "own"),
-    "entity_absent": ("error", "drop"),
-}
 
 
 @dataclass(frozen=True)
 class Rules:
-    """What is done with bad input: one of TREATMENTS for each field, and the encoding of files.
+    """What is done with bad input, and the encoding of files. Raises UserError for a treatment that there is not."""
 
-    missing: an utterance without a hypothesis; "empty" counts its words as deletions.
-    extra: a hypothesis without a reference. duplicate: an utterance given twice in a file.
-    empty_hyp, empty_ref: no words after normalisation. "keep" scores them: deletions or insertions.
-    unmapped: an utterance without a speaker; "own" makes it a speaker of its own.
-    entity_absent: an annotated entity that its raw reference does not hold; "drop" leaves it out.
-    """
-
-    missing: str = "error"
-    extra: str = "error"
-    duplicate: str = "error"
-    empty_hyp: str = "error"
-    empty_ref: str = "error"
-    unmapped: str = "error"
-    entity_absent: str = "error"
-    encoding: str = "utf-8"
+    missing: str = option("error", "utterance without a hypothesis; empty: its words are deletions", ("error", "empty"))
+    extra: str = option("error", "hypothesis without a reference; drop: left out", ("error", "drop"))
+    duplicate: str = option(
+        "error", "utterance given twice in a file; first or last: that line counts", ("error", "first", "last")
+    )
+    empty_hyp: str = option(
+        "error", "hypothesis without words; keep: the reference's words are deletions", ("error", "keep")
+    )
+    empty_ref: str = option(
+        "error", "reference without words; keep: what is said is insertions; drop: left out", ("error", "keep", "drop")
+    )
+    unmapped: str = option("error", "utterance without a speaker; own: a speaker of its own", ("error", "own"))
+    entity_absent: str = option(
+        "error", "entity that its raw reference does not hold; drop: left out", ("error", "drop")
+    )
+    encoding: str = option("utf-8", "of references and hypotheses")
 
     def __post_init__(self):
-        for name, allowed in TREATMENTS.items():
-            check_name(f"value of --{name}", getattr(self, name), allowed)
+        for field in fields(self):
+            if allowed := field.metadata["choices"]:
+                check_name(f"value of --{field.name}", getattr(self, field.name), allowed)
         try:
             "".encode(self.encoding)
         except LookupError:

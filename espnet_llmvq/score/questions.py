@@ -16,13 +16,17 @@ from espnet_llmvq.data.questions import MULTIPLE_CHOICE, OPEN
 from espnet_llmvq.score import stats
 from espnet_llmvq.score.files import read_lines
 from espnet_llmvq.score.measure import ratio
+from espnet_llmvq.score.rows import SET
 from espnet_llmvq.score.table import number
 
 ANSWERS = "answers.jsonl"
 TEXT, SPEECH, GAP = "text", "speech", "gap"
-_NAMES = {"mc": "multiple choice", "sqa_exact": "open questions, exact", "sqa_contained": "open questions, contained"}
-_FORMS = {TEXT: "in writing (%)", SPEECH: "spoken (%)", GAP: "spoken - in writing (points)"}
-TITLES = {f"{m}_{f}": f"Accuracy, {name}, {form}" for m, name in _NAMES.items() for f, form in _FORMS.items()}
+# prefix of the metrics, what they are of, {metric: what stands before the headings of its columns}
+QUESTIONS = (
+    ("mc", "multiple choice of four, chance is 25 %", {"mc": ""}),
+    ("sqa", "open questions", {"sqa_exact": "exact: ", "sqa_contained": "contained: "}),
+)
+QUESTION_METRICS = [f"{metric}_{form}" for *_, m in QUESTIONS for metric in m for form in (TEXT, SPEECH, GAP)]
 
 
 @dataclass(frozen=True)
@@ -40,7 +44,7 @@ def contains(words, run):
 
 
 def read_answers(path, normaliser="basic"):
-    """Return the Answers of a file ANSWERS in a directory KIND_NAME. UserError with file and line."""
+    """The Answers of a file ANSWERS in a directory KIND_NAME. UserError with file and line."""
     kind, normalise = path.parent.name.partition("_")[0], get_normaliser(normaliser)
     right, asked = {}, {}
     for line_number, line in read_lines(path):
@@ -58,7 +62,7 @@ def read_answers(path, normaliser="basic"):
                     found["sqa_contained", form] = any(contains(said, answer) for answer in accepted)
             key = entry["id"]
         except (ValueError, KeyError, TypeError, AttributeError) as err:
-            raise UserError(f"{path}:{line_number}: not an answer ({err}); ask again (stage 12)") from None
+            raise UserError(f"{path}:{line_number}: not an answer ({err}); ask again") from None
         if kind == OPEN and not all(accepted):
             raise UserError(
                 f"{path}:{line_number}: {key}: an answer has no words with the normaliser {normaliser}: "
@@ -68,7 +72,7 @@ def read_answers(path, normaliser="basic"):
         for name, value in found.items():
             right.setdefault(name, []).append(value)
     if not asked or any(len(values) != len(asked) for values in right.values()):
-        raise UserError(f"{path}: not complete; ask again (stage 12)")
+        raise UserError(f"{path}: not complete; ask again")
     table = {}
     for (metric, form), values in right.items():
         table.setdefault(metric, {})[form] = np.array(values, dtype=np.float64)
@@ -92,15 +96,13 @@ def find_answers(directories, normaliser="basic"):
                 for other, known in others.items():
                     if known.asked != answers.asked or known.options != answers.options:
                         what = "questions" if known.asked != answers.asked else "options"
-                        raise UserError(
-                            f"{path}: made with other {what} than that of {other}; ask both again (stage 12)"
-                        )
+                        raise UserError(f"{path}: made with other {what} than that of {other}; ask both again")
                 others[system] = answers
     return found
 
 
 def estimates(right, replicates, seed, stratum):
-    """Return {form: (Estimate in percent, right answers, questions)} of {form: (N,)}, with GAP where both forms are.
+    """{form: (Estimate in percent, right answers, questions)} of {form: (N,)}, with GAP where both forms are.
 
     The forms of a question are drawn together, so the gap (speech - text) is paired.
     """
@@ -115,21 +117,22 @@ def estimates(right, replicates, seed, stratum):
     return found
 
 
-def question_rows(found, normaliser, seed, replicates, draw_seed, confidence):
-    """Return entries for `results.json`: metrics such as mc_text, mc_speech and mc_gap, in percent and points.
+def question_rows(found, normaliser, seed, statistics):
+    """Entries for `results.json`: metrics such as mc_text, mc_speech and mc_gap, in percent and points.
 
-    found: of `find_answers`. `utterances` are questions.
+    found: of `find_answers`. statistics: `Statistics`. `utterances` are questions.
     """
     rows = []
     for (kind, name), systems in found.items():
         for system, answers in systems.items():
             for metric, right in answers.right.items():
-                told = estimates(right, replicates, draw_seed, f"{kind} {name}")
-                for form, (estimate, count, of) in told.items():
-                    low, high = stats.interval(estimate, confidence, skewed=form != GAP)
+                forms = estimates(right, statistics.replicates, statistics.draw_seed, f"{kind} {name}")
+                for form, (estimate, count, of) in forms.items():
+                    low, high = stats.interval(estimate, statistics.confidence, skewed=form != GAP)
                     rows.append(
                         {
                             "system": system,
+                            "kind": SET,
                             "set": name,
                             "domain": "",
                             "metric": f"{metric}_{form}",

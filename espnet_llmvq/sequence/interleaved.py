@@ -3,7 +3,7 @@
 import hashlib
 from dataclasses import dataclass
 
-from espnet_llmvq.base.config import from_mapping, read_overrides, read_yaml
+from espnet_llmvq.base.config import from_mapping, read_overrides
 from espnet_llmvq.base.errors import UserError, check_name
 from espnet_llmvq.sequence.sequence import Sequence, Span
 from espnet_llmvq.sequence.units import Dropped, piece, segments, timed_words
@@ -62,11 +62,11 @@ class Interleaving:
                 raise UserError(f"{key} is '', which is no token; null for none")
 
     @classmethod
-    def read(cls, path=None, overrides=()):
-        """From a YAML file, or the defaults without one, with ["key=value", ...] laid over it. Raises UserError."""
+    def read(cls, values, overrides=(), where="config"):
+        """From a mapping, with ["key=value", ...] laid over it. Raises UserError."""
         changed = read_overrides(overrides)
         from_mapping(cls, changed, "--override")
-        return from_mapping(cls, {**(read_yaml(path) if path else {}), **changed}, path or "config")
+        return from_mapping(cls, {**values, **changed}, where)
 
     def level_of(self, utt):
         """`word` or `segment`, for one utterance."""

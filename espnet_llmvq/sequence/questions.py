@@ -49,8 +49,8 @@ class MultipleChoice:
 
     def answers(self, question):
         """The four answers, as they are tokenised after the prompt."""
-        lead = prompt.lead(self.prompt, prompt.TRANSCRIPT)
-        return [lead + text for text in (LETTERS if self.answer == "letter" else question.choices)]
+        separator = prompt.separator(self.prompt, prompt.TRANSCRIPT)
+        return [separator + text for text in (LETTERS if self.answer == "letter" else question.choices)]
 
 
 @dataclass(frozen=True)
@@ -87,7 +87,7 @@ def _spans(question, span, options, answer):
         elif span.is_speech:
             spans.append(span)
         else:
-            spans.append(Span(text=prompt.lead(options.prompt, prompt.SPEECH) + span.text))
+            spans.append(Span(text=prompt.separator(options.prompt, prompt.SPEECH) + span.text))
     return spans
 
 
@@ -110,3 +110,22 @@ def open_sequence(question, samples, options):
     else:
         made = asr_sequence(question.id, question.wav, samples, "", options.prompt)
     return Sequence(question.id, made.prompt)
+
+
+def split_examples(questions, examples, shots, path):
+    """(questions to score, examples before each of them). Without examples the first questions are.
+
+    Raises UserError if too few are left of either, or one is both.
+    """
+    if examples is None:
+        questions, examples = questions[shots:], questions[:shots]
+    shown = {q.id for q in examples} | {(q.question, q.choices) for q in examples}
+    both = [q.id for q in questions if q.id in shown or (q.question, q.choices) in shown]
+    if both:
+        raise UserError(f"{path}: {both[0]} is an example and is asked too; take it out of one of the files")
+    if len(examples) < shots or not questions:
+        raise UserError(
+            f"{path}: {len(examples)} examples and {len(questions)} questions to ask, but shots is {shots}; give more "
+            "questions, more --question_examples or fewer shots"
+        )
+    return questions, examples[:shots]

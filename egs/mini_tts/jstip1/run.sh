@@ -20,6 +20,7 @@ opts=(
     --mixture_positions 410000
     --questions "mc=data/questions/mc.jsonl sqa=data/questions/sqa.jsonl"
     --questions_config conf/questions.yaml
+    --lm_config conf/lm.yaml
     --lm_train_text data/lm/train.txt
     # Without the names of the domain: a piece that training speech never has cannot be recognised.
     --tokenizer_text data/lm/tokenizer.txt

@@ -11,7 +11,7 @@ from espnet_llmvq.cli.parser import Parser, positive
 BUILDERS = ("asr", "interleaved", "text", "qa", "qa_text")
 NEEDED = {
     "asr": ("data_dir", "prompt"),
-    "interleaved": ("data_dir", "ctm", "encoder_config"),
+    "interleaved": ("data_dir", "ctm", "form", "encoder_config"),
     "text": ("text",),
     "qa": ("data_dir", "prompt", "answers"),
     "qa_text": ("data_dir", "prompt", "answers"),
@@ -40,9 +40,10 @@ def get_parser():
         'Transcribe." (asr, qa)',
     )
     parser.add_argument("--ctm", help="word times of DATA_DIR (interleaved)")
-    parser.add_argument("--config", help="how to interleave, YAML; keys in docs/config.md (interleaved)")
+    parser.add_argument("--cards", default="conf/systems.yaml", help="file of --form (interleaved)")
+    parser.add_argument("--form", help="how to interleave, an entry of the section interleave of --cards (interleaved)")
     parser.add_argument(
-        "--override", action="append", default=[], help="key=value laid over --config, repeated (interleaved)"
+        "--override", action="append", default=[], help="key=value laid over --form, repeated (interleaved)"
     )
     parser.add_argument("--text", help="plain text, a document a line (text)")
     parser.add_argument("--answers", help="file of lines `<utt> <answer>` (qa)")
@@ -60,11 +61,13 @@ def get_parser():
 def interleaved(args, dropped, step, made):
     """Sequences of the aligned utterances of a data directory; `made` collects them with their units."""
     from espnet_llmvq.align.ctm import read_ctm
+    from espnet_llmvq.experiment.cards import read_cards
+    from espnet_llmvq.experiment.systems import read_interleaving
     from espnet_llmvq.sequence.corpus import NO_ALIGNMENT, joined
-    from espnet_llmvq.sequence.interleaved import Interleaving, interleave
+    from espnet_llmvq.sequence.interleaved import interleave
     from espnet_llmvq.sequence.units import Dropped
 
-    options = Interleaving.read(args.config, args.override)
+    options = read_interleaving(read_cards(args.cards), args.form, args.override)
     rows = joined(args.data_dir, read_ctm(args.ctm), NO_ALIGNMENT, dropped, step)
     for utt, audio, samples, text, words in rows:
         try:
@@ -149,11 +152,10 @@ def main(argv=None):
             raise UserError(f"--builder {args.builder} needs --{name}" + " with --context" * (name == "llm"))
     dropped, made, step, config = {}, {}, 1, {}
     if args.encoder_config:
-        from espnet_llmvq.model.positions import encoder_shape
-        from espnet_llmvq.speech.frame_rate import step_samples
+        from espnet_llmvq.speech.frame_rate import FrameRate
 
         config = read_config(args.encoder_config)
-        step = step_samples(*encoder_shape(config))
+        step = FrameRate(config).step
     sequences = build(args, dropped, step, made)
     if args.context is not None:
         from espnet_llmvq.llm.directory import context_of, load_tokenizer
@@ -164,9 +166,9 @@ def main(argv=None):
             return Positions(load_tokenizer(args.llm), config, args.bridge_stack)
 
         limit = context_of(args.llm) if args.context == "llm" else args.context
-        most = Positions(None, config, args.bridge_stack).most
+        upper_bound = Positions(None, config, args.bridge_stack).upper_bound
         if limit is not None:
-            sequences = within(sequences, lambda seq: exact()(seq), most, limit, dropped)
+            sequences = within(sequences, lambda seq: exact()(seq), upper_bound, limit, dropped)
     n = write_sequences(args.out, sequences)
     listing = f"{args.out}.dropped.tsv"
     if dropped:
