@@ -12,6 +12,7 @@ import pytest
 from espnet_llmvq import __main__ as llmvq
 from espnet_llmvq import __version__
 from espnet_llmvq.base.errors import UserError
+from espnet_llmvq.cli import completion
 from espnet_llmvq.cli.parser import Parser, run
 
 
@@ -48,23 +49,12 @@ print(json.dumps(helps))
 """
 
 
-class Parsed(Exception):
-    """Raised in place of parsing, to leave a command's main() with its parser."""
-
-
 def main_of(command):
-    module = os.path.relpath(llmvq.module_file(command.split()), llmvq.CLI).replace(os.sep, ".")
-    return importlib.import_module(f"espnet_llmvq.cli.{module}").main
+    return importlib.import_module(llmvq.module_name(command.split())).main
 
 
 def parser_of(command):
-    def leave(parser, args=None, namespace=None):
-        raise Parsed(parser)
-
-    with pytest.MonkeyPatch.context() as patch, pytest.raises(Parsed) as parsed:
-        patch.setattr(Parser, "parse_args", leave)
-        main_of(command)([])
-    return parsed.value.args[0]
+    return completion.parser_of(main_of(command))
 
 
 @pytest.fixture(scope="module")
@@ -135,6 +125,55 @@ def test_groups_list_their_commands(capsys):
     with pytest.raises(SystemExit) as exit_:
         llmvq.main(["data"])
     assert exit_.value.code == 2
+
+
+@pytest.fixture(scope="module")
+def complete(tmp_path_factory):
+    """Function: what bash offers behind a line that was typed."""
+    room = tmp_path_factory.mktemp("bash")
+    (room / "file.txt").touch()
+    script = subprocess.run(
+        [sys.executable, "-m", "espnet_llmvq", "completion", "bash"], capture_output=True, text=True
+    )
+    ask = """
+    COMP_WORDS=("$@") COMP_CWORD=$(($# - 1))
+    _llmvq
+    printf '%s\\n' "${COMPREPLY[@]}"
+    complete -p llmvq >&2
+    """
+
+    def offered(line):
+        words = ["llmvq", *line.split(" ")]
+        done = subprocess.run(
+            ["bash", "-eu", "-c", script.stdout + ask, "bash", *words], capture_output=True, text=True, cwd=room
+        )
+        assert done.returncode == 0 and done.stderr == "complete -o default -F _llmvq llmvq\n", done.stderr
+        return done.stdout.split()
+
+    return offered
+
+
+@pytest.mark.parametrize(
+    "line, words",
+    [
+        ("da", ["data"]),
+        ("data f", ["filter", "fix", "format"]),
+        ("data import --h", ["--help", "--held_out"]),
+        ("data format --audio_format ", ["wav", "flac"]),
+        ("data format --audio_format wav --r", ["--rate"]),
+        ("data format src --n", ["--nj"]),
+        ("data format sr", []),  # a file's name then
+        ("--v", ["--version"]),
+        ("nonsense x", []),
+    ],
+)
+def test_bash_completes_commands_options_and_values(complete, line, words):
+    assert complete(line) == words
+
+
+def test_bash_knows_every_command(complete):
+    tops = set(complete("")) - {"--help", "--version"}
+    assert tops == {command.split()[0] for command in COMMANDS}
 
 
 def test_version(capsys):

@@ -136,10 +136,10 @@ def _blocks(f, path, first, stop, size=1 << 20):
 
     at = first
     try:
-        if f.seekable():
-            f.seek(first)
-        else:  # some codecs can only be read from the beginning
+        if not f.seekable():  # some codecs can only be read from the beginning
             at = 0
+        elif first or f.format == "MP3":  # which decodes a little otherwise where it was not searched before
+            f.seek(first)
         while at < stop:
             x = f.read(min(size, stop - at), dtype="float32", always_2d=True)
             if not len(x):
