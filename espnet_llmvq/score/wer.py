@@ -26,7 +26,7 @@ class UtteranceScore:
 
 @dataclass(frozen=True)
 class Score:
-    """Counts summed over a set; `wer` and `cer` are in percent."""
+    """Counts summed over a set; `wer` is in percent."""
 
     utterances: int
     words: int
@@ -39,23 +39,6 @@ class Score:
     @property
     def wer(self):
         return 100 * (self.substitutions + self.deletions + self.insertions) / self.words
-
-    @property
-    def cer(self):
-        return 100 * self.char_errors / self.chars
-
-    def as_dict(self):
-        """The counts and rates under their usual short names, rates to 4 decimals."""
-        return {
-            "wer": round(self.wer, 4),
-            "cer": round(self.cer, 4),
-            "sub": self.substitutions,
-            "del": self.deletions,
-            "ins": self.insertions,
-            "words": self.words,
-            "utterances": self.utterances,
-            "chars": self.chars,
-        }
 
 
 def _pairs(ref, hyp, chunks):
