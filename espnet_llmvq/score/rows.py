@@ -30,9 +30,16 @@ def read_rows(path, needed=NEEDED):
         raise UserError(f"{path}: not JSON; score again") from None
     if not isinstance(rows, list) or not rows:
         raise UserError(f"{path}: not a list of results; score again")
+    seen = {}
     for i, row in enumerate(rows, 1):
         if not isinstance(row, dict) or not all(key in row for key in needed):
             raise UserError(f"{path}: entry {i} lacks one of {', '.join(needed)}; score again")
+        if needed == NEEDED:
+            first = seen.setdefault(tuple(row[key] for key in ("system", "kind", "set", "metric")), i)
+            if first != i:
+                raise UserError(
+                    f"{path}: entries {first} and {i} are of one system, set and metric; keep one in a file"
+                )
     return rows
 
 
