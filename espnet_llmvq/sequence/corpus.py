@@ -58,7 +58,8 @@ def documents(path, dropped):
 def within(sequences, positions, upper_bound, context, dropped):
     """Yield sequences of at most `context` LLM positions; the others are added to `dropped`.
 
-    positions: function from a sequence to its positions. upper_bound: to no fewer, or None; what fits by it is not counted.
+    positions: function from a sequence to its positions. upper_bound: to no fewer, or None; what fits by it is not
+        counted.
     """
     for seq in sequences:
         n = upper_bound(seq)
