@@ -9,8 +9,9 @@ import torch
 from espnet_llmvq.base.errors import UserError
 from espnet_llmvq.bridge.bridge import Bridge
 from espnet_llmvq.model.alignment import AlignedStart
+from espnet_llmvq.model.ctc import CTCHead
 from espnet_llmvq.model.losses import PAD, SPEECH
-from espnet_llmvq.model.speech_llm import CTCHead, SpeechLLM
+from espnet_llmvq.model.speech_llm import SpeechLLM
 
 WIDTH, TEMPERATURE = 5, 0.2
 

@@ -8,8 +8,9 @@ import torch
 from espnet_llmvq.base.errors import UserError
 from espnet_llmvq.bridge.bridge import Bridge, SoftBridge
 from espnet_llmvq.llm.directory import load_llm
+from espnet_llmvq.model.ctc import CTCHead
 from espnet_llmvq.model.losses import IGNORE, PAD, SPEECH, assemble
-from espnet_llmvq.model.speech_llm import CTCHead, SpeechLLM
+from espnet_llmvq.model.speech_llm import SpeechLLM
 
 WIDTH, EOS, BLANK = 6, 2, 4
 T, S = 0, 1  # kinds of spans

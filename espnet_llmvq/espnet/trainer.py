@@ -19,7 +19,7 @@ from espnet2.train.trainer import Trainer
 from espnet_llmvq.base.errors import UserError
 from espnet_llmvq.bridge.collapse import MARK, write_diagnostics
 from espnet_llmvq.model.checkpoint import load_weights
-from espnet_llmvq.model.speech_llm import COUNT
+from espnet_llmvq.model.losses import COUNT
 
 RANDOM_STATE = "random_state"
 
@@ -140,11 +140,11 @@ class SpeechLLMTrainer(Trainer):
         if "bridge_steps" not in means:  # a phase that does not run the bridge
             return
         bridge = getattr(model, "module", model).bridge
-        found = bridge.collapses(means)
-        for text in found:
-            logging.warning(f"{MARK}: {text}")
+        warnings = bridge.collapse_warnings(means)
+        for warning in warnings:
+            logging.warning(f"{MARK}: {warning}")
         means = {name: value for name, value in means.items() if math.isfinite(value)}
-        write_diagnostics(options.output_dir, reporter.get_epoch(), means, found)
+        write_diagnostics(options.output_dir, reporter.get_epoch(), means, warnings)
 
     @staticmethod
     def resume(checkpoint, model, reporter, optimizers, schedulers, scaler, ngpu=0, strict=True):

@@ -8,7 +8,7 @@ import torch
 
 from espnet_llmvq.base.errors import check_name
 from espnet_llmvq.bridge.quantizer import cosine
-from espnet_llmvq.model.losses import ctc_loss
+from espnet_llmvq.model.ctc import ctc_loss
 
 
 class AlignedStart(torch.nn.Module):

@@ -1,4 +1,4 @@
-"""The inputs of the LLM in the order of a sequence, and the losses: next token, CTC.
+"""The inputs of the LLM in the order of a sequence, its next-token loss, and the means of several losses.
 
 A batch of B sequences: tokens (B, U) are token ids, with SPEECH where a speech span stands and PAD behind the end;
 labels (B, U) are the ids that are learnt, IGNORE elsewhere.
@@ -13,6 +13,8 @@ from espnet_llmvq.llm.packing import pack
 
 SPEECH, PAD = -1, -2  # in tokens; ids are 0 and more
 IGNORE = -100  # in labels
+# Of a statistic: the number of tokens that loss NAME is a mean over. There with several losses only.
+COUNT = "count_"
 
 
 def assemble(embed, tokens, labels, steps=None, step_lengths=None):
@@ -70,23 +72,6 @@ def next_token_loss(llm, inputs, labels, packing=None):
     return loss, int(chosen.sum()), accuracy
 
 
-def ctc_targets(tokens, labels, eos_id):
-    """Transcripts for CTC: the tokens with loss, without the end token. (B, U), (B, U) -> ((B, W), (B,))."""
-    rows = [row[(row >= 0) & (wanted != IGNORE) & (row != eos_id)] for row, wanted in zip(tokens, labels)]
-    lengths = torch.tensor([len(row) for row in rows], device=tokens.device)
-    return torch.nn.utils.rnn.pad_sequence(rows, True), lengths
-
-
-def ctc_loss(logits, lengths, targets, target_lengths, blank):
-    """CTC negative log-likelihood, summed over the batch, in float32.
-
-    logits (B, T, V), lengths (B,), targets (B, W), target_lengths (B,). An utterance that is too short for
-    its target counts as zero.
-    """
-    log_probs = logits.float().log_softmax(-1).transpose(0, 1)
-    return F.ctc_loss(log_probs, targets, lengths, target_lengths, blank, reduction="sum", zero_infinity=True)
-
-
 def global_counts(counts, device):
     """{name: count} summed over the processes of a distributed training."""
     if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
@@ -94,3 +79,17 @@ def global_counts(counts, device):
     total = torch.tensor(list(counts.values()), dtype=torch.float64, device=device)
     torch.distributed.all_reduce(total)
     return dict(zip(counts, total.tolist()))
+
+
+def weighed(losses, weight, device):
+    """({name: mean}, {name: count}) of {name: (sum, count)}; counts of several losses only.
+
+    Processes of a distributed training average what they return by `weight`. With several losses each mean is
+    scaled so that this average is the sum over all processes by the count over all processes.
+    Batches whose gradients are accumulated count alike in ESPnet, whatever is in them.
+    """
+    if len(losses) < 2:
+        return {name: loss / count for name, (loss, count) in losses.items()}, {}
+    totals = global_counts({**{name: count for name, (_, count) in losses.items()}, "weight": weight}, device)
+    total_weight = totals.pop("weight")
+    return {name: loss / (totals[name] * weight / total_weight) for name, (loss, _) in losses.items()}, totals

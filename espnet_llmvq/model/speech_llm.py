@@ -3,7 +3,6 @@
 import math
 
 import torch
-import torch.nn.functional as F
 from espnet2.torch_utils.device_funcs import force_gatherable
 from espnet2.train.abs_espnet_model import AbsESPnetModel
 
@@ -11,36 +10,14 @@ from espnet_llmvq.base.errors import UserError, check_name
 from espnet_llmvq.bridge.diagnostics import drift
 from espnet_llmvq.llm.packing import check_no_leak, packed_length
 from espnet_llmvq.model.checkpoint import PartialCheckpoint
+from espnet_llmvq.model.ctc import ctc_loss, ctc_targets
 from espnet_llmvq.model.freezing import freeze as freeze_parameters
 from espnet_llmvq.model.freezing import keep_frozen_in_eval, trains
-from espnet_llmvq.model.losses import (
-    SPEECH,
-    assemble,
-    check_context,
-    ctc_loss,
-    ctc_targets,
-    global_counts,
-    next_token_loss,
-)  # fmt: skip
+from espnet_llmvq.model.losses import COUNT, SPEECH, assemble, check_context, next_token_loss, weighed
 from espnet_llmvq.speech import spans
 from espnet_llmvq.speech.frames import compact, merge_runs, valid_mask
 
 SPAN_ENCODINGS = ("concatenated", "separate")
-# Of a statistic: the number of tokens that loss NAME is a mean over. There with several losses only.
-COUNT = "count_"
-
-
-class CTCHead(torch.nn.Module):
-    """Linear layer from encoder frames to tokens and blank; names as in ESPnet's CTC."""
-
-    def __init__(self, input_size, vocab_size, blank, dropout_rate=0.0):
-        super().__init__()
-        self.ctc_lo = torch.nn.Linear(input_size, vocab_size)
-        self.blank, self.dropout_rate = blank, dropout_rate
-
-    def forward(self, x):
-        """(B, T, D) -> logits (B, T, V)."""
-        return self.ctc_lo(F.dropout(x, self.dropout_rate, self.training))
 
 
 class SpeechLLM(PartialCheckpoint, AbsESPnetModel):
@@ -211,26 +188,12 @@ class SpeechLLM(PartialCheckpoint, AbsESPnetModel):
             if weights["llm"]:
                 loss, weight, stats = self.llm_loss(tokens, labels, frames, lengths)
                 losses["llm"] = loss, weight
-        means, counts = self.weighed(losses, weight, tokens.device)
+        means, counts = weighed(losses, weight, tokens.device)
         total = sum(weights[name] * mean for name, mean in means.items())
         stats.update({f"loss_{name}": mean.detach() for name, mean in means.items()})
         stats.update({f"{COUNT}{name}": torch.tensor(float(count)) for name, count in counts.items()})
         stats["loss"] = total.detach().clone()  # ESPnet divides the loss by accum_grad, in its place
         return force_gatherable((total, stats, torch.tensor(float(weight))), tokens.device)
-
-    def weighed(self, losses, weight, device):
-        """({name: mean}, {name: count}) of {name: (sum, count)}; counts of several losses only.
-
-        Processes of a distributed training average what they return by `weight`. With several losses each mean is
-        scaled so that this average is the sum over all processes by the count over all processes.
-        Batches whose gradients are accumulated count alike in ESPnet, whatever is in them.
-        """
-        if len(losses) < 2:
-            return {name: loss / count for name, (loss, count) in losses.items()}, {}
-        counts = {name: count for name, (_, count) in losses.items()}
-        totals = global_counts({**counts, "weight": weight}, device)
-        total_weight = totals.pop("weight")
-        return {name: loss / (totals[name] * weight / total_weight) for name, (loss, _) in losses.items()}, totals
 
     def collect_feats(self, tokens, labels, speech=None, speech_lengths=None, **kwargs):
         """Features for ESPnet's statistics (`global_mvn`)."""
