@@ -112,7 +112,7 @@ def files_digest(paths):
     for path in paths:
         try:
             stat = os.stat(path)
-            h.update(f"{os.path.abspath(path)} {stat.st_size} {stat.st_mtime_ns}\n".encode("utf-8", "surrogateescape"))
+            h.update(f"{os.path.realpath(path)} {stat.st_size} {stat.st_mtime_ns}\n".encode("utf-8", "surrogateescape"))
         except OSError:
             h.update(f"{os.path.abspath(path)} missing\n".encode("utf-8", "surrogateescape"))
     return h.hexdigest()
