@@ -81,11 +81,11 @@ def device():
 
 
 def load(directory):
-    from espnet_llmvq.espnet.task import load_model
     from espnet_llmvq.llm.directory import load_tokenizer
+    from espnet_llmvq.model.build import load_model
 
-    model, args = load_model(directory, device())
-    return model, load_tokenizer(args.llm)
+    model, config = load_model(directory, device())
+    return model, load_tokenizer(config["llm"])
 
 
 def batches(args, tokenizer, size):
@@ -148,7 +148,7 @@ def alone(args, directory, spent):
     for name, part in (("encoded", "encoder"), ("prompt_inputs", "bridge")):
         timed(module, name, spent, part)
     model, tokenizer = load(directory)
-    eos, frame = tokenizer.eos_token_id, model.speech_encoder.frame_seconds()
+    eos, frame = tokenizer.eos_token_id, model.speech_encoder.rate.seconds
 
     @torch.inference_mode()
     def decode(first=False):
@@ -301,7 +301,7 @@ def main():
         print(told)
         write_text(args.json, json.dumps({"skipped": told}) + "\n")
         return
-    import espnet_llmvq.espnet.task  # noqa: F401  shared by forked processes
+    import espnet_llmvq.model.build  # noqa: F401  shared by forked processes
     from espnet_llmvq.base.config import read_yaml
     from espnet_llmvq.llm.directory import load_tokenizer
 

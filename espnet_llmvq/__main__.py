@@ -19,6 +19,11 @@ def module_file(words):
     return path if os.path.exists(path + ".py") or os.path.isdir(path) else path + "_"
 
 
+def module_name(words):
+    """Name of the module of a command."""
+    return "espnet_llmvq.cli." + os.path.relpath(module_file(words), CLI).replace(os.sep, ".")
+
+
 def children(group=()):
     """{name: one line of help} of the commands and groups in a group; () is the top."""
     found = {}
@@ -72,9 +77,8 @@ def main(argv=None):
         group = (*group, name)
         if not os.path.isdir(os.path.join(CLI, *group)):
             break
-    module = os.path.relpath(module_file(group), CLI).replace(os.sep, ".")
     sys.argv[0] = "llmvq " + " ".join(group)  # argparse says it in its messages
-    run(importlib.import_module(f"espnet_llmvq.cli.{module}").main, words)
+    run(importlib.import_module(module_name(group)).main, words)
 
 
 if __name__ == "__main__":

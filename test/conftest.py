@@ -169,18 +169,18 @@ def arguments(settings):
 
 
 @pytest.fixture(scope="session")
-def make_model(arguments):
-    """Function: a `SpeechLLM` in eval mode, built by the task, the same weights for the same arguments."""
+def make_model(settings):
+    """Function: a `SpeechLLM` in eval mode, the same weights for the same settings."""
 
-    def build(**overrides):
+    def make(**overrides):
         import torch
 
-        from espnet_llmvq.espnet.task import SpeechLLMTask
+        from espnet_llmvq.model.build import build
 
         torch.manual_seed(0)
-        return SpeechLLMTask.build_model(arguments(**overrides)).eval()
+        return build(settings(**overrides)).eval()
 
-    return build
+    return make
 
 
 @pytest.fixture(scope="session")

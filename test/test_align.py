@@ -224,12 +224,11 @@ class Silent(torch.nn.Module):
     ],
 )
 def test_frame_seconds_match_the_frame_count(conf, stack, layer, seconds):
-    encoder = SpeechEncoder(
-        Silent(), None, None, Silent(), stack, {"frontend": conf, "encoder": {"input_layer": layer}}
-    )
-    assert encoder.frame_seconds() == pytest.approx(seconds)
+    config = {"frontend_conf": conf, "frame_stack": stack, "encoder_conf": {"input_layer": layer}}
+    rate = SpeechEncoder(Silent(), None, None, Silent(), config).rate
+    assert rate.seconds == pytest.approx(seconds)
     # Over a minute, the count of frames grows by 60 s / seconds, whatever the edges do.
-    grown = encoder.frames(16000 * 160) - encoder.frames(16000 * 100)
+    grown = rate.frames(16000 * 160) - rate.frames(16000 * 100)
     assert math.isclose(grown, 60 / seconds, abs_tol=1)
 
 
@@ -249,9 +248,8 @@ class Model:
     ctc = Head()
 
     class speech_encoder:
-        @staticmethod
-        def frame_seconds():
-            return 1 / 16000
+        class rate:
+            seconds = 1 / 16000
 
     def encode(self, speech, lengths):
         return torch.nn.functional.one_hot((speech * 100).round().long(), 10).float() * 20, lengths
@@ -280,8 +278,7 @@ def test_command(tmp_path, monkeypatch, capsys):
         sequences.append(asr_sequence(utt, f"{tmp_path}/{utt}.wav", len(path), text, "{speech} {text}"))
     write_sequences(tmp_path / "more.jsonl", [sequences.pop()])
     write_sequences(tmp_path / "sequences.jsonl", sequences)
-    llm = type("Args", (), {"llm": "llm"})
-    monkeypatch.setattr("espnet_llmvq.espnet.task.load_model", lambda *_: (Model(), llm))
+    monkeypatch.setattr("espnet_llmvq.model.build.load_model", lambda *_: (Model(), {"llm": "llm"}))
     monkeypatch.setattr("espnet_llmvq.llm.directory.load_tokenizer", lambda _: tokenizer)
     monkeypatch.setattr("espnet_llmvq.align.output.write_ctm", lambda path, words: written.update(words))
     written = {}

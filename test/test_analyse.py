@@ -352,7 +352,7 @@ def test_mistakes_are_named(experiment, tmp_path):
 
 def test_the_report_shows_it(experiment, made, tmp_path):
     exp, _ = experiment
-    row = {"system": "soft", "set": "a", "domain": "id", "metric": "wer", "value": 12.0, "seed": 1}
+    row = {"system": "soft", "kind": "set", "set": "a", "domain": "id", "metric": "wer", "value": 12.0, "seed": 1}
     (exp / "results.json").write_text(json.dumps([row]))
     report.main([f"--exp_dir={exp}"])
     page = (exp / "report" / "report.html").read_text()
@@ -364,4 +364,4 @@ def test_the_report_shows_it(experiment, made, tmp_path):
     (made / "analysis.json").write_text("[]")
     report.main([f"--exp_dir={exp}", f"--results_dir={exp}"])
     page = (exp / "report" / "report.html").read_text()
-    assert "not the numbers of an analysis; run stage 14 again" in page and 'id="analysis"' not in page
+    assert "not the numbers of an analysis; run `llmvq analyse` again" in page and 'id="analysis"' not in page

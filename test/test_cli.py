@@ -12,6 +12,7 @@ import pytest
 from espnet_llmvq import __main__ as llmvq
 from espnet_llmvq import __version__
 from espnet_llmvq.base.errors import UserError
+from espnet_llmvq.cli import completion
 from espnet_llmvq.cli.parser import Parser, run
 
 
@@ -48,23 +49,12 @@ print(json.dumps(helps))
 """
 
 
-class Parsed(Exception):
-    """Raised in place of parsing, to leave a command's main() with its parser."""
-
-
 def main_of(command):
-    module = os.path.relpath(llmvq.module_file(command.split()), llmvq.CLI).replace(os.sep, ".")
-    return importlib.import_module(f"espnet_llmvq.cli.{module}").main
+    return importlib.import_module(llmvq.module_name(command.split())).main
 
 
 def parser_of(command):
-    def leave(parser, args=None, namespace=None):
-        raise Parsed(parser)
-
-    with pytest.MonkeyPatch.context() as patch, pytest.raises(Parsed) as parsed:
-        patch.setattr(Parser, "parse_args", leave)
-        main_of(command)([])
-    return parsed.value.args[0]
+    return completion.parser_of(main_of(command))
 
 
 @pytest.fixture(scope="module")
@@ -85,6 +75,9 @@ def required_arguments(parser):
             arguments.append(value)
         elif action.required and action.option_strings:
             arguments += [action.option_strings[0], value]
+    for group in parser._mutually_exclusive_groups:
+        if group.required:
+            arguments += [group._group_actions[0].option_strings[0], "1"]
     return arguments
 
 
@@ -135,6 +128,55 @@ def test_groups_list_their_commands(capsys):
     with pytest.raises(SystemExit) as exit_:
         llmvq.main(["data"])
     assert exit_.value.code == 2
+
+
+@pytest.fixture(scope="module")
+def complete(tmp_path_factory):
+    """Function: what bash offers behind a line that was typed."""
+    room = tmp_path_factory.mktemp("bash")
+    (room / "file.txt").touch()
+    script = subprocess.run(
+        [sys.executable, "-m", "espnet_llmvq", "completion", "bash"], capture_output=True, text=True
+    )
+    ask = """
+    COMP_WORDS=("$@") COMP_CWORD=$(($# - 1))
+    _llmvq
+    printf '%s\\n' "${COMPREPLY[@]}"
+    complete -p llmvq >&2
+    """
+
+    def offered(line):
+        words = ["llmvq", *line.split(" ")]
+        done = subprocess.run(
+            ["bash", "-eu", "-c", script.stdout + ask, "bash", *words], capture_output=True, text=True, cwd=room
+        )
+        assert done.returncode == 0 and done.stderr == "complete -o default -F _llmvq llmvq\n", done.stderr
+        return done.stdout.split()
+
+    return offered
+
+
+@pytest.mark.parametrize(
+    "line, words",
+    [
+        ("da", ["data"]),
+        ("data f", ["filter", "fix", "format"]),
+        ("data import --h", ["--help", "--held_out"]),
+        ("data format --audio_format ", ["wav", "flac"]),
+        ("data format --audio_format wav --r", ["--rate"]),
+        ("data format src --n", ["--nj"]),
+        ("data format sr", []),  # a file's name then
+        ("--v", ["--version"]),
+        ("nonsense x", []),
+    ],
+)
+def test_bash_completes_commands_options_and_values(complete, line, words):
+    assert complete(line) == words
+
+
+def test_bash_knows_every_command(complete):
+    tops = set(complete("")) - {"--help", "--version"}
+    assert tops == {command.split()[0] for command in COMMANDS}
 
 
 def test_version(capsys):
@@ -192,3 +234,17 @@ def test_other_errors_keep_their_traceback():
 
     with pytest.raises(ZeroDivisionError):
         run(main, [])
+
+
+def test_a_library_of_the_extra_that_is_missing_is_named(capsys):
+    def main(argv, name="torch"):
+        raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+
+    with pytest.raises(SystemExit) as exit_:
+        run(main, [])
+    assert exit_.value.code == 1
+    assert capsys.readouterr().err == (
+        "error: this needs torch, which is not installed: pip install 'espnet_llmvq[train]' (docs/install.md)\n"
+    )
+    with pytest.raises(ModuleNotFoundError):  # our own mistake
+        run(lambda argv: main(argv, "espnet_llmvq.nothing"), [])

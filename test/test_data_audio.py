@@ -2,7 +2,9 @@
 
 import json
 import os
+import shlex
 import struct
+import sys
 import time
 from pathlib import Path
 
@@ -12,10 +14,13 @@ import soundfile
 import soxr
 
 from espnet_llmvq.base.errors import UserError
-from espnet_llmvq.cli.data import format as format_audio
 from espnet_llmvq.data import audio
 from espnet_llmvq.data.checks import validate
+from espnet_llmvq.data.copies import perturb_data, perturb_speed
 from espnet_llmvq.data.datadir import DataDir
+from espnet_llmvq.data.fix import fix
+from espnet_llmvq.data.format import format_audio
+from espnet_llmvq.data.synthesise import synthesise
 from espnet_llmvq.data.tables import scan
 
 
@@ -147,8 +152,11 @@ def make(root, segments=None):
 def test_format_against_soxr(tmp_path, monkeypatch, capsys, nj, audio_format):
     monkeypatch.chdir(tmp_path)
     src, dst = make(tmp_path / "src"), tmp_path / "out" / "dst"
-    command = ["--nj", str(nj), "--audio_format", audio_format, str(src), str(dst)]
-    assert format_audio.main(command) == 0
+
+    def run():
+        return format_audio(str(src), str(dst), nj=nj, audio_format=audio_format)
+
+    assert run()
     assert validate(dst, rate=16000) == []
     data = DataDir.load(dst)
     assert data.wav_scp["u1"] == str(src / "1.wav") and data.wav_scp["u2"] == str(src / "2.flac")
@@ -162,20 +170,20 @@ def test_format_against_soxr(tmp_path, monkeypatch, capsys, nj, audio_format):
         x, rate = soundfile.read(data.wav_scp[utt])
         assert rate == 16000 and soundfile.info(data.wav_scp[utt]).subtype == "PCM_16"
         assert np.abs(x - expected).max() <= 0.51 / 32768
-    assert not list((tmp_path / "out").glob("*.tmp"))
+    assert os.listdir(tmp_path / "out") == ["dst"]
 
     def stamps():
         return {p: p.stat().st_mtime_ns for p in dst.rglob("*")}
 
     before = stamps()
     capsys.readouterr()
-    assert format_audio.main(command) == 0
+    assert not run()
     assert "up to date" in capsys.readouterr().out and stamps() == before
     os.utime(src / "4.flac", (time.time() + 9, time.time() + 9))
-    assert format_audio.main(command) == 0
+    assert run()
     assert "up to date" not in capsys.readouterr().out and stamps() != before
     os.unlink(data.wav_scp["u4"])
-    assert format_audio.main(command) == 0 and os.path.exists(data.wav_scp["u4"])
+    assert run() and os.path.exists(data.wav_scp["u4"])
 
 
 def test_format_cuts_segments(tmp_path, monkeypatch):
@@ -185,7 +193,7 @@ def test_format_cuts_segments(tmp_path, monkeypatch):
     for utt in ("u2", "u/3"):
         table = {r.key: r.value for r in scan(src / "wav.scp")[0] if r.key != utt}
         put(src / "wav.scp", table)
-    format_audio.format_audio(src, tmp_path / "dst", nj=1)
+    format_audio(src, tmp_path / "dst", nj=1)
     data = DataDir.load(tmp_path / "dst")
     assert data.segments is None and data.utts == ["a", "b", "c"]
     assert validate(tmp_path / "dst", rate=16000) == []
@@ -203,7 +211,7 @@ def test_format_decodes_what_is_slow_to_decode(tmp_path, name, kind):
     soundfile.write(src / name, noise(8000), 16000, **kind)
     table = {r.key: r.value for r in scan(src / "wav.scp")[0]}
     put(src / "wav.scp", {**table, "u1": str(src / name)})
-    format_audio.format_audio(src, tmp_path / "dst", nj=1)
+    format_audio(src, tmp_path / "dst", nj=1)
     data = DataDir.load(tmp_path / "dst")
     assert data.wav_scp["u1"] == str(tmp_path / "dst" / "audio" / "u1.wav")
     decoded = np.clip(soundfile.read(src / name)[0], -1, 1)
@@ -262,14 +270,14 @@ def test_mp3_of_common_voice():
 def test_format_leaves_nothing_behind_when_audio_is_broken(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     src, dst = make(tmp_path / "src"), tmp_path / "dst"
-    format_audio.format_audio(src, dst, nj=1)
-    before = json.loads((dst / format_audio.STAMP).read_text())
+    format_audio(src, dst, nj=1)
+    before = json.loads((dst / "made.json").read_text())
     (src / "2.flac").write_bytes((src / "2.flac").read_bytes()[:3000])
     with pytest.raises(UserError, match=r"wav.scp:3: u2: .*2.flac"):
-        format_audio.format_audio(src, dst, nj=1)
-    assert json.loads((dst / format_audio.STAMP).read_text()) == before
+        format_audio(src, dst, nj=1)
+    assert json.loads((dst / "made.json").read_text()) == before
     with pytest.raises(UserError):
-        format_audio.format_audio(src, tmp_path / "other", nj=1)
+        format_audio(src, tmp_path / "other", nj=1)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["dst", "src"]
 
 
@@ -279,7 +287,113 @@ def test_format_overwrites_only_its_own_output(tmp_path, monkeypatch):
     (tmp_path / "home").mkdir()
     (tmp_path / "home" / "thesis.txt").write_text("precious")
     with pytest.raises(UserError, match="home would be replaced, but holds other files"):
-        format_audio.format_audio(src, tmp_path / "home", nj=1)
+        format_audio(src, tmp_path / "home", nj=1)
     with pytest.raises(UserError, match="give another DEST"):
-        format_audio.format_audio(src, src, nj=1)
+        format_audio(src, src, nj=1)
     assert (tmp_path / "home" / "thesis.txt").exists() and validate(src) == []
+
+
+# --- what libsndfile can, and what a header promises --------------------------------------------------------------
+
+# Codecs whose files cannot be searched.
+UNSEEKABLE = [
+    ("WAV", "GSM610", 8000), ("AIFF", "GSM610", 8000), ("W64", "GSM610", 8000), ("WAV", "G721_32", 8000),
+    ("AU", "G721_32", 8000), ("AU", "G723_24", 8000), ("AU", "G723_40", 8000), ("WAV", "NMS_ADPCM_16", 8000),
+    ("WAV", "NMS_ADPCM_24", 8000), ("WAV", "NMS_ADPCM_32", 8000), ("XI", "DPCM_16", 44100),
+]  # fmt: skip
+
+
+def one_file(root, path):
+    """A data directory of one utterance."""
+    DataDir({"u": str(path)}, {"u": "say it"}, {"u": "s"}).write(root)
+    return root
+
+
+@pytest.mark.parametrize("form, subtype, rate", UNSEEKABLE)
+def test_what_libsndfile_reads_is_read_by_all(tmp_path, form, subtype, rate, capsys):
+    """Validation, formatting and repair agree; cut parts are those of the whole."""
+    path, tone = tmp_path / f"a.{form.lower()}", 0.3 * np.sin(0.05 * np.arange(9600))
+    soundfile.write(path, tone, rate, format=form, subtype=subtype)
+    root = one_file(tmp_path / "src", path)
+    assert validate(root) == []
+    assert fix(root) == 0 and "nothing to repair" in capsys.readouterr().out
+    assert format_audio(root, tmp_path / "dst", rate=None, nj=1)
+    assert validate(tmp_path / "dst") == []
+    with soundfile.SoundFile(path) as f:
+        rate, whole = f.samplerate, f.read(f.frames, dtype="float32")
+    assert np.array_equal(audio.read_audio(path, rate), whole)
+    assert np.array_equal(audio.read_audio(path, rate, 0.05, 0.1), whole[round(0.05 * rate) : round(0.1 * rate)])
+    assert np.array_equal(np.concatenate(list(audio.read_blocks(path, 700))), whole)
+
+
+@pytest.mark.parametrize("subtype", ["DWVW_16", "DWVW_24"])
+def test_what_libsndfile_cannot_read_is_refused_by_all(tmp_path, subtype, capsys):
+    soundfile.write(tmp_path / "a.aiff", noise(9600), 8000, format="AIFF", subtype=subtype)
+    root = one_file(tmp_path / "src", tmp_path / "a.aiff")
+    assert ["breaks off while decoding" in p.message and p.repair for p in validate(root)] == ["drop"]
+    with pytest.raises(UserError, match="llmvq data fix .* drops them.*\n.*wav.scp:1: u: .*breaks off"):
+        format_audio(root, tmp_path / "dst", nj=1)
+    with pytest.raises(UserError, match="no utterance would be left"):
+        fix(root)
+
+
+def test_a_header_that_promises_terabytes(tmp_path):
+    """The file is named, and the block in which it ends; memory is taken for what is there."""
+    path = tmp_path / "a.flac"
+    soundfile.write(path, noise(24000), 16000)
+    data = bytearray(path.read_bytes())
+    assert int.from_bytes(data[21:26], "big") & (1 << 36) - 1 == 24000  # STREAMINFO: 36 bits of total samples
+    data[21] |= 0x0F
+    data[22:26] = b"\xff" * 4
+    path.write_bytes(data)
+    blocks = lambda p: list(audio.read_blocks(p, 5000))  # noqa: E731
+    for read, second in ((audio.check, "0.00"), (audio.read_audio, "0.00"), (blocks, "1.25")):
+        with pytest.raises(audio.AudioError, match=rf"a.flac: audio breaks off while decoding, after {second} s"):
+            read(path)
+
+
+SHORTEN = b"NIST_1A\n   1024\nsample_count -i 9\nsample_coding -s26 pcm,embedded-shorten-v2.00\n"
+
+
+@pytest.mark.parametrize("head", [b"ajkg\x02", SHORTEN])
+def test_shorten_has_its_own_message_and_is_never_dropped(tmp_path, head, capsys):
+    (tmp_path / "a.sph").write_bytes(head.ljust(3000, b"\0"))
+    root = one_file(tmp_path / "src", tmp_path / "a.sph")
+    (problem,) = validate(root)
+    assert "is compressed with shorten" in problem.message and "sph2pipe -f wav" in problem.fix
+    assert fix(root) == 1 and "unchanged" in capsys.readouterr().out
+    with pytest.raises(UserError) as error:
+        format_audio(root, tmp_path / "dst", nj=1)
+    assert "sph2pipe" in str(error.value) and "drops" not in str(error.value)
+
+
+@pytest.mark.parametrize("audio_format", ["wav", "flac"])
+def test_different_ids_have_different_files(tmp_path, audio_format, capsys):
+    """In every command that writes audio; what is too long for a file name is an error that names the id."""
+    ids = ["a/b", "a%2Fb", "a%b", "../../a", "é/ü"]
+    for i in range(len(ids)):
+        soundfile.write(tmp_path / f"{i}.wav", noise(4000, seed=i), 8000)
+    wav_scp, same = {utt: str(tmp_path / f"{i}.wav") for i, utt in enumerate(ids)}, {utt: utt for utt in ids}
+    DataDir(wav_scp, same, same).write(tmp_path / "src")
+    format_audio(tmp_path / "src", tmp_path / "dump", nj=1, audio_format=audio_format)
+    perturb_data(tmp_path / "src", tmp_path / "noisy", noise=["white"], nj=1)
+    tone = ["-c", "import soundfile, sys; soundfile.write(sys.argv[1], [0.1] * 800, 8000)", "{wav}"]
+    synthesise(
+        list(same.items()), tmp_path / "tts", voices=["v"], nj=1, command=shlex.join([sys.executable, *tone, "{text}"])
+    )
+    for name in ("dump", "noisy", "tts"):
+        found = DataDir.load(tmp_path / name).wav_scp
+        assert len({os.path.realpath(path) for path in found.values()}) == len(ids) == len(found)
+        assert {os.path.dirname(os.path.realpath(path)) for path in found.values()} == {
+            str(tmp_path / name / ("wav" if name == "tts" else "audio"))
+        }
+    long = "é" * 126
+    DataDir({long: wav_scp["a/b"]}, {long: "x"}, {long: "s"}).write(tmp_path / "long")
+    for make in (
+        lambda: format_audio(tmp_path / "long", tmp_path / "x", nj=1),
+        lambda: perturb_speed(tmp_path / "long", tmp_path / "x", [0.9], nj=1),
+        lambda: synthesise([(long, "Hello.")], tmp_path / "x", voices=["en-us"], nj=1),
+    ):
+        with pytest.raises(UserError, match=f"{long}: an id of 25. bytes makes too long a file name"):
+            make()
+    assert not (tmp_path / "x").exists()

@@ -9,14 +9,15 @@ import pytest
 import soundfile
 
 from espnet_llmvq.base.errors import UserError
-from espnet_llmvq.cli.data import combine as combine_data
-from espnet_llmvq.cli.data import filter as filter_data
 from espnet_llmvq.cli.data import fix as fix_data_dir
 from espnet_llmvq.cli.data import spk2utt as utt2spk_to_spk2utt
 from espnet_llmvq.cli.data import subset as subset_data_dir
 from espnet_llmvq.cli.data import validate as validate_data_dir
+from espnet_llmvq.data import subset
 from espnet_llmvq.data.checks import validate
+from espnet_llmvq.data.combine import combine_data
 from espnet_llmvq.data.datadir import DataDir
+from espnet_llmvq.data.filter import filter_data
 from espnet_llmvq.data.tables import Problem, read_scp, scan
 
 UTTS = ["a-1", "a-2", "b-1", "b-2", "c-1"]
@@ -361,7 +362,7 @@ def test_subset(tmp_path, capsys):
     d = make(tmp_path / "d")
 
     def run(*args):
-        assert subset_data_dir.main([*map(str, args), str(tmp_path / "s")]) == 0
+        subset_data_dir.main([*map(str, args), str(tmp_path / "s")])
         assert validate(tmp_path / "s") == []
         data = DataDir.load(tmp_path / "s")
         assert set(data.extra["words.ctm"]) == set(data.text) == set(data.extra["utt2uniq"])
@@ -395,12 +396,12 @@ def test_spread_and_per_speaker_counts():
     for total in range(1, 40):
         items = list(range(total))
         for count in range(1, total + 1):
-            got = subset_data_dir.spread(items, count)
+            got = subset.spread(items, count)
             assert len(got) == count == len(set(got)) and got == sorted(got)
             if 2 * count <= total:  # evenly: both halves hold half of them
                 assert abs(sum(i < total // 2 for i in got) - count / 2) <= 0.5
         for count in range(1, 45):
-            got = subset_data_dir.per_speaker(items, count)
+            got = subset.per_speaker(items, count)
             assert len(got) == min(count, total) and got == sorted(set(got))
 
 
@@ -408,7 +409,7 @@ def test_combine(tmp_path, capsys):
     a, b = make(tmp_path / "a"), make(tmp_path / "b", prefix="x", segments=True)
     (b / "utt2uniq").unlink()
     lines(a / "utt2num_samples", [f"{u} 400" for u in UTTS])
-    assert combine_data.main([str(tmp_path / "c"), str(a), str(b)]) == 0
+    combine_data([str(a), str(b)], str(tmp_path / "c"))
     assert "utt2num_samples: not combined" in capsys.readouterr().err
     assert validate(tmp_path / "c") == []
     data = DataDir.load(tmp_path / "c")
@@ -417,7 +418,7 @@ def test_combine(tmp_path, capsys):
     assert data.extra["utt2uniq"]["xa-1"] == ["xa-1"]
     assert set(data.entities) == {"a-2", "xa-2"}
     with pytest.raises(UserError, match="a-1: also in"):
-        combine_data.main([str(tmp_path / "e"), str(a), str(a)])
+        combine_data([str(a), str(a)], str(tmp_path / "e"))
     assert not (tmp_path / "e").exists()
 
 
@@ -432,14 +433,14 @@ def test_filter(tmp_path, capsys):
     counts = [1599, 1600, 320000, 320001, 5000]
     lines(d / "utt2num_samples", [f"{u} {n}" for u, n in zip(UTTS, counts, strict=True)])
     edit(d / "text", 5, ["c-1"])
-    assert filter_data.main([str(d), str(tmp_path / "f")]) == 0
+    assert filter_data(str(d), str(tmp_path / "f"))
     assert set(DataDir.load(tmp_path / "f").text) == {"a-2", "b-1"}
     dropped = [line.split("\t")[0] for line in lines(tmp_path / "f" / "dropped.tsv")]
     assert dropped == ["a-1", "b-2", "c-1"]
     assert "kept 2 of 5 utterances, dropped 3" in capsys.readouterr().out
     (d / "utt2num_samples").unlink()
     with pytest.raises(UserError, match="llmvq data format"):
-        filter_data.main([str(d), str(tmp_path / "f")])
+        filter_data(str(d), str(tmp_path / "f"))
 
 
 def test_load_names_line_and_count(tmp_path):

@@ -15,6 +15,7 @@ from espnet_llmvq.base.errors import UserError
 from espnet_llmvq.cli.data import synthesise as command
 from espnet_llmvq.data import espeak
 from espnet_llmvq.data.checks import validate
+from espnet_llmvq.data.synthesise import synthesise
 
 TRICKY = "Well, one of the best-known cooks I have been to was 25. Is the café - open?"
 
@@ -131,11 +132,11 @@ def files(folder):
     return {p.relative_to(folder): p.read_bytes() for p in found}
 
 
-def test_data_directory(tmp_path, monkeypatch):
+def test_data_directory(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     text = write_text(tmp_path / "text")
     options = ["--text", text, "--voices", "en-us+m1 en-gb", "--seed", "3"]
-    stale = tmp_path / ".d.unfinished"
+    stale = tmp_path / ".d.llmvq-new"
     stale.mkdir()
     command.main([*options, "--out", "d", "--nj", "2"])
     out = Path("d")
@@ -154,13 +155,22 @@ def test_data_directory(tmp_path, monkeypatch):
     before = (out / "text").stat().st_mtime_ns, files(out)
     command.main([*options, "--out", "d", "--nj", "1"])
     assert (out / "text").stat().st_mtime_ns == before[0]  # nothing was done
-    (out / ".synthesised").write_text("another request\n")
+    record = (out / "made.json").read_text()
+    (out / "made.json").write_text(record.replace('"command": null', '"command": "other"').replace("null", "3"))
     command.main([*options, "--out", "d", "--nj", "1"])
-    assert {k: v for k, v in files(out).items() if k.name != ".synthesised"} == {
-        k: v for k, v in before[1].items() if k.name != ".synthesised"
-    }
+    assert files(out) == before[1] and (out / "text").stat().st_mtime_ns != before[0]
+    # A sound file that is gone or cut, and another version of the engine, are seen.
+    for change in (
+        lambda: (out / "wav" / f"{min(text)}.wav").unlink(),
+        lambda: (out / "wav" / f"{max(text)}.wav").write_bytes(b"RIFF"),
+        lambda: monkeypatch.setattr("espnet_llmvq.data.synthesise.VERSION", 99),
+    ):
+        change()
+        capsys.readouterr()
+        command.main([*options, "--out", "d", "--nj", "1"])
+        assert "there already" not in capsys.readouterr().out and files(out) == before[1]
     # A data directory that another command made, with its audio, stays.
-    (out / ".synthesised").unlink()
+    (out / "made.json").unlink()
     left = files(out)
     with pytest.raises(UserError, match="d would be replaced"):
         command.main([*options, "--out", "d", "--nj", "1"])
@@ -176,28 +186,28 @@ def test_another_engine(tmp_path):
         "soundfile.write(wav, 0.1 * numpy.ones((800, 2)) * len(text.split()), 8000)\n"
     )
     template = f"{sys.executable} {tool} {{text}} {{wav}} {{pitch}}"
-    espeak.synthesise([("u", 'It\'s "five" {words} here')], ["v"], tmp_path / "d", 0, 1, template)
+    synthesise([("u", 'It\'s "five" {words} here')], tmp_path / "d", voices=["v"], nj=1, command=template)
     wave, rate = soundfile.read(tmp_path / "d" / "wav" / "v-u.wav")
     assert rate == 16000 and abs(len(wave) - 1600) <= 1 and abs(np.median(wave) - 0.4) < 0.02
     assert os.listdir(tmp_path / "d" / "wav") == ["v-u.wav"]
     assert not (tmp_path / "d" / "words.ctm").exists()
     with pytest.raises(UserError, match="v-utt1: .*cannot say that"):
-        espeak.synthesise([("utt1", "number 1")], ["v"], tmp_path / "e", 0, 1, template)
+        synthesise([("utt1", "number 1")], tmp_path / "e", voices=["v"], nj=1, command=template)
     assert not (tmp_path / "e").exists()
     with pytest.raises(UserError, match="needs {text} and {wav}"):
-        espeak.synthesise([("u", "x")], ["v"], tmp_path / "f", 0, 1, "tool {text}")
+        synthesise([("u", "x")], tmp_path / "f", voices=["v"], nj=1, command="tool {text}")
 
 
 def test_bad_requests(tmp_path):
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.tex").write_text("x")
     with pytest.raises(UserError, match="holds other files"):
-        espeak.synthesise([("u", "Hello.")], ["en-us"], tmp_path / "mine")
+        synthesise([("u", "Hello.")], tmp_path / "mine", voices=["en-us"])
     assert (tmp_path / "mine" / "thesis.tex").exists()
     with pytest.raises(UserError, match="did you mean 'f2'"):
-        espeak.synthesise([("u", "Hello.")], ["en-us", "en-us+f22"], tmp_path / "d")
+        synthesise([("u", "Hello.")], tmp_path / "d", voices=["en-us", "en-us+f22"])
     with pytest.raises(UserError, match="u is repeated"):
-        espeak.synthesise([("u", "Hello."), ("u", "Bye.")], ["en-us"], tmp_path / "d")
+        synthesise([("u", "Hello."), ("u", "Bye.")], tmp_path / "d", voices=["en-us"])
     text = tmp_path / "text"
     text.write_text("utt1 Hello.\nutt2\n")
     with pytest.raises(UserError, match="text:2"):

@@ -200,7 +200,7 @@ def test_speed_of_a_data_directory(source, tmp_path):
     assert "a-1 1 0.18 0.36 One," in ctm and len(ctm) == 6
     assert not (dest / "utt2dur").exists()
     assert lines(dest / "spk2gender") == ["a f", "b m", "sp0.9-a f", "sp0.9-b m"]
-    assert not dest.with_name("train_sp.tmp").exists()
+    assert not dest.with_name(".train_sp.llmvq-new").exists()
 
 
 def test_second_call_does_nothing_and_other_options_replace(source, tmp_path, capsys):
@@ -242,7 +242,7 @@ def test_failure_leaves_nothing_behind(source, tmp_path):
     dest = tmp_path / "out"
     with pytest.raises(UserError, match="rec.wav"):
         perturb_data_dir_speed.main([str(source), "0.9", str(dest), "--nj=2"])
-    assert not dest.exists() and not dest.with_name("out.tmp").exists()
+    assert not dest.exists() and not dest.with_name(".out.llmvq-new").exists()
 
 
 def test_foreign_destination_and_empty_request_are_refused(source, tmp_path):
@@ -253,7 +253,7 @@ def test_foreign_destination_and_empty_request_are_refused(source, tmp_path):
         perturb_data_dir_speed.main([str(source), "0.9", str(other)])
     with pytest.raises(UserError, match="same directory"):
         perturb_data_dir_speed.main([str(source), "0.9", str(source)])
-    with pytest.raises(UserError, match="--noise, --rt60, --tempo"):
+    with pytest.raises(UserError, match="noise, rt60, tempo"):
         perturb_data_dir.main([str(source), str(tmp_path / "out")])
     with pytest.raises(UserError, match="LOW HIGH"):
         perturb_data_dir.main(["--noise=pink", "--snr", "9", "1", str(source), str(other)])

@@ -23,6 +23,7 @@ from espnet_llmvq.cli.data import speed as perturb_data_dir_speed
 from espnet_llmvq.cli.data import spk2utt as utt2spk_to_spk2utt
 from espnet_llmvq.cli.data import subset as subset_data_dir
 from espnet_llmvq.cli.data import validate as validate_data_dir
+from espnet_llmvq.data.subset import per_speaker
 
 RATE = 8000
 # In the C locale "B" sorts before "a" and "-" before "_"; other locales disagree.
@@ -370,7 +371,10 @@ def check_readers(root, room, seen, rng):
             whole = table(root / name)
             assert table(room / "subset" / name) == {u: whole[u] for u in got if u in whole}
     opens = not found.segmented
-    if run(get_utt2dur.main, root, audio=opens):
+    if "utt2dur" in found.names:  # the user's
+        assert attempt(get_utt2dur.main, root) == "error"
+        seen.add(("durations", False))
+    elif run(get_utt2dur.main, root, audio=opens):
         got = {u: float(v) for u, v in table(root / "utt2dur").items()}
         assert got.keys() == found.kept
         assert all(abs(got[u] - seconds(sound if opens else found, u)) < 1e-6 for u in got)
@@ -403,17 +407,15 @@ def check_samples(root, expected, slack):
     assert all(abs(got[u] - expected[u]) <= slack for u in got), (got, expected)
 
 
-def check_combine(root, room, other, seen, rng):
+def check_combine(root, room, other, seen):
     found = Naive(root, audio=False, empty_text=True)
-    skip = rng.random() < 0.5
-    possible = not found.hand and bool(found.kept) and not (skip and found.drops)
+    possible = not found.hand and bool(found.kept)
     if possible and not found.segmented:
         # The other directory has segments, so the lengths of whole files are needed.
         possible = all(naive_samples(found.value["wav.scp"][u]) is not None for u in found.kept)
-    put(room / "note", [])
-    status = attempt(combine_data.main, "--skip-fix", str(skip).lower(), room / "both", root, other)
+    status = attempt(combine_data.main, room / "both", root, other)
     assert status == (0 if possible else "error")
-    seen.add(("combine", skip, possible))
+    seen.add(("combine", possible))
     if not possible:
         return
     alone = Naive(other, audio=False)
@@ -432,13 +434,15 @@ def compare(room, seed, clean, other, seen, capsys):
     segments = rng.random() < 0.5
     root = room / "d"
     shutil.copytree(clean[segments], root)
+    if rng.random() < 0.5:
+        (root / "utt2dur").unlink()
     text = (root / "wav.scp").read_text().replace(str(clean[segments]), str(root))
     (root / "wav.scp").write_text(text)
     for _ in range(rng.randint(0, 3)):
         damage(root, rng)
     found = Naive(root, audio=False)
     check_fix(root, room, seen)
-    check_combine(root, room, other, seen, rng)
+    check_combine(root, room, other, seen)
     if not found.hand and not found.drops:
         capsys.readouterr()
         assert attempt(utt2spk_to_spk2utt.main, root / "utt2spk") == 0
@@ -459,9 +463,8 @@ def test_damaged_directories_against_a_naive_reader(tmp_path, capsys):
             wrong.append((seed, traceback.format_exc(limit=-2)))
     assert not wrong, f"{len(wrong)} of 200, the first with seed {wrong[0][0]}: {wrong[0][1]}"
     # The damage was of all sorts, and every utility met good and bad directories.
-    commands = ["copy", "subset", "durations", "segments", "speed"]
+    commands = ["combine", "copy", "subset", "durations", "segments", "speed"]
     assert seen >= {(c, fine) for c in commands for fine in (True, False)}
-    assert seen >= {("combine", skip, fine) for skip in (True, False) for fine in (True, False)}
     assert seen >= {"by hand", "repaired", "rewritten", "clean"}
 
 
@@ -473,14 +476,14 @@ def test_damaged_directories_against_a_naive_reader(tmp_path, capsys):
 )
 def test_three_of_each_speaker_are_those_of_kaldi(had, kept):
     """By hand: Kaldi's step is the largest whole number that, taken three times, is no more than there are."""
-    assert "".join(subset_data_dir.per_speaker("0123456789"[:had], 3)) == kept
+    assert "".join(per_speaker("0123456789"[:had], 3)) == kept
 
 
 def test_subset_by_speakers_and_lists(tmp_path, capsys):
     d = make(tmp_path / "d", True)
 
     def run(*arguments):
-        assert subset_data_dir.main([*map(str, arguments), str(tmp_path / "s")]) == 0
+        subset_data_dir.main([*map(str, arguments), str(tmp_path / "s")])
         return sorted(table(tmp_path / "s/text"))
 
     put(tmp_path / "list", ["a", "B more"])
@@ -514,32 +517,17 @@ def test_copy_renames_what_belongs_to_utterances_and_speakers(tmp_path, segments
     copy_data_dir.main(["--utt-prefix=y-", str(tmp_path / "c"), str(tmp_path / "e")])
     assert table(tmp_path / "e/utt2uniq")["y-B-1-x"] == "B-1"
     copy_data_dir.main([str(d), str(tmp_path / "f")])
-    assert {p.name for p in (tmp_path / "f").iterdir()} == {p.name for p in d.iterdir() if p.suffix != ".wav"}
+    tables = {p.name for p in d.iterdir() if p.suffix != ".wav"}
+    assert {p.name for p in (tmp_path / "f").iterdir()} == tables | {"made.json"}
     with pytest.raises(UserError, match="--utt_prefix 'a b': an id has no blanks"):
         copy_data_dir.main(["--utt-prefix", "a b", str(d), str(tmp_path / "g")])
 
 
-def test_copy_is_checked_as_told(tmp_path, capsys):
+def test_a_copy_is_checked_without_its_audio(tmp_path, capsys):
     d = make(tmp_path / "d", False)
     (d / "a-1.wav").unlink()
     assert copy_data_dir.main([str(d), str(tmp_path / "c")]) == 0
-    assert copy_data_dir.main(["--validate-opts", "--audio true", str(d), str(tmp_path / "e")]) == 1
-    assert "a-1.wav: audio file not found" in capsys.readouterr().out
-
-
-def test_combine_takes_further_files_that_all_have(tmp_path, capsys):
-    a, b = make(tmp_path / "a", False), make(tmp_path / "b", False, prefix="x")
-    put(a / "notes", ["B-1 loud", "all first"])
-    put(b / "notes", ["xB-1", "all first"])
-    put(a / "more", ["B-1 x"])
-    arguments = ["--extra-files", "notes more text", str(tmp_path / "c"), str(a), str(b)]
-    assert combine_data.main(arguments) == 0
-    assert (tmp_path / "c/notes").read_text() == "B-1 loud\nall first\nxB-1\n"
-    assert f"more: not combined, because {b} has none" in capsys.readouterr().err
-    assert not (tmp_path / "c/more").exists()
-    put(b / "notes", ["all second"])
-    with pytest.raises(UserError, match="notes: all: also with other content in .*a/notes"):
-        combine_data.main(arguments)
+    assert f"{tmp_path}/c: valid" in capsys.readouterr().out
 
 
 def test_speed_in_kaldis_order_of_arguments(tmp_path, capsys):
@@ -560,7 +548,7 @@ def test_extract_segments_keeps_the_samples(tmp_path, capsys):
         with wave.open(str(path), "wb") as f:
             f.setparams((1, 2, RATE, 0, "NONE", ""))
             f.writeframes(samples.tobytes())
-    assert extract_segments.main(["--nj=1", str(d), str(tmp_path / "c")]) == 0
+    extract_segments.main(["--nj=1", str(d), str(tmp_path / "c")])
     with wave.open(table(tmp_path / "c/wav.scp")["a-1"]) as f:  # the third: 0.01 to 0.08 s of r1
         assert f.getframerate() == RATE
         assert np.array_equal(np.frombuffer(f.readframes(9999), "<i2"), samples[80:640])

@@ -6,10 +6,11 @@ import json
 import numpy as np
 import pytest
 import torch
+from espnet_llmvq.cli.multiple_choice import split
 
+from espnet_llmvq.base.config import from_mapping
 from espnet_llmvq.base.errors import UserError
 from espnet_llmvq.cli import multiple_choice, results, spoken_qa
-from espnet_llmvq.cli.multiple_choice import split
 from espnet_llmvq.data.questions import MULTIPLE_CHOICE, OPEN, Question, read_questions
 from espnet_llmvq.score import stats
 from espnet_llmvq.score.questions import contains, estimates, read_answers
@@ -100,14 +101,14 @@ def test_prompt_by_hand():
 def test_options():
     for values, message in (
         ({"shot": 1}, "unknown key in conf 'shot'.*did you mean 'shots'"),
-        ({"shots": "5"}, "shots is '5'; it must be of type int"),
+        ({"shots": "5"}, "shots is '5'; it must be a whole number"),
         ({"shots": -1}, "0 or more"),
         ({"answer": "words"}, "unknown value of answer"),
         ({"prompt": "{speech} Answer: {text}"}, r"has no \{A\}.*answer: text"),
         ({"prompt": "Answer: {text}"}, "must hold {speech} once"),
     ):
         with pytest.raises(UserError, match=message):
-            MultipleChoice.from_dict(values, "conf")
+            from_mapping(MultipleChoice, values, "conf")
     with pytest.raises(UserError, match="max_tokens is 0"):
         OpenQuestions(max_tokens=0)
 
@@ -336,8 +337,11 @@ def test_tables(tmp_path, monkeypatch, capsys):
     answers_file(tmp_path / "llm", "mc_pub", lines, options)
     lines = [{"id": "q", "answer": ["no"], "text": "no", "speech": "oh no"}]
     answers_file(tmp_path / "b", "sqa_pub", lines)
-    command = ["--system=a|A|a/decode_{set}/hyp.jsonl", "--system=b|B|b/decode_{set}/hyp.jsonl", "--set=test|id|ref",
-               "--answers=llm|LLM alone|llm", "--out_dir=exp"]  # fmt: skip
+    systems = {s: {"label": s.upper(), "hypotheses": f"{s}/decode_{{set}}/hyp.jsonl", "model": s} for s in ("a", "b")}
+    table = {"systems": systems, "sets": {"test": {"domain": "id", "text": "ref"}}}
+    table["answers"] = {"llm": {"label": "LLM alone", "directory": "llm"}}
+    (tmp_path / "table.yaml").write_text(json.dumps(table))
+    command = ["--table=table.yaml", "--out_dir=exp"]
     results.main(command)
     rows = json.loads((tmp_path / "exp" / "results.json").read_text())
     rows = {(r["system"], r["set"], r["metric"]): r for r in rows}
@@ -364,8 +368,10 @@ def test_tables(tmp_path, monkeypatch, capsys):
     write(tmp_path / "llm" / "mc_pub" / "environment.json", {"options": {**options, "shots": 1}})
     with pytest.raises(UserError, match="mc_pub/answers.jsonl: made with other options than that of a"):
         results.main(command)
-    with pytest.raises(UserError, match="--answers 'a' is the name of another row"):
-        results.main([*command[:-2], "--answers=a|A|llm"])
+    table["answers"] = {"a": table["answers"]["llm"]}
+    (tmp_path / "table.yaml").write_text(json.dumps(table))
+    with pytest.raises(UserError, match="system 'a' is given twice"):
+        results.main(command)
 
 
 def test_commands(tmp_path, llm_dir, spoken, capsys):

@@ -11,7 +11,7 @@ from espnet2.layers.utterance_mvn import UtteranceMVN
 
 from espnet_llmvq.base.errors import UserError
 from espnet_llmvq.speech.encoder import SpeechEncoder
-from espnet_llmvq.speech.frame_rate import SUBSAMPLING, encoder_frames
+from espnet_llmvq.speech.frame_rate import SUBSAMPLING, FrameRate
 
 MELS = 20
 ENCODERS = {
@@ -41,13 +41,14 @@ def parts(name, input_layer, frame_stack, center=False, seed=0, **conf):
         if isinstance(module, torch.nn.BatchNorm1d):
             module.running_mean.normal_()
             module.running_var.uniform_(0.5, 2.0)
-    conf = {"frontend": {"n_fft": 512, "hop_length": 160, "center": center}, "encoder": kwargs}
+    frontend_conf = {"n_fft": 512, "hop_length": 160, "center": center}
+    conf = {"frontend_conf": frontend_conf, "frame_stack": frame_stack, "encoder_conf": kwargs}
     return frontend, UtteranceMVN(norm_vars=True), encoder, conf
 
 
 def speech_encoder(name, input_layer, frame_stack=1, center=False, **conf):
     frontend, normalize, encoder, conf = parts(name, input_layer, frame_stack, center, **conf)
-    return SpeechEncoder(frontend, normalize, None, encoder, frame_stack, conf).eval()
+    return SpeechEncoder(frontend, normalize, None, encoder, conf).eval()
 
 
 @torch.no_grad()
@@ -87,7 +88,7 @@ def test_batch_changes_nothing(name, input_layer, frame_stack):
         out, frames = ours(*padded(waves))
     for i, wave in enumerate(waves):
         alone = espnet_alone(bare, wave, frame_stack)
-        assert len(alone) == frames[i] == encoder_frames(len(wave), ours.frontend_conf, frame_stack, bare[3]["encoder"])
+        assert len(alone) == frames[i] == FrameRate(bare[3]).frames(len(wave))
         torch.testing.assert_close(out[i, : len(alone)], alone, atol=1e-5, rtol=1e-5)
         assert (out[i, len(alone) :] == 0).all()
 
@@ -100,7 +101,7 @@ def test_batch_changes_nothing_in_float64(name):
     counts = torch.tensor([11, 17, 25, 40, 64])
     feats = [torch.randn(int(n), MELS, dtype=torch.float64) for n in counts]
     ours.features = lambda speech, lengths: (speech, lengths)
-    ours.frames = lambda lengths: (((lengths - 3) // 2 + 1) - 5) // 3 + 1
+    ours.rate.frames = lambda lengths: (((lengths - 3) // 2 + 1) - 5) // 3 + 1
     batch = torch.nn.utils.rnn.pad_sequence(feats, True, padding_value=1e3)
     with torch.no_grad():
         out, frames = ours(batch, counts)
@@ -119,7 +120,7 @@ def test_features_do_not_depend_on_the_batch(center):
     feats, counts = ours.features(*padded(waves))
     for i, wave in enumerate(waves):
         alone, n = frontend(wave[None].clone(), torch.tensor([len(wave)]))
-        assert counts[i] == n == ours.frames(len(wave))
+        assert counts[i] == n == ours.rate.frames(len(wave))
         torch.testing.assert_close(feats[i, : int(n)], alone[0], atol=1e-5, rtol=1e-5)
 
 
@@ -143,13 +144,13 @@ def test_shortest_speech_centred():
 
 def test_unknown_input_layer():
     with pytest.raises(UserError, match="conv1d2.*frame count is unknown.*conv2d6"):
-        encoder_frames(16000, {}, 1, {"input_layer": "conv1d2"})
+        FrameRate({"encoder_conf": {"input_layer": "conv1d2"}})
 
 
 def test_specaug_only_in_training():
     frontend, normalize, encoder, conf = parts("transformer", "linear", 1, dropout_rate=0.0)
     specaug = SpecAug(apply_time_warp=False, freq_mask_width_range=[3, 8], time_mask_width_range=[3, 8])
-    ours = SpeechEncoder(frontend, normalize, specaug, encoder, 1, conf)
+    ours = SpeechEncoder(frontend, normalize, specaug, encoder, conf)
     batch = padded([torch.randn(n) for n in (5000, 4000)])
     with torch.no_grad():
         ours.eval()

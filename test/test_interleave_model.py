@@ -7,9 +7,11 @@ import torch
 
 from espnet_llmvq.base.errors import UserError
 from espnet_llmvq.llm.directory import load_tokenizer
-from espnet_llmvq.llm.packing import assign, check_no_leak, pack
+from espnet_llmvq.llm.packing import assign, check_no_leak, pack, packed_length
 from espnet_llmvq.llm.tokenizer import train_tokenizer
-from espnet_llmvq.model.batch import SequencePreprocessor, collate
+from espnet_llmvq.model import batch as batches
+from espnet_llmvq.model.batch import SequenceArrays
+from espnet_llmvq.model.losses import IGNORE, assemble
 from espnet_llmvq.model.positions import Positions, encode_text
 from espnet_llmvq.sequence.sequence import Sequence, Span
 
@@ -50,8 +52,12 @@ def sequences(room):
 
 @pytest.fixture
 def batch_of(tokenizer):
-    preprocess = SequencePreprocessor(tokenizer, tokenizer.eos_token_id, step=STEP)
-    return lambda some: collate([(s.id, preprocess(s.id, {"sequence": s.to_json()})) for s in some])[1]
+    arrays = SequenceArrays(tokenizer, step=STEP)
+    return lambda some: batches.batch_of(arrays, some)[1]
+
+
+def encode(model, batch):
+    return model.encode_spans(*(batch[key] for key in ("tokens", "speech", "speech_lengths", "speech_steps")))
 
 
 def gradients(model):
@@ -97,12 +103,12 @@ def test_pieces_are_encoded_at_once_and_put_back(tmp_path, make_model, batch_of)
     model = make_model()
     some = sequences(tmp_path)
     batch = batch_of(some)
-    frames, lengths = model.encode_spans(batch["speech"], batch["speech_lengths"], batch["layout"])
-    assert lengths.tolist() == [1, 3, 3, int(model.speech_encoder.frames(12000)), 1]
+    frames, lengths = encode(model, batch)
+    assert lengths.tolist() == [1, 3, 3, int(model.speech_encoder.rate.frames(12000)), 1]
 
     def alone(wave, count):
         # The frames of zeros behind are what the windows of the last step reach into.
-        wave = torch.cat([wave, torch.zeros(STEP)]) if model.speech_encoder.frames(len(wave)) < count else wave
+        wave = torch.cat([wave, torch.zeros(STEP)]) if model.speech_encoder.rate.frames(len(wave)) < count else wave
         return model.speech_encoder(wave[None], torch.tensor([len(wave)]))[0][0, :count]
 
     def cut(span):
@@ -117,7 +123,7 @@ def test_pieces_are_encoded_at_once_and_put_back(tmp_path, make_model, batch_of)
         torch.testing.assert_close(row[:n], value, atol=1e-6, rtol=1e-5)
         assert not row[n:].any()
     model.concatenate = False
-    frames, separate = model.encode_spans(batch["speech"], batch["speech_lengths"], batch["layout"])
+    frames, separate = encode(model, batch)
     assert torch.equal(separate, lengths)
     for row, n, value in zip(frames, lengths, [alone(p, len(p) // STEP) for p in pieces] + expected[3:]):
         torch.testing.assert_close(row[:n], value, atol=1e-6, rtol=1e-5)
@@ -129,15 +135,14 @@ def test_every_piece_has_its_steps_with_any_encoder(tmp_path, make_model, tokeni
     frontend = {"n_fft": 512, "n_mels": 20, **frontend}
     conf = {"input_layer": layer, "output_size": 16, "attention_heads": 2, "linear_units": 24, "num_blocks": 1}
     model = make_model(frontend_conf=frontend, frame_stack=stack, specaug=None, encoder_conf=conf)
-    step = model.speech_encoder.step_samples()
-    preprocess = SequencePreprocessor(tokenizer, tokenizer.eos_token_id, step=step)
+    step = model.speech_encoder.rate.step
     some = sequences(tmp_path)
-    batch = collate([(s.id, preprocess(s.id, {"sequence": s.to_json()})) for s in some])[1]
-    lengths = model.encode_spans(batch["speech"], batch["speech_lengths"], batch["layout"])[1].tolist()
-    whole = int(model.speech_encoder.frames(12000))
+    batch = batches.batch_of(SequenceArrays(tokenizer, step=step), some)[1]
+    lengths = encode(model, batch)[1].tolist()
+    whole = int(model.speech_encoder.rate.frames(12000))
     assert lengths == [-(-n // step) for n in (70, 2 * STEP + 1, 3 * STEP)] + [whole, 1]
-    inputs, _ = model.assemble(*model.bridge_speech(*model.encode_spans(
-        batch["speech"], batch["speech_lengths"], batch["layout"]))[:2], batch["tokens"], batch["layout"])  # fmt: skip
+    steps = model.bridge_speech(*encode(model, batch))[:2]
+    inputs, _ = assemble(model.llm.get_input_embeddings(), batch["tokens"], batch["labels"], *steps)
     config = {"frontend_conf": frontend, "frame_stack": stack, "encoder_conf": {"input_layer": layer}}
     count = Positions(tokenizer, config)
     assert [len(x) for x in inputs] == [count(s) for s in some]
@@ -146,8 +151,8 @@ def test_every_piece_has_its_steps_with_any_encoder(tmp_path, make_model, tokeni
 def test_labels_are_exactly_the_text_tokens(tmp_path, make_model, batch_of, tokenizer):
     model = make_model()
     batch = batch_of(sequences(tmp_path)[:1])
-    steps = model.bridge_speech(*model.encode_spans(batch["speech"], batch["speech_lengths"], batch["layout"]))[:2]
-    (inputs,), (labels,) = model.assemble(*steps, batch["tokens"], batch["layout"])
+    steps = model.bridge_speech(*encode(model, batch))[:2]
+    (inputs,), (labels,) = assemble(model.llm.get_input_embeddings(), batch["tokens"], batch["labels"], *steps)
     one, two, four = (tokenizer.encode(t, add_special_tokens=False) for t in ("one", "two three", "four"))
     # <s>, 70 samples, 1,281 samples, 3 steps of 640 samples, </s>
     assert labels.tolist() == [-100, -100, *one, *[-100] * 3, *two, *[-100] * 3, *four, -100]
@@ -163,7 +168,7 @@ def test_each_piece_keeps_a_step_when_blanks_go(tmp_path, make_model, batch_of):
     for conf in ({"drop_blank": 0.0}, {"drop_blank": 0.0, "merge_runs": True}):
         model = make_model(model_conf=conf, **SOFT)
         batch = batch_of(sequences(tmp_path))
-        frames, lengths = model.encode_spans(batch["speech"], batch["speech_lengths"], batch["layout"])
+        frames, lengths = encode(model, batch)
         _, steps, _ = model.bridge_speech(frames, lengths)
         assert len(steps) == 5 and int(steps.min()) >= 1
         assert torch.isfinite(model(**batch)[0])
@@ -200,7 +205,7 @@ def test_packed_is_one_by_one(tmp_path, make_model, batch_of, conf, attention, p
         total, count = total + loss * weight, count + int(weight)
     (total / count).sum().backward()
     expected = gradients(model)
-    model.packing = model.row_length(packing)
+    model.packing = packed_length(packing, model.llm)
     loss, stats, weight = model(**batch_of(some))
     assert int(weight) == count
     torch.testing.assert_close(loss * count, total, atol=1e-5 * count, rtol=1e-5)
@@ -250,14 +255,14 @@ def test_config_errors(make_model, conf):
 
 
 def test_a_special_token_must_be_one(tokenizer, tmp_path):
-    preprocess = SequencePreprocessor(tokenizer, 2, step=STEP)
+    arrays = SequenceArrays(tokenizer, step=STEP)
     seq = Sequence("a", (Span(text="<N>", special=True), Span(text="one", loss=True)))
     with pytest.raises(UserError, match="'<N>' is not a token .* --reserved"):
-        preprocess("a", {"sequence": seq.to_json()})
-    data = preprocess("a", {"sequence": interleaved("a", sequences(tmp_path)[0].spans[1].audio).to_json()})
+        arrays(seq)
+    data = arrays(interleaved("a", sequences(tmp_path)[0].spans[1].audio))
     assert data["tokens"][0] == 1 and data["tokens"][-1] == 2
     # The end token alone, which has no loss, and no space in front of it.
-    assert data["layout"][-1].tolist() == [0, 1, 0] and data["layout"][0].tolist() == [0, 1, 0]
+    assert data["labels"][0] == data["labels"][-1] == IGNORE
 
 
 def test_reserved_tokens(tmp_path):
@@ -310,7 +315,7 @@ def test_training_on_a_mixture(tmp_path, arguments, tokenizer, make_model):
     preprocess = SpeechLLMTask.build_preprocess_fn(args, train=True)
     assert preprocess.step == STEP
     model = make_model(model_conf={"packing": 64}, specaug=None, **SOFT).train()
-    batch = collate([(s.id, preprocess(s.id, {"sequence": s.to_json()})) for s in sequences(tmp_path)])[1]
+    batch = batches.collate([(s.id, preprocess(s.id, {"sequence": s.to_json()})) for s in sequences(tmp_path)])[1]
     optimizer = torch.optim.SGD(model.parameters(), 0.1)
     losses = []
     for _ in range(4):

@@ -10,15 +10,14 @@ import unicodedata
 import numpy as np
 import pytest
 import soundfile
-from conftest import write_cards
+import yaml
 
 from espnet_llmvq.align.ctm import Word
+from espnet_llmvq.base.config import from_mapping
 from espnet_llmvq.base.errors import UserError
 from espnet_llmvq.cli.align import import_ as import_alignment
 from espnet_llmvq.cli.align import segments as segment_lengths
 from espnet_llmvq.cli.sequences import make as make_sequences
-from espnet_llmvq.experiment.cards import read_cards
-from espnet_llmvq.experiment.systems import read_interleaving
 from espnet_llmvq.model.positions import Positions
 from espnet_llmvq.sequence.interleaved import Interleaving, interleave
 from espnet_llmvq.sequence.questions import MultipleChoice
@@ -211,27 +210,27 @@ def test_small_overruns_are_clipped():
     [
         ({"levle": "word"}, "did you mean 'level'"),
         ({"level": "words"}, "did you mean 'word'"),
-        ({"silence": -1}, "silence: -1 must be seconds"),
-        ({"margin": True}, "margin: True must be seconds"),
+        ({"silence": -1}, "silence is -1; it must be seconds"),
+        ({"margin": True}, "margin is True; it must be a number"),
         ({"ratio": [0, 0]}, "ratio"),
         ({"end_loss": True, "end_token": False}, "end_loss"),
-        ({"begin_token": 1}, "begin_token: 1 must be text"),
-        ({"segment_token": ""}, "segment_token: '' is no token; null for none"),
+        ({"begin_token": 1}, "begin_token is 1; it must be text; put quotes around it"),
+        ({"segment_token": ""}, "segment_token is '', which is no token; null for none"),
     ],
 )
 def test_config_errors(values, message):
     with pytest.raises(UserError, match=message):
-        Interleaving.from_dict(values)
+        from_mapping(Interleaving, values, "config")
 
 
 def test_a_wrong_value_is_told_with_its_file(tmp_path):
-    cards = read_cards(write_cards(tmp_path, interleave={"w": {"silence": -1}}))
-    with pytest.raises(UserError, match="systems.yaml, form of interleaving w: silence: -1 must be"):
-        read_interleaving(cards, "w")
-    with pytest.raises(UserError, match="--override: silence: -1 must be"):
-        read_interleaving(cards, "w", ["silence=-1"])
+    (tmp_path / "w.yaml").write_text("silence: -1\n")
+    with pytest.raises(UserError, match="w.yaml: silence is -1; it must be"):
+        Interleaving.read(str(tmp_path / "w.yaml"))
+    with pytest.raises(UserError, match="--override: silence is -1; it must be"):
+        Interleaving.read(overrides=["silence=-1"])
     with pytest.raises(UserError, match="q.yaml: shots is -1"):
-        MultipleChoice.from_dict({"shots": -1}, "q.yaml")
+        from_mapping(MultipleChoice, {"shots": -1}, "q.yaml")
 
 
 @pytest.fixture
@@ -260,15 +259,14 @@ def data_dir(tmp_path, llm_dir):
     (tmp_path / "encoder.yaml").write_text(
         "frontend_conf: {hop_length: 160, center: false}\nframe_stack: 8\nencoder_conf: {input_layer: linear}\n"
     )
-    segments = {"level": "segment", "cut": "silence", "margin": 0}
-    write_cards(tmp_path, interleave={"words": {"level": "word", "margin": 0}, "segments": segments, "defaults": {}})
+    (tmp_path / "words.yaml").write_text(yaml.safe_dump({"level": "word", "margin": 0}))
     return tmp_path
 
 
 def test_command_counts_and_lists_what_it_drops(data_dir, llm_dir, tokenizer, capsys):
     out = data_dir / "out.jsonl"
     options = ["--builder", "interleaved", "--data_dir", str(data_dir / "data"), "--ctm", str(data_dir / "ctm"),
-               "--cards", str(data_dir), "--form", "words", "--encoder_config", str(data_dir / "encoder.yaml"),
+               "--config", str(data_dir / "words.yaml"), "--encoder_config", str(data_dir / "encoder.yaml"),
                "--llm", llm_dir, "--out", str(out)]  # fmt: skip
     # a: two pieces of 1,600 samples, of 2 steps each, the tokens of two words, the end token
     tokens = [len(tokenizer.encode(w, add_special_tokens=False)) for w in ("two", "four")]
@@ -345,11 +343,10 @@ def test_a_directory_that_is_not_formatted(data_dir, name, content):
     path.unlink() if content is None else path.write_text(lines.replace("a 16000\n", content))
     message = "is not formatted; run llmvq data format" if content is None else "utt2num_samples: a: 'x' is not a count"
     common = ["--data_dir", str(data_dir / "data"), "--ctm", str(data_dir / "ctm")]
-    form = ["--cards", str(data_dir), "--form", "defaults"]
     for command, options in (
         (import_alignment, ["--out", str(data_dir / "new.ctm")]),
-        (segment_lengths, [*form, "--out", str(data_dir / "lengths")]),
-        (make_sequences, [*form, "--builder", "interleaved", "--encoder_config", str(data_dir / "encoder.yaml"),
+        (segment_lengths, ["--out", str(data_dir / "lengths")]),
+        (make_sequences, ["--builder", "interleaved", "--encoder_config", str(data_dir / "encoder.yaml"),
                           "--out", str(data_dir / "deep" / "er" / "il.jsonl")]),
     ):  # fmt: skip
         with pytest.raises(UserError, match=message):
@@ -360,9 +357,10 @@ def test_a_directory_that_is_not_formatted(data_dir, name, content):
 
 
 def test_no_pause_is_an_error_and_silence_0_cuts_after_every_word(data_dir):
-    out = data_dir / "out.jsonl"
+    out, config = data_dir / "out.jsonl", data_dir / "segments.yaml"
+    config.write_text("level: segment\ncut: silence\nmargin: 0\n")
     options = ["--builder", "interleaved", "--data_dir", str(data_dir / "data"), "--ctm", str(data_dir / "ctm"),
-               "--cards", str(data_dir), "--form", "segments", "--encoder_config", str(data_dir / "encoder.yaml"),
+               "--config", str(config), "--encoder_config", str(data_dir / "encoder.yaml"),
                "--out", str(out)]  # fmt: skip
     with pytest.raises(UserError, match="no sequence is left; are there pauses in the word times"):
         make_sequences.main(options)
@@ -403,9 +401,8 @@ def test_text_and_questions(data_dir, llm_dir, tokenizer):
 
 def test_show_sequences(data_dir):
     out = data_dir / "out.jsonl"
-    make_sequences.main(["--builder", "interleaved", "--data_dir", str(data_dir / "data"), "--cards", str(data_dir),
-                         "--form", "defaults", "--ctm", str(data_dir / "ctm"),
-                         "--encoder_config", str(data_dir / "encoder.yaml"),
+    make_sequences.main(["--builder", "interleaved", "--data_dir", str(data_dir / "data"),
+                         "--ctm", str(data_dir / "ctm"), "--encoder_config", str(data_dir / "encoder.yaml"),
                          "--out", str(out)])  # fmt: skip
     shown = subprocess.run([sys.executable, "-m", "espnet_llmvq", "sequences", "show", str(out), "--ids", "c"],
                            capture_output=True, text=True, check=True).stdout  # fmt: skip

@@ -14,18 +14,19 @@ import soundfile
 from espnet_llmvq.base.errors import UserError, message_of
 from espnet_llmvq.base.processes import run_forked, run_jobs
 from espnet_llmvq.cli import encode
-from espnet_llmvq.cli.data import filter as filter_data
-from espnet_llmvq.cli.data import format as format_audio
-from espnet_llmvq.cli.data import speed as perturb_data_dir_speed
+from espnet_llmvq.cli.data import format as format_command
 from espnet_llmvq.cli.parser import run
 from espnet_llmvq.data.checks import validate
+from espnet_llmvq.data.copies import perturb_speed
 from espnet_llmvq.data.datadir import DataDir
+from espnet_llmvq.data.filter import filter_data
+from espnet_llmvq.data.format import format_audio
 from espnet_llmvq.data.tables import read_scp
 from espnet_llmvq.decode.nbest import Partial
 from espnet_llmvq.espnet.run import is_done
-from espnet_llmvq.espnet.task import load_model
 from espnet_llmvq.experiment.fork import read_record
 from espnet_llmvq.llm.directory import load_llm, load_tokenizer
+from espnet_llmvq.model.build import load_model
 from espnet_llmvq.sequence.sequence import Sequence, SequenceReader, Span, write_sequences
 
 
@@ -37,13 +38,17 @@ def full_disk():
     resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
+def wavs_of(root):
+    return root.with_name(f"wavs_of_{root.name}")
+
+
 def make_data(root, utts=4, seconds=1.0, rate=8000):
     """A data directory of noise that llmvq data format has to resample."""
-    root.mkdir()
-    rng, names = np.random.default_rng(0), [f"u{i}" for i in range(utts)]
+    rng, names, wavs = np.random.default_rng(0), [f"u{i}" for i in range(utts)], wavs_of(root)
+    wavs.mkdir()
     for name in names:
-        soundfile.write(root / f"{name}.wav", rng.standard_normal(round(seconds * rate)) * 0.1, rate)
-    wav_scp = {name: str(root / f"{name}.wav") for name in names}
+        soundfile.write(wavs / f"{name}.wav", rng.standard_normal(round(seconds * rate)) * 0.1, rate)
+    wav_scp = {name: str(wavs / f"{name}.wav") for name in names}
     DataDir(wav_scp, {n: "one two" for n in names}, {n: "s" for n in names}).write(root)
     return root
 
@@ -56,14 +61,14 @@ def test_full_disk_in_formatting_is_told_and_a_rerun_recovers(tmp_path, full_dis
     limit = resource.getrlimit(resource.RLIMIT_FSIZE)
     full_disk()
     with pytest.raises(SystemExit) as stop:
-        run(format_audio.main, ["--nj=1", str(data), str(dump)])
+        run(format_command.main, ["--nj=1", str(data), str(dump)])
     resource.setrlimit(resource.RLIMIT_FSIZE, limit)
     assert stop.value.code == 1
     message = capsys.readouterr().err.splitlines()[-1]
     assert message.startswith("error: ") and "u0.wav: cannot be written" in message and "free some space" in message
     assert "llmvq data fix" not in message  # which would drop utterances that are sound
     assert not dump.exists()
-    assert format_audio.format_audio(str(data), str(dump), nj=1) == 4
+    assert format_audio(str(data), str(dump), nj=1)
     assert validate(dump) == []
 
 
@@ -123,18 +128,26 @@ def test_full_disk_leaves_old_files_as_they_were(tmp_path, full_disk):
 # --- a kill in the middle of writing a directory ---------------------------------------------------------------
 
 
-def test_a_directory_half_replaced_is_not_taken_for_finished(tmp_path, monkeypatch):
-    """wav.scp, whose time says that a set is up to date, is the last file to be replaced."""
-    root, replaced, replace = make_data(tmp_path / "data"), [], os.replace
+@pytest.mark.parametrize("at", [1, 2])
+def test_a_kill_while_a_directory_is_replaced_loses_nothing(tmp_path, monkeypatch, at):
+    """Neither the old directory nor what others put into it; the same command then ends as it should."""
+    root, rename, calls = make_data(tmp_path / "data"), os.rename, []
+    (root / "notes").write_text("mine")
+    data = DataDir.load(root).subset(["u0"])
 
-    def note(source, target):
-        replaced.append(os.path.basename(target))
-        replace(source, target)
+    def kill(source, target):
+        calls.append(target)
+        if len(calls) == at:
+            raise KeyboardInterrupt
+        rename(source, target)
 
-    monkeypatch.setattr(os, "replace", note)
-    data = DataDir.load(root)
-    data.subset(["u0"]).write(root)
-    assert replaced[-1] == "wav.scp" and set(replaced) == {"text", "utt2spk", "spk2utt", "wav.scp"}
+    monkeypatch.setattr(os, "rename", kill)
+    with pytest.raises(KeyboardInterrupt):
+        data.write(root)
+    monkeypatch.undo()
+    assert data.write(root) and not data.write(root)
+    assert DataDir.load(root).utts == ["u0"] and (root / "notes").read_text() == "mine"
+    assert sorted(os.listdir(tmp_path)) == ["data", "wavs_of_data"]
 
 
 # --- killed workers ---------------------------------------------------------------------------------------------
@@ -198,14 +211,14 @@ def test_a_forked_job_that_fails_is_named_and_ends_the_others(tmp_path, how, mes
 
 def test_truncated_audio_of_dump_is_made_again(tmp_path, capsys):
     data, dump = make_data(tmp_path / "data"), tmp_path / "dump"
-    assert format_audio.format_audio(str(data), str(dump), nj=1) == 4
-    assert format_audio.format_audio(str(data), str(dump), nj=1) is None
+    assert format_audio(str(data), str(dump), nj=1)
+    assert not format_audio(str(data), str(dump), nj=1)
     path = read_scp(dump / "wav.scp")["u2"]
     whole = open(path, "rb").read()
     for size in (0, 30, 44, len(whole) - 2):
         with open(path, "r+b") as f:
             f.truncate(size)
-        assert format_audio.format_audio(str(data), str(dump), nj=1) == 4
+        assert format_audio(str(data), str(dump), nj=1)
         assert open(path, "rb").read() == whole
 
 
@@ -218,14 +231,14 @@ def test_cut_tables_of_dump_are_made_again(tmp_path, capsys, name, cut):
         if damaged is not None:
             whole = (damaged / name).read_bytes()
             (damaged / name).write_bytes(whole[:-cut])
-        format_audio.main([str(data), str(raw)])
-        filter_data.main([str(raw), str(dump)])
+        format_audio(str(data), str(raw))
+        filter_data(str(raw), str(dump))
         assert damaged is None or (damaged / name).read_bytes() == whole
         assert validate(raw) == validate(dump) == []
     (dump / "words.ctm").write_text("u0 1 0.0 0.1 one\n")  # of the user
     before = {p.name: p.stat().st_mtime_ns for p in dump.iterdir()}
     capsys.readouterr()
-    filter_data.main([str(raw), str(dump)])
+    filter_data(str(raw), str(dump))
     assert "is filtered, nothing to do" in capsys.readouterr().out
     assert {p.name: p.stat().st_mtime_ns for p in dump.iterdir()} == before
 
@@ -235,19 +248,21 @@ def test_new_audio_and_dropped_utterances_reach_filtered_sets(tmp_path, capsys):
     data, raw, dump = make_data(tmp_path / "data"), tmp_path / "raw", tmp_path / "dump"
 
     def stages():
-        format_audio.main([str(data), str(raw)])
-        filter_data.main([str(raw), str(dump)])
+        format_audio(str(data), str(raw))
+        filter_data(str(raw), str(dump))
         return (dump / "utt2num_samples").stat().st_mtime_ns
 
     before = stages()
     assert stages() == before
-    soundfile.write(data / "u1.wav", np.zeros(8000), 8000)
+    soundfile.write(wavs_of(data) / "u1.wav", np.zeros(8000), 8000)
     assert stages() > before
     for name in ("wav.scp", "text", "utt2spk"):
         path = data / name
-        path.write_text(path.read_text() + f"u9 {data}/u9.wav\n" if name == "wav.scp" else path.read_text() + "u9 s\n")
+        path.write_text(
+            path.read_text() + f"u9 {wavs_of(data)}/u9.wav\n" if name == "wav.scp" else path.read_text() + "u9 s\n"
+        )
     (data / "spk2utt").write_text("s u0 u1 u2 u3 u9\n")
-    soundfile.write(data / "u9.wav", np.zeros(80), 8000)
+    soundfile.write(wavs_of(data) / "u9.wav", np.zeros(80), 8000)
     stages()
     assert (dump / "dropped.tsv").read_text() == "u9\t0.010 s is shorter than 0.1 s\n"
 
@@ -272,10 +287,10 @@ def test_damaged_records_are_named_or_made_again(tmp_path):
     with pytest.raises(UserError, match="config.yaml: cannot be read .*; if damaged, remove .*phase and run stage 11"):
         load_model(str(tmp_path / "phase"))
     data, slow = make_data(tmp_path / "data"), tmp_path / "slow"
-    perturb_data_dir_speed.main(["--nj", "1", "0.5", str(data), str(slow)])
-    (slow / "perturbation.json").write_text('{"opt')
-    perturb_data_dir_speed.main(["--nj", "1", "0.5", str(data), str(slow)])
-    assert json.loads((slow / "perturbation.json").read_text())["seed"] is not None
+    perturb_speed(str(data), str(slow), [0.5], nj=1)
+    (slow / "made.json").write_text('{"opt')
+    perturb_speed(str(data), str(slow), [0.5], nj=1)
+    assert json.loads((slow / "made.json").read_text())["options"]["seed"] is not None
     for content in ("[]", '{"source": 3}', "{"):
         (tmp_path / ".fork").mkdir(exist_ok=True)
         (tmp_path / ".fork" / "fork.json").write_text(content)
@@ -285,8 +300,8 @@ def test_damaged_records_are_named_or_made_again(tmp_path):
 
 def test_filtering_reads_the_new_dump(tmp_path, capsys):
     data = make_data(tmp_path / "data")
-    format_audio.format_audio(str(data), str(tmp_path / "raw"), nj=1)
-    assert filter_data.main([str(tmp_path / "raw"), str(tmp_path / "dump")]) == 0
+    format_audio(str(data), str(tmp_path / "raw"), nj=1)
+    assert filter_data(str(tmp_path / "raw"), str(tmp_path / "dump"))
     assert validate(tmp_path / "dump") == []
 
 
@@ -353,20 +368,21 @@ def test_damaged_encoder_frames_are_told_with_the_remedy(tmp_path):
 
 
 def test_truncated_audio_in_training_names_the_utterance_and_the_stage(tmp_path, tokenizer):
-    from espnet_llmvq.model.batch import SequencePreprocessor
+    from espnet_llmvq.model.batch import SequenceArrays
 
     path = tmp_path / "a.wav"
     soundfile.write(path, np.zeros(1600), 16000, subtype="PCM_16")
     seq = Sequence("u1", (Span(audio=str(path), samples=1600), Span(text="one", loss=True)))
     path.write_bytes(path.read_bytes()[:-100])
     with pytest.raises(UserError, match=r"u1: .*a\.wav: audio file is truncated.*made again from stage 3"):
-        SequencePreprocessor(tokenizer, 2)("u1", {"sequence": seq.to_json()})
+        SequenceArrays(tokenizer)(seq)
 
 
 def test_damaged_and_unwritable_checkpoints(tmp_path, full_disk):
     import torch
 
-    from espnet_llmvq.espnet.trainer import atomic_checkpoints, load_weights
+    from espnet_llmvq.espnet.trainer import atomic_checkpoints
+    from espnet_llmvq.model.checkpoint import load_weights
 
     path = tmp_path / "checkpoint.pth"
     with atomic_checkpoints():

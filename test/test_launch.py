@@ -12,11 +12,11 @@ from pathlib import Path
 import pytest
 
 from espnet_llmvq.base.errors import UserError
-from espnet_llmvq.cli.launch import run_call
 from espnet_llmvq.launch.call import Resources, parse_call
 from espnet_llmvq.launch.config import load_config, read_config, submit_command
 from espnet_llmvq.launch.local import Local
 from espnet_llmvq.launch.pbs import Pbs
+from espnet_llmvq.launch.run import run_call
 from espnet_llmvq.launch.sge import Sge
 from espnet_llmvq.launch.slurm import Slurm
 from espnet_llmvq.launch.ssh import Ssh, read_machines

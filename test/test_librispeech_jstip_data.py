@@ -13,14 +13,12 @@ import layouts_jstip as layouts
 import pytest
 from recipe_modules import local_modules
 
-from espnet_llmvq.base.config import read_config, read_yaml
+from espnet_llmvq.base.config import from_mapping, read_config, read_yaml
 from espnet_llmvq.base.errors import UserError
 from espnet_llmvq.data.checks import validate
 from espnet_llmvq.data.datadir import DataDir
 from espnet_llmvq.data.questions import read_questions
-from espnet_llmvq.experiment.cards import read_cards
-from espnet_llmvq.experiment.phases import with_schedule
-from espnet_llmvq.experiment.systems import expand, plan, read_interleaving, read_mixture, read_systems
+from espnet_llmvq.experiment.systems import names, plan, read_mixture, read_systems, split_mixture
 from espnet_llmvq.score.entities import check_entities, read_entities
 
 RECIPE = Path(__file__).resolve().parents[1] / "egs/librispeech/jstip1"
@@ -493,33 +491,27 @@ def test_run_takes_what_is_there(made, tmp_path):
 # --- Configs: the figures are those of the paper, typed here ---------------------------------------------------------
 
 POSITIONS = 16384 * 4  # LLM positions of a step: ours
-CARDS = read_cards(CONF)
-
-
-def phase(name):
-    """The config of a phase as it is trained."""
-    return with_schedule(CARDS.phase(name), CARDS.where("phases", name))
 
 
 def test_phase_1_trains_the_adapter_on_a_tenth():
-    config = phase("adapter")
+    config = read_config(f"{CONF}/phases/adapter.yaml")
     assert config["optim"] == "adamw" and config["optim_conf"]["lr"] == 1e-4
     assert config["scheduler_conf"]["max_lr"] == 1e-4
     assert config["freeze"] == ["llm"] and not config.get("train_encoder") and "mixture" not in config
     assert config["batch_bins"] * config["accum_grad"] == POSITIONS
     steps = config["max_epoch"] * config["num_iters_per_epoch"] / config["accum_grad"]
-    asr = phase("joint_third")
+    asr = read_config(f"{CONF}/phases/joint_third.yaml")
     # As many ASR tokens as in phase 2, where ASR is a third.
     asr_steps = asr["max_epoch"] * asr["num_iters_per_epoch"] / asr["accum_grad"]
     assert steps == config["scheduler_conf"]["total_steps"] == 800 and steps == asr_steps / 10
 
 
 def test_phase_2_trains_everything():
-    config = phase("joint")
+    config = read_config(f"{CONF}/phases/joint.yaml")
     assert config["optim"] == "adamw" and config["optim_conf"]["lr"] == config["scheduler_conf"]["max_lr"] == 4e-5
     assert config["train_encoder"] is True and config["freeze"] == [] and "lora" not in config["llm_conf"]
     assert config["model_conf"] == {"packing": 8192}  # one next-token loss, contexts of 8k
-    third = phase("joint_third")
+    third = read_config(f"{CONF}/phases/joint_third.yaml")
     steps = {}
     for name, c in (("joint", config), ("third", third)):
         steps[name] = c["max_epoch"] * c["num_iters_per_epoch"] // c["accum_grad"]
@@ -531,7 +523,7 @@ def test_rates_fall_linearly_from_the_first_step():
     import torch
 
     for name, rate in (("adapter", 1e-4), ("joint_third", 4e-5)):
-        config = phase(name)
+        config = read_config(f"{CONF}/phases/{name}.yaml")
         assert config["scheduler"] == "onecyclelr"
         optimizer = torch.optim.AdamW([torch.nn.Parameter(torch.zeros(1))], **config["optim_conf"])
         betas = optimizer.param_groups[0]["betas"]
@@ -553,27 +545,26 @@ def test_encoder_steps_and_adapter():
     assert config["frontend_conf"]["hop_length"] / 16000 == 0.01
     assert step_samples(config["frontend_conf"], config.get("frame_stack", 1), config["encoder_conf"]) / 16000 == 0.08
     assert read_config(f"{CONF}/encoder_smoke.yaml")["encoder_conf"]["input_layer"] == "conv2d8"
-    adapter = phase("adapter")
+    adapter = read_config(f"{CONF}/phases/adapter.yaml")
     assert adapter["bridge"] == "none" and adapter["bridge_conf"]["stack"] == 1
     wide, hidden, llm = config["encoder_conf"]["output_size"], adapter["bridge_conf"]["hidden_size"], 896
     assert wide * hidden + hidden * llm == pytest.approx(20e6, rel=0.02)
 
 
 def test_rows_and_shares():
-    systems = {s.name: s for s in read_systems(CARDS, ["paper_b"])}
-    speech = expand(CARDS, ["paper_b_speech"])
-    assert expand(read_cards(f"{CONF}/template/paper_b.yaml"), ["paper_b"]) == list(systems)
+    systems = {s.name: s for s in read_systems(CONF, ["paper_b"])}
+    speech = {s.name for s in read_systems(CONF, ["paper_b_speech"])}
+    template = str(RECIPE.parents[1] / "TEMPLATE/jstip1/conf")
+    assert [s.name for s in read_systems(template, ["paper_b"])] == list(systems)
     shares = {}
     for name, system in systems.items():
         if system.decode != "llm":
             continue
         first, last = system.phases
-        assert first.name == ("adapter_soft" if name == "best_soft" else "adapter")
-        schedule = with_schedule(last.config, last.where)["scheduler_conf"]
-        assert schedule["total_steps"] == (8000 if name == "asr_only" else 24000)
-        mixture, found = last.mixture, {("train", "asr"): 1}
-        if mixture:
-            found = read_mixture(CARDS, mixture, ["train", "tts"], ["domain"])
+        assert Path(first.config).stem == ("adapter_soft" if name == "best_soft" else "adapter")
+        config, mixture = split_mixture(read_config(last.config), last.config, CONF)
+        assert config["scheduler_conf"]["total_steps"] == (8000 if name == "asr_only" else 24000)
+        found = read_mixture(CONF, mixture, ["train", "tts"], ["domain"]) if mixture else {("train", "asr"): 1}
         shares[name] = {f"{data}/{form}": share / sum(found.values()) for (data, form), share in found.items()}
         assert (name in speech) == all(source.startswith("train/") for source in shares[name])
     third = pytest.approx(1 / 3)
@@ -582,15 +573,19 @@ def test_rows_and_shares():
     assert shares["ttstext_mixed"] == {"train/asr": third, "train/mixed_sil_punc": third, "tts/text": third}
     assert shares["tts_mixed"] == {"train/asr": third, "train/mixed_sil_punc": third, "tts/asr": third}
     assert {phase.tag for phase in plan(systems.values())} >= {"adapter", "adapter-joint", "adapter-joint_best"}
-    (published,) = Path(CONF, "published").glob("*.yaml")
-    rows = read_yaml(published)["rows"]
+    (published,) = names(f"{CONF}/published")
+    rows = read_yaml(f"{CONF}/published/{published}.yaml")["rows"]
     assert set(rows) < set(systems) and rows["ttstext_mixed"][2] == 6.81 and rows["il_word"][6] == -6.89
 
 
 def test_interleaving_and_questions():
+    from espnet_llmvq.sequence.interleaved import Interleaving
     from espnet_llmvq.sequence.questions import LETTERS, MultipleChoice, OpenQuestions
 
-    forms = {name: read_interleaving(CARDS, name) for name in CARDS.names("interleave")}
+    forms = {
+        name: from_mapping(Interleaving, read_yaml(f"{CONF}/interleave/{name}.yaml"), name)
+        for name in names(f"{CONF}/interleave")
+    }
     assert {name: (f.level, f.cut) for name, f in forms.items() if name != "word"} == {
         "seg_sil": ("segment", "silence"), "seg_sil_punc": ("segment", "silence_punctuation"),
         "mixed_sil": ("mixed", "silence"), "mixed_sil_punc": ("mixed", "silence_punctuation"),
@@ -601,8 +596,8 @@ def test_interleaving_and_questions():
     run = (RECIPE / "run.sh").read_text()
     assert forms["mixed_sil_punc"].segment_token in re.search('--reserved_tokens "(.*)"', run)[1].split()
     values = read_yaml(f"{CONF}/questions.yaml")
-    choice = MultipleChoice.from_dict(values["multiple_choice"])
+    choice = from_mapping(MultipleChoice, values["multiple_choice"], "config")
     assert (choice.shots, choice.answer, LETTERS) == (5, "letter", "ABCD")
-    assert OpenQuestions.from_dict(values["spoken_qa"]).num_beams == 1
+    assert from_mapping(OpenQuestions, values["spoken_qa"], "config").num_beams == 1
     for key, kind in (("multiple_choice", MultipleChoice), ("spoken_qa", OpenQuestions)):
-        kind.from_dict(read_yaml(f"{CONF}/questions_smoke.yaml")[key])
+        from_mapping(kind, read_yaml(f"{CONF}/questions_smoke.yaml")[key], "config")

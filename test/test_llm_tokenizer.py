@@ -81,8 +81,10 @@ def test_same_text_same_tokenizer(text, directory, tmp_path, capsys):
     out = str(tmp_path / "again")
     command.main(["--text", text, "--vocab-size", "250", "--out", out])
     assert filecmp.cmp(f"{directory}/tokenizer.json", f"{out}/tokenizer.json", shallow=False)
-    command.main(["--text", text, "--vocab-size", "240", "--out", out])
+    command.main(["--text", text, "--vocab-size", "250", "--out", out])
     assert "already" in capsys.readouterr().out
+    with pytest.raises(UserError, match=r"again was made otherwise \(vocab_size: 250 then, 240 now\); delete .*again"):
+        command.main(["--text", text, "--vocab-size", "240", "--out", out])
     assert filecmp.cmp(f"{directory}/tokenizer.json", f"{out}/tokenizer.json", shallow=False)
 
 

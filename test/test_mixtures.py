@@ -10,58 +10,45 @@ from fractions import Fraction
 from pathlib import Path
 
 import pytest
-import yaml
-from conftest import write_cards
 
-from espnet_llmvq.base.config import read_yaml
+from espnet_llmvq.base.config import from_mapping, read_config, read_yaml
 from espnet_llmvq.base.errors import UserError
 from espnet_llmvq.cli import train
 from espnet_llmvq.cli.recipe import mixtures
 from espnet_llmvq.data.tables import level
 from espnet_llmvq.espnet import run as launch
-from espnet_llmvq.experiment.cards import read_cards
-from espnet_llmvq.experiment.phases import with_schedule
-from espnet_llmvq.experiment.systems import plan, read_interleaving, read_mixture, read_systems
+from espnet_llmvq.experiment.systems import names, plan, read_mixture, read_systems, split_mixture
 from espnet_llmvq.score.published import make_published
+from espnet_llmvq.sequence.interleaved import Interleaving
 
 EGS = Path(__file__).resolve().parent.parent / "egs"
 RECIPE = str(EGS / "mini_tts/jstip1/conf")
-TEXT = """\
-systems:
-  plain: {phases: [start, joint]}
-  mixed: {phases: [start, joint_mixed]}
-  both: {phases: [start, joint_both]}
-phases:
-  start: {max_epoch: 1}
-  joint: {max_epoch: 2, train_encoder: true}
-  joint_mixed: {base: joint, mixture: mixed}
-  joint_both: {base: joint_mixed, mixture: both, train_encoder: false}
-mixtures:
-  mixed: {train/asr: 2, train/word: 1}
-  both: {train/asr: 1, tts/text: 0.5, domain/text: 1, tts/asr: 1}
-interleave:
-  word: {level: word}
-  segments: {level: segment}
-"""
+FILES = {
+    "systems/plain.yaml": "phases: [start, joint]\n",
+    "systems/mixed.yaml": "phases: [start, joint_mixed]\n",
+    "systems/both.yaml": "phases: [start, joint_both]\n",
+    "phases/start.yaml": "max_epoch: 1\n",
+    "phases/joint.yaml": "max_epoch: 2\ntrain_encoder: true\n",
+    "phases/joint_mixed.yaml": "base: joint.yaml\nmixture: mixed\n",
+    "phases/joint_both.yaml": "base: joint_mixed.yaml\nmixture: both\ntrain_encoder: false\n",
+    "mixtures/mixed.yaml": "train/asr: 2\ntrain/word: 1\n",
+    "mixtures/both.yaml": "train/asr: 1\ntts/text: 0.5\ndomain/text: 1\ntts/asr: 1\n",
+    "interleave/word.yaml": "level: word\n",
+    "interleave/segments.yaml": "level: segment\n",
+}
 
 
 @pytest.fixture
 def conf(tmp_path):
-    (tmp_path / "systems.yaml").write_text(TEXT)
+    for name, text in FILES.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(text)
     return tmp_path
 
 
-def change(conf, section, name, entry):
-    """Replace an entry of the cards, as a file above them does."""
-    cards = yaml.safe_load(TEXT)
-    cards[section][name] = entry
-    write_cards(conf, **cards)
-
-
 def test_shares_of_a_mixture(conf):
-    cards = read_cards(conf)
-    assert read_mixture(cards, "mixed", ["train"]) == {("train", "asr"): 2, ("train", "word"): 1}
-    assert list(read_mixture(cards, "both", ["train", "tts"], ["domain"]).items()) == [
+    assert read_mixture(str(conf), "mixed", ["train"]) == {("train", "asr"): 2, ("train", "word"): 1}
+    assert list(read_mixture(str(conf), "both", ["train", "tts"], ["domain"]).items()) == [
         (("train", "asr"), 1), (("tts", "text"), 0.5), (("domain", "text"), 1), (("tts", "asr"), 1),
     ]  # fmt: skip
 
@@ -69,23 +56,23 @@ def test_shares_of_a_mixture(conf):
 @pytest.mark.parametrize(
     "text, message",
     [
-        ("train/wrod: 1", r"unknown form in .*mixture bad, train/wrod: 'wrod' \(did you mean 'word'\?\)"),
-        ("trian/asr: 1", r"unknown set in .*mixture bad, trian/asr: 'trian' \(did you mean 'train'\?\)"),
-        ("tarin/text: 1", r"unknown set in .*mixture bad, tarin/text: 'tarin' \(did you mean 'train'\?\)"),
-        ("domain/asr: 1", "unknown set in .*mixture bad, domain/asr: 'domain'"),  # a text has no audio
-        ("train: 1", "unknown form in .*mixture bad, train: ''"),
-        ("train/asr: 0", "mixture bad: the share of train/asr is 0; it must be a number above 0"),
+        ("train/wrod: 1", r"unknown form in .*bad.yaml, train/wrod: 'wrod' \(did you mean 'word'\?\)"),
+        ("trian/asr: 1", r"unknown set in .*bad.yaml, trian/asr: 'trian' \(did you mean 'train'\?\)"),
+        ("tarin/text: 1", r"unknown set in .*bad.yaml, tarin/text: 'tarin' \(did you mean 'train'\?\)"),
+        ("domain/asr: 1", "unknown set in .*bad.yaml, domain/asr: 'domain'"),  # a text has no audio
+        ("train: 1", "unknown form in .*bad.yaml, train: ''"),
+        ("train/asr: 0", "bad.yaml: the share of train/asr is 0; it must be a number above 0"),
         ("train/asr: true", "share of train/asr is True"),
         ("train/asr: one", "share of train/asr is 'one'"),
         ("train/asr: .nan", "share of train/asr is nan"),
-        ("{}", "mixture bad: no source"),
-        ("- train/asr", r"mixture bad: expected keys and values, not \['train/asr'\]"),
+        ("", "bad.yaml: no source"),
+        ("- train/asr", "expected `key: value` lines"),
     ],
 )
 def test_mistakes_in_a_mixture(conf, text, message):
-    change(conf, "mixtures", "bad", yaml.safe_load(text))
+    (conf / "mixtures/bad.yaml").write_text(text)
     with pytest.raises(UserError, match=message):
-        read_mixture(read_cards(conf), "bad", ["train", "tts"], ["domain"])
+        read_mixture(str(conf), "bad", ["train", "tts"], ["domain"])
 
 
 def test_the_command_lists_what_the_systems_need(conf, capsys):
@@ -100,13 +87,13 @@ def test_the_command_lists_what_the_systems_need(conf, capsys):
     with pytest.raises(UserError, match="key in --override.*did you mean 'silence'"):
         mixtures.main([*command, "mixed", "--override", "silense=0"])
     # Of a form that no phase uses, nothing is read.
-    change(conf, "interleave", "segments", {"levl": "segment"})
+    (conf / "interleave/segments.yaml").write_text("levl: segment\n")
     mixtures.main([*command, "mixed", "--override", "silence=0"])
-    change(conf, "interleave", "word", {"levl": "word"})
-    with pytest.raises(UserError, match=r"systems.yaml, form of interleaving word.*'levl' \(did you mean 'level'"):
+    (conf / "interleave/word.yaml").write_text("levl: word\n")
+    with pytest.raises(UserError, match=r"word.yaml.*'levl' \(did you mean 'level'"):
         mixtures.main([*command, "mixed"])
-    change(conf, "phases", "joint_both", {"mixture": "mixd"})
-    with pytest.raises(UserError, match=r"unknown mixture in .*phase joint_both: 'mixd' \(did you mean 'mixed'\?\)"):
+    (conf / "phases/joint_both.yaml").write_text("mixture: mixd\n")
+    with pytest.raises(UserError, match=r"unknown mixture in .*joint_both.yaml 'mixd' \(did you mean 'mixed'\?\)"):
         mixtures.main([*command, "both"])
 
 
@@ -144,29 +131,29 @@ def test_rows_of_jstip():
     """Equal steps, thirds that are filled up with ASR, and configs that can be read."""
     from espnet_llmvq.espnet.task import SpeechLLMTask
 
-    cards = read_cards(RECIPE)
-    systems = read_systems(cards, ["paper_b"])
-    for form in cards.names("interleave"):
-        read_interleaving(cards, form)
-    for path in Path(RECIPE, "published").glob("*.yaml"):
+    systems = read_systems(RECIPE, ["paper_b"])
+    for form in names(f"{RECIPE}/interleave"):
+        path = f"{RECIPE}/interleave/{form}.yaml"
+        from_mapping(Interleaving, read_yaml(path), path)
+    for name in names(f"{RECIPE}/published"):
+        path = f"{RECIPE}/published/{name}.yaml"
         rows = list(make_published(read_yaml(path), path).rows)
         assert [s.name for s in systems if s.name in rows] == rows
     for phase in plan(systems):
-        config = with_schedule(phase.config, phase.where)
-        SpeechLLMTask.check_config(config, phase.where)
+        config, _ = split_mixture(read_config(phase.config), phase.config, RECIPE)
+        SpeechLLMTask.check_config(config, phase.config)
         assert config["scheduler_conf"]["total_steps"] == config["max_epoch"] * config["num_iters_per_epoch"]
     thirds, last = {}, {}
     for system in systems:
         if system.decode != "llm":
             continue
-        phase = system.phases[-1]
-        config, mixture = with_schedule(phase.config, phase.where), phase.mixture
+        config, mixture = split_mixture(read_config(system.phases[-1].config), "", RECIPE)
         same = ("batch_type", "batch_bins", "optim", "optim_conf", "scheduler_conf", "train_encoder", "augment_conf")
         last[system.name] = (config["max_epoch"], {key: config[key] for key in same})
         assert len(system.phases) == 3 and config["freeze"] == []
         shares = {("train", "asr"): 1}
         if mixture is not None:
-            shares = read_mixture(cards, mixture, ["train", "tts"], ["domain"])
+            shares = read_mixture(RECIPE, mixture, ["train", "tts"], ["domain"])
         kinds = collections.Counter()
         for (data, form), share in shares.items():
             kind = {"asr": "asr" if data == "train" else "tts", "text": "text"}.get(form, "interleaved")
@@ -260,7 +247,7 @@ def test_stages_of_mixtures(recipe, conf):
     assert not any(level(p.name) for p in (conf / "dump").rglob("*") if p.name not in ("utt2num_samples", "utt2spk"))
     assert not any(level(Path(name).name) for name in made)
     assert made["dump/train/word.jsonl"] == (
-        "--builder interleaved --data_dir dump/train --ctm exp/align/train.ctm --cards ./systems.yaml --form word "
+        "--builder interleaved --data_dir dump/train --ctm exp/align/train.ctm --config ./interleave/word.yaml "
         "--encoder_config exp/encoder/config.yaml --context llm --llm exp/llm --bridge_stack 1 "
         "--out dump/train/word.jsonl"
     )
@@ -304,7 +291,7 @@ def test_another_prompt_or_size_is_made_anew(recipe, conf):
     assert "--positions 500" in mixed
     again = [*options, "--stage", "9", "--interleave_overrides", "silence=0 ratio=[1,2]"]
     (made,) = calls_of("sequences make", recipe(*again))
-    assert "--cards ./systems.yaml --form word --override silence=0 --override ratio=[1,2] " in made
+    assert "--config ./interleave/word.yaml --override silence=0 --override ratio=[1,2] " in made
     assert not calls_of("sequences make", recipe(*again))
     (made,) = calls_of("sequences make", recipe(*options, "--stage", "9"))
     assert "--override" not in made
@@ -380,7 +367,7 @@ def test_systems_without_mixtures_run_as_before(recipe):
 @pytest.mark.parametrize(
     "options, message",
     [
-        (("--systems", "both"), "unknown set in .*systems.yaml, mixture both, tts/text: 'tts'"),
+        (("--systems", "both"), "unknown set in .*both.yaml, tts/text: 'tts'"),
         (("--systems", "mixed", "--texts", "domain"), "--texts domain: expected NAME=FILE"),
         (("--systems", "mixed", "--ctms", "trian=x"), "--ctms trian=x: trian is none of train"),
         (("--systems", "mixed", "--ctms", "train"), "--ctms train: expected SET=FILE"),

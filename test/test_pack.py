@@ -51,7 +51,7 @@ def copied(packed_dir, tmp_path):
 
 def test_the_model_is_the_trained_one(packed_dir, trained_soft, tmp_path, monkeypatch):
     """Every tensor, from another directory and another working directory, without the experiment's files."""
-    from espnet_llmvq.espnet.task import load_model
+    from espnet_llmvq.model.build import load_model
 
     model, _ = load_model(trained_soft[1])
     moved = shutil.copytree(packed_dir, tmp_path / "moved")
@@ -337,8 +337,8 @@ def test_an_llm_by_name(trained_soft, llm_dir, tmp_path):
 def test_a_trained_llm_by_name(trained_soft, settings, llm_dir, tmp_path):
     """What was trained comes from the directory; the name stands for what training began with."""
     from espnet_llmvq.espnet.run import train_phase
-    from espnet_llmvq.espnet.task import load_model
     from espnet_llmvq.llm.directory import load_llm
+    from espnet_llmvq.model.build import load_model
 
     phase, out = str(tmp_path / "phase"), str(tmp_path / "named")
     file = os.path.join(trained_soft[0], "model.pth")
@@ -353,14 +353,13 @@ def test_a_trained_llm_by_name(trained_soft, settings, llm_dir, tmp_path):
 
 
 def test_statistics_in_a_file_cannot_be_packed(trained_soft, tmp_path, monkeypatch):
-    from espnet_llmvq.espnet import task as speech_llm
+    from espnet_llmvq.model import build as building
 
-    def loaded(directory, load=speech_llm.load_model):
-        model, args = load(directory)
-        args.normalize_conf = {"stats_file": "stats.npz"}
-        return model, args
+    def loaded(directory, load=building.load_model):
+        model, config = load(directory)
+        return model, {**config, "normalize_conf": {"stats_file": "stats.npz"}}
 
-    monkeypatch.setattr(speech_llm, "load_model", loaded)
+    monkeypatch.setattr(building, "load_model", loaded)
     with pytest.raises(UserError, match="reads stats.npz, which a packed system cannot hold"):
         pack(trained_soft[1], str(tmp_path / "out"), system="soft", label="", decode="llm", search=SEARCH)
     assert os.listdir(tmp_path) == []
@@ -416,8 +415,8 @@ def recipe(tmp_path, trained_soft):
 
 
 def row(system, name, value):
-    return {"system": system, "set": name, "domain": "id", "metric": "wer", "value": value, "low": 1.0, "high": 9.5,
-            "utterances": 5, "words": 700, "seed": 1, "normaliser": "basic"}  # fmt: skip
+    return {"system": system, "kind": "set", "set": name, "domain": "id", "metric": "wer", "value": value, "low": 1.0,
+            "high": 9.5, "utterances": 5, "words": 700, "seed": 1, "normaliser": "basic"}  # fmt: skip
 
 
 def test_pack_command(recipe, tmp_path, capsys):

@@ -10,9 +10,8 @@ import yaml
 from conftest import write_cards
 
 from espnet_llmvq.base.errors import UserError
-from espnet_llmvq.model.positions import encoder_shape
 from espnet_llmvq.speech import pretrained as pretrained_encoder
-from espnet_llmvq.speech.frame_rate import described, encoder_frames, piece_frames, step_samples
+from espnet_llmvq.speech.frame_rate import FrameRate, described
 
 LENGTHS = (16000, 31999, 8123, 5440, 400)
 
@@ -73,21 +72,22 @@ def test_counted_frames_are_those_of_transformers(models, name):
     theirs = AutoModel.from_pretrained(models[name])
     config = {"encoder": name, "encoder_conf": {"path": models[name], "layer": "last"}, "frontend": None}
     lengths = torch.arange(400, 3000)
-    ours = encoder_frames(lengths, *encoder_shape(config))
+    rate = FrameRate(config)
+    ours = rate.frames(lengths)
     if name == "wavlm":
         expected = theirs._get_feat_extract_output_lengths(lengths)
-        assert encoder_frames(399, *encoder_shape(config)) < 1
+        assert rate.frames(399) < 1
     else:
         expected = theirs._get_feat_extract_output_lengths(lengths // 160)
-        assert encoder_frames(159, *encoder_shape(config)) < 1
-        assert encoder_frames(30 * 16000, *encoder_shape(config)) == 1500
+        assert rate.frames(159) < 1
+        assert rate.frames(30 * 16000) == 1500
     assert torch.equal(ours, expected)
-    assert [encoder_frames(n, *encoder_shape(config)) for n in (400, 1234)] == expected[[0, 834]].tolist()
-    assert step_samples(*encoder_shape(config)) == 320
-    assert piece_frames(321, *encoder_shape(config)) == 2
+    assert [rate.frames(n) for n in (400, 1234)] == expected[[0, 834]].tolist()
+    assert rate.step == 320
+    assert rate.piece(321) == 2
     encoder = build(models, name)
-    assert encoder.frame_seconds() == 0.02 and encoder.output_size() == 32
-    assert int(encoder.frames(16000)) == (49 if name == "wavlm" else 50)
+    assert encoder.rate.seconds == 0.02 and encoder.output_size() == 32
+    assert int(encoder.rate.frames(16000)) == (49 if name == "wavlm" else 50)
 
 
 def test_wavlm_is_that_of_transformers(models):
@@ -173,7 +173,7 @@ def test_two_seconds_of_whisper_cost_a_tenth_of_thirty(models):
 def test_whisper_beyond_its_window(models):
     lengths = torch.tensor([35 * 16000])
     wave = torch.randn(1, 35 * 16000)
-    with pytest.raises(UserError, match=r"35.00 s: .* hears 30 s at most; .*--max_duration.*longer: windows"):
+    with pytest.raises(UserError, match=r"35.00 s: .* accepts 30 s at most; .*--max_duration.*longer: windows"):
         build(models, "whisper")(wave, lengths)
     encoder = build(models, "whisper", longer="windows")
     with torch.no_grad():
@@ -214,7 +214,7 @@ def test_errors_tell_what_to_do(models, tmp_path):
     with pytest.raises(UserError, match="'windowed'.*did you mean 'windows'"):
         pretrained_encoder.WhisperEncoder(whisper, longer="windowed")
     with pytest.raises(UserError, match=r"encoder_conf.path: .*--pretrained_encoder"):
-        encoder_frames(16000, {}, 1, {}, "wavlm")
+        FrameRate({"encoder": "wavlm"})
     with pytest.raises(UserError, match="encoder directory ./absent does not exist; give --pretrained_encoder PATH"):
         described("./absent")
     with pytest.raises(UserError, match="speech 1 of the batch has 399 samples.*--min_duration"):
@@ -277,7 +277,7 @@ def test_the_encoder_of_an_experiment(models, phases, tmp_path, capsys):
     with open(f"{out}/config.yaml", encoding="utf-8") as f:
         config = yaml.safe_load(f)
     assert config["encoder"] == "wavlm" and config["encoder_conf"] == {"path": models["wavlm"], "layer": 1}
-    assert encoder_frames(16000, *encoder_shape(config)) == 49
+    assert FrameRate(config).frames(16000) == 49
     command.main(["--pretrained_encoder", models["wavlm"], "--systems", "x", *options])
     assert "nothing to do" in capsys.readouterr().out
     with pytest.raises(UserError, match=r"is of another encoder \(encoder: 'wavlm' then, 'whisper' now\)"):
@@ -296,7 +296,7 @@ def test_cached_frames_are_those_of_the_encoder(models, phases, corpus, llm_dir,
     from espnet_llmvq.cli import encode
     from espnet_llmvq.cli import pretrained_encoder as command
     from espnet_llmvq.data.audio import read_audio
-    from espnet_llmvq.espnet.task import load_model
+    from espnet_llmvq.model.build import load_model
     from espnet_llmvq.sequence.sequence import read_sequences
 
     conf = phases({}, {})
@@ -321,4 +321,4 @@ def test_cached_frames_are_those_of_the_encoder(models, phases, corpus, llm_dir,
 def test_the_names_known_without_torch_are_those_of_the_classes():
     from espnet_llmvq.speech.frame_rate import PRETRAINED
 
-    assert tuple(pretrained_encoder.CLASSES) == PRETRAINED
+    assert list(pretrained_encoder.CLASSES) == list(PRETRAINED)

@@ -14,7 +14,8 @@ import torch
 from espnet_llmvq.base.errors import UserError
 from espnet_llmvq.llm.directory import load_llm, load_tokenizer
 from espnet_llmvq.llm.packing import check_no_leak, pack
-from espnet_llmvq.model.positions import encode_text, firsts, puts_space_first
+from espnet_llmvq.model.losses import IGNORE, PAD
+from espnet_llmvq.model.positions import at_start, encode_text, puts_space_first
 from espnet_llmvq.sequence.prompt import parse, resolved, template_of
 from espnet_llmvq.sequence.sequence import Span
 
@@ -61,8 +62,8 @@ def test_spans_have_the_tokens_of_the_text_as_a_whole(models, family):
     # A line break or a word may begin a span; names of special tokens are tokens in prompts, text in data.
     spans = [Span(text="Hello"), Span(text="\nA. tea"), Span(text="\n\n"), Span(text="good", loss=True)]
     whole = tokenizer.encode("".join(s.text for s in spans), add_special_tokens=False)
-    assert sum((encode_text(tokenizer, s, 0, first) for s, first in zip(spans, firsts(spans))), []) == whole
-    assert firsts([Span(text="<s>", special=True), Span(text="a"), Span(text="b")]) == [True, True, False]
+    assert sum((encode_text(tokenizer, s, 0, first) for s, first in zip(spans, at_start(spans))), []) == whole
+    assert at_start([Span(text="<s>", special=True), Span(text="a"), Span(text="b")]) == [True, True, False]
     for name in {tokenizer.eos_token, tokenizer.unk_token} - {None}:
         ids = [encode_text(tokenizer, Span(text=f" a {name}b", loss=loss), 0) for loss in (True, False)]
         special = tokenizer.convert_tokens_to_ids(name)
@@ -126,7 +127,7 @@ def test_chat_prompt_is_that_of_the_tokenizer(models, family, said):
     expected = [tokenizer.encode(part, add_special_tokens=False) for part in (before.rstrip(" "), after)]
     got = [
         encode_text(tokenizer, s, tokenizer.eos_token_id, first)
-        for s, first in zip(seq.prompt, firsts(seq.prompt)) if not s.is_speech
+        for s, first in zip(seq.prompt, at_start(seq.prompt)) if not s.is_speech
     ]  # fmt: skip
     if family == "llama":  # what stands in the middle has no space in front but its own
         expected[1] = ids[len(ids) - len(expected[1]) + 1 :]
@@ -270,7 +271,7 @@ def built(models, arguments, corpus):
 
     def build(encoder, llm, /, **changes):
         from espnet_llmvq.espnet.task import SpeechLLMTask
-        from espnet_llmvq.model.batch import SequencePreprocessor, collate
+        from espnet_llmvq.model.batch import SequenceArrays, batch_of
         from espnet_llmvq.sequence.asr import asr_sequence
         from espnet_llmvq.sequence.sequence import read_sequences
 
@@ -281,13 +282,13 @@ def built(models, arguments, corpus):
             "llm_conf": {"lora": LORA}, "bridge_conf": {"stack": 5, "hidden_size": 24}, **changes,
         })  # fmt: skip
         model, tokenizer = SpeechLLMTask.build_model(args), load_tokenizer(models[llm])
-        preprocess, rows = SequencePreprocessor(tokenizer, tokenizer.eos_token_id), []
+        examples = []
         for seq in list(read_sequences(corpus.train))[:4]:
             speech = seq.spans[1]
             text = resolved(CHAT, tokenizer)
             seq = asr_sequence(seq.id, speech.audio, speech.samples, seq.spans[-1].text.strip(), text)
-            rows.append((seq.id, preprocess(seq.id, {"sequence": seq.to_json()})))
-        return model, tokenizer, collate(rows)[1]
+            examples.append(seq)
+        return model, tokenizer, batch_of(SequenceArrays(tokenizer), examples)[1]
 
     return build
 
@@ -327,8 +328,8 @@ def test_a_step_of_training_and_a_search(models, built, family, encoder, conf, b
         assert torch.equal(model(**batch)[0], again(**batch)[0])
     # search: the scores are those of the texts
     prompts = {**batch, **{k: v[:1] for k, v in batch.items()}}
-    spans = prompts["layout"][:, :3]
-    prompts["layout"], prompts["tokens"] = spans, prompts["tokens"][:, : int(spans[0, [0, 2], 1].sum())]
+    length = int((prompts["labels"][0] == IGNORE).sum()) - int((prompts["tokens"][0] == PAD).sum())
+    prompts.update({key: prompts[key][:, :length] for key in ("tokens", "labels")})
     prompts["speech"] = prompts["speech"][:, : int(prompts["speech_lengths"][0])]
     ready = encoded(model, prompts)
     (found,) = generate(model, tokenizer, ready, num_beams=3)
@@ -350,7 +351,7 @@ def test_ctc_head_on_a_pretrained_encoder_and_phases_on_both(models, built, tmp_
     """Stage 7 trains a head and the weights of the layers; phases find the rest of the encoder in its directory."""
     import yaml
 
-    from espnet_llmvq.speech.pretrained import changes_frames
+    from espnet_llmvq.speech.pretrained import frames_are_trained
 
     conf = {"path": models["wavlm"], "layer": "weighted"}
     only = {"ctc_weight": 1.0, "llm_weight": 0.0}
@@ -372,7 +373,7 @@ def test_ctc_head_on_a_pretrained_encoder_and_phases_on_both(models, built, tmp_
     assert not any(p.requires_grad for p in later.speech_encoder.parameters())
     assert not any(n.startswith(("speech_encoder.", "ctc.")) for n in later.state_dict())
     # so frames can be cached, as they cannot where the weights train
-    assert not changes_frames({**keys}, phase["encoder_file"]) and changes_frames({**keys}, None)
+    assert not frames_are_trained({**keys}, phase["encoder_file"]) and frames_are_trained({**keys}, None)
 
 
 @pytest.mark.parametrize(

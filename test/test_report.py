@@ -10,18 +10,20 @@ import pytest
 import soundfile
 
 from espnet_llmvq.base.errors import UserError
-from espnet_llmvq.report import content, media, plots, tables, training
+from espnet_llmvq.experiment.table import EvalSet, System
+from espnet_llmvq.report import content, media, plots, training
 from espnet_llmvq.report.page import clean
 from espnet_llmvq.report.scale import position, tick_label, ticks
 from espnet_llmvq.report.utterances import MAX_PAIRS, confusions, errors, make_diff, worst
-from espnet_llmvq.score.experiment import read_rows
-from espnet_llmvq.score.table import parse_set, parse_system
+from espnet_llmvq.score.derail import KINDS as KINDS_OF_DERAILMENT
+from espnet_llmvq.score.results import KINDS, Results
+from espnet_llmvq.score.rows import read_rows
 from espnet_llmvq.score.wer import score_utterances
 
 
-def row(system, set_name, value, metric="wer", **more):
+def row(system, set_name, value, metric="wer", kind="set", **more):
     domain = "id" if "id" in set_name else "ood"
-    entry = {"system": system, "set": set_name, "domain": domain, "metric": metric, "value": value}
+    entry = {"system": system, "kind": kind, "set": set_name, "domain": domain, "metric": metric, "value": value}
     return {**entry, "utterances": 10, "words": 1200, "seed": 1, **more}
 
 
@@ -36,61 +38,61 @@ def scored(pairs):
 
 def test_table_by_hand():
     rows = [
-        row("a", "mean_ood", 20.004),
+        row("a", "mean_ood", 20.004, kind="macro"),
         row("a", "test_id", 10.001, low=9.0, high=11.25, normaliser="basic"),
         row("a", "test_x", 20.004, words=499),
-        row("b", "mean_ood", None),
+        row("b", "mean_ood", None, kind="macro"),
         row("b", "test_id", 10.004),
         row("b", "test_x", float("nan"), words=499),
-        row("a", "test_id", 0.5, metric="ratio"),
+        row("a", "ood/id", 2.0, metric="wer_ratio", kind="ratio"),
+        row("a", "test_id", 0.5, metric="new"),
     ]
-    wer, ratio = tables.make_tables(rows, {"a": "System A"})
-    assert (wer.title, ratio.title) == ("Word error rate (%)", "ratio")
+    wer, new = Results(rows, labels={"a": "System A"}).report_tables()
+    assert (wer.title, new.title) == ("Word error rate (%)", "new")
     # means last, whatever the order of the entries
-    assert [c.label for c in wer.columns] == ["test_id (ID)", "test_x (OOD)", "OOD mean"]
-    assert [c.small for c in wer.columns] == [False, True, False]
+    assert [c.heading for c in wer.columns] == ["test_id (ID)", "test_x (OOD)", "OOD macro mean", "OOD / ID"]
+    assert [c.small for c in wer.columns] == [False, True, False, False]
+    assert [c.kind for c in wer.columns] == ["set", "set", "macro", "ratio"]
     assert wer.columns[0].details == ("1,200 words", "10 utterances", "normaliser basic")
-    assert [label for label, _, _ in wer.rows] == ["System A", "b"]
-    (_, _, a), (_, _, b) = wer.rows
-    assert [cell.text for cell in a] == ["10.00", "20.00", "20.00"]
-    assert [cell.text for cell in b] == ["10.00", None, None]
-    assert a[0].value == 10.001  # in full, for sorting
-    assert [cell.best for cell in a + b] == [True, True, True, True, False, False]
-    assert (a[0].interval, a[1].interval) == ("9.00 to 11.25", "")
-    assert wer.has_intervals and not ratio.has_intervals
+    a, b = wer.rows
+    assert [(r.label, r.name) for r in (a, b)] == [("System A", "a"), ("b", "b")]
+    assert [cell.text for cell in a.cells] == ["10.00", "20.00", "20.00", "2.00"]
+    assert [cell.text for cell in b.cells] == ["10.00", "-", "-", "-"]
+    assert a.cells[0].value == 10.001  # in full, for sorting
+    # of a ratio none is the best
+    assert [cell.best for cell in a.cells + b.cells] == [True, True, True, False, True, False, False, False]
+    assert (a.cells[0].ends, a.cells[1].ends) == (("9.00", "11.25"), ())
+    assert wer.has_intervals and not new.has_intervals
     # one row is no competition, and of an unknown metric nobody knows what is better
-    assert not ratio.rows[0][2][0].best
-
-
-def test_several_seeds_are_rows():
-    rows = [row("a", "test_id", 1.0, seed=1), row("a", "test_id", 2.0, seed=2), row("b", "test_id", 3.0)]
-    (table,) = tables.make_tables(rows, {"a": "A"})
-    assert [label for label, _, _ in table.rows] == ["A (seed 1)", "A (seed 2)", "b"]
-    assert [cells[0].value for _, _, cells in table.rows] == [1.0, 2.0, 3.0]
+    assert not new.rows[0].cells[0].best
 
 
 @pytest.mark.parametrize(
-    ("name", "domain", "label"),
+    ("kind", "name", "label"),
     [
-        ("mean_ood", "ood", "OOD mean"),
-        ("micro_id", "id", "ID micro mean"),
-        ("micro_mean_id", "id", "ID micro mean"),
-        ("mean_street", "ood", "mean_street (OOD)"),  # a set of that name
+        ("macro", "mean_ood", "OOD macro mean"),
+        ("micro", "micro_ood", "OOD micro mean"),
+        ("ratio", "ood/id", "OOD / ID"),
+        ("set", "mean_ood", "mean_ood (OOD)"),
+        ("set", "micro_mean", "micro_mean (OOD)"),
+        ("set", "ood/x", "ood/x (OOD)"),
     ],
 )
-def test_means_are_told_from_sets(name, domain, label):
-    (table,) = tables.make_tables([row("a", name, 1.0, domain=domain)], {})
-    assert table.columns[0].label == label
-    assert table.columns[0].is_mean == (" mean" in label)
+def test_means_are_told_from_sets(kind, name, label):
+    metric = "wer_ratio" if kind == "ratio" else "wer"
+    rows = [row("a", "test_x", 1.0), row("a", name, 1.0, metric=metric, kind=kind, domain="ood")]
+    table = Results(rows).metric_table("wer", KINDS)
+    assert [(c.heading, c.kind, c.name) for c in table.columns[1:]] == [(label, kind, name)]
 
 
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        (None, "not there; score the systems first .stage 13"),
+        (None, "not there; score the systems first: llmvq results"),
         ("{", "not JSON"),
         ("[]", "not a list of results"),
-        ('[{"system": "a"}]', "entry 1 lacks one of system, set"),
+        ('[{"system": "a"}]', "entry 1 lacks one of system, kind, set"),
+        (json.dumps([row("a", "x", 1), row("a", "x", 2, seed=2)]), "entries 1 and 2 are of one system, set and metric"),
     ],
 )
 def test_results_that_cannot_be_read(tmp_path, text, message):
@@ -104,8 +106,8 @@ def test_results_that_cannot_be_read(tmp_path, text, message):
 def test_environment():
     markdown = "# Results\n\n- x: y\n\n## Environment\n\n- commit: abc\n- date: 2025-01-01 10:00 UTC\n"
     markdown += "\n## Notes\n\n- a: b\n"
-    assert tables.read_environment(markdown) == [("commit", "abc"), ("date", "2025-01-01 10:00 UTC")]
-    assert tables.read_environment("# Results\n") == []
+    assert content.environment(markdown) == [("commit", "abc"), ("date", "2025-01-01 10:00 UTC")]
+    assert content.environment("# Results\n") == []
 
 
 # Axes and plots
@@ -146,15 +148,14 @@ def test_position():
 def test_forest_by_hand():
     rows = [row("a", "test_id", 25.0, low=20.0, high=31.0), row("b", "test_id", 160.0, low=90.0, high=200.0)]
     rows += [row("a", "test_x", 50.0), row("b", "test_x", None)]
-    (table,) = tables.make_tables(rows, {})
-    forest = plots.forest(table)
+    forest = plots.forest(Results(rows).metric_table("wer"), 100.0)
     assert forest["axis"] == [(x, str(x)) for x in (0, 20, 40, 60, 80, 100)]
     assert forest["cut"]
     (_, first), (_, second) = forest["groups"]
     assert [line[3:] for line in first] == [(25, 20, 31), (100, 90, 100)]
     assert [(line[0], *line[3:]) for line in second] == [("a", 50, None, None)]
     # another metric has no natural end
-    (table,) = tables.make_tables([row("a", "test_id", 160.0, metric="ratio")], {})
+    table = Results([row("a", "test_id", 160.0, metric="new")]).metric_table("new")
     assert plots.forest(table)["axis"][-1] == (100, "200")
     assert not plots.forest(table)["cut"]
 
@@ -262,8 +263,8 @@ def experiment(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "text").write_text("u1 One, two\nu2 three four\n")
     (tmp_path / "hyp_test.trn").write_text("one two (u1)\nthree for (u2)\n")
-    systems = [parse_system("lora|LoRA|hyp_{set}.trn"), parse_system("ours|Ours|no_{set}.trn")]
-    return systems, [parse_set("test|id|text"), parse_set("gone|ood|nowhere")]
+    systems = [System("lora", "LoRA", "hyp_{set}.trn"), System("ours", "Ours", "no_{set}.trn")]
+    return systems, [EvalSet("test", "id", "text"), EvalSet("gone", "ood", "nowhere")]
 
 
 def test_normaliser_of_the_results_wins(experiment):
@@ -274,7 +275,8 @@ def test_normaliser_of_the_results_wins(experiment):
     assert len(missing) == 2
     assert missing[0].startswith("Utterances of ours on test: no_test.trn: cannot read it")
     assert missing[1].startswith("Utterances of gone: nowhere: cannot read it")
-    rows = [row("lora", "test", 50.0, normaliser="none")]
+    # what a mean of the same name says is no matter
+    rows = [row("lora", "test", 50.0, normaliser="none"), row("lora", "test", 1.0, kind="macro", normaliser="softvq")]
     (found,) = content.score_sets(*experiment, rows, "basic", [])
     assert [errors(s) for s in found.scores["lora"]] == [1, 1]
     with pytest.raises(UserError, match="did you mean 'basic'"):
@@ -285,23 +287,43 @@ def test_results_older_than_hypotheses_are_noticed(experiment):
     found = content.score_sets(*experiment, [], "basic", [])
     assert content.disagreements(found, [row("lora", "test", 25.0)]) == []
     assert content.disagreements(found, [row("lora", "test", 7.0, metric="cer")]) == []
+    assert content.disagreements(found, [row("lora", "test", 7.0, kind="macro")]) == []
     (sentence,) = content.disagreements(found, [row("lora", "test", 24.0)])
     assert "lora on test: the hypotheses have a word error rate of 25.00, results.json says 24.00" in sentence
 
 
 def test_derailments(tmp_path):
     path = tmp_path / "derailments.json"
-    assert content.read_derailments(path) is None
-    path.write_text('[{"system": "a", "loops": 2}, {"system": "b", "wer": 1.5}]')
-    assert content.read_derailments(path) == {
-        "header": ["system", "loops", "wer"],
-        "rows": [["a", 2, None], ["b", None, 1.5]],
-    }
-    path.write_text('{"a": {"loops": 2}}')
-    assert json.loads(content.read_derailments(path)["text"]) == {"a": {"loops": 2}}
+    kinds = [*KINDS_OF_DERAILMENT, "any"]
+    rows = []
+    for system, name, utts in (("a", "x", {"loop": ["u1", "u2"], "length": ["u2"]}), ("a", "y", {}), ("b", "x", {})):
+        utts = {**utts, "any": sorted({u for found in utts.values() for u in found})}
+        for kind in kinds:
+            found = utts.get(kind, [])
+            entry = {"system": system, "set": name, "kind": kind, "count": len(found), "utterances": 9}
+            rows.append({**entry, "wer_all": 12.5, "wer_without": None, "examples": found})
+    path.write_text(json.dumps(rows))
+    long = "so " * 200
+    x = content.ScoredSet("x", "text", {"u1": "One", "u2": "Two"}, {"a": {"u1": long, "u2": ""}})
+    table, ((label, of_kinds, examples),) = content.derailments(path, [x], {"a": "System A"})
+    assert [c.heading for c in table.columns] == ["x", "y"]
+    assert [(r.label, [c.text for c in r.cells]) for r in table.rows] == [("System A", ["2", "0"]), ("b", ["0", "-"])]
+    assert label == "System A"
+    assert [c.heading for c in of_kinds.columns] == [*kinds, "utterances", "WER", "WER without any"]
+    assert [(r.label, [c.text for c in r.cells]) for r in of_kinds.rows] == [
+        ("x", ["2", "0", "0", "1", "0", "2", "9", "12.50", "-"])
+    ]
+    assert examples == [
+        (["loop"], "x", "u1", "One", f"{long[:300]} … (300 more characters)"),
+        (["loop", "length"], "x", "u2", "Two", ""),
+    ]
+    assert content.derailments(path, [], {})[1][0][2] == []  # without hypotheses no examples
+    path.write_text('[{"system": "a", "loops": 2}]')
+    with pytest.raises(UserError, match="derailments.json: entry 1 lacks one of system, set, kind"):
+        content.derailments(path, [], {})
     path.write_text("{")
     with pytest.raises(UserError, match="derailments.json: not JSON"):
-        content.read_derailments(path)
+        content.derailments(path, [], {})
 
 
 # Media

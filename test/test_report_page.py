@@ -18,9 +18,11 @@ import numpy as np
 import pytest
 import soundfile
 import webdriver
+import yaml
 
 from espnet_llmvq.base.errors import UserError
 from espnet_llmvq.cli import report
+from espnet_llmvq.score.derail import KINDS
 
 # Each would do harm, or break the page, if it were taken for markup anywhere.
 SCRIPT = "<script>document.title='pwned'</script>"
@@ -34,6 +36,7 @@ VALUES = {  # system: set: (WER, low, high)
     "lora": {"test_id": (12.345678, 10.0, 14.5), "test_noise": (8.75, 8.0, 9.5), "test_far": (131.0, 99.0, 160.0)},
     "soft": {"test_id": (101.5, 100.0, 103.0), "test_noise": (10.125, 9.0, 11.0), "test_far": (70.0, 60.0, 80.0)},
 }
+OPTIONS = ["--table=table.yaml", f"--title=Title {SCRIPT}"]
 LABELS = {"ctc": "CTC", "lora": "SLAM-ASR + LoRA", "soft": LABEL}
 
 
@@ -43,11 +46,11 @@ def result_rows():
         for metric, scale in (("wer", 1.0), ("cer", 0.5)):
             for name, domain in SETS.items():
                 value, low, high = (scale * v for v in sets[name])
-                entry = {"system": system, "set": name, "domain": domain, "metric": metric}
+                entry = {"system": system, "kind": "set", "set": name, "domain": domain, "metric": metric}
                 entry |= {"value": value, "low": low, "high": high, "normaliser": "none", "seed": 1}
                 rows.append({**entry, "utterances": 4, "words": WORDS[name]})
             mean = sum(scale * sets[name][0] for name in ("test_noise", "test_far")) / 2
-            entry = {"system": system, "set": "mean_ood", "domain": "ood", "metric": metric}
+            entry = {"system": system, "kind": "macro", "set": "mean_ood", "domain": "ood", "metric": metric}
             rows.append({**entry, "value": mean, "utterances": 8, "words": 950, "seed": 1})
     return rows
 
@@ -84,7 +87,10 @@ def make_experiment(room):
     (exp / "RESULTS.md").write_text(
         f"# Results\n\n</pre>{NASTY}\n\n## Environment\n\n- commit: {'0123456789' * 4}\n- label: {NASTY}\n"
     )
-    (exp / "derailments.json").write_text(json.dumps([{"system": NASTY, "loops": 2, "wer": 7.123}]))
+    entry = {"system": "soft", "set": "test_id", "utterances": 4, "wer_all": 7.123, "wer_without": 1}
+    counts = {"loop": ["u4"], "prompt": [UTT], "any": [UTT, "u4"]}
+    kinds = [{**entry, "kind": kind, "examples": counts.get(kind, [])} for kind in [*KINDS, "any"]]
+    (exp / "derailments.json").write_text(json.dumps([{**kind, "count": len(kind["examples"])} for kind in kinds]))
     log = "1epoch results: [train] loss=2.5, time=1, [valid] loss=3.0, time=1\n"
     log += log.replace("1epoch", "2epoch").replace("2.5", "1.25").replace("3.0", "nan")
     phase = exp / 'start-<i>&"'
@@ -94,9 +100,11 @@ def make_experiment(room):
     # The smallest PNG: one grey point.
     png = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAAAAAA6fptVAAAACklEQVR4nGNoAAAAggCBd81ytgAAAABJRU5ErkJggg=="
     (exp / "analysis" / "<u>_nearest.png").write_bytes(base64.b64decode(png))
-    options = ["--normaliser=none", "--baseline=lora", f"--title=Title {SCRIPT}"]
-    options += [f"--system={s}|{label}|exp/{s}/decode_{{set}}/hyp.jsonl" for s, label in LABELS.items()]
-    return options + [f"--set={name}|{domain}|dump/{name}/text" for name, domain in SETS.items()]
+    systems = {s: {"label": label, "hypotheses": f"exp/{s}/decode_{{set}}/hyp.jsonl"} for s, label in LABELS.items()}
+    sets = {name: {"domain": domain, "text": f"dump/{name}/text"} for name, domain in SETS.items()}
+    table = {"systems": systems, "sets": sets, "normaliser": "none", "baseline": "lora"}
+    (room / "table.yaml").write_text(yaml.safe_dump(table, sort_keys=False))
+    return OPTIONS
 
 
 VOID = {"meta", "link", "br", "img", "input", "hr"}
@@ -219,7 +227,7 @@ def test_numbers_are_those_of_the_json(tree):
 def test_headings_of_columns(tree):
     heads = find(tree, "results").all("table")[0].all("thead")[0].all("th")
     assert [h.all("span", "label")[0].words for h in heads[1:]] == [
-        *("test_id (ID)", "test_noise (OOD)", "test_far (OOD)", "OOD mean")
+        *("test_id (ID)", "test_noise (OOD)", "test_far (OOD)", "OOD macro mean")
     ]
     assert [len(h.all("span", "mark")) for h in heads[1:]] == [0, 0, 1, 0]  # 150 words
     assert "12,000 words" in heads[1].words and "normaliser none" in heads[1].words
@@ -309,7 +317,7 @@ def test_numbers_that_disagree_are_announced(tree):
     # The rates in results.json of this experiment are made up.
     warning = tree.all("section", "warning")[0].words
     assert "ctc on test_id: the hypotheses have a word error rate of" in warning
-    assert "results.json says 9.50. Score again (stage 13)." in warning
+    assert "results.json says 9.50. Score again." in warning
 
 
 def test_training_figures_derailments_environment(tree):
@@ -319,7 +327,15 @@ def test_training_figures_derailments_environment(tree):
     (image,) = find(tree, "figures").all("img")
     assert image.attrs["src"].startswith("data:image/png;base64,iVBOR")
     assert find(tree, "figures").all("figcaption")[0].words == "<u> nearest"
-    assert cells(find(tree, "derailments")) == [[NASTY, "2", "7.12"]]
+    derailments = find(tree, "derailments")
+    assert cells(derailments) == [[LABEL, "2"]]
+    (details,) = derailments.all("details")
+    assert cells(details) == [["test_id", "1", "0", "0", "0", "1", "2", "4", "7.12", "1.00"]]
+    loop, prompt = details.all("div", "hyp")
+    assert [n.words for n in loop.all("span", "id") + loop.all("span", "mark")] == ["u4", "loop"]
+    raw = [n.words for n in loop.all("span", "raw")]
+    assert raw == ["seven", ("go " * 100).strip() + " … (900 more characters)"]
+    assert prompt.all("span", "raw")[1].text == f"five {SCRIPT}"
     environment = find(tree, "environment")
     assert [d.words for d in environment.all("dd")] == ["0123456789" * 4, NASTY]
     assert "commit: 0123456789 01" not in tree.all("header")[0].words
@@ -440,12 +456,9 @@ def test_contrast(tree):
 
 def test_same_input_same_page(page):
     room = page.parents[2]
-    options = [f"--{o}" for o in ("normaliser=none", "baseline=lora", f"title=Title {SCRIPT}")]
-    options += [f"--system={s}|{label}|exp/{s}/decode_{{set}}/hyp.jsonl" for s, label in LABELS.items()]
-    options += [f"--set={name}|{domain}|dump/{name}/text" for name, domain in SETS.items()]
     before = page.read_bytes()
     environment = {**os.environ, "PYTHONHASHSEED": "7", "TZ": "Asia/Tokyo"}
-    command = [sys.executable, "-m", "espnet_llmvq", "report", *options]
+    command = [sys.executable, "-m", "espnet_llmvq", "report", *OPTIONS]
     environment["PYTHONPATH"] = str(Path(report.__file__).parents[2])
     subprocess.run(command, cwd=room, env=environment, check=True, stdout=subprocess.DEVNULL)
     assert page.read_bytes() == before
@@ -453,9 +466,9 @@ def test_same_input_same_page(page):
 
 
 def test_numbers_alone(tmp_path, capsys):
-    with pytest.raises(UserError, match=r"results\.json: not there; .*\(stage 13\)"):
+    with pytest.raises(UserError, match=r"results\.json: not there; score the systems first: llmvq results"):
         report.main([f"--exp_dir={tmp_path}"])
-    bare = [{"system": "a", "set": "test", "domain": "", "metric": "bleu", "value": 30.5, "seed": 1}]
+    bare = [{"system": "a", "kind": "set", "set": "test", "domain": "", "metric": "bleu", "value": 30.5, "seed": 1}]
     seed = tmp_path / "seed2"
     seed.mkdir()
     (seed / "results.json").write_text(json.dumps(bare))
@@ -469,20 +482,26 @@ def test_numbers_alone(tmp_path, capsys):
     for start in ("Intervals: ", "Errors and utterances: ", "Derailments: ", "Figures ", "Training: "):
         assert any(note.startswith(start) for note in notes), start
     assert any("RESULTS.md is not there" in note for note in notes)
+    one = {"domain": "id", "text": "text"}
+    table = {"systems": {"b": {"label": "B", "hypotheses": "hyp"}}, "sets": {"test": one}}
+    (tmp_path / "table.yaml").write_text(yaml.safe_dump(table))
     with pytest.raises(UserError, match="unknown baseline 'b'"):
-        report.main([f"--exp_dir={tmp_path}", f"--results_dir={seed}", "--baseline=b"])
+        report.main([f"--exp_dir={tmp_path}", f"--results_dir={seed}", f"--table={tmp_path / 'table.yaml'}"])
 
 
 def test_media_without_room_are_named(page, tmp_path, monkeypatch):
     options = make_experiment(tmp_path)
     monkeypatch.chdir(tmp_path)
-    report.main([*options[:-1], "--max_media_mib=0.0001", "--worst=1"])
+    table = yaml.safe_load((tmp_path / "table.yaml").read_text())
+    del table["sets"]["test_far"]
+    (tmp_path / "table.yaml").write_text(yaml.safe_dump(table, sort_keys=False))
+    report.main([*options, "--max_media_mib=0.0001", "--worst=1"])
     tree = Tree((tmp_path / "exp/report/report.html").read_text(encoding="utf-8")).root
     assert tree.all("audio") == [] and len(tree.all("img")) == 0
     notes = find(tree, "missing").words
     assert "Figure <u> nearest: left out, as media are limited to 0.0001 MiB (--max_media_mib)." in notes
     assert f"Audio of {UTT} (test_id): left out" in notes
-    assert "Utterances of test_far: not among the --set given." in notes
+    assert "Utterances of test_far: not among the sets given." in notes
     assert len(find(tree, "utterances").all("details")) < 8
 
 
@@ -540,7 +559,7 @@ def test_numbers_on_the_screen(opened):
         assert mean.split("\n")[0].split()[0] == f"{total / 2:.2f}"
         assert len(cells) == len(VALUES[system])
         for (value, low, high), cell in zip(VALUES[system].values(), cells):
-            assert cell.split("\n")[0].split() in ([f"{value:.2f}"], [f"{value:.2f}", "lowest"])
+            assert cell.split("\n")[0].split() in ([f"{value:.2f}"], [f"{value:.2f}", "best"])
             assert cell.split("\n")[-1] == f"{low:.2f} to {high:.2f}"
 
 
@@ -608,6 +627,13 @@ def test_phone(browser, page, dark):
     assert min(heights) > 9
     assert browser.run("""const box = document.querySelector('#results .scroll');
         return box.scrollWidth > box.clientWidth""")
+    # its first column stays in sight
+    assert (
+        browser.run("""const box = document.querySelector('#results .scroll'); box.scrollLeft = 150;
+        const edge = box.getBoundingClientRect().left;
+        return Array.from(box.querySelectorAll('tr'), r => r.cells[0].getBoundingClientRect().left - edge)""")
+        == [0] * 4
+    )
     ground = browser.run("return getComputedStyle(document.body).backgroundColor")
     assert ground == ("rgb(20, 23, 26)" if dark else "rgb(255, 255, 255)")
     assert browser.messages() == []

@@ -67,8 +67,10 @@ def test_rows():
         "utterances": 3,
         "wer_all": 120.0,
         "wer_without": 30.0,
+        "examples": ["u1"],
     }
     assert by_kind["empty"]["wer_without"] == 120.0
     assert (by_kind["any"]["count"], by_kind["any"]["wer_without"]) == (2, 10.0)
+    assert (by_kind["empty"]["examples"], by_kind["any"]["examples"]) == ([], ["u1", "u2"])
     alone = derailment_rows("s", "t", {"loop": ["u1"]}, ["u1"], [[3, 1]])
     assert alone[0]["wer_without"] is None

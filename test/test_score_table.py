@@ -5,22 +5,20 @@ import re
 import shutil
 import subprocess
 
+import numpy as np
 import pytest
+import yaml
 
 from espnet_llmvq.base.environment import FILE, facts, get_commit, get_version
 from espnet_llmvq.base.errors import UserError
-from espnet_llmvq.cli import results
+from espnet_llmvq.cli import report, results, score
 from espnet_llmvq.cli import show as show_result
 from espnet_llmvq.cli.recipe import seeds as pool_seeds
-from espnet_llmvq.score.table import (
-    cell,
-    latex_table,
-    markdown_table,
-    metric_table,
-    parse_set,
-    parse_system,
-    text_table,
-)
+from espnet_llmvq.experiment.table import Answers, EvalSet, read_table, run_commands
+from espnet_llmvq.score import scoring
+from espnet_llmvq.score.measure import METRICS, Metric
+from espnet_llmvq.score.results import Results
+from espnet_llmvq.score.table import Cell, Column, Row, Table, cell_of, latex_table, markdown_table, text_table
 
 # Ten reference words a set; hypotheses with a known number of substituted words.
 WORDS = ["one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten"]
@@ -30,25 +28,42 @@ WRONG = {  # system: set: number of wrong words
 }
 
 
+SYSTEMS = {
+    "lora": {"label": "SLAM-ASR + LoRA", "hypotheses": "exp/lora/decode_{set}/hyp.jsonl"},
+    "ours": {"label": "Soft VQ", "hypotheses": "exp/ours/decode_{set}/hyp.jsonl", "note": "steps=1200"},
+}
+SETS = {name: {"domain": "id" if name == "test_id" else "ood", "text": name} for name in WRONG["lora"]}
+
+
 @pytest.fixture
 def experiment(tmp_path, monkeypatch):
-    """A recipe directory with two systems decoded on three sets."""
+    """A recipe directory with two systems decoded on three sets, as a function that scores them."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "train").write_text("t1 one two three four five, six SEVEN\n")
     for name in WRONG["lora"]:
         (tmp_path / name).write_text(f"u1 {' '.join(WORDS[:5])}\nu2 {' '.join(WORDS[5:])}\n")
         for system, wrong in WRONG.items():
-            words = ["wrong"] * wrong[name] + WORDS[wrong[name] :]
-            path = tmp_path / "exp" / system / f"decode_{name}" / "hyp.jsonl"
-            path.parent.mkdir(parents=True)
-            entries = [("u1", words[:5]), ("u2", words[5:])]
-            path.write_text("".join(json.dumps({"id": u, "text": " ".join(w)}) + "\n" for u, w in entries))
-    return [
-        "--system=lora|SLAM-ASR + LoRA|exp/lora/decode_{set}/hyp.jsonl",
-        "--system=ours|Soft VQ|exp/ours/decode_{set}/hyp.jsonl|steps=1200",
-        *["--set=test_id|id|test_id", "--set=test_a|ood|test_a", "--set=test_b|ood|test_b"],
-        *["--train_text=train", "--baseline=lora", "--seed=3"],
-    ]
+            write_hypotheses(tmp_path / "exp" / system / f"decode_{name}", wrong[name])
+
+    def score(*options, **keys):
+        known = {"systems": SYSTEMS, "sets": SETS, "train_text": "train", "baseline": "lora", "seed": 3}
+        write_table({key: value for key, value in (known | keys).items() if value is not None})
+        results.main(["--table=table.yaml", *options])
+
+    return score
+
+
+def write_hypotheses(directory, wrong):
+    """hyp.jsonl of the ten words, the first of them wrong."""
+    directory.mkdir(parents=True, exist_ok=True)
+    words = ["wrong"] * wrong + WORDS[wrong:]
+    lines = [json.dumps({"id": u, "text": " ".join(w)}) + "\n" for u, w in (("u1", words[:5]), ("u2", words[5:]))]
+    (directory / "hyp.jsonl").write_text("".join(lines))
+
+
+def write_table(content, path="table.yaml"):
+    with open(path, "w", encoding="utf-8") as f:
+        yaml.safe_dump(content, f, sort_keys=False)
 
 
 def body(text):
@@ -59,7 +74,7 @@ def body(text):
 
 
 def test_golden_table(experiment, capsys, tmp_path):
-    results.main(experiment)
+    experiment()
     printed = capsys.readouterr().out
     # means of 40, 20 and of 30, 10; 30 / 10, 20 / 20; (20 - 10) / 10, (20 - 30) / 30
     sizes = "10 (small) / 2 / 30.00"
@@ -96,7 +111,7 @@ def test_golden_table(experiment, capsys, tmp_path):
 
 
 def test_results_json(experiment, tmp_path):
-    results.main(experiment)
+    experiment()
     exp = tmp_path / "exp"
     rows = json.loads((exp / "results.json").read_text())
     # two systems; wer, cer, ter on three sets, two macro and two micro means; one ratio
@@ -106,6 +121,7 @@ def test_results_json(experiment, tmp_path):
     assert 0 <= row.pop("low") <= 20 <= row.pop("high") <= 40
     assert row == {
         "system": "ours",
+        "kind": "macro",
         "set": "mean_ood",
         "domain": "ood",
         "metric": "wer",
@@ -127,7 +143,7 @@ def test_results_json(experiment, tmp_path):
     assert values["lora", "test_id", "cer"]["value"] == pytest.approx(100 * 3 / 47, abs=1e-4)
     lines = [line.split("\t") for line in (exp / "results.tsv").read_text().splitlines()]
     assert lines[0] == list(rows[0])
-    assert [line[:4] for line in lines[1:]] == [[str(v) for v in list(r.values())[:4]] for r in rows]
+    assert [line[:5] for line in lines[1:]] == [[str(v) for v in list(r.values())[:5]] for r in rows]
     tex = (exp / "results.tex").read_text()
     assert r"\textbf{10.00}" in tex
     assert r"test\_id (ID)" in tex
@@ -154,7 +170,7 @@ def test_micro_mean_weights_words(experiment, tmp_path):
     for system in WRONG:
         with (tmp_path / "exp" / system / "decode_test_b" / "hyp.jsonl").open("a") as hyp:
             hyp.write(json.dumps({"id": "u3", "text": "so " * 30}) + "\n")
-    results.main(experiment)
+    experiment()
     rows = json.loads((tmp_path / "exp" / "results.json").read_text())
     values = {(r["system"], r["set"], r["metric"]): r["value"] for r in rows}
     assert values["lora", "micro_ood", "wer"] == pytest.approx(100 * 6 / 50)
@@ -166,9 +182,9 @@ def test_options_of_sets(experiment, tmp_path):
     (tmp_path / "entities").write_text("u1\tn=three\tn=One\nu2\tn=ten\n")
     (tmp_path / "utt2spk").write_text("u1 s1\nu2 s1\n")
     (tmp_path / "list").write_text("five six\nnine\n")
-    more = "|normaliser=none|entities=entities|utt2spk=utt2spk|metrics=bleu"
-    sets = ["--set=test_id|id|test_id", f"--set=test_a|ood|test_a{more}"]
-    results.main([*experiment[:2], *sets, "--set=test_b|ood|test_b|word_list=list"])
+    more = {"normaliser": "none", "entities": "entities", "utt2spk": "utt2spk", "metrics": ["bleu"]}
+    sets = {**SETS, "test_a": {**SETS["test_a"], **more}, "test_b": {**SETS["test_b"], "word_list": "list"}}
+    experiment(sets=sets, train_text=None)
     rows = json.loads((tmp_path / "exp" / "results.json").read_text())
     found = {(r["system"], r["set"], r["metric"]): r for r in rows}
     # lora on test_a: "wrong wrong wrong wrong five"; ours: three wrong words
@@ -195,7 +211,9 @@ def test_entity_error_rates(tmp_path, monkeypatch):
     (tmp_path / "ref").write_text("u1 In New York Ann took 5 mg.\nu2 Call Dr. Lee, not Lee.\nu3 Nothing\n")
     (tmp_path / "entities").write_text("u1\tcity=New York\tname=Ann\tdose=5 mg\nu2\tname=Dr. Lee\tname=Lee\n")
     (tmp_path / "hyp_test").write_text("u1 In new york Ann took 2.5 mg.\nu2 Call Leeds\nu3 Nothing\n")
-    results.main(["--system=a|A|hyp_{set}", "--set=test|ood|ref|entities=entities", "--out_dir=exp"])
+    sets = {"test": {"domain": "ood", "text": "ref", "entities": "entities"}}
+    write_table({"systems": {"a": {"label": "A", "hypotheses": "hyp_{set}"}}, "sets": sets})
+    results.main(["--table=table.yaml", "--out_dir=exp"])
     rows = {(r["set"], r["metric"]): r for r in json.loads((tmp_path / "exp" / "results.json").read_text())}
     for name in ("test", "micro_ood"):
         # raw: only Ann is right, 4 of 5 missed; normalised, New York is right too, and 2.5 mg is still no 5 mg
@@ -216,7 +234,7 @@ def test_scoring_elsewhere_gives_the_same_bytes(experiment, tmp_path, monkeypatc
     made = json.dumps(facts(num_beams=4) | {"platform": "Elsewhere-1.0", "CPUs": 96})
     for path in (tmp_path / "exp").glob("*/decode_*"):
         (path / FILE).write_text(made)
-    results.main(experiment)
+    experiment()
     first = (tmp_path / "exp" / "RESULTS.md").read_text()
     assert "- platform: Elsewhere-1.0\n- CPUs: 96\n" in first
     assert "- num_beams: 4\n" in first
@@ -225,10 +243,10 @@ def test_scoring_elsewhere_gives_the_same_bytes(experiment, tmp_path, monkeypatc
     monkeypatch.chdir(other)
     for name in ("RESULTS.md", "results.json"):
         (other / "exp" / name).unlink()
-    monkeypatch.setattr(results, "get_commit", lambda path: "another")
+    monkeypatch.setattr(scoring, "get_commit", lambda path: "another")
     monkeypatch.setattr("platform.platform", lambda: "Here-2.0")
     monkeypatch.setattr("time.strftime", lambda *args: "2031-01-01")
-    results.main(experiment)
+    experiment()
     second = (other / "exp" / "RESULTS.md").read_text()
     dates = [re.search(r"- date: .*\n", text)[0] for text in (first, second)]
     assert dates[0] != dates[1]
@@ -241,13 +259,13 @@ def test_facts_that_differ_are_told_apart(experiment, tmp_path):
     for system, beams in (("lora", 1), ("ours", 4)):
         for path in (tmp_path / "exp" / system).glob("decode_*"):
             (path / FILE).write_text(json.dumps({"num_beams": beams}))
-    results.main(experiment)
+    experiment()
     markdown = (tmp_path / "exp" / "RESULTS.md").read_text()
     assert "Decoding of lora on test_id, test_a, test_b:\n\n- num_beams: 1\n" in markdown
     assert "Decoding of ours on test_id, test_a, test_b:\n\n- num_beams: 4\n" in markdown
     (tmp_path / "exp" / "lora" / "decode_test_a" / FILE).write_text("no")
     with pytest.raises(UserError, match="environment.json: not a JSON object"):
-        results.main(experiment)
+        experiment()
 
 
 def test_derailments_and_treatments_are_told(experiment, tmp_path):
@@ -255,8 +273,8 @@ def test_derailments_and_treatments_are_told(experiment, tmp_path):
     lines = [{"id": "u1", "text": "USER: " + "so " * 20, "at_limit": True}, {"id": "u2", "text": ""}]
     path.write_text("".join(json.dumps(line) + "\n" for line in lines))
     with pytest.raises(UserError, match="1 hypotheses are empty .*--empty_hyp keep"):
-        results.main(experiment)
-    results.main([*experiment, "--empty_hyp=keep", "--prompt=USER: {speech} ASSISTANT: {text}"])
+        experiment()
+    experiment("--empty_hyp=keep", "--prompt=USER: {speech} ASSISTANT: {text}")
     markdown = (tmp_path / "exp" / "RESULTS.md").read_text()
     row = next(row for row in body(markdown) if row[:2] == ["Soft VQ", "test_a"])
     # loop, empty, at_limit, length, prompt, any, utterances; 5 + 16 and 5 errors of 10 words
@@ -267,28 +285,25 @@ def test_derailments_and_treatments_are_told(experiment, tmp_path):
 
 
 def test_show_result(experiment, capsys, tmp_path):
-    results.main(experiment)
+    experiment()
     capsys.readouterr()
     show_result.main(["exp"])
     printed = capsys.readouterr().out
-    assert printed.startswith("## exp (seed 3)\n\nWord error rate\n\nsystem ")
+    assert printed.startswith("## exp (seed 3)\n\nWord error rate (%)\n\nsystem ")
     assert "Token error rate" in printed
     assert "**" not in printed
     assert re.search(r"^lora +10\.00 \[", printed, re.MULTILINE)
     with pytest.raises(UserError, match="no such metric"):
         show_result.main(["exp", "--metric", "bleu"])
-    with pytest.raises(UserError, match="stage 13"):
+    with pytest.raises(UserError, match="nowhere/results.json: not there; score the systems first: llmvq results"):
         show_result.main(["nowhere"])
 
 
-def seed_dirs(experiment, tmp_path):
+def seed_dirs(experiment, tmp_path, **keys):
     """Results of seeds 3, 4 and 5: lora on test_a has 4, 5 and 3 wrong words."""
     for seed, wrong in ((3, 4), (4, 5), (5, 3)):
-        path = tmp_path / "exp" / "lora" / "decode_test_a" / "hyp.jsonl"
-        words = ["wrong"] * wrong + WORDS[wrong:]
-        lines = [{"id": "u1", "text": " ".join(words[:5])}, {"id": "u2", "text": " ".join(words[5:])}]
-        path.write_text("".join(json.dumps(line) + "\n" for line in lines))
-        results.main([*experiment[:-1], f"--seed={seed}", f"--out_dir=exp/seed{seed}"])
+        write_hypotheses(tmp_path / "exp" / "lora" / "decode_test_a", wrong)
+        experiment(f"--out_dir=exp/seed{seed}", seed=seed, **keys)
     return ["exp/seed3", "exp/seed4", "exp/seed5"]
 
 
@@ -317,7 +332,7 @@ def test_pool_seeds_wants_the_same_experiment(experiment, tmp_path):
     shutil.copytree("exp/seed3", "exp/again")
     with pytest.raises(UserError, match="same seed 3"):
         pool_seeds.main(["exp/seed3", "exp/again"])
-    results.main([experiment[0], *experiment[2:5], "--seed=6", "--out_dir=exp/seed6"])
+    experiment("--out_dir=exp/seed6", seed=6, systems={"lora": SYSTEMS["lora"]})
     with pytest.raises(UserError, match="differ in what they hold"):
         pool_seeds.main(["exp/seed3", "exp/seed6"])
     pool_seeds.main(["exp/seed3", "exp/seed6", "--systems=lora"])
@@ -325,13 +340,13 @@ def test_pool_seeds_wants_the_same_experiment(experiment, tmp_path):
     assert {row["system"] for row in rows} == {"lora"}
     with pytest.raises(UserError, match="unknown system in exp/seed3 'lorra'"):
         pool_seeds.main(["exp/seed3", "exp/seed6", "--systems=lorra"])
-    results.main([*experiment[:-1], "--seed=7", "--out_dir=exp/seed7", "--normaliser=none"])
+    experiment("--out_dir=exp/seed7", seed=7, normaliser="none")
     with pytest.raises(UserError, match="normaliser is none, in exp/seed3 basic"):
         pool_seeds.main(["exp/seed3", "exp/seed7"])
 
 
 def test_alignment_beside_hypotheses(experiment, tmp_path):
-    results.main(experiment)
+    experiment()
     text = (tmp_path / "exp" / "lora" / "decode_test_id" / "result.txt").read_text()
     assert "id: (u1)\nScores: (#C #S #D #I) 4 1 0 0\n" in text
     assert "REF:  one   two three four five\nHYP:  wrong two" in text
@@ -340,7 +355,7 @@ def test_alignment_beside_hypotheses(experiment, tmp_path):
 
 
 def test_one_in_domain_set_alone(experiment, capsys):
-    results.main([experiment[0], experiment[2]])
+    experiment(systems={"lora": SYSTEMS["lora"]}, sets={"test_id": SETS["test_id"]}, train_text=None)
     header, *_ = body(capsys.readouterr().out)
     assert header == ["system", "test_id (ID)"]
 
@@ -350,64 +365,104 @@ def test_missing_hypotheses(experiment, tmp_path):
     first = path.read_text().splitlines()[0]
     path.write_text(first + "\n")
     with pytest.raises(UserError, match="1 of 2 utterances of test_a have no hypothesis: u2"):
-        results.main(experiment)
+        experiment()
     path.unlink()
-    with pytest.raises(UserError, match=r"exp/ours/decode_test_a/hyp.jsonl: .*stage 12"):
-        results.main(experiment)
+    with pytest.raises(UserError, match=r"exp/ours/decode_test_a/hyp.jsonl: .*decode them first"):
+        experiment()
     assert not (tmp_path / "exp" / "results.json").exists()
 
 
+def with_set(**keys):
+    return {"sets": {**SETS, "x": {"domain": "ood", "text": "test_a", **keys}}}
+
+
 @pytest.mark.parametrize(
-    ("extra", "message"),
+    ("keys", "message"),
     [
-        ("--baseline=lra", "unknown baseline 'lra'.*did you mean 'lora'"),
-        ("--system=lora|again|x{set}", "'lora' is given twice"),
-        ("--set=test_a|ood|x", "'test_a' is given twice"),
-        ("--set=x|odd|x", "did you mean 'ood'"),
-        ("--set=x|ood", "write 'name"),
-        ("--set=x|ood|x|normalizer=basic", "did you mean 'normaliser'"),
-        ("--set=x|ood|x|normaliser=basc", "did you mean 'basic'"),
-        ("--set=x|ood|x|entities", "entities has no value"),
-        ("--set=x|ood|test_a|metrics=blue", "did you mean 'bleu'"),
-        ("--system=x|y|z", "write 'name"),
+        ({"baseline": "lra"}, "table.yaml: unknown baseline 'lra'.*did you mean 'lora'"),
+        ({"normaliser": "basc"}, "table.yaml: unknown normaliser 'basc'.*did you mean 'basic'"),
+        ({"normalizer": "basic"}, "unknown key in table.yaml 'normalizer'.*did you mean 'normaliser'"),
+        ({"systems": None}, "table.yaml: no systems"),
+        ({"sets": {}}, "table.yaml: no sets"),
+        ({"sets": ["test_id"]}, r"table.yaml: sets is \['test_id'\]; write a line `NAME: {...}` for each"),
+        ({"sets": {"x": "test_id"}}, "table.yaml: sets: x is 'test_id'; write its keys and values"),
+        (with_set(domain="odd"), "domain in table.yaml: sets: x 'odd'.*did you mean 'ood'"),
+        (with_set(text=None), "table.yaml: sets: x: text is None; it must be text"),
+        (with_set(normalizer="basic"), "unknown key in table.yaml: sets: x 'normalizer'.*did you mean 'normaliser'"),
+        (with_set(normaliser="basc"), "table.yaml: unknown normaliser 'basc'.*did you mean 'basic'"),
+        (with_set(metrics=["blue"]), "unknown metric of the set x 'blue'.*did you mean 'bleu'"),
+        (with_set(metrics="bleu"), "table.yaml: sets: x: metrics is 'bleu'; it must be a list"),
+        ({"systems": {"x": {"label": "y"}}}, "table.yaml: systems: x: hypotheses is missing"),
+        (
+            {"systems": {"x": {"label": "y", "hypotheses": "z"}}},
+            "table.yaml: system 'x': its hypotheses 'z' are one file",
+        ),
+        ({"systems": {"x": {"label": "a\nb", "hypotheses": "z{set}"}}}, r"table.yaml: system 'a\\nb': .*in one line"),
+        ({"systems": {1: {"label": "y", "hypotheses": "z{set}"}}}, "table.yaml: systems: 1: name is 1; .*put quotes"),
+        ({"answers": {"lora": {"label": "a", "directory": "x"}}}, "table.yaml: system 'lora' is given twice"),
+        ({"answers": {"llm": {"label": "a", "directory": "x"}}}, "answers 'llm': x is no directory"),
     ],
 )
-def test_bad_options(experiment, extra, message):
+def test_bad_tables(experiment, keys, message):
     with pytest.raises(UserError, match=message):
-        results.main([*experiment, extra])
+        experiment(**keys)
 
 
-def test_parse():
-    system = parse_system("ctc|CTC greedy|exp/ctc/decode_ctc_{set}/hyp.jsonl|no LLM")
-    assert (system.name, system.label, system.note) == ("ctc", "CTC greedy", "no LLM")
-    assert str(system.hyp_path("test")) == "exp/ctc/decode_ctc_test/hyp.jsonl"
-    assert parse_set("a | ood | dump/a/text").text == "dump/a/text"
-    full = parse_set("a|id|t|normaliser=none|entities=e|utt2spk=u|word_list=w|metrics=bleu,chrf")
-    assert (full.normaliser, full.entities, full.word_list) == ("none", "e", "w")
+def test_read_table(tmp_path):
+    full = {"normaliser": "none", "entities": "e=1:2", "utt2spk": "u", "word_list": "w", "metrics": ["bleu", "chrf"]}
+    content = {"systems": SYSTEMS, "sets": {"a": {"domain": "id", "text": "t", **full}}, "seed": 2}
+    content["answers"] = {"llm": {"label": "LLM | alone", "directory": "d"}}
+    write_table(content, tmp_path / "table.yaml")
+    table = read_table(tmp_path / "table.yaml")
+    assert [(s.name, s.label, s.note) for s in table.systems] == [
+        ("lora", "SLAM-ASR + LoRA", ""),
+        ("ours", "Soft VQ", "steps=1200"),
+    ]
+    assert str(table.systems[0].hyp_path("test")) == "exp/lora/decode_test/hyp.jsonl"
+    assert table.sets == (EvalSet("a", "id", "t", **(full | {"metrics": ("bleu", "chrf")})),)
+    assert (table.baseline, table.normaliser, table.seed) == ("lora", "basic", 2)
+    assert table.answers == (Answers("llm", "LLM | alone", "d"),)
+
+
+def drawn(header, *rows):
+    """A Table of texts."""
+    return Table("", list(map(Column, header[1:])), [Row(r[0], list(map(Cell, r[1:]))) for r in rows], first=header[0])
 
 
 def test_text_table():
-    assert text_table(["a", "n"], [["xyz", 1], ["y", 10]]) == "a     n\nxyz   1\ny    10\n"
+    assert text_table(drawn(["a", "n"], ["xyz", "1"], ["y", "10"])) == "a     n\nxyz   1\ny    10\n"
 
 
 def test_cells():
-    assert cell({"value": 12.345, "low": 10, "high": 15.5}) == "12.35 [10.00, 15.50]"
-    assert cell({"value": 12.0, "low": None, "high": None}) == "12.00"
-    assert cell({"value": None}) == cell(None) == "-"
+    def whole(row, **more):
+        return cell_of(row, **more).text + cell_of(row, **more).rest
+
+    assert whole({"value": 12.345, "low": 10, "high": 15.5}) == "12.35 [10.00, 15.50]"
+    assert whole({"value": 12.345, "low": -1, "high": 15.5}, form="+.2f") == "+12.35 [-1.00, +15.50]"
+    assert whole({"value": 12.345, "low": 10, "high": 15.5}, note="n") == "12.35 [10.00, 15.50], n"
+    assert whole({"value": 12.0, "low": None, "high": None}) == "12.00"
+    assert whole({"value": None}) == whole(None) == whole({"value": float("nan"), "low": 1, "high": 2}) == "-"
+    assert whole(None, none="") == ""
 
 
 def test_best_follows_the_metric_and_undefined_is_no_best():
-    row = {"set": "a", "domain": "id", "metric": "m", "words": 900, "utterances": 9}
+    row = {"set": "a", "kind": "set", "domain": "id", "words": 900, "utterances": 9}
     values = {"x": 1.0, "y": None, "z": 3.0}
-    rows = [{**row, "system": s, "value": v, "low": None, "high": None} for s, v in values.items()]
-    assert [r[1] for r in metric_table(rows, "m", "high")[1][2:]] == ["1.00", "-", "**3.00**"]
-    assert [r[1] for r in metric_table(rows, "m", "low")[1][2:]] == ["**1.00**", "-", "3.00"]
+    for metric, best in (("bleu", "z"), ("wer", "x"), ("new", "")):
+        rows = [{**row, "metric": metric, "system": s, "value": v} for s, v in values.items()]
+        table = Results(rows).metric_table(metric)
+        assert [(r.name, r.cells[0].text) for r in table.rows] == [("x", "1.00"), ("y", "-"), ("z", "3.00")]
+        assert [r.name for r in table.rows if r.cells[0].best] == [best] * bool(best)
+        shown = {"bleu": ["1.00", "-", "**3.00**"], "wer": ["**1.00**", "-", "3.00"], "new": ["1.00", "-", "3.00"]}
+        assert [r[1] for r in body(markdown_table(table))[3:]] == shown[metric]
 
 
 def test_latex_escapes():
-    text = latex_table(["a_b", "50 %"], [["x & y", "**1.00** [0.5, 2]"], ["{\\", "#$~^"]], "C_1")
+    table = drawn(["a_b", "50 %"], ["x & y", "z"], ["{\\", "#$~^"])
+    table.rows[0].cells[0] = Cell(1.0, 0.5, 2.0, best=True)
+    text = latex_table(table, "C_1")
     assert r"a\_b & 50 \% \\" in text
-    assert r"x \& y & \textbf{1.00} [0.5, 2] \\" in text
+    assert r"x \& y & \textbf{1.00} [0.50, 2.00] \\" in text
     assert r"\{\textbackslash{} & \#\$\textasciitilde{}\textasciicircum{} \\" in text
     assert r"\caption{C\_1}" in text
 
@@ -433,8 +488,8 @@ def test_commit(tmp_path):
 
 
 def test_markdown_rule_of_narrow_columns():
-    drawn = markdown_table(["", "", "p"], [["", "", "1"], ["", "", ""]])
-    assert [cell.strip() for cell in drawn.splitlines()[1].strip("|").split("|")] == ["-", "-:", "-:"]
+    text = markdown_table(drawn(["", "", "p"], ["", "", "1"], ["", "", ""]))
+    assert [cell.strip() for cell in text.splitlines()[1].strip("|").split("|")] == ["-", "-:", "-:"]
 
 
 PAPER = """\
@@ -450,7 +505,7 @@ rows:
 
 def test_published_figures_stand_beside_ours(experiment, tmp_path):
     (tmp_path / "paper.yaml").write_text(PAPER)
-    results.main([*experiment, "--published=paper.yaml"])
+    experiment(published=["paper.yaml"])
     markdown = (tmp_path / "exp" / "RESULTS.md").read_text()
     title = "## Published figures, another scale of data and model (WER, %): arXiv 0000.00000\n"
     section = markdown.partition(title)[2].partition("\n## ")[0]
@@ -463,13 +518,13 @@ def test_published_figures_stand_beside_ours(experiment, tmp_path):
     assert "\nother data and models\n" in section
     (found,) = json.loads((tmp_path / "exp" / "published.json").read_text())
     assert found["rows"] == {"ours": [3.7, "inf"], "lora": [3.14159, None]}
-    results.main([*experiment[1:5], "--baseline=ours", "--out_dir=none", "--published=paper.yaml"])
+    experiment("--out_dir=none", systems={"ours": SYSTEMS["ours"]}, baseline=None, published=["paper.yaml"])
     assert "SLAM-ASR + LoRA" not in (tmp_path / "none" / "RESULTS.md").read_text().partition(title)[2]
 
 
 def test_heading_of_published_figures_says_what_they_are(experiment, tmp_path):
     (tmp_path / "paper.yaml").write_text(PAPER + "measure: TER, EER\n")
-    dirs = seed_dirs([*experiment[:-1], "--published=paper.yaml", experiment[-1]], tmp_path)
+    dirs = seed_dirs(experiment, tmp_path, published=["paper.yaml"])
     pool_seeds.main([*dirs, "--baseline=lora"])
     for markdown in (f"{dirs[0]}/RESULTS.md", "exp/seeds/RESULTS.md"):
         assert "## Published figures, another scale of data and model (TER, EER, %): arXiv" in open(markdown).read()
@@ -477,14 +532,14 @@ def test_heading_of_published_figures_says_what_they_are(experiment, tmp_path):
 
 def test_no_published_figures_no_section(experiment, tmp_path):
     (tmp_path / "paper.yaml").write_text(PAPER.replace("ours:", "mine:").replace("lora:", "laura:"))
-    results.main([*experiment, "--published=paper.yaml"])
+    experiment(published=["paper.yaml"])
     assert "Published" not in (tmp_path / "exp" / "RESULTS.md").read_text()
     assert not (tmp_path / "exp" / "published.json").exists()
 
 
 def test_published_figures_of_pooled_seeds(experiment, tmp_path):
     (tmp_path / "paper.yaml").write_text(PAPER)
-    dirs = seed_dirs([*experiment[:-1], "--published=paper.yaml", experiment[-1]], tmp_path)
+    dirs = seed_dirs(experiment, tmp_path, published=["paper.yaml"])
     pool_seeds.main([*dirs, "--baseline=lora"])
     section = (tmp_path / "exp" / "seeds" / "RESULTS.md").read_text().partition("Published figures")[2]
     assert ["lora", "10.00", "30.00", "3.14", "-"] in body(section)
@@ -494,14 +549,135 @@ def test_published_figures_of_pooled_seeds(experiment, tmp_path):
     "old, new, message",
     [
         ("source", "sorce", r"unknown key in paper.yaml 'sorce' \(did you mean 'source'\?\)"),
-        ("note: other data and models\n", "", "paper.yaml: no note"),
-        ("note:", "measure:\nnote:", "paper.yaml: no measure"),
+        ("note: other data and models\n", "", "paper.yaml: note is missing"),
+        ("note:", "measure:\nnote:", "paper.yaml: measure is None; it must be text"),
         ("[1, 2]", "[1]", "paper.yaml: theirs must have 2 cells"),
         ("[1, 2]", "[1, [2]]", "paper.yaml: theirs must have 2 cells, numbers, texts or null"),
-        ("[clean, other]", "clean", "paper.yaml: columns must be a list"),
+        ("[clean, other]", "clean", "paper.yaml: columns is 'clean'; it must be a list"),
     ],
 )
 def test_bad_published_figures(experiment, tmp_path, old, new, message):
     (tmp_path / "paper.yaml").write_text(PAPER.replace(old, new))
     with pytest.raises(UserError, match=message):
-        results.main([*experiment, "--published=paper.yaml"])
+        experiment(published=["paper.yaml"])
+
+
+# Names, commands, metrics
+
+
+def test_names_are_only_names(tmp_path, monkeypatch, capsys):
+    """Sets called like means, labels with marks of tables, and paths with "=" and ":" go through everything."""
+    monkeypatch.chdir(tmp_path)
+    names = {"mean_ood": "ood", "mean_voices": "ood", "micro_x": "id", "ood/id": "ood", "a|b": "id"}
+    systems = {
+        "lora": {"label": "LoRA | rank 16", "hypotheses": "ex=p:1/lora/{set}/hyp.jsonl"},
+        "no_lora": {"label": "x=y:z & <b>", "hypotheses": "ex=p:1/no/{set}/hyp.jsonl", "note": "a | b"},
+    }
+    sets, wrong = {}, {}
+    for i, (name, domain) in enumerate(names.items()):
+        path = tmp_path / f"te=x:{i}"
+        path.mkdir()
+        (path / "text").write_text(f"u1 {' '.join(WORDS[:5])}\nu2 {' '.join(WORDS[5:])}\n")
+        sets[name] = {"domain": domain, "text": f"te=x:{i}/text"}
+        for j, room in enumerate(("lora", "no")):
+            wrong[tuple(systems)[j], name] = 10 * (i + j)
+            write_hypotheses(tmp_path / "ex=p:1" / room / name, i + j)
+    for seed in (1, 2):
+        write_table({"systems": systems, "sets": sets, "seed": seed})
+        results.main(["--table=table.yaml", f"--out_dir=seed{seed}"])
+    rows = json.loads((tmp_path / "seed1" / "results.json").read_text())
+    values = {(r["system"], r["kind"], r["set"]): r["value"] for r in rows if r["metric"] == "wer"}
+    assert {key: values[key[0], "set", key[1]] for key in wrong} == wrong
+    # of the ood sets 0, 10, 30 and of the id sets 20, 40
+    assert (values["lora", "macro", "mean_ood"], values["lora", "macro", "mean_id"]) == (
+        pytest.approx(40 / 3, abs=1e-3),
+        30,
+    )
+    capsys.readouterr()
+    pool_seeds.main(["seed1", "seed2", "--out_dir=seeds"])
+    show_result.main(["seed1"])
+    shown = capsys.readouterr().out.partition("## seed1")[2]
+    headings = ["mean_ood (OOD)", "mean_voices (OOD)", "micro_x (ID)", "ood/id (OOD)", "a|b (ID)"]
+    assert re.split("  +", shown.splitlines()[4]) == ["system", *headings]
+    for markdown, first in (("seed1", "LoRA | rank 16"), ("seeds", "lora")):
+        text = (tmp_path / markdown / "RESULTS.md").read_text()
+        escaped = [h.replace("|", "\\|") for h in headings]
+        noted = ["note"] * (markdown == "seed1")
+        for title in ("Word error rate (%)", "Character error rate (%)", "Token error rate (%): 13a tokens"):
+            header, *lines = cells_of(text.partition(f"\n## {title}")[2].partition("\n## ")[0])
+            assert [c for c in header if c != "note"] == ["system", *escaped]
+            assert len(header) == len(["system", *noted * title.startswith("Word"), *headings])
+            assert first.replace("|", "\\|") in [line[0] for line in lines]
+            if title.startswith("Word"):
+                shown = [c.split()[0].strip("*") for c in lines[2][1 + len(noted) :]]
+                assert shown == [f"{wrong['lora', name]:.2f}" for name in names]
+        header, *_ = cells_of(text.partition("\n## In domain and out")[2].partition("\n## ")[0])
+        means = ["ID macro mean", "OOD macro mean", "ID micro mean", "OOD micro mean", "OOD / ID"]
+        assert header[1 + len(noted) : 6 + len(noted)] == means
+    tex = (tmp_path / "seed1" / "results.tex").read_text()
+    assert "system & mean\\_ood (OOD) & mean\\_voices (OOD) & micro\\_x (ID) & ood/id (OOD) & a|b (ID) \\\\" in tex
+    report.main(["--table=table.yaml", "--results_dir=seed1", "--exp_dir=."])
+    page = (tmp_path / "seed1" / "report" / "report.html").read_text()
+    heads = re.findall('<span class="label">(.*?)</span>', page.partition("<thead>")[2].partition("</thead>")[0])
+    assert heads == ["System", *headings, *means]
+    assert "LoRA | rank 16" in page and "x=y:z &amp; &lt;b&gt;" in page and "Numbers that disagree" not in page
+    assert "among the" not in page.partition("What is missing")[2]
+
+
+def cells_of(text):
+    """Cells of the first table in Markdown, without its rule; an escaped mark is no border."""
+    rows = [re.split(r"(?<!\\)\|", line)[1:-1] for line in text.splitlines() if line.startswith("|")]
+    rows = [[cell.strip() for cell in row] for row in rows]
+    return [row for row in rows if set("".join(row)) - set("-:")]
+
+
+def test_commands_and_settings_are_named(experiment, tmp_path):
+    differences = {"lora": {}, "ours": {"bridge_conf.top_k": 10, "note": "a|b"}}
+    experiment("--out_dir=a b", commands=["./run.sh --stage 11"], differences=differences)
+    section = (tmp_path / "a b" / "RESULTS.md").read_text().partition("\n## Commands\n")[2].partition("\n## ")[0]
+    assert section.startswith("\n    ./run.sh --stage 11\n    llmvq results --table=table.yaml '--out_dir=a b'\n")
+    assert cells_of(section) == [
+        ["system", "bridge_conf.top_k", "note"],
+        ["SLAM-ASR + LoRA", "", ""],
+        ["Soft VQ", "10", "a\\|b"],
+    ]
+
+
+def test_commands_of_a_run(tmp_path):
+    log = tmp_path / "commands.log"
+    assert run_commands(log) == ()
+    log.write_text("./run.sh --seed 2\n./run.sh --stage 3\n./run.sh\n./run.sh --stage 11\n./run.sh --stage 11\n")
+    assert run_commands(log) == ("./run.sh", "./run.sh --stage 11")
+    log.write_text("./run.sh --stage 13\n")
+    assert run_commands(log) == ("./run.sh --stage 13",)
+
+
+@pytest.mark.parametrize("measured", ["always", "asked"])
+def test_one_entry_makes_a_metric(experiment, tmp_path, monkeypatch, measured):
+    """Counts and a title in METRICS, and the metric stands in all that scoring writes."""
+
+    def first_words(sides):
+        refs = sides.reference.words
+        return np.array([(words[0] != refs[u][0], 1) for u, words in sides.words.items()], dtype=float)
+
+    new = Metric("First words wrong (%)", first_words, "utterances", better="low", measured=measured, tested=True)
+    monkeypatch.setitem(METRICS, "first", new)
+    sets = {name: {**keys, "metrics": ["first"] * (measured == "asked")} for name, keys in SETS.items()}
+    experiment(sets=sets)
+    exp = tmp_path / "exp"
+    rows = json.loads((exp / "results.json").read_text())
+    found = {(r["system"], r["kind"], r["domain"]): r for r in rows if r["metric"] == "first" and r["set"] != "test_b"}
+    row = found["lora", "set", "id"]
+    assert (row["value"], row["count"], row["of"], row["normaliser"]) == (50, 1, 2, "basic")
+    assert found["lora", "macro", "ood"]["value"] == found["lora", "micro", "ood"]["value"] == 50
+    section = (exp / "RESULTS.md").read_text().partition("\n## First words wrong (%)\n")[2].partition("\n## ")[0]
+    assert body(section)[3] == ["SLAM-ASR + LoRA", "**50.00**", "**50.00**", "**50.00**"]
+    tex = (exp / "results.tex").read_text()
+    assert r"\caption{First words wrong (\%), with 95 \% intervals.}" in tex
+    report.main(["--table=table.yaml"])
+    assert "<h3>First words wrong (%)</h3>" in (exp / "report" / "report.html").read_text()
+    shown = ["--metric=first"]
+    show_result.main(["exp", *shown])
+    out = tmp_path / "score.json"
+    score.main(["--ref=test_a", "--hyp=exp/lora/decode_test_a/hyp.jsonl", *shown, f"--json={out}"])
+    assert [(e["metric"], e["value"]) for e in json.loads(out.read_text())["scores"]] == [("first", 50)]

@@ -10,7 +10,8 @@ from conftest import ENCODER, LORA
 from espnet2.tasks.asr import ASRTask
 
 from espnet_llmvq.base.errors import UserError
-from espnet_llmvq.espnet.task import SpeechLLMTask, load_model
+from espnet_llmvq.espnet.task import SpeechLLMTask
+from espnet_llmvq.model.build import load_model
 from espnet_llmvq.speech.encoder import SpeechEncoder
 
 
@@ -91,11 +92,11 @@ def test_encoder_file_that_lacks_tensors(make_model, encoder_dir, tmp_path):
 
 def test_load_model(encoder_dir, corpus):
     """The directory of a trained phase gives the model that was saved, in eval mode."""
-    model, args = load_model(encoder_dir)
+    model, config = load_model(encoder_dir)
     saved = torch.load(os.path.join(encoder_dir, "model.pth"), weights_only=True)
     assert set(saved) == set(model.state_dict())
     assert all(torch.equal(v, saved[n]) for n, v in model.state_dict().items())
-    assert not model.training and args.frame_stack == 4 and model.llm is None
+    assert not model.training and config["frame_stack"] == 4 and model.llm is None
     with pytest.raises(UserError, match="nothing.pth does not exist"):
         load_model(encoder_dir, file="nothing.pth")
 

@@ -126,11 +126,11 @@ def stage_12(phase, sequences, num_beams=2):
     """{path of the sound file: text}, decoded from the experiment directory as `bin.decode` does."""
     from espnet_llmvq.decode.batches import Batches
     from espnet_llmvq.decode.generate import encoded, generate
-    from espnet_llmvq.espnet.task import load_model
     from espnet_llmvq.llm.directory import load_tokenizer
+    from espnet_llmvq.model.build import load_model
 
-    model, args = load_model(phase)
-    tokenizer = load_tokenizer(args.llm)
+    model, config = load_model(phase)
+    tokenizer = load_tokenizer(config["llm"])
     paths = {s.id: s.spans[1].audio for s in read_sequences(sequences)}
     texts = {}
     for ids, batch in Batches(sequences, 1000, tokenizer):

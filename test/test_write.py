@@ -58,7 +58,7 @@ def test_directory_takes_the_place_of_another(tmp_path, there):
         target.mkdir()
         (target / "b").write_text("old")
         # Left by a run that was killed between its steps.
-        (tmp_path / ".out.old.tmp").mkdir()
-        (tmp_path / ".out.old.tmp" / "c").write_text("older")
+        (tmp_path / ".out.llmvq-old").mkdir()
+        (tmp_path / ".out.llmvq-old" / "c").write_text("older")
     replace_directory(new, target)
     assert tree(tmp_path) == {"out/a": "new"}

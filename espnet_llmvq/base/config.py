@@ -99,6 +99,11 @@ def read_overrides(pairs):
     return found
 
 
+def option(default, text, choices=()):
+    """Field of a dataclass that a command takes as an option too: its default, help, and the words allowed."""
+    return dataclasses.field(default=default, metadata={"help": text, "choices": choices})
+
+
 KINDS = {bool: "true or false", int: "a whole number", float: "a number", str: "text", dict: "keys and values"}
 
 

@@ -1,8 +1,12 @@
-"""Writing in one step, and what a command may replace."""
+"""Writing in one step, one writer at a time, and what a command may replace."""
 
 import contextlib
+import fcntl
 import os
 import shutil
+import socket
+import sys
+import time
 from pathlib import Path
 
 from espnet_llmvq.base.errors import UserError
@@ -32,6 +36,51 @@ def writing(path, suffix="tmp"):
         temporary.unlink(missing_ok=True)
 
 
+def write_lines(path, lines):
+    """Write lines in one step; a file that holds just these is left as it is, and so is its time."""
+    text = "".join(f"{line}\n" for line in lines)
+    with contextlib.suppress(OSError):
+        if Path(path).read_bytes() == text.encode():
+            return
+    write_text(path, text)
+
+
+def beside(target, what):
+    """A name beside `target` that no user gives to a file: ".NAME.llmvq-WHAT"."""
+    target = Path(os.path.realpath(target))
+    return target.with_name(f".{target.name}.llmvq-{what}")
+
+
+@contextlib.contextmanager
+def locked(target):
+    """In a `with`, be the only process that makes `target`; another one waits, and says who works there.
+
+    The lock is a file beside the target. It is free when its holder ends, however it ends.
+    """
+    path = beside(target, "lock")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    while True:
+        file = open(path, "a+", encoding="utf-8")
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.seek(0)
+            print(f"waiting for {target}: {file.read() or 'another process'} works there", file=sys.stderr, flush=True)
+            fcntl.flock(file, fcntl.LOCK_EX)
+        # The one before may have removed the file that was waited for.
+        if path.exists() and os.path.samestat(os.fstat(file.fileno()), path.stat()):
+            break
+        file.close()
+    try:
+        file.truncate(0)
+        file.write(f"process {os.getpid()} on {socket.gethostname()}, since {time.strftime('%F %T')},")
+        file.flush()
+        yield
+    finally:
+        path.unlink(missing_ok=True)
+        file.close()
+
+
 def check_replaceable(directory, record):
     """Raise UserError if `directory` holds files but no `record`: it is not one that the command made before.
 
@@ -50,12 +99,19 @@ def check_replaceable(directory, record):
 
 def replace_directory(new, target):
     """Put the finished directory `new` in the place of `target`, which is there or not; never a part of either."""
-    target = Path(target)
-    old = target.with_name(f".{target.name}.old.tmp")
-    shutil.rmtree(old, ignore_errors=True)
+    target, old = Path(target), beside(target, "old")
+    restore_directory(target)
     if target.exists():
         os.rename(target, old)
     os.rename(new, target)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def restore_directory(target):
+    """Undo, or finish, a `replace_directory` that was killed between its steps."""
+    target, old = Path(target), beside(target, "old")
+    if old.exists() and not target.exists():
+        os.rename(old, target)
     shutil.rmtree(old, ignore_errors=True)
 
 

@@ -1,7 +1,8 @@
 """Whether a file or directory is what these inputs and these options make: the one notion of "up to date".
 
 What is made has a record: OUT.made.json beside a file, OUT/made.json in a directory. It holds the options, a mark of
-each input's content, marks of what was written, and facts (versions, machine) that are told but not compared.
+each input's content, marks of what was written, and facts (versions, machine) that are told but not compared. A result
+that is an input of another passes its own record on (`origin`).
 
     made = Made("exp/tokenizer", {"text": "data/lm/train.txt"}, vocab_size=500, tools=versions("sentencepiece"))
     if not made.fresh():          # cheap: make it again
@@ -25,6 +26,13 @@ NAME = "made.json"
 WHOLE = 64 << 20  # bytes; of a larger file only both ends are read
 END = 1 << 20
 SHOWN = 80  # characters of a value in a message
+TOOLS = "tools"  # the option that holds versions of libraries
+IGNORED = set()  # options that are not compared
+
+
+def accept_versions(accept=True):
+    """Take results as they are whatever versions of libraries made them, in this process."""
+    (IGNORED.add if accept else IGNORED.discard)(TOOLS)
 
 
 def record_file(out):
@@ -45,33 +53,57 @@ def digest_of(path, size):
     return h.hexdigest()
 
 
-def mark(path, old=None):
-    """The mark of a file's content: size, time and hash; None if it is absent, {name: mark} of a directory's files.
+def origin(path):
+    """Hash of what the record of `path` says it was made of and gave; None without one, or of what is not finished.
 
-    old: a mark from before. Where size and time are as they were, the content is taken to be, and is not read.
+    Versions of tools are left out: where they matter, the content differs.
     """
-    path = Path(path)
+    try:
+        noted = json.loads(record_file(path).read_text(encoding="utf-8"))
+        if not noted["complete"]:
+            return None
+        options = {key: value for key, value in noted["options"].items() if key != TOOLS}
+        made_of = [options, content(noted["inputs"]), content(noted["files"])]
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return None
+    return hashlib.sha256(json.dumps(made_of, sort_keys=True).encode()).hexdigest()
+
+
+def mark(path, old=None, as_input=True):
+    """The mark of a file or directory, None if it is absent.
+
+    Of a file: size, time and hash, and as an input its `origin` if it has one, so that what it was made of counts too:
+    the names and lengths of sound files say little about the sound. Of a directory: its origin or, without one,
+    {name: mark} of all files in it. old: a mark from before; where size and time are as they were, the content is not
+    read again.
+    """
+    path, made_of = Path(path), origin(path) if as_input else None
     if path.is_dir():
+        if made_of:
+            return {"origin": made_of}
         old = old if isinstance(old, dict) and "sha256" not in old else {}
         names = sorted(str(p.relative_to(path)) for p in path.rglob("*") if p.is_file() and p.name != NAME)
-        return {name: mark(path / name, old.get(name)) for name in names}
+        return {name: mark(path / name, old.get(name), as_input) for name in names}
     try:
         stat = path.stat()
     except OSError:
         return None
-    known = {"size": stat.st_size, "mtime_ns": stat.st_mtime_ns}
-    if isinstance(old, dict) and all(old.get(key) == value for key, value in known.items()):
-        return old
-    return {**known, "sha256": digest_of(path, stat.st_size)}
+    found = {"size": stat.st_size, "mtime_ns": stat.st_mtime_ns}
+    known = isinstance(old, dict) and all(old.get(key) == value for key, value in found.items())
+    found["sha256"] = old["sha256"] if known else digest_of(path, stat.st_size)
+    return {**found, "origin": made_of} if made_of else found
+
+
+def content(found):
+    """A mark, or {name: mark}, without times."""
+    if not isinstance(found, dict):
+        return found
+    return {key: content(value) for key, value in found.items() if key != "mtime_ns"}
 
 
 def same(old, new):
     """Whether two marks are of equal content."""
-    if not (isinstance(old, dict) and isinstance(new, dict)):
-        return old == new
-    if "sha256" in old or "sha256" in new:
-        return (old.get("size"), old.get("sha256")) == (new.get("size"), new.get("sha256"))
-    return old.keys() == new.keys() and all(same(old[name], new[name]) for name in old)
+    return content(old) == content(new)
 
 
 def files_digest(paths):
@@ -115,7 +147,7 @@ class Made:
 
     out: file or directory, made or not. inputs: {what it is: path of a file or directory}, or paths, that its content
     follows from; one that does not exist counts as absent. options: all else that it follows from, as JSON can hold it;
-    by convention `tools` are versions of libraries.
+    `tools` are versions of libraries (`environment.versions`), which a user may accept.
     """
 
     def __init__(self, out, inputs=(), **options):
@@ -136,9 +168,9 @@ class Made:
         """What `note` was told beside inputs and options; {} if nothing is noted."""
         return (self.record() or {}).get("facts", {})
 
-    def changed(self, noted, ignore=()):
-        """In words, the first option or input that is not as `noted`; "" if none. ignore: options not compared."""
-        then, now = ({k: v for k, v in d.items() if k not in ignore} for d in (noted["options"], self.options))
+    def changed(self, noted):
+        """In words, the first option or input that is not as `noted`; "" if none."""
+        then, now = ({k: v for k, v in d.items() if k not in IGNORED} for d in (noted["options"], self.options))
         old = noted["inputs"]
         self.marks = {name: mark(path, old.get(name)) for name, path in self.inputs.items()}
         if found := first_difference(then, now):
@@ -153,7 +185,11 @@ class Made:
                 return f"{said} {'is not there' if self.marks[name] is None else 'has changed'}"
         return ""
 
-    def difference(self, ignore=()):
+    def state(self):
+        """Options and the content of inputs (dict), to compare something unfinished with."""
+        return {"options": self.options, "inputs": {name: content(mark(path)) for name, path in self.inputs.items()}}
+
+    def difference(self):
         """In words, why the result is not what inputs and options make; "" if it is."""
         if not os.path.exists(self.out):
             return f"{self.out} is not there"
@@ -164,15 +200,15 @@ class Made:
             return f"{self.out} is not finished"
         for name, old in noted["files"].items():
             path = os.path.join(self.out, name) if name else self.out
-            if not same(old, mark(path, old)):
+            if not same(old, mark(path, old, as_input=False)):
                 return f"{path} is not as it was written"
-        return self.changed(noted, ignore)
+        return self.changed(noted)
 
-    def fresh(self, ignore=()):
+    def fresh(self):
         """Whether the result is there and what inputs and options make. For cheap results: if not, make it again."""
-        return not self.difference(ignore)
+        return not self.difference()
 
-    def done(self, remedy, ignore=()):
+    def done(self, remedy):
         """Whether a costly result is there; False also for one begun. Raises UserError if it is made of something else.
 
         remedy: what to do then; {out} stands for the result.
@@ -180,26 +216,30 @@ class Made:
         if not os.path.exists(record_file(self.out)):
             return False
         noted = self.record()
-        found = self.changed(noted, ignore) if noted and not noted["complete"] else self.difference(ignore)
+        found = self.changed(noted) if noted and not noted["complete"] else self.difference()
         if found:
             raise UserError(f"{self.out} was made otherwise ({found}); {remedy.format(out=self.out)}")
         return noted["complete"]
 
     def begin(self):
         """Record what a costly result will be made of, so that its making can only be resumed with the same."""
-        self.write(complete=False, files={}, facts={})
+        self.write(self.out, complete=False, files={}, facts={})
 
-    def note(self, files=(), **facts):
-        """Record that the result is complete. files: names in a directory that must stay as they are now."""
-        names = [str(name) for name in files] if os.path.isdir(self.out) else [""]
-        marks = {name: mark(os.path.join(self.out, name) if name else self.out) for name in names}
-        self.write(complete=True, files=marks, facts=plain(facts))
+    def note(self, files=(), at=None, **facts):
+        """Record that the result is complete. files: names in a directory that must stay as they are now.
 
-    def write(self, **rest):
+        at: where the result is now, if it will be moved to its place with its record.
+        """
+        at = str(at or self.out)
+        names = [str(name) for name in files] if os.path.isdir(at) else [""]
+        marks = {name: mark(os.path.join(at, name) if name else at, as_input=False) for name in names}
+        self.write(at, complete=True, files=marks, facts=plain(facts))
+
+    def write(self, at, **rest):
         # An input that changed while the result was made is noted as it was before, so that the change is seen.
         marks = {name: self.marks.get(name) or mark(path) for name, path in self.inputs.items()}
         noted = {"options": self.options, "inputs": marks, **rest}
-        write_text(record_file(self.out), json.dumps(noted, indent=1, ensure_ascii=False) + "\n")
+        write_text(record_file(at), json.dumps(noted, indent=1, ensure_ascii=False) + "\n")
 
     def forget(self):
         """Remove the record, before the result is made again: a killed making is then no result."""

@@ -1,7 +1,9 @@
 """Work in several processes. One that is killed ends in an error that says so, never in a wait without end."""
 
 import multiprocessing
+import os
 import sys
+import threading
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from functools import partial
@@ -23,6 +25,18 @@ def ended(code):
     return exit_reason(code if code >= 0 else 128 - code)
 
 
+def end_with_parent():
+    """End this worker, at once, when the process that started it is gone: it would work on for nobody."""
+    sentinel = multiprocessing.parent_process().sentinel
+    threading.Thread(target=lambda: (wait([sentinel]), os._exit(1)), daemon=True).start()
+
+
+def _start_worker(initializer):
+    end_with_parent()
+    if initializer:
+        initializer()
+
+
 def run_jobs(work, *jobs, nj, desc, chunksize=8, initializer=None):
     """Yield work(*job) in order, in `nj` spawned processes, with a progress bar on stderr.
 
@@ -38,7 +52,7 @@ def run_jobs(work, *jobs, nj, desc, chunksize=8, initializer=None):
     # spawn: forking a process that has threads (tqdm, torch) can hang
     spawn = multiprocessing.get_context("spawn")
     try:
-        with ProcessPoolExecutor(nj, mp_context=spawn, initializer=initializer) as pool:
+        with ProcessPoolExecutor(nj, mp_context=spawn, initializer=_start_worker, initargs=(initializer,)) as pool:
             for result in bar(pool.map(work, *jobs, chunksize=chunksize)):
                 yield result
                 done += 1
@@ -51,6 +65,7 @@ def run_jobs(work, *jobs, nj, desc, chunksize=8, initializer=None):
 
 def _call(work, arguments, sender):
     """Entry of a forked process: a UserError is one line."""
+    end_with_parent()
     try:
         sender.send(work(*arguments))
     except Exception as err:

@@ -5,16 +5,12 @@ from espnet_llmvq.bundle.files import LLM
 
 def tables(rows):
     """Markdown of the results of one system: a table of each error rate in `rows` of results.json."""
-    from espnet_llmvq.score.measure import METRICS
-    from espnet_llmvq.score.table import markdown_table, metric_table, set_names
+    from espnet_llmvq.score.results import Results
+    from espnet_llmvq.score.table import markdown_table
 
-    parts = []
-    for metric in ("wer", "cer"):
-        if set_names(rows, metric):
-            label = METRICS[metric].label
-            table = markdown_table(*metric_table(rows, metric, METRICS[metric].better, bold=False))
-            parts.append(f"{label[0].upper()}{label[1:]}, with intervals:\n\n{table}")
-    return "\n".join(parts)
+    results = Results(rows)
+    tables = [results.metric_table(metric) for metric in ("wer", "cer") if results.has(metric)]
+    return "\n".join(f"{table.title}, with intervals:\n\n{markdown_table(table)}" for table in tables)
 
 
 def card(manifest, rows=()):

@@ -19,7 +19,7 @@ import re
 import shutil
 from pathlib import Path
 
-from espnet_llmvq.base.errors import UserError
+from espnet_llmvq.base.errors import UserError, reading
 from espnet_llmvq.score.files import some
 
 FORMAT, VERSION = "espnet_llmvq packed system", 1
@@ -203,3 +203,23 @@ def temporary_beside(out):
     shutil.rmtree(temporary, ignore_errors=True)
     os.makedirs(temporary)
     return temporary
+
+
+def decoded_with(system):
+    """Search options of the hypotheses of a `System`, {} if there are none. Raises UserError if sets differ in them."""
+    from glob import escape, glob
+
+    from espnet_llmvq.base.environment import FILE
+
+    found, (head, tail) = {}, map(escape, system.hypotheses.split("{set}"))
+    for path in sorted(glob(os.path.join(os.path.dirname(f"{head}*{tail}"), FILE))):
+        with reading(path, "decode again (stage 12)"), open(path, encoding="utf-8") as f:
+            known = json.load(f)
+        options = {key: known[key] for key in SEARCH if key in known}
+        if found and options != found:
+            raise UserError(
+                f"{path}: decoded with {options}, another set with {found}; give --num_beams, --length_penalty and "
+                "--ctc_weight"
+            )
+        found = options
+    return found

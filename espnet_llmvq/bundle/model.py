@@ -1,6 +1,5 @@
 """Write a trained system as a packed directory, and load one."""
 
-import argparse
 import json
 import os
 import shutil
@@ -43,13 +42,13 @@ class Packed:
     manifest: dict
 
 
-def model_config(args, model):
-    """The keys of an experiment's arguments that build the model, its encoder no longer a file of its own."""
-    config = {key: getattr(args, key) for key in CONFIG_KEYS}
+def model_config(trained, model):
+    """The keys of an experiment's config that build the model, its encoder no longer a file of its own."""
+    config = {key: trained[key] for key in CONFIG_KEYS}
     for key, names in TRAINING_ONLY.items():
         config[key] = {k: v for k, v in config[key].items() if k not in names}
     frozen = ["speech_encoder"] + (["ctc"] if model.ctc is not None else [])
-    config["freeze"] = [*args.freeze, *(frozen if args.encoder_file else [])]
+    config["freeze"] = [*trained["freeze"], *(frozen if trained["encoder_file"] else [])]
     return config
 
 
@@ -57,7 +56,7 @@ def packed_state(model):
     """{name: tensor} of all but the frozen tensors of the LLM. Tied ones are there under each of their names."""
     import torch
 
-    left_out = {name for name in model.omitted() if name.startswith("llm.")}
+    left_out = {name for name in model.frozen_external() if name.startswith("llm.")}
     state = torch.nn.Module.state_dict(model)
     return {n: v.detach().clone().contiguous() for n, v in state.items() if n not in left_out}
 
@@ -86,7 +85,7 @@ def save_llm(path, target, copy_weights, llm_conf):
         untrained_llm(path, llm_conf).save_pretrained(target)
 
 
-def longest_segment(args, default=20.0, ratio=2.0, lowest=1.0, highest=30.0):
+def longest_segment(trained, default=20.0, ratio=2.0, lowest=1.0, highest=30.0):
     """Seconds that a recording may have to be transcribed in one piece: `ratio` times the longest of training.
 
     `default` if the training sequences are not there.
@@ -95,7 +94,7 @@ def longest_segment(args, default=20.0, ratio=2.0, lowest=1.0, highest=30.0):
     from espnet_llmvq.sequence.sequence import read_sequences
 
     longest = 0
-    for path, *_ in args.train_data_path_and_name_and_type:
+    for path, *_ in trained["train_data_path_and_name_and_type"]:
         if not os.path.exists(path):
             return default
         spans = (s.samples for seq in read_sequences(path) for s in seq.spans if s.is_speech)
@@ -115,20 +114,20 @@ def pack(directory, out, *, system, label, decode, search, llm=None, prompt=None
     """
     from safetensors.torch import save_file
 
-    from espnet_llmvq.espnet.task import load_model
+    from espnet_llmvq.model.build import load_model
     from espnet_llmvq.speech.frame_rate import PRETRAINED
 
     temporary = temporary_beside(out)
     try:
-        model, args = load_model(directory)
-        prompt = getattr(args, "prompt", None) or prompt
+        model, trained = load_model(directory)
+        prompt = trained.get("prompt") or prompt
         if decode == "llm" and not prompt:
             raise UserError(f"{directory}: its prompt is not recorded; give --prompt")
-        local = os.path.isdir(args.llm)
-        named = None if llm == "copy" or (llm is None and local) else (llm or args.llm)
+        local = os.path.isdir(trained["llm"])
+        named = None if llm == "copy" or (llm is None and local) else (llm or trained["llm"])
         if model.llm is None:
             named = None  # of a CTC system the tokenizer is enough
-        config = model_config(args, model)
+        config = model_config(trained, model)
         if config["encoder"] in PRETRAINED:
             model.speech_encoder.save_description(os.path.join(temporary, ENCODER))
             config["encoder_conf"] = {**config["encoder_conf"], "path": ENCODER, "weights": False}
@@ -137,7 +136,7 @@ def pack(directory, out, *, system, label, decode, search, llm=None, prompt=None
                 f"{directory}: its normalisation reads {config['normalize_conf']['stats_file']}, which a packed "
                 "system cannot hold; train with normalize: utterance_mvn"
             )
-        save_llm(args.llm, os.path.join(temporary, LLM), model.llm is not None and not named, config["llm_conf"])
+        save_llm(trained["llm"], os.path.join(temporary, LLM), model.llm is not None and not named, config["llm_conf"])
         state = packed_state(model)
         save_file(state, os.path.join(temporary, WEIGHTS), metadata={"format": "pt"})
         import yaml
@@ -153,18 +152,18 @@ def pack(directory, out, *, system, label, decode, search, llm=None, prompt=None
             "label": label,
             "decode": decode,
             "search": search,
-            "max_segment": longest_segment(args),
+            "max_segment": longest_segment(trained),
             "prompt": prompt if decode == "llm" else None,
             "llm": named or LLM,
             "files": {name: digest(os.path.join(temporary, name)) for name in list_files(temporary)},
         }
         if named:
             # Not of the model's own LLM: its table may have been trained.
-            manifest["llm_sha256"] = embedding_digest(untrained_llm(args.llm, config["llm_conf"]))
+            manifest["llm_sha256"] = embedding_digest(untrained_llm(trained["llm"], config["llm_conf"]))
         write_text(os.path.join(temporary, MANIFEST), json.dumps(manifest, indent=1) + "\n")
         write_text(os.path.join(temporary, CARD), card(manifest, rows))
         # A name given for a local LLM is not looked up here.
-        load_packed(temporary, llm=args.llm if named else None)
+        load_packed(temporary, llm=trained["llm"] if named else None)
         publish(temporary, out)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
@@ -181,14 +180,14 @@ def load_packed(directory, device="cpu", llm=None):
     from safetensors.torch import load_file
 
     from espnet_llmvq.base.config import read_yaml
-    from espnet_llmvq.espnet.task import SpeechLLMTask
     from espnet_llmvq.llm.directory import load_tokenizer
+    from espnet_llmvq.model.build import build, check_config
     from espnet_llmvq.speech.frame_rate import PRETRAINED
 
     inside = os.path.join(directory, LLM)
     where = os.path.join(directory, CONFIG)
     config = read_yaml(where)
-    SpeechLLMTask.check_config(config, where)
+    check_config(config, where)
     missing = [key for key in CONFIG_KEYS if key not in config]
     if missing:
         raise UserError(f"{where} lacks {', '.join(missing)}; pack the system again")
@@ -196,12 +195,8 @@ def load_packed(directory, device="cpu", llm=None):
         # Whatever path it names, nothing outside of the directory is read.
         config["encoder_conf"] = {**config["encoder_conf"], "path": os.path.join(directory, ENCODER), "weights": False}
     source = llm or (inside if manifest["llm"] == LLM else manifest["llm"])
-    args = argparse.Namespace(
-        **{key: config[key] for key in CONFIG_KEYS},
-        llm=source, encoder_file=None, init_from=None, specaug=None, autocast="none", ngpu=0,
-    )  # fmt: skip
     try:
-        model = SpeechLLMTask.build_model(args)
+        model = build({**{key: config[key] for key in CONFIG_KEYS}, "llm": source, "autocast": "none"})
         tokenizer = load_tokenizer(inside)
         if source != inside and load_tokenizer(source).get_vocab() != tokenizer.get_vocab():
             raise UserError(f"{directory}: the LLM {source} has another tokenizer than the one packed")

@@ -32,7 +32,7 @@ def get_parser():
 
 
 def split_options(argv, parser):
-    """Return (our options, the call): options may stand before and behind JOB=1:n, not behind the log."""
+    """(our options, the call): options may stand before and behind JOB=1:n, not behind the log."""
     from espnet_llmvq.launch.call import RANGE
 
     flags = {s for a in parser._actions if a.nargs == 0 for s in a.option_strings}
@@ -51,54 +51,6 @@ def split_options(argv, parser):
     return own, call
 
 
-def make_back_end(args):
-    if args.back_end == "local":
-        from espnet_llmvq.launch.local import Local
-
-        return Local()
-    if args.back_end == "ssh":
-        from espnet_llmvq.launch.ssh import Ssh
-
-        return Ssh(args.machines)
-    if args.back_end == "slurm":
-        from espnet_llmvq.launch.slurm import Slurm as System
-    elif args.back_end == "sge":
-        from espnet_llmvq.launch.sge import Sge as System
-    else:
-        from espnet_llmvq.launch.pbs import Pbs as System
-    return System(config=args.config, array_limit=args.max_array_size)
-
-
-def run_call(back_end, call, retries=0, follow=False):
-    """Run all jobs of a call, those that fail up to `retries` times more.
-
-    Raises UserError that names the first job that failed, with the end of its log.
-    """
-    from espnet_llmvq.launch.call import tail
-    from espnet_llmvq.launch.follow import Follower
-
-    back_end.prepare(call)
-    attempt, left = 1, call.numbers
-    with Follower(call.log_of(call.numbers[0]) if follow and len(call.numbers) == 1 else None):
-        while True:
-            failed = back_end.run(call, left, attempt)
-            if not failed or attempt > retries:
-                break
-            left = sorted(failed)
-            first = left[0]
-            print(f"{call.title(first)} {failed[first]}; {len(left)} to run again", file=sys.stderr, flush=True)
-            attempt += 1
-    if not failed:
-        call.clean()
-        return
-    first, number = min(failed), len(failed)
-    often = f" in attempt {attempt}" if attempt > 1 else ""
-    others = ", ".join(map(str, sorted(failed)[1:11])) + (", ..." if number > 11 else "")
-    more = f"\n{number} of {len(call.numbers)} jobs failed, also {others}" if number > 1 else ""
-    log = call.log_of(first)
-    raise UserError(f"{call.title(first)} {failed[first]}{often}; the end of {log}:\n{tail(log)}{more}".rstrip("\n"))
-
-
 def _interrupt(signum, frame):
     raise KeyboardInterrupt(signum)
 
@@ -109,12 +61,13 @@ def main(argv=None):
     own, call = split_options(argv, parser)
     args = parser.parse_args(own)
     from espnet_llmvq.launch.call import Resources, parse_call
+    from espnet_llmvq.launch.run import make_back_end, run_call
 
     if args.gpu < 0 or args.retries < 0:
         raise UserError("--gpu and --retries must not be negative")
     resources = Resources(args.mem, args.gpu, args.num_threads, args.time, args.max_jobs_run, args.num_nodes)
     call = parse_call(call, resources)
-    back_end = make_back_end(args)
+    back_end = make_back_end(args.back_end, args.config, args.max_array_size, args.machines)
     for name in (signal.SIGTERM, signal.SIGHUP):
         if signal.getsignal(name) != signal.SIG_IGN:  # nohup
             signal.signal(name, _interrupt)

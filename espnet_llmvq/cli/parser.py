@@ -1,14 +1,23 @@
 """Command-line habits shared by every command: spelling of options and clean errors."""
 
 import argparse
+import dataclasses
 import os
 import sys
 
 from espnet_llmvq.base.errors import message_of, nearest
 
+# Modules that `pip install espnet_llmvq` leaves to its extra [train].
+TRAIN = {
+    "torch", "torchaudio", "espnet", "espnet2", "transformers", "peft", "sentencepiece", "safetensors", "tokenizers",
+    "huggingface_hub", "librosa", "sklearn", "matplotlib", "tensorboard",
+}  # fmt: skip
+
 
 class Parser(argparse.ArgumentParser):
     """ArgumentParser that takes ``--a-b`` for ``--a_b`` and names the nearest option on a typo."""
+
+    also = ()  # options that belong elsewhere, for hints
 
     def __init__(self, *args, **kwargs):
         kwargs.setdefault("formatter_class", argparse.ArgumentDefaultsHelpFormatter)
@@ -35,7 +44,7 @@ class Parser(argparse.ArgumentParser):
         args, extra = self.parse_known_args(args, namespace)
         if extra:
             flags = [a.partition("=")[0] for a in extra if a.startswith("-")] or extra
-            hints = [f"{f}{nearest(f, self._option_string_actions)}" for f in flags]
+            hints = [f"{f}{nearest(f, [*self._option_string_actions, *self.also])}" for f in flags]
             self.error("unknown option: " + ", ".join(hints))
         return args
 
@@ -50,14 +59,70 @@ def positive(text):
 positive.__name__ = "positive number"  # argparse puts it into its message
 
 
+def jobs(text):
+    """Type of --nj: at least 1."""
+    return max(1, int(text))
+
+
+def add_nj(parser, help="processes"):
+    parser.add_argument("--nj", type=jobs, default=2, help=help)
+
+
+def add_checks(parser):
+    """Add the arguments of `llmvq data validate` and `fix`: what counts as a defect."""
+    true_false = ("true", "false")
+    parser.add_argument("data_dir", help="data directory")
+    parser.add_argument("--audio", choices=true_false, default="true", help="open and check every audio file")
+    add_nj(parser, "threads for audio")
+    parser.add_argument("--allow_empty_text", choices=true_false, default="false", help="accept empty transcripts")
+
+
+def checks(args):
+    """The keyword arguments that `add_checks` asked for."""
+    return {"audio": args.audio == "true", "nj": args.nj, "allow_empty_text": args.allow_empty_text == "true"}
+
+
+def add_options(parser, cls):
+    """Add an option for each field of a dataclass made with `base.config.option`."""
+    for field in dataclasses.fields(cls):
+        if "help" in field.metadata:
+            choices = field.metadata["choices"]
+            text = field.metadata["help"] + (f"; one of {', '.join(choices)}" if choices else "")
+            kind = {"type": field.type}
+            if field.type is bool:
+                kind = {"type": switch, "nargs": "?", "const": True, "metavar": "true|false"}
+            parser.add_argument(f"--{field.name}", default=field.default, help=text, **kind)
+
+
+def switch(text):
+    """Type of an option: true or false."""
+    if text not in ("true", "false"):
+        raise ValueError
+    return text == "true"
+
+
+switch.__name__ = "true or false"  # argparse puts it into its message
+
+
+def options_of(cls, args, **more):
+    """The dataclass of parsed options. Raises UserError for what it refuses."""
+    names = [field.name for field in dataclasses.fields(cls) if "help" in field.metadata]
+    return cls(**{name: getattr(args, name) for name in names}, **more)
+
+
 def run(main, argv=None):
-    """Call ``main(argv)``; turn a UserError or a full disk into one clear line and exit status 1."""
+    """Call ``main(argv)``; turn a UserError, a full disk or a missing library into one clear line and exit status 1."""
     try:
         sys.exit(main(argv))
     except BrokenPipeError:
         sys.exit(141)
     except Exception as err:
         message = message_of(err)
+        missing = isinstance(err, ModuleNotFoundError) and (err.name or "").partition(".")[0]
+        if missing in TRAIN:
+            message = (
+                f"this needs {missing}, which is not installed: pip install 'espnet_llmvq[train]' (docs/install.md)"
+            )
         if message is None:
             raise
         print(f"error: {message}", file=sys.stderr)

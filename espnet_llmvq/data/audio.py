@@ -17,6 +17,7 @@ END_TOLERANCE = 0.01  # seconds
 # soundfile's names of Ogg (Opus, Vorbis) and MP3. Decoding takes longer than a small model's training step: of Opus
 # some 50 seconds of speech a second.
 LOSSY = ("OGG", "MP3")
+_UNCOMPRESSED = ("PCM_", "FLOAT", "DOUBLE", "ULAW", "ALAW")  # beginnings of subtypes whose size is that of the samples
 
 # By the number in a frame's header: kbit/s of MPEG-1 and of MPEG-2 and 2.5; Hz by version.
 _MP3_KBPS = (
@@ -30,14 +31,17 @@ _MAX_OGG_PAGE = 65307  # bytes
 
 
 class AudioError(UserError):
-    """An audio file that cannot be used: `path`, `message` (what is wrong) and `fix`."""
+    """An audio file that cannot be used: `path`, `message` (what is wrong) and `fix`.
 
-    def __init__(self, path, message, fix):
+    repair: what llmvq data fix may do (`tables.Problem`): "drop", or "hand" for a file that only needs converting.
+    """
+
+    def __init__(self, path, message, fix, repair="drop"):
         super().__init__(f"{path}: {message} ({fix})")
-        self.path, self.message, self.fix = str(path), message, fix
+        self.path, self.message, self.fix, self.repair = str(path), message, fix, repair
 
     def __reduce__(self):  # it crosses process borders
-        return AudioError, (self.path, self.message, self.fix)
+        return AudioError, (self.path, self.message, self.fix, self.repair)
 
 
 @dataclass(frozen=True)
@@ -56,7 +60,7 @@ class AudioInfo:
 
 
 def info(path):
-    """Return the AudioInfo of a file without decoding it.
+    """The AudioInfo of a file without decoding it.
 
     Raises AudioError when the file is missing, unreadable, without samples, or when its header
     promises more than the file holds.
@@ -66,37 +70,27 @@ def info(path):
 
 
 def check(path):
-    """Return the AudioInfo of a file after checking all of it.
+    """The AudioInfo of a file after checking all of it.
 
     Raises AudioError like `info`, and also when a compressed file cannot be decoded to its end.
-    Uncompressed containers are judged by their size, without reading the samples.
+    Uncompressed samples in containers are judged by their size, without reading them.
     """
-    import soundfile
-
     with _open(path) as f:
-        found = AudioInfo(f.samplerate, f.channels, f.frames, f.format)
-        if f.format in ("WAV", "WAVEX", "RF64", "NIST", "AIFF"):
-            return found
-        decoded = 0
-        try:
-            while block := len(f.read(1 << 18, dtype="float32", always_2d=True)):
-                decoded += block
-        except soundfile.SoundFileError as err:
-            raise _undecodable(path, err) from err
-        if decoded < found.frames:
-            raise _truncated(path, f"{found.frames} samples", f"{decoded}")
-        return found
+        header = AudioInfo(f.samplerate, f.channels, f.frames, f.format)
+        sized = f.format in ("WAV", "WAVEX", "RF64", "NIST", "AIFF") and f.subtype.startswith(_UNCOMPRESSED)
+        if not sized:
+            for _ in _blocks(f, path, 0, f.frames):
+                pass
+        return header
 
 
 def read_audio(path, rate=16000, start=0.0, end=None):
-    """Return samples of a file from `start` to `end` seconds as float32 mono (N,) at `rate` Hz.
+    """Samples of a file from `start` to `end` seconds as float32 mono (N,) at `rate` Hz.
 
     Channels are averaged; the piece is cut first and then resampled with soxr. Full scale is 1.0.
     Raises AudioError when the file is missing, unreadable, empty or truncated, or ends before
     `end`.
     """
-    import soundfile
-
     with _open(path) as f:
         native, frames = f.samplerate, f.frames
         first = round(start * native)
@@ -110,20 +104,10 @@ def read_audio(path, rate=16000, start=0.0, end=None):
                 f"from a file of {frames / native:.3f} s",
                 "correct the segment",
             )
-        try:
-            f.seek(first)
-            x = f.read(stop - first, dtype="float32", always_2d=True)
-        except soundfile.SoundFileError as err:
-            raise _undecodable(path, err) from err
-    if len(x) < stop - first:
-        raise _truncated(path, f"{stop - first} samples", f"{len(x)}")
-    x = x[:, 0] if x.shape[1] == 1 else x.mean(axis=1)
-    if native != rate:
-        import soxr
-
-        x = soxr.resample(x, native, rate)
-        if not len(x):
-            raise AudioError(path, f"no sample is left at {rate} Hz", "remove this utterance")
+        x = np.concatenate(list(_blocks(f, path, first, stop)))
+    x = resample(x, native, rate)
+    if not len(x):
+        raise AudioError(path, f"no sample is left at {rate} Hz", "remove this utterance")
     return np.ascontiguousarray(x, dtype=np.float32)
 
 
@@ -133,22 +117,48 @@ def read_blocks(path, size):
     Channels are averaged. Raises AudioError like `read_audio`, for what is found only later when its
     block is reached, and for samples that are not finite.
     """
-    import soundfile
-
     with _open(path) as f:
-        done, frames = 0, f.frames
-        while done < frames:
-            try:
-                x = f.read(min(size, frames - done), dtype="float32", always_2d=True)
-            except soundfile.SoundFileError as err:
-                raise _undecodable(path, err) from err
-            if not len(x):
-                raise _truncated(path, f"{frames} samples", f"{done}")
+        done = 0
+        for x in _blocks(f, path, 0, f.frames, size):
             if not np.isfinite(x).all():
                 message = f"holds samples that are no numbers, after {done / f.samplerate:.1f} s"
                 raise AudioError(path, message, "restore or remove it")
             done += len(x)
-            yield x[:, 0] if x.shape[1] == 1 else x.mean(axis=1)
+            yield x
+
+
+def _blocks(f, path, first, stop, size=1 << 20):
+    """Yield the frames from `first` to `stop` of an open file as float32 mono (at most size,), all of them.
+
+    In blocks, as a damaged header may promise any number. Raises AudioError where decoding ends before `stop`.
+    """
+    import soundfile
+
+    at = first
+    try:
+        if not f.seekable():  # some codecs can only be read from the beginning
+            at = 0
+        elif first or f.format == "MP3":  # which decodes a little otherwise where it was not searched before
+            f.seek(first)
+        while at < stop:
+            x = f.read(min(size, stop - at), dtype="float32", always_2d=True)
+            if not len(x):
+                raise _truncated(path, f"{f.frames} samples", f"{at} ({at / f.samplerate:.2f} s)")
+            skip, at = max(0, first - at), at + len(x)
+            if skip < len(x):
+                yield x[skip:, 0] if x.shape[1] == 1 else x[skip:].mean(axis=1)
+    except soundfile.SoundFileError as err:
+        message = f"audio breaks off while decoding, after {at / f.samplerate:.2f} s: {err}"
+        raise AudioError(path, message, "restore or remove it") from err
+
+
+def resample(x, rate, wanted):
+    """Samples (N,) at `rate` Hz, at `wanted` Hz, as float32 if they were."""
+    if rate == wanted:
+        return x
+    import soxr
+
+    return soxr.resample(x, rate, wanted)
 
 
 def write_audio(path, x, rate):
@@ -170,7 +180,7 @@ def write_audio(path, x, rate):
 
 
 def _open(path):
-    """Return an open soundfile.SoundFile with at least one sample and a truthful header."""
+    """An open soundfile.SoundFile with at least one sample and a truthful header."""
     import soundfile
 
     path = os.fspath(path)
@@ -183,6 +193,10 @@ def _open(path):
         if size == 0:
             raise AudioError(path, "audio file is empty (0 bytes)", "restore or remove it")
         with open(path, "rb") as raw:
+            if _is_shorten(raw.read(1024)):
+                fix = f"sph2pipe -f wav {path} FILE.wav, and give FILE.wav"
+                raise AudioError(path, "is compressed with shorten, which is not read here", fix, "hand")
+            raw.seek(0)
             promised, ended = _promised_size(raw, size)
         if promised > size:
             raise _truncated(path, f"{promised} bytes", f"{size}")
@@ -244,7 +258,7 @@ def _mp3_frame_bytes(header):
 
 
 def _promised_size(raw, size):
-    """Return (bytes the file should have, stream ended?); (0, True) where headers do not say."""
+    """(bytes the file should have, stream ended?); (0, True) where headers do not say."""
     head = raw.read(1024)
     if head[:4] in (b"RIFF", b"RIFX", b"RF64"):
         return _riff_size(raw, "big" if head[:4] == b"RIFX" else "little"), True
@@ -258,7 +272,7 @@ def _promised_size(raw, size):
 
 
 def _riff_size(raw, order):
-    """Walk the chunks to `data`; return where it should end (0 when its size is unknown)."""
+    """Where the chunk `data` should end (0 when its size is unknown)."""
     raw.seek(12)
     size64 = None
     while len(head := raw.read(8)) == 8:
@@ -277,8 +291,13 @@ def _riff_size(raw, order):
     return 0
 
 
+def _is_shorten(head):
+    """Whether a file begins as NIST SPHERE with embedded shorten, or as shorten itself."""
+    return head[:4] == b"ajkg" or head[:8] == b"NIST_1A\n" and b"embedded-shorten" in head
+
+
 def _nist_size(head):
-    """Return header plus samples of a NIST SPHERE file in bytes, or 0 if fields are missing."""
+    """Header plus samples of a NIST SPHERE file in bytes, or 0 if fields are missing."""
     fields = dict(re.findall(rb"(\w+) -i (\d+)", head))
     try:
         samples = int(fields[b"sample_count"]) * int(fields[b"sample_n_bytes"])
@@ -288,7 +307,7 @@ def _nist_size(head):
 
 
 def _ogg_size(raw, size):
-    """Return (end of the last Ogg page, whether that page is marked as the last of its stream).
+    """(end of the last Ogg page, whether that page is marked as the last of its stream).
 
     libsndfile takes the length from the last page it finds, so a cut file looks merely shorter.
     """
@@ -304,7 +323,3 @@ def _ogg_size(raw, size):
 def _truncated(path, promised, held):
     message = f"audio file is truncated: its header promises {promised}, it holds {held}"
     return AudioError(path, message, "restore or remove it")
-
-
-def _undecodable(path, err):
-    return AudioError(path, f"audio breaks off while decoding: {err}", "restore or remove it")

@@ -61,7 +61,7 @@ def select(path, tables, drops):
 
 
 def validate(path, audio=True, rate=None, nj=2, allow_empty_text=False):
-    """Return every Problem of a data directory, ordered by file and line; empty means clean.
+    """Every Problem of a data directory, ordered by file and line; empty means clean.
 
     audio: also check each audio file to its end, in `nj` threads. rate: expected sampling rate in
     Hz, or None. Raises UserError only when `path` is not a directory.
@@ -73,8 +73,20 @@ def validate(path, audio=True, rate=None, nj=2, allow_empty_text=False):
     return sorted(problems, key=lambda p: (order.get(Path(p.file).name, -1), p.line, p.utt))
 
 
+def show_problems(path, problems):
+    """Print Problems of a data directory; the exit status, 1 if there are any."""
+    for problem in problems:
+        print(problem)
+    if problems:
+        able = sum(p.repair in ("rewrite", "drop") for p in problems)
+        print(f"{path}: problems: {len(problems)}; llmvq data fix can repair {able}")
+        return 1
+    print(f"{path}: valid")
+    return 0
+
+
 def inspect(path, allow_empty_text):
-    """Return ({file: rows}, {utt: (recording, start, end, row)}, problems) without the audio."""
+    """({file: rows}, {utt: (recording, start, end, row)}, problems) without the audio."""
     path = Path(path)
     if not path.is_dir():
         raise UserError(f"{path}: data directory not found (correct the path)")
@@ -107,7 +119,7 @@ def _check_files(path, tables):
         if (path / name).exists() and not (path / name).is_file():
             yield Problem(str(path / name), 0, "-", "is no file", "move it away")
         elif name == "spk2utt" and tables.get("utt2spk"):
-            yield Problem(*at, "make it with utt2spk_to_spk2utt.py", "rewrite")
+            yield Problem(*at, "make it with llmvq data spk2utt", "rewrite")
         else:
             yield Problem(*at, "write it")
 
@@ -184,7 +196,7 @@ def _check_ids(path, tables, segments):
         for row in tables.get("text", ()):
             if row.key not in counted:
                 at = str(path / "text"), row.line, row.key
-                yield Problem(*at, "not in utt2num_samples", "run format_audio.py again")
+                yield Problem(*at, "not in utt2num_samples", "run llmvq data format again")
 
 
 def _check_speakers(path, tables):
@@ -193,7 +205,7 @@ def _check_speakers(path, tables):
         return
     speaker = {row.key: row.value for row in reversed(tables["utt2spk"])}
     listed = set()
-    fix = "rebuild it with utt2spk_to_spk2utt.py"
+    fix = "rebuild it with llmvq data spk2utt"
     for row in tables["spk2utt"]:
         at = str(path / "spk2utt"), row.line
         utts = row.value.split()
@@ -238,12 +250,13 @@ def _check_audio(path, tables, segments, rate, nj):
             at = str(path / "wav.scp"), row.line, row.key
             if isinstance(result, audio.AudioError):
                 message = f"{result.path}: {result.message}"
-                yield Problem(*at, message, f"{result.fix}, or drop it", "drop")
+                or_drop = ", or drop it" if result.repair == "drop" else ""
+                yield Problem(*at, message, result.fix + or_drop, result.repair)
                 continue
             found.setdefault(row.key, result)
             if rate and result.rate != rate:
                 message = f"{row.value}: {result.rate} Hz instead of {rate} Hz"
-                yield Problem(*at, message, f"run format_audio.py --rate {rate}", "convert")
+                yield Problem(*at, message, f"run llmvq data format --rate {rate}", "convert")
     for utt, (rec, _, end, row) in segments.items():
         if rec in found and end > found[rec].duration + audio.END_TOLERANCE:
             at = str(path / "segments"), row.line, utt
@@ -255,4 +268,4 @@ def _check_audio(path, tables, segments, rate, nj):
         if row.key in found and row.value != str(found[row.key].frames):
             at = str(path / "utt2num_samples"), row.line, row.key
             message = f"says {row.value!r} samples, the audio has {found[row.key].frames}"
-            yield Problem(*at, message, "run format_audio.py again")
+            yield Problem(*at, message, "run llmvq data format again")

@@ -1,14 +1,15 @@
 """Kaldi data directories as a whole: read strictly, written atomically."""
 
-import os
-import shutil
+import hashlib
+import json
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from espnet_llmvq.base.errors import UserError
 from espnet_llmvq.base.files import write_text
 from espnet_llmvq.data.checks import inspect, select
-from espnet_llmvq.data.tables import by_speaker, level, managed_files, parse_entities
+from espnet_llmvq.data.made import MadeDir
+from espnet_llmvq.data.tables import by_speaker, level, parse_entities
 
 
 @dataclass
@@ -69,7 +70,7 @@ class DataDir:
         forgiven = ("rewrite",) if dropped is None else ("rewrite", "drop")
         wrong = [p for p in problems if p.repair not in forgiven]
         if wrong:
-            more = f"; {len(wrong) - 1} more from validate_data_dir.py {path}" * (len(wrong) > 1)
+            more = f"; {len(wrong) - 1} more from llmvq data validate {path}" * (len(wrong) > 1)
             raise UserError(f"{wrong[0]}{more}")
         drops = [p for p in problems if p.repair == "drop"]
         if drops:
@@ -128,34 +129,15 @@ class DataDir:
             content[name] = "".join(line + "\n" for line in lines)
         return content
 
-    def is_in(self, path):
-        """Whether the directory `path` holds these tables; others may lie beside them."""
-        path = Path(path)
-        try:
-            return all((path / name).read_bytes() == text.encode() for name, text in self.files().items())
-        except OSError:
-            return False
-
     def write(self, path):
-        """Write all files. A new directory appears at once; in an old one each file is replaced.
+        """Write the directory `path`, in one step. False if it was written like this before and is as it was.
 
-        Carried files of an old directory that this one lacks are removed; anything else stays.
+        Raises UserError for a directory that others made.
         """
-        path = Path(os.path.realpath(path))
-        content = self.files()
-        if path.exists():
-            for name in managed_files(path):
-                if name not in content:
-                    (path / name).unlink()
-            # wav.scp last: by its time later stages see whether a directory is up to date.
-            for name, text in reversed(content.items()):
-                write_text(path / name, text)
-            return
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_name(f"{path.name}.tmp")
-        if temporary.exists():
-            shutil.rmtree(temporary)
-        temporary.mkdir()
-        for name, text in content.items():
-            write_text(temporary / name, text)
-        os.rename(temporary, path)
+        content = hashlib.sha256(json.dumps(self.files(), sort_keys=True).encode("utf-8", "surrogatepass")).hexdigest()
+        return MadeDir(path, content=content).make(self.write_tables)
+
+    def write_tables(self, path):
+        """Write all tables into a directory, each in one step; others in it stay."""
+        for name, text in self.files().items():
+            write_text(Path(path) / name, text)

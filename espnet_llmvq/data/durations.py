@@ -1,10 +1,15 @@
 """Lengths of the utterances of a data directory."""
 
+import os
 from concurrent.futures import ThreadPoolExecutor
+
+from espnet_llmvq.base.errors import UserError
+from espnet_llmvq.base.files import write_text
+from espnet_llmvq.base.made import Made
 
 
 def durations(data, nj=2):
-    """Return {utt: seconds} of a DataDir: of its segment, or of its file, as the header tells.
+    """{utt: seconds} of a DataDir: of its segment, or of its file, as the header tells.
 
     nj: threads that open files. Raises AudioError for a file that cannot be read.
     """
@@ -15,3 +20,17 @@ def durations(data, nj=2):
     with ThreadPoolExecutor(nj) as pool:
         lengths = pool.map(lambda utt: info(data.wav_scp[utt]).duration, data.utts)
         return dict(zip(data.utts, lengths))
+
+
+def write_durations(path, nj=2):
+    """Write utt2dur, the seconds of each utterance, into a data directory. Raises UserError if others wrote one."""
+    from espnet_llmvq.data.datadir import DataDir
+
+    out = os.path.join(path, "utt2dur")
+    made = Made(out)
+    if os.path.exists(out) and made.record() is None:
+        raise UserError(f"{out}: is there, and not made here; move it away")
+    seconds = durations(DataDir.load(path), nj)
+    write_text(out, "".join(f"{utt} {round(s, 6)!r}\n" for utt, s in sorted(seconds.items())))
+    made.note()
+    print(f"{out}: {len(seconds)} utterances, {sum(seconds.values()) / 3600:.3f} h")

@@ -1,36 +1,17 @@
-"""Speech synthesis: espeak-ng through ctypes, and a whole data directory from a text file.
-
-espeak-ng comes from the wheel `espeakng-loader`; no system package is needed.
-"""
+"""espeak-ng through ctypes. It comes from the wheel `espeakng-loader`; no system package is needed."""
 
 import _ctypes
 import contextlib
 import ctypes
-import functools
-import hashlib
-import json
 import os
 import re
-import shlex
-import shutil
-import subprocess
 import tempfile
-import zlib
-from pathlib import Path
 
 import numpy as np
 
 from espnet_llmvq.base.errors import UserError, nearest
-from espnet_llmvq.base.files import check_replaceable, replace_directory
-from espnet_llmvq.base.processes import run_jobs
+from espnet_llmvq.data.audio import SAMPLE_RATE, resample
 from espnet_llmvq.data.perturb import limit_peak
-from espnet_llmvq.data.tables import by_speaker
-
-RATE = 16000
-RATE_WPM = (170, 200)  # drawn per utterance, both ends included
-PITCH = (35, 65)  # espeak's scale, 0 to 100
-VERSION = 2  # raise it when the same request would give other samples
-RECORD = ".synthesised"  # in a directory of `synthesise`: the fingerprint of its request
 
 # speak_lib.h
 _AUDIO_OUTPUT_SYNCHRONOUS = 2
@@ -96,6 +77,8 @@ class Espeak:
         self._variants = set(os.listdir(os.path.join(self._data, "voices", "!v")))
         with self._engine() as (lib, _):
             self._voices = _list_voices(lib)
+            lib.espeak_Info.restype = ctypes.c_char_p
+            self.version = lib.espeak_Info(None).decode("utf-8")
 
     @contextlib.contextmanager
     def _engine(self):
@@ -123,7 +106,7 @@ class Espeak:
             _ctypes.dlclose(handle)
 
     def voice(self, name):
-        """Return espeak's own identifier for a voice such as "en-gb+f4".
+        """espeak's own identifier for a voice such as "en-gb+f4".
 
         Raises UserError for an unknown language or variant (espeak itself would silently
         speak with another one).
@@ -182,8 +165,8 @@ class Espeak:
         wave = np.concatenate(pieces).astype(np.float32) / 32768
         loud = np.flatnonzero(np.abs(wave) > 1e-3 * max(np.abs(wave).max(), 1e-6))
         last = max(spans[-1][1], loud[-1] + 1 if len(loud) else 0)
-        wave = limit_peak(resample(wave[: last + int(_TAIL_S * native_rate)], native_rate))
-        end = len(wave) / RATE
+        wave = limit_peak(resample(wave[: last + int(_TAIL_S * native_rate)], native_rate, SAMPLE_RATE))
+        end = len(wave) / SAMPLE_RATE
         words = [
             (min(start / native_rate, end), min(stop / native_rate, end), token[2])
             for (start, stop), token in zip(spans, tokens, strict=True)
@@ -191,7 +174,7 @@ class Espeak:
         return wave, words
 
     def phonemes(self, text, voice="en-us"):
-        """Return espeak's phoneme names of `text` (one clause) without stress."""
+        """espeak's phoneme names of `text` (one clause) without stress."""
         identifier = self.voice(voice)
         with self._engine() as (lib, _):
             lib.espeak_SetVoiceByName(identifier.encode("utf-8"))
@@ -199,7 +182,7 @@ class Espeak:
 
 
 def _list_voices(lib):
-    """Return {language tag or file name, lower case: identifier}."""
+    """{language tag or file name, lower case: identifier}."""
     lib.espeak_ListVoices.restype = ctypes.POINTER(ctypes.POINTER(_Voice))
     listed, voices, i = lib.espeak_ListVoices(None), {}, 0
     while listed[i]:
@@ -216,7 +199,7 @@ def _list_voices(lib):
 
 
 def _phonemes(lib, word):
-    """Return espeak's names for the phonemes of `word` spoken alone, stress marks removed."""
+    """espeak's names for the phonemes of `word` spoken alone, stress marks removed."""
     lib.espeak_TextToPhonemes.restype = ctypes.c_char_p
     text = ctypes.c_char_p(word.encode("utf-8"))
     spoken = lib.espeak_TextToPhonemes(ctypes.byref(text), _CHARS_UTF8, ord("/") << 8)
@@ -264,153 +247,3 @@ def _token_spans(tokens, events, total, phones):
         for i, first, last in zip(group, [0, *cuts[:-1]], cuts, strict=True):
             spans[i] = (edges[first], edges[last])
     return spans
-
-
-def resample(wave, rate):
-    """Return `wave` (N,) float32 at `rate` Hz, resampled to 16 kHz."""
-    if rate == RATE:
-        return wave
-    import soxr
-
-    return soxr.resample(wave, rate, RATE).astype(np.float32)
-
-
-def safe_name(voice):
-    """Return a speaker id for a voice: "en-us+f2" -> "en_us_f2"."""
-    return re.sub(r"[^A-Za-z0-9]+", "_", voice).strip("_")
-
-
-def plan(utterances, voices, seed):
-    """Give every utterance a voice, a rate and a pitch.
-
-    utterances: [(utt, text)]. Voices are dealt evenly in an order drawn from `seed`; rate (words
-    per minute) and pitch depend on `seed` and the utterance id. Return a list of dicts with utt
-    ("<speaker>-<utt>"), spk, text, voice, rate_wpm, pitch, sorted by utt.
-    """
-    ids = [utt for utt, _ in utterances]
-    deal = np.random.default_rng([seed, 1]).permutation(len(ids)) % len(voices)
-    jobs = []
-    for (utt, text), v in zip(sorted(utterances), deal, strict=True):
-        rng = np.random.default_rng([seed, zlib.crc32(utt.encode("utf-8"))])
-        spk = safe_name(voices[v])
-        jobs.append(
-            {
-                "utt": f"{spk}-{utt}",
-                "spk": spk,
-                "text": text,
-                "voice": voices[v],
-                "rate_wpm": int(rng.integers(RATE_WPM[0], RATE_WPM[1] + 1)),
-                "pitch": int(rng.integers(PITCH[0], PITCH[1] + 1)),
-            }
-        )
-    return sorted(jobs, key=lambda job: job["utt"].encode("utf-8"))
-
-
-_worker_engine = None
-
-
-def _start_worker():
-    global _worker_engine
-    _worker_engine = Espeak()
-
-
-def _speak_job(job, wav):
-    """Synthesise one job with espeak-ng, write `wav`, return its words."""
-    if _worker_engine is None:
-        _start_worker()
-    samples, words = _worker_engine.speak(job["text"], job["voice"], rate_wpm=job["rate_wpm"], pitch=job["pitch"])
-    _write(wav, samples)
-    return words
-
-
-def _command_job(template, job, wav):
-    """Synthesise one job with an outside command; its word times are not known."""
-    import soundfile
-
-    raw = str(wav) + ".raw.wav"
-    fields = {**job, "wav": raw, "rate": job["rate_wpm"]}
-    command = [part.format(**fields) for part in shlex.split(template)]
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
-    except OSError as err:
-        raise UserError(f"cannot start {command[0]!r}: {err.strerror}") from err
-    if done.returncode or not os.path.exists(raw):
-        raise UserError(
-            f"utterance {job['utt']}: {shlex.join(command)} ended with status {done.returncode} "
-            f"and {'a' if os.path.exists(raw) else 'no'} file: {done.stderr.strip()[-300:]}"
-        )
-    samples, rate = soundfile.read(raw, dtype="float32", always_2d=True)
-    os.remove(raw)
-    _write(wav, limit_peak(resample(samples.mean(axis=1), rate)))
-
-
-def _write(wav, samples):
-    import soundfile
-
-    soundfile.write(wav, samples, RATE, subtype="PCM_16")
-
-
-def synthesise(utterances, voices, out, seed=0, nj=2, command=None):
-    """Speak `utterances` [(utt, text)] into the data directory `out`; return the jobs of `plan`.
-
-    `out` gets wav.scp, text, utt2spk, spk2utt, words.ctm (espeak-ng only) and wav/. It appears
-    only when complete, and is left as it is when it already holds this very request. command: a
-    template for another engine with {text} and {wav}, and optionally {voice}, {rate}, {pitch}.
-    Raises UserError for an unknown voice, repeated ids, or an engine that fails.
-    """
-    out = Path(out)
-    if not utterances:
-        raise UserError(f"there is nothing to speak for {out}")
-    seen = set()
-    for utt, text in utterances:
-        if utt in seen or not text.strip():
-            raise UserError(f"utterance {utt} is {'repeated' if utt in seen else 'empty'}")
-        seen.add(utt)
-    if not voices:
-        raise UserError("no voice is given, for example 'en-us+f2 en-gb+m1'")
-    if command:
-        try:
-            named = "{text}" in command and "{wav}" in command
-            command.format(text="", wav="", voice="", rate=0, pitch=0)
-        except (KeyError, IndexError, ValueError) as err:
-            raise UserError(f"the command template {command!r} is wrong: {err}") from err
-        if not named:
-            raise UserError(f"the command template {command!r} needs {{text}} and {{wav}}")
-    else:
-        engine = Espeak()
-        for voice in voices:
-            engine.voice(voice)
-    jobs = plan(utterances, voices, seed)
-    request = json.dumps([VERSION, command, str(out), jobs])
-    fingerprint = hashlib.sha256(request.encode("utf-8")).hexdigest()
-    marker = out / RECORD
-    if marker.is_file() and marker.read_text().strip() == fingerprint:
-        return jobs
-    check_replaceable(out, RECORD)
-
-    unfinished = out.with_name(f".{out.name}.unfinished")
-    shutil.rmtree(unfinished, ignore_errors=True)
-    (unfinished / "wav").mkdir(parents=True)
-    paths = [unfinished / "wav" / f"{job['utt']}.wav" for job in jobs]
-    work = functools.partial(_command_job, command) if command else _speak_job
-    start = None if command else _start_worker
-    words = list(run_jobs(work, jobs, paths, nj=nj, desc=out.name, initializer=start))
-
-    spk2utt = by_speaker({job["utt"]: job["spk"] for job in jobs})
-    files = {
-        "wav.scp": [f"{j['utt']} {out / 'wav' / (j['utt'] + '.wav')}" for j in jobs],
-        "text": [f"{j['utt']} {j['text']}" for j in jobs],
-        "utt2spk": [f"{j['utt']} {j['spk']}" for j in jobs],
-        "spk2utt": [f"{s} {' '.join(u)}" for s, u in spk2utt.items()],
-    }
-    if not command:
-        files["words.ctm"] = [
-            f"{j['utt']} 1 {start:.3f} {stop - start:.3f} {word}"
-            for j, spoken in zip(jobs, words, strict=True)
-            for start, stop, word in spoken
-        ]
-    files[RECORD] = [fingerprint]
-    for name, lines in files.items():
-        (unfinished / name).write_text("\n".join(lines) + "\n", encoding="utf-8", newline="\n")
-    replace_directory(unfinished, out)
-    return jobs

@@ -13,7 +13,7 @@ from pathlib import Path
 from espnet_llmvq.base.errors import UserError
 from espnet_llmvq.data import lhotse, manifest
 from espnet_llmvq.data.datadir import DataDir
-from espnet_llmvq.data.tables import by_speaker, managed_files, scan
+from espnet_llmvq.data.tables import by_speaker, scan
 
 FORMS = (
     "a Kaldi data directory (wav.scp, text, utt2spk), a .csv, .tsv or .jsonl manifest with the columns audio and text, "
@@ -184,11 +184,3 @@ def hold_out(data, parts, share=0.1, most=1000):
         found.append(utts)
     rest = [utt for name in queue for utt in groups[name]]
     return [data.subset(utts) for utts in (rest, *found)]
-
-
-def write(data, path):
-    """Write a DataDir unless `path` holds just this; so a rerun does not check the audio again. True if written."""
-    if data.is_in(path) and set(managed_files(path)) == data.files().keys():
-        return False
-    data.write(path)
-    return True

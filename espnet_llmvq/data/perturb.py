@@ -1,28 +1,13 @@
-"""Perturb waveforms (speed, tempo, noise, reverberation) and whole data directories.
+"""Perturb waveforms: speed, tempo, noise, reverberation.
 
 Every function of waveforms takes and returns a float32 array of shape (N,) and never clips: an
 output whose peak would pass 0.99 is scaled down as a whole. Random ones draw from the numpy
 Generator given, so equal seeds give equal samples. scipy and soxr are imported where used.
 """
 
-import contextlib
-import hashlib
-import json
-import os
-import shutil
-import zlib
-from collections.abc import Sequence
-from dataclasses import dataclass
-from functools import partial
-from pathlib import Path
-
 import numpy as np
 
 from espnet_llmvq.base.errors import UserError, check_name
-from espnet_llmvq.base.files import check_replaceable, replace_directory, write_text
-from espnet_llmvq.data.audio import read_audio, write_audio
-from espnet_llmvq.data.datadir import DataDir
-from espnet_llmvq.data.tables import level, scaled_times
 
 PEAK = 0.99
 NOISE_KINDS = ("babble", "pink", "white")
@@ -30,10 +15,6 @@ BABBLE_TALKERS = 6
 # A listener a metre or two from the speaker in a small room.
 DIRECT_TO_REVERBERANT_DB = 0.0
 FIRST_REFLECTION_S = 0.002
-
-RECORD = "perturbation.json"
-# Files that describe the audio or features of the source and would be wrong for the copy.
-_STALE = ("feats.scp", "vad.scp", "cmvn.scp", "utt2dur", "utt2num_frames", "utt2num_samples")
 
 
 def limit_peak(x):
@@ -183,130 +164,3 @@ def reverberate(x, rt60_s, rng, rate=16000):
     y = fftconvolve(np.asarray(x, dtype=np.float64), response)[: len(x)]
     level = rms(y)
     return limit_peak(y * (rms(x) / level) if level > 0 else y)
-
-
-@dataclass(frozen=True)
-class Copy:
-    """A perturbed copy of utterance `source`: its ids, and what is done, in order of the fields."""
-
-    source: str
-    utt: str
-    spk: str
-    speed: float = 1.0
-    tempo: float = 1.0
-    rt60_s: float | None = None
-    noise: str | None = None
-    snr_db: float | None = None
-
-    @property
-    def filename(self):
-        return self.utt.replace("/", "%2F") + ".wav"
-
-
-def utterance_rng(seed, utt, purpose=0):
-    """A Generator for one utterance, whatever the order or number of processes."""
-    return np.random.default_rng([seed, zlib.crc32(utt.encode("utf-8")), purpose])
-
-
-class _OtherVoices(Sequence):
-    """Waveforms of utterances of `src`, read only when one is drawn."""
-
-    def __init__(self, src, utts, rate):
-        self.src, self.utts, self.rate = src, utts, rate
-
-    def __len__(self):
-        return len(self.utts)
-
-    def __getitem__(self, index):
-        path, start, end = self.src.location(self.utts[index])
-        return read_audio(path, self.rate, start, end)
-
-
-def _write_copy(copy, location, src, folder, seed, rate):
-    """Write the audio of one Copy to `folder`; return its number of samples."""
-    path, start, end = location
-    x = read_audio(path, rate, start, end)
-    if copy.speed != 1.0:
-        x = change_speed(x, copy.speed)
-    if copy.tempo != 1.0:
-        x = change_tempo(x, copy.tempo, rate)
-    rng = utterance_rng(seed, copy.utt, purpose=1)
-    if copy.rt60_s is not None:
-        x = reverberate(x, copy.rt60_s, rng, rate)
-    if copy.noise is not None:
-        # Only babble reads other voices, so only then is `src` sent here.
-        utts = [u for u in src.utts if u != copy.source] if src else []
-        x = add_noise(x, copy.snr_db, copy.noise, rng, _OtherVoices(src, utts, rate))
-    if len(x) == 0:
-        raise UserError(f"{copy.source}: no samples are left at speed {copy.speed * copy.tempo:g}")
-    write_audio(folder / copy.filename, x, rate)
-    return len(x)
-
-
-def _extra_tables(src, copies):
-    """Optional files of `src` for `copies`: ids renamed, CTM times scaled, stale ones left out."""
-    extra = {}
-    for name, table in src.extra.items():
-        if name in _STALE or level(name) == "rec":
-            continue
-        new = extra.setdefault(name, {})
-        for copy in copies:
-            if level(name) == "spk":
-                old, key = src.utt2spk[copy.source], copy.spk
-            else:
-                old, key = copy.source, copy.utt
-            if old in table:
-                factor = copy.speed * copy.tempo
-                ctm = name.endswith(".ctm") and factor != 1.0
-                new[key] = table[old]
-                if ctm:
-                    new[key] = [scaled_times(v, factor) for v in table[old]]
-    return extra
-
-
-def write_perturbed(src_path, dest_path, make_copies, options, seed=0, nj=1, rate=16000):
-    """Write the data directory `dest_path` of perturbed copies; return False if it is there.
-
-    make_copies(src: DataDir) gives the list of Copy and {file name: content} to write besides.
-    Audio goes to ``dest/audio`` as 16-bit WAV at `rate` Hz, one file per copy (segments are cut).
-    Entities, CTM files and the like follow their utterances. The directory appears when complete.
-    One made before with equal `options`, `seed` and source is left alone; one made with others is
-    replaced. Raises UserError for defects of the source, or a `dest_path` that others wrote.
-    """
-    from espnet_llmvq.base.processes import run_jobs
-
-    dest = Path(dest_path)
-    src = DataDir.load(src_path)
-    if dest.resolve() == Path(src_path).resolve():
-        raise UserError(f"{dest}: source and destination are the same directory")
-    digest = hashlib.sha256(json.dumps(src.files(), sort_keys=True).encode()).hexdigest()
-    record = {"options": options, "seed": seed, "rate": rate, "source_sha256": digest}
-    check_replaceable(dest, RECORD)
-    with contextlib.suppress(OSError, ValueError):  # absent or damaged: made anew
-        if json.loads((dest / RECORD).read_text(encoding="utf-8")) == record:
-            return False
-    copies, files = make_copies(src)
-    wav_scp = {c.utt: os.path.join(dest, "audio", c.filename) for c in copies}
-    if len(wav_scp) < len(copies):
-        raise UserError(f"{dest}: two copies would have the same id; give them other names")
-
-    tmp = dest.with_name(dest.name + ".tmp")
-    shutil.rmtree(tmp, ignore_errors=True)
-    (tmp / "audio").mkdir(parents=True)
-    try:
-        voices = src if any(c.noise == "babble" for c in copies) else None
-        work = partial(_write_copy, src=voices, folder=tmp / "audio", seed=seed, rate=rate)
-        jobs = copies, [src.location(c.source) for c in copies]
-        lengths = list(run_jobs(work, *jobs, nj=nj, desc=dest.name))
-        extra = _extra_tables(src, copies)
-        extra["utt2num_samples"] = {c.utt: [str(n)] for c, n in zip(copies, lengths)}
-        uniq = src.extra.get("utt2uniq", {})
-        extra["utt2uniq"] = {c.utt: uniq.get(c.source, [c.source]) for c in copies}
-        text = {c.utt: src.text[c.source] for c in copies}
-        DataDir(wav_scp, text, {c.utt: c.spk for c in copies}, None, extra).write(tmp)
-        for name, content in {**files, RECORD: json.dumps(record, indent=1) + "\n"}.items():
-            write_text(tmp / name, content)
-        replace_directory(tmp, dest)
-    finally:
-        shutil.rmtree(tmp, ignore_errors=True)
-    return True

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from espnet_llmvq.base.errors import UserError
+from espnet_llmvq.base.made import NAME
 
 CORE = ("wav.scp", "segments", "text", "utt2spk", "spk2utt")
 # What the first field of a carried file is. Other files of a directory are left alone.
@@ -60,7 +61,7 @@ class Row:
 
 def level(name):
     """Return "utt", "spk" or "rec" for the first field of an optional file, None if not carried."""
-    if name in CORE:
+    if name in CORE or name.endswith(NAME):
         return None
     for found, patterns in _LEVELS.items():
         if any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns):
@@ -199,6 +200,20 @@ def parse_entities(table):
                 raise UserError(f"entities: {utt}: {item!r} is not <slot>=<value> (correct it)")
         found[utt] = [tuple(item.split("=", 1)) for item in items]
     return found
+
+
+MAX_NAME = 255  # bytes of a file name
+
+
+def audio_name(utt, suffix):
+    """The name of an utterance's sound file: different ones for different ids, and none leads elsewhere.
+
+    Raises UserError for an id that is too long for one.
+    """
+    name = f"{utt.replace('%', '%25').replace('/', '%2F')}.{suffix}"
+    if len(name.encode()) > MAX_NAME:
+        raise UserError(f"{utt}: an id of {len(utt.encode())} bytes makes too long a file name; give it a shorter id")
+    return name
 
 
 def by_speaker(utt2spk):

@@ -3,7 +3,7 @@
 from espnet_llmvq.base.errors import UserError
 from espnet_llmvq.data.audio import SAMPLE_RATE
 from espnet_llmvq.llm.directory import load_tokenizer
-from espnet_llmvq.model.batch import SequencePreprocessor, collate
+from espnet_llmvq.model.batch import SequenceArrays, batch_of
 from espnet_llmvq.sequence.prompt import template_of
 from espnet_llmvq.sequence.sequence import Sequence, read_sequences
 
@@ -13,7 +13,7 @@ class Batches:
 
     The transcript is cut off: a batch holds the spans before the first one with loss. `batch_size` limits
     the utterances in a batch. cache: encoder frames (scp) to read instead of audio. augment: as
-    `SequencePreprocessor` takes it. only: ids to read, of those in the file; None: all.
+    `SequenceArrays` takes it. only: ids to read, of those in the file; None: all.
     """
 
     def __init__(self, path, seconds, tokenizer, batch_size=64, cache=None, augment=None, only=None):
@@ -29,7 +29,7 @@ class Batches:
             self.order.append(seq.id)
             self.templates.setdefault(template_of(seq), seq.id)
             self.prompts[seq.id] = Sequence(seq.id, seq.prompt)
-        self.preprocess = SequencePreprocessor(tokenizer, tokenizer.eos_token_id, cache, augment)
+        self.arrays = SequenceArrays(tokenizer, cache, augment)
         samples = {k: next(s.samples for s in p.spans if s.is_speech) for k, p in self.prompts.items()}
         self.batches, longest = [], 0
         # Ids break ties, so that batches do not depend on the order of the file.
@@ -53,7 +53,7 @@ class Batches:
 
     def __iter__(self):
         for keys in self.batches:
-            yield collate([(k, self.preprocess(k, {"sequence": self.prompts[k].to_json()})) for k in keys])
+            yield batch_of(self.arrays, [self.prompts[k] for k in keys])
 
 
 def read_batches(path, seconds, llm, **kwargs):

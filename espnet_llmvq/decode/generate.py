@@ -1,11 +1,12 @@
 """Batched beam search with transformers' generation, left-padded; n-best lists with log probabilities."""
 
+import itertools
 from dataclasses import dataclass
 
 import torch
 
 from espnet_llmvq.decode.prompt_cache import for_beams, read_prompts
-from espnet_llmvq.model.speech_llm import SPEECH
+from espnet_llmvq.model.losses import SPEECH, assemble
 
 
 @dataclass(frozen=True)
@@ -66,20 +67,16 @@ def encoded(model, batch):
 
 def prompt_inputs(model, batch):
     """LLM inputs of an `encoded` batch of prompts, with any number of speech spans each: list of B (P, H)."""
-    inputs, at = [], 0
-    for i, spans in enumerate(batch["layout"].tolist()):
+    embed, inputs = model.llm.get_input_embeddings(), []
+    spans = iter(zip(batch["speech"], batch["speech_lengths"])) if "speech" in batch else iter(())
+    for tokens, labels in zip(batch["tokens"], batch["labels"]):
         parts, counts = [], []
-        for _ in range(sum(kind == SPEECH for kind, *_ in spans)):
-            lengths = batch["speech_lengths"][at : at + 1]
-            part, count, _ = model.bridge_speech(batch["speech"][at : at + 1, : int(lengths)], lengths)
+        for frames, length in itertools.islice(spans, int((tokens == SPEECH).sum())):
+            part, count, _ = model.bridge_speech(frames[None, :length], length[None])
             parts.append(part[0])
             counts.append(count)
-            at += 1
-        steps = torch.nn.utils.rnn.pad_sequence(parts, True) if parts else None
-        alone = slice(i, i + 1)
-        inputs += model.assemble(
-            steps, torch.cat(counts) if parts else None, batch["tokens"][alone], batch["layout"][alone]
-        )[0]
+        steps = (torch.nn.utils.rnn.pad_sequence(parts, True), torch.cat(counts)) if parts else ()
+        inputs += assemble(embed, tokens[None], labels[None], *steps)[0]
     return inputs
 
 
@@ -99,8 +96,8 @@ def log_probability(model, prompts, texts, end=True):
         # Texts that differ in their last token alone need one pass.
         passes = {}
         which = [passes.setdefault(tuple(row[:-1].tolist()), len(passes)) for row in ids]
-        firsts = [ids[which.index(i)] for i in range(len(passes))]
-        embedded = [model.llm.get_input_embeddings()(row[:-1]).to(prompt.dtype) for row in firsts]
+        distinct = [ids[which.index(i)] for i in range(len(passes))]
+        embedded = [model.llm.get_input_embeddings()(row[:-1]).to(prompt.dtype) for row in distinct]
         inputs = pad([torch.cat([prompt[-1:], row]) for row in embedded], True)
         mask = pad([prompt.new_ones(len(prompt) + len(row), dtype=torch.long) for row in embedded], True)
         cache = read_prompts(model, prompt[None], mask[:1, : len(prompt)])
@@ -128,7 +125,7 @@ def generate(model, tokenizer, batch, num_beams=4, length_penalty=0.0):
     Returns a list of B lists of `Hypothesis`, best first. Lists may be shorter than the beam.
     """
     # The limit follows the audio, not what blank dropping left of it.
-    frame = model.speech_encoder.frame_seconds()
+    frame = model.speech_encoder.rate.seconds
     limits = [length_limit(n * frame) for n in batch["speech_lengths"].tolist()]
     return search(model, tokenizer, prompt_inputs(model, batch), limits, num_beams, length_penalty)
 

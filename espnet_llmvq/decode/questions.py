@@ -9,11 +9,10 @@ from espnet_llmvq.data.audio import SAMPLE_RATE
 from espnet_llmvq.data.questions import OPEN
 from espnet_llmvq.decode.generate import encoded, log_probability, prompt_inputs, search
 from espnet_llmvq.llm.directory import context, load_llm, load_tokenizer
-from espnet_llmvq.model.batch import SequencePreprocessor, collate
+from espnet_llmvq.model.batch import SequenceArrays, batch_of
 from espnet_llmvq.model.positions import encode_text
-from espnet_llmvq.model.speech_llm import SpeechLLM
 from espnet_llmvq.score.questions import SPEECH
-from espnet_llmvq.sequence.questions import given, multiple_choice_sequence, open_sequence
+from espnet_llmvq.sequence.questions import multiple_choice_sequence, open_sequence, question_span
 from espnet_llmvq.sequence.sequence import Span
 
 
@@ -24,16 +23,13 @@ class LLMAlone(torch.nn.Module):
         super().__init__()
         self.llm, self.eos_id = llm, eos_id
 
-    assemble = SpeechLLM.assemble
-
 
 def prompts_of(model, tokenizer, sequences, rooms):
     """LLM inputs of prompts, list of (P, H); sequences: list of `Sequence`, all of them to be given.
 
     rooms: tokens that must fit behind each. Raises UserError for a prompt that the LLM's context cannot hold with them.
     """
-    preprocess = SequencePreprocessor(tokenizer, tokenizer.eos_token_id)
-    _, batch = collate([(s.id, preprocess(s.id, {"sequence": s.to_json()})) for s in sequences])
+    _, batch = batch_of(SequenceArrays(tokenizer), sequences)
     # Inputs are made one sequence at a time, so that the neighbours in a batch decide nothing.
     inputs = prompt_inputs(model, encoded(model, batch))
     limit = context(model.llm.config)
@@ -138,8 +134,10 @@ class Asker:
         if self.kind == OPEN:
             return open_sequence(question, spoken.get(question.wav), self.options)
         before = spoken if self.options.spoken_examples else {}
-        shown = [(q, given(q, before.get(q.wav))) for q in self.examples]
-        return multiple_choice_sequence(question, given(question, spoken.get(question.wav)), shown, self.options)
+        shown = [(q, question_span(q, before.get(q.wav))) for q in self.examples]
+        return multiple_choice_sequence(
+            question, question_span(question, spoken.get(question.wav)), shown, self.options
+        )
 
     def batch(self, model, tokenizer, questions, forms):
         """Answers to a batch: [{form: what `choose` or `generate_answers` found}]."""
@@ -171,7 +169,7 @@ def load(directory, llm, device):
     if directory is None:
         tokenizer = load_tokenizer(llm)
         return LLMAlone(load_llm(llm), tokenizer.eos_token_id).to(device).eval(), tokenizer
-    from espnet_llmvq.espnet.task import load_model
+    from espnet_llmvq.model.build import load_model
 
-    model, args = load_model(directory, device)
-    return model, load_tokenizer(args.llm)
+    model, config = load_model(directory, device)
+    return model, load_tokenizer(config["llm"])

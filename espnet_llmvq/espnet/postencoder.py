@@ -5,8 +5,9 @@ import torch
 from espnet2.asr.postencoder.abs_postencoder import AbsPostEncoder
 
 from espnet_llmvq.base.errors import UserError, check_name
-from espnet_llmvq.espnet.task import BRIDGES, signature_keys
+from espnet_llmvq.bridge.bridge import BRIDGES
 from espnet_llmvq.llm.directory import load_llm
+from espnet_llmvq.model.build import signature_keys
 
 
 class BridgePostEncoder(AbsPostEncoder):
@@ -52,20 +53,11 @@ class BridgePostEncoder(AbsPostEncoder):
             self.bridge.codebook.data.copy_(self.load_table())
 
 
-class NoQuantizer(BridgePostEncoder):
-    name = "none"
-
-
-class HardQuantizer(BridgePostEncoder):
-    name = "hard"
-
-
-class SoftQuantizer(BridgePostEncoder):
-    name = "soft"
-
-
 # "none" alone is a reserved word of ESPnet's choices.
-POSTENCODERS = {f"llmvq_{cls.name}": cls for cls in (NoQuantizer, HardQuantizer, SoftQuantizer)}
+POSTENCODERS = {
+    f"llmvq_{name}": type(f"{bridge.__name__}PostEncoder", (BridgePostEncoder,), {"name": name})
+    for name, bridge in BRIDGES.items()
+}
 
 
 class ASRTask(espnet_asr.ASRTask):

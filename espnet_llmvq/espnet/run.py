@@ -1,6 +1,5 @@
 """Run training phases: one or several processes, logs beside the models, nothing done twice."""
 
-import json
 import multiprocessing
 import os
 import re
@@ -8,9 +7,9 @@ import shutil
 import signal
 import sys
 import time
+from dataclasses import dataclass
 
-from espnet_llmvq.base.errors import UserError, message_of, reading
-from espnet_llmvq.base.files import write_text
+from espnet_llmvq.base.errors import UserError, message_of
 from espnet_llmvq.base.processes import ended
 from espnet_llmvq.bridge.collapse import MARK
 from espnet_llmvq.launch.call import tail
@@ -18,26 +17,15 @@ from espnet_llmvq.launch.call import tail
 DONE = "model.pth"
 
 
-def settings_differ(old, new):
-    """The first key whose value differs between two dicts, as text; "" when equal."""
-    for key in sorted(set(old) | set(new)):
-        if old.get(key) != new.get(key):
-            return f"{key}: {old.get(key)!r} then, {new.get(key)!r} now"
-    return ""
+@dataclass(frozen=True)
+class Job:
+    """A training to do: its tag, that of the phase before ("" for none), the config that ESPnet gets, and a function
+    that gives its `Made` now, when all that it reads is there."""
 
-
-def is_done(directory, settings):
-    """Whether a phase was trained with these settings. Raises UserError if with others."""
-    path = os.path.join(directory, "settings.json")
-    if os.path.exists(path):
-        with reading(path, f"remove {directory} to train again"), open(path, encoding="utf-8") as f:
-            difference = settings_differ(json.load(f), settings)
-        if difference:
-            raise UserError(
-                f"{directory} belongs to other settings ({difference}); "
-                f"remove it to train again, or give another --expdir"
-            )
-    return os.path.exists(os.path.join(directory, DONE))
+    tag: str
+    parent: str
+    settings: dict
+    made: object
 
 
 def node_rank(distributed):
@@ -103,8 +91,6 @@ def train_phase(directory, settings, threads, distributed=None):
     prompt = template_of(first) if first else None
     with open(config, "w", encoding="utf-8") as f:
         yaml.safe_dump({**settings, "prompt": prompt}, f, sort_keys=False, allow_unicode=True)
-    if node == 0:
-        write_text(os.path.join(directory, "settings.json"), json.dumps(settings, indent=1))
     cmd = ["--config", config, "--output_dir", directory, "--resume", "true"]
     SpeechLLMTask.main(cmd=cmd + [word for name, value in options.items() for word in (f"--{name}", value)])
     if node:
@@ -180,17 +166,20 @@ class LogFollower:
             print(f"[{self.tag}] epoch {epoch}: train loss {train}, valid loss {valid}", flush=True)
 
 
-def run_phases(jobs, nj, threads, distributed=None):
+def run_phases(jobs, nj, threads, distributed, remedy):
     """Train phases, at most `nj` at once, each after its parent.
 
-    jobs: list of (tag, parent tag or None, directory, settings). distributed: see `train_phase`. Processes are forked
-    from this one after the heavy imports, which take longer than a short phase. Raises UserError, with the end of its
-    log, for one that failed; what was running is stopped and resumes in the next run.
+    jobs: [`Job`], parents first. distributed: see `train_phase`. remedy: as `Made.done` takes it; a phase that was made
+    of something else is an error before anything is trained. Processes are forked from this one after the heavy
+    imports, which take longer than a short phase. Raises UserError, with the end of its log, for one that failed; what
+    was running is stopped and resumes in the next run.
     """
     waiting = []
     for job in jobs:
-        if is_done(job[2], job[3]):
-            print(f"[{job[0]}] is trained, nothing to do: {job[2]}/{DONE}")
+        # What waits for its parent cannot be compared yet.
+        after = job.parent and any(other.tag == job.parent for other in waiting)
+        if not after and job.made().done(remedy):
+            print(f"[{job.tag}] is trained, nothing to do: {job.made().out}/{DONE}")
         else:
             waiting.append(job)
     if not waiting:
@@ -199,22 +188,29 @@ def run_phases(jobs, nj, threads, distributed=None):
     import espnet_llmvq.espnet.task  # noqa: F401  shared by all forked children
 
     fork, running = multiprocessing.get_context("fork"), {}
-    open_tags = {job[0] for job in waiting}
+    open_tags, first = {job.tag for job in waiting}, node_rank(distributed) == 0
     try:
         while waiting or running:
             for job in list(waiting):
-                tag, parent, directory, settings = job
-                if len(running) < nj and parent not in open_tags:
-                    os.makedirs(directory, exist_ok=True)
-                    log = log_file(directory, distributed)
-                    follower = LogFollower(tag, log)
-                    process = fork.Process(target=_child, args=(directory, settings, threads, distributed))
-                    process.start()
-                    running[tag] = (process, follower, log)
+                if len(running) < nj and job.parent not in open_tags:
                     waiting.remove(job)
-                    print(f"[{tag}] training, log in {log}", flush=True)
+                    made = job.made()
+                    directory = made.out
+                    if made.done(remedy):
+                        print(f"[{job.tag}] is trained, nothing to do: {directory}/{DONE}")
+                        open_tags.discard(job.tag)
+                        continue
+                    os.makedirs(directory, exist_ok=True)
+                    if first:
+                        made.begin()
+                    log = log_file(directory, distributed)
+                    follower = LogFollower(job.tag, log)
+                    process = fork.Process(target=_child, args=(directory, job.settings, threads, distributed))
+                    process.start()
+                    running[job.tag] = (process, follower, log, made)
+                    print(f"[{job.tag}] training, log in {log}", flush=True)
             time.sleep(0.3)
-            for tag, (process, follower, log) in list(running.items()):
+            for tag, (process, follower, log, made) in list(running.items()):
                 over = process.exitcode is not None
                 follower.report()  # after looking, so that its last lines are not missed
                 if over:
@@ -222,9 +218,11 @@ def run_phases(jobs, nj, threads, distributed=None):
                     if process.exitcode != 0:
                         why = ended(process.exitcode)
                         raise UserError(f"phase {tag} failed: it {why}; the end of {log}:\n{tail(log)}")
+                    if first:
+                        made.note(files=[DONE, "config.yaml"])
                     open_tags.discard(tag)
                     print(f"[{tag}] done", flush=True)
     finally:
-        for process, _, _ in running.values():
+        for process, *_ in running.values():
             process.terminate()
             process.join()

@@ -7,7 +7,6 @@ attention by the kernel that keeps what the GPU's keep, blank dropping by none (
 the soft-VQ operators, which say their results' shapes, by these and their largest buffer.
 """
 
-import argparse
 import contextlib
 import functools
 import os
@@ -16,7 +15,6 @@ from dataclasses import dataclass
 from unittest import mock
 
 import torch
-import transformers
 import yaml
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch.overrides import TorchFunctionMode
@@ -25,15 +23,13 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, sdpa_flop_count
 
 from espnet_llmvq.base.errors import UserError
-from espnet_llmvq.base.files import check_path
 from espnet_llmvq.bridge.search import PAIR_VALUES, chunk_rows
 from espnet_llmvq.bridge.soft_vq import GATHERED
-from espnet_llmvq.espnet import task as speech_llm
 from espnet_llmvq.espnet.task import SpeechLLMTask, optim_classes
 from espnet_llmvq.experiment.phases import with_defaults
-from espnet_llmvq.llm.directory import table_rows
-from espnet_llmvq.model import speech_llm as model_module
-from espnet_llmvq.model.speech_llm import SPEECH, TEXT
+from espnet_llmvq.model.build import build
+from espnet_llmvq.model.losses import IGNORE, PAD, SPEECH
+from espnet_llmvq.speech.spans import WHOLE
 
 PARTS = {"speech_encoder": "encoder", "ctc": "CTC head", "bridge": "bridge", "aligned_start": "aligned start"}
 
@@ -73,51 +69,6 @@ class Size:
 # The model without weights
 
 
-class ConfigTokenizer:
-    """In place of the tokenizer where an LLM directory has only config.json: as many tokens as table rows."""
-
-    unk_token_id = None
-
-    def __init__(self, path):
-        self.rows, self.eos_token_id = table_rows(path), 0
-
-    def __len__(self):
-        return self.rows
-
-    def convert_tokens_to_ids(self, token):
-        return None
-
-
-def tokenizer_or_config(load, path):
-    """The tokenizer of an LLM directory, read by `load`, or what its config tells of it."""
-    if check_path(path) and not os.path.exists(os.path.join(path, "tokenizer_config.json")):
-        return ConfigTokenizer(path)
-    return load(path)
-
-
-def from_config(cls, path, *_, config=None, dtype=None, **options):
-    """`from_pretrained` of a transformers model that reads no weights."""
-    local = options.get("local_files_only", False)
-    config = config or cls.config_class.from_pretrained(path, local_files_only=local)
-    model = cls._from_config(config, dtype=dtype)
-    return (model, {"missing_keys": []}) if options.get("output_loading_info") else model
-
-
-@contextlib.contextmanager
-def without_weights():
-    """Build models on the meta device and load nothing into them."""
-    tokenizer = functools.partial(tokenizer_or_config, speech_llm.load_tokenizer)
-    with (
-        mock.patch.object(transformers.PreTrainedModel, "from_pretrained", classmethod(from_config)),
-        mock.patch.object(speech_llm, "load_tokenizer", tokenizer),
-        mock.patch.object(speech_llm, "load_encoder", lambda *_: None),
-        mock.patch.object(model_module, "check_no_leak", lambda *_: None),
-        Dataless(),
-        torch.device("meta"),
-    ):
-        yield
-
-
 def write_encoder(directory, config):
     """Write what phases read of an encoder that is not trained yet; returns its `encoder_file`."""
     config = with_defaults(config, SpeechLLMTask.get_default_config())
@@ -126,16 +77,6 @@ def write_encoder(directory, config):
     path = os.path.join(directory, "model.pth")
     open(path, "w").close()
     return path
-
-
-def build(settings, mode):
-    """(`SpeechLLM` with tensors of `mode` instead of weights, its arguments). settings: a training config (dict)."""
-    config = with_defaults(settings, SpeechLLMTask.get_default_config())
-    args = argparse.Namespace(**{**config, "init_from": None, "ngpu": 0})
-    with without_weights():
-        model = SpeechLLMTask.build_model(args)
-    dataless(model, mode)
-    return model.train(), args
 
 
 def dataless(model, mode):
@@ -329,21 +270,25 @@ def flop_counter():
 
 
 def inputs(model, batch, mode):
-    """Arguments of `SpeechLLM.forward`: tokens and layout with data, speech without."""
-    layout = [[TEXT, batch.prompt_tokens, 0], [SPEECH, 0, 0], [TEXT, batch.tokens, 1]]
-    layout = torch.tensor([layout] * batch.sequences)
-    if batch.sequences > 1:
-        layout[-1, -1, 1] -= 1  # lengths differ, so the padding is masked
+    """Arguments of `SpeechLLM.forward`: tokens and labels with data, speech without."""
     # No end token: a target of CTC has none.
-    tokens = torch.full((batch.sequences, batch.prompt_tokens + batch.tokens), model.eos_id + 1)
+    text = model.eos_id + 1
+    tokens = torch.full((batch.sequences, batch.prompt_tokens + 1 + batch.tokens), text)
+    tokens[:, batch.prompt_tokens] = SPEECH
+    if batch.sequences > 1:
+        tokens[-1, -1] = PAD  # lengths differ, so the padding is masked
+    labels = torch.full_like(tokens, IGNORE)
+    labels[:, batch.prompt_tokens + 1 :] = text
+    labels[tokens == PAD] = IGNORE
     length = batch.samples
     with mode:
         if batch.cached:
-            length = int(model.speech_encoder.frames(length))
+            length = int(model.speech_encoder.rate.frames(length))
             speech = torch.empty(batch.sequences, length, model.speech_encoder.output_size())
         else:
             speech = torch.empty(batch.sequences, length)
-    return dict(tokens=tokens, layout=layout, speech=speech, speech_lengths=torch.full((batch.sequences,), length))
+    speech_lengths, speech_steps = torch.full((batch.sequences,), length), torch.full((batch.sequences,), WHOLE)
+    return dict(tokens=tokens, labels=labels, speech=speech, speech_lengths=speech_lengths, speech_steps=speech_steps)
 
 
 def shorten_none(model, frames, lengths):
@@ -354,11 +299,11 @@ def shorten_none(model, frames, lengths):
     return frames, lengths
 
 
-def optimizer_bytes(model, args):
-    """State of the optimizer of `args` after a step. Needs gradients."""
-    conf = {k: v for k, v in args.optim_conf.items() if k not in ("fused", "foreach")}
+def optimizer_bytes(model, config):
+    """State of the optimizer of `config` after a step. Needs gradients."""
+    conf = {k: v for k, v in config["optim_conf"].items() if k not in ("fused", "foreach")}
     parameters = [p for p in model.parameters() if p.requires_grad]
-    optimizer = optim_classes[args.optim](parameters, **conf)
+    optimizer = optim_classes[config["optim"]](parameters, **conf)
     optimizer.step()
     return nbytes(t for t in tree_leaves(list(optimizer.state.values())) if torch.is_tensor(t))
 
@@ -370,8 +315,12 @@ def size(settings, batch, device="cuda"):
     is bfloat16 on a GPU, and chunks of scores differ. Raises UserError if nothing would train.
     """
     mode = FakeTensorMode(allow_non_fake_inputs=True)
-    model, args = build(settings, mode)
-    if args.autocast == "auto":
+    config = with_defaults(settings, SpeechLLMTask.get_default_config())
+    model = build(config, weights=False)
+    dataless(model, mode)
+    model.train()
+    model.packing_checked = True  # what leaks can be seen in data only
+    if config["autocast"] == "auto":
         model.autocast = device == "cuda"
     trainable = [p for p in model.parameters() if p.requires_grad]
     if not trainable:
@@ -382,7 +331,7 @@ def size(settings, batch, device="cuda"):
     if hasattr(model.speech_encoder, "log_mel"):  # Whisper's, which is computed by NumPy
         encoder = model.speech_encoder
         mels = encoder.config.num_mel_bins
-        encoder.log_mel = lambda wave: wave.new_empty(1, mels, 2 * encoder.frames(len(wave)))
+        encoder.log_mel = lambda wave: wave.new_empty(1, mels, 2 * encoder.rate.frames(len(wave)))
     held = list(model.parameters()) + list(model.buffers())
     arguments = inputs(model, batch, mode)
     alive = Alive(functools.partial(inside_bytes, torch.device(device)))
@@ -390,7 +339,7 @@ def size(settings, batch, device="cuda"):
     hooks = [p.register_post_accumulate_grad_hook(alive.keep_gradient) for p in trainable]
     with running():
         # From the second batch of a step on, gradients are there from the beginning.
-        for _ in range(min(args.accum_grad, 2)):
+        for _ in range(min(config["accum_grad"], 2)):
             with alive:
                 loss = model(**arguments)[0]
                 saved = alive.now
@@ -398,10 +347,10 @@ def size(settings, batch, device="cuda"):
                 del loss
         for hook in hooks:
             hook.remove()
-        state = optimizer_bytes(model, args)
+        state = optimizer_bytes(model, config)
         with flop_counter() as flops:  # by itself, as it keeps tensors alive
             model(**arguments)[0].backward()
-    labels = int((arguments["layout"][..., 1] * arguments["layout"][..., 2]).sum())
+    labels = int((arguments["labels"] != IGNORE).sum())
     rows = model.llm.get_output_embeddings().weight.shape[0] if model.llm is not None else 0
     weights, inputs_bytes = nbytes(held), nbytes(arguments.values())
     return Size(

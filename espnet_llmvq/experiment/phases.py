@@ -1,51 +1,8 @@
 """Trainings of a recipe: the config of each phase as it is trained, and what it says in the terms of a paper."""
 
-import os
-from dataclasses import dataclass
-
-from espnet_llmvq.base.config import read_config
 from espnet_llmvq.base.errors import UserError
-from espnet_llmvq.experiment.cards import read_cards
-from espnet_llmvq.experiment.systems import Phase, plan, read_systems
 
 CRITERION = [["valid", "loss", "min"]]
-
-
-@dataclass(frozen=True)
-class Training:
-    """A phase, and its config as it is trained: overrides laid over it, schedule filled in.
-
-    is_encoder: it is the training of the speech encoder, which no other phase comes before.
-    """
-
-    phase: Phase
-    config: dict
-    is_encoder: bool = False
-
-
-def read_trainings(
-    cards, systems=(), seed=1, encoder=None, tag=None, overrides=None, accumulate=1, pretrained=None, layer=None
-):
-    """The `Training`s of the systems, each once and parents first, before them that of the encoder.
-
-    cards: path of a card file or its directory. encoder: path of its config, or None; tag: its directory.
-    overrides: dict laid over every config. accumulate: see `split_batches`. pretrained, layer: see `with_pretrained`.
-    Raises UserError for unknown names, and for a learning rate that ends before the training.
-    """
-    phases = plan(read_systems(read_cards(cards), systems, seed)) if systems else []
-    if encoder:
-        tag = tag or os.path.splitext(os.path.basename(encoder))[0]
-        phases.insert(0, Phase(tag, tag, None, encoder, read_config(encoder)))
-    found = []
-    for phase in phases:
-        is_encoder = bool(encoder) and phase is phases[0]
-        config = {**phase.config, **(overrides or {})}
-        if pretrained and not is_encoder:
-            config = with_pretrained(config, pretrained, layer, phase.where)
-        config.setdefault("best_model_criterion", CRITERION)
-        config = split_batches(config, accumulate, phase.where)
-        found.append(Training(phase, with_schedule(config, phase.where), is_encoder))
-    return found
 
 
 def bridge_stack(trainings):
@@ -53,7 +10,7 @@ def bridge_stack(trainings):
 
     Raises UserError for trainings that differ: batches are budgeted and sequences cut by one count of positions.
     """
-    stacks = {t.phase.where: (t.config.get("bridge_conf") or {}).get("stack", 1) for t in trainings if not t.is_encoder}
+    stacks = {t.where: (t.config.get("bridge_conf") or {}).get("stack", 1) for t in trainings if not t.is_encoder}
     first = next(iter(stacks), None)
     for where, stack in stacks.items():
         if stack != stacks[first]:
@@ -206,10 +163,10 @@ def describe(training, defaults, gpus=1, batches=None):
     unit = "batch_bins" if counts_positions(config) else "batch_size"
     trains, frozen = trained_parts(training)
     return {
-        "phase": training.phase.tag,
-        "config": training.phase.where,
-        "parent": training.phase.parent,
-        "mixture": training.phase.mixture,
+        "phase": training.tag,
+        "config": training.where,
+        "parent": training.parent or None,
+        "mixture": training.mixture or None,
         "bridge": None if training.is_encoder else config["bridge"],
         "bridge_conf": {} if training.is_encoder else config["bridge_conf"],
         "model_conf": config["model_conf"],

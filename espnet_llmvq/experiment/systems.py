@@ -11,59 +11,16 @@ An entry among the systems with the one key `systems` is a group: its name stand
 """
 
 import os
-from dataclasses import dataclass
 
 from espnet_llmvq.base.errors import UserError, check_name
+from espnet_llmvq.experiment.table import System
+from espnet_llmvq.experiment.training import Training
 
 SYSTEM_KEYS = ("label", "phases", "decode", "note", "lm_weight", "length_bonus")
 GROUP_KEY = "systems"
 DECODERS = ("llm", "ctc", "ctc_lm")
 MIXTURE_KEY = "mixture"
 FORMS = ("asr", "text")  # of a source, beside the names in the section interleave
-
-
-@dataclass(frozen=True)
-class Phase:
-    """A training of a system.
-
-    tag: directory name under expdir. name: that in the cards. parent: tag of the phase before, or None. where: file and
-    name, for messages. config: as the cards have it, bases merged. mixture: name of what it trains on, or None.
-    """
-
-    tag: str
-    name: str
-    parent: str
-    where: str
-    config: dict
-    mixture: str = None
-
-
-@dataclass(frozen=True)
-class System:
-    """A row of the table.
-
-    decode: "llm"; "ctc", the encoder alone; or "ctc_lm", the encoder with the LLM as shallow-fusion LM, with its
-    weights `fusion`. The last two have no phases.
-    """
-
-    name: str
-    label: str
-    phases: tuple
-    decode: str
-    note: str = ""
-    fusion: tuple = ()  # (name, value) pairs of lm_weight, length_bonus
-
-
-def system_dir(system, expdir, encoder_dir):
-    """Where the trained system is: the directory of its last phase, or of the encoder."""
-    return os.path.join(expdir, system.phases[-1].tag) if system.phases else encoder_dir
-
-
-def hypothesis_file(system, expdir, encoder_dir, name):
-    """The hypotheses of a system for the set `name`."""
-    # Systems that are the encoder share its directory.
-    prefix = {"llm": "decode", "ctc": "decode_ctc", "ctc_lm": f"decode_{system.name}"}[system.decode]
-    return os.path.join(system_dir(system, expdir, encoder_dir), f"{prefix}_{name}", "hyp.jsonl")
 
 
 def is_group(cards, name):
@@ -97,27 +54,52 @@ def expand(cards, wanted):
     return list(found)
 
 
-def read_systems(cards, wanted, seed=1):
+def suffix_of(seed):
+    """What stands behind the tags of a seed."""
+    return "" if seed == 1 else f"_seed{seed}"
+
+
+def phases_of(cards, name, seed=1):
+    """The phases of a system in their order, as `Training`s with the configs of the cards.
+
+    seed: other than 1 it becomes part of the tags. Raises UserError for unknown phases and mixtures.
+    """
+    where, names = cards.where("systems", name), cards.entry("systems", name).get("phases", [])
+    if not isinstance(names, list):
+        raise UserError(f"{where}: phases must be a list of names; leave the key out if there are none")
+    phases, parent, suffix = [], "", suffix_of(seed)
+    for phase in names:
+        if cards.has_dropped("phases", str(phase)):
+            continue
+        check_name(f"phase in {where}:", phase, cards.names("phases"))
+        tag = (f"{parent.removesuffix(suffix)}-{phase}" if parent else phase) + suffix
+        config, mixture = split_mixture(cards, phase)
+        phases.append(Training(tag, cards.where("phases", phase), config, parent, mixture or ""))
+        parent = tag
+    return phases
+
+
+def read_phases(cards, wanted, seed=1):
+    """All phases of the systems named in `wanted`, each once, parents first."""
+    found = {}
+    for name in expand(cards, wanted):
+        for phase in phases_of(cards, name, seed):
+            found.setdefault(phase.tag, phase)
+    return list(found.values())
+
+
+def read_systems(cards, wanted, expdir="exp", encoder_dir="exp/encoder", seed=1):
     """The systems named in `wanted` (list; systems and groups), in its order, as `System`s.
 
-    seed: other than 1 it becomes part of the tags. Raises UserError for unknown names, keys, phases and mixtures.
+    encoder_dir: where the encoder is. Raises UserError for unknown names, keys, phases and mixtures.
     """
-    systems, suffix = [], "" if seed == 1 else f"_seed{seed}"
+    systems = []
     for name in expand(cards, wanted):
         where, data = cards.where("systems", name), cards.entry("systems", name)
         for key in data:
             check_name(f"key in {where}:", key, SYSTEM_KEYS)
         decode = check_name(f"decode in {where}:", data.get("decode", "llm"), DECODERS)
-        if not isinstance(data.get("phases", []), list):
-            raise UserError(f"{where}: phases must be a list of names; leave the key out if there are none")
-        phases, parent = [], None
-        for phase in data.get("phases", []):
-            if cards.has_dropped("phases", str(phase)):
-                continue
-            check_name(f"phase in {where}:", phase, cards.names("phases"))
-            tag = (f"{parent.removesuffix(suffix)}-{phase}" if parent else phase) + suffix
-            phases.append(Phase(tag, phase, parent, cards.where("phases", phase), *split_mixture(cards, phase)))
-            parent = tag
+        phases = phases_of(cards, name, seed)
         if (decode == "llm") != bool(phases):
             raise UserError(f"{where}: a system that decodes with {decode} has {len(phases)} phases")
         fusion = read_fusion(where, data, decode)
@@ -125,23 +107,28 @@ def read_systems(cards, wanted, seed=1):
         for key, value in (("label", label), ("note", note)):
             if not isinstance(value, str):
                 raise UserError(f"{where}: {key} is {value!r}; it must be text; put quotes around it")
-        systems.append(System(name, label, tuple(phases), decode, note, fusion))
-    return systems
+        model = os.path.join(expdir, phases[-1].tag) if phases else encoder_dir
+        # Systems that are the encoder share its directory.
+        prefix = {"llm": "decode", "ctc": "decode_ctc", "ctc_lm": f"decode_{name}"}[decode]
+        hypotheses = os.path.join(model, prefix + "_{set}", "hyp.jsonl")
+        tags = tuple(phase.tag for phase in phases)
+        systems.append(System(name, label, hypotheses, note, decode, tags, model, fusion))
+    return tuple(systems)
 
 
 def read_fusion(where, data, decode):
-    """Weights of a system that decodes with ctc_lm, () of another. Raises UserError for bad ones."""
+    """Weights of a system that decodes with ctc_lm, None of another. Raises UserError for bad ones."""
     fusion = {key: data[key] for key in ("lm_weight", "length_bonus") if key in data}
     if decode != "ctc_lm":
         if fusion:
             raise UserError(f"{where}: {next(iter(fusion))} is read only with decode: ctc_lm, not {decode}")
-        return ()
+        return None
     fusion = {"lm_weight": None, "length_bonus": 0.0, **fusion}
     for key, value in fusion.items():
         if isinstance(value, bool) or not isinstance(value, (int, float)) or (key == "lm_weight" and value < 0):
             wanted = "a number of at least 0" if key == "lm_weight" else "a number"
             raise UserError(f"{where}: {key} is {value!r}; decode: ctc_lm needs {wanted}")
-    return tuple((key, float(value)) for key, value in fusion.items())
+    return {key: float(value) for key, value in fusion.items()}
 
 
 def split_mixture(cards, name):
@@ -177,12 +164,3 @@ def read_interleaving(cards, form, overrides=()):
     from espnet_llmvq.sequence.interleaved import Interleaving
 
     return Interleaving.read(cards.entry("interleave", form), overrides, cards.where("interleave", form))
-
-
-def plan(systems):
-    """All phases of the systems, each once, parents first."""
-    phases = {}
-    for system in systems:
-        for phase in system.phases:
-            phases.setdefault(phase.tag, phase)
-    return list(phases.values())

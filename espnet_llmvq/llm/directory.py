@@ -22,6 +22,28 @@ def load_tokenizer(path):
         return AutoTokenizer.from_pretrained(path, local_files_only=local)
 
 
+class ConfigTokenizer:
+    """In place of the tokenizer where an LLM directory has only config.json: as many tokens as table rows."""
+
+    unk_token_id = None
+
+    def __init__(self, path):
+        self.rows, self.eos_token_id = table_rows(path), 0
+
+    def __len__(self):
+        return self.rows
+
+    def convert_tokens_to_ids(self, token):
+        return None
+
+
+def tokenizer_or_config(path):
+    """The tokenizer of an LLM directory, or what its config tells of it."""
+    if check_path(path) and not os.path.exists(os.path.join(path, "tokenizer_config.json")):
+        return ConfigTokenizer(path)
+    return load_tokenizer(path)
+
+
 def table_rows(path):
     """Rows of the embedding table of an LLM directory, from its config: no weights are read."""
     return _config(path).get_text_config().vocab_size
@@ -51,7 +73,7 @@ def _config(path):
         return AutoConfig.from_pretrained(path, local_files_only=local)
 
 
-def load_llm(path, dtype="float32", lora=None, gradient_checkpointing=False, attn_implementation=None):
+def load_llm(path, dtype="float32", lora=None, gradient_checkpointing=False, attn_implementation=None, weights=True):
     """Load a causal LM, optionally with LoRA injected.
 
     Args:
@@ -60,6 +82,7 @@ def load_llm(path, dtype="float32", lora=None, gradient_checkpointing=False, att
         lora: keyword arguments of `peft.LoraConfig` (r, lora_alpha, lora_dropout, target_modules), or
             None. LoRA weights are float32 and the only ones that train.
         attn_implementation: of transformers, such as "sdpa", "eager" or "flash_attention_2"; None: what it prefers.
+        weights: false: config.json alone is read, and no attention implementation chosen.
     Returns the `PreTrainedModel`; with `lora`, all other parameters are frozen. What its generation_config.json says
     about searching (sampling, penalties) is dropped: the search is ours. Raises UserError.
     """
@@ -67,11 +90,15 @@ def load_llm(path, dtype="float32", lora=None, gradient_checkpointing=False, att
     from transformers import AutoModelForCausalLM, GenerationConfig
 
     local = check_path(path)
+    config = None if weights else _config(path)
     with reading(path, REMEDIES[local]):
         try:
-            llm = AutoModelForCausalLM.from_pretrained(
-                path, dtype=getattr(torch, dtype), local_files_only=local, attn_implementation=attn_implementation
-            )
+            if weights:
+                llm = AutoModelForCausalLM.from_pretrained(
+                    path, dtype=getattr(torch, dtype), local_files_only=local, attn_implementation=attn_implementation
+                )
+            else:
+                llm = AutoModelForCausalLM.from_config(config, dtype=getattr(torch, dtype))
         except (ImportError, ValueError) as err:
             if attn_implementation is None:
                 raise

@@ -14,7 +14,7 @@ import math
 from espnet_llmvq.base.errors import UserError
 from espnet_llmvq.llm.directory import BLANK_TOKEN
 from espnet_llmvq.llm.tokenizer import SPACE, unigram_scores
-from espnet_llmvq.sequence.prompt import TRANSCRIPT, lead, parse
+from espnet_llmvq.sequence.prompt import TRANSCRIPT, parse, separator
 
 
 @dataclasses.dataclass(frozen=True)
@@ -111,7 +111,7 @@ class NoisyCopy:
         """`tokenizer`: Hugging Face tokenizer; `template`: "USER: {speech} ASSISTANT: {text}"."""
         self.tokenizer = tokenizer
         self.noise = noise
-        self.lead = lead(template, TRANSCRIPT)
+        self.lead = separator(template, TRANSCRIPT)
         self.head, self.middle = [], []
         part = self.head
         for kind, *words in parse(template):

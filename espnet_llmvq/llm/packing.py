@@ -7,6 +7,7 @@ itself: where there is no attention mask, a position that does not follow the on
 import torch
 
 from espnet_llmvq.base.errors import UserError
+from espnet_llmvq.llm.directory import context
 
 
 def assign(lengths, size):
@@ -49,6 +50,17 @@ def pack(inputs, labels, size, ignore):
         ends.append(embeds.shape[1] - sum(ends))
         positions[r] = torch.cat([torch.arange(n, device=embeds.device) for n in ends])
     return embeds, positions, pad(targets, True, ignore)
+
+
+def packed_length(packing, llm):
+    """Positions of a packed row, or None: model_conf.packing; true: what the context of the LLM holds."""
+    if packing is None or packing is False or llm is None:
+        return None
+    if packing is True:
+        packing = context(llm.config)
+    if type(packing) is not int or packing < 1:
+        raise UserError(f"model_conf.packing: {packing!r} must be a number of positions, true or null")
+    return packing
 
 
 def needs_gpu(llm):

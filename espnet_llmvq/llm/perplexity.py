@@ -8,6 +8,7 @@ import os
 import numpy as np
 
 from espnet_llmvq.base.files import write_text
+from espnet_llmvq.base.made import Made
 from espnet_llmvq.llm.directory import context, load_llm, load_tokenizer
 from espnet_llmvq.llm.noisy_copy import NoisyCopy
 from espnet_llmvq.llm.tokenizer import read_lines
@@ -43,7 +44,7 @@ def negative_log_likelihood(llm, examples):
 
 
 def measure(model_dir, files, template, noise, seed=1, out_dir=None, ngpu=0):
-    """Measure perplexity on held-out files and write `perplexity.json` in `out_dir` or `model_dir`.
+    """Perplexity on held-out files, measured unless `perplexity.json` in `out_dir` or `model_dir` has it.
 
     Args:
         model_dir: any Hugging Face causal LM directory.
@@ -52,11 +53,19 @@ def measure(model_dir, files, template, noise, seed=1, out_dir=None, ngpu=0):
         noise: Noise of the copy task; an example's disturbance depends on (seed, line) alone.
         ngpu: 0 for the CPU.
     The end of a line counts as a token and as a word. Per-word values can be compared between
-    tokenizers as long as `unknown_tokens` is 0, for `<unk>` hides what the word was. Returns what
-    it wrote: {..., "files": {name: {lines, words, tokens, unknown_tokens, text: {...}, noisy_copy: {...}}}}.
+    tokenizers as long as `unknown_tokens` is 0, for `<unk>` hides what the word was. What is
+    in the file: {..., "files": {name: {lines, words, tokens, unknown_tokens, text: {...}, noisy_copy: {...}}}}.
     """
     import torch
 
+    out = os.path.join(out_dir or model_dir, FILE)
+    weights = sorted(os.listdir(model_dir)) if os.path.isdir(model_dir) else []
+    model = {name: os.path.join(model_dir, name) for name in weights if name.endswith((".safetensors", ".bin"))}
+    texts = {f"held-out text {name}": path for name, path in files.items()}
+    made = Made(out, {**model, **texts}, llm=model_dir, prompt=template, noise=dataclasses.asdict(noise), seed=seed)
+    if made.fresh():
+        with open(out, encoding="utf-8") as f:
+            return json.load(f)
     tokenizer = load_tokenizer(model_dir)
     template = resolved(template, tokenizer)
     llm = load_llm(model_dir).eval()
@@ -82,7 +91,8 @@ def measure(model_dir, files, template, noise, seed=1, out_dir=None, ngpu=0):
             nll = negative_log_likelihood(llm, examples)
             row[task] = {"nats": nll, "per_token": math.exp(nll / tokens), "per_word": math.exp(nll / words)}
         report["files"][name] = row
-    write_text(os.path.join(out_dir or model_dir, FILE), json.dumps(report, indent=2))
+    write_text(out, json.dumps(report, indent=2))
+    made.note()
     return report
 
 

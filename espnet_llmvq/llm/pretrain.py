@@ -1,7 +1,6 @@
 """Train a small Llama-style LM on plain text and noisy copies, as a Hugging Face directory."""
 
 import dataclasses
-import hashlib
 import json
 import logging
 import math
@@ -10,10 +9,11 @@ import shutil
 import sys
 
 import numpy as np
-import yaml
 
-from espnet_llmvq.base.errors import UserError, check_name, reading
-from espnet_llmvq.base.files import write_text
+from espnet_llmvq.base.config import from_mapping, read_yaml
+from espnet_llmvq.base.environment import versions
+from espnet_llmvq.base.errors import UserError, check_name
+from espnet_llmvq.base.made import Made
 from espnet_llmvq.base.precision import fast_bfloat16
 from espnet_llmvq.llm.directory import load_tokenizer
 from espnet_llmvq.llm.noisy_copy import Noise, NoisyCopy, copy_start, note_size
@@ -79,41 +79,8 @@ class Config:
 
 
 def load_config(path):
-    """Read a YAML file into a `Config`. Raises UserError for an unknown key or a wrong value."""
-    try:
-        with open(path, encoding="utf-8") as f:
-            content = yaml.safe_load(f)
-    except OSError as err:
-        raise UserError(f"config {path}: {err.strerror}") from None
-    except yaml.YAMLError as err:
-        raise UserError(f"config {path} is not YAML: {err}") from None
-    try:
-        return _fill(Config, content or {}, "")
-    except UserError as err:
-        raise UserError(f"config {path}: {err}") from None
-
-
-def _fill(cls, content, prefix):
-    if not isinstance(content, dict):
-        raise UserError(f"{prefix.rstrip('.') or 'the file'} must hold keys and values")
-    fields = {f.name: f for f in dataclasses.fields(cls)}
-    values = {}
-    for key, value in content.items():
-        check_name("key", f"{prefix}{key}", [prefix + name for name in fields])
-        kind = fields[key].type
-        if dataclasses.is_dataclass(kind):
-            values[key] = _fill(kind, value, f"{prefix}{key}.")
-            continue
-        good = isinstance(value, kind) and (kind is bool or not isinstance(value, bool))
-        if kind is float and not isinstance(value, bool):
-            try:  # YAML reads 1e-3 as text
-                value, good = float(value), True
-            except (TypeError, ValueError):
-                good = False
-        if not good:
-            raise UserError(f"{prefix}{key} is {value!r}; it must be of type {kind.__name__}")
-        values[key] = value
-    return cls(**values)
+    """The `Config` of a YAML file. Raises UserError for an unknown key or a wrong value."""
+    return from_mapping(Config, read_yaml(path), f"config {path}")
 
 
 class Batches:
@@ -203,23 +170,29 @@ def train(config, train_files, tokenizer_dir, out_dir, template, seed=1, ngpu=0,
         config: Config.
         train_files: plain text, one sentence a line.
         tokenizer_dir: Hugging Face tokenizer, such as `llmvq lm tokenizer` writes.
-        out_dir: appears when the training is done, with model, tokenizer, log and `lm.json` (what
+        out_dir: appears when the training is done, with model, tokenizer, log and `made.json` (what
             it was made from). Checkpoints are in `out_dir`.work until then.
         template: prompt of the copy task, "USER: {speech} ASSISTANT: {text}".
         ngpu: 0 for the CPU; else a GPU where there is one, never several.
         callbacks: more `transformers.TrainerCallback`s.
-    Does nothing when `out_dir` holds a model. Returns True when it trained. Raises UserError when
-    the checkpoints found are of a run with other settings or text.
+    Does nothing when `out_dir` is finished. Returns True when it trained. Raises UserError when what is
+    there, or the checkpoints, are of other settings, text or another tokenizer.
     """
-    if os.path.exists(os.path.join(out_dir, "config.json")):
+    if not os.path.isdir(tokenizer_dir):
+        raise UserError(f"tokenizer directory {tokenizer_dir} does not exist; run llmvq lm tokenizer")
+    inputs = {f"text {i}": path for i, path in enumerate(train_files, 1)}
+    inputs["tokenizer"] = os.path.join(tokenizer_dir, "tokenizer.json")
+    work = f"{out_dir.rstrip('/')}.work"
+    options = {"config": dataclasses.asdict(config), "prompt": template, "seed": seed}
+    options["tools"] = versions("torch", "transformers")
+    made, begun = Made(out_dir, inputs, **options), Made(work, inputs, **options)
+    if made.done("delete {out} to train again, or give the former settings"):
         return False
     check_free(out_dir)
     os.environ.setdefault("HF_HUB_OFFLINE", "1")  # nothing here is to be fetched or reported
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM, Trainer, TrainingArguments, set_seed
 
-    if not os.path.isdir(tokenizer_dir):
-        raise UserError(f"tokenizer directory {tokenizer_dir} does not exist; run train_tokenizer.py")
     tokenizer = load_tokenizer(tokenizer_dir)
     copier = NoisyCopy(tokenizer, template, config.noise)
     text = read_lines(train_files)
@@ -230,18 +203,11 @@ def train(config, train_files, tokenizer_dir, out_dir, template, seed=1, ngpu=0,
     if longest > config.model.max_position_embeddings:
         raise UserError(f"model.max_position_embeddings must be {longest} or more, or max_tokens smaller")
 
-    work = f"{out_dir.rstrip('/')}.work"
     os.makedirs(work, exist_ok=True)
+    begun.done("delete {out} to start again, or give the former settings to finish it")
+    begun.begin()
     gpu = bool(ngpu) and torch.cuda.is_available()
     bf16 = config.precision == "bfloat16" or (config.precision == "auto" and fast_bfloat16(gpu))
-    made_from = {
-        "config": dataclasses.asdict(config),
-        "prompt": template,
-        "seed": seed,
-        "text_md5": hashlib.md5("\n".join(text).encode()).hexdigest(),
-        "tokenizer_md5": hashlib.md5(tokenizer.backend_tokenizer.to_str().encode()).hexdigest(),
-    }
-    _same_run(work, made_from)
 
     set_seed(seed)
     eos = tokenizer.eos_token_id
@@ -306,26 +272,10 @@ def train(config, train_files, tokenizer_dir, out_dir, template, seed=1, ngpu=0,
     if os.path.exists(os.path.join(tokenizer_dir, SP_MODEL)):
         shutil.copy(os.path.join(tokenizer_dir, SP_MODEL), tmp)
     shutil.copy(os.path.join(work, LOG_FILE), tmp)
-    with open(os.path.join(tmp, "lm.json"), "w", encoding="utf-8") as f:
-        json.dump({**made_from, "bfloat16": bf16}, f, indent=2)
+    made.note(["config.json", "model.safetensors", "tokenizer.json"], at=tmp, bfloat16=bf16)
     os.replace(tmp, out_dir)
     shutil.rmtree(work)
     return True
-
-
-def _same_run(work, made_from):
-    """Raise UserError when `work` belongs to a run made from something else than `made_from`."""
-    path = os.path.join(work, "lm.json")
-    if os.path.exists(path):
-        with reading(path, f"delete {work} to start anew"), open(path, encoding="utf-8") as f:
-            before = json.load(f)
-        changed = [key for key in made_from if before.get(key) != made_from[key]]
-        if changed:
-            raise UserError(
-                f"{work} holds an unfinished training with other {', '.join(changed)}; "
-                "delete it to start anew, or give the former settings to finish it"
-            )
-    write_text(path, json.dumps(made_from))
 
 
 def _run_log(work):

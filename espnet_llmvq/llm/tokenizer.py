@@ -14,7 +14,9 @@ import shutil
 import string
 import tempfile
 
+from espnet_llmvq.base.environment import versions
 from espnet_llmvq.base.errors import UserError
+from espnet_llmvq.base.made import Made
 from espnet_llmvq.llm.directory import BLANK_TOKEN
 
 UNK, BOS, EOS, PAD = "<unk>", "<s>", "</s>", "<pad>"
@@ -83,11 +85,16 @@ def train_tokenizer(
         whole_words: most frequent words that are one piece each.
         reserved: further special tokens, ids 5 and up, such as the "<N>" between interleaved segments.
     Every printable ASCII character and every character of the text is a piece; others are `<unk>`.
-    No token is added at the start or end of a text. Raises UserError when the text does not
-    suit `vocab_size`.
+    No token is added at the start or end of a text. True, or False if `out_dir` was trained like this before.
+    Raises UserError when it was trained otherwise, or the text does not suit `vocab_size`.
     """
     import sentencepiece
 
+    options = {"vocab_size": vocab_size, "user_symbols": user_symbols, "seed": seed, "whole_words": whole_words}
+    inputs = {f"text {i}": path for i, path in enumerate(text_files, 1)}
+    made = Made(out_dir, inputs, **options, reserved=reserved, tools=versions("sentencepiece"))
+    if made.done("delete {out}, and all that was trained with it, to train again, or give the former settings"):
+        return False
     lines = read_lines(text_files)
     if len(lines) > MAX_LINES:
         lines = random.Random(seed).sample(lines, MAX_LINES)
@@ -135,7 +142,9 @@ def train_tokenizer(
             f"({', '.join(sorted(cut)[:5])}); raise vocab_size or lower whole_words"
         )
     fast.save_pretrained(tmp)
+    made.note(["tokenizer.json", SP_MODEL], at=tmp)
     os.replace(tmp, out_dir)
+    return True
 
 
 def fitting_sizes(lines, vocab_size, whole_words, sample=20_000):

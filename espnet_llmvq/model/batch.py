@@ -1,28 +1,15 @@
-"""Sequences in ESPnet's dataset: the `sequence` data type, its preprocessing and its collate function."""
+"""From sequences to the tensors of a batch: tokens, labels, waveforms or cached encoder frames."""
 
 import os
 
 import numpy as np
-import scipy.fft
 import torch
-from espnet2.train.dataset import DATA_TYPES
 
 from espnet_llmvq.base.errors import UserError
 from espnet_llmvq.data.audio import SAMPLE_RATE, AudioError, read_audio
-from espnet_llmvq.model.positions import encode_text, firsts
-from espnet_llmvq.model.speech_llm import SPEECH, TEXT
-from espnet_llmvq.sequence.sequence import Sequence, SequenceReader
-
-# Registered at import time, so that spawned DDP children and data loaders see it.
-DATA_TYPES.setdefault(
-    "sequence",
-    dict(
-        func=SequenceReader,
-        kwargs=[],
-        help="JSON lines of speech and text spans (espnet_llmvq.sequence.sequence)\n\n"
-        '   {"id": "utterance_id_a", "spans": [...]}\n   ...',
-    ),
-)
+from espnet_llmvq.model.losses import IGNORE, PAD, SPEECH
+from espnet_llmvq.model.positions import at_start, encode_text
+from espnet_llmvq.speech.spans import WHOLE
 
 
 class FrameCache:
@@ -55,18 +42,20 @@ class FrameCache:
         )
 
 
-class SequencePreprocessor:
-    """(id, {"sequence": JSON line}) -> arrays of the model's batch, for one sequence.
+class SequenceArrays:
+    """`Sequence` -> arrays of the model's batch.
 
-    speech: (S,) waveforms of its speech spans joined, or (T, D) cached frames; speech_lengths (n,);
-    tokens (U,); layout (K, 3) of kind, length, loss; the length of a piece of a sound file is in encoder steps.
+    tokens (U,): token ids, SPEECH where a speech span stands. labels (U,): the ids that are learnt, IGNORE elsewhere.
+    speech: (S,) waveforms of its n speech spans joined, or (T, D) cached frames; speech_lengths (n,) of each;
+    speech_steps (n,): encoder steps of a piece cut out of a sound file, WHOLE for a whole file.
 
+    cache: encoder frames (scp) to read instead of audio. augment: function (S,) -> (S,) laid over waveforms.
     step: samples of an encoder step. A piece is filled up with zeros to a whole number of them; without it
     pieces are refused.
     """
 
-    def __init__(self, tokenizer, eos_id, cache=None, augment=None, step=None):
-        self.tokenizer, self.eos_id = tokenizer, eos_id
+    def __init__(self, tokenizer, cache=None, augment=None, step=None):
+        self.tokenizer, self.eos_id = tokenizer, tokenizer.eos_token_id
         self.cache = FrameCache(cache) if cache else None
         self.augment, self.step = augment, step
 
@@ -87,8 +76,8 @@ class SequencePreprocessor:
         # Resampling may give one sample more.
         return wave[: span.samples] if span.is_piece else wave
 
-    def speech(self, utt, spans):
-        """The speech spans of a sequence: (list of arrays)."""
+    def speech(self, utt, spans, waves=None):
+        """The speech spans of a sequence: list of arrays. waves: their samples, where they are not to be read."""
         if self.cache is not None:
             if len(spans) > 1 or spans[0].is_piece:
                 raise UserError(
@@ -96,7 +85,7 @@ class SequencePreprocessor:
                     "file, not a piece; train with --cache_encoder false"
                 )
             return [np.asarray(self.cache[utt])]
-        waves = [self.wave(utt, span) for span in spans]
+        waves = waves or [self.wave(utt, span) for span in spans]
         if self.augment is not None:
             # The noise of a sequence has one level and one colour, as its spans are of one recording.
             noisy = self.augment(np.concatenate(waves))
@@ -107,48 +96,51 @@ class SequencePreprocessor:
         ]
 
     def steps(self, utt, span):
-        """Encoder steps of a piece; 0 for a whole file, of which the encoder makes what it makes."""
+        """Encoder steps of a piece; WHOLE for a whole file, of which the encoder makes what it makes."""
         if not span.is_piece:
-            return 0
+            return WHOLE
         if self.step is None:
             raise UserError(f"{utt}: a piece of {span.audio} cannot be read here; only whole files can")
         return -(-span.samples // self.step)
 
-    def __call__(self, utt, data):
-        seq = Sequence.from_json(data["sequence"])
-        tokens, layout = [], []
-        for span, first in zip(seq.spans, firsts(seq.spans)):
-            if span.is_speech:
-                layout.append((SPEECH, self.steps(utt, span), 0))
-                continue
-            ids = encode_text(self.tokenizer, span, self.eos_id, first)
-            layout.append((TEXT, len(ids), int(span.loss)))
+    def __call__(self, sequence, samples=None):
+        """The arrays of a sequence. samples: of each speech span, (S,) float32 at 16 kHz; None: read from its file."""
+        tokens, labels = [], []
+        for span, first in zip(sequence.spans, at_start(sequence.spans)):
+            ids = [SPEECH] if span.is_speech else encode_text(self.tokenizer, span, self.eos_id, first)
             tokens += ids
-        out = {"tokens": np.array(tokens, dtype=np.int64), "layout": np.array(layout, dtype=np.int64).reshape(-1, 3)}
-        spans = [s for s in seq.spans if s.is_speech]
+            labels += ids if span.loss else [IGNORE] * len(ids)
+        out = {"tokens": np.array(tokens, dtype=np.int64), "labels": np.array(labels, dtype=np.int64)}
+        spans = [s for s in sequence.spans if s.is_speech]
         if spans:
-            waves = self.speech(utt, spans)
+            out["speech_steps"] = np.array([self.steps(sequence.id, s) for s in spans], dtype=np.int64)
+            waves = self.speech(sequence.id, spans, samples)
             out["speech"] = np.concatenate(waves).astype(np.float32)
             out["speech_lengths"] = np.array([len(w) for w in waves], dtype=np.int64)
         return out
 
 
+def batch_of(arrays, sequences):
+    """(ids, tensors) of a batch of sequences. arrays: `SequenceArrays`."""
+    return collate([(sequence.id, arrays(sequence)) for sequence in sequences])
+
+
 def collate(batch):
-    """[(id, arrays)] -> (ids, tensors of the model's batch). Speech spans are padded with zeros."""
-    pad = torch.nn.utils.rnn.pad_sequence
-    ids = [utt for utt, _ in batch]
+    """[(id, arrays)] -> (ids, tensors of the model's batch, see `SpeechLLM.forward`). Speech is padded with zeros."""
+    pad, speech, steps = torch.nn.utils.rnn.pad_sequence, [], []
     out = {
-        "tokens": pad([torch.from_numpy(d["tokens"]) for _, d in batch], True),
-        "layout": pad([torch.from_numpy(d["layout"]) for _, d in batch], True, -1),
+        key: pad([torch.from_numpy(d[key]) for _, d in batch], True, value)
+        for key, value in (("tokens", PAD), ("labels", IGNORE))
     }
-    speech = []
     for _, d in batch:
         if "speech" in d:
             speech += torch.from_numpy(d["speech"]).split(d["speech_lengths"].tolist())
+            steps += d["speech_steps"].tolist()
     if speech:
         out["speech"] = pad(speech, True)
         out["speech_lengths"] = torch.tensor([len(s) for s in speech])
-    return ids, out
+        out["speech_steps"] = torch.tensor(steps)
+    return [utt for utt, _ in batch], out
 
 
 class Augmenter:
@@ -163,6 +155,8 @@ class Augmenter:
         self.noise_prob, self.snr_db, self.tilt = noise_prob, snr_db, tilt
 
     def __call__(self, wave):
+        import scipy.fft
+
         if np.random.rand() >= self.noise_prob:
             return wave
         # The transform of a length with large prime factors takes many times longer.

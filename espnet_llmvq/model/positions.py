@@ -3,7 +3,7 @@
 import functools
 
 from espnet_llmvq.base.errors import UserError
-from espnet_llmvq.speech.frame_rate import encoder_frames, piece_frames
+from espnet_llmvq.speech.frame_rate import FrameRate
 
 
 @functools.lru_cache
@@ -19,7 +19,7 @@ def puts_space_first(tokenizer):
 
 
 def encode_text(tokenizer, span, eos_id, first=False):
-    """Token ids of a text span, with the end token where it asks for one: those it has where it stands.
+    """Token ids of a text span, with the end token where it asks for one.
 
     first: neither speech nor text stands before it. The name of a special token is that token in a prompt; a text
     with loss is data, where it is plain text, or a UserError if the tokenizer can't but make the token of it. Also
@@ -46,40 +46,34 @@ def encode_text(tokenizer, span, eos_id, first=False):
     return ids + [eos_id] if span.eos else ids
 
 
-def firsts(spans):
+def at_start(spans):
     """For each span whether neither speech nor text stands before it; special tokens may. List of bools."""
-    found, alone = [], True
+    flags, alone = [], True
     for span in spans:
-        found.append(alone)
+        flags.append(alone)
         alone &= not span.is_speech and (span.special or not span.text)
-    return found
-
-
-def encoder_shape(config):
-    """What decides the number of encoder frames: (frontend_conf, frame_stack, encoder_conf, encoder) of a config."""
-    conf = (config.get("frontend_conf", {}), config.get("frame_stack", 1), config.get("encoder_conf", {}))
-    return *conf, config.get("encoder", "conformer")
+    return flags
 
 
 class Positions:
     """Counts the LLM positions of sequences: speech steps and text tokens.
 
-    tokenizer: of the LLM; `most` needs none. config: dict, that of the encoder.
+    tokenizer: of the LLM; `upper_bound` needs none. config: dict, that of the encoder.
     stack: encoder frames that the bridge stacks into a step.
     """
 
     def __init__(self, tokenizer, config, stack=1):
         self.tokenizer, self.stack = tokenizer, stack
-        self.shape = encoder_shape(config)
+        self.rate = FrameRate(config)
 
     def span(self, span, first=False):
         """Positions of one span; first: as `encode_text` has it."""
         if not span.is_speech:
             return len(encode_text(self.tokenizer, span, self.tokenizer.eos_token_id, first))
-        frames = (piece_frames if span.is_piece else encoder_frames)(span.samples, *self.shape)
+        frames = (self.rate.piece if span.is_piece else self.rate.frames)(span.samples)
         return -(-frames // self.stack)
 
-    def most(self, sequence):
+    def upper_bound(self, sequence):
         """No fewer positions than a sequence has, without the tokenizer: of ASCII a token is a character or more.
 
         One more for the space that some put in front, one for the end token. None for other texts.
@@ -91,6 +85,6 @@ class Positions:
 
     def __call__(self, sequence):
         try:
-            return sum(self.span(span, first) for span, first in zip(sequence.spans, firsts(sequence.spans)))
+            return sum(self.span(span, first) for span, first in zip(sequence.spans, at_start(sequence.spans)))
         except UserError as err:
             raise UserError(f"{sequence.id}: {err}") from None

@@ -1,10 +1,10 @@
-"""The numbers of the analysis (stage 14) as tables; what the report and ANALYSIS.md show of them."""
+"""The numbers of the analysis as tables; what the report and ANALYSIS.md show of them."""
 
 import json
 from pathlib import Path
 
 from espnet_llmvq.base.errors import UserError
-from espnet_llmvq.score.table import markdown_table
+from espnet_llmvq.score.table import Column, Row, Table, cell_of, markdown_table
 
 FILE = "analysis.json"
 CHANCE = "_by_chance"  # ending of a metric's value where speech and text are paired at random
@@ -24,59 +24,54 @@ METRICS = {
 
 
 def cell(row, chance=None):
-    """Value, interval and what chance gives, three significant digits; "" if there is no value."""
-    if row is None or row["value"] is None:
-        return ""
-    low, high = row.get("low"), row.get("high")
-    text = f"{row['value']:.3g}"
-    text += "" if low is None or high is None else f" [{low:.3g}, {high:.3g}]"
-    return text if chance is None or chance["value"] is None else f"{text}, chance {chance['value']:.3g}"
+    """Cell of value, interval and what chance gives, three significant digits; empty if there is no value."""
+    note = f"chance {chance['value']:.3g}" if row and chance and chance["value"] is not None else ""
+    return cell_of(row, form=".3g", none="", note=note if row and row["value"] is not None else "")
 
 
-def grids(rows, labels=None):
-    """[(title, header, rows of strings)]: for each metric systems by sets. labels: {system: text}."""
+def tables(rows, labels=None):
+    """For each metric a Table of systems by sets. labels: {system: text}."""
     sets = list(dict.fromkeys(row["set"] for row in rows))
     systems = list(dict.fromkeys(row["system"] for row in rows))
-    found = {(row["system"], row["set"], row["metric"]): row for row in rows}
-    made = []
+    index = {(row["system"], row["set"], row["metric"]): row for row in rows}
+    drawn = []
     for metric, title in METRICS.items():
         lines = []
         for system in systems:
             keys = [(system, name, metric) for name in sets]
-            cells = [cell(found.get(key), found.get((*key[:2], metric + CHANCE))) for key in keys]
-            if any(cells):
-                lines.append([(labels or {}).get(system, system), *cells])
+            cells = [cell(index.get(key), index.get((*key[:2], metric + CHANCE))) for key in keys]
+            if any(one.is_number for one in cells):
+                lines.append(Row((labels or {}).get(system, system), cells, system))
         if lines:
-            made.append((title, ["system", *sets], lines))
-    return made
+            drawn.append(Table(title, [Column(name, kind="set", name=name) for name in sets], lines))
+    return drawn
 
 
-def markdown(made):
+def markdown(content):
     """ANALYSIS.md: what `read` returns, as text."""
-    labels = made["labels"]
     text = "# Analysis\n\n"
-    text += f"Up to {made['utterances']} utterances of each set, drawn with seed {made['draw_seed']}. "
+    text += f"Up to {content['utterances']} utterances of each set, drawn with seed {content['draw_seed']}. "
     text += "Intervals are of 95 %. docs/analysis.md says what the numbers mean.\n"
-    if made["warnings"]:
-        text += "\n## Warnings\n\n" + "".join(f"- {warning}\n" for warning in made["warnings"])
-    for title, header, lines in grids(made["rows"], labels):
-        text += f"\n## {title}\n\n{markdown_table(header, lines)}"
+    if content["warnings"]:
+        text += "\n## Warnings\n\n" + "".join(f"- {warning}\n" for warning in content["warnings"])
+    for table in tables(content["rows"], content["labels"]):
+        text += f"\n## {table.title}\n\n{markdown_table(table)}"
     return text
 
 
 def read(path):
     """The content of analysis.json (rows, warnings, labels, utterances, draw_seed), or None if it is absent.
 
-    Raises UserError if it is not what stage 14 writes.
+    Raises UserError if it is not what the analysis writes.
     """
     path = Path(path)
     if not path.is_file():
         return None
     try:
-        made = json.loads(path.read_text(encoding="utf-8"))
-        grids(made["rows"], made["labels"])
-        if all(isinstance(text, str) for text in made["warnings"]):
-            return made
+        content = json.loads(path.read_text(encoding="utf-8"))
+        tables(content["rows"], content["labels"])
+        if all(isinstance(text, str) for text in content["warnings"]):
+            return content
     except (ValueError, KeyError, TypeError, AttributeError):
         pass
-    raise UserError(f"{path}: not the numbers of an analysis; run stage 14 again")
+    raise UserError(f"{path}: not the numbers of an analysis; run `llmvq analyse` again")

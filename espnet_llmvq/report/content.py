@@ -1,6 +1,5 @@
 """What the report shows: hypotheses scored by utterance, media, and notes on what is missing."""
 
-import json
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -9,10 +8,15 @@ from espnet_llmvq.bridge import collapse
 from espnet_llmvq.data.normalise import get_normaliser
 from espnet_llmvq.report import analysis, media, plots
 from espnet_llmvq.report.utterances import confusions, errors, make_diff, worst
+from espnet_llmvq.score import derail
 from espnet_llmvq.score.files import match_utterances, read_transcript
+from espnet_llmvq.score.rows import COMPARED, SET, read_rows
+from espnet_llmvq.score.table import Cell, Column, Row, Table
 from espnet_llmvq.score.wer import score_utterances, split_words, total
 
 TOLERANCE = 0.005  # of a rate in percent: half of its last digit as shown
+LONGEST = 300  # characters of a derailed hypothesis
+DERAILED = ("system", "set", "kind", "count", "utterances", "wer_all", "wer_without", "examples")
 
 
 @dataclass
@@ -26,13 +30,18 @@ class ScoredSet:
     scores: dict = field(default_factory=dict)  # {system: [UtteranceScore]}
 
 
+def of_sets(rows):
+    """Entries of `results.json` that are word error rates of sets."""
+    return [row for row in rows if (row["metric"], row["kind"]) == (COMPARED, SET)]
+
+
 def score_sets(systems, sets, rows, normaliser, missing):
-    """Return the ScoredSets of `sets` that can be scored; add to `missing` why others cannot.
+    """The ScoredSets of `sets` that can be scored; add to `missing` why others cannot.
 
     A set is normalised as its entries in `rows` say, else by the normaliser called `normaliser`.
     """
-    named = {r["set"]: r["normaliser"] for r in rows if r["metric"] == "wer" and r.get("normaliser")}
-    found = []
+    named = {r["set"]: r["normaliser"] for r in of_sets(rows) if r.get("normaliser")}
+    scored_sets = []
     for s in sets:
         normalise = get_normaliser(named.get(s.name, normaliser))
         try:
@@ -52,39 +61,39 @@ def score_sets(systems, sets, rows, normaliser, missing):
                 continue
             scored.hyps[system.name], scored.scores[system.name] = hyps, scores
         if scored.scores:
-            found.append(scored)
-    return found
+            scored_sets.append(scored)
+    return scored_sets
 
 
 def disagreements(scored, rows):
-    """Return a sentence for each word error rate in `rows` that the hypotheses do not confirm."""
-    values = {(r["system"], r["set"]): r["value"] for r in rows if r["metric"] == "wer"}
-    found = []
+    """A sentence for each word error rate in `rows` that the hypotheses do not confirm."""
+    values = {(r["system"], r["set"]): r["value"] for r in of_sets(rows)}
+    sentences = []
     for s in scored:
         for system, scores in s.scores.items():
             value, wer = values.get((system, s.name)), total(scores).wer
             if isinstance(value, (int, float)) and abs(value - wer) > TOLERANCE:
-                found.append(
+                sentences.append(
                     f"{system} on {s.name}: the hypotheses have a word error rate of {wer:.2f}, "
-                    f"results.json says {value:.2f}. Score again (stage 13)."
+                    f"results.json says {value:.2f}. Score again."
                 )
-    return found
+    return sentences
 
 
 def error_rows(scored, labels):
-    """Return the rows of the error breakdown: counts, rates, and a bar on a common scale.
+    """The rows of the error breakdown: counts, rates, and a bar on a common scale.
 
     The scale ends at 100 %, as that of the forest plot does.
     """
     totals = [
         (s.name, labels.get(system, system), total(scores)) for s in scored for system, scores in s.scores.items()
     ]
-    found = []
+    lines = []
     longest = min(100.0, max((score.wer for _, _, score in totals), default=0))
     for name, label, score in totals:
         counts = (score.substitutions, score.deletions, score.insertions)
         rates = [100 * count / score.words for count in counts]
-        found.append(
+        lines.append(
             {
                 "set": name,
                 "system": label,
@@ -94,11 +103,11 @@ def error_rows(scored, labels):
                 "bar": plots.bar(rates, longest),
             }
         )
-    return found
+    return lines
 
 
 def confusion_lists(scored, labels, count):
-    """Return [(system label, confusions over all sets)]."""
+    """[(system label, confusions over all sets)]."""
     together = {}
     for s in scored:
         for system, scores in s.scores.items():
@@ -107,8 +116,8 @@ def confusion_lists(scored, labels, count):
 
 
 def worst_utterances(scored, labels, count, budget, missing):
-    """Return [(set name, [utterance])] of the worst utterances, with diffs and audio."""
-    found = []
+    """[(set name, [utterance])] of the worst utterances, with diffs and audio."""
+    by_set = []
     for s in scored:
         locations, silent = {}, None
         try:
@@ -140,12 +149,12 @@ def worst_utterances(scored, labels, count, budget, missing):
                     **_audio(utt, s.name, locations, silent, budget, missing),
                 }
             )
-        found.append((s.name, entries))
-    return found
+        by_set.append((s.name, entries))
+    return by_set
 
 
 def _audio(utt, name, locations, silent, budget, missing):
-    """Return {"audio": data URI or None, "silent": why there is none}."""
+    """{"audio": data URI or None, "silent": why there is none}."""
     if silent:
         return {"audio": None, "silent": silent}
     try:
@@ -160,11 +169,11 @@ def _audio(utt, name, locations, silent, budget, missing):
 
 
 def read_analysis(exp_dir, results_dir, labels, missing):
-    """Return the analysis as {"utterances", "tables"} or None, and sentences on collapsed bridges.
+    """The analysis as {"utterances", "tables"} or None, and sentences on collapsed bridges.
 
     Sentences come from the trainings under `exp_dir` and from the analysis. labels: {system: label}.
     """
-    collapses, found = [], None
+    collapses, shown = [], None
     for path in sorted(Path(exp_dir).glob(f"*/{collapse.FILE}")):
         try:
             collapses += [f"{path.parent.name}, {text}" for text in collapse.read_warnings(path.parent)]
@@ -172,45 +181,79 @@ def read_analysis(exp_dir, results_dir, labels, missing):
             missing.append(f"Diagnostics of {path.parent.name}: {err}")
     path = Path(results_dir) / "analysis" / analysis.FILE
     try:
-        made = analysis.read(path)
-        if made is None:
-            missing.append(f"Analysis (stage 14): {path} is not there.")
+        content = analysis.read(path)
+        if content is None:
+            missing.append(f"Analysis: {path} is not there.")
         else:
-            collapses += made["warnings"]
-            tables = analysis.grids(made["rows"], {**made["labels"], **labels})
-            found = {"utterances": made["utterances"], "tables": tables}
+            collapses += content["warnings"]
+            tables = analysis.tables(content["rows"], {**content["labels"], **labels})
+            shown = {"utterances": content["utterances"], "tables": tables}
     except UserError as err:
         missing.append(f"Analysis: {err}")
-    return found, collapses
+    return shown, collapses
 
 
 def figures(results_dir, budget):
-    """Return [(caption, data URI)] of the figures of stage 14."""
-    found = []
+    """[(caption, data URI)] of the figures of the analysis."""
+    figures_shown = []
     for path in media.find_figures(results_dir):
         text = media.caption(path, results_dir)
         uri = budget.data_uri("image/png", path.read_bytes(), f"figure {text}")
         if uri:
-            found.append((text, uri))
-    return found
+            figures_shown.append((text, uri))
+    return figures_shown
 
 
-def read_derailments(path):
-    """Return the derailment audit as {"header", "rows"}, {"text"} if not a flat list, or None.
+def derailments(path, scored, labels):
+    """The derailments of `derailments.json`: (Table of systems by sets, [(label, Table of kinds, examples)]).
 
-    Raises UserError if the file is not JSON.
+    An example is (kinds, set, utterance, reference, hypothesis), raw texts; those of sets in `scored` are found. Raises
+    UserError for a file that is not there or not what scoring writes.
     """
-    if not Path(path).is_file():
-        return None
-    try:
-        audit = json.loads(Path(path).read_text(encoding="utf-8"))
-    except ValueError:
-        raise UserError(f"{path}: not JSON; score again (stage 13)") from None
-    flat = isinstance(audit, list) and audit
-    flat = flat and all(
-        isinstance(entry, dict) and not any(isinstance(v, (dict, list)) for v in entry.values()) for entry in audit
-    )
-    if not flat:
-        return {"text": json.dumps(audit, indent=1, ensure_ascii=False)}
-    header = list(dict.fromkeys(key for entry in audit for key in entry))
-    return {"header": header, "rows": [[entry.get(key) for key in header] for entry in audit]}
+    rows = read_rows(path, DERAILED)
+    index = {(r["system"], r["set"], r["kind"]): r for r in rows}
+    systems, sets = (list(dict.fromkeys(r[key] for r in rows)) for key in ("system", "set"))
+    columns = [Column(name, kind=SET, name=name) for name in sets]
+    lines = [
+        Row(labels.get(s, s), [Cell((index.get((s, name, "any")) or {}).get("count"), form="d") for name in sets], s)
+        for s in systems
+    ]
+    texts, details = {s.name: s for s in scored}, []
+    headings = [*derail.KINDS, "any", "utterances", "WER", "WER without any"]
+    for system in systems:
+        kinds, examples = [], {}
+        for name in sets:
+            whole = index.get((system, name, "any"))
+            if not (whole and whole["count"]):
+                continue
+            counts = [Cell(index[system, name, kind]["count"], form="d") for kind in [*derail.KINDS, "any"]]
+            counts.append(Cell(whole["utterances"], form="d"))
+            kinds.append(Row(name, [*counts, Cell(whole["wer_all"]), Cell(whole["wer_without"])], name))
+            for kind in derail.KINDS:
+                for utt in index[system, name, kind]["examples"]:
+                    examples.setdefault((name, utt), []).append(kind)
+        if kinds:
+            shown = []
+            for (name, utt), kinds_of in examples.items():
+                hyps = texts[name].hyps.get(system, {}) if name in texts else {}
+                if utt in hyps:
+                    shown.append((kinds_of, name, utt, texts[name].refs[utt], shorten(hyps[utt])))
+            table = Table("", [Column(heading) for heading in headings], kinds, first="set")
+            details.append((labels.get(system, system), table, shown))
+    return Table("Derailed utterances", columns, lines), details
+
+
+def shorten(text):
+    """A text of at most LONGEST characters, what is left out said behind it."""
+    return text if len(text) <= LONGEST else f"{text[:LONGEST]} … ({len(text) - LONGEST} more characters)"
+
+
+def environment(markdown):
+    """[(name, value)] of the list under "## Environment" in RESULTS.md."""
+    _, _, section = f"\n{markdown}".partition("\n## Environment\n")
+    facts = []
+    for line in section.partition("\n## ")[0].splitlines():
+        name, colon, value = line.removeprefix("- ").partition(": ")
+        if line.startswith("- ") and colon:
+            facts.append((name, value))
+    return facts

@@ -19,7 +19,7 @@ class Budget:
     left_out: list = field(default_factory=list)
 
     def data_uri(self, kind, data, name):
-        """Return `data` as a data URI of media type `kind`, or None if there is no room for it."""
+        """`data` as a data URI of media type `kind`, or None if there is no room for it."""
         uri = f"data:{kind};base64,{base64.b64encode(data).decode('ascii')}"
         if len(uri) > self.left:
             self.left_out.append(name)
@@ -29,7 +29,7 @@ class Budget:
 
 
 def audio_locations(text):
-    """Return {utterance: (path, start s, end s or None)} from the `wav.scp` beside a `text` file.
+    """{utterance: (path, start s, end s or None)} from the `wav.scp` beside a `text` file.
 
     With `segments` beside it, utterances are pieces of recordings. Raises UserError.
     """
@@ -39,19 +39,19 @@ def audio_locations(text):
     recordings = read_scp(room / "wav.scp")
     if not (room / "segments").is_file():
         return {utt: (path, 0.0, None) for utt, path in recordings.items()}
-    found = {}
+    locations = {}
     for utt, value in read_scp(room / "segments").items():
         try:
             recording, start, end = parse_segment(value)
         except ValueError as err:
             raise UserError(f"{room / 'segments'}: {utt}: {err}") from None
         if recording in recordings:
-            found[utt] = (recordings[recording], start, end)
-    return found
+            locations[utt] = (recordings[recording], start, end)
+    return locations
 
 
 def encode_audio(path, start=0.0, end=None):
-    """Return (media type, bytes) of a piece of an audio file, 16 kHz mono. Raises UserError.
+    """(media type, bytes) of a piece of an audio file, 16 kHz mono. Raises UserError.
 
     MP3, which every browser plays and whose bytes, unlike those of Ogg, are the same each time;
     WAV where libsndfile cannot write MP3.
@@ -71,11 +71,11 @@ def encode_audio(path, start=0.0, end=None):
 
 
 def find_figures(results_dir):
-    """Return the PNG files that stage 14 left under RESULTS_DIR/analy*/, sorted."""
+    """The PNG files that the analysis left under RESULTS_DIR/analy*/, sorted."""
     return sorted(path for path in Path(results_dir).glob("analy*/**/*.png") if path.is_file())
 
 
 def caption(path, results_dir):
-    """Return a figure's caption: its path below the directory of the analysis, in words."""
+    """A figure's caption: its path below the directory of the analysis, in words."""
     parts = Path(path).relative_to(results_dir).with_suffix("").parts[1:]
     return ": ".join(part.replace("_", " ") for part in parts)

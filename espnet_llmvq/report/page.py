@@ -15,7 +15,7 @@ _UNPRINTABLE = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ud800-\udfff\uff
 
 
 def clean(value):
-    """Return `value` with characters that HTML cannot hold as U+FFFD, if it is a string."""
+    """`value` with characters that HTML cannot hold as U+FFFD, if it is a string."""
     # What the engine has escaped already has a method __html__, and is clean.
     if isinstance(value, str) and not hasattr(value, "__html__"):
         return _UNPRINTABLE.sub("\ufffd", value)
@@ -28,7 +28,7 @@ def _hash(text):
 
 
 def render(template="page.html.jinja", **content):
-    """Return a page. template: a file of this directory; content: the names that it uses."""
+    """A page. template: a file of this directory; content: the names that it uses."""
     import jinja2
 
     environment = jinja2.Environment(

@@ -3,7 +3,6 @@
 import math
 
 from espnet_llmvq.report.scale import position, tick_label, ticks
-from espnet_llmvq.report.tables import ERROR_RATES
 
 # Training panels, in SVG units: the size, and the frame inside it.
 WIDTH, HEIGHT = 340, 210
@@ -15,19 +14,19 @@ def _axis(marks, start=0.0, end=100.0):
     return [(position(mark, marks, start, end), tick_label(mark)) for mark in marks]
 
 
-def forest(table):
-    """Return the forest plot of a Table: "axis", "cut" and "groups", positions in percent.
+def forest(table, limit=None):
+    """The forest plot of a Table: "axis", "cut" and "groups", positions in percent.
 
     axis: [(position, label)]. groups: [(Column, [(label, system, Cell, x, low x, high x)])], where
-    the last two are None without an interval. The axis of an error rate ends at 100, so that one
-    system that derails does not squeeze all others; what lies beyond is at 100, and `cut` says
+    the last two are None without an interval. limit: where the axis ends at most, 100 for error rates, so that one
+    system that derails does not squeeze all others; what lies beyond is at its end, and `cut` says
     that there is such a rate.
     """
-    cells = [cell for _, _, row in table.rows for cell in row if cell.value is not None]
+    cells = [cell for row in table.rows for cell in row.cells if cell.is_number]
     values = [v for c in cells for v in (c.value, c.low, c.high) if v is not None]
     top = max([0.0, *values])
-    if table.metric in ERROR_RATES:
-        top = min(top, 100.0)
+    if limit is not None:
+        top = min(top, limit)
     marks = ticks(min([0.0, *values]), top)
 
     def place(value):
@@ -36,20 +35,20 @@ def forest(table):
     groups = []
     for i, column in enumerate(table.columns):
         lines = []
-        for label, system, row in table.rows:
-            cell = row[i]
-            if cell.value is not None:
+        for row in table.rows:
+            cell = row.cells[i]
+            if cell.is_number:
                 ends = (None, None)
                 if cell.low is not None:
                     ends = (place(cell.low), place(cell.high))
-                lines.append((label, system, cell, place(cell.value), *ends))
+                lines.append((row.label, row.name, cell, place(cell.value), *ends))
         groups.append((column, lines))
     cut = any(cell.value > marks[-1] for cell in cells)
     return {"axis": _axis(marks), "cut": cut, "groups": groups}
 
 
 def bar(counts, longest):
-    """Return [(start, width)] in percent of a bar made of `counts`, one after the other.
+    """[(start, width)] in percent of a bar made of `counts`, one after the other.
 
     longest: the sum that fills the whole width.
     """
@@ -62,7 +61,7 @@ def bar(counts, longest):
 
 
 def training_panel(losses):
-    """Return the plot of one training as a dict: axes, one path a split, and the values.
+    """The plot of one training as a dict: axes, one path a split, and the values.
 
     losses: {"train": {epoch: loss}, "valid": {epoch: loss}}. Losses that are not finite leave a
     gap in the line.

@@ -4,7 +4,7 @@ import math
 
 
 def ticks(low, high, most=6):
-    """Return at most `most` round numbers, equally spaced, that enclose `low` to `high`.
+    """At most `most` round numbers, equally spaced, that enclose `low` to `high`.
 
     Steps are 1, 2, 2.5 or 5 times a power of ten.
     """
@@ -21,11 +21,11 @@ def ticks(low, high, most=6):
 
 
 def tick_label(value):
-    """Return a tick value as text, without a superfluous fraction."""
+    """A tick value as text, without a superfluous fraction."""
     return f"{value:g}"
 
 
 def position(value, marks, start=0.0, end=100.0):
-    """Return where `value` lies between `start` and `end` on the axis of `marks`, to 2 decimals."""
+    """where `value` lies between `start` and `end` on the axis of `marks`, to 2 decimals."""
     share = (value - marks[0]) / (marks[-1] - marks[0])
     return round(start + share * (end - start), 2)

@@ -9,7 +9,7 @@ _LOSS = re.compile(r"(?<!\w)loss=([^,\s]+)")
 
 
 def parse_train_log(path):
-    """Return {"train": {epoch: loss}, "valid": {epoch: loss}} of an ESPnet training log.
+    """{"train": {epoch: loss}, "valid": {epoch: loss}} of an ESPnet training log.
 
     A resumed training logs an epoch again; the last one counts.
     """
@@ -25,6 +25,6 @@ def parse_train_log(path):
 
 
 def read_training(exp_dir):
-    """Return {phase: losses} of the EXP_DIR/*/train.log that hold a finished epoch, by name."""
+    """{phase: losses} of the EXP_DIR/*/train.log that hold a finished epoch, by name."""
     phases = {log.parent.name: parse_train_log(log) for log in sorted(exp_dir.glob("*/train.log"))}
     return {name: losses for name, losses in phases.items() if any(losses.values())}

@@ -7,12 +7,12 @@ MAX_PAIRS = 250  # words of a diff; a hypothesis that loops can have thousands
 
 
 def errors(score):
-    """Return the number of word errors of an UtteranceScore."""
+    """The number of word errors of an UtteranceScore."""
     return sum(pair[0] != "=" for pair in score.pairs)
 
 
 def worst(scores, count):
-    """Return {utterance: systems among whose `count` worst it is}.
+    """{utterance: systems among whose `count` worst it is}.
 
     Ordered by the most errors that any system has in it.
 
@@ -20,19 +20,19 @@ def worst(scores, count):
     worst have most word errors; of equal ones the first in the set. An utterance without errors
     is never among them.
     """
-    found, most = {}, {}  # most: in the order of the set
+    worst_of, most = {}, {}  # most: in the order of the set
     for system, utterances in scores.items():
         counts = {score.utt: errors(score) for score in utterances}
         for utt, count_here in counts.items():
             most[utt] = max(most.get(utt, 0), count_here)
         for utt in sorted(counts, key=counts.get, reverse=True)[:count]:
             if counts[utt]:
-                found.setdefault(utt, []).append(system)
-    return {utt: found[utt] for utt in sorted(most, key=most.get, reverse=True) if utt in found}
+                worst_of.setdefault(utt, []).append(system)
+    return {utt: worst_of[utt] for utt in sorted(most, key=most.get, reverse=True) if utt in worst_of}
 
 
 def confusions(scores, count):
-    """Return the most frequent errors of UtteranceScores: {op: [(ref word, hyp word, times)]}.
+    """The most frequent errors of UtteranceScores: {op: [(ref word, hyp word, times)]}.
 
     At most `count` of each of "S", "D" and "I"; equally frequent ones in alphabetical order.
     """
@@ -55,7 +55,7 @@ def _spoken(op, ref, hyp):
 
 
 def make_diff(score):
-    """Return the Diff of an UtteranceScore, with at most MAX_PAIRS words of it."""
+    """The Diff of an UtteranceScore, with at most MAX_PAIRS words of it."""
     shown = score.pairs[:MAX_PAIRS]
     wrong = [_spoken(*pair) for pair in shown if pair[0] != "="]
     return Diff(shown, len(score.pairs) - len(shown), "; ".join(wrong) or "no errors")

@@ -16,22 +16,23 @@ class Measured:
     sums: dict
 
     def estimate(self, metric):
-        """Return the Estimate of a metric."""
+        """The Estimate of a metric."""
         return stats.combine(METRICS[metric].function, self.sums[metric])
 
 
-def measured(evaluation, metrics, units, replicates, seed, stratum=""):
-    """Return the Measured of an Evaluation. units: (N,) number of each utterance's unit.
+def measured(evaluation, metrics, units, statistics, stratum=""):
+    """The Measured of an Evaluation. units: (N,) number of each utterance's unit.
 
     stratum: name of the set; all systems of a set must get the same.
     """
     counts = {metric: stats.group(evaluation.counts[metric], units) for metric in metrics}
-    columns = stats.sums(np.concatenate([counts[metric] for metric in metrics], axis=1), replicates, seed, stratum)
-    found, start = {}, 0
+    columns = np.concatenate([counts[metric] for metric in metrics], axis=1)
+    columns = stats.sums(columns, statistics.replicates, statistics.draw_seed, stratum)
+    sums, start = {}, 0
     for metric in metrics:
-        found[metric] = columns[start : start + counts[metric].shape[1]]
-        start += len(found[metric])
-    return Measured(counts, found)
+        sums[metric] = columns[start : start + counts[metric].shape[1]]
+        start += len(sums[metric])
+    return Measured(counts, sums)
 
 
 @dataclass(frozen=True)
@@ -48,19 +49,19 @@ class Comparison:
     improvement: float
 
 
-def compare(new, old, metric, permutations, confidence, seed, stratum=""):
-    """Return the Comparison of two Measured of one set."""
+def compare(new, old, metric, statistics, stratum=""):
+    """The Comparison of two Measured of one set."""
     change = stats.difference(new.estimate(metric), old.estimate(metric))
-    low, high = stats.interval(change, confidence, skewed=False)
+    low, high = stats.interval(change, statistics.confidence, skewed=False)
     function = METRICS[metric].function
     a, b = new.counts[metric], old.counts[metric]
-    drawn = stats.permuted(a, b, function, permutations, seed, stratum)
+    drawn = stats.permuted(a, b, function, statistics.permutations, statistics.draw_seed, stratum)
     better = stats.improvement(change, METRICS[metric].better)
     return Comparison(change.value, low, high, stats.p_value(change.value, drawn), better)
 
 
 def verdict(comparison, p_corrected, confidence, new, old):
-    """Return the comparison in words."""
+    """The comparison in words."""
     if not np.isfinite(comparison.change):
         return "not defined"
     if p_corrected > 1 - confidence:

@@ -6,6 +6,10 @@ Nothing is repaired: they are counted, and the error rate is given with and with
 import re
 from dataclasses import dataclass
 
+from espnet_llmvq.base.config import option
+from espnet_llmvq.base.errors import UserError
+
+EXAMPLES = 3  # utterances named of each kind
 KINDS = {
     "loop": "a piece repeated over and over",
     "empty": "nothing, where something was said",
@@ -17,21 +21,27 @@ KINDS = {
 
 @dataclass(frozen=True)
 class AuditRules:
-    """Thresholds of the audit.
+    """Thresholds of the audit. Raises UserError for impossible ones.
 
-    loop_repeats: a run of 1 to 8 words said at least so often in a row, and more often than in
-    the reference, is a loop; so is a run of 1 to 8 characters within a word, said twice as often.
-    length_ratio, length_words: a hypothesis with more than ratio * (words of the reference) +
-    length_words words is runaway.
+    A run of 1 to 8 words said at least `loop_repeats` times in a row, and more often than in the reference, is a loop;
+    so is a run of 1 to 8 characters within a word, said twice as often. A hypothesis with more than length_ratio *
+    (words of the reference) + length_words words is runaway.
     """
 
-    loop_repeats: int = 4
-    length_ratio: float = 2.0
-    length_words: int = 3
+    loop_repeats: int = option(4, "words said so often in a row are a loop, unless the reference has them")
+    length_ratio: float = option(2.0, "times the words of the reference, and --length_words more: runaway length")
+    length_words: int = option(3, "see --length_ratio")
+
+    def __post_init__(self):
+        if self.loop_repeats < 2 or self.length_ratio < 1 or self.length_words < 0:
+            raise UserError(
+                "--loop_repeats must be at least 2, --length_ratio at least 1 and --length_words at "
+                f"least 0, not {self.loop_repeats}, {self.length_ratio:g} and {self.length_words}"
+            )
 
 
 def longest_run(words, longest=8):
-    """Return how often the most repeated run of 1 to `longest` words stands in a row."""
+    """How often the most repeated run of 1 to `longest` words stands in a row."""
     best = 1 if words else 0
     for size in range(1, min(longest, len(words) // 2) + 1):
         same = 0
@@ -42,7 +52,7 @@ def longest_run(words, longest=8):
 
 
 def is_loop(ref, hyp, repeats):
-    """Tell whether a hypothesis loops and its reference does not; both are lists of words."""
+    """Whether a hypothesis loops and its reference does not; both are lists of words."""
     # Most hypotheses repeat too little to loop, and need no closer look.
     if len(hyp) - len(set(hyp)) >= repeats - 1:
         run = longest_run(hyp)
@@ -56,7 +66,7 @@ def is_loop(ref, hyp, repeats):
 
 
 def prompt_pieces(prompt):
-    """Return the fixed sentences of a template such as "USER: {speech} ASSISTANT: {text}".
+    """The fixed sentences of a template such as "USER: {speech} ASSISTANT: {text}".
 
     In lower case; pieces of fewer than four characters say nothing and are left out.
     """
@@ -65,35 +75,35 @@ def prompt_pieces(prompt):
 
 
 def audit(refs, hyps, ref_words, hyp_words, at_limit=(), prompt="", rules=AuditRules()):  # noqa: B008
-    """Return {kind: [utterances]} for every kind of KINDS; an utterance may be in several.
+    """{kind: [utterances]} for every kind of KINDS; an utterance may be in several.
 
     refs, hyps: {utt: raw text}; ref_words, hyp_words: {utt: normalised words}; at_limit: the
     utterances that decoding cut off; prompt: the template, or "" if not known.
     """
-    found = {kind: [] for kind in KINDS}
+    derailed = {kind: [] for kind in KINDS}
     pieces = prompt_pieces(prompt)
     for utt, ref in ref_words.items():
         hyp = hyp_words[utt]
         if is_loop(ref, hyp, rules.loop_repeats):
-            found["loop"].append(utt)
+            derailed["loop"].append(utt)
         if ref and not hyp:
-            found["empty"].append(utt)
+            derailed["empty"].append(utt)
         if utt in at_limit:
-            found["at_limit"].append(utt)
+            derailed["at_limit"].append(utt)
         if len(hyp) > rules.length_ratio * len(ref) + rules.length_words:
-            found["length"].append(utt)
+            derailed["length"].append(utt)
         raw = hyps[utt].lower()
         if any(piece in raw and piece not in refs[utt].lower() for piece in pieces):
-            found["prompt"].append(utt)
-    return found
+            derailed["prompt"].append(utt)
+    return derailed
 
 
-def derailment_rows(system, set_name, found, utts, counts):
-    """Return the entries of `derailments.json` of a system on a set: each kind, and "any".
+def derailment_rows(system, set_name, derailed, utts, counts):
+    """Entries of `derailments.json` of a system on a set: each kind, and "any".
 
-    found: what `audit` returns. utts: N utterance ids; counts: (N, 2) word errors and words.
-    `utterances` is N, `count` how many derailed, `wer_all` the rate of the set in percent and
-    `wer_without` that of the other utterances (None if they hold no words).
+    derailed: what `audit` returns. utts: N utterance ids; counts: (N, 2) word errors and words.
+    `utterances` is N, `count` how many derailed, `wer_all` the rate of the set in percent and `wer_without` that of the
+    other utterances (None if they hold no words); `examples` are the first of those that derailed.
     """
     import numpy as np
 
@@ -104,8 +114,8 @@ def derailment_rows(system, set_name, found, utts, counts):
         return round(100 * float(errors / words), 4) if words else None
 
     rows, everything = [], np.ones(len(utts), dtype=bool)
-    anything = {utt for listed in found.values() for utt in listed}
-    for kind, listed in [*found.items(), ("any", anything)]:
+    anything = {utt for listed in derailed.values() for utt in listed}
+    for kind, listed in [*derailed.items(), ("any", anything)]:
         listed = set(listed)
         keep = np.array([utt not in listed for utt in utts])
         rows.append(
@@ -117,6 +127,7 @@ def derailment_rows(system, set_name, found, utts, counts):
                 "utterances": len(utts),
                 "wer_all": rate(everything),
                 "wer_without": rate(keep),
+                "examples": [utt for utt in utts if utt in listed][:EXAMPLES],
             }
         )
     return rows

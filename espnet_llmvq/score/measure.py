@@ -1,7 +1,9 @@
 """Metrics as functions of counts summed over utterances, and a hypothesis file measured by them."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from functools import partial
+from functools import cached_property, partial
+from typing import Literal
 
 import numpy as np
 
@@ -9,55 +11,170 @@ from espnet_llmvq.base.errors import UserError, check_name
 from espnet_llmvq.data.normalise import get_normaliser
 from espnet_llmvq.score import entities as ent
 from espnet_llmvq.score import sacre, wer
-from espnet_llmvq.score.derail import audit
+from espnet_llmvq.score.derail import AuditRules, audit
 from espnet_llmvq.score.files import Rules, match_utterances, read_at_limit, read_lines, read_transcript, some
 from espnet_llmvq.score.table import SMALL
 
 
 def ratio(part, whole):
-    """Return 100 * part / whole; nan where `whole` is 0. Floats, or arrays of one shape."""
+    """100 * part / whole; nan where `whole` is 0. Floats, or arrays of one shape."""
     part, whole = np.asarray(part, dtype=np.float64), np.asarray(whole, dtype=np.float64)
     defined = whole > 0
     return np.where(defined, 100 * part / np.where(defined, whole, 1), np.nan)
 
 
-@dataclass(frozen=True)
-class Metric:
-    """label: as printed. better: "low" or "high". of: what the second count counts, or "".
+class Sides:
+    """What metrics are counted from: a Reference and hypotheses for it.
 
-    function: from the summed counts to the value, in percent. normalised: by the set's normaliser;
-    otherwise it is of raw text. Metrics with `of` are ratios of two counts.
+    hyps: {utt: raw text}; words: {utt: normalised words}, both in the order of the reference, and so are scores,
+    UtteranceScores of the normalised words.
     """
 
-    label: str
-    of: str
-    normalised: bool
-    better: str = "low"
-    function: object = ratio
+    def __init__(self, reference, hyps):
+        self.reference, self.hyps = reference, hyps
+        self.normalise = get_normaliser(reference.normaliser)
+        self.words = wer.split_words(hyps, self.normalise)
+        self.scores = wer.score_utterances(reference.words, self.words)
+
+    @cached_property
+    def raw_entities(self):
+        """(4, N) entities: instances, those found, mentions, false ones, in raw text."""
+        return self._entities(self.reference.refs, self.hyps, self.reference.entities)
+
+    @cached_property
+    def normalised_entities(self):
+        """The same in normalised text."""
+        sides = ({utt: " ".join(words) for utt, words in side.items()} for side in (self.reference.words, self.words))
+        entities = self.reference.entities
+        values = {utt: [(slot, self.normalise(value)) for slot, value in items] for utt, items in entities.items()}
+        return self._entities(*sides, values)
+
+    @staticmethod
+    def _entities(refs, hyps, entities):
+        rows = np.array(list(ent.entity_counts(refs, hyps, entities).values()), dtype=np.float64)
+        return rows.reshape(-1, 4).T
+
+    @cached_property
+    def listed(self):
+        """(N, 4): errors and words inside, errors and words outside of the list, or else of the entities."""
+        listed, entities, rows, single = self.reference.listed, self.reference.entities, [], set()
+        if listed is not None:
+            lexicon = ent.Lexicon(listed)
+            single = {entry[0] for entry in listed if len(entry) == 1}
+        for score in self.scores:
+            if listed is None:
+                values = (self.normalise(value).split() for _, value in entities.get(score.utt, ()))
+                lexicon = ent.Lexicon(values)
+            rows.append(ent.inside_errors(score.pairs, lexicon, single))
+        return np.array(rows, dtype=np.float64)
 
 
+def word_errors(sides):
+    """(N, 2): word errors and words."""
+    ops = map(wer.op_counts, sides.scores)
+    return np.array([(o["S"] + o["D"] + o["I"], o["="] + o["S"] + o["D"]) for o in ops], dtype=np.float64)
+
+
+def char_errors(sides):
+    """(N, 2): errors in characters, and characters."""
+    return np.array([(score.char_errors, score.chars) for score in sides.scores], dtype=np.float64)
+
+
+def token_errors(sides):
+    """(N, 2): errors in tokens of raw text, and tokens."""
+    from rapidfuzz.distance import Levenshtein
+
+    pairs = [(sacre.tokens_13a(ref), sacre.tokens_13a(sides.hyps[u])) for u, ref in sides.reference.refs.items()]
+    return np.array([(Levenshtein.distance(ref, hyp), len(ref)) for ref, hyp in pairs], dtype=np.float64)
+
+
+def sacre_counts(name, sides):
+    """(N, K): the sums that BLEU or chrF is a function of."""
+    refs, hyps = list(sides.reference.refs.values()), list(sides.hyps.values())
+    return np.array(sacre.statistics(name, refs, hyps), dtype=np.float64)
+
+
+@dataclass(frozen=True)
+class Metric:
+    """A metric: a function of counts that are summed over utterances.
+
+    title: heading of its tables. counts: from `Sides` to (N, K). of: what the second of two counts counts; the metric
+    is then their ratio in percent. "": it is no ratio, and `function` makes the value of the K sums. normalised: of
+    text as the set's normaliser leaves it, otherwise of raw text. better: "low" or "high". measured: on which sets,
+    "always"; "asked", where the set names it; "entities", "list", where the set has these (a list, or entities).
+    tested: whether `score` and `compare` test it. Of those that follow from another, or say the same of normalised
+    text, tests would only make the correction for many comparisons harsher. short, counted: headings of its column, and
+    of that with both counts, beside other metrics.
+    """
+
+    title: str
+    counts: Callable
+    of: str = ""
+    normalised: bool = True
+    better: Literal["low", "high"] = "low"
+    measured: Literal["always", "asked", "entities", "list"] = "asked"
+    tested: bool = False
+    function: Callable = ratio
+    short: str = ""
+    counted: str = ""
+
+
+def _entity_metrics():
+    """{name: Metric} of entities, each of raw and of normalised text."""
+
+    def false(instances, found, mentions, false):
+        return false, np.ones_like(false)
+
+    kinds = {
+        "eer": ("Entity error rate", "EER", "entities", "low", lambda i, f, m, x: (i - f, i)),
+        "entity_recall": ("Entity recall", "recall", "entities", "high", lambda i, f, m, x: (f, i)),
+        "entity_precision": ("Entity precision", "precision", "mentions", "high", lambda i, f, m, x: (m - x, m)),
+        "entity_false": ("False entities per 100 utterances", "false per 100 utterances", "utterances", "low", false),
+    }
+    metrics = {}
+    for name, (title, short, of, better, pick) in kinds.items():
+        unit, rate = " (%)" * (name != "entity_false"), name == "eer"
+        for ending, side, words in (("", "raw_entities", "raw text"), ("_norm", "normalised_entities", "normalised")):
+            metrics[name + ending] = Metric(
+                title + (", normalised" if ending else "") + unit,
+                lambda sides, pick=pick, side=side: np.stack(pick(*getattr(sides, side)), axis=1),
+                of,
+                normalised=bool(ending),
+                better=better,
+                measured="entities",
+                tested=rate and not ending,
+                short=f"{short}, {words}",
+                counted="missed / entities" * rate,
+            )
+    return metrics
+
+
+_always = partial(Metric, measured="always", tested=True)
+_listed = partial(Metric, of="words", measured="list")
+_sacre = partial(Metric, normalised=False, better="high", tested=True)
+
+# The one place of a metric: what is here is measured, and stands in all tables.
 METRICS = {
-    "wer": Metric("word error rate", "words", True),
-    "cer": Metric("character error rate", "characters", True),
-    "ter": Metric("token error rate (13a tokens, case and punctuation)", "tokens", False),
-    "eer": Metric("entity error rate", "entities", False),
-    "eer_norm": Metric("entity error rate, normalised", "entities", True),
-    "entity_recall": Metric("entity recall", "entities", False, "high"),
-    "entity_recall_norm": Metric("entity recall, normalised", "entities", True, "high"),
-    "entity_precision": Metric("entity precision", "mentions", False, "high"),
-    "entity_precision_norm": Metric("entity precision, normalised", "mentions", True, "high"),
-    "entity_false": Metric("false entities per 100 utterances", "utterances", False),
-    "entity_false_norm": Metric("false entities per 100 utterances, normalised", "utterances", True),
-    "wer_in": Metric("WER inside the list", "words", True),
-    "wer_out": Metric("WER outside the list", "words", True),
-    "bleu": Metric("BLEU", "", False, "high", partial(sacre.from_sums, "bleu")),
-    "chrf": Metric("chrF", "", False, "high", partial(sacre.from_sums, "chrf")),
-}
-ENTITY_METRICS = tuple(name for name in METRICS if name.startswith(("eer", "entity")))
-LIST_METRICS = ("wer_in", "wer_out")
-# The others follow from these, or say the same of normalised text: testing them too would only
-# make the correction for many comparisons harsher.
-TESTED = ("wer", "cer", "ter", "eer", "wer_in", "bleu", "chrf")
+    "wer": _always("Word error rate (%)", word_errors, "words"),
+    "cer": _always("Character error rate (%)", char_errors, "characters"),
+    "ter": _always("Token error rate (%): 13a tokens, case and punctuation", token_errors, "tokens", normalised=False),
+    **_entity_metrics(),
+    "wer_in": _listed(
+        "WER inside the list (%)", lambda sides: sides.listed[:, :2], tested=True, short="WER inside",
+        counted="errors / words inside",
+    ),
+    "wer_out": _listed(
+        "WER outside the list (%)", lambda sides: sides.listed[:, 2:], short="WER outside",
+        counted="errors / words outside",
+    ),
+    "bleu": _sacre("BLEU", partial(sacre_counts, "bleu"), function=partial(sacre.from_sums, "bleu")),
+    "chrf": _sacre("chrF", partial(sacre_counts, "chrf"), function=partial(sacre.from_sums, "chrf")),
+}  # fmt: skip
+
+
+def names_of(*measured):
+    """Names of the metrics that are measured on such sets, in the order of METRICS."""
+    return [name for name, metric in METRICS.items() if metric.measured in measured]
 
 
 @dataclass(frozen=True)
@@ -81,18 +198,18 @@ class Reference:
     resample: str = "utterance"
     notes: list = field(default_factory=list)
 
-    def metrics(self, wanted=("wer", "cer", "ter")):
-        """Return the metrics of this set: those wanted, and those its entities or list allow."""
-        more = ENTITY_METRICS * (self.entities is not None)
-        more += LIST_METRICS * (self.entities is not None or self.listed is not None)
+    def metrics(self, wanted=()):
+        """The metrics of this set: those wanted, and those its entities or list allow."""
+        more = ["entities", "list"] if self.entities is not None else ["list"] * (self.listed is not None)
+        more = names_of(*more)
         return [name for name in METRICS if name in wanted or name in more]
 
     def normaliser_of(self, metric):
-        """Return the name to be printed beside a value of `metric`."""
+        """The name to be printed beside a value of `metric`."""
         return self.normaliser if METRICS[metric].normalised else "none"
 
     def units(self):
-        """Return the (N,) number of the resampling unit of each utterance, in order."""
+        """(N,) number of the resampling unit of each utterance, in order."""
         if self.resample == "utterance":
             return np.arange(len(self.refs))
         number = {}
@@ -112,7 +229,7 @@ def load_reference(
     resample="utterance",
     rules=Rules(),  # noqa: B008  frozen
 ):
-    """Return the Reference of a transcript file.
+    """The Reference of a transcript file.
 
     entities, word_list, utt2spk: files, or None. A word list has an entry of one or more words a line.
     UserError for bad input that `rules` does not treat.
@@ -143,10 +260,10 @@ def load_reference(
             f"{path}: the references hold no words with the normaliser {normaliser}, so there is "
             "no error rate; check the file and the normaliser"
         )
-    found = None
+    annotated = None
     if entities:
-        found = {u: v for u, v in ent.read_entities(entities).items() if u not in skipped}
-        found = ent.check_entities(found, refs, entities, rules.entity_absent, notes)
+        annotated = {u: v for u, v in ent.read_entities(entities).items() if u not in skipped}
+        annotated = ent.check_entities(annotated, refs, entities, rules.entity_absent, notes)
     listed = None
     if word_list:
         lines = [normalise(line).split() for _, line in read_lines(word_list, rules.encoding)]
@@ -167,7 +284,7 @@ def load_reference(
         speakers.update({utt: utt for utt in unmapped})
     elif resample == "speaker":
         raise UserError(f"{path}: --resample speaker needs the speakers; give utt2spk")
-    return Reference(str(path), normaliser, refs, words, skipped, found, listed, speakers, resample, notes)
+    return Reference(str(path), normaliser, refs, words, skipped, annotated, listed, speakers, resample, notes)
 
 
 @dataclass(frozen=True)
@@ -186,47 +303,18 @@ class Evaluation:
     notes: list
 
 
-def _list_counts(reference, scores, normalise):
-    """Return (N, 4): errors and words inside, errors and words outside of the list."""
-    found, single = [], set()
-    if reference.listed is not None:
-        lexicon = ent.Lexicon(reference.listed)
-        single = {entry[0] for entry in reference.listed if len(entry) == 1}
-    for score in scores:
-        if reference.listed is None:
-            items = reference.entities.get(score.utt, ())
-            lexicon = ent.Lexicon(normalise(value).split() for _, value in items)
-        found.append(ent.inside_errors(score.pairs, lexicon, single))
-    return np.array(found, dtype=np.float64)
+def evaluate(reference, path, metrics, rules=Rules(), prompt="", audit_rules=AuditRules()):  # noqa: B008  frozen
+    """The Evaluation of the hypothesis file `path`.
 
-
-def _entity_counts(refs, hyps, entities):
-    """Return {metric without suffix: (N, 2)} of the entity metrics."""
-    rows = np.array(list(ent.entity_counts(refs, hyps, entities).values()), dtype=np.float64)
-    instances, found, mentions, false = rows.reshape(-1, 4).T
-    return {
-        "eer": np.stack([instances - found, instances], axis=1),
-        "entity_recall": np.stack([found, instances], axis=1),
-        "entity_precision": np.stack([mentions - false, mentions], axis=1),
-        "entity_false": np.stack([false, np.ones_like(false)], axis=1),
-    }
-
-
-def evaluate(reference, path, metrics, rules=Rules(), prompt="", audit_rules=None):  # noqa: B008
-    """Return the Evaluation of the hypothesis file `path`.
-
-    metrics: names of METRICS that the reference allows. prompt: the template of the prompt, for the
-    audit. UserError for bad input that `rules` does not treat.
+    metrics: names of METRICS that the reference allows; "wer" is always counted. prompt: the template of the prompt,
+    for the audit. Raises UserError for bad input that `rules` does not treat.
     """
-    from rapidfuzz.distance import Levenshtein
-
-    notes, normalise = [], get_normaliser(reference.normaliser)
+    notes = []
     texts = read_transcript(path, rules, notes)
     texts = {utt: text for utt, text in texts.items() if utt not in reference.skipped}
     refs = reference.refs
-    hyps = match_utterances(refs, texts, reference.path, path, rules, notes)
-    hyp_words = wer.split_words(hyps, normalise)
-    empty = [utt for utt in refs if utt in texts and not hyp_words[utt]]
+    sides = Sides(reference, match_utterances(refs, texts, reference.path, path, rules, notes))
+    empty = [utt for utt in refs if utt in texts and not sides.words[utt]]
     if empty and rules.empty_hyp == "error":
         raise UserError(
             f"{path}: {len(empty)} hypotheses are empty with the normaliser "
@@ -235,33 +323,7 @@ def evaluate(reference, path, metrics, rules=Rules(), prompt="", audit_rules=Non
         )
     if empty:
         notes.append(f"{path}: {len(empty)} empty hypotheses, their words counted as deletions")
-    scores = wer.score_utterances(reference.words, hyp_words)
-    counts, rows = {}, []
-    for score in scores:
-        ops = wer.op_counts(score)
-        errors = ops["S"] + ops["D"] + ops["I"]
-        rows.append((errors, ops["="] + ops["S"] + ops["D"], score.char_errors, score.chars))
-    rows = np.array(rows, dtype=np.float64)
-    counts["wer"], counts["cer"] = rows[:, :2], rows[:, 2:]
-    if "ter" in metrics:
-        rows = []
-        for utt, ref in refs.items():
-            tokens = sacre.tokens_13a(ref)
-            rows.append((Levenshtein.distance(tokens, sacre.tokens_13a(hyps[utt])), len(tokens)))
-        counts["ter"] = np.array(rows, dtype=np.float64)
-    if set(ENTITY_METRICS) & set(metrics):
-        counts.update(_entity_counts(refs, hyps, reference.entities))
-        normal = ({utt: " ".join(found) for utt, found in side.items()} for side in (reference.words, hyp_words))
-        values = {utt: [(slot, normalise(value)) for slot, value in items] for utt, items in reference.entities.items()}
-        more = _entity_counts(*normal, values)
-        counts.update({f"{name}_norm": found for name, found in more.items()})
-    if set(LIST_METRICS) & set(metrics):
-        rows = _list_counts(reference, scores, normalise)
-        counts["wer_in"], counts["wer_out"] = rows[:, :2], rows[:, 2:]
-    for name in {"bleu", "chrf"} & set(metrics):
-        found = sacre.statistics(name, list(refs.values()), list(hyps.values()))
-        counts[name] = np.array(found, dtype=np.float64)
+    counts = {name: METRICS[name].counts(sides) for name in dict.fromkeys(("wer", *metrics))}
     limits = read_at_limit(path, rules) & set(refs)
-    more = {} if audit_rules is None else {"rules": audit_rules}
-    derailed = audit(refs, hyps, reference.words, hyp_words, limits, prompt, **more)
-    return Evaluation(str(path), hyps, scores, counts, derailed, notes)
+    derailed = audit(refs, sides.hyps, reference.words, sides.words, limits, prompt, audit_rules)
+    return Evaluation(str(path), sides.hyps, sides.scores, counts, derailed, notes)

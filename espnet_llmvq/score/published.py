@@ -4,79 +4,52 @@ They come from other data and other models, so nothing is computed from both: a 
 has and how they lie to each other there.
 """
 
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 
-from espnet_llmvq.base.errors import UserError, check_name
-from espnet_llmvq.score.table import DOMAINS, cell, domains
-
-METRIC = "wer"
+from espnet_llmvq.base.errors import UserError
+from espnet_llmvq.score.rows import COMPARED, DOMAINS
+from espnet_llmvq.score.table import Cell, Column, cell_of
 
 
 @dataclass(frozen=True)
 class Published:
     """source: the paper; note: data and models; columns: what was measured; rows: {system: a cell a column}.
 
-    measure: what the paper's figures are, for the heading.
+    A cell is a number, a text such as "inf", or None. measure: what the figures are, for the heading. Raises UserError
+    for rows of another form.
     """
 
     source: str
     note: str
-    measure: str
-    columns: tuple
+    columns: tuple[str, ...]
     rows: dict
+    measure: str = COMPARED.upper()
+
+    def __post_init__(self):
+        width = len(self.columns)
+        for system, row in self.rows.items():
+            good = isinstance(row, list) and all(c is None or isinstance(c, int | float | str) for c in row)
+            if not good or len(row) != width:
+                raise UserError(f"{system} must have {width} cells, numbers, texts or null")
 
     def only(self, systems):
         """The same with the rows of these systems alone."""
         rows = {name: row for name, row in self.rows.items() if name in systems}
         return replace(self, rows=rows)
 
+    def table(self, results):
+        """Our macro means by domain beside the paper's figures, "-" where it has none; the systems of `Results`."""
+        names = [name for name in results.systems([COMPARED]) if name in self.rows]
+        columns = []
+        for domain in results.domains:
+            cells = [cell_of(results.macro_mean(name, domain)) for name in names]
+            columns.append((Column(f"ours: {DOMAINS[domain]} macro mean"), cells))
+        for i, heading in enumerate(self.columns):
+            columns.append((Column(heading), [Cell(self.rows[name][i]) for name in names]))
+        title = f"Published figures, another scale of data and model ({self.measure}, %): {self.source}"
+        return results.table(title, names, columns)
 
-def make_published(data, where):
-    """Published of a dict with its keys.
-
-    A cell is a number, a text such as "inf", or None. Without `measure` the figures are WER. Raises UserError, naming
-    `where`, for anything else.
-    """
-    keys = [field.name for field in fields(Published)]
-    for key in data:
-        check_name(f"key in {where}", key, keys)
-    data = {"measure": METRIC.upper(), **data}
-    missing = [key for key in keys if not data.get(key)]
-    if missing:
-        raise UserError(f"{where}: no {', '.join(missing)}")
-    if not (isinstance(data["columns"], list | tuple) and isinstance(data["rows"], dict)):
-        raise UserError(f"{where}: columns must be a list, and rows lists of cells by system")
-    width = len(data["columns"])
-    for system, row in data["rows"].items():
-        good = isinstance(row, list) and all(c is None or isinstance(c, int | float | str) for c in row)
-        if not good or len(row) != width:
-            raise UserError(f"{where}: {system} must have {width} cells, numbers, texts or null")
-    return Published(**{**data, "columns": tuple(data["columns"])})
-
-
-def published_table(published, rows, labels=None):
-    """(header, rows of strings): our macro means by domain beside the paper's figures, "-" where it has none.
-
-    rows: entries of `results.json`; the order of the systems is theirs.
-    """
-    found = {(r["system"], r["set"]): r for r in rows if r["metric"] == METRIC}
-    kinds = domains(rows)
-    header = ["system", *(f"ours: {DOMAINS[kind]} macro mean" for kind in kinds)]
-    lines = []
-    for name in dict.fromkeys(row["system"] for row in rows):
-        if name in published.rows:
-            ours = [cell(found.get((name, f"mean_{kind}"))) for kind in kinds]
-            theirs = ["-" if c is None else c if isinstance(c, str) else f"{c:.2f}" for c in published.rows[name]]
-            lines.append([(labels or {}).get(name, name), *ours, *theirs])
-    return [*header, *published.columns], lines
-
-
-def sections(found, rows, render, labels=None):
-    """[(title, text)] for RESULTS.md; papers without one of the systems are left out. render: of a table."""
-    made = []
-    for one in found:
-        header, lines = published_table(one, rows, labels)
-        if lines:
-            text = f"{render((header, lines))}\n{one.note}\n"
-            made.append((f"Published figures, another scale of data and model ({one.measure}, %): {one.source}", text))
-    return made
+    def sections(self, results):
+        """[(title, blocks)] for RESULTS.md, empty if the paper has none of the systems."""
+        table = self.table(results)
+        return [(table.title, [table, f"{self.note}\n"])] if table.rows else []

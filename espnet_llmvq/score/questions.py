@@ -16,13 +16,17 @@ from espnet_llmvq.data.questions import MULTIPLE_CHOICE, OPEN
 from espnet_llmvq.score import stats
 from espnet_llmvq.score.files import read_lines
 from espnet_llmvq.score.measure import ratio
+from espnet_llmvq.score.rows import SET
 from espnet_llmvq.score.table import number
 
 ANSWERS = "answers.jsonl"
 TEXT, SPEECH, GAP = "text", "speech", "gap"
-_NAMES = {"mc": "multiple choice", "sqa_exact": "open questions, exact", "sqa_contained": "open questions, contained"}
-_FORMS = {TEXT: "in writing (%)", SPEECH: "spoken (%)", GAP: "spoken - in writing (points)"}
-TITLES = {f"{m}_{f}": f"Accuracy, {name}, {form}" for m, name in _NAMES.items() for f, form in _FORMS.items()}
+# prefix of the metrics, what they are of, {metric: what stands before the headings of its columns}
+QUESTIONS = (
+    ("mc", "multiple choice of four, chance is 25 %", {"mc": ""}),
+    ("sqa", "open questions", {"sqa_exact": "exact: ", "sqa_contained": "contained: "}),
+)
+QUESTION_METRICS = [f"{metric}_{form}" for *_, m in QUESTIONS for metric in m for form in (TEXT, SPEECH, GAP)]
 
 
 @dataclass(frozen=True)
@@ -40,7 +44,7 @@ def contains(words, run):
 
 
 def read_answers(path, normaliser="basic"):
-    """Return the Answers of a file ANSWERS in a directory KIND_NAME. UserError with file and line."""
+    """The Answers of a file ANSWERS in a directory KIND_NAME. UserError with file and line."""
     kind, normalise = path.parent.name.partition("_")[0], get_normaliser(normaliser)
     right, asked = {}, {}
     for line_number, line in read_lines(path):
@@ -48,33 +52,33 @@ def read_answers(path, normaliser="basic"):
             entry = json.loads(line)
             forms = [form for form in (TEXT, SPEECH) if form in entry]
             if kind == MULTIPLE_CHOICE:
-                found = {("mc", form): entry[form]["choice"] == entry["answer"] for form in forms}
+                is_right = {("mc", form): entry[form]["choice"] == entry["answer"] for form in forms}
             else:
                 accepted = [normalise(answer).split() for answer in entry["answer"]]
-                found = {}
+                is_right = {}
                 for form in forms:
                     said = normalise(entry[form]).split()
-                    found["sqa_exact", form] = said in accepted
-                    found["sqa_contained", form] = any(contains(said, answer) for answer in accepted)
+                    is_right["sqa_exact", form] = said in accepted
+                    is_right["sqa_contained", form] = any(contains(said, answer) for answer in accepted)
             key = entry["id"]
         except (ValueError, KeyError, TypeError, AttributeError) as err:
-            raise UserError(f"{path}:{line_number}: not an answer ({err}); ask again (stage 12)") from None
+            raise UserError(f"{path}:{line_number}: not an answer ({err}); ask again") from None
         if kind == OPEN and not all(accepted):
             raise UserError(
                 f"{path}:{line_number}: {key}: an answer has no words with the normaliser {normaliser}: "
                 f"{entry['answer']}; correct the questions, or take another normaliser"
             )
         asked[key] = entry["answer"]
-        for name, value in found.items():
+        for name, value in is_right.items():
             right.setdefault(name, []).append(value)
     if not asked or any(len(values) != len(asked) for values in right.values()):
-        raise UserError(f"{path}: not complete; ask again (stage 12)")
+        raise UserError(f"{path}: not complete; ask again")
     table = {}
     for (metric, form), values in right.items():
         table.setdefault(metric, {})[form] = np.array(values, dtype=np.float64)
     beside = path.with_name(FILE)
-    made = json.loads(beside.read_text(encoding="utf-8")) if beside.exists() else {}
-    return Answers(table, asked, made.get("options", {}))
+    facts = json.loads(beside.read_text(encoding="utf-8")) if beside.exists() else {}
+    return Answers(table, asked, facts.get("options", {}))
 
 
 def find_answers(directories, normaliser="basic"):
@@ -83,53 +87,52 @@ def find_answers(directories, normaliser="basic"):
     directories: {system name: directory that holds KIND_NAME/ANSWERS, if any}. UserError if systems were asked other
     questions under one name, or in another way.
     """
-    found = {}
+    by_set = {}
     for system, directory in directories.items():
         for kind in (MULTIPLE_CHOICE, OPEN):
             for path in sorted(directory.glob(f"{kind}_*/{ANSWERS}")):
                 answers = read_answers(path, normaliser)
-                others = found.setdefault((kind, path.parent.name.partition("_")[2]), {})
+                others = by_set.setdefault((kind, path.parent.name.partition("_")[2]), {})
                 for other, known in others.items():
                     if known.asked != answers.asked or known.options != answers.options:
                         what = "questions" if known.asked != answers.asked else "options"
-                        raise UserError(
-                            f"{path}: made with other {what} than that of {other}; ask both again (stage 12)"
-                        )
+                        raise UserError(f"{path}: made with other {what} than that of {other}; ask both again")
                 others[system] = answers
-    return found
+    return by_set
 
 
 def estimates(right, replicates, seed, stratum):
-    """Return {form: (Estimate in percent, right answers, questions)} of {form: (N,)}, with GAP where both forms are.
+    """{form: (Estimate in percent, right answers, questions)} of {form: (N,)}, with GAP where both forms are.
 
     The forms of a question are drawn together, so the gap (speech - text) is paired.
     """
     columns = [*right.values(), np.ones(len(next(iter(right.values()))))]
     *drawn, total = stats.sums(np.stack(columns, axis=1), replicates, seed, stratum)
-    found = {
+    by_form = {
         form: (stats.combine(ratio, [one, total]), int(one.value), int(total.value)) for form, one in zip(right, drawn)
     }
-    if len(found) == 2:
-        gap = stats.difference(found[SPEECH][0], found[TEXT][0])
-        found[GAP] = gap, found[SPEECH][1] - found[TEXT][1], found[SPEECH][2]
-    return found
+    if len(by_form) == 2:
+        gap = stats.difference(by_form[SPEECH][0], by_form[TEXT][0])
+        by_form[GAP] = gap, by_form[SPEECH][1] - by_form[TEXT][1], by_form[SPEECH][2]
+    return by_form
 
 
-def question_rows(found, normaliser, seed, replicates, draw_seed, confidence):
-    """Return entries for `results.json`: metrics such as mc_text, mc_speech and mc_gap, in percent and points.
+def question_rows(answers_of, normaliser, seed, statistics):
+    """Entries for `results.json`: metrics such as mc_text, mc_speech and mc_gap, in percent and points.
 
-    found: of `find_answers`. `utterances` are questions.
+    answers_of: of `find_answers`. statistics: `Statistics`. `utterances` are questions.
     """
     rows = []
-    for (kind, name), systems in found.items():
+    for (kind, name), systems in answers_of.items():
         for system, answers in systems.items():
             for metric, right in answers.right.items():
-                told = estimates(right, replicates, draw_seed, f"{kind} {name}")
-                for form, (estimate, count, of) in told.items():
-                    low, high = stats.interval(estimate, confidence, skewed=form != GAP)
+                forms = estimates(right, statistics.replicates, statistics.draw_seed, f"{kind} {name}")
+                for form, (estimate, count, of) in forms.items():
+                    low, high = stats.interval(estimate, statistics.confidence, skewed=form != GAP)
                     rows.append(
                         {
                             "system": system,
+                            "kind": SET,
                             "set": name,
                             "domain": "",
                             "metric": f"{metric}_{form}",

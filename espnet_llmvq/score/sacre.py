@@ -11,7 +11,7 @@ def _tokeniser():
 
 
 def tokens_13a(text):
-    """Return the 13a tokens of a raw text: case kept, punctuation as tokens of its own."""
+    """The 13a tokens of a raw text: case kept, punctuation as tokens of its own."""
     return _tokeniser()(text).split()
 
 
@@ -23,7 +23,7 @@ def _metric(name):
 
 
 def statistics(name, refs, hyps):
-    """Return the (N, K) sufficient statistics of "bleu" or "chrf" of N utterances, as lists.
+    """(N, K) sufficient statistics of "bleu" or "chrf" of N utterances, as lists.
 
     refs, hyps: lists of raw texts. The score of a set is that of the column sums.
     """
@@ -32,7 +32,7 @@ def statistics(name, refs, hyps):
 
 
 def from_sums(name, *sums):
-    """Return the score, 0 to 100, of summed statistics: floats, or arrays of one shape each."""
+    """The score, 0 to 100, of summed statistics: floats, or arrays of one shape each."""
     import numpy as np
 
     metric = _metric(name)

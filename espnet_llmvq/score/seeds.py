@@ -8,7 +8,7 @@ SAME = ("domain", "utterances", "words", "normaliser")
 
 
 def _keyed(rows):
-    return {(row["system"], row["set"], row["metric"]): row for row in rows}
+    return {(row["system"], row["kind"], row["set"], row["metric"]): row for row in rows}
 
 
 def check_runs(runs):
@@ -25,14 +25,14 @@ def check_runs(runs):
             )
     known = _keyed(runs[first])
     for name in others:
-        found = _keyed(runs[name])
-        if found.keys() != known.keys():
-            what = " ".join(min(found.keys() ^ known.keys()))
+        own = _keyed(runs[name])
+        if own.keys() != known.keys():
+            what = " ".join(min(own.keys() ^ known.keys()))
             raise UserError(
                 f"{name} and {first} differ in what they hold, for example {what}; score the same "
                 "systems and sets with all seeds"
             )
-        for key, row in found.items():
+        for key, row in own.items():
             for field in SAME:
                 if row[field] != known[key][field]:
                     raise UserError(
@@ -42,7 +42,7 @@ def check_runs(runs):
 
 
 def pooled_rows(runs, confidence=0.95):
-    """Return rows like those of `results.json`: means over seeds, low..high by Student's t.
+    """Rows like those of `results.json`: means over seeds, low..high by Student's t.
 
     runs: {name: rows of one seed}. `seed` is the list of seeds; a value that some seed lacks is
     None, and so is `count`, which is another for each seed.
@@ -51,11 +51,11 @@ def pooled_rows(runs, confidence=0.95):
     pooled = []
     for key, row in tables[0].items():
         values = [table[key]["value"] for table in tables]
-        found = (None, None, None) if None in values else over_seeds(values, confidence)
+        pooled_value = (None, None, None) if None in values else over_seeds(values, confidence)
         pooled.append(
             {
                 **row,
-                **dict(zip(("value", "low", "high"), map(number, found))),
+                **dict(zip(("value", "low", "high"), map(number, pooled_value))),
                 "seed": [table[key]["seed"] for table in tables],
                 "count": None,
             }
@@ -64,17 +64,17 @@ def pooled_rows(runs, confidence=0.95):
 
 
 def pooled_comparisons(runs, baseline, confidence=0.95):
-    """Return rows like those of `comparisons.json`: WER against the baseline, paired by seed.
+    """Rows like those of `comparisons.json`: WER against the baseline, paired by seed.
 
     `improvement` is the share of seeds that are better; there is no p-value.
     """
     tables = [_keyed(rows) for rows in runs.values()]
     rows = []
-    for (system, set_name, metric), row in tables[0].items():
+    for (system, kind, set_name, metric), row in tables[0].items():
         if metric != "wer" or system == baseline:
             continue
-        new = [table[system, set_name, metric]["value"] for table in tables]
-        old = [table[baseline, set_name, metric]["value"] for table in tables]
+        new = [table[system, kind, set_name, metric]["value"] for table in tables]
+        old = [table[baseline, kind, set_name, metric]["value"] for table in tables]
         change = [a - b for a, b in zip(new, old)]
         relative = [100 * c / b for c, b in zip(change, old)] if all(old) else None
         bounds = over_seeds(change, confidence)
@@ -84,6 +84,7 @@ def pooled_comparisons(runs, baseline, confidence=0.95):
             {
                 "system": system,
                 "baseline": baseline,
+                "kind": kind,
                 "set": set_name,
                 "domain": row["domain"],
                 "metric": metric,

@@ -11,7 +11,7 @@ def prompted(key, given, answer, template):
         if part[0] == "speech":
             spans.append(given)
         elif part[0] == "transcript":
-            spans.append(Span(text=prompt.lead(template, prompt.TRANSCRIPT) + answer, loss=True, eos=True))
+            spans.append(Span(text=prompt.separator(template, prompt.TRANSCRIPT) + answer, loss=True, eos=True))
         else:
             spans.append(Span(text=part[1]))
     return Sequence(key, tuple(spans))
@@ -27,7 +27,7 @@ def asr_sequence(utt, audio, samples, text, template):
 
 def text_question(key, question, answer, template):
     """A question in writing where `template` has speech; loss on answer and end token."""
-    return prompted(key, Span(text=prompt.lead(template, prompt.SPEECH) + question), answer, template)
+    return prompted(key, Span(text=prompt.separator(template, prompt.SPEECH) + question), answer, template)
 
 
 def text_sequence(key, text):

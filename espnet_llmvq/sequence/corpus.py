@@ -55,13 +55,14 @@ def documents(path, dropped):
         raise UserError(f"{path} is not UTF-8 ({err}); convert it with iconv") from None
 
 
-def within(sequences, positions, most, context, dropped):
+def within(sequences, positions, upper_bound, context, dropped):
     """Yield sequences of at most `context` LLM positions; the others are added to `dropped`.
 
-    positions: function from a sequence to its positions. most: to no fewer, or None; what fits by it is not counted.
+    positions: function from a sequence to its positions. upper_bound: to no fewer, or None; what fits by it is not
+    counted.
     """
     for seq in sequences:
-        n = most(seq)
+        n = upper_bound(seq)
         if n is None or n > context:
             n = positions(seq)
         if n > context:

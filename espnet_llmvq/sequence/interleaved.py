@@ -1,10 +1,9 @@
 """Interleaved sequences of speech and text from aligned utterances ([2607.01733])."""
 
-import dataclasses
 import hashlib
 from dataclasses import dataclass
 
-from espnet_llmvq.base.config import read_overrides
+from espnet_llmvq.base.config import from_mapping, read_overrides
 from espnet_llmvq.base.errors import UserError, check_name
 from espnet_llmvq.sequence.sequence import Sequence, Span
 from espnet_llmvq.sequence.units import Dropped, piece, segments, timed_words
@@ -36,62 +35,38 @@ class Interleaving:
     cut: str = "silence_punctuation"
     silence: float = 0.2
     punctuation: str = ".,;:?!…"
-    ratio: tuple = (1, 1)
+    ratio: tuple[float, float] = (1, 1)
     seed: int = 1
     single_segment: str = "drop"
-    begin_token: str = "<s>"
-    segment_token: str = "<N>"
+    begin_token: str | None = "<s>"
+    segment_token: str | None = "<N>"
     end_token: bool = True
     end_loss: bool = False
     margin: float = 0.1
     tolerance: float = 0.02
-    silence_words: tuple = ("<eps>", "<sil>", "<SIL>")
+    silence_words: tuple[str, ...] = ("<eps>", "<sil>", "<SIL>")
 
     def __post_init__(self):
         check_name("level", self.level, LEVELS)
         check_name("cut", self.cut, CUTS)
         check_name("single_segment", self.single_segment, SINGLE_SEGMENT)
         for key in ("silence", "margin", "tolerance"):
-            value = getattr(self, key)
-            if type(value) not in (int, float) or not 0 <= value < float("inf"):
-                raise UserError(f"{key}: {value!r} must be seconds, 0 or more")
-        if not (isinstance(self.ratio, (list, tuple)) and len(self.ratio) == 2) or not (
-            all(type(r) in (int, float) and r >= 0 for r in self.ratio) and sum(self.ratio) > 0
-        ):
-            raise UserError(f"ratio: {self.ratio!r} must be two numbers, word and segment, 0 or more, not both 0")
-        for key in ("end_token", "end_loss"):
-            if type(getattr(self, key)) is not bool:
-                raise UserError(f"{key}: {getattr(self, key)!r} must be true or false")
+            if getattr(self, key) < 0:
+                raise UserError(f"{key} is {getattr(self, key):g}; it must be seconds, 0 or more")
+        if min(self.ratio) < 0 or sum(self.ratio) == 0:
+            raise UserError(f"ratio is {list(self.ratio)}; it must be two numbers, word and segment, not both 0")
         if self.end_loss and not self.end_token:
             raise UserError("end_loss: true needs end_token: true")
-        if type(self.seed) is not int:
-            raise UserError(f"seed: {self.seed!r} must be a whole number")
-        for key in ("begin_token", "segment_token", "punctuation"):
-            value = getattr(self, key)
-            if not (isinstance(value, str) or (value is None and key != "punctuation")):
-                raise UserError(f"{key}: {value!r} must be text; put quotes around it")
-            if value == "" and key != "punctuation":
-                raise UserError(f"{key}: '' is no token; null for none")
-        if not isinstance(self.silence_words, (list, tuple)):
-            raise UserError(f"silence_words: {self.silence_words!r} must be a list")
-
-    @classmethod
-    def from_dict(cls, values, where="config"):
-        """From a mapping. Raises UserError, with the nearest valid name, for an unknown key, and for a wrong value."""
-        known = [f.name for f in dataclasses.fields(cls)]
-        for key in values:
-            check_name(f"key in {where}", key, known)
-        try:
-            return cls(**values)
-        except UserError as err:
-            raise UserError(f"{where}: {err}") from None
+        for key in ("begin_token", "segment_token"):
+            if getattr(self, key) == "":
+                raise UserError(f"{key} is '', which is no token; null for none")
 
     @classmethod
     def read(cls, values, overrides=(), where="config"):
         """From a mapping, with ["key=value", ...] laid over it. Raises UserError."""
         changed = read_overrides(overrides)
-        cls.from_dict(changed, "--override")
-        return cls.from_dict({**values, **changed}, where)
+        from_mapping(cls, changed, "--override")
+        return from_mapping(cls, {**values, **changed}, where)
 
     def level_of(self, utt):
         """`word` or `segment`, for one utterance."""

@@ -52,7 +52,7 @@ def parse(template):
     return parts
 
 
-def lead(template, mark):
+def separator(template, mark):
     """The space that joins what `mark` (SPEECH or TRANSCRIPT) stands for to the words before it: " " or ""."""
     before = template.split(mark)[0]
     return " " if before.endswith(" ") else ""

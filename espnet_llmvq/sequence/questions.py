@@ -4,7 +4,6 @@
 examples, and open questions without any. It says nothing about the words of the prompts.
 """
 
-import dataclasses
 import re
 from dataclasses import dataclass, field
 
@@ -21,25 +20,8 @@ def _key(default, help):
     return field(default=default, metadata={"help": help})
 
 
-class _Options:
-    """What options have in common: made from a mapping, with checks of names and types."""
-
-    @classmethod
-    def from_dict(cls, values, where="config"):
-        """From a mapping. Raises UserError for an unknown key or a value of another type than the default's."""
-        known = {f.name: f.default for f in dataclasses.fields(cls)}
-        for key, value in values.items():
-            check_name(f"key in {where}", key, known)
-            if type(value) is not type(known[key]):
-                raise UserError(f"{where}: {key} is {value!r}; it must be of type {type(known[key]).__name__}")
-        try:
-            return cls(**values)
-        except UserError as err:
-            raise UserError(f"{where}: {err}") from None
-
-
 @dataclass(frozen=True)
-class MultipleChoice(_Options):
+class MultipleChoice:
     """How multiple-choice questions are put."""
 
     shots: int = _key(5, "examples with their answers before each question")
@@ -67,12 +49,12 @@ class MultipleChoice(_Options):
 
     def answers(self, question):
         """The four answers, as they are tokenised after the prompt."""
-        lead = prompt.lead(self.prompt, prompt.TRANSCRIPT)
-        return [lead + text for text in (LETTERS if self.answer == "letter" else question.choices)]
+        separator = prompt.separator(self.prompt, prompt.TRANSCRIPT)
+        return [separator + text for text in (LETTERS if self.answer == "letter" else question.choices)]
 
 
 @dataclass(frozen=True)
-class OpenQuestions(_Options):
+class OpenQuestions:
     """How open questions are put and answered."""
 
     prompt: str = _key("Question: {speech} Answer: {text}", "{speech} is the question, {text} the answer")
@@ -87,7 +69,7 @@ class OpenQuestions(_Options):
                 raise UserError(f"{name} is {getattr(self, name)}; it must be 1 or more")
 
 
-def given(question, samples=None):
+def question_span(question, samples=None):
     """The span of a question: spoken if `samples`, the length of its audio at 16 kHz, is given."""
     if samples is not None:
         return Span(audio=question.wav, samples=samples)
@@ -105,7 +87,7 @@ def _spans(question, span, options, answer):
         elif span.is_speech:
             spans.append(span)
         else:
-            spans.append(Span(text=prompt.lead(options.prompt, prompt.SPEECH) + span.text))
+            spans.append(Span(text=prompt.separator(options.prompt, prompt.SPEECH) + span.text))
     return spans
 
 
@@ -128,3 +110,22 @@ def open_sequence(question, samples, options):
     else:
         made = asr_sequence(question.id, question.wav, samples, "", options.prompt)
     return Sequence(question.id, made.prompt)
+
+
+def split_examples(questions, examples, shots, path):
+    """(questions to score, examples before each of them). Without examples the first questions are.
+
+    Raises UserError if too few are left of either, or one is both.
+    """
+    if examples is None:
+        questions, examples = questions[shots:], questions[:shots]
+    shown = {q.id for q in examples} | {(q.question, q.choices) for q in examples}
+    both = [q.id for q in questions if q.id in shown or (q.question, q.choices) in shown]
+    if both:
+        raise UserError(f"{path}: {both[0]} is an example and is asked too; take it out of one of the files")
+    if len(examples) < shots or not questions:
+        raise UserError(
+            f"{path}: {len(examples)} examples and {len(questions)} questions to ask, but shots is {shots}; give more "
+            "questions, more --question_examples or fewer shots"
+        )
+    return questions, examples[:shots]

@@ -21,8 +21,6 @@ SUBSAMPLING = {
     "conv2d6": ((3, 2), (5, 3)),
     "conv2d8": ((3, 2), (3, 2), (3, 2)),
 }
-# Names of the pretrained encoders, the model_type of their config.json.
-PRETRAINED = ("wavlm", "whisper")
 
 
 @functools.lru_cache
@@ -50,65 +48,63 @@ def described_as(name, path):
     return config, extractor
 
 
-def pretrained_frames(name, samples, conf):
-    """Frames that the encoder `name` makes of `samples` at 16 kHz (int or tensor), at most 0 for none."""
-    config, extractor = described_as(name, conf.get("path"))
-    if name == "whisper":
-        # Two convolutions over whole log-mel frames, both padded, the second with a stride of 2.
-        return (samples // extractor.hop_length - 1) // 2 + 1
-    for kernel, stride in zip(config.conv_kernel, config.conv_stride):
-        samples = (samples - kernel) // stride + 1
-    return samples
+def wavlm_windows(config, extractor):
+    return list(zip(config.conv_kernel, config.conv_stride))
 
 
-def pretrained_step(name, conf):
-    """Samples at 16 kHz from one frame of the encoder `name` to the next."""
-    config, extractor = described_as(name, conf.get("path"))
-    return 2 * extractor.hop_length if name == "whisper" else math.prod(config.conv_stride)
+def whisper_windows(config, extractor):
+    # Whole log-mel frames; then two convolutions, both padded, the second with a stride of 2.
+    return [(extractor.hop_length, extractor.hop_length), (1, 2)]
 
 
-def frontend_frames(samples, n_fft=512, hop_length=HOP_LENGTH, center=True):
-    """Number of frames of ESPnet's default frontend for `samples` (int or tensor)."""
-    if center:
-        # The ends are reflected, which takes more than half a window of samples.
-        return ((samples + n_fft // 2 * 2 - n_fft) // hop_length + 1) * (samples > n_fft // 2)
-    return (samples - n_fft) // hop_length + 1
+# Pretrained encoders by the model_type of their config.json.
+PRETRAINED = {"wavlm": wavlm_windows, "whisper": whisper_windows}
 
 
-def subsampled(frames, input_layer):
-    """Number of encoder frames for `frames` feature frames (int or tensor)."""
-    for kernel, stride in SUBSAMPLING[input_layer]:
-        frames = (frames - kernel) // stride + 1
-    return frames
-
-
-def encoder_frames(samples, frontend_conf, frame_stack, encoder_conf, encoder="conformer"):
-    """Encoder frames for an utterance of `samples` at 16 kHz: the one place that counts them.
-
-    frontend_conf, encoder_conf, encoder: of the model's config. Raises UserError for an unknown input layer.
-    """
-    if encoder in PRETRAINED:
-        return pretrained_frames(encoder, samples, encoder_conf)
+def subsampling(encoder_conf):
+    """Windows of an ESPnet encoder's input layer. Raises UserError for an unknown one."""
     layer = encoder_conf.get("input_layer", "conv2d")
     if layer not in SUBSAMPLING:
         raise UserError(f"input_layer {layer!r}: its frame count is unknown; use one of {list(SUBSAMPLING)}")
-    keys = ("n_fft", "hop_length", "center")
-    frames = frontend_frames(samples, **{k: frontend_conf[k] for k in keys if k in frontend_conf})
-    return subsampled((frames + frame_stack - 1) // frame_stack, layer)
+    return list(SUBSAMPLING[layer])
 
 
-def step_samples(frontend_conf, frame_stack, encoder_conf, encoder="conformer"):
-    """Samples at 16 kHz from one encoder frame to the next: an encoder step."""
-    if encoder in PRETRAINED:
-        return pretrained_step(encoder, encoder_conf)
-    hop = frontend_conf.get("hop_length", HOP_LENGTH)
-    layer = encoder_conf.get("input_layer", "conv2d")
-    return hop * frame_stack * math.prod(stride for _, stride in SUBSAMPLING[layer])
+class FrameRate:
+    """How many frames the encoder of a config makes of samples at 16 kHz: the one place that counts them.
 
+    config: dict with `encoder`, `encoder_conf`, `frontend_conf`, `frame_stack`; others are not looked at. Raises
+    UserError for an unknown input layer and an encoder directory that does not fit.
 
-def piece_frames(samples, *shape):
-    """Encoder frames of a piece cut out of a sound file: its steps, the last one filled up with zeros.
-
-    shape: as `step_samples` takes it.
+    windows: (kernel, stride) of all that slides over the samples, one after the other. more_than: samples that are
+    still too few for a frame. step: samples from one frame to the next.
     """
-    return -(-samples // step_samples(*shape))
+
+    def __init__(self, config):
+        name, conf = config.get("encoder", "conformer"), config.get("encoder_conf", {})
+        self.more_than = 0
+        if name in PRETRAINED:
+            self.windows = PRETRAINED[name](*described_as(name, conf.get("path")))
+        else:
+            frontend, stack = config.get("frontend_conf", {}), config.get("frame_stack", 1)
+            size, hop = frontend.get("n_fft", 512), frontend.get("hop_length", HOP_LENGTH)
+            if frontend.get("center", True):
+                # The ends are reflected, which takes more than half a window of samples.
+                self.more_than, size = size // 2, size % 2
+            self.windows = [(size, hop), (1, stack), *subsampling(conf)]
+        self.step = math.prod(stride for _, stride in self.windows)
+
+    @property
+    def seconds(self):
+        """Seconds from one frame to the next."""
+        return self.step / SAMPLE_RATE
+
+    def frames(self, samples):
+        """Frames of whole speech, fewer than 1 for none. samples: int or tensor."""
+        frames = samples
+        for kernel, stride in self.windows:
+            frames = (frames - kernel) // stride + 1
+        return frames * (samples > self.more_than)
+
+    def piece(self, samples):
+        """Frames of a piece cut out of a sound file: its steps, the last one filled up with zeros."""
+        return -(-samples // self.step)

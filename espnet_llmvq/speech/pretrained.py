@@ -11,7 +11,7 @@ import torch
 from espnet_llmvq.base.errors import UserError, check_name
 from espnet_llmvq.base.files import check_path
 from espnet_llmvq.data.audio import SAMPLE_RATE
-from espnet_llmvq.speech.frame_rate import PRETRAINED, described, described_as, pretrained_frames, pretrained_step
+from espnet_llmvq.speech.frame_rate import PRETRAINED, FrameRate, described, described_as
 
 LAST, WEIGHTED = "last", "weighted"
 # What a training config says beside `encoder` and `encoder_conf`: these encoders take the waveform as it is.
@@ -24,7 +24,7 @@ def settings(path, layer=None):
     return {"encoder": described(path)[0].model_type, "encoder_conf": conf, **AS_IT_IS, "ctc": False}
 
 
-def changes_frames(config, encoder_file):
+def frames_are_trained(config, encoder_file):
     """Whether training with this config changes what the encoder gives: frames cached before are then not its own.
 
     config: dict. With an encoder_file the weights of the layers are those of its training, and frozen.
@@ -70,6 +70,7 @@ class PretrainedEncoder(torch.nn.Module):
         self.path, self.layer = path, layer
         self.config, self.extractor = described_as(self.name, path)
         self.pretrained = self.load(path, weights)
+        self.rate = FrameRate({"encoder": self.name, "encoder_conf": {"path": path}})
         last = self.config.num_hidden_layers
         if layer not in (LAST, WEIGHTED) and not (type(layer) is int and 0 <= layer <= last):
             raise UserError(f"encoder_conf.layer: {layer!r} must be {LAST}, {WEIGHTED} or a number from 0 to {last}")
@@ -83,18 +84,6 @@ class PretrainedEncoder(torch.nn.Module):
 
     def output_size(self):
         return self.config.hidden_size
-
-    def frames(self, samples):
-        """Encoder frames for a number of samples (int or tensor)."""
-        return pretrained_frames(self.name, samples, {"path": self.path})
-
-    def step_samples(self):
-        """Samples from one encoder frame to the next."""
-        return pretrained_step(self.name, {"path": self.path})
-
-    def frame_seconds(self):
-        """Seconds from one encoder frame to the next."""
-        return self.step_samples() / SAMPLE_RATE
 
     def chosen(self, states):
         """Hidden states, L + 1 of (1, T, D), the last one normalised -> (1, T, D)."""
@@ -115,7 +104,7 @@ class PretrainedEncoder(torch.nn.Module):
 
         augment: no effect, there is no SpecAugment here. Raises UserError for speech of less than a frame.
         """
-        counts = self.frames(lengths)
+        counts = self.rate.frames(lengths)
         done = []
         for i, (wave, n, count) in enumerate(zip(speech, lengths.tolist(), counts.tolist())):
             if count < 1:
@@ -185,18 +174,18 @@ class WhisperEncoder(PretrainedEncoder):
         mel = extractor(
             silence, sampling_rate=SAMPLE_RATE, padding=False, truncation=False, device=device, return_tensors="pt"
         ).input_features
-        return mel[:, :, : 2 * self.frames(len(wave))].to(wave.device)
+        return mel[:, :, : 2 * self.rate.frames(len(wave))].to(wave.device)
 
     def hidden_states(self, wave):
         model = self.pretrained
-        window = self.config.max_source_positions * self.step_samples()
+        window = self.config.max_source_positions * self.rate.step
         if len(wave) > window and self.longer == "refuse":
             raise UserError(
-                f"speech of {len(wave) / SAMPLE_RATE:.2f} s: {self.path} hears {window / SAMPLE_RATE:g} s at most; "
+                f"speech of {len(wave) / SAMPLE_RATE:.2f} s: {self.path} accepts {window / SAMPLE_RATE:g} s at most; "
                 "leave longer utterances out (stage 4: --max_duration), cut them, or set encoder_conf.longer: windows"
             )
         if len(wave) > window:
-            pieces = [piece for piece in wave.split(window) if self.frames(len(piece)) > 0]
+            pieces = [piece for piece in wave.split(window) if self.rate.frames(len(piece)) > 0]
             return [torch.cat(states, 1) for states in zip(*map(self.hidden_states, pieces))]
         # The forward of transformers insists on the whole window; this is the same but for the cut table of positions.
         x = torch.nn.functional.gelu(model.conv1(self.log_mel(wave)))

@@ -39,12 +39,12 @@ class _Piece:
 
 
 def as_stored(x):
-    """Samples as stage 3 stores them, in 16 bits, so that a model hears the same here and there."""
+    """Samples as data/format stores them, in 16 bits, so that a model hears the same here and there."""
     return (np.clip(np.rint(x * 32768.0), -32768, 32767) / 32768).astype(np.float32)
 
 
 class Transcriber:
-    """Transcribes sound files with a packed system (stage 16).
+    """Transcribes sound files with a packed system.
 
     Args:
         directory: of the packed system.
@@ -84,21 +84,15 @@ class Transcriber:
         self._set_prompt()
 
     def _set_prompt(self):
-        from espnet_llmvq.model.batch import SequencePreprocessor
+        from espnet_llmvq.model.batch import SequenceArrays
         from espnet_llmvq.sequence import prompt
         from espnet_llmvq.sequence.asr import asr_sequence
 
-        class Samples(SequencePreprocessor):
-            """Takes samples from memory where a sequence names a file."""
-
-            def speech(self, utt, spans):
-                return [utt.samples]
-
         # A CTC system has no prompt, and does not look at it.
         template = self.manifest["prompt"] or "{speech}{text}"
-        self._lead = prompt.lead(template, prompt.TRANSCRIPT)
-        self._prompt = Sequence("", asr_sequence("", "-", 1, "", template).prompt).to_json()
-        self._preprocess = Samples(self.tokenizer, self.tokenizer.eos_token_id)
+        self._separator = prompt.separator(template, prompt.TRANSCRIPT)
+        self._prompt = Sequence("", asr_sequence("", "-", 1, "", template).prompt)
+        self._arrays = SequenceArrays(self.tokenizer)
 
     def __call__(self, path, words=False):
         """The `Transcript` of a sound file. words: with word times. Raises UserError for one that cannot be read."""
@@ -177,12 +171,12 @@ class Transcriber:
         audible = [
             i
             for i, p in enumerate(pieces)
-            if np.ptp(p.samples) > SILENCE and self.model.speech_encoder.frames(len(p.samples)) > 0
+            if np.ptp(p.samples) > SILENCE and self.model.speech_encoder.rate.frames(len(p.samples)) > 0
         ]
         if not audible:
             return found
         with torch.inference_mode():
-            _, batch = collate([(i, self._preprocess(pieces[i], {"sequence": self._prompt})) for i in audible])
+            _, batch = collate([(i, self._arrays(self._prompt, [pieces[i].samples])) for i in audible])
             batch = encoded(self.model, batch)
             keep = self._spoken(batch)
             if not keep:
@@ -206,7 +200,7 @@ class Transcriber:
         return [i for i, (hyp,) in enumerate(greedy(self.model, batch)) if hyp.tokens]
 
     def _texts(self, batch):
-        """[(text, cut off by the length limit)] of an `encoded` batch, decoded as stage 12 does."""
+        """[(text, cut off by the length limit)] of an `encoded` batch, decoded as test sets are."""
         from espnet_llmvq.decode.ctc import greedy
         from espnet_llmvq.decode.generate import generate
         from espnet_llmvq.decode.nbest import best
@@ -241,9 +235,9 @@ class Transcriber:
         try:
             found = align_words(
                 logits.float().log_softmax(-1).cpu(),
-                *word_tokens(self.tokenizer, self._lead + text),
+                *word_tokens(self.tokenizer, self._separator + text),
                 self.model.ctc.blank,
-                self.model.speech_encoder.frame_seconds(),
+                self.model.speech_encoder.rate.seconds,
                 piece.end - piece.start,
             )
         except ValueError:

@@ -6,8 +6,8 @@ set -euo pipefail
 . ./path.sh
 . ./db.sh
 case ${ENCODER} in
-wavlm) encoder=${WAVLM} conf_dir=conf ;;
-whisper) encoder=${WHISPER} conf_dir=conf/whisper ;;
+wavlm) encoder=${WAVLM} cards=conf/systems.yaml ;;
+whisper) encoder=${WHISPER} cards=conf/whisper/systems.yaml ;;
 *)
     echo "$0: error: ENCODER=${ENCODER}: wavlm or whisper" >&2
     exit 2
@@ -23,12 +23,11 @@ opts=(
     --test_sets "${test_sets}"
     --systems "slam lora lora_long hard soft_k10"
     --baseline lora
-    --conf_dir "${conf_dir}"
+    --cards "${cards}"
     --expdir "exp/${ENCODER}"
     --pretrained_encoder "${encoder}"
     --llm "${LLM}"
     --prompt "USER: {speech} Transcribe speech to text. ASSISTANT: {text}"
-    --bridge_stack 5
     --cache_encoder false
     --audio_format flac
     --max_duration 30

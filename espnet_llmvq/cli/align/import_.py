@@ -26,28 +26,13 @@ def get_parser():
 
 def main(argv=None):
     args = get_parser().parse_args(argv)
-    from espnet_llmvq.align.ctm import read_ctm, rounded
-    from espnet_llmvq.align.output import write_alignment
+    from espnet_llmvq.align.ctm import read_ctm
     from espnet_llmvq.align.textgrid import read_textgrids
     from espnet_llmvq.base.errors import UserError
-    from espnet_llmvq.data.audio import SAMPLE_RATE
-    from espnet_llmvq.sequence.corpus import NO_ALIGNMENT, joined
-    from espnet_llmvq.sequence.units import Dropped, timed_words
+    from espnet_llmvq.sequence.word_times import import_word_times
 
     if bool(args.ctm) == bool(args.textgrid):
         raise UserError("give one of --ctm and --textgrid")
     reference = read_ctm(args.reference) if args.reference else None
-    found = read_ctm(args.ctm) if args.ctm else read_textgrids(args.textgrid, args.tier)
-    kept, dropped, seconds = {}, {}, {}
-    for utt, _, samples, text, words in joined(args.data_dir, found, NO_ALIGNMENT, dropped):
-        try:
-            # As it will be written.
-            words = [rounded(w) for w in words]
-            # For its checks; case and punctuation may be written otherwise, so words stay as they are.
-            timed_words(text, words, samples, args.tolerance, args.silence_words)
-        except Dropped as why:
-            dropped[utt] = why
-            continue
-        kept[utt] = [w for w in words if w.word not in args.silence_words]
-        seconds[utt] = samples / SAMPLE_RATE
-    write_alignment(args.out, kept, {utt: str(why) for utt, why in dropped.items()}, seconds, reference)
+    word_times = read_ctm(args.ctm) if args.ctm else read_textgrids(args.textgrid, args.tier)
+    import_word_times(args.data_dir, word_times, args.out, reference, args.tolerance, args.silence_words)

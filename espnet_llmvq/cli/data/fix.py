@@ -1,93 +1,12 @@
 """Repair a data directory where nothing has to be guessed; list every line that goes."""
 
-import os
-import shutil
-from pathlib import Path
-
-from espnet_llmvq.base.errors import UserError
-from espnet_llmvq.cli.data.validate import add_check_options
-from espnet_llmvq.cli.parser import Parser
-
-
-def fix(path, audio=True, rate=None, nj=2, allow_empty_text=False):
-    """Repair `path` in place and return the exit status: 0 when it is clean afterwards.
-
-    Old files go to `path`/.backup, dropped ids with reasons to `path`/dropped.tsv. When a problem
-    needs a person (conflicting ids, wrong encoding, pipes) nothing at all is changed: status 1.
-    Raises UserError when no utterance would be left.
-    """
-    from espnet_llmvq.base.files import write_text
-    from espnet_llmvq.data.checks import select, validate
-    from espnet_llmvq.data.tables import by_speaker, level, managed_files, scan
-
-    path = Path(path)
-    problems = validate(path, audio, rate, nj, allow_empty_text)
-    by_hand = [p for p in problems if p.repair == "hand"]
-    if by_hand:
-        for problem in by_hand:
-            print(problem)
-        print(f"{path}: unchanged; problems to correct by hand first: {len(by_hand)}")
-        return 1
-    left = [p for p in problems if p.repair == "convert"]
-    repairs = [p for p in problems if p.repair == "rewrite"]
-    drops = [p for p in problems if p.repair == "drop"]
-    tables = {name: scan(path / name)[0] for name in managed_files(path)}
-    if repairs or drops:
-        segmented = "segments" in tables
-        kept, dropped, total = select(path, tables, drops)
-        if not kept["utt"]:
-            first = "\n  ".join(map(str, drops[:3]))
-            raise UserError(f"{path}: unchanged, as no utterance would be left:\n  {first}")
-        for problem in repairs:
-            print(f"repaired: {problem}")
-        for key, reason in dropped:
-            print(f"dropped: {key}: {reason}")
-        content = {}
-        for name, rows in tables.items():
-            of = level(name) or ("rec" if segmented and name == "wav.scp" else "utt")
-            lines = [(r.key, r.raw) for r in rows if r.key in kept[of]]
-            if not name.endswith(".ctm"):
-                lines = {key: (key, raw) for key, raw in reversed(lines)}.values()
-            content[name] = "".join(f"{raw}\n" for _, raw in sorted(lines, key=lambda x: x[0]))
-        speakers = {r.key: r.value for r in tables["utt2spk"] if r.key in kept["utt"]}
-        content["spk2utt"] = "".join(f"{spk} {' '.join(utts)}\n" for spk, utts in by_speaker(speakers).items())
-        _back_up(path, [*tables, "dropped.tsv"])
-        write_text(path / "dropped.tsv", "".join(f"{k}\t{why}\n" for k, why in dropped))
-        for name, text in content.items():
-            write_text(path / name, text)
-        count = len(kept["utt"])
-        print(f"{path}: kept {count} of {total} utterances; old files are in {path / '.backup'}")
-        if dropped:
-            print(f"{path}: dropped ids are listed in {path / 'dropped.tsv'}")
-    else:
-        print(f"{path}: nothing to repair")
-    for problem in left:
-        print(problem)
-    return 1 if left else 0
-
-
-def _back_up(path, names):
-    """Copy files to `path`/.backup; an earlier backup moves to .backup.1, .backup.2, ..."""
-    backup = path / ".backup"
-    if backup.exists():
-        number = 1
-        while (path / f".backup.{number}").exists():
-            number += 1
-        os.rename(backup, path / f".backup.{number}")
-    temporary = path / ".backup.tmp"
-    if temporary.exists():
-        shutil.rmtree(temporary)
-    temporary.mkdir()
-    for name in names:
-        if (path / name).exists():
-            shutil.copy2(path / name, temporary / name)
-    os.rename(temporary, backup)
+from espnet_llmvq.cli.parser import Parser, add_checks, checks
 
 
 def main(argv=None):
     parser = Parser(description=__doc__)
-    add_check_options(parser)
+    add_checks(parser)
     args = parser.parse_args(argv)
-    return fix(
-        args.data_dir, audio=args.audio == "true", nj=max(1, args.nj), allow_empty_text=args.allow_empty_text == "true"
-    )
+    from espnet_llmvq.data.fix import fix
+
+    return fix(args.data_dir, **checks(args))

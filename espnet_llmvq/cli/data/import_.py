@@ -29,6 +29,6 @@ def main(argv=None):
     form, data = importer.read(args.data)
     parts = importer.hold_out(data, len(args.held_out)) if args.held_out else [data]
     for path, part in zip([args.dest, *args.held_out], parts, strict=True):
-        changed = "" if importer.write(part, path) else " (unchanged)"
+        changed = "" if part.write(path) else " (unchanged)"
         print(f"{path}: {len(part.text)} utterances, {len(part.spk2utt)} speakers, from {form} {args.data}{changed}")
     return 0

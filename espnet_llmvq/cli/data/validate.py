@@ -1,41 +1,17 @@
 """Find every defect of a data directory; exit 1 when there is one."""
 
-from espnet_llmvq.cli.parser import Parser
-
-
-def add_check_options(parser):
-    """Add the options shared with llmvq data fix: what counts as a defect."""
-    true_false = ("true", "false")
-    parser.add_argument("data_dir", help="data directory")
-    parser.add_argument("--audio", choices=true_false, default="true", help="open and check every audio file")
-    parser.add_argument("--nj", type=int, default=2, help="threads for audio")
-    parser.add_argument("--allow_empty_text", choices=true_false, default="false", help="accept empty transcripts")
+from espnet_llmvq.cli.parser import Parser, add_checks, checks
 
 
 def main(argv=None):
     parser = Parser(description=__doc__)
-    add_check_options(parser)
+    add_checks(parser)
     parser.add_argument("--rate", type=int, help="sampling rate in Hz that the audio must have")
-    parser.add_argument("--fix", choices=("true", "false"), default="false", help="repair like fix_data_dir.py")
+    parser.add_argument("--fix", choices=("true", "false"), default="false", help="repair like llmvq data fix")
     args = parser.parse_args(argv)
-    options = {
-        "audio": args.audio == "true",
-        "rate": args.rate,
-        "nj": max(1, args.nj),
-        "allow_empty_text": args.allow_empty_text == "true",
-    }
+    from espnet_llmvq.data.checks import show_problems, validate
+    from espnet_llmvq.data.fix import fix
+
     if args.fix == "true":
-        from espnet_llmvq.cli.data.fix import fix
-
-        return fix(args.data_dir, **options)
-    from espnet_llmvq.data.checks import validate
-
-    problems = validate(args.data_dir, **options)
-    for problem in problems:
-        print(problem)
-    if problems:
-        able = sum(p.repair in ("rewrite", "drop") for p in problems)
-        print(f"{args.data_dir}: problems: {len(problems)}; fix_data_dir.py can repair {able}")
-        return 1
-    print(f"{args.data_dir}: valid")
-    return 0
+        return fix(args.data_dir, rate=args.rate, **checks(args))
+    return show_problems(args.data_dir, validate(args.data_dir, rate=args.rate, **checks(args)))

@@ -11,8 +11,8 @@ def main(argv=None):
     p.add_argument("--config", help="YAML of model, noise and training; defaults when not given")
     p.add_argument("--train", nargs="+", metavar="FILE", help="plain text, one sentence a line")
     p.add_argument("--valid", nargs="*", default=[], metavar="NAME=FILE", help="held-out plain text")
-    p.add_argument("--tokenizer", metavar="DIR", help="directory that train_tokenizer.py wrote")
-    p.add_argument("--out", metavar="DIR", help="LM directory to write; kept when it exists")
+    p.add_argument("--tokenizer", metavar="DIR", help="directory that llmvq lm tokenizer wrote")
+    p.add_argument("--out", metavar="DIR", help="LM directory to write; kept if it is trained like this")
     p.add_argument("--prompt", default="USER: {speech} ASSISTANT: {text}", help="of the copy task")
     p.add_argument("--seed", type=int, default=1, help="of the weights, the order and the noise")
     p.add_argument(
@@ -50,7 +50,7 @@ def main(argv=None):
             print(f"wrote {args.out}")
         else:
             print(f"{args.out} is there already; delete it to train again")
-        if not files or os.path.exists(os.path.join(args.out, perplexity.FILE)):
+        if not files:
             return
     report = perplexity.measure(args.llm or args.out, files, args.prompt, config.noise, args.seed, args.out, args.ngpu)
     print(perplexity.table(report))

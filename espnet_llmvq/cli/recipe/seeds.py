@@ -1,9 +1,8 @@
 """Pool the results of several training seeds: means, with intervals over seeds.
 
-Reads results.json of each directory, as stage 13 writes it with --seed 1, 2, ..., and the published.json
-of the first; writes OUT_DIR/RESULTS.md, results.json, results.tsv and comparisons.json. Intervals are
-Student's t over the seeds' values: they tell how a new training would vary on these sets, not how
-other sets would.
+Reads results.json of each directory, of runs with --seed 1, 2, ..., and the published.json of the first; writes
+OUT_DIR/RESULTS.md, results.json, results.tsv and comparisons.json. Intervals are Student's t over the seeds' values:
+they tell how a new training would vary on these sets, not how other sets would.
 """
 
 import json
@@ -16,7 +15,7 @@ from espnet_llmvq.cli.parser import Parser
 
 def get_parser():
     parser = Parser(description=__doc__)
-    parser.add_argument("exp_dir", nargs="+", help="directories of stage 13, one a seed")
+    parser.add_argument("exp_dir", nargs="+", help="directories of results, one a seed")
     parser.add_argument("--systems", help="systems to pool, where not all have all seeds (all if not given)")
     parser.add_argument("--baseline", help="system to compare with (the first if not given)")
     parser.add_argument("--confidence", type=float, default=0.95, help="of intervals")
@@ -28,10 +27,12 @@ def main(argv=None):
     args = get_parser().parse_args(argv)
     if not 0.5 <= args.confidence < 1:
         raise UserError(f"--confidence {args.confidence:g}: give a share such as 0.95")
-    from espnet_llmvq.score import published, table
-    from espnet_llmvq.score.experiment import read_rows
-    from espnet_llmvq.score.measure import METRICS
+    from espnet_llmvq.base.config import from_mapping
+    from espnet_llmvq.score.published import Published
+    from espnet_llmvq.score.results import Results, markdown
+    from espnet_llmvq.score.rows import read_rows
     from espnet_llmvq.score.seeds import check_runs, pooled_comparisons, pooled_rows
+    from espnet_llmvq.score.table import markdown_table, rows_tsv
 
     runs = {name: read_rows(Path(name) / "results.json") for name in args.exp_dir}
     if args.systems:
@@ -43,37 +44,21 @@ def main(argv=None):
     check_runs(runs)
     rows = pooled_rows(runs, args.confidence)
     systems = list(dict.fromkeys(row["system"] for row in rows))
-    baseline = args.baseline or systems[0]
-    check_name("baseline", baseline, systems)
-    comparisons = pooled_comparisons(runs, baseline, args.confidence)
-    wer = table.markdown_table(*table.metric_table(rows, "wer"))
-    domain = table.markdown_table(*table.domain_table(rows, comparisons, "wer", baseline))
-    sections = [("Word error rate (%)", wer), ("In domain and out of domain (WER, %)", domain)]
-    compared = table.comparison_table(comparisons)
-    if compared[1]:
-        title = f"WER against {baseline} (points), paired by seed"
-        sections.append((title, table.markdown_table(*compared)))
-    for metric in METRICS:
-        if metric != "wer" and table.set_names(rows, metric):
-            drawn = table.metric_table(rows, metric, METRICS[metric].better)
-            title = METRICS[metric].label
-            sections.append((f"{title[0].upper()}{title[1:]}", table.markdown_table(*drawn)))
-    for _, title, *drawn in table.question_tables(rows):
-        sections.append((title, table.markdown_table(*drawn)))
+    baseline = check_name("baseline", args.baseline or systems[0], systems)
+    results = Results(rows, pooled_comparisons(runs, baseline, args.confidence), baseline)
     path = Path(args.exp_dir[0]) / "published.json"
-    found = read_rows(path, needed=()) if path.exists() else []
-    figures = [published.make_published(one, f"{path}, entry {i}") for i, one in enumerate(found)]
-    sections += published.sections(figures, rows, lambda drawn: table.markdown_table(*drawn))
-    seeds = ", ".join(dict.fromkeys(str(row["seed"]) for found in runs.values() for row in found))
+    figures = read_rows(path, needed=()) if path.exists() else []
+    figures = [from_mapping(Published, one, f"{path}, entry {i}") for i, one in enumerate(figures, 1)]
+    sections = results.sections(figures)
+    seeds = ", ".join(dict.fromkeys(str(row["seed"]) for of_seed in runs.values() for row in of_seed))
     note = (
         f"Means over {len(runs)} seeds ({seeds}) with {100 * args.confidence:g} % intervals of "
-        "Student's t over seeds. P(better) is the share of seeds that are better.\n"
+        "Student's t over seeds. Changes are paired by seed; P(better) is the share of seeds that are better.\n"
     )
-    body = "".join(f"\n## {title}\n\n{text}" for title, text in sections)
     out_dir = Path(args.out_dir)
-    for name, content in (("results", rows), ("comparisons", comparisons)):
+    for name, content in (("results", rows), ("comparisons", results.comparisons)):
         write_text(out_dir / f"{name}.json", json.dumps(content, indent=1, ensure_ascii=False) + "\n")
-    write_text(out_dir / "results.tsv", table.rows_tsv(rows))
-    write_text(out_dir / "RESULTS.md", f"# Results over seeds\n\n{note}{body}")
-    print(wer + "\n" + domain, end="")
+    write_text(out_dir / "results.tsv", rows_tsv(rows))
+    write_text(out_dir / "RESULTS.md", f"# Results over seeds\n\n{note}{markdown(sections)}")
+    print("\n".join(markdown_table(table) for _, (table, *_) in sections[:2]), end="")
     print(f"{note}written to {out_dir / 'RESULTS.md'}")

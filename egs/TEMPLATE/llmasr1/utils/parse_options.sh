@@ -2,9 +2,12 @@
 #
 # The options are the assignments between the lines `# begin options` and `# end options` of the script that sources
 # this file; a comment behind an assignment is its help. An unknown option is an error that names the nearest one.
-# An option that is `true` or `false` takes nothing else, and `--name` alone is `--name true`.
+# An option that is `true` or `false` takes nothing else, and `--name` alone is `--name true`. A script with an array
+# `plan_args` leaves unknown options, with their values, in it for `llmvq plan`, which also has help on them.
 _options_of() { sed -n '/^# begin options/,/^# end options/p' "$0" | grep -E '^[a-z_0-9]+='; }
 _known=" $(_options_of | sed 's/=.*//' | tr '\n' ' ')"
+_passing=false
+! declare -p plan_args >/dev/null 2>&1 || _passing=true
 while [ $# -gt 0 ]; do
     case $1 in
     --help | -h)
@@ -12,6 +15,7 @@ while [ $# -gt 0 ]; do
         sed -n '2,/^$/s/^# \{0,1\}//p' "$0"
         echo "Options:"
         _options_of | sed -E 's/^([a-z_0-9]+)=([^#]*)(# *(.*))?$/  --\1 \2\n        \4/'
+        ! ${_passing} || { . ./path.sh && echo && "${python:-python3}" -m espnet_llmvq plan --help; }
         exit 0
         ;;
     --*)
@@ -24,6 +28,15 @@ while [ $# -gt 0 ]; do
             _given=true
         fi
         _name=${_name//-/_}
+        if [[ ${_known} != *" ${_name} "* ]] && ${_passing}; then
+            plan_args+=("$1")
+            shift
+            if ! ${_given} && [ $# -gt 0 ] && [[ $1 != --* ]]; then
+                plan_args+=("$1")
+                shift
+            fi
+            continue
+        fi
         if [[ ${_known} != *" ${_name} "* ]]; then
             _near=$(python3 -c 'import difflib, sys
 print(*difflib.get_close_matches(sys.argv[1], sys.argv[2].split(), 1))' "${_name}" "${_known}" || true)
@@ -56,4 +69,5 @@ print(*difflib.get_close_matches(sys.argv[1], sys.argv[2].split(), 1))' "${_name
         ;;
     esac
 done
-unset _known _name _value _given _switch _near
+script_options=${_known}
+unset _known _passing _name _value _given _switch _near

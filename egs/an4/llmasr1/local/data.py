@@ -12,9 +12,9 @@ from pathlib import Path
 import numpy as np
 
 from espnet_llmvq.base.errors import UserError
-from espnet_llmvq.base.files import write_text
-from espnet_llmvq.cli.data import perturb as perturb_data_dir
+from espnet_llmvq.base.files import write_lines
 from espnet_llmvq.cli.parser import Parser, run
+from espnet_llmvq.data.copies import perturb_data
 from espnet_llmvq.data.datadir import DataDir
 
 words_of = str.split
@@ -342,10 +342,6 @@ def write_data_dir(path, utterances):
     ).write(path)
 
 
-def write_lines(path, lines):
-    write_text(path, "".join(line + "\n" for line in lines))
-
-
 def thin(utterances, n):
     """`n` utterances, or all if there are fewer, spread evenly over the list."""
     n = min(n, len(utterances))
@@ -362,12 +358,6 @@ def report(name, utterances, vocabulary):
     )
 
 
-def boolean(text):
-    if text.lower() not in ("true", "false"):
-        raise UserError(f"--smoke takes true or false, not {text!r}")
-    return text.lower() == "true"
-
-
 def get_parser():
     parser = Parser(description=__doc__)
     parser.add_argument("--an4", required=True, help="AN4 as cmusphinx/an4 lays it out")
@@ -378,7 +368,7 @@ def get_parser():
     parser.add_argument("--lm_lines", type=int, default=60000, help="lines of data/lm/train.txt")
     parser.add_argument("--seed", type=int, default=1, help="random seed")
     parser.add_argument("--nj", type=int, default=2, help="processes that perturb test")
-    parser.add_argument("--smoke", type=boolean, default=False, help="true: a handful of each set")
+    parser.add_argument("--smoke", default="false", choices=("true", "false"), help="a handful of each set")
     return parser
 
 
@@ -405,7 +395,7 @@ def main(argv=None):
     seen = {tuple(u.words) for u in an4_train}
     shared = sum(tuple(u.words) in seen for u in test)
     print(f"test: {shared} of {len(test)} sentences also occur in AN4's training part; all are kept")
-    if args.smoke:
+    if args.smoke == "true":
         sets = {k: thin(v, SMOKE_TRAIN if k == "train" else SMOKE_OTHER) for k, v in sets.items()}
         lm_train = thin(lm_train, SMOKE_LM_LINES)
     vocabulary = {w for u in sets["train"] for w in u.words}
@@ -413,10 +403,9 @@ def main(argv=None):
         write_data_dir(out / name, utterances)
         report(name, utterances, vocabulary)
 
-    common = ["--seed", str(args.seed), "--nj", str(args.nj), str(out / "test")]
-    noise = ["--noise", "pink white babble", "--snr", "5", "15", "--rt60", "0.2", "0.4"]
-    perturb_data_dir.main([*noise, "--suffix=-noise", *common, str(out / "test_noise")])
-    perturb_data_dir.main(["--tempo", "0.75", "1.3", "--suffix=-tempo", *common, str(out / "test_tempo")])
+    room = {"noise": ["pink", "white", "babble"], "snr": (5.0, 15.0), "rt60": (0.2, 0.4), "suffix": "-noise"}
+    for name, changes in (("noise", room), ("tempo", {"tempo": (0.75, 1.3), "suffix": "-tempo"})):
+        perturb_data(out / "test", out / f"test_{name}", **changes, seed=args.seed, nj=args.nj)
 
     write_lines(out / "lm" / "train.txt", lm_train)
     write_lines(out / "lm" / "valid.txt", [" ".join(u.words) for u in sets["valid"]])

@@ -15,7 +15,7 @@ import numpy as np
 import orders
 
 from espnet_llmvq.base.errors import UserError
-from espnet_llmvq.base.files import write_text
+from espnet_llmvq.base.files import write_lines
 from espnet_llmvq.cli.parser import Parser, run
 from espnet_llmvq.data import importer
 from espnet_llmvq.data.datadir import DataDir
@@ -114,13 +114,6 @@ def more_text(path, n, held_out):
     return an4.thin([line for line in lines if line not in held_out and letters.issuperset(line)], n)
 
 
-def write_lines(path, lines):
-    """Write lines, unless the file holds just these: later stages go by its time."""
-    content = "".join(f"{line}\n" for line in lines)
-    if not path.is_file() or path.read_text(encoding="utf-8") != content:
-        write_text(path, content)
-
-
 def get_parser():
     parser = Parser(prog="local/data.py", description=__doc__)
     for name, place in PLACES.items():
@@ -166,7 +159,7 @@ def main(argv=None):
         if name == "test_coffee":
             pairs = {utt: [f"{slot}={value}" for slot, value in entities[utt]] for utt in data.text}
             data.extra["entities"] = {utt: ["\t".join(items)] for utt, items in pairs.items()}
-        importer.write(data, out / name)
+        data.write(out / name)
         an4.report(name, utterances, vocabulary)
 
     drawer = orders.Orders({u.utt: (" ".join(u.words), [v for _, v in entities[u.utt]]) for u in sets["test_coffee"]})

@@ -5,19 +5,18 @@ What is left out, and why, is listed in DATADIR/left_out/. Corpora whose path is
 """
 
 import collections
-import hashlib
 import json
 import os
 from pathlib import Path
 
 from espnet_llmvq.base.errors import UserError, check_name
-from espnet_llmvq.base.files import write_text
+from espnet_llmvq.base.files import write_lines
+from espnet_llmvq.base.made import Made, files_digest
 from espnet_llmvq.cli.parser import Parser, run
 from espnet_llmvq.data.datadir import DataDir
 
 TEST_PARTS = {"test_clean": "test-clean", "test_other": "test-other"}
 SMOKE = {"most": 60, "pubmed_documents": 200, "tts_sentences": 12, "questions": 12, "lm_sentences": 400}
-DONE = ".prepared"  # what data/ was made from, and its files
 SHOTS = 5  # examples at the top of questions/mmlu.jsonl ([2607.01733])
 
 
@@ -54,29 +53,12 @@ def get_parser():
     return parser
 
 
-def write_lines(path, lines):
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_text(path, "".join(f"{line}\n" for line in lines))
-
-
-def fingerprint(args):
-    """Hash of what data/ depends on: options, the programs, and files and folders that options name (their times)."""
+def made_of(args):
+    """Record of data/: the options, the programs, and the files and folders that options name, by size and time."""
     options = {key: value for key, value in vars(args).items() if key not in ("datadir", "nj")}
-    named = [Path(value) for value in options.values() if isinstance(value, str) and value and os.path.exists(value)]
-    times = [(str(path.absolute()), path.stat().st_mtime_ns) for path in named]
-    digest = hashlib.sha256(json.dumps([options, times], sort_keys=True, default=str).encode())
-    for path in sorted(Path(__file__).resolve().parent.glob("*.py")):
-        digest.update(path.read_bytes())
-    return digest.hexdigest()
-
-
-def is_done(out, stamp):
-    """Whether `out` was made from this and all files are there."""
-    try:
-        done = json.loads((out / DONE).read_text())
-    except (OSError, ValueError):
-        return False
-    return done["stamp"] == stamp and all((out / name).exists() for name in done["files"])
+    named = [value for value in options.values() if isinstance(value, str) and value and os.path.exists(value)]
+    programs = sorted(Path(__file__).resolve().parent.glob("*.py"))
+    return Made(args.datadir, {path.name: path for path in programs}, **options, corpora=files_digest(named))
 
 
 class Preparation:
@@ -232,7 +214,7 @@ class Preparation:
         """questions/NAME.jsonl: examples, then what is asked; spoken here if it has no audio."""
         import question_sets  # local/question_sets.py
 
-        from espnet_llmvq.data.espeak import synthesise
+        from espnet_llmvq.data.synthesise import synthesise
 
         a, reasons = self.args, dict(reasons or {})
         total = len(asked) + len(reasons)
@@ -252,8 +234,9 @@ class Preparation:
             folder = self.out / "questions" / name
             folder.parent.mkdir(parents=True, exist_ok=True)
             pairs = [(q["id"], q["question"]) for q in asked]
-            jobs = synthesise(pairs, a.tts_voices.split(), folder, a.seed, a.nj, a.tts_command or None)
-            wavs = {job["utt"].removeprefix(f"{job['spk']}-"): f"{name}/wav/{job['utt']}.wav" for job in jobs}
+            how = {"voices": a.tts_voices.split(), "seed": a.seed, "nj": a.nj, "command": a.tts_command or None}
+            jobs = synthesise(pairs, folder, **how)
+            wavs = {job["source"]: f"{name}/wav/{job['utt']}.wav" for job in jobs}
             asked = [{**q, "wav": wavs[q["id"]]} for q in asked]
         self.write(f"questions/{name}.jsonl", [json.dumps(q, ensure_ascii=False) for q in (*examples, *asked)])
 
@@ -281,13 +264,13 @@ def main(argv=None):
             if name != "most":
                 setattr(args, name, value)
         args.held_out_share = args.tts_share = 0.2
-    stamp = fingerprint(args)
-    if is_done(args.datadir, stamp):
-        print(f"{args.datadir} is complete; nothing to do (delete {args.datadir / DONE} if a corpus has changed)")
+    record = made_of(args)
+    if record.fresh():
+        print(f"{args.datadir} is complete; nothing to do (delete {args.datadir}/made.json if a corpus has changed)")
         return
     import domain_sets  # local/domain_sets.py
 
-    (args.datadir / DONE).unlink(missing_ok=True)
+    record.forget()
     work = Preparation(args)
     # What is small comes first: a mistake in it is told before LibriSpeech is read.
     work.domain_set("test_medical", domain_sets.read_primock, args.primock57, args.primock57_entities)
@@ -300,7 +283,7 @@ def main(argv=None):
     sentences = work.pubmed()
     work.write("lm/train.txt", texts["train"] + sentences)
     work.write("lm/valid.txt", texts["valid"])
-    write_text(args.datadir / DONE, json.dumps({"stamp": stamp, "files": work.made}) + "\n")
+    record.note(work.made)
 
 
 if __name__ == "__main__":

@@ -146,7 +146,7 @@ def main(argv=None):
         sets[name] = prepare_librispeech(home, parts, args.text_case, args.nj)
     sets |= further
     for name, data in sets.items():
-        written = importer.write(data, args.datadir / name)
+        written = data.write(args.datadir / name)
         words = sum(len(text.split()) for text in data.text.values())
         state = "" if written else ", as before"
         print(f"{name}: {len(data.text)} utterances, {len(data.spk2utt)} speakers, {words} words{state}")

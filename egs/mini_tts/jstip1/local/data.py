@@ -6,7 +6,6 @@ language model, text/domain.txt and domain_tts/text of the medical domain. Train
 sentence of a validation or test set and no question of a test is in any training text.
 """
 
-import hashlib
 import json
 import random
 import sys
@@ -15,7 +14,6 @@ from pathlib import Path
 from espnet_llmvq.base.errors import UserError
 from espnet_llmvq.cli.parser import Parser, run
 
-HERE = Path(__file__).resolve().parent
 VOICES = "en-us en-us+f2 en-gb+m3 en-gb+f4".split()
 SPOKEN = ("test_id", "test_domain", "valid", "train")
 QUESTIONS = ("mc", "sqa")
@@ -30,7 +28,6 @@ SMOKE = {
     "mc": 6,
     "sqa": 6,
 }
-DONE = ".corpus"
 
 
 def get_parser():
@@ -173,17 +170,6 @@ def draw(options):
     return sets, questions
 
 
-def fingerprint(options):
-    """Hash of what the corpus depends on: options, programs and word lists, those of llmasr1 too."""
-    from espnet_llmvq.data import espeak
-
-    digest = hashlib.sha256(json.dumps([options, espeak.VERSION], sort_keys=True).encode())
-    files = [p for p in HERE.iterdir() if p.suffix in (".py", ".txt", ".tsv")]
-    for path in sorted(files):
-        digest.update(path.read_bytes())
-    return digest.hexdigest()
-
-
 def main(argv=None):
     args = get_parser().parse_args(argv)
     options = {k: v for k, v in vars(args).items() if k not in ("datadir", "nj", "smoke")}
@@ -196,41 +182,26 @@ def main(argv=None):
         if not 0 <= options[name] <= 1:
             raise UserError(f"--{name} is a share, not {options[name]}")
 
-    from espnet_llmvq.base.files import write_text
-    from espnet_llmvq.data.espeak import synthesise
+    from espnet_llmvq.base.files import write_lines
+    from espnet_llmvq.data.synthesise import synthesise
 
     out = Path(args.datadir)
-    done, stamp = out / DONE, fingerprint(options)
-    texts = ("lm/train", "lm/tokenizer", "lm/valid", "lm/valid_domain", "text/domain")
-    made = [out / name / "wav.scp" for name in SPOKEN] + [out / "domain_tts" / "text"]
-    made += [out / f"{name}.txt" for name in texts] + [out / "questions" / f"{q}.jsonl" for q in QUESTIONS]
-    if all(p.is_file() for p in made) and done.is_file() and done.read_text().strip() == stamp:
-        print(f"{out} is complete; nothing to do")
-        return
-    done.unlink(missing_ok=True)
 
-    def speak(name, lines):
-        """Speak lines into a data directory -> {index of the line: utterance}."""
-        base = name.rsplit("/")[-1]
-        jobs = synthesise(
-            [(f"{base}-{i:05d}", line) for i, line in enumerate(lines, 1)], VOICES, out / name, options["seed"], args.nj
-        )
-        return {int(job["utt"].rsplit("-", 1)[1]) - 1: job["utt"] for job in jobs}
-
-    def write(name, lines):
-        (out / name).parent.mkdir(parents=True, exist_ok=True)
-        write_text(out / name, "".join(f"{line}\n" for line in lines))
+    def speak(name, lines, entities=None):
+        """Speak lines into a data directory -> {index of the line: utterance}; entities: a list for each line."""
+        ids = {f"{name.rsplit('/')[-1]}-{i:05d}": i - 1 for i in range(1, len(lines) + 1)}
+        found = None if entities is None else dict(zip(ids, entities, strict=True))
+        how = {"voices": VOICES, "seed": options["seed"], "nj": args.nj, "entities": found}
+        return {ids[job["source"]]: job["utt"] for job in synthesise(list(zip(ids, lines)), out / name, **how)}
 
     sets, questions = draw(options)
-    for name in texts:
-        write(f"{name}.txt", [story for story, _ in sets[name]])
-    write("domain_tts/text", [f"domain_tts-{i:05d} {story}" for i, (story, _) in enumerate(sets["domain_tts"], 1)])
+    for name in ("lm/train", "lm/tokenizer", "lm/valid", "lm/valid_domain", "text/domain"):
+        write_lines(out / f"{name}.txt", [story for story, _ in sets[name]])
+    spoken = [f"domain_tts-{i:05d} {story}" for i, (story, _) in enumerate(sets["domain_tts"], 1)]
+    write_lines(out / "domain_tts" / "text", spoken)
     for name in SPOKEN:
-        ids = speak(name, [story for story, _ in sets[name]])
-        if name == "test_domain":
-            found = {ids[i]: entities for i, (_, entities) in enumerate(sets[name])}
-            pairs = {utt: [f"{slot}={value}" for slot, value in found[utt]] for utt in sorted(found)}
-            write(f"{name}/entities", ["\t".join([utt, *values]) for utt, values in pairs.items()])
+        entities = [found for _, found in sets[name]] if name == "test_domain" else None
+        speak(name, [story for story, _ in sets[name]], entities)
     for name, asked in questions.items():
         ids = speak(f"questions/{name}", [q["question"] for q in asked])
         lines = []
@@ -239,10 +210,9 @@ def main(argv=None):
             if name == "sqa":
                 q = {"question": q["question"], "answer": q["choices"][q["answer"]]}
             lines.append(json.dumps({"id": ids[i], **q, "wav": wav}, ensure_ascii=False))
-        write(f"questions/{name}.jsonl", lines)
+        write_lines(out / "questions" / f"{name}.jsonl", lines)
         answers = {ids[i]: q["choices"][q["answer"]] for i, q in enumerate(asked)}
-        write(f"questions/{name}/answers", [f"{utt} {answers[utt]}" for utt in sorted(answers)])
-    write_text(done, stamp + "\n")
+        write_lines(out / "questions" / name / "answers", [f"{utt} {answers[utt]}" for utt in sorted(answers)])
     sizes = ", ".join(f"{name} {len(found)}" for name, found in sorted({**sets, **questions}.items()))
     print(f"{out}: {sizes}", file=sys.stderr)
 

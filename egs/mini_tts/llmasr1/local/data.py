@@ -7,8 +7,6 @@ Text: lm/train.txt, lm/valid.txt, lm/valid_medical.txt. No sentence of a validat
 in any training text.
 """
 
-import hashlib
-import json
 import random
 import sys
 from pathlib import Path
@@ -16,7 +14,6 @@ from pathlib import Path
 from espnet_llmvq.base.errors import UserError
 from espnet_llmvq.cli.parser import Parser, run
 
-HERE = Path(__file__).resolve().parent
 TRAIN_VOICES = "en-us en-us+f2 en-gb+m3 en-gb+f4".split()
 TEST_VOICES = ("en-gb-scotland+m4 en-gb-x-rp+f3 en-029+f5 en-gb-x-gbcwmd+m2 en-us-nyc+croak en-gb-scotland+f5").split()
 MEDICAL_VOICES = "en-us+m1 en-us+f1 en-gb+m7 en-gb+f3".split()
@@ -38,13 +35,6 @@ SMOKE = {
     "lm_valid": 40,
     "lm_valid_medical": 20,
 }
-DONE = ".corpus"
-
-
-def to_bool(value):
-    if value.lower() not in ("true", "false"):
-        raise UserError(f"--smoke is true or false, not {value!r}")
-    return value.lower() == "true"
 
 
 def get_parser():
@@ -59,7 +49,7 @@ def get_parser():
     parser.add_argument("--lm_valid_medical", type=int, default=200)
     parser.add_argument("--broad_share", type=float, default=0.04, help="share of slots with a rarer word")
     parser.add_argument("--core_words", type=int, default=8, help="frequent words of each class that are used")
-    parser.add_argument("--smoke", default="false", help="true: a few utterances of everything")
+    parser.add_argument("--smoke", default="false", choices=("true", "false"), help="a few utterances of everything")
     parser.add_argument("--seed", type=int, default=1, help="random seed")
     parser.add_argument("--nj", type=int, default=2, help="processes")
     return parser
@@ -104,20 +94,10 @@ def draw(options):
     return sets
 
 
-def fingerprint(options):
-    """Hash of what the corpus depends on: options, programs and word lists."""
-    from espnet_llmvq.data import espeak
-
-    digest = hashlib.sha256(json.dumps([options, espeak.VERSION], sort_keys=True).encode())
-    for path in [HERE / "data.py", HERE / "text.py", *sorted(HERE.glob("*.txt"))]:
-        digest.update(path.read_bytes())
-    return digest.hexdigest()
-
-
 def main(argv=None):
     args = get_parser().parse_args(argv)
     options = {k: v for k, v in vars(args).items() if k not in ("datadir", "nj", "smoke")}
-    if to_bool(args.smoke):
+    if args.smoke == "true":
         options.update(SMOKE)
     for name in SMOKE:
         if options[name] < 1:
@@ -125,37 +105,20 @@ def main(argv=None):
     if not 0 <= options["broad_share"] <= 1:
         raise UserError(f"--broad_share is a share, not {options['broad_share']}")
 
-    from espnet_llmvq.base.files import write_text
-    from espnet_llmvq.cli.data import perturb as perturb_data_dir
-    from espnet_llmvq.data.espeak import synthesise
+    from espnet_llmvq.base.files import write_lines
+    from espnet_llmvq.data.copies import perturb_data
+    from espnet_llmvq.data.synthesise import synthesise
 
-    out = Path(args.datadir)
-    done, stamp = out / DONE, fingerprint(options)
-    made = [out / name / "wav.scp" for name in (*SPOKEN, "test_noise")]
-    made += [out / "lm" / f"{name}.txt" for name in ("train", "valid", "valid_medical")]
-    if all(p.is_file() for p in made) and done.is_file() and done.read_text().strip() == stamp:
-        print(f"{out} is complete; nothing to do")
-        return
-    done.unlink(missing_ok=True)
-
-    sets = draw(options)
-    (out / "lm").mkdir(parents=True, exist_ok=True)
+    out, seed, sets = Path(args.datadir), options["seed"], draw(options)
     for name in ("lm/train", "lm/valid", "lm/valid_medical"):
-        write_text(out / f"{name}.txt", "".join(text + "\n" for text, _ in sets[name]))
+        write_lines(out / f"{name}.txt", [text for text, _ in sets[name]])
     for name, (_, voices, _) in SPOKEN.items():
         utterances = [(f"{name}-{i:05d}", text) for i, (text, _) in enumerate(sets[name], 1)]
-        jobs = synthesise(utterances, voices, out / name, options["seed"], args.nj)
-        if name == "test_medical":
-            entities = {utt: found for (utt, _), (_, found) in zip(utterances, sets[name], strict=True)}
-            lines = []
-            for job in jobs:
-                pairs = entities[job["utt"].removeprefix(job["spk"] + "-")]
-                lines.append("\t".join([job["utt"], *(f"{k}={v}" for k, v in pairs)]) + "\n")
-            write_text(out / name / "entities", "".join(lines))
-    noise = ["--noise", "pink babble", "--snr", "5", "15", "--rt60", "0.1", "0.3"]
-    common = ["--suffix=-noise", "--seed", str(options["seed"]), "--nj", str(args.nj)]
-    perturb_data_dir.main([*noise, *common, str(out / "test_id"), str(out / "test_noise")])
-    write_text(done, stamp + "\n")
+        found = {utt: entities for (utt, _), (_, entities) in zip(utterances, sets[name], strict=True)}
+        entities = found if name == "test_medical" else None
+        synthesise(utterances, out / name, voices=voices, seed=seed, nj=args.nj, entities=entities)
+    conditions = {"noise": ["pink", "babble"], "snr": (5.0, 15.0), "rt60": (0.1, 0.3), "suffix": "-noise"}
+    perturb_data(out / "test_id", out / "test_noise", **conditions, seed=seed, nj=args.nj)
     sizes = ", ".join(f"{name} {len(found)}" for name, found in sorted(sets.items()))
     print(f"{out}: {sizes}", file=sys.stderr)
 

@@ -1,0 +1,85 @@
+"""A data directory that a command makes: whether it is up to date, and what of it may be replaced."""
+
+import os
+import shutil
+from pathlib import Path
+
+from espnet_llmvq.base.errors import UserError
+from espnet_llmvq.base.files import beside, check_replaceable, locked, replace_directory, restore_directory
+from espnet_llmvq.base.made import NAME, Made, files_digest
+from espnet_llmvq.data.tables import managed_files
+
+
+class MadeDir(Made):
+    """A data directory as a result (`Made`), with the sound files that were written into it.
+
+    sources: data directories of whose tables it is made. audio: sound files that it is made of; they count by path,
+    size and time.
+    """
+
+    def __init__(self, out, sources=(), audio=(), **options):
+        tables = [os.path.join(source, name) for source in map(str, sources) for name in managed_files(source)]
+        super().__init__(out, tables, **options, **({"audio": files_digest(audio)} if audio else {}))
+
+    def difference(self):
+        """As that of `Made`; sound files must be there in their length."""
+        if found := super().difference():
+            return found
+        for name, size in self.facts().get("audio", {}).items():
+            path = os.path.join(self.out, name)
+            if not os.path.isfile(path) or os.path.getsize(path) != size:
+                return f"{path} is not as it was written"
+        return ""
+
+    def make(self, build):
+        """Call build(directory) and put what it wrote there in the place of `out`. False if that is up to date already.
+
+        The tables that were made before are replaced; what others put into the directory stays. Raises UserError if
+        others made it, or put a table or a file of a name into it that is written now. One process works at a time.
+        """
+        if self.fresh():
+            return False
+        out = Path(os.path.realpath(self.out))
+        with locked(out):
+            restore_directory(out)
+            if self.fresh():
+                return False
+            check_replaceable(out, NAME)
+            strangers = self.strangers(out)
+            new = beside(out, "new")
+            shutil.rmtree(new, ignore_errors=True)
+            new.mkdir(parents=True)
+            try:
+                build(new)
+                names = sorted(os.path.relpath(os.path.join(r, f), new) for r, _, files in os.walk(new) for f in files)
+                sizes = {name: os.path.getsize(new / name) for name in names if os.sep in name}
+                self.note([name for name in names if os.sep not in name], at=new, audio=sizes)
+                for name in strangers:
+                    carry(out / name, new / name)
+                replace_directory(new, out)
+            finally:
+                shutil.rmtree(new, ignore_errors=True)
+        return True
+
+    def strangers(self, out):
+        """Names of the files in the directory that were not made with it. Raises UserError for a table among them."""
+        noted = self.record()
+        if noted is None:  # damaged, or nothing is there
+            return []
+        ours = {NAME, *noted["files"], *noted["facts"].get("audio", ())}
+        names = [os.path.relpath(os.path.join(r, f), out) for r, _, files in os.walk(out) for f in files]
+        strangers = sorted(set(names) - ours)
+        for name in set(strangers) & set(managed_files(out)):
+            raise UserError(f"{out / name} was not made with {out}, which is to be made again; move it away")
+        return strangers
+
+
+def carry(old, new):
+    """Let a file be at `new` too. Raises UserError if there is one."""
+    new.parent.mkdir(parents=True, exist_ok=True)
+    if os.path.lexists(new):
+        raise UserError(f"{old} would be replaced, but was not made with its directory; move it away")
+    try:
+        os.link(old, new, follow_symlinks=False)
+    except OSError:  # not every file system has hard links
+        shutil.copy2(old, new, follow_symlinks=False)

@@ -1,0 +1,75 @@
+"""The choice from n-best lists by (1 - w) * LLM + w * CTC score. No torch: nothing is decoded."""
+
+import json
+import os
+
+from espnet_llmvq.base.environment import FILE
+from espnet_llmvq.base.errors import UserError, reading
+from espnet_llmvq.base.files import write_text
+from espnet_llmvq.base.made import Made
+from espnet_llmvq.decode.nbest import NBEST, best, read_nbest, write_hypotheses
+from espnet_llmvq.score.files import match_utterances
+from espnet_llmvq.score.wer import score_utterances, split_words, total
+
+GIVEN = "given"  # where a weight is from, if nothing chose it
+WEIGHT, SOURCE = "ctc_weight", "ctc_weight from"  # facts beside hypotheses
+
+
+def beside(hypotheses, name):
+    """A file beside a hypothesis file."""
+    return os.path.join(os.path.dirname(hypotheses), name)
+
+
+def choose(path, weight):
+    """{utterance: best entry of its n-best list in the file `path`, None for an empty list}."""
+    lists = read_nbest(path)
+    if weight and all(h["ctc"] is None for entries in lists.values() for h in entries):
+        raise UserError(f"{path}: no CTC scores; decode again with an encoder that has a CTC head, or give weight 0")
+    return {utt: entries[best(entries, weight)] if entries else None for utt, entries in lists.items()}
+
+
+def word_errors(chosen, reference, path, normalise):
+    """(word errors, words, utterances at the length limit) of what was chosen."""
+    refs, ref_path = reference
+    hyps = match_utterances(refs, {utt: h["text"] if h else "" for utt, h in chosen.items()}, ref_path, path)
+    score = total(score_utterances(split_words(refs, normalise), split_words(hyps, normalise)))
+    cut = sum(bool(h and h.get("at_limit")) for h in chosen.values())
+    return score.substitutions + score.deletions + score.insertions, score.words, cut
+
+
+def fewest_errors(label, hypotheses, reference, grid, normalise):
+    """The weight of the grid with the fewest word errors, the lowest of equals; prints the WER of each.
+
+    hypotheses: hypothesis file of the validation set; reference: ({utterance: text}, its path).
+    """
+    nbest, errors = beside(hypotheses, NBEST), {}
+    for weight in grid:
+        errors[weight], words, cut = word_errors(choose(nbest, weight), reference, nbest, normalise)
+        print(f"[{label}] ctc_weight {weight:<5g} WER {100 * errors[weight] / words:6.2f}, {cut} at the limit")
+    return min(sorted(errors), key=errors.get)
+
+
+def write_chosen(hypotheses, weight, source):
+    """Write a hypothesis file for a weight, unless it is there; {utterance: entry} of what it holds.
+
+    source: where the weight is from, in words. Both stand in the facts beside it, but for the plain order of the LLM.
+    """
+    nbest, path = beside(hypotheses, NBEST), beside(hypotheses, FILE)
+    made = Made(hypotheses, {"n-best lists": nbest}, weight=weight, source=source)
+    chosen = choose(nbest, weight)
+    if made.fresh():
+        return chosen
+    with (
+        reading(path, f"remove {os.path.dirname(path)} and decode again (stage 12)"),
+        open(path, encoding="utf-8") as f,
+    ):
+        known = {key: value for key, value in json.load(f).items() if key not in (WEIGHT, SOURCE)}
+    if (weight, source) != (0, GIVEN):
+        known |= {WEIGHT: weight, SOURCE: source}
+    made.forget()  # a run killed in between is seen, and done again
+    write_hypotheses(hypotheses, chosen)
+    write_text(path, json.dumps(known, indent=1) + "\n")
+    made.note()
+    if (weight, source) != (0, GIVEN):
+        print(f"{hypotheses}: {WEIGHT} {weight:g} ({source})")
+    return chosen

@@ -1,0 +1,134 @@
+"""Decoding of sets with one system: hypotheses, n-best lists, and the facts of it that tables print."""
+
+import json
+import os
+import time
+from dataclasses import dataclass
+
+from espnet_llmvq.base.environment import FILE, facts
+from espnet_llmvq.base.errors import UserError
+from espnet_llmvq.base.files import write_text
+from espnet_llmvq.base.made import Made
+
+
+@dataclass(frozen=True)
+class Work:
+    """A set to decode: its name, its sequences, cached frames of it (scp) or None, the `Made` of its n-best lists, and
+    the hypothesis file to write beside them."""
+
+    name: str
+    sequences: str
+    frames: str
+    made: Made
+    hypotheses: str
+
+
+def check_prompt(path, templates, trained, other_prompt):
+    """Facts about the prompt of sequences.
+
+    templates: {template: first utterance} of the sequences in `path`; trained: the model's, None if not recorded.
+    Raises UserError if they differ and other_prompt is false.
+    """
+    known = {"prompt": " | ".join(sorted(templates))}
+    for template, utt in templates.items():
+        if trained is not None and template != trained:
+            if not other_prompt:
+                raise UserError(
+                    f"{path}: {utt} has the prompt {template!r}, but the model was trained with {trained!r}; make the "
+                    "sequences with that --prompt (stage 9), or give --other_prompt to decode with another one"
+                )
+            known["prompt of training"] = trained
+    return known
+
+
+def load_fusion_lm(path, tokenizer, device):
+    """The LLM of a system with `decode: ctc_lm`. Raises UserError unless it has the tokens of the CTC head."""
+    from espnet_llmvq.llm.directory import load_llm, load_tokenizer
+
+    if load_tokenizer(path).get_vocab() != tokenizer.get_vocab():
+        raise UserError(f"the LLM {path} has other tokens than the encoder's CTC head; train both with one tokenizer")
+    return load_llm(path).to(device).eval()
+
+
+def decode_system(system, work, search, llm=None, other_prompt=False, ngpu=0, batching=None):
+    """Decode sets with a `System`.
+
+    work: [`Work`]. search: {option: value} of its search. llm: directory of the LLM of a system with `decode: ctc_lm`.
+    batching: {"batch_seconds", "batch_size"}, audio in a batch with its padding, and most utterances.
+    """
+    import torch
+
+    from espnet_llmvq.decode.ctc import greedy
+    from espnet_llmvq.decode.generate import generate
+    from espnet_llmvq.llm.directory import load_tokenizer
+    from espnet_llmvq.model.build import load_model
+
+    torch.set_num_threads(1)
+    device = "cuda" if ngpu else "cpu"
+    model, config = load_model(system.model, device)
+    tokenizer = load_tokenizer(config["llm"])
+    if system.decode == "ctc_lm":
+        from espnet_llmvq.decode.ctc_lm import search as search_ctc
+
+        fused = load_fusion_lm(llm, tokenizer, device)
+
+    def decode(batch):
+        if system.decode == "ctc":
+            return greedy(model, batch)
+        if system.decode == "ctc_lm":
+            return search_ctc(model, fused, tokenizer, batch, **search)
+        return generate(model, tokenizer, batch, **search)
+
+    known = facts(**search, ngpu=ngpu)
+    for one in work:
+        decode_set(system, one, model, config, tokenizer, decode, known, other_prompt, **(batching or {}))
+
+
+def decode_set(system, work, model, config, tokenizer, decode, known, other_prompt, batch_seconds=120.0, batch_size=64):
+    """Decode one set. decode: function from a batch to n-best lists; known: facts of the search."""
+    from tqdm import tqdm
+
+    from espnet_llmvq.decode.batches import read_batches
+    from espnet_llmvq.decode.choose import GIVEN, write_chosen
+    from espnet_llmvq.decode.generate import encoded
+    from espnet_llmvq.decode.nbest import Partial, nbest_line
+    from espnet_llmvq.decode.rescore import add_ctc_scores
+    from espnet_llmvq.speech.pretrained import frames_are_trained
+
+    nbest = work.made.out
+    cache = None if frames_are_trained(config, config["encoder_file"]) else work.frames
+    batches = read_batches(work.sequences, batch_seconds, config["llm"], batch_size=batch_size, cache=cache)
+    if system.decode == "llm":
+        trained = config.get("prompt")
+        known = {**known, **check_prompt(work.sequences, batches.templates, trained, other_prompt)}
+    work.made.forget()
+    partial = Partial(nbest, {**known, **work.made.state()})
+    if partial.done:
+        count = f"{len(partial.done)} of {len(batches.order)} utterances"
+        print(f"{work.hypotheses}: {count} are decoded, going on", flush=True)
+    batches.skip(partial.done)
+    start, heard = time.perf_counter(), 0.0
+    total = sum(batches.seconds(keys) for keys in batches.batches)
+    shape = "{l_bar}{bar}| {n:.0f}/{total:.0f} s of audio [{elapsed}<{remaining}{postfix}]"
+    with tqdm(total=total, desc=f"{system.name} {work.name}", bar_format=shape, mininterval=2) as bar:
+        for ids, batch in batches:
+            batch = encoded(model, batch)
+            lists = decode(batch)
+            if system.decode != "ctc_lm" and model.ctc is not None:
+                lists = add_ctc_scores(model, batch, lists)
+            texts = [[tokenizer.decode(h.tokens, skip_special_tokens=True).strip() for h in row] for row in lists]
+            partial.add({i: nbest_line(i, row, found) for i, row, found in zip(ids, lists, texts)})
+            heard += batches.seconds(ids)
+            bar.set_postfix(RTF=f"{(time.perf_counter() - start) / heard:.3f}", refresh=False)
+            bar.update(batches.seconds(ids))
+    seconds = time.perf_counter() - start
+    partial.finish(nbest, batches.order)
+    # Scoring prints these, so that its tables do not depend on where they are made.
+    write_text(os.path.join(os.path.dirname(work.hypotheses), FILE), json.dumps(known, indent=1) + "\n")
+    chosen = write_chosen(work.hypotheses, 0, GIVEN)
+    work.made.note()
+    print(
+        f"{work.hypotheses}: {len(chosen)} utterances, real-time factor {seconds / max(heard, 1e-9):.3f}, "
+        f"{sum(bool(h and h.get('at_limit')) for h in chosen.values())} at the length limit",
+        flush=True,
+    )

@@ -1,0 +1,183 @@
+"""What the training of each phase of an experiment will cost: parameters, memory of a GPU, hours."""
+
+import dataclasses
+import os
+from dataclasses import dataclass
+
+from espnet_llmvq.base.errors import UserError, check_name
+
+# Operations of dense matrix products a second, in bfloat16 (V100: float16), and memory in GB: NVIDIA's data sheets.
+GPUS = {
+    "v100": (125e12, 32), "a100-40": (312e12, 40), "a100": (312e12, 80), "l40s": (362e12, 48), "rtx4090": (165e12, 24),
+    "h100": (989e12, 80), "h200": (989e12, 141),
+}  # fmt: skip
+GB = 1e9
+
+
+@dataclass(frozen=True)
+class Question:
+    """What is assumed of data and machine.
+
+    seconds, tokens, prompt_tokens: of an utterance. corpus_hours: speech of an epoch, where no positions are counted
+    yet. gpu: a name of GPUS; device_flops: operations a second of another one. utilisation: share of them that training
+    reaches. ngpu, num_nodes: GPUs of a machine, and machines, that share a batch.
+    """
+
+    seconds: float = 12.3
+    tokens: int = 45
+    prompt_tokens: int = 12
+    corpus_hours: float | None = None
+    gpu: str = "a100"
+    device_flops: float | None = None
+    utilisation: float = 0.3
+    ngpu: int = 1
+    num_nodes: int = 1
+
+    def __post_init__(self):
+        if not 0 < self.utilisation <= 1:
+            raise UserError(f"--utilisation {self.utilisation}: must be above 0, at most 1")
+        for name in ("seconds", "tokens"):
+            if getattr(self, name) <= 0:
+                raise UserError(f"--{name} {getattr(self, name)} must be above 0")
+        if self.prompt_tokens < 0:
+            raise UserError(f"--prompt_tokens {self.prompt_tokens} must be 0 or more")
+        if self.device_flops is None:
+            check_name("--gpu", self.gpu, GPUS)
+
+    @property
+    def gpus(self):
+        return max(self.ngpu, 1) * self.num_nodes
+
+
+def llm_directory(experiment, room):
+    """The LLM to size: that of the experiment or, as long as it is not trained, a config in the directory `room`."""
+    if not experiment.trains_llm or os.path.exists(os.path.join(experiment.llm, "config.json")):
+        return experiment.llm
+    from transformers import LlamaConfig
+
+    from espnet_llmvq.llm.pretrain import load_config
+
+    shape = dataclasses.asdict(load_config(experiment.options.lm_config).model)
+    LlamaConfig(vocab_size=experiment.options.vocab_size, **shape).save_pretrained(room)
+    return room
+
+
+def batches_of_epoch(experiment, question, training, config, sequences):
+    """Batches of an epoch: as the config says, counted, or from the hours of the corpus; None if unknown."""
+    from espnet_llmvq.espnet.run import epoch_batches
+
+    if config["num_iters_per_epoch"]:
+        return config["num_iters_per_epoch"]
+    shape = experiment.positions(experiment.options.train_set)
+    if training.mixture:
+        shape = experiment.mixture(training.mixture)[1]
+    if os.path.exists(shape):
+        return epoch_batches(config, shape, question.gpus)
+    if question.corpus_hours:
+        return max(1, round(question.corpus_hours * 3600 / question.seconds / sequences))
+    return None
+
+
+def estimate(experiment, question, training, encoder_file, llm):
+    """The row of one training, a dict for JSON. encoder_file: checkpoint of the encoder, or one that stands for it."""
+    from espnet_llmvq.data.audio import SAMPLE_RATE
+    from espnet_llmvq.espnet.task import SpeechLLMTask
+    from espnet_llmvq.estimate.sizing import Batch, size
+    from espnet_llmvq.experiment.phases import counts_positions, with_defaults
+    from espnet_llmvq.model.positions import Positions
+    from espnet_llmvq.sequence.sequence import Span
+    from espnet_llmvq.speech.pretrained import frames_are_trained
+
+    config = with_defaults(training.config, SpeechLLMTask.get_default_config())
+    gpus, samples = question.gpus, round(question.seconds * SAMPLE_RATE)
+    stack = 1 if training.is_encoder else config["bridge_conf"].get("stack", 5)
+    speech = Positions(None, {**experiment.encoder, **training.config}, stack).span(Span(audio="-", samples=samples))
+    positions = speech + question.prompt_tokens + question.tokens
+    if counts_positions(config):
+        # ESPnet closes a batch with the sequence that passes the budget.
+        sequences = config["batch_bins"] // positions + 1
+    else:
+        sequences = config["batch_size"]
+    share = -(-sequences // gpus)
+    fixed = not (training.is_encoder or training.mixture or frames_are_trained(config, encoder_file))
+    cached = experiment.caches_frames and fixed
+    own = training.is_encoder or "encoder" in training.config
+    settings = {**training.config, "llm": llm, "encoder_file": None if own else encoder_file}
+    cost = size(settings, Batch(share, samples, question.prompt_tokens, question.tokens, cached))
+    batches = batches_of_epoch(experiment, question, training, config, sequences)
+    flops, memory = GPUS.get(question.gpu, (None, None))
+    speed = question.utilisation * (question.device_flops or flops)
+    trainable = sum(part for _, part in cost.parts.values())
+    # DistributedDataParallel sends gradients in buffers of its own, of float32 parameters.
+    buckets = 4 * trainable if gpus > 1 and not config["gradient_as_bucket_view"] else 0
+    return {
+        "phase": training.tag,
+        "config": training.where,
+        "parameters": sum(total for total, _ in cost.parts.values()),
+        "trainable": trainable,
+        "parts": {name: {"parameters": total, "trainable": part} for name, (total, part) in cost.parts.items()},
+        "positions": positions,
+        "sequences": sequences,
+        "sequences_per_gpu": share,
+        "gpus": gpus,
+        "cached": cached,
+        "weights_bytes": cost.weights,
+        "gradients_bytes": cost.gradients + buckets,
+        "optimizer_bytes": cost.optimizer,
+        "activations_bytes": cost.activations,
+        "saved_bytes": cost.saved,
+        "logits_bytes": cost.logits,
+        "peak_bytes": cost.peak + buckets,
+        "gpu_bytes": None if question.device_flops else memory * GB,
+        "flops_per_batch": cost.flops,
+        "batches": None if batches is None else config["max_epoch"] * batches,
+        "hours": None if batches is None else config["max_epoch"] * batches * cost.flops / speed / 3600,
+    }
+
+
+def show(rows, question):
+    """Two Markdown tables: cost, and parameters by part."""
+    device = f"{question.device_flops:.3g} operations/s" if question.device_flops else question.gpu
+    yield f"Memory in GB of one GPU; hours on {rows[0]['gpus']} x {device}, utilisation {question.utilisation:g}."
+    yield ""
+    yield "| phase | sequences a GPU | weights | gradients | optimizer | activations | peak | TFLOP a batch | hours |"
+    yield "|---|" + "---:|" * 8
+    for row in rows:
+        parts = ("weights", "gradients", "optimizer", "activations", "peak")
+        memory = [f"{row[f'{part}_bytes'] / GB:.3g}" for part in parts]
+        if row["gpu_bytes"] and row["peak_bytes"] > row["gpu_bytes"]:
+            memory[-1] += " (too much)"
+        hours = "?" if row["hours"] is None else f"{row['hours']:.3g}"
+        work = f"{row['flops_per_batch'] / 1e12:.3g}"
+        cells = [row["phase"], str(row["sequences_per_gpu"]), *memory, work, hours]
+        yield f"| {' | '.join(cells)} |"
+    names = list(dict.fromkeys(name for row in rows for name in row["parts"]))
+    yield ""
+    yield "Millions of parameters, of them trained:"
+    yield ""
+    yield "| phase | all | " + " | ".join(names) + " |"
+    yield "|---|" + "---:|" * (len(names) + 1)
+    for row in rows:
+        cells = [f"{row['parameters'] / 1e6:.2f}, {row['trainable'] / 1e6:.2f}"]
+        for name in names:
+            part = row["parts"].get(name)
+            cells.append(f"{part['parameters'] / 1e6:.2f}, {part['trainable'] / 1e6:.2f}" if part else "")
+        yield f"| {row['phase']} | " + " | ".join(cells) + " |"
+
+
+def estimate_all(experiment, question):
+    """The rows of all trainings of an experiment. Raises UserError if there are none."""
+    import tempfile
+
+    from espnet_llmvq.espnet.task import SpeechLLMTask
+    from espnet_llmvq.estimate.sizing import write_encoder
+
+    if not experiment.trainings:
+        raise UserError("nothing to size: the systems have no phases and no encoder is trained")
+    for training in experiment.trainings:
+        SpeechLLMTask.check_config(training.config, training.where)
+    with tempfile.TemporaryDirectory() as room:
+        llm, encoder_file = llm_directory(experiment, room), experiment.options.encoder_file or None
+        if experiment.trains_encoder:
+            encoder_file = write_encoder(room, experiment.trainings[0].config)
+        return [estimate(experiment, question, training, encoder_file, llm) for training in experiment.trainings]

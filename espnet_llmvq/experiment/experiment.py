@@ -1,0 +1,345 @@
+"""`Experiment`: what a run is about, checked once, before anything costs time: sets, systems, sources, where all is.
+
+`llmvq plan` makes it of the options of run.sh and the recipe's cards and writes it as EXPDIR/experiment.json; every
+later command reads that file (`read_experiment`). A run of another seed has its own, in EXPDIR/seedN.
+"""
+
+import dataclasses
+import json
+import os
+import re
+from dataclasses import dataclass
+from functools import cached_property
+
+from espnet_llmvq.base.config import from_mapping
+from espnet_llmvq.base.errors import UserError, check_name
+from espnet_llmvq.base.files import check_path, write_text
+from espnet_llmvq.base.made import accept_versions
+from espnet_llmvq.experiment.options import Options, pairs, unique, words
+from espnet_llmvq.experiment.table import Answers, EvalSet, ResultTable, System, run_commands
+from espnet_llmvq.experiment.training import Training
+
+FILE = "experiment.json"
+TTS = "tts"  # the set that --tts_text becomes
+NAME = re.compile(r"\w[\w.+-]*")  # of a set: a directory and a part of file names
+
+
+@dataclass(frozen=True)
+class TestSet:
+    """A test set as the options name it; `Experiment.eval_set` says where its files are."""
+
+    name: str
+    domain: str
+    normaliser: str = ""
+    metrics: tuple[str, ...] = ()
+    word_list: str = ""
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """A run: its options, and what follows from them and the cards.
+
+    mixtures: {name: {source: share}}; a source is "SET/FORM", form asr, text or one of interleave: {form: options}.
+    encoder: keys of a training config that shape the speech encoder. stack: encoder frames of an LLM position.
+    """
+
+    options: Options
+    sets: tuple[TestSet, ...]
+    systems: tuple[System, ...]
+    trainings: tuple[Training, ...]
+    mixtures: dict
+    interleave: dict
+    encoder: dict
+    stack: int = 1
+
+    # --- Sets -----------------------------------------------------------------------------------------------------
+
+    @property
+    def test_names(self):
+        return [s.name for s in self.sets]
+
+    @property
+    def set_names(self):
+        """Training, validation and test sets."""
+        return [self.options.train_set, self.options.valid_set, *self.test_names]
+
+    @property
+    def perturbed_set(self):
+        """The training set with its copies at other speeds, if there are any."""
+        return self.options.train_set + "_sp" * bool(self.options.speed_perturb_factors)
+
+    def eval_set(self, s):
+        """The `EvalSet` of a `TestSet`, with the files that its formatted directory has."""
+        directory = self.dump_dir(s.name)
+        entities = os.path.join(directory, "entities")
+        return EvalSet(
+            s.name, s.domain, os.path.join(directory, "text"), os.path.join(directory, "utt2spk"),
+            entities if os.path.exists(entities) else "", s.word_list, s.normaliser, s.metrics,
+        )  # fmt: skip
+
+    # --- Sources of mixtures --------------------------------------------------------------------------------------
+
+    @cached_property
+    def texts(self):
+        """{name: file} of plain texts."""
+        return dict(pairs(self.options.texts, "texts"))
+
+    @cached_property
+    def sources(self):
+        """All sources of the mixtures, each once."""
+        return list(dict.fromkeys(source for shares in self.mixtures.values() for source in shares))
+
+    @cached_property
+    def interleaved_sets(self):
+        """Sets whose word times mixtures need."""
+        forms = [source.split("/") for source in self.sources]
+        return list(dict.fromkeys(name for name, form in forms if form in self.interleave))
+
+    @cached_property
+    def ctms(self):
+        """{set: file of word times from elsewhere}."""
+        return dict(pairs(self.options.ctms, "ctms"))
+
+    @property
+    def sets_to_align(self):
+        wanted = [*words(self.options.align_sets, "align_sets"), *self.interleaved_sets]
+        return [name for name in dict.fromkeys(wanted) if name not in self.ctms]
+
+    # --- Where things are -----------------------------------------------------------------------------------------
+
+    def data_dir(self, name):
+        return os.path.join(self.options.datadir, name)
+
+    def dump_dir(self, name):
+        return os.path.join(self.options.dumpdir, name)
+
+    def exp(self, *names):
+        return os.path.join(self.options.expdir, *names)
+
+    def sequences(self, source):
+        """File of the sequences of a set, or of a source "SET/FORM"."""
+        name, _, form = source.partition("/")
+        # "text" alone would be a table of the data directory.
+        file = {"": "sequences", "asr": "sequences", "text": "plain"}.get(form, form)
+        return self.dump_dir(os.path.join(name, f"{file}.jsonl"))
+
+    def positions(self, source):
+        """File of the LLM positions of a set's sequences, or of those of a source."""
+        short = {self.options.train_set: "train", self.options.valid_set: "valid"}
+        return self.exp("stats", f"{short.get(source, source).replace('/', '_')}_shape")
+
+    def mixture(self, name):
+        """(sequences, positions) of a mixture."""
+        return self.exp("mixtures", f"{name}.jsonl"), self.exp("mixtures", f"{name}_shape")
+
+    def ctm(self, name):
+        """File of the word times of a set."""
+        return self.ctms.get(name) or self.exp("align", f"{name}.ctm")
+
+    def frames(self, name):
+        """Directory of the cached encoder frames of a set."""
+        return os.path.join(self.encoder_dir, "frames", name)
+
+    @property
+    def trains_encoder(self):
+        return not (self.options.pretrained_encoder or self.options.encoder_file)
+
+    @property
+    def encoder_dir(self):
+        """Directory of the encoder: config.yaml, model.pth."""
+        given = self.options.encoder_file
+        return os.path.dirname(given) or "." if given else self.exp("encoder")
+
+    @property
+    def encoder_file(self):
+        return self.options.encoder_file or os.path.join(self.encoder_dir, "model.pth")
+
+    @property
+    def caches_frames(self):
+        """Whether encoder frames are cached: not those of an encoder whose layers are weighted in training."""
+        return self.options.cache_encoder and self.encoder.get("encoder_conf", {}).get("layer") != "weighted"
+
+    @property
+    def trains_llm(self):
+        return not self.options.llm
+
+    @property
+    def llm(self):
+        """Directory or hub id of the LLM."""
+        return self.options.llm or self.exp("llm")
+
+    @property
+    def tokenizer(self):
+        """Directory or hub id of the LLM's tokenizer, which is there before a trained LLM."""
+        return self.options.llm or self.exp("tokenizer")
+
+    @property
+    def lm_train_text(self):
+        """Text files of the language model."""
+        return words(self.options.lm_train_text, "lm_train_text") or [
+            os.path.join(self.options.datadir, "lm/train.txt")
+        ]
+
+    @property
+    def lm_valid_text(self):
+        """{name: held-out text file}."""
+        return dict(pairs(self.options.lm_valid_text, "lm_valid_text"))
+
+    @property
+    def results_dir(self):
+        return results_dir(self.options)
+
+    def model(self, training):
+        """File of what a training made."""
+        return self.exp(training.tag, "model.pth")
+
+    def table(self):
+        """The `ResultTable` of its systems and test sets."""
+        options = self.options
+        published, home = (), options.published
+        if os.path.isdir(home):
+            published = tuple(os.path.join(home, f) for f in sorted(os.listdir(home)) if f.endswith(".yaml"))
+        alone = self.exp("llm_alone")
+        answers = (Answers("llm", "LLM alone, in writing", alone),) if os.path.isdir(alone) else ()
+        return ResultTable(
+            self.systems, tuple(map(self.eval_set, self.sets)), options.baseline, options.normaliser,
+            os.path.join(self.dump_dir(options.train_set), "text"), published, answers, options.seed,
+            run_commands(self.exp("commands.log")), self.differences(),
+        )  # fmt: skip
+
+    def differences(self):
+        """{system: {key: value}} of what the last training of a system has otherwise than that of the baseline."""
+        flat = {t.tag: flatten(t.config) for t in self.trainings}
+        last = {s.name: flat[s.phases[-1]] for s in self.systems if s.phases}
+        base = last.get(self.options.baseline)
+        if base is None:
+            return {}
+        found = {}
+        for name, config in last.items():
+            keys = [key for key in sorted(config.keys() | base.keys()) if config.get(key) != base.get(key)]
+            found[name] = {key: config.get(key) for key in keys}
+        return found
+
+    # --- Writing --------------------------------------------------------------------------------------------------
+
+    def write(self, path=None):
+        """Write it as JSON to `path`, or where commands find it."""
+        content = json.dumps(dataclasses.asdict(self), indent=1, ensure_ascii=False) + "\n"
+        write_text(path or os.path.join(self.results_dir, FILE), content)
+
+    def select(self, names):
+        """The systems named in `names` (text), all if it is empty. Raises UserError for one that is not planned."""
+        if not names:
+            return self.systems
+        known = {system.name: system for system in self.systems}
+        return tuple(known[check_name("system", name, known)] for name in words(names, "systems"))
+
+
+def flatten(config, prefix=""):
+    """{"key.inner": value} of a mapping of mappings."""
+    found = {}
+    for key, value in config.items():
+        found |= flatten(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
+    return found
+
+
+def results_dir(options):
+    """Where tables and reports of a seed go."""
+    return options.expdir if options.seed == 1 else os.path.join(options.expdir, f"seed{options.seed}")
+
+
+def read_experiment(directory):
+    """The `Experiment` whose file is in `directory`. Raises UserError where there is none, or a damaged one."""
+    path = os.path.join(directory, FILE) if os.path.isdir(directory) else directory
+    remedy = "run ./run.sh of the recipe, which writes it (llmvq plan)"
+    try:
+        with open(path, encoding="utf-8") as f:
+            experiment = from_mapping(Experiment, json.load(f), path)
+    except OSError as err:
+        raise UserError(f"{path}: {err.strerror}; {remedy}") from None
+    except ValueError as err:
+        raise UserError(f"{path} is damaged ({err}); {remedy}") from None
+    accept_versions(experiment.options.accept_versions)
+    return experiment
+
+
+def read_sets(options):
+    """The `TestSet`s that the options name. Raises UserError for names and domains that cannot be."""
+    found = []
+    for word in words(options.test_sets, "test_sets"):
+        name, _, domain = word.rpartition(":")
+        if domain not in ("id", "ood") or not name:
+            raise UserError(f"--test_sets {word}: expected NAME:id or NAME:ood")
+        found.append((name, domain))
+    if not found:
+        raise UserError("--test_sets is empty; call ./run.sh, which names them")
+    domains = unique(found, "test_sets")
+    for name in (options.train_set, options.valid_set, *domains):
+        if not NAME.fullmatch(name):
+            raise UserError(
+                f"set {name!r}: a name has letters, digits and . _ + - only, and begins with one of the first"
+            )
+    ours = [options.train_set, options.valid_set, *([TTS] if options.tts_text else [])]
+    if options.speed_perturb_factors:
+        ours.append(f"{options.train_set}_sp")
+    for name in [*domains, *ours[1:]]:
+        if ours.count(name) + (name in domains) > 1:
+            raise UserError(f"the set {name} has two meanings; give one of them another name")
+    more = {
+        "set_normalisers": pairs(options.set_normalisers, "set_normalisers"),
+        "set_metrics": pairs(options.set_metrics, "set_metrics"),
+        "word_lists": pairs(options.word_lists, "word_lists"),
+    }
+    for where, given in more.items():
+        for name, _ in given:
+            check_name(f"set in --{where}", name, domains)
+    normalisers, lists = unique(more["set_normalisers"], "set_normalisers"), unique(more["word_lists"], "word_lists")
+    return tuple(
+        TestSet(
+            name, domain, normalisers.get(name, ""),
+            tuple(value for of, value in more["set_metrics"] if of == name), lists.get(name, ""),
+        )
+        for name, domain in domains.items()
+    )  # fmt: skip
+
+
+def check_options(options):
+    """Raise UserError for options that contradict each other or name what cannot be."""
+    from espnet_llmvq.data.normalise import get_normaliser
+
+    if not words(options.systems, "systems"):
+        raise UserError("--systems is empty; call ./run.sh, which names them")
+    if options.pretrained_encoder and options.encoder_file:
+        raise UserError("give --pretrained_encoder or --encoder_file, not both")
+    if options.pretrained_layer and not options.pretrained_encoder:
+        raise UserError("--pretrained_layer is for --pretrained_encoder")
+    if options.question_examples and "mc" not in dict(pairs(options.questions, "questions")):
+        raise UserError("--question_examples is for multiple choice: --questions mc=FILE")
+    for kind, _ in pairs(options.questions, "questions"):
+        check_name("kind of --questions", kind, ("mc", "sqa"))
+    for name, value in (("num_beams", options.num_beams), ("vocab_size", options.vocab_size)):
+        if value < 1:
+            raise UserError(f"--{name} {value} must be 1 or more")
+    if options.mixture_positions < 0:
+        raise UserError(f"--mixture_positions {options.mixture_positions} must be 0 or more")
+    if not 0 <= options.min_duration < options.max_duration:
+        raise UserError(f"--min_duration {options.min_duration} must be 0 or more, and below --max_duration")
+    if options.context != "llm" and not (options.context.isdecimal() and int(options.context) > 0):
+        raise UserError(f"--context {options.context!r}: expected a number of positions, or llm")
+    if options.ctc_weight != "valid":
+        read_weight(options.ctc_weight, "--ctc_weight")
+    for name in (options.normaliser, *(value for _, value in pairs(options.set_normalisers, "set_normalisers"))):
+        get_normaliser(name)
+    if options.llm:
+        check_path(options.llm)
+
+
+def read_weight(text, where):
+    """A weight from 0 to 1. Raises UserError."""
+    try:
+        weight = float(text)
+    except ValueError:
+        weight = -1.0
+    if not 0 <= weight <= 1:
+        raise UserError(f"{where} {text!r}: expected a number from 0 to 1")
+    return weight

@@ -1,0 +1,155 @@
+"""From the options of run.sh and the recipe's cards to an `Experiment`."""
+
+import os
+from dataclasses import asdict, replace
+
+from espnet_llmvq.base.config import read_config, read_overrides
+from espnet_llmvq.base.errors import UserError, check_name
+from espnet_llmvq.base.made import plain
+from espnet_llmvq.experiment.cards import read_cards
+from espnet_llmvq.experiment.experiment import TTS, Experiment, check_options, read_sets
+from espnet_llmvq.experiment.options import pairs, unique, words
+from espnet_llmvq.experiment.phases import CRITERION, bridge_stack, split_batches, with_pretrained, with_schedule
+from espnet_llmvq.experiment.systems import FORMS, read_interleaving, read_mixture, read_phases, read_systems
+from espnet_llmvq.experiment.training import Training
+
+SMOKE = "_smoke"  # behind the names of a smoke run's directories
+# Two steps, of small batches: batch_bins counts where the recipe's batches are of so many positions.
+SMOKE_TRAINING = "max_epoch=1 num_iters_per_epoch=2 accum_grad=1 batch_bins=600"
+# An encoder that has learnt nothing finds no pauses: segments end after every word.
+SMOKE_INTERLEAVING = "silence=0"
+SHAPE = ("frontend", "frontend_conf", "frame_stack", "encoder", "encoder_conf")  # keys that frames depend on
+SMOKE_LM = "conf/template/lm_smoke.yaml"
+SMOKE_PATHS = ("lm_train_text", "tokenizer_text", "tts_text")
+SMOKE_PAIRS = ("lm_valid_text", "texts", "questions", "word_lists")
+
+
+def smoke_options(options):
+    """The options of a smoke run: its directories are named already, paths in the data directory lead into its own."""
+    home = options.datadir.removesuffix(SMOKE)
+
+    def moved(path):
+        return options.datadir + path.removeprefix(home) if path.startswith(f"{home}/") else path
+
+    changed = {name: quoted(map(moved, words(getattr(options, name), name))) for name in SMOKE_PATHS}
+    for name in SMOKE_PAIRS:
+        changed[name] = quoted(f"{key}={moved(path)}" for key, path in pairs(getattr(options, name), name))
+    stem, ending = os.path.splitext(options.lm_config)
+    return replace(
+        options, **changed, lm_config=f"{stem}{SMOKE}{ending}", question_examples=moved(options.question_examples),
+        train_overrides=f"{SMOKE_TRAINING} {options.train_overrides}",
+        interleave_overrides=f"{SMOKE_INTERLEAVING} {options.interleave_overrides}",
+    )  # fmt: skip
+
+
+def quoted(items):
+    import shlex
+
+    return shlex.join(items)
+
+
+def make_plan(options):
+    """The `Experiment` of `Options`. Raises UserError for whatever cannot be, before anything costs time."""
+    if options.smoke:
+        options = smoke_options(options)
+    check_options(options)
+    options = replace(options, title=options.title or os.path.basename(os.path.dirname(os.getcwd())))
+    sets, cards = read_sets(options), read_cards(options.cards)
+    wanted = words(options.systems, "systems")
+    given = options.encoder_file
+    encoder_dir = os.path.dirname(given) or "." if given else os.path.join(options.expdir, "encoder")
+    systems = read_systems(cards, wanted, options.expdir, encoder_dir, options.seed)
+    phases = read_phases(cards, wanted, options.seed)
+    if options.pretrained_encoder:
+        without = tuple(system for system in systems if system.decode == "llm")
+        for system in systems:
+            if system not in without:
+                print(f"{system.name} is left out: a pretrained encoder has no CTC head")
+        systems = without
+        if not systems:
+            raise UserError("no system is left: a pretrained encoder has no CTC head")
+    if options.baseline:
+        check_name("baseline", options.baseline, cards.names("systems"))
+    # A run of fewer systems than run.sh names may lack its baseline.
+    names = [system.name for system in systems]
+    options = replace(options, baseline=options.baseline if options.baseline in names else names[0])
+    mixtures = read_mixtures(cards, phases, options)
+    overrides = words(options.interleave_overrides, "interleave_overrides")
+    forms = {source.split("/")[1] for shares in mixtures.values() for source in shares} - set(FORMS)
+    interleave = {form: plain(asdict(read_interleaving(cards, form, overrides))) for form in sorted(forms)}
+    trainings = read_trainings(phases, options)
+    return Experiment(
+        options,
+        sets,
+        systems,
+        trainings,
+        mixtures,
+        interleave,
+        encoder_keys(trainings, options),
+        bridge_stack(trainings),
+    )
+
+
+def read_mixtures(cards, phases, options):
+    """{name: {"SET/FORM": share}} of what phases train on. Raises UserError for sets that are none."""
+    sets = [options.train_set, *([TTS] if options.tts_text else [])]
+    texts = unique(pairs(options.texts, "texts"), "texts")
+    for name in unique(pairs(options.ctms, "ctms"), "ctms"):
+        check_name("set in --ctms", name, sets)
+    found = {}
+    for phase in phases:
+        if phase.mixture and phase.mixture not in found:
+            shares = read_mixture(cards, phase.mixture, sets, texts)
+            found[phase.mixture] = {f"{name}/{form}": share for (name, form), share in shares.items()}
+    return found
+
+
+def read_trainings(phases, options):
+    """The `Training`s of phases, before them that of the encoder, overrides laid over their configs."""
+    overrides = read_overrides(words(options.train_overrides, "train_overrides"))
+    found = []
+    if not (options.pretrained_encoder or options.encoder_file):
+        path = options.encoder_config
+        config = finished({**read_config(path), **overrides}, options, path)
+        found.append(Training("encoder", path, config, is_encoder=True))
+    for phase in phases:
+        config = {**phase.config, **overrides}
+        if options.pretrained_encoder:
+            layer = options.pretrained_layer or None
+            config = with_pretrained(config, options.pretrained_encoder, layer, phase.where)
+        config = finished(config, options, phase.where)
+        found.append(Training(phase.tag, phase.where, config, phase.parent or "", phase.mixture or ""))
+    return tuple(found)
+
+
+def finished(config, options, where):
+    """A config with what follows from other keys. UserError for a learning rate that ends before the training."""
+    config = split_batches({"best_model_criterion": CRITERION, **config}, options.accumulate, where)
+    return with_schedule(config, where)
+
+
+def encoder_keys(trainings, options):
+    """The keys of a training config that shape the encoder, which all systems share.
+
+    Raises UserError for phases that name other pretrained encoders.
+    """
+    if not options.pretrained_encoder:
+        if options.encoder_file:
+            config = read_config(os.path.join(os.path.dirname(options.encoder_file), "config.yaml"))
+        else:
+            config = trainings[0].config
+        return {key: config[key] for key in SHAPE if key in config}
+    from espnet_llmvq.speech.pretrained import settings
+
+    keys = (*settings(options.pretrained_encoder), "encoder_conf")
+    if not trainings:
+        return {key: with_pretrained({}, options.pretrained_encoder, None, "")[key] for key in keys}
+    first, *others = trainings
+    shaped = {key: first.config[key] for key in keys}
+    for other in others:
+        if {key: other.config[key] for key in keys} != shaped:
+            raise UserError(
+                f"{first.where} and {other.where} have other encoder_conf: {first.config['encoder_conf']} and "
+                f"{other.config['encoder_conf']}; systems of one expdir share the encoder: give each its own --expdir"
+            )
+    return shaped

@@ -1,0 +1,248 @@
+"""The rows of `results.json` as tables, and the sections that RESULTS.md, that of pooled seeds and the report share."""
+
+import json
+
+from espnet_llmvq.score.derail import KINDS as DERAILMENTS
+from espnet_llmvq.score.measure import METRICS, names_of
+from espnet_llmvq.score.questions import GAP, QUESTION_METRICS, QUESTIONS, SPEECH, TEXT
+from espnet_llmvq.score.rows import COMPARED, DOMAINS, MACRO, MEANS, RATIO, SET
+from espnet_llmvq.score.table import SMALL, Cell, Column, Row, Table, cell_of, mark_best, markdown_table
+
+KINDS = (SET, *MEANS, RATIO)  # the order of columns
+
+
+class Results:
+    """Rows of `results.json` and `comparisons.json`, and all that their tables show.
+
+    baseline: the system that `comparisons` compare with. labels, notes: {system: text}. oov: {set: percent}, rate of
+    words that the training transcript lacks, or None.
+    """
+
+    def __init__(self, rows, comparisons=(), baseline="", labels=None, notes=None, oov=None):
+        self.rows, self.comparisons, self.baseline = rows, comparisons, baseline
+        self.labels, self.notes, self.oov = labels or {}, notes or {}, oov
+        self.index = {(r["system"], r["kind"], r["set"], r["metric"]): r for r in rows}
+        known = [row["domain"] for row in rows]
+        self.domains = [domain for domain in DOMAINS if domain in known]
+
+    def systems(self, metrics):
+        """Names of the systems that have one of `metrics`."""
+        return list(dict.fromkeys(row["system"] for row in self.rows if row["metric"] in metrics))
+
+    def has(self, metric):
+        """Whether a set has this metric."""
+        return any(row["metric"] == metric and row["kind"] == SET for row in self.rows)
+
+    def macro_mean(self, system, domain):
+        """The entry of the macro mean of WER, or None."""
+        entries = (r for r in self.rows if (r["system"], r["kind"], r["domain"]) == (system, MACRO, domain))
+        return next((row for row in entries if row["metric"] == COMPARED), None)
+
+    def table(self, title, names, columns, lines=(), noted=False):
+        """Table of [(Column, its cells, one of each of the systems `names`)]. noted: with the notes on systems."""
+        rows = []
+        for i, name in enumerate(names):
+            note = self.notes.get(name, "") if noted else ""
+            rows.append(Row(self.labels.get(name, name), [cells[i] for _, cells in columns], name, note))
+        return Table(title, [column for column, _ in columns], rows, lines)
+
+    def columns(self, metric, kinds):
+        """[(first entry, Column, cells)] of a metric: sets in their order, means and ratios by domain."""
+        names, order = self.systems([metric]), {}
+        better = METRICS[metric].better if metric in METRICS else ""
+        for row in self.rows:
+            of_metric = row["metric"] == (f"{metric}_{RATIO}" if row["kind"] == RATIO else metric)
+            if row["kind"] in kinds and of_metric:
+                order.setdefault((row["kind"], row["set"]), row)
+        domains = list(DOMAINS)
+        ranked = sorted(
+            order.values(),
+            key=lambda r: (KINDS.index(r["kind"]), domains.index(r["domain"]) if r["kind"] in MEANS else 0),
+        )
+        for row in ranked:
+            entries = [self.index.get((name, row["kind"], row["set"], row["metric"])) for name in names]
+            cells = [cell_of(one) for one in entries]
+            yield row, column_of(row), cells if row["kind"] == RATIO else mark_best(cells, better)
+
+    def metric_table(self, metric, kinds=(SET,)):
+        """Systems by sets, values of `metric`. Lines before them hold words and utterances, and the normaliser."""
+        columns, sizes, normalisers, oov = [], [], [], self.oov if metric == COMPARED else None
+        for row, column, cells in self.columns(metric, kinds):
+            small = " (small)" if column.small else ""
+            share = f" / {oov[row['set']]:.2f}" if oov and row["kind"] == SET else ""
+            sizes.append(f"{row.get('words')}{small} / {row.get('utterances')}{share}")
+            normalisers.append(row.get("normaliser") or "")
+            columns.append((column, cells))
+        lines = [("words / utterances" + (" / OOV %" if oov else ""), sizes), ("normaliser", normalisers)]
+        return self.table(title_of(metric), self.systems([metric]), columns, lines, metric == COMPARED)
+
+    def domain_table(self):
+        """Means of WER by domain, their ratio, and their change against the baseline in percent.
+
+        Macro means give each set the same weight, micro means each word.
+        """
+        names, columns, normalisers = self.systems([COMPARED]), [], []
+        for row, column, cells in self.columns(COMPARED, (*MEANS, RATIO)):
+            columns.append((column, cells))
+            normalisers.append("" if row["kind"] == RATIO else row["normaliser"])
+        changes = {(r["system"], r["domain"]): r for r in self.comparisons if r["kind"] == MACRO}
+        for domain in self.domains * (len(names) > 1):
+            cells = []
+            for name in names:
+                row = changes.get((name, domain))
+                values = (row["relative"], row["relative_low"], row["relative_high"]) if row else ()
+                cells.append(Cell(*values, form="+.2f", none=""))
+            columns.append((Column(f"{DOMAINS[domain]} macro mean vs {self.baseline} (%)"), cells))
+            normalisers.append("")
+        lines = [("normaliser", normalisers)]
+        return self.table("In domain and out of domain (WER, %)", names, columns, lines, noted=True)
+
+    def comparison_table(self, level=0.05):
+        """Changes against the baseline; an asterisk marks a p-value of at most `level` after correction."""
+        headings = ("set", "metric", "normaliser", "change", "interval", "p", "p corrected", "P(better)")
+        rows = []
+        for r in self.comparisons:
+            change, p = Cell(r["change"], r["low"], r["high"], form="+.2f"), r["p"]
+            texts = [r["set"], r["metric"], r["normaliser"], change.text, change.interval]
+            star = "*" if p is not None and r["p_holm"] <= level else ""
+            texts += ["", ""] if p is None else [f"{p:.4f}", f"{r['p_holm']:.4f}{star}"]
+            cells = [*map(Cell, texts), Cell(r["improvement"], form=".3f")]
+            rows.append(Row(r["system"], cells, r["system"]))
+        return Table(f"WER against {self.baseline} (points)", [Column(heading) for heading in headings], rows)
+
+    def set_tables(self):
+        """[(set, Tables)] of sets with entities or a word list: systems by metrics."""
+        groups = {"entities (%)": names_of("entities"), "inside and outside of the list (%)": names_of("list")}
+        by_set, every = [], sum(groups.values(), [])
+        own = {row["set"] for row in self.rows if row["metric"] in every and row["kind"] == SET}
+        for name in dict.fromkeys(row["set"] for row in self.rows if row["set"] in own):
+            tables = []
+            for title, metrics in groups.items():
+                entries = {(r["system"], r["metric"]): r for r in self.rows if r["set"] == name and r["kind"] == SET}
+                names = [s for s in self.systems(metrics) if any((s, metric) in entries for metric in metrics)]
+                columns, normalisers = [], []
+                for metric in metrics:
+                    having = [entries.get((s, metric)) for s in names]
+                    if not any(having):
+                        continue
+                    cells = mark_best([cell_of(row) for row in having], METRICS[metric].better)
+                    columns.append((Column(METRICS[metric].short), cells))
+                    normalisers.append(next(row for row in having if row)["normaliser"])
+                    # Pooled seeds have no counts.
+                    if METRICS[metric].counted and all(row is None or row["count"] is not None for row in having):
+                        counts = [Cell(f"{row['count']} / {row['of']}" if row else None) for row in having]
+                        columns.append((Column(METRICS[metric].counted), counts))
+                        normalisers.append("")
+                if columns:
+                    lines = [("normaliser", normalisers)]
+                    tables.append(self.table(f"{name}: {title}", names, columns, lines))
+            by_set.append((name, tables))
+        return by_set
+
+    def question_tables(self):
+        """[((kind, set), Table)] of questions: accuracy in writing and spoken, and the gap, of each system."""
+        tables = []
+        for kind, title, metrics in QUESTIONS:
+            sets = {r["set"]: r["utterances"] for r in self.rows if r["metric"].startswith(f"{kind}_")}
+            for name, size in sets.items():
+                entries = {(r["system"], r["metric"]): r for r in self.rows if r["set"] == name}
+                names = list(dict.fromkeys(s for s, metric in entries if metric.startswith(f"{kind}_")))
+                columns = []
+                for metric, heading in metrics.items():
+                    for form in (TEXT, SPEECH, GAP):
+                        having = [entries.get((s, f"{metric}_{form}")) for s in names]
+                        cells = [cell_of(row, form="+.2f" if form == GAP else ".2f") for row in having]
+                        columns.append((Column(heading + form), mark_best(cells, "" if form == GAP else "high")))
+                title_here = f"{name}: {title}, {size} questions"
+                tables.append(((kind, name), self.table(title_here, names, columns)))
+        return tables
+
+    def error_table(self, scores):
+        """Substitutions / deletions / insertions. scores: {(system, set): Score}."""
+        names, columns = self.systems([COMPARED]), []
+        for row, column, _ in self.columns(COMPARED, (SET,)):
+            counts = [scores[name, row["set"]] for name in names]
+            cells = [Cell(f"{s.substitutions} / {s.deletions} / {s.insertions}") for s in counts]
+            columns.append((column, cells))
+        return self.table("Substitutions / deletions / insertions (words)", names, columns)
+
+    def derailment_table(self, derailments):
+        """Entries of `derailments.json`: a row for each system and set in which some occurred."""
+        kinds = [*DERAILMENTS, "any"]
+        columns = [Column(heading) for heading in ("set", *kinds, "utterances", "WER", "WER without any")]
+        index = {(r["system"], r["set"], r["kind"]): r for r in derailments}
+        rows = []
+        for system, name in dict.fromkeys((r["system"], r["set"]) for r in derailments):
+            whole = index[system, name, "any"]
+            if whole["count"]:
+                counts = [Cell(index[system, name, kind]["count"], form="d") for kind in kinds]
+                rest = [Cell(whole["utterances"], form="d"), Cell(whole["wer_all"]), Cell(whole["wer_without"])]
+                rows.append(Row(self.labels.get(system, system), [Cell(name), *counts, *rest], system))
+        return Table("Derailments (utterances)", columns, rows)
+
+    def sections(self, published=(), level=0.05, facts=None, asked=None):
+        """[(title, blocks)] of RESULTS.md that follow from the rows; a block is a Table or Markdown text.
+
+        published: `Published` figures. facts: {set: sentence} on its entities. asked: {(kind, set): options} of
+        questions.
+        """
+        compared = self.comparison_table(level)
+        tables = [self.metric_table(COMPARED), self.domain_table(), *[compared] * bool(compared.rows)]
+        sections = [(table.title, [table]) for table in tables]
+        sections += [section for one in published for section in one.sections(self)]
+        others = [name for name in names_of("always", "asked") if name != COMPARED and self.has(name)]
+        sections += [(title_of(name), [self.metric_table(name)]) for name in others]
+        blocks = []
+        for name, tables in self.set_tables():
+            fact = (facts or {}).get(name)
+            blocks += [f"### {name}\n", *[f"{fact}\n"] * bool(fact), *tables]
+        sections += [("Entities and word lists (%)", blocks)] * bool(blocks)
+        blocks = []
+        for key, table in self.question_tables():
+            options = [
+                f"{k}: {json.dumps(v, ensure_ascii=False)}"
+                for k, v in (asked or {}).get(key, {}).items()
+                if k != "examples"
+            ]
+            blocks += [f"### {table.title}\n", table, *[f"`{'; '.join(options)}`\n"] * bool(options)]
+        title = "Questions in writing and spoken (accuracy, %; gap in points)"
+        return sections + [(title, blocks)] * bool(blocks)
+
+    def report_tables(self):
+        """The tables of the report: each metric on sets and means, entities by set, questions."""
+        apart = {row["metric"] for row in self.rows if row["kind"] == RATIO}
+        apart |= {*names_of("entities", "list"), *QUESTION_METRICS}
+        metrics = [m for m in dict.fromkeys(row["metric"] for row in self.rows) if m not in apart]
+        tables = [self.metric_table(metric, KINDS) for metric in metrics]
+        tables += [table for _, of_set in self.set_tables() for table in of_set]
+        return tables + [table for _, table in self.question_tables()]
+
+
+def title_of(metric):
+    """Heading of the tables of a metric, its name if it is none of METRICS."""
+    return METRICS[metric].title if metric in METRICS else metric
+
+
+def column_of(row):
+    """The Column of an entry of `results.json`: its set, mean or ratio."""
+    kind, name, domain = row["kind"], row["set"], DOMAINS.get(row["domain"], row["domain"])
+    if kind in MEANS:
+        heading = f"{domain} {kind} mean"
+    elif kind == RATIO:
+        heading = "OOD / ID"
+    else:
+        heading = f"{name} ({domain})" if domain else name
+    sizes = ("words", "utterances") if kind != RATIO else ()
+    details = [f"{row[key]:,} {key}" for key in sizes if row.get(key) is not None]
+    details += [f"normaliser {row['normaliser']}"] if row.get("normaliser") else []
+    small = kind == SET and row.get("words") is not None and row["words"] < SMALL
+    return Column(heading, tuple(details), kind, name, small)
+
+
+def markdown(sections):
+    """[(title, blocks)] as Markdown."""
+    texts = []
+    for title, blocks in sections:
+        blocks = [markdown_table(block) if isinstance(block, Table) else block for block in blocks]
+        texts.append(f"\n## {title}\n\n" + "\n".join(blocks))
+    return "".join(texts)

@@ -1,0 +1,261 @@
+"""Score the systems of a ResultTable on its sets, and write what comes of it."""
+
+import json
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from espnet_llmvq.base.config import from_mapping, read_yaml
+from espnet_llmvq.base.environment import FILE, get_commit, get_version
+from espnet_llmvq.base.errors import UserError, check_name
+from espnet_llmvq.base.files import write_text
+from espnet_llmvq.bridge.collapse import MARK, read_warnings
+from espnet_llmvq.data.normalise import get_normaliser
+from espnet_llmvq.score.compare import measured
+from espnet_llmvq.score.derail import KINDS, derailment_rows
+from espnet_llmvq.score.details import write_details
+from espnet_llmvq.score.files import read_transcript
+from espnet_llmvq.score.measure import evaluate, load_reference, names_of
+from espnet_llmvq.score.options import Options
+from espnet_llmvq.score.published import Published
+from espnet_llmvq.score.questions import find_answers, question_rows
+from espnet_llmvq.score.results import Results, markdown
+from espnet_llmvq.score.rows import comparison_rows, result_rows
+from espnet_llmvq.score.table import FEW, SMALL, Cell, Column, Row, Table, latex_table, markdown_table, rows_tsv
+from espnet_llmvq.score.wer import oov_rate, split_words, total
+
+
+@dataclass(frozen=True)
+class Scored:
+    """A ResultTable, scored.
+
+    results: rows and comparisons. sections: of RESULTS.md. derailments: entries of derailments.json. published: papers
+    that have one of the systems.
+    """
+
+    results: Results
+    sections: list
+    derailments: list
+    published: list
+    confidence: float
+
+    @property
+    def head(self):
+        """The first two tables, as Markdown."""
+        return "\n".join(markdown_table(table) for _, (table, *_) in self.sections[:2])
+
+
+def load_sets(table, options):
+    """({set: Reference}, {set: its metrics}) of a ResultTable."""
+    references, metrics = {}, {}
+    for s in table.sets:
+        for name in s.metrics:
+            check_name(f"metric of the set {s.name}", name, names_of("asked"))
+        references[s.name] = load_reference(
+            s.text,
+            s.normaliser or table.normaliser,
+            s.entities or None,
+            s.word_list or None,
+            s.utt2spk or None,
+            options.statistics.resample,
+            options.rules,
+        )
+        metrics[s.name] = references[s.name].metrics((*names_of("always"), *s.metrics))
+    return references, metrics
+
+
+def oov_rates(references, train_text, rules):
+    """{set: rate in percent of words that the training transcript lacks}, each with the set's normaliser."""
+    train, vocabulary = read_transcript(train_text, rules), {}
+    for reference in references.values():
+        name = reference.normaliser
+        if name not in vocabulary:
+            vocabulary[name] = split_words(train, get_normaliser(name))
+    return {s: oov_rate(r.words, vocabulary[r.normaliser]) for s, r in references.items()}
+
+
+def check_hypotheses(table):
+    """Raise UserError if a system has no hypotheses for a set."""
+    for system in table.systems:
+        for s in table.sets:
+            path = system.hyp_path(s.name)
+            if not path.is_file():
+                raise UserError(
+                    f"{path}: no hypotheses of {system.name} on {s.name}; decode them first or leave out the system"
+                )
+
+
+def all_answers(table):
+    """What `find_answers` finds of the systems, in their directories, and of the answers that the table names."""
+    directories = {system.name: Path(system.model) for system in table.systems if system.model}
+    for one in table.answers:
+        if not Path(one.directory).is_dir():
+            raise UserError(f"answers {one.name!r}: {one.directory} is no directory; ask first, or leave them out")
+        directories[one.name] = Path(one.directory)
+    return find_answers(directories, table.normaliser)
+
+
+def score_all(table, options=None):
+    """Evaluate every system on every set -> Scored. Leaves the details of each beside its hypotheses.
+
+    Raises UserError for hypotheses that are not there, and for bad input that `options` do not treat.
+    """
+    from tqdm import tqdm
+
+    options = options or Options()
+    statistics, sets = options.statistics, table.sets
+    published = [from_mapping(Published, read_yaml(path), path) for path in table.published]
+    published = [one.only(list(table.labels)) for one in published]
+    published = [one for one in published if one.rows]
+    answers = all_answers(table)
+    references, metrics = load_sets(table, options)
+    check_hypotheses(table)
+    notes, counts, scores, derailments = [], {}, {}, []
+    for s in sets:
+        # Names, not paths: tables do not depend on where the files are.
+        for path in (s.text, s.entities, s.utt2spk, s.word_list):
+            notes += [f"{s.name}{n[len(path) :]}" for n in references[s.name].notes if n.startswith(path + ":")]
+    pairs = [(system, s) for system in table.systems for s in sets]
+    for system, s in tqdm(pairs, "scoring", disable=None):  # None: no bar in log files
+        path, reference = system.hyp_path(s.name), references[s.name]
+        one = evaluate(reference, path, metrics[s.name], options.rules, options.prompt, options.audit)
+        notes += [f"{system.name} on {s.name}{note[len(str(path)) :]}" for note in one.notes]
+        counts[system.name, s.name] = measured(one, metrics[s.name], reference.units(), statistics, s.name)
+        scores[system.name, s.name] = total(one.scores)
+        derailments += derailment_rows(system.name, s.name, one.derailed, list(one.hyps), one.counts["wer"])
+        write_details(path.parent, reference, one)
+    notes += collapse_notes(table) + cautions(references, answers)
+    known = (table.systems, sets, references, counts)
+    results = Results(
+        result_rows(*known, table.seed, statistics.confidence)
+        + question_rows(answers, table.normaliser, table.seed, statistics),
+        comparison_rows(*known, table.baseline, statistics),
+        table.baseline,
+        table.labels,
+        {system.name: system.note for system in table.systems},
+        oov_rates(references, table.train_text, options.rules) if table.train_text else None,
+    )
+    asked = {key: next(iter(by_system.values())).options for key, by_system in answers.items()}
+    facts = {name: entity_facts(r, counts[table.systems[0].name, name]) for name, r in references.items()}
+    sections = results.sections(published, 1 - statistics.confidence, facts, asked)
+    errors, derailed = results.error_table(scores), results.derailment_table(derailments)
+    legend = "; ".join(f"{kind}: {what}" for kind, what in KINDS.items())
+    sections += [
+        (errors.title, [errors]),
+        (derailed.title, [derailed if derailed.rows else "None.\n", f"{legend}.\n"]),
+        *[("Treatment of the input, and cautions", ["".join(f"- {note}\n" for note in notes)])] * bool(notes),
+        *[("Commands", made_by(table))] * bool(table.commands or any(table.differences.values())),
+        ("Environment", [environment(table, options)]),
+    ]
+    return Scored(results, sections, derailments, published, statistics.confidence)
+
+
+def write_results(scored, out_dir):
+    """Write RESULTS.md, results.json, results.tsv, results.tex, comparisons.json, derailments.json, published.json."""
+    out_dir, results = Path(out_dir), scored.results
+    files = {"results": results.rows, "comparisons": results.comparisons, "derailments": scored.derailments}
+    if scored.published:
+        files["published"] = [asdict(one) for one in scored.published]
+    for name, content in files.items():
+        write_text(out_dir / f"{name}.json", json.dumps(content, indent=1, ensure_ascii=False) + "\n")
+    write_text(out_dir / "results.tsv", rows_tsv(results.rows))
+    write_text(out_dir / "results.tex", latex(scored.sections, scored.confidence))
+    write_text(out_dir / "RESULTS.md", f"# Results\n{markdown(scored.sections)}")
+
+
+def latex(sections, confidence):
+    """results.tex: the tables of a RESULTS.md that have intervals."""
+    tables = [block for _, blocks in sections for block in blocks if isinstance(block, Table) and block.has_intervals]
+    texts = [latex_table(table, f"{table.title}, with {100 * confidence:g} % intervals.") for table in tables]
+    return "% needs \\usepackage{booktabs}\n" + "\n".join(texts)
+
+
+def entity_facts(reference, counts):
+    """A sentence on the entities and the list of a Reference, "" if it has neither. counts: Measured of any system."""
+    parts = []
+    if reference.entities is not None:
+        whole = [int(counts.counts[name][:, 1].sum()) for name in ("eer", "eer_norm")]
+        values = {value for items in reference.entities.values() for _, value in items}
+        parts.append(f"{whole[0]} entities ({whole[1]} normalised), {len(values)} different")
+    if reference.entities is not None or reference.listed is not None:
+        inside, outside = (int(counts.counts[name][:, 1].sum()) for name in ("wer_in", "wer_out"))
+        parts.append(f"{inside} words inside and {outside} outside the list.")
+    return "; ".join(parts)
+
+
+def cautions(references, answers):
+    """Notes on small sets, few resampling units and few questions."""
+    small = [name for name, reference in references.items() if reference.small]
+    notes = [f"small, under {SMALL} words, no ground for conclusions: {', '.join(small)}"] * bool(small)
+    few = {name: (int(r.units().max()) + 1, f"{r.resample}s") for name, r in references.items()}
+    few = [
+        *few.items(),
+        *((name, (len(next(iter(a.values())).asked), "questions")) for (_, name), a in answers.items()),
+    ]
+    return notes + [
+        f"{name}: only {count} {what} to resample; intervals are too narrow"
+        for name, (count, what) in few
+        if count < FEW
+    ]
+
+
+def collapse_notes(table):
+    """Notes on systems whose bridge had collapsed when their training ended."""
+    known = [system for system in table.systems if system.model]
+    return [f"{s.name}: {MARK} in training, {text}" for s in known for text in read_warnings(s.model)]
+
+
+def made_by(table):
+    """What made the results, as blocks: commands, and the settings of systems that differ from the baseline's."""
+    blocks = ["".join(f"    {line}\n" for line in table.commands)] * bool(table.commands)
+    keys = list(dict.fromkeys(key for settings_of in table.differences.values() for key in settings_of))
+    rows = [
+        Row(table.labels[name], [Cell(str(settings_of[key]) if key in settings_of else "") for key in keys], name)
+        for name, settings_of in table.differences.items()
+    ]
+    title = f"Settings that differ from those of {table.baseline}"
+    settings = Table(title, [Column(key) for key in keys], rows)
+    return blocks + [f"{title}:\n", settings] * bool(keys)
+
+
+def read_facts(path):
+    """Facts that decoding left beside a hypothesis file, {} if it left none. Raises UserError for a damaged file."""
+    path = path.with_name(FILE)
+    try:
+        facts = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return {}
+    except ValueError:
+        facts = None
+    if not isinstance(facts, dict):
+        raise UserError(f"{path}: not a JSON object; delete it, or decode again")
+    return facts
+
+
+def environment(table, options):
+    """How hypotheses were made and, on the line `date`, how they were scored, as Markdown.
+
+    Only that line depends on when and where this runs.
+    """
+    groups, text = {}, ""
+    for system in table.systems:
+        for s in table.sets:
+            facts = read_facts(system.hyp_path(s.name))
+            lines = "".join(f"- {name}: {value}\n" for name, value in facts.items())
+            groups.setdefault(lines, {}).setdefault(system.name, []).append(s.name)
+    for lines, members in groups.items():
+        lines = lines or f"- decoding: not recorded (no {FILE} beside the hypotheses)\n"
+        if len(groups) > 1:
+            names = "; ".join(f"{system} on {', '.join(sets)}" for system, sets in members.items())
+            lines = f"Decoding of {names}:\n\n{lines}\n"
+        text += lines
+    versions = ", ".join(f"{name} {get_version(name)}" for name in ("jiwer", "sacrebleu", "numpy"))
+    today = time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime())
+    normalisers = dict.fromkeys(s.normaliser or table.normaliser for s in table.sets)
+    return (
+        f"{text}- seed: {table.seed}\n"
+        f"- normaliser: {', '.join(normalisers)}\n"
+        f"- resampled: {options.statistics.resample}\n"
+        f"- {options.statistics}\n"
+        f"- date: {today}, scored with {versions}, commit {get_commit(__file__)}\n"
+    )

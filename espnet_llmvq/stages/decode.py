@@ -1,0 +1,155 @@
+"""Decoding, the choice from n-best lists, and questions (stage 12)."""
+
+import os
+from dataclasses import asdict
+
+from espnet_llmvq.base.errors import UserError
+from espnet_llmvq.base.made import Made
+from espnet_llmvq.stages.encoder import frames_of
+from espnet_llmvq.stages.report import tools, up_to_date
+
+GRID = (0, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1)  # weights tried on the validation set
+
+
+def decoded_sets(experiment):
+    """Test sets, and the validation set where weights are chosen on it."""
+    extra = [experiment.options.valid_set] if experiment.options.ctc_weight == "valid" else []
+    return [*experiment.test_names, *extra]
+
+
+def weights_of(system):
+    """The checkpoint of a system. Raises UserError where it is not trained."""
+    path = os.path.join(system.model, "model.pth")
+    if not os.path.exists(path):
+        raise UserError(f"{path} does not exist; run stage {11 if system.phases else 7}")
+    return path
+
+
+def search_options(experiment, system, length_penalty=0.0):
+    """What decides the hypotheses of a system, beside its model and the sequences."""
+    if system.decode == "ctc":
+        return {}
+    options = {"num_beams": experiment.options.num_beams}
+    return {**options, **({"length_penalty": length_penalty} if system.decode == "llm" else system.fusion)}
+
+
+def nbest_made(experiment, system, name, search):
+    """The `Made` of the n-best lists of a system for a set."""
+    from espnet_llmvq.decode.nbest import NBEST
+
+    inputs = {"model": weights_of(system), "sequences": experiment.sequences(name)}
+    if system.decode == "ctc_lm" and os.path.isdir(experiment.llm):
+        inputs["llm"] = experiment.llm
+    more = {"other_prompt": True} if experiment.options.other_prompt and system.decode == "llm" else {}
+    path = os.path.join(system.hyp_path(name).parent, NBEST)
+    return Made(path, inputs, search=search, decode=system.decode, **more, **tools("torch", "transformers"))
+
+
+def decode(experiment, systems, sets, *, nj=1, ngpu=0, redo=False, **batching):
+    """Decode sets with systems, what is not decoded. batching: as `decode.system.Work` takes it."""
+    from espnet_llmvq.decode.system import Work, decode_system
+
+    jobs = {}
+    for system in systems:
+        search, waiting = search_options(experiment, system), []
+        for name in sets:
+            made = nbest_made(experiment, system, name, search)
+            if redo or not made.fresh():
+                frames = frames_of(experiment, name)
+                waiting.append(Work(name, experiment.sequences(name), frames, made, str(system.hyp_path(name))))
+        if waiting:
+            llm = experiment.llm if system.decode == "ctc_lm" else None
+            jobs[system.name] = (system, waiting, search, llm, experiment.options.other_prompt, ngpu, batching)
+        else:
+            print(f"[{system.name}] all sets are decoded, nothing to do")
+    if not jobs:
+        return
+    print("loading libraries", flush=True)
+    import espnet_llmvq.model.build  # noqa: F401  shared by forked processes
+    from espnet_llmvq.base.processes import run_forked
+
+    if ngpu or nj == 1:
+        for job in jobs.values():
+            decode_system(*job)
+    else:
+        run_forked(decode_system, jobs, nj, "decoding with")
+
+
+def rescore(experiment, systems, sets, weight, valid_text=None, grid=GRID):
+    """Choose hypotheses from n-best lists by (1 - weight) * LLM + weight * CTC score, of systems that the LLM writes.
+
+    weight: a number, or "valid": for each system the one of the grid with the fewest word errors on the validation set.
+    valid_text: reference of the validation set (Kaldi); with it the errors of each weight are printed.
+    """
+    from espnet_llmvq.data.normalise import get_normaliser
+    from espnet_llmvq.decode.choose import GIVEN, fewest_errors, write_chosen
+    from espnet_llmvq.score.files import read_transcript
+
+    valid = experiment.options.valid_set
+    if weight == "valid" and not valid_text:
+        raise UserError("a weight that is chosen on the validation set needs its reference")
+    reference = (read_transcript(valid_text), valid_text) if valid_text else None
+    normalise = get_normaliser(experiment.options.normaliser)
+    for system in systems:
+        if system.decode != "llm":
+            continue
+        chosen, source = weight, GIVEN
+        if reference:
+            lowest = fewest_errors(system.name, str(system.hyp_path(valid)), reference, grid, normalise)
+            if weight == "valid":
+                chosen, source = lowest, f"lowest WER on {valid}"
+        for name in sets:
+            write_chosen(str(system.hyp_path(name)), chosen, source)
+
+
+def question_options(experiment, kind, config=None, overrides=None):
+    """`MultipleChoice` or `OpenQuestions` of a section of a YAML file, and of {key: value} laid over it."""
+    from espnet_llmvq.base.config import from_mapping, read_yaml
+    from espnet_llmvq.base.errors import check_name
+    from espnet_llmvq.sequence.questions import MultipleChoice, OpenQuestions
+
+    sections = {"mc": ("multiple_choice", MultipleChoice), "sqa": ("spoken_qa", OpenQuestions)}
+    path = config or experiment.options.questions_config
+    values = read_yaml(path) if path else {}
+    for name in values:
+        check_name(f"section in {path}", name, [section for section, _ in sections.values()])
+    section, cls = sections[kind]
+    return from_mapping(cls, {**(values.get(section) or {}), **(overrides or {})}, f"{path or 'options'}: {section}")
+
+
+def ask(
+    experiment, systems, kind, path, options, *, examples=None, nj=1, ngpu=0, redo=False, forms=None, batch_size=16
+):
+    """Put the questions of a file to systems, in writing and spoken, and to the LLM alone in writing.
+
+    kind: "mc" or "sqa"; options: `MultipleChoice` or `OpenQuestions`; examples: file of examples of the first.
+    forms: of the questions to systems, both if None.
+    """
+    from pathlib import Path
+
+    from espnet_llmvq.data.questions import MULTIPLE_CHOICE, read_questions
+    from espnet_llmvq.score.questions import ANSWERS, SPEECH, TEXT
+
+    questions, shown = read_questions(path, kind), []
+    if kind == MULTIPLE_CHOICE:
+        from espnet_llmvq.sequence.questions import split_examples
+
+        given = read_questions(examples, kind) if examples else None
+        questions, shown = split_examples(questions, given, options.shots, path)
+    name, jobs = f"{kind}_{Path(path).stem}", {}
+    inputs = {"questions": path, **({"examples": examples} if examples else {})}
+    asked = [(s.name, s.model, weights_of(s), forms or (TEXT, SPEECH)) for s in systems if s.decode == "llm"]
+    llm = os.path.join(experiment.llm, "config.json") if os.path.isdir(experiment.llm) else None
+    asked.append(("llm", None, llm, (TEXT,)))
+    for label, directory, weights, wanted in asked:
+        out = os.path.join(directory or experiment.exp("llm_alone"), name, ANSWERS)
+        made = Made(
+            out, inputs | ({"model": weights} if weights else {}), options=asdict(options), forms=wanted,
+            llm=experiment.llm, **tools("torch", "transformers"),
+        )  # fmt: skip
+        if not up_to_date(made, redo):
+            jobs[label] = (label, directory, wanted, made)
+    if jobs:
+        from espnet_llmvq.decode.ask import ask_all
+
+        ask_all(list(jobs.values()), kind, options, questions, shown, experiment.llm, path, nj, ngpu, batch_size)

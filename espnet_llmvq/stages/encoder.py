@@ -1,0 +1,125 @@
+"""The speech encoder: trained or described (stage 7), word times by its CTC head (8), its frames (10)."""
+
+import os
+
+from espnet_llmvq.base.errors import UserError
+from espnet_llmvq.base.made import Made, origin
+from espnet_llmvq.stages.report import is_there, tools, up_to_date
+from espnet_llmvq.stages.sequences import count_positions, make_sequences
+
+# What the task needs to build a model that is an encoder and nothing else.
+ENCODER_ONLY = {
+    "model_conf": {"ctc_weight": 0.0, "start_weight": 0.0, "llm_weight": 0.0},
+    "encoder_file": None, "bridge": "none", "bridge_conf": {}, "llm_conf": {}, "ctc_conf": {}, "augment_conf": {},
+    "freeze": [],
+}  # fmt: skip
+
+
+def encoder_shapes(experiment):
+    """(training, validation) files of the positions that batches of the encoder's training are planned by."""
+    return experiment.exp("encoder_stats", "train_shape"), experiment.exp("encoder_stats", "valid_shape")
+
+
+def prepare(experiment):
+    """What the training of the encoder needs: sequences, and the frames of each. Or a pretrained one, described."""
+    options = experiment.options
+    if options.pretrained_encoder:
+        describe_pretrained(experiment)
+    if not experiment.trains_encoder:
+        return
+    make_sequences(experiment, [options.train_set, options.valid_set])
+    train, valid = encoder_shapes(experiment)
+    pairs = [(experiment.sequences(options.valid_set), valid), (experiment.sequences(options.train_set), train)]
+    count_positions(pairs, experiment.tokenizer, experiment.encoder, 1)
+
+
+def describe_pretrained(experiment):
+    """Make WavLM or Whisper the encoder of the experiment: checked, and described in its directory's config.yaml.
+
+    Nothing is trained or copied: its weights stay where they are, and other commands find them by that config.
+    """
+    import yaml
+
+    from espnet_llmvq.base.files import write_text
+
+    path = experiment.options.pretrained_encoder
+    config = {**experiment.encoder, **ENCODER_ONLY, "frontend_conf": {}, "normalize_conf": {}}
+    config["llm"] = experiment.tokenizer
+    made = Made(experiment.encoder_dir, {}, config=config)
+    if is_there(made):
+        return
+    import torch
+
+    from espnet_llmvq.speech.frame_rate import described
+    from espnet_llmvq.speech.pretrained import WEIGHTED
+
+    write_text(os.path.join(made.out, "config.yaml"), yaml.safe_dump(config, sort_keys=False))
+    # What a checkpoint of ours holds of such an encoder.
+    rows = described(path)[0].num_hidden_layers + 1
+    weighted = config["encoder_conf"].get("layer") == WEIGHTED
+    weights = experiment.encoder_file
+    torch.save({"speech_encoder.layer_weights": torch.zeros(rows)} if weighted else {}, weights + ".tmp")
+    os.replace(weights + ".tmp", weights)
+    made.note(files=["config.yaml", "model.pth"])
+    print(f"{made.out}: {config['encoder']}, {config['encoder_conf']}")
+
+
+def encoder_input(experiment):
+    """The encoder as an input of a `Made`."""
+    return {"encoder": experiment.encoder_file}
+
+
+def align(experiment, threads, ngpu=0):
+    """The word times of the sets that need them."""
+    names, pretrained = experiment.sets_to_align, experiment.options.pretrained_encoder
+    make_sequences(experiment, names)
+    if pretrained:  # what an HMM aligner made there is taken
+        names = [name for name in names if not os.path.exists(experiment.ctm(name))]
+    if names and pretrained:
+        pair = f"{experiment.sequences(names[0])}={experiment.ctm(names[0])}"
+        raise UserError(
+            f"{pretrained} has no CTC head to align {names[0]} with. Give its word times with --ctms {names[0]}=FILE "
+            f"(see llmvq align import), or make them with an HMM aligner: llmvq align make --aligner hmm --set {pair}"
+        )
+    from espnet_llmvq.decode.align import align_sets
+
+    sets = []
+    for name in names:
+        reference = os.path.join(experiment.data_dir(name), "words.ctm")
+        there = os.path.exists(reference)
+        sets.append((experiment.sequences(name), experiment.ctm(name), reference if there else None))
+    align_sets(sets, encoder=experiment.encoder_dir, threads=threads, ngpu=ngpu)
+
+
+def frames_made(experiment, name):
+    """The `Made` of the cached frames of a set."""
+    options, augment = experiment.options, {}
+    if options.augment_cache and name == options.train_set:
+        augment = {"augment": True, "seed": options.base_seed}
+    inputs = {"sequences": experiment.sequences(name)} | encoder_input(experiment)
+    return Made(experiment.frames(name), inputs, **augment, **tools("torch"))
+
+
+def encode(experiment, threads, ngpu=0, batch_seconds=120.0):
+    """The frames of the frozen encoder for training, validation and test sets, where they are cached."""
+    if not experiment.caches_frames:
+        if experiment.options.cache_encoder:
+            print(f"the weights of the layers of {experiment.options.pretrained_encoder} train: no frames are cached")
+        return
+    waiting = [made for made in (frames_made(experiment, n) for n in experiment.set_names)
+               if not up_to_date(made)]  # fmt: skip
+    if not waiting:
+        return
+    from espnet_llmvq.decode.encode import Encoding
+
+    encoding = Encoding(experiment.encoder_dir, threads, ngpu, batch_seconds)
+    for made in waiting:
+        encoding.write(
+            made.inputs["sequences"], made.out, made, made.options.get("augment"), made.options.get("seed", 1)
+        )
+
+
+def frames_of(experiment, name):
+    """frames.scp of a set, None if its frames are not cached."""
+    path = os.path.join(experiment.frames(name), "frames.scp")
+    return path if experiment.caches_frames and origin(experiment.frames(name)) else None

@@ -1,0 +1,305 @@
+"""Sequences, their LLM positions, and mixtures of them (stages 7, 9 and 10)."""
+
+import collections
+import functools
+import os
+
+from espnet_llmvq.base.errors import UserError
+from espnet_llmvq.base.files import write_text, writing
+from espnet_llmvq.base.made import Made, origin
+from espnet_llmvq.stages.report import up_to_date
+
+OF_DATA = ("text", "utt2num_samples", "wav.scp")  # what sequences of a data directory hold
+
+
+def tables(experiment, name):
+    """Inputs of what is made of a formatted set: its tables."""
+    return {f"{name}: {table}": os.path.join(experiment.dump_dir(name), table) for table in OF_DATA}
+
+
+def audio(experiment, name):
+    """Option of what is made of a formatted set: where its audio is from, which the tables do not say."""
+    return {"audio": origin(experiment.dump_dir(name))}
+
+
+def make_sequences(experiment, names):
+    """The sequences of transcribed speech of sets."""
+    from espnet_llmvq.sequence.prompt import CHAT
+
+    prompt = experiment.options.prompt
+    for name in names:
+        inputs, options = tables(experiment, name), audio(experiment, name)
+        if prompt.startswith(CHAT):  # written in the format of the LLM
+            options |= {"chat_format": experiment.tokenizer}
+            inputs |= tokenizer_input(experiment)
+        made = Made(experiment.sequences(name), inputs, prompt=prompt, **options)
+        if up_to_date(made):
+            continue
+        from espnet_llmvq.sequence.asr import asr_sequence
+        from espnet_llmvq.sequence.corpus import utterances
+
+        dropped, template = {}, resolved_prompt(experiment)
+        rows = utterances(experiment.dump_dir(name), dropped)
+        made.forget()
+        write(made.out, (asr_sequence(*row, template) for row in rows), dropped, experiment.dump_dir(name))
+        made.note()
+
+
+def resolved_prompt(experiment):
+    """The template of sequences, a chat prompt in the format of the LLM."""
+    from espnet_llmvq.sequence.prompt import CHAT, resolved
+
+    prompt = experiment.options.prompt
+    if not prompt.startswith(CHAT):
+        return prompt
+    from espnet_llmvq.llm.directory import load_tokenizer
+
+    return resolved(prompt, load_tokenizer(experiment.tokenizer))
+
+
+def tokenizer_input(experiment):
+    """The tokenizer as an input of a `Made`, by its file where it is a local one."""
+    path = os.path.join(experiment.tokenizer, "tokenizer.json")
+    return {"tokenizer": path} if os.path.isdir(experiment.tokenizer) else {}
+
+
+def write(out, sequences, dropped, source):
+    """Write sequences, and list beside them what could not be used: OUT.dropped.tsv.
+
+    dropped: {id: `Dropped`}, complete when the sequences are gone through. source: what they are from, in messages.
+    Raises UserError if none is left.
+    """
+    from espnet_llmvq.sequence.interleaved import ONE_SEGMENT
+    from espnet_llmvq.sequence.sequence import write_sequences
+
+    n = write_sequences(out, sequences)
+    listing = f"{out}.dropped.tsv"
+    if dropped:
+        write_text(listing, "".join(f"{key}\t{dropped[key]}\n" for key in sorted(dropped)))
+    elif os.path.exists(listing):
+        os.remove(listing)
+    print(f"{out}: {n} sequences from {source}, {len(dropped)} dropped")
+    for reason, times in collections.Counter(why.reason for why in dropped.values()).most_common():
+        print(f"  dropped, {reason}: {times}")
+    if dropped:
+        print(f"  all are listed in {listing}")
+    if not n:
+        for path in (out, f"{out}.idx"):
+            os.remove(path)
+        pauses = any(why.reason == ONE_SEGMENT for why in dropped.values())
+        remedy = "; are there pauses in the word times? `silence` says how long one is" if pauses else ""
+        raise UserError(f"{out}: no sequence is left{remedy}")
+
+
+def make_all(experiment):
+    """The sequences of all sets, and of the sources of mixtures."""
+    make_sequences(experiment, experiment.set_names)
+    make_sources(experiment)
+
+
+def make_sources(experiment):
+    """The sequences of the sources of mixtures, of sets and plain texts."""
+    for source in experiment.sources:
+        name, form = source.split("/")
+        if form == "asr":
+            make_sequences(experiment, [name])
+        elif form == "text":
+            make_text(experiment, name)
+        else:
+            make_interleaved(experiment, name, form)
+
+
+def context_options(experiment):
+    """What decides how long a sequence of a mixture may be, beside the encoder."""
+    return {"context": experiment.options.context, "llm": experiment.llm, "stack": experiment.stack}
+
+
+def within_context(sequences, dropped, context, llm, encoder, stack):
+    """The sequences of at most `context` LLM positions ("llm": as many as the LLM has); the others are `dropped`.
+
+    encoder: keys of a config that shape the encoder; stack: its frames in an LLM position.
+    """
+    from espnet_llmvq.llm.directory import context_of, load_tokenizer
+    from espnet_llmvq.model.positions import Positions
+    from espnet_llmvq.sequence.corpus import within
+
+    limit = context_of(llm) if context == "llm" else int(context)
+    if limit is None:
+        return sequences
+
+    @functools.cache
+    def exact():  # a tokenizer takes seconds to load, and few sequences come near the limit
+        return Positions(load_tokenizer(llm), encoder, stack)
+
+    return within(sequences, lambda seq: exact()(seq), Positions(None, encoder, stack).upper_bound, limit, dropped)
+
+
+def make_text(experiment, name):
+    """Sequences of a plain text, or of the transcripts of a set as plain text."""
+    from espnet_llmvq.sequence.asr import text_sequence
+    from espnet_llmvq.sequence.corpus import documents
+
+    text = experiment.texts.get(name)
+    if text is None:
+        text = experiment.dump_dir(os.path.join(name, "plain.txt"))
+        transcripts = Made(text, {"transcripts": experiment.dump_dir(os.path.join(name, "text"))})
+        if not transcripts.fresh():
+            from espnet_llmvq.data.tables import read_scp
+
+            lines = read_scp(experiment.dump_dir(os.path.join(name, "text"))).values()
+            write_text(text, "".join(f"{line}\n" for line in lines))
+            transcripts.note()
+    inputs = {"text": text} | tokenizer_input(experiment)
+    made = Made(experiment.sequences(f"{name}/text"), inputs, encoder=experiment.encoder, **context_options(experiment))
+    if up_to_date(made):
+        return
+    dropped = {}
+    sequences = (text_sequence(key, line) for key, line in documents(text, dropped))
+    sequences = within_context(sequences, dropped, encoder=experiment.encoder, **context_options(experiment))
+    made.forget()
+    write(made.out, sequences, dropped, text)
+    made.note()
+
+
+def make_interleaved(experiment, name, form):
+    """Sequences of the aligned utterances of a set, speech and text in turns."""
+    from espnet_llmvq.align.ctm import read_ctm
+    from espnet_llmvq.base.config import from_mapping
+    from espnet_llmvq.sequence.interleaved import Interleaving
+    from espnet_llmvq.speech.frame_rate import FrameRate
+
+    inputs = tables(experiment, name) | {"word times": experiment.ctm(name)} | tokenizer_input(experiment)
+    keys, context = experiment.interleave[form], context_options(experiment)
+    options = {"interleave": keys, "encoder": experiment.encoder, **audio(experiment, name), **context}
+    made = Made(experiment.sequences(f"{name}/{form}"), inputs, **options)
+    if up_to_date(made):
+        return
+    directory, dropped, units = experiment.dump_dir(name), {}, {}
+    how, step = from_mapping(Interleaving, keys, form), FrameRate(experiment.encoder).step
+    sequences = interleaved(directory, read_ctm(experiment.ctm(name)), how, step, dropped, units)
+    made.forget()
+    write(made.out, within_context(sequences, dropped, encoder=experiment.encoder, **context), dropped, directory)
+    made.note()
+    print_units(made.out, units)
+
+
+def interleaved(data_dir, ctm, how, step, dropped, units):
+    """Yield the sequences of the aligned utterances of a data directory.
+
+    ctm: {utterance: [Word]}; how: `Interleaving`; step: samples of an encoder step. dropped: {id: `Dropped`} and
+    units: {id: (level, words of each unit)} are filled.
+    """
+    from espnet_llmvq.sequence.corpus import NO_ALIGNMENT, joined
+    from espnet_llmvq.sequence.interleaved import interleave
+    from espnet_llmvq.sequence.units import Dropped
+
+    for utt, path, samples, text, timed in joined(data_dir, ctm, NO_ALIGNMENT, dropped, step):
+        try:
+            done = interleave(utt, path, samples, text, timed, how)
+        except Dropped as why:
+            dropped[utt] = why
+            continue
+        units[utt] = (done.level, [len(unit.words) for unit in done.units])
+        yield done.sequence
+
+
+def print_units(path, units):
+    """Print what interleaved sequences hold. units: {id: (level, words of each unit)}."""
+    from espnet_llmvq.data.audio import SAMPLE_RATE
+    from espnet_llmvq.sequence.sequence import read_sequences
+
+    rows = {}
+    for seq in read_sequences(path):
+        level, lengths = units[seq.id]
+        row = rows.setdefault(level, [0] * 5)
+        samples = sum(s.samples for s in seq.spans if s.is_speech)
+        heard = sum(n for i, n in enumerate(lengths) if (len(lengths) - i) % 2 == 0)
+        for i, n in enumerate((1, len(lengths), sum(lengths), heard, samples)):
+            row[i] += n
+    for level, (n, parts, spoken, heard, samples) in sorted(rows.items()):
+        print(
+            f"  {level} level: {n} sequences, {parts / n:.1f} units each, {spoken / parts:.2f} words a unit, "
+            f"{100 * heard / spoken:.1f} % of {spoken} words as speech ({samples / SAMPLE_RATE / 60:.1f} min)"
+        )
+
+
+def count_positions(pairs, llm, encoder, stack):
+    """The LLM positions of files of sequences, for ESPnet's samplers: pairs [(sequences, file to write)].
+
+    llm: directory or hub id, of which the tokenizer is needed. encoder, stack: as `within_context` takes them.
+    """
+    waiting = []
+    for source, target in pairs:
+        tokens = os.path.join(llm, "tokenizer.json")
+        inputs = {"sequences": source} | ({"tokenizer": tokens} if os.path.isdir(llm) else {})
+        made = Made(target, inputs, encoder=encoder, stack=stack, llm=llm)
+        if not up_to_date(made):
+            waiting.append((source, made))
+    if not waiting:
+        return
+    from tqdm import tqdm
+
+    from espnet_llmvq.llm.directory import load_tokenizer
+    from espnet_llmvq.model.positions import Positions
+    from espnet_llmvq.sequence.sequence import read_sequences
+
+    count = Positions(load_tokenizer(llm), encoder, stack)
+    for source, made in waiting:
+        total = n = 0
+        with writing(made.out) as f:
+            for seq in tqdm(read_sequences(source), desc=source, unit="seq"):
+                positions = count(seq)
+                f.write(f"{seq.id} {positions}\n")
+                total, n = total + positions, n + 1
+        made.note()
+        print(f"{made.out}: {n} sequences, {total} positions, {total / max(n, 1):.1f} each", flush=True)
+
+
+def count_all(experiment):
+    """The LLM positions of training and validation set and of all sources of mixtures."""
+    options = experiment.options
+    names = [options.valid_set, options.train_set, *experiment.sources]
+    pairs = {experiment.positions(name): experiment.sequences(name) for name in names}
+    pairs = [(source, target) for target, source in pairs.items()]
+    count_positions(pairs, experiment.tokenizer, experiment.encoder, experiment.stack)
+
+
+def make_mixtures(experiment):
+    """Mixtures of the sources by their shares of LLM positions."""
+    from espnet_llmvq.sequence.mixture import Source
+
+    for name, shares in experiment.mixtures.items():
+        sources = [
+            Source(source.replace("/", "_"), share, experiment.sequences(source), experiment.positions(source))
+            for source, share in shares.items()
+        ]
+        out, shape = experiment.mixture(name)
+        write_mixture(out, shape, sources, experiment.options.mixture_positions or None, experiment.options.base_seed)
+
+
+def write_mixture(out, shape, sources, positions=None, seed=1):
+    """Write a mixture of [`Source`] to `out` and its LLM positions to `shape`, unless it is there.
+
+    positions: LLM positions in all; None: as many as give the first source once.
+    """
+    from espnet_llmvq.sequence.mixture import mix
+    from espnet_llmvq.sequence.sequence import build_index
+
+    inputs = {s.name: s.path for s in sources} | {f"{s.name}: positions": s.shape for s in sources}
+    made = Made(out, inputs, shares={s.name: s.share for s in sources}, positions=positions, seed=seed)
+    if up_to_date(made) and os.path.exists(shape):
+        return
+    made.forget()
+    lines, held = mix(sources, positions, seed)
+    with writing(shape) as g:
+        with writing(out) as f:
+            for key, length, line in lines:
+                f.write(line + "\n")
+                g.write(f"{key} {length}\n")
+        build_index(out)
+    made.note()
+    total = sum(length for _, length, _ in held.values())
+    print(f"{out}: {sum(n for n, _, _ in held.values())} sequences, {total} positions")
+    for part, (n, length, passes) in held.items():
+        share = 100 * length / total
+        print(f"  {part}: {n} sequences, {length} positions, {share:.2f} %, {passes:.2f} passes", flush=True)

@@ -1,0 +1,239 @@
+"""What a run is about: made of options and cards, checked at once, written and read again."""
+
+import dataclasses
+import json
+import os
+
+import pytest
+import yaml
+
+from espnet_llmvq.base.errors import UserError
+from espnet_llmvq.cli import plan as command
+from espnet_llmvq.experiment.experiment import read_experiment
+from espnet_llmvq.experiment.options import Options, pairs
+from espnet_llmvq.experiment.plan import make_plan
+
+CARDS = {
+    "phases": {
+        "common": {"bridge_conf": {"stack": 2}, "max_epoch": 3, "num_iters_per_epoch": 10, "batch_type": "numel",
+                   "batch_bins": 100},
+        "start": {"base": "common"},
+        "joint": {"base": "common", "max_epoch": 2, "train_encoder": True},
+        "joint_mixed": {"base": "joint", "mixture": "mixed"},
+        "joint_both": {"base": "joint", "mixture": "both"},
+    },
+    "systems": {
+        "ctc": {"decode": "ctc", "label": "CTC"},
+        "ctc_lm": {"decode": "ctc_lm", "label": "CTC + LLM", "lm_weight": 0.5},
+        "plain": {"label": 'Plain | "quoted", a=b:c', "phases": ["start", "joint"], "note": "a note"},
+        "mixed": {"phases": ["start", "joint_mixed"]},
+        "both": {"phases": ["start", "joint_both"]},
+        "all": {"systems": ["ctc", "plain", "mixed"]},
+    },
+    "mixtures": {
+        "mixed": {"train/asr": 2, "train/word": 1},
+        "both": {"train/asr": 1, "tts/text": 0.5, "domain/text": 1, "tts/asr": 1},
+    },
+    "interleave": {"word": {"level": "word"}, "segments": {"level": "segment"}},
+}  # fmt: skip
+ENCODER = {"frontend_conf": {"hop_length": 160}, "encoder_conf": {"output_size": 4}, "max_epoch": 5,
+           "batch_type": "numel", "batch_bins": 100, "model_conf": {"ctc_weight": 1.0, "llm_weight": 0.0}}  # fmt: skip
+
+
+@pytest.fixture
+def recipe(tmp_path, monkeypatch):
+    """Function: the `Experiment` of options, in a recipe that has cards and a config of an encoder."""
+    (tmp_path / "conf").mkdir()
+    (tmp_path / "conf/systems.yaml").write_text(yaml.safe_dump(CARDS, sort_keys=False))
+    (tmp_path / "conf/encoder.yaml").write_text(yaml.safe_dump(ENCODER))
+    monkeypatch.chdir(tmp_path)
+
+    def make(**options):
+        return make_plan(Options(**{"systems": "plain", "test_sets": "test:id phone:ood", **options}))
+
+    return make
+
+
+def test_a_plan_is_read_as_it_was_written(recipe):
+    experiment = recipe(
+        systems="all both", texts="domain='a=b:c d.txt'", tts_text="tts.txt", set_metrics="phone=bleu phone=chrf",
+        set_normalisers="phone=softvq", word_lists="test=rare.txt", train_overrides="'optim_conf={lr: 0.5}'",
+    )  # fmt: skip
+    experiment.write()
+    assert read_experiment("exp") == read_experiment("exp/experiment.json") == experiment
+    assert [s.name for s in experiment.systems] == ["ctc", "plain", "mixed", "both"]
+    assert experiment.texts == {"domain": "a=b:c d.txt"}
+    phone = experiment.eval_set(experiment.sets[1])
+    assert (phone.domain, phone.normaliser, phone.metrics, phone.word_list) == ("ood", "softvq", ("bleu", "chrf"), "")
+    assert (phone.text, phone.utt2spk, phone.entities) == ("dump/phone/text", "dump/phone/utt2spk", "")
+    os.makedirs("dump/phone")
+    open("dump/phone/entities", "w").close()
+    assert experiment.eval_set(experiment.sets[1]).entities == "dump/phone/entities"
+
+
+def test_systems_know_where_their_models_and_hypotheses_are(recipe):
+    systems = {s.name: s for s in recipe(systems="ctc ctc_lm plain").systems}
+    assert systems["plain"].label == 'Plain | "quoted", a=b:c' and systems["plain"].note == "a note"
+    assert systems["plain"].phases == ("start", "start-joint") and systems["plain"].model == "exp/start-joint"
+    paths = {name: str(s.hyp_path("a{set}")) for name, s in systems.items()}
+    assert paths == {
+        "ctc": "exp/encoder/decode_ctc_a{set}/hyp.jsonl",
+        "ctc_lm": "exp/encoder/decode_ctc_lm_a{set}/hyp.jsonl",
+        "plain": "exp/start-joint/decode_a{set}/hyp.jsonl",
+    }
+    assert systems["ctc_lm"].fusion == {"lm_weight": 0.5, "length_bonus": 0.0}
+
+
+def test_trainings_are_each_once_and_as_they_will_be(recipe):
+    experiment = recipe(systems="mixed plain", train_overrides="max_epoch=7", accumulate=2)
+    assert [(t.tag, t.parent, t.mixture, t.is_encoder) for t in experiment.trainings] == [
+        ("encoder", "", "", True), ("start", "", "", False), ("start-joint_mixed", "start", "mixed", False),
+        ("start-joint", "start", "", False),
+    ]  # fmt: skip
+    joint = experiment.trainings[-1].config
+    assert (joint["max_epoch"], joint["train_encoder"], joint["accum_grad"], joint["batch_bins"]) == (7, True, 2, 50)
+    assert experiment.stack == 2
+    assert experiment.encoder == {key: ENCODER[key] for key in ("frontend_conf", "encoder_conf")}
+
+
+def test_another_seed_has_directories_of_its_own(recipe):
+    one, two = recipe(), recipe(seed=2)
+    assert [t.tag for t in two.trainings] == ["encoder", "start_seed2", "start-joint_seed2"]
+    assert (one.results_dir, two.results_dir) == ("exp", "exp/seed2")
+    one.write()
+    two.write()
+    assert read_experiment("exp").options.seed == 1 and read_experiment("exp/seed2").options.seed == 2
+
+
+def test_sources_of_mixtures_and_their_files(recipe):
+    experiment = recipe(systems="mixed both", texts="domain=d.txt", tts_text="t.txt", ctms="train=a=b.ctm")
+    assert experiment.sources == ["train/asr", "train/word", "tts/text", "domain/text", "tts/asr"]
+    assert experiment.mixtures["both"] == {"train/asr": 1, "tts/text": 0.5, "domain/text": 1, "tts/asr": 1}
+    assert [experiment.sequences(s) for s in experiment.sources] == [
+        "dump/train/sequences.jsonl", "dump/train/word.jsonl", "dump/tts/plain.jsonl", "dump/domain/plain.jsonl",
+        "dump/tts/sequences.jsonl",
+    ]  # fmt: skip
+    assert experiment.positions("train") == "exp/stats/train_shape"
+    assert experiment.positions("tts/asr") == "exp/stats/tts_asr_shape"
+    assert experiment.interleaved_sets == ["train"] and experiment.sets_to_align == []
+    assert experiment.ctm("train") == "a=b.ctm"
+    aligned = recipe(systems="mixed", align_sets="test train")
+    assert aligned.sets_to_align == ["test", "train"] and aligned.ctm("test") == "exp/align/test.ctm"
+
+
+def test_overrides_reach_the_forms_of_interleaving(recipe):
+    experiment = recipe(systems="mixed", interleave_overrides="silence=0.5 segment_token='<a b>'")
+    assert experiment.interleave["word"]["silence"] == 0.5
+    assert experiment.interleave["word"]["segment_token"] == "<a b>"
+    assert list(experiment.interleave) == ["word"]
+
+
+def test_the_baseline_of_a_run_without_it_is_its_first_system(recipe):
+    assert recipe(systems="mixed plain", baseline="plain").options.baseline == "plain"
+    assert recipe(systems="mixed", baseline="plain").options.baseline == "mixed"
+    with pytest.raises(UserError, match="unknown baseline 'plian' .did you mean 'plain'"):
+        recipe(baseline="plian")
+
+
+def test_an_encoder_and_an_llm_from_elsewhere(recipe, tmp_path):
+    (tmp_path / "given").mkdir()
+    (tmp_path / "given/config.yaml").write_text(yaml.safe_dump({**ENCODER, "frame_stack": 3}))
+    experiment = recipe(encoder_file="given/model.pth", llm="owner/name")
+    assert not experiment.trains_encoder and [t.tag for t in experiment.trainings] == ["start", "start-joint"]
+    assert experiment.encoder_dir == "given" and experiment.encoder["frame_stack"] == 3
+    assert (experiment.llm, experiment.tokenizer, experiment.trains_llm) == ("owner/name", "owner/name", False)
+    own = recipe()
+    assert (own.llm, own.tokenizer, own.encoder_file) == ("exp/llm", "exp/tokenizer", "exp/encoder/model.pth")
+
+
+def test_smoke_runs_look_into_their_own_data(recipe):
+    options = recipe(
+        smoke=True, datadir="data_smoke", expdir="exp_smoke", lm_train_text="data/lm/a.txt /else/b.txt",
+        lm_valid_text="valid='data/a b.txt'", questions="mc=data/q.jsonl", train_overrides="optim=sgd",
+    ).options  # fmt: skip
+    assert options.lm_train_text == "data_smoke/lm/a.txt /else/b.txt"
+    assert pairs(options.lm_valid_text, "x") == [("valid", "data_smoke/a b.txt")]
+    assert options.questions == "mc=data_smoke/q.jsonl"
+    assert recipe(smoke=True).trainings[-1].config["max_epoch"] == 1
+
+
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        ({"systems": ""}, "--systems is empty"),
+        ({"systems": "plian"}, "unknown system 'plian' .did you mean 'plain'"),
+        ({"test_sets": ""}, "--test_sets is empty"),
+        ({"test_sets": "test"}, "--test_sets test: expected NAME:id or NAME:ood"),
+        ({"test_sets": "test:od"}, "--test_sets test:od: expected NAME:id or NAME:ood"),
+        ({"test_sets": "test:id test:ood"}, "--test_sets gives test twice"),
+        ({"test_sets": "a/b:id"}, "set 'a/b': a name has letters, digits"),
+        ({"test_sets": "..:id"}, "set '..': a name has letters, digits"),
+        ({"test_sets": "valid:id"}, "the set valid has two meanings"),
+        ({"test_sets": "train:id"}, "the set train has two meanings"),
+        ({"test_sets": "tts:id", "tts_text": "x"}, "the set tts has two meanings"),
+        ({"test_sets": "train_sp:id", "speed_perturb_factors": "0.9"}, "the set train_sp has two meanings"),
+        ({"valid_set": "train"}, "the set train has two meanings"),
+        ({"set_normalisers": "tset=basic"}, "unknown set in --set_normalisers 'tset' .did you mean 'test'"),
+        ({"set_normalisers": "test=basik"}, "basik"),
+        ({"normaliser": "basik"}, "basik"),
+        ({"word_lists": "test"}, "--word_lists test: expected NAME=VALUE"),
+        ({"word_lists": "test=a test=b"}, "--word_lists gives test twice"),
+        ({"texts": "a='b"}, "--texts .*: No closing quotation"),
+        ({"systems": "both"}, "both, tts/text: .tts.|both, domain/text: .domain."),
+        ({"systems": "mixed", "texts": "domain"}, "--texts domain: expected NAME=VALUE"),
+        ({"systems": "mixed", "ctms": "trian=x"}, "unknown set in --ctms 'trian' .did you mean 'train'"),
+        ({"systems": "mixed", "interleave_overrides": "silense=0"}, "did you mean 'silence'"),
+        ({"questions": "mcq=x"}, "unknown kind of --questions 'mcq' .did you mean 'mc'"),
+        ({"question_examples": "x"}, "--question_examples is for multiple choice"),
+        ({"pretrained_layer": "3"}, "--pretrained_layer is for --pretrained_encoder"),
+        ({"pretrained_encoder": "a", "encoder_file": "b"}, "give --pretrained_encoder or --encoder_file, not both"),
+        ({"ctc_weight": "1.5"}, "--ctc_weight '1.5': expected a number from 0 to 1"),
+        ({"context": "long"}, "--context 'long': expected a number of positions, or llm"),
+        ({"num_beams": 0}, "--num_beams 0 must be 1 or more"),
+        ({"min_duration": 30}, "--min_duration 30.* below --max_duration"),
+        ({"llm": "./none"}, "LLM directory ./none does not exist"),
+        ({"encoder_config": "conf/none.yaml"}, "conf/none.yaml does not exist"),
+        ({"train_overrides": "max_epoch"}, "override 'max_epoch': expected key=value"),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_is_told_before_anything_is_done(recipe, options, message, tmp_path):
+    before = sorted(os.listdir(tmp_path))
+    with pytest.raises(UserError, match=message):
+        recipe(**options)
+    assert sorted(os.listdir(tmp_path)) == before
+
+
+def test_systems_that_differ_in_what_positions_count_are_refused(recipe, tmp_path):
+    cards = json.loads(json.dumps(CARDS))
+    cards["phases"]["joint"]["bridge_conf"] = {"stack": 5}
+    (tmp_path / "conf/systems.yaml").write_text(yaml.safe_dump(cards))
+    with pytest.raises(UserError, match="bridge_conf.stack"):
+        recipe()
+
+
+def test_damaged_or_absent_plans(recipe, tmp_path):
+    with pytest.raises(UserError, match="exp: No such file or directory; run ./run.sh of the recipe"):
+        read_experiment("exp")
+    recipe().write()
+    text = (tmp_path / "exp/experiment.json").read_text()
+    for damaged, message in ((text[:50], "is damaged"), (text.replace('"name"', '"nam"', 1), "unknown key .* 'nam'")):
+        (tmp_path / "exp/experiment.json").write_text(damaged)
+        with pytest.raises(UserError, match=message):
+            read_experiment("exp")
+
+
+def test_the_command_has_every_option(recipe, tmp_path, capsys):
+    command.main(["--systems", "plain", "--test_sets", "mean_voices:ood micro_x:id", "--cache_encoder", "false",
+                  "--max_duration", "9", "--other_prompt"])  # fmt: skip
+    experiment = read_experiment("exp")
+    assert experiment.options == dataclasses.replace(
+        Options(), systems="plain", test_sets="mean_voices:ood micro_x:id", cache_encoder=False, max_duration=9.0,
+        other_prompt=True, baseline="plain", title=tmp_path.parent.name,
+    )  # fmt: skip
+    assert capsys.readouterr().out == "systems: plain; sets: train valid mean_voices micro_x\n"
+    with pytest.raises(SystemExit):
+        command.main(["--script_options", "stage nj", "--stge", "1"])
+    assert "--stge (did you mean '--stage'?)" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        command.main(["--cache_encoder", "maybe"])
+    assert "invalid true or false value: 'maybe'" in capsys.readouterr().err

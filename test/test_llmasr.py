@@ -1,0 +1,175 @@
+"""The stage script: which commands it runs, in which order, with which options; nothing of them is run here."""
+
+import os
+import re
+import stat
+import subprocess
+from pathlib import Path
+
+import pytest
+
+EGS = Path(__file__).resolve().parent.parent / "egs"
+TEMPLATE = EGS / "TEMPLATE" / "llmasr1"
+# Notes each command with its arguments, one a line; a plan is a file, and a failure is asked for by name.
+PYTHON = """\
+#!/usr/bin/env bash
+printf '%q ' "${@:3}" | sed 's/ $//' >>calls && echo >>calls
+[ "$3 $4" != "${FAIL:-}" ] || { echo "it failed" >&2; exit 1; }
+[ "$3" != plan ] || { while [ "$1" != --out ]; do shift; done; echo '{}' >"$2"; }
+"""
+DATA_SH = '#!/usr/bin/env bash\necho "data.sh $*" >>calls\n'
+
+
+@pytest.fixture
+def script(tmp_path):
+    """Function: runs llmasr.sh with options -> (exit status, [command line], standard error)."""
+    for name in ("llmasr.sh", "path.sh", "utils"):
+        os.symlink(TEMPLATE / name, tmp_path / name)
+    (tmp_path / "local").mkdir()
+    for path, text in ((tmp_path / "python", PYTHON), (tmp_path / "local/data.sh", DATA_SH)):
+        path.write_text(text)
+        path.chmod(stat.S_IRWXU)
+
+    def run(*options, **environment):
+        (tmp_path / "calls").write_text("")
+        done = subprocess.run(
+            ["./llmasr.sh", "--python", "./python", "--nj", "1", *options], cwd=tmp_path, check=False,
+            capture_output=True, text=True, env={**os.environ, **environment},
+        )  # fmt: skip
+        return done.returncode, (tmp_path / "calls").read_text().splitlines(), done.stderr
+
+    return run
+
+
+def without_plan(calls):
+    assert calls[0].startswith("plan --out ")
+    return calls[1:]
+
+
+def test_all_stages_in_their_order(script):
+    status, calls, error = script("--systems", "lora", "--test_sets", "test:id")
+    assert status == 0, error
+    assert without_plan(calls) == [
+        "train --exp exp --check",
+        "data.sh --datadir data --nj 1",
+        "stage check --exp exp --nj 1",
+        "stage perturb --exp exp --nj 1",
+        "stage format --exp exp --nj 1",
+        "stage filter --exp exp",
+        "stage tokenizer --exp exp",
+        "stage lm --exp exp --ngpu 0 --threads 1",
+        "stage encoder --exp exp",
+        "train --exp exp --encoder",
+        "stage align --exp exp --ngpu 0 --threads 1",
+        "stage sequences --exp exp",
+        "stage encode --exp exp --ngpu 0 --threads 1",
+        "stage positions --exp exp",
+        "stage mixtures --exp exp",
+        "train --exp exp --nj 1",
+        "decode --exp exp --nj 1 --ngpu 0",
+        "rescore --exp exp",
+        "ask --exp exp --nj 1 --ngpu 0",
+        "results --exp exp --empty_hyp keep",
+        "analyse --exp exp --nj 1 --ngpu 0",
+        "report --exp exp",
+    ]
+
+
+def test_stages_are_chosen(script):
+    _, calls, _ = script("--stage", "9", "--stop_stage", "10", "--skip_stages", "9")
+    assert [call.split(" --")[0] for call in without_plan(calls)] == [
+        "train", "stage encode", "stage positions", "stage mixtures",
+    ]  # fmt: skip
+    _, calls, _ = script("--stage", "12", "--stop_stage", "12")
+    assert without_plan(calls)[0] == "decode --exp exp --nj 1 --ngpu 0 --redo"
+    _, calls, _ = script("--stage", "14", "--stop_stage", "14", "--analyse_opts", "--examples 10")
+    assert without_plan(calls) == ["analyse --exp exp --nj 1 --ngpu 0 --redo --examples 10"]
+    _, calls, _ = script("--stage", "13", "--stop_stage", "13", "--score_opts=--replicates 20 --empty_ref drop")
+    assert without_plan(calls) == ["results --exp exp --empty_hyp keep --replicates 20 --empty_ref drop"]
+
+
+def test_options_that_are_not_the_scripts_go_to_the_plan_as_they_are(script, tmp_path):
+    _, calls, _ = script(
+        "--systems", "a b", "--texts=x=a=b:c.txt", "--prompt", "a|b {speech} 'q'", "--other_prompt",
+        "--stop_stage", "1", "--seed", "2",
+    )  # fmt: skip
+    plan = calls[0]
+    assert " --systems a\\ b --texts=x=a=b:c.txt --prompt a\\|b\\ \\{speech\\}\\ \\'q\\' --other_prompt " in plan
+    assert plan.count("--datadir data --dumpdir dump --expdir exp --seed 2 --smoke false --ngpu 0") == 1
+    assert (tmp_path / "exp/seed2/experiment.json").is_file() and calls[-1] == "stage check --exp exp/seed2 --nj 1"
+    assert "--systems a b" in (tmp_path / "exp/commands.log").read_text()
+
+
+def test_smoke_runs_have_directories_of_their_own(script):
+    status, calls, error = script(
+        "--smoke",
+        "--stop_stage",
+        "1",
+        "--smoke_opts",
+        "--local_data_opts=--smoke=true --vocab_size 9",
+        "--vocab_size",
+        "8",
+    )
+    assert status == 0, error
+    assert "--datadir data_smoke --dumpdir dump_smoke --expdir exp_smoke --seed 1 --smoke true" in calls[0]
+    assert calls[0].index("--vocab_size 8") < calls[0].index("--vocab_size 9")  # the later one counts
+    assert calls[1:] == [
+        "data.sh --datadir data_smoke --nj 1 --smoke=true", "stage cut --exp exp_smoke",
+        "stage check --exp exp_smoke --nj 1",
+    ]  # fmt: skip
+
+
+def test_nothing_is_written_where_the_plan_fails(script, tmp_path):
+    before = sorted(os.listdir(tmp_path))
+    status, calls, error = script("--systems", "none", FAIL="plan --out")
+    assert (status, len(calls)) == (1, 1) and "it failed" in error
+    assert sorted(os.listdir(tmp_path)) == sorted([*before, "calls"])
+
+
+def test_dry_runs_and_estimates_write_nothing(script, tmp_path):
+    before = sorted(os.listdir(tmp_path))
+    status, calls, error = script("--dry_run", "--estimate", "--json", "x.json", "--estimate_opts", "--gpu h100")
+    assert status == 0, error
+    plan = re.match(r"plan --out (\S+) ", calls[0])[1]
+    assert calls[1:] == [
+        f"train --exp {plan} --dry_run --json x.json", f"estimate --exp {plan} --json x.json --gpu h100"
+    ]  # fmt: skip
+    assert sorted(os.listdir(tmp_path)) == sorted([*before, "calls"]) and not os.path.exists(plan)
+
+
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        (["--stage", "0"], "--stage 0: stages are 1 to 17"),
+        (["--skip_stages", "2 x"], "--skip_stages x: stages are 1 to 17"),
+        (["--stop_stage", "16"], "stages 16 and 17 need --pack_system"),
+        (["--stop_stage", "17", "--pack_system", "lora"], "stage 17 needs --hf_repo"),
+        (["--num_nodes", "2"], "--num_nodes 2: name the machines with --hosts"),
+        (["--num_nodes", "2", "--hosts", "a,b"], "--hosts says how many machines there are"),
+        (["--smoke=maybe"], "--smoke must be true or false, not maybe"),
+        (["lora"], "unexpected argument lora"),
+    ],
+)
+def test_wrong_options_fail_before_anything_is_run(script, options, message):
+    status, calls, error = script(*options)
+    assert status != 0 and message in error and calls == []
+
+
+def test_packing_and_upload(script):
+    options = ["--stage", "16", "--stop_stage", "17", "--pack_system", "lora"]
+    _, calls, _ = script(*options, "--hf_repo", "me/lora")
+    assert without_plan(calls) == [
+        "pack --exp exp --system lora --out exp/packed/lora", "upload exp/packed/lora --repo me/lora",
+    ]  # fmt: skip
+    _, calls, _ = script(*options, "--hf_repo", "./shelf")
+    assert calls[-1] == "upload exp/packed/lora --to ./shelf"
+
+
+def test_a_failure_beside_other_work_ends_the_run(script):
+    status, calls, error = script("--nj", "2", FAIL="stage lm")
+    assert status == 1 and "stage 6 (exp/llm.log) failed" in error
+    assert "train --exp exp --encoder" in calls and "stage align" not in " ".join(calls)
+
+
+def test_the_script_can_be_read_in_one_sitting():
+    assert len((TEMPLATE / "llmasr.sh").read_text().splitlines()) <= 300
