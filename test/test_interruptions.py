@@ -13,7 +13,6 @@ import soundfile
 
 from espnet_llmvq.base.errors import UserError, message_of
 from espnet_llmvq.base.processes import run_forked, run_jobs
-from espnet_llmvq.cli import encode
 from espnet_llmvq.cli.data import format as format_command
 from espnet_llmvq.cli.parser import run
 from espnet_llmvq.data.checks import validate
@@ -338,14 +337,13 @@ def test_damaged_encoder_frames_are_told_with_the_remedy(tmp_path):
 
     from espnet_llmvq.model.batch import FrameCache
 
-    tmp, target = tmp_path / "frames.tmp", tmp_path / "frames"
-    tmp.mkdir()
+    target = tmp_path / "frames"
+    target.mkdir()
     rng = np.random.default_rng(0)
     frames = {f"u{i}": rng.standard_normal((5 + i, 4)).astype(np.float32) for i in range(6)}
-    with kaldiio.WriteHelper(f"ark,scp:{tmp}/frames.ark,{tmp}/frames.scp") as writer:
+    with kaldiio.WriteHelper(f"ark,scp:{target}/frames.ark,{target}/frames.scp") as writer:
         for utt, x in frames.items():
             writer(utt, x)
-    encode.publish(str(tmp), str(target))
     ark, scp = target / "frames.ark", target / "frames.scp"
     whole, told = ark.read_bytes(), 0
     for _ in range(100):

@@ -45,13 +45,13 @@ def transcripts(wanted, tokenizer, failed):
 
 def load_encoder(directory, device):
     """(model, tokenizer) of an encoder with a CTC head."""
-    from espnet_llmvq.espnet.task import load_model
     from espnet_llmvq.llm.directory import load_tokenizer
+    from espnet_llmvq.model.build import load_model
 
-    model, args = load_model(directory, device)
+    model, config = load_model(directory, device)
     if model.ctc is None:
         raise UserError(f"{directory}: the encoder has no CTC head (ctc: false); train one that has")
-    return model, load_tokenizer(args.llm)
+    return model, load_tokenizer(config["llm"])
 
 
 def align_ctc(model, tokenizer, path, wanted, failed, batch_seconds, device):
@@ -61,7 +61,7 @@ def align_ctc(model, tokenizer, path, wanted, failed, batch_seconds, device):
 
     from espnet_llmvq.align.ctc import align_words
 
-    step = model.speech_encoder.frame_seconds()
+    step = model.speech_encoder.rate.seconds
     tokens, aligned = transcripts(wanted, tokenizer, failed), {}
     batches = Batches(path, batch_seconds, tokenizer)
     with torch.inference_mode():

@@ -4,6 +4,7 @@ import collections
 import functools
 import os
 
+from espnet_llmvq.base.config import from_mapping
 from espnet_llmvq.base.errors import UserError
 from espnet_llmvq.base.files import write_text, writing
 from espnet_llmvq.base.made import Made, origin
@@ -170,7 +171,7 @@ def make_interleaved(experiment, name, form):
     )  # fmt: skip
     if up_to_date(made):
         return
-    options, dropped, units = Interleaving.from_dict(keys, form), {}, {}
+    options, dropped, units = from_mapping(Interleaving, keys, form), {}, {}
 
     def built():
         step = FrameRate(experiment.encoder).step
