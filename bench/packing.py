@@ -74,13 +74,14 @@ def run(model, texts, found):
     """Positions per second over all batches."""
     import torch
 
+    from espnet_llmvq.model.losses import IGNORE, PAD
+
     optimizer = torch.optim.AdamW(model.parameters(), 1e-4)
     start, positions = None, 0
     for batch in [found[0], *found]:
         rows = [texts[i] for i in batch]
-        tokens = torch.nn.utils.rnn.pad_sequence(rows, True)
-        layout = torch.tensor([[[0, len(row), 1]] for row in rows])
-        loss = model(tokens, layout)[0]
+        tokens, labels = (torch.nn.utils.rnn.pad_sequence(rows, True, value) for value in (PAD, IGNORE))
+        loss = model(tokens, labels)[0]
         optimizer.zero_grad()
         loss.sum().backward()
         optimizer.step()

@@ -9,7 +9,9 @@ import torch
 from espnet_llmvq.base.errors import UserError
 from espnet_llmvq.bridge.bridge import Bridge
 from espnet_llmvq.model.alignment import AlignedStart
-from espnet_llmvq.model.speech_llm import CTCHead, SpeechLLM
+from espnet_llmvq.model.ctc import CTCHead
+from espnet_llmvq.model.losses import PAD, SPEECH
+from espnet_llmvq.model.speech_llm import SpeechLLM
 
 WIDTH, TEMPERATURE = 5, 0.2
 
@@ -85,8 +87,8 @@ def test_steps_learn_what_the_head_says_whatever_the_padding():
             total -= sum(float(p[v]) * row[v] for v in range(6))
             count += 1
     speech = torch.nn.utils.rnn.pad_sequence(frames, True, 50.0)
-    tokens, layout = torch.tensor([[4, 5], [4, 0]]), torch.tensor([[[1, 0, 0], [0, 2, 1]], [[1, 0, 0], [0, 1, 1]]])
-    loss, stats, _ = model(tokens, layout, speech, torch.tensor([9, 4]))
+    tokens, labels = torch.tensor([[SPEECH, 4, 5], [SPEECH, 4, PAD]]), torch.tensor([[-100, 4, 5], [-100, 4, 0]])
+    loss, stats, _ = model(tokens, labels, speech, torch.tensor([9, 4]))
     assert float(loss) == pytest.approx(total / count, rel=1e-5)
     loss.backward()
     assert all(p.grad is not None for p in model.bridge.parameters())

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from espnet_llmvq.base.errors import UserError
-from espnet_llmvq.bridge.bridge import Bridge, HardBridge, SoftBridge, other_rows
+from espnet_llmvq.bridge.bridge import Bridge, HardBridge, SoftBridge, derangement
 from espnet_llmvq.bridge.quantizer import hard_quantize, hard_weights_quantize, permuted_quantize, soft_quantize
 from espnet_llmvq.speech.frames import stack_frames
 
@@ -165,18 +165,18 @@ def test_codebook_is_a_copy_that_trains_only_when_asked():
 
 @pytest.mark.parametrize("rows", (2, 3, 800))
 def test_permutation_leaves_no_row_in_its_place(rows):
-    permutation = other_rows(rows, 1)
+    permutation = derangement(rows, 1)
     assert sorted(permutation.tolist()) == list(range(rows))
     assert not (permutation == torch.arange(rows)).any()
-    assert torch.equal(permutation, other_rows(rows, 1))
-    assert rows < 800 or not torch.equal(permutation, other_rows(rows, 2))
+    assert torch.equal(permutation, derangement(rows, 1))
+    assert rows < 800 or not torch.equal(permutation, derangement(rows, 2))
 
 
 @pytest.mark.parametrize("k", (1, 3, V))
 @pytest.mark.parametrize("hard", (True, False))
 def test_permuted_matches_reference(k, hard):
     z, e, grad = draw(7)
-    permutation = other_rows(V, 5)
+    permutation = derangement(V, 5)
 
     def reference(z, e):
         a = reference_weights(z, e, k, 0.3, True)
@@ -193,7 +193,7 @@ def test_permuted_matches_reference(k, hard):
 
 def test_permuting_the_codebook_itself_would_be_no_control():
     z, e, _ = draw(8)
-    permutation = other_rows(V, 5)
+    permutation = derangement(V, 5)
     plain = soft_quantize(z, e, 3, 0.3)[0]
     torch.testing.assert_close(soft_quantize(z, e[permutation], 3, 0.3)[0], plain)
     assert (permuted_quantize(z, e, permutation, 3, 0.3)[0] - plain).norm() > 0.1 * plain.norm()
@@ -209,7 +209,7 @@ def test_permuted_bridges_put_another_row_in_place():
         outputs[seed] = hard(*inputs)[0][0]
         assert list(hard.state_dict()) == list(HardBridge(4, table, stack=1, hidden_size=8).state_dict())
     row_of = torch.cdist(outputs[None], table).argmin(-1)
-    torch.testing.assert_close(outputs[5], table[other_rows(V, 5)[row_of]])
+    torch.testing.assert_close(outputs[5], table[derangement(V, 5)[row_of]])
     (outputs[5] * torch.randn(9, D)).sum().backward()
     assert hard.projector.output.weight.grad.abs().sum() > 0 and hard.codebook.grad is None
 

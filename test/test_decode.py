@@ -13,6 +13,7 @@ from espnet_llmvq.base.errors import UserError
 from espnet_llmvq.decode.batches import Batches, read_batches
 from espnet_llmvq.decode.ctc import collapse, greedy
 from espnet_llmvq.decode.generate import encoded, generate, length_limit
+from espnet_llmvq.model.losses import IGNORE, SPEECH, assemble
 from espnet_llmvq.sequence.asr import asr_sequence
 from espnet_llmvq.sequence.prompt import parse, template_of
 from espnet_llmvq.sequence.sequence import Sequence, Span, read_sequences, write_sequences
@@ -107,7 +108,7 @@ def test_scores_are_log_probabilities(make_model, tokenizer, corpus, num_beams, 
         batch["speech"] = batch["speech"].double()
         frames, lengths = model.encode(batch["speech"], batch["speech_lengths"])
         steps = model.bridge_speech(frames, lengths)[:2]
-        prompt = model.assemble(*steps, batch["tokens"], batch["layout"])[0][0]
+        prompt = assemble(model.llm.get_input_embeddings(), batch["tokens"], batch["labels"], *steps)[0][0]
         for h in found[ids[0]]:
             text = torch.tensor([*h.tokens, tokenizer.eos_token_id])
             inputs = torch.cat([prompt, model.llm.get_input_embeddings()(text)])
@@ -125,7 +126,7 @@ def test_the_search_is_of_transformers(make_model, tokenizer, corpus):
     compared = 0
     for ids, batch in Batches(corpus.valid, 1000, tokenizer, 1):
         steps = model.bridge_speech(*model.encode(batch["speech"], batch["speech_lengths"]))[:2]
-        prompt = model.assemble(*steps, batch["tokens"], batch["layout"])[0][0]
+        prompt = assemble(model.llm.get_input_embeddings(), batch["tokens"], batch["labels"], *steps)[0][0]
         out = model.llm.generate(inputs_embeds=prompt[None], num_beams=3, num_return_sequences=3, length_penalty=0.0,
                                  attention_mask=torch.ones(1, len(prompt), dtype=torch.long), max_new_tokens=40,
                                  return_dict_in_generate=True, output_scores=True)  # fmt: skip
@@ -224,7 +225,8 @@ def test_greedy_search_by_hand(make_model, tokenizer, corpus):
     found = outcomes(model, tokenizer, corpus.train, 4, num_beams=1)
     for ids, batch in Batches(corpus.train, 1000, tokenizer, 1):
         frames, lengths = model.encode(batch["speech"], batch["speech_lengths"])
-        inputs, _ = model.assemble(*model.bridge_speech(frames, lengths)[:2], batch["tokens"], batch["layout"])
+        steps = model.bridge_speech(frames, lengths)[:2]
+        inputs, _ = assemble(model.llm.get_input_embeddings(), batch["tokens"], batch["labels"], *steps)
         x, tokens = inputs[0][None], []
         with torch.no_grad():
             while len(tokens) < length_limit(int(lengths) * model.speech_encoder.rate.seconds):
@@ -251,7 +253,8 @@ def test_batches_do_not_depend_on_the_order_of_the_file(corpus, tokenizer, tmp_p
     for (ids, a), (_, b) in zip(first, second):
         assert all(torch.equal(a[k], b[k]) for k in a)
         # the prompt ends before the transcript: "USER:", speech, " ASSISTANT:"
-        assert a["layout"].shape == (len(ids), 3, 3) and (a["layout"][..., 2] == 0).all()
+        prompt = [*tokenizer.encode("USER:"), SPEECH, *tokenizer.encode(" ASSISTANT:")]
+        assert a["tokens"].tolist() == [prompt] * len(ids) and (a["labels"] == IGNORE).all()
 
 
 def test_batches_need_one_speech_span(tmp_path, tokenizer):

@@ -11,7 +11,6 @@ from conftest import write_cards
 
 from espnet_llmvq.base.errors import UserError
 from espnet_llmvq.cli import train
-from espnet_llmvq.experiment.cards import read_cards
 from espnet_llmvq.experiment.phases import (
     bridge_stack,
     describe,
@@ -124,14 +123,8 @@ def test_a_schedule_follows_from_steps_and_rate(conf):
     assert with_schedule(config, "x")["scheduler_conf"] == {"max_lr": 0.1, "total_steps": 1000}
     assert with_schedule({"scheduler": "warmuplr"}, "x") == {"scheduler": "warmuplr"}
     for more, message in (
-        (
-            {"scheduler_conf": {"max_lr": 0.2}},
-            r"x: scheduler_conf.max_lr is 0.2, but optim_conf.lr is 0.1: .* leave max_lr",
-        ),
-        (
-            {"num_iters_per_epoch": None},
-            "x: onecyclelr needs scheduler_conf.total_steps, or num_iters_per_epoch and max_",
-        ),
+        ({"scheduler_conf": {"max_lr": 0.2}}, "x: .*max_lr is 0.2, but optim_conf.lr is 0.1: .* leave max_lr out"),
+        ({"num_iters_per_epoch": None}, "x: onecyclelr needs scheduler_conf.total_steps, or num_iters_per_epoch and"),
         ({"optim_conf": {}}, "x: onecyclelr needs scheduler_conf.max_lr, or optim_conf.lr that it follows from"),
     ):
         with pytest.raises(UserError, match=message):
@@ -167,19 +160,6 @@ def test_lines(conf):
     assert "8 sequences x 4 (accum_grad) = 32, shared by 2 GPUs" in text
     assert "10 epochs of 1000 batches = 2500 optimizer steps" in text
     assert "adam lr=0.0001" in text and "warmuplr warmup_steps=1000" in text
-
-
-@pytest.mark.parametrize("cards", ["TEMPLATE/conf/paper_a.yaml", "TEMPLATE/conf/paper_b.yaml", "an4/llmasr1/conf"])
-def test_every_system_of_every_recipe(cards):
-    """Nothing is cut short, every phase trains something, and what the phase before trained stays whole."""
-    path = os.path.join(ROOT, cards)
-    found = read_trainings(path, read_cards(path).names("systems"))
-    assert found
-    for training in found:
-        facts = describe(training, DEFAULTS)
-        assert facts["trains"] and facts["effective_batch"] > 0
-        assert facts["steps"] == facts["scheduler_conf"]["total_steps"]
-    assert bridge_stack(found) == 1
 
 
 def test_command_writes_nothing_but_the_file_asked_for(conf, tmp_path, corpus, llm_dir, capsys):

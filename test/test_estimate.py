@@ -13,6 +13,7 @@ from espnet_llmvq.base.errors import UserError
 from espnet_llmvq.cli import estimate
 from espnet_llmvq.espnet.task import SpeechLLMTask
 from espnet_llmvq.estimate.sizing import Batch, size
+from espnet_llmvq.model.losses import IGNORE, PAD, SPEECH
 
 VOCABULARY = 600
 BATCH = Batch(sequences=8, samples=48000, prompt_tokens=10, tokens=30)
@@ -50,12 +51,14 @@ def real_model(arguments, **settings):
 def real_batch(cached_frames=None):
     generator = torch.Generator().manual_seed(1)
     n, prompt, text = BATCH.sequences, BATCH.prompt_tokens, BATCH.tokens
-    layout = torch.tensor([[[0, prompt, 0], [1, 0, 0], [0, text, 1]]] * n)
-    layout[-1, -1, 1] = text - 1
+    tokens = torch.randint(4, 100, (n, prompt + text), generator=generator)
+    tokens = torch.cat([tokens[:, :prompt], torch.full((n, 1), SPEECH), tokens[:, prompt:]], 1)
+    tokens[-1, -1] = PAD
+    labels = tokens.masked_fill((torch.arange(tokens.shape[1]) <= prompt) | (tokens == PAD), IGNORE)
     speech = torch.randn(n, BATCH.samples, generator=generator) if cached_frames is None else cached_frames
     return dict(
-        tokens=torch.randint(4, 100, (n, prompt + text), generator=generator), layout=layout, speech=speech,
-        speech_lengths=torch.full((n,), speech.shape[1]),
+        tokens=tokens, labels=labels, speech=speech, speech_lengths=torch.full((n,), speech.shape[1]),
+        speech_steps=torch.zeros(n, dtype=torch.long),
     )  # fmt: skip
 
 

@@ -11,6 +11,7 @@ from espnet_llmvq.llm.packing import assign, check_no_leak, pack, packed_length
 from espnet_llmvq.llm.tokenizer import train_tokenizer
 from espnet_llmvq.model import batch as batches
 from espnet_llmvq.model.batch import SequenceArrays
+from espnet_llmvq.model.losses import IGNORE, assemble
 from espnet_llmvq.model.positions import Positions, encode_text
 from espnet_llmvq.sequence.sequence import Sequence, Span
 
@@ -53,6 +54,10 @@ def sequences(room):
 def batch_of(tokenizer):
     arrays = SequenceArrays(tokenizer, step=STEP)
     return lambda some: batches.batch_of(arrays, some)[1]
+
+
+def encode(model, batch):
+    return model.encode_spans(*(batch[key] for key in ("tokens", "speech", "speech_lengths", "speech_steps")))
 
 
 def gradients(model):
@@ -98,7 +103,7 @@ def test_pieces_are_encoded_at_once_and_put_back(tmp_path, make_model, batch_of)
     model = make_model()
     some = sequences(tmp_path)
     batch = batch_of(some)
-    frames, lengths = model.encode_spans(batch["speech"], batch["speech_lengths"], batch["layout"])
+    frames, lengths = encode(model, batch)
     assert lengths.tolist() == [1, 3, 3, int(model.speech_encoder.rate.frames(12000)), 1]
 
     def alone(wave, count):
@@ -118,7 +123,7 @@ def test_pieces_are_encoded_at_once_and_put_back(tmp_path, make_model, batch_of)
         torch.testing.assert_close(row[:n], value, atol=1e-6, rtol=1e-5)
         assert not row[n:].any()
     model.concatenate = False
-    frames, separate = model.encode_spans(batch["speech"], batch["speech_lengths"], batch["layout"])
+    frames, separate = encode(model, batch)
     assert torch.equal(separate, lengths)
     for row, n, value in zip(frames, lengths, [alone(p, len(p) // STEP) for p in pieces] + expected[3:]):
         torch.testing.assert_close(row[:n], value, atol=1e-6, rtol=1e-5)
@@ -133,11 +138,11 @@ def test_every_piece_has_its_steps_with_any_encoder(tmp_path, make_model, tokeni
     step = model.speech_encoder.rate.step
     some = sequences(tmp_path)
     batch = batches.batch_of(SequenceArrays(tokenizer, step=step), some)[1]
-    lengths = model.encode_spans(batch["speech"], batch["speech_lengths"], batch["layout"])[1].tolist()
+    lengths = encode(model, batch)[1].tolist()
     whole = int(model.speech_encoder.rate.frames(12000))
     assert lengths == [-(-n // step) for n in (70, 2 * STEP + 1, 3 * STEP)] + [whole, 1]
-    inputs, _ = model.assemble(*model.bridge_speech(*model.encode_spans(
-        batch["speech"], batch["speech_lengths"], batch["layout"]))[:2], batch["tokens"], batch["layout"])  # fmt: skip
+    steps = model.bridge_speech(*encode(model, batch))[:2]
+    inputs, _ = assemble(model.llm.get_input_embeddings(), batch["tokens"], batch["labels"], *steps)
     config = {"frontend_conf": frontend, "frame_stack": stack, "encoder_conf": {"input_layer": layer}}
     count = Positions(tokenizer, config)
     assert [len(x) for x in inputs] == [count(s) for s in some]
@@ -146,8 +151,8 @@ def test_every_piece_has_its_steps_with_any_encoder(tmp_path, make_model, tokeni
 def test_labels_are_exactly_the_text_tokens(tmp_path, make_model, batch_of, tokenizer):
     model = make_model()
     batch = batch_of(sequences(tmp_path)[:1])
-    steps = model.bridge_speech(*model.encode_spans(batch["speech"], batch["speech_lengths"], batch["layout"]))[:2]
-    (inputs,), (labels,) = model.assemble(*steps, batch["tokens"], batch["layout"])
+    steps = model.bridge_speech(*encode(model, batch))[:2]
+    (inputs,), (labels,) = assemble(model.llm.get_input_embeddings(), batch["tokens"], batch["labels"], *steps)
     one, two, four = (tokenizer.encode(t, add_special_tokens=False) for t in ("one", "two three", "four"))
     # <s>, 70 samples, 1,281 samples, 3 steps of 640 samples, </s>
     assert labels.tolist() == [-100, -100, *one, *[-100] * 3, *two, *[-100] * 3, *four, -100]
@@ -163,7 +168,7 @@ def test_each_piece_keeps_a_step_when_blanks_go(tmp_path, make_model, batch_of):
     for conf in ({"drop_blank": 0.0}, {"drop_blank": 0.0, "merge_runs": True}):
         model = make_model(model_conf=conf, **SOFT)
         batch = batch_of(sequences(tmp_path))
-        frames, lengths = model.encode_spans(batch["speech"], batch["speech_lengths"], batch["layout"])
+        frames, lengths = encode(model, batch)
         _, steps, _ = model.bridge_speech(frames, lengths)
         assert len(steps) == 5 and int(steps.min()) >= 1
         assert torch.isfinite(model(**batch)[0])
@@ -257,7 +262,7 @@ def test_a_special_token_must_be_one(tokenizer, tmp_path):
     data = arrays(interleaved("a", sequences(tmp_path)[0].spans[1].audio))
     assert data["tokens"][0] == 1 and data["tokens"][-1] == 2
     # The end token alone, which has no loss, and no space in front of it.
-    assert data["layout"][-1].tolist() == [0, 1, 0] and data["layout"][0].tolist() == [0, 1, 0]
+    assert data["labels"][0] == data["labels"][-1] == IGNORE
 
 
 def test_reserved_tokens(tmp_path):

@@ -174,14 +174,3 @@ def test_run_decodes_and_scores_as_the_paper():
     options = dict(re.findall(r"^    --(\w+) (.+)$", (RECIPE / "run.sh").read_text(), re.MULTILINE))
     assert options["prompt"] == '"USER: {speech} Transcribe speech to text. ASSISTANT: {text}"'
     assert options["num_beams"] == "4" and options["normaliser"] == "softvq" and options["bridge_stack"] == "5"
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("encoder", CARDS)
-def test_every_key_of_the_configs_is_read(encoder):
-    from espnet_llmvq.espnet.task import SpeechLLMTask, encoder_choices
-
-    if "wavlm" not in encoder_choices.classes:
-        pytest.skip("the encoders wavlm and whisper are not there yet")
-    for phase in plan(read_systems(CARDS[encoder], ["paper_a"])):
-        SpeechLLMTask.check_config(phase.config, phase.where)

@@ -8,10 +8,12 @@ import torch
 from espnet_llmvq.base.errors import UserError
 from espnet_llmvq.bridge.bridge import Bridge, SoftBridge
 from espnet_llmvq.llm.directory import load_llm
-from espnet_llmvq.model.speech_llm import CTCHead, SpeechLLM
+from espnet_llmvq.model.ctc import CTCHead
+from espnet_llmvq.model.losses import IGNORE, PAD, SPEECH, assemble
+from espnet_llmvq.model.speech_llm import SpeechLLM
 
 WIDTH, EOS, BLANK = 6, 2, 4
-T, S = 0, 1  # kinds of spans in a layout
+T, S = 0, 1  # kinds of spans
 
 
 class NoEncoder(torch.nn.Module):
@@ -33,11 +35,14 @@ def model(llm_dir, bridge=Bridge, ctc=False, lora=None, bridge_conf=(), **kwargs
 def batch(sequences):
     """[[(kind, tokens or frames, loss)]] -> the model's batch, padded with garbage where nothing may look."""
     speech = [x for seq in sequences for kind, x, _ in seq if kind == S]
-    tokens = [torch.tensor([t for kind, x, _ in seq if kind == T for t in x], dtype=torch.long) for seq in sequences]
-    layout = [[(kind, len(x) if kind == T else 0, loss) for kind, x, loss in seq] for seq in sequences]
+    tokens = [torch.tensor([t for kind, x, _ in seq for t in (x if kind == T else [SPEECH])]) for seq in sequences]
+    labels = [
+        torch.tensor([t if loss else IGNORE for kind, x, loss in seq for t in (x if kind == T else [SPEECH])])
+        for seq in sequences
+    ]
     out = {
-        "tokens": torch.nn.utils.rnn.pad_sequence(tokens, True, 9),
-        "layout": torch.nn.utils.rnn.pad_sequence([torch.tensor(x) for x in layout], True, -1),
+        "tokens": torch.nn.utils.rnn.pad_sequence(tokens, True, PAD),
+        "labels": torch.nn.utils.rnn.pad_sequence(labels, True, 9),
     }
     if speech:
         out["speech"] = torch.nn.utils.rnn.pad_sequence(speech, True, 77.0)
@@ -72,6 +77,30 @@ def sequences():
         [(T, [40, 41, 42, 43, 44, 45, EOS], 1)],
         [(T, [7], 0), (S, frames[3], 0), (T, [8, 9], 0), (S, frames[4], 0), (T, [50], 1), (T, [51, EOS], 0)],
     ]
+
+
+def test_assemble_by_hand():
+    """Embeddings of token t are (t, t); of speech, steps of the first span are 1.1, 1.2, of the second 2.1."""
+    embed = torch.nn.Embedding.from_pretrained(torch.arange(10.0)[:, None].expand(10, 2).contiguous())
+    # fmt: off
+    tokens = torch.tensor([[5, SPEECH,  6,    7, SPEECH,   8],
+                           [3,      4, PAD, PAD,    PAD, PAD],
+                           [SPEECH, 9, PAD, PAD,    PAD, PAD]])
+    labels = torch.tensor([[-100, -100,    6,    7, -100,    8],
+                           [-100,    4, -100, -100, -100, -100],
+                           [-100,    9, -100, -100, -100, -100]])
+    steps = torch.tensor([[1.1, 1.2], [2.1, 99.], [3.1, 3.2]])[..., None].expand(3, 2, 2)
+    inputs, targets = assemble(embed, tokens, labels, steps, torch.tensor([2, 1, 2]))
+    expected = [[5,    1.1,  1.2,  6, 7, 2.1,  8],
+                [3,    4],
+                [3.1,  3.2,  9]]
+    wanted   = [[-100, -100, -100, 6, 7, -100, 8],
+                [-100, 4],
+                [-100, -100, 9]]
+    # fmt: on
+    assert [x.tolist() for x in targets] == wanted
+    for x, row in zip(inputs, expected):
+        assert torch.equal(x, torch.tensor(row)[:, None].expand(len(row), 2))
 
 
 def gradients(model):
@@ -122,7 +151,7 @@ def test_accuracy(llm_dir):
     for i in range(3):  # tokens 0 to 2 become right, one after the other; the end token stays as it is
         data = batch([[*seq[:3], (T, best, 1)]])
         steps = ours.bridge_speech(data["speech"], data["speech_lengths"])[:2]
-        inputs, _ = ours.assemble(*steps, data["tokens"], data["layout"])
+        inputs, _ = assemble(ours.llm.get_input_embeddings(), data["tokens"], data["labels"], *steps)
         logits = ours.llm(inputs_embeds=inputs[0][None]).logits[0, -5:-1]
         right = sum(int(row.argmax()) == t for row, t in zip(logits, best)) / 4
         assert ours(**data)[1]["acc"] == right

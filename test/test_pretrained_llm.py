@@ -14,6 +14,7 @@ import torch
 from espnet_llmvq.base.errors import UserError
 from espnet_llmvq.llm.directory import load_llm, load_tokenizer
 from espnet_llmvq.llm.packing import check_no_leak, pack
+from espnet_llmvq.model.losses import IGNORE, PAD
 from espnet_llmvq.model.positions import at_start, encode_text, puts_space_first
 from espnet_llmvq.sequence.prompt import parse, resolved, template_of
 from espnet_llmvq.sequence.sequence import Span
@@ -327,8 +328,8 @@ def test_a_step_of_training_and_a_search(models, built, family, encoder, conf, b
         assert torch.equal(model(**batch)[0], again(**batch)[0])
     # search: the scores are those of the texts
     prompts = {**batch, **{k: v[:1] for k, v in batch.items()}}
-    spans = prompts["layout"][:, :3]
-    prompts["layout"], prompts["tokens"] = spans, prompts["tokens"][:, : int(spans[0, [0, 2], 1].sum())]
+    length = int((prompts["labels"][0] == IGNORE).sum()) - int((prompts["tokens"][0] == PAD).sum())
+    prompts.update({key: prompts[key][:, :length] for key in ("tokens", "labels")})
     prompts["speech"] = prompts["speech"][:, : int(prompts["speech_lengths"][0])]
     ready = encoded(model, prompts)
     (found,) = generate(model, tokenizer, ready, num_beams=3)

@@ -92,6 +92,7 @@ def test_means_are_told_from_sets(kind, name, label):
         ("{", "not JSON"),
         ("[]", "not a list of results"),
         ('[{"system": "a"}]', "entry 1 lacks one of system, kind, set"),
+        (json.dumps([row("a", "x", 1), row("a", "x", 2, seed=2)]), "entries 1 and 2 are of one system, set and metric"),
     ],
 )
 def test_results_that_cannot_be_read(tmp_path, text, message):

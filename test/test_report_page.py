@@ -627,6 +627,13 @@ def test_phone(browser, page, dark):
     assert min(heights) > 9
     assert browser.run("""const box = document.querySelector('#results .scroll');
         return box.scrollWidth > box.clientWidth""")
+    # its first column stays in sight
+    assert (
+        browser.run("""const box = document.querySelector('#results .scroll'); box.scrollLeft = 150;
+        const edge = box.getBoundingClientRect().left;
+        return Array.from(box.querySelectorAll('tr'), r => r.cells[0].getBoundingClientRect().left - edge)""")
+        == [0] * 4
+    )
     ground = browser.run("return getComputedStyle(document.body).backgroundColor")
     assert ground == ("rgb(20, 23, 26)" if dark else "rgb(255, 255, 255)")
     assert browser.messages() == []

@@ -7,8 +7,9 @@ import torch
 
 from espnet_llmvq.base.errors import UserError
 from espnet_llmvq.model.batch import Augmenter, SequenceArrays, batch_of
-from espnet_llmvq.model.speech_llm import SPEECH, TEXT
+from espnet_llmvq.model.losses import IGNORE, PAD, SPEECH
 from espnet_llmvq.sequence.sequence import Sequence, Span
+from espnet_llmvq.speech.spans import WHOLE
 
 
 @pytest.fixture(scope="module")
@@ -37,20 +38,19 @@ def test_batch_of_interleaved_and_text(wave, tokenizer):
     assert ids == ["a", "b", "c"]
     tokens = [[tokenizer.encode(s, add_special_tokens=False) for s in spans]
               for spans in ((" one", " two three"), ("five", " six"), ("USER:", " nine"))]  # fmt: skip
-    rows = [
-        [(SPEECH, 3, 0), (TEXT, len(tokens[0][0]), 1), (SPEECH, 2, 0), (TEXT, len(tokens[0][1]) + 1, 1)],
-        [(TEXT, len(tokens[1][0]), 0), (TEXT, len(tokens[1][1]) + 1, 1), (-1, -1, -1), (-1, -1, -1)],
-        [(TEXT, len(tokens[2][0]), 0), (SPEECH, 0, 0), (TEXT, len(tokens[2][1]), 1), (-1, -1, -1)],
-    ]
-    assert batch["layout"].tolist() == [[list(span) for span in row] for row in rows]
-    for row, spans, end in zip(batch["tokens"].tolist(), tokens, ([2], [2], [])):
-        expected = spans[0] + spans[1] + end
-        assert row[: len(expected)] == expected
+    (one, two), (five, six), (user, nine) = tokens
+    rows = [[SPEECH, *one, SPEECH, *two, 2], [*five, *six, 2], [*user, SPEECH, *nine]]
+    learnt = [[IGNORE, *one, IGNORE, *two, 2], [*[IGNORE] * len(five), *six, 2],
+              [*[IGNORE] * (len(user) + 1), *nine]]  # fmt: skip
+    for key, expected, pad in (("tokens", rows, PAD), ("labels", learnt, IGNORE)):
+        longest = max(map(len, rows))
+        assert batch[key].tolist() == [[*row, *[pad] * (longest - len(row))] for row in expected]
+    assert batch["speech_steps"].tolist() == [3, 2, WHOLE]
     assert batch["speech_lengths"].tolist() == [3 * 1280, 2 * 1280, 16000]
     for row, expected in zip(batch["speech"], (samples[4000:7000], samples[8000:10000], samples)):
         assert torch.equal(row[: len(expected)], expected) and not row[len(expected) :].any()
     _, alone = batch_of(arrays, [text])
-    assert set(alone) == {"tokens", "layout"}
+    assert set(alone) == {"tokens", "labels"}
     with pytest.raises(UserError, match="a piece of .*a.wav cannot be read here"):
         SequenceArrays(tokenizer)(interleaved)
 

@@ -28,11 +28,13 @@ def free_port():
         return s.getsockname()[1]
 
 
-def test_two_processes_train_like_one(settings, encoder_dir, tmp_path):
-    """Batches of 4 are shared as 2 + 2, with different numbers of tokens in each half."""
+@pytest.mark.parametrize("losses", [{}, {"start_weight": 0.5}], ids=["one loss", "two losses"])
+def test_two_processes_train_like_one(settings, encoder_dir, tmp_path, losses):
+    """Batches of 4 are shared as 2 + 2, with different numbers of tokens in each half, and of each loss."""
     config = settings(
         encoder_file=os.path.join(encoder_dir, "model.pth"),
         specaug=None,
+        model_conf=losses,
         llm_conf={"lora": {**LORA, "lora_dropout": 0.0}},
         bridge="soft",
         bridge_conf={"stack": 1, "hidden_size": 24, "codebook": "trainable", "top_k": 10},
@@ -67,4 +69,7 @@ def test_two_processes_train_like_one(settings, encoder_dir, tmp_path):
         for part in ("train", "valid"):
             a, b = (s["reporter"]["stats"][epoch][part] for s in (one, two))
             assert a["loss"] == pytest.approx(b["loss"], rel=1e-5) and a["acc"] == pytest.approx(b["acc"], abs=1e-6)
+            assert ("loss_start" in a) == bool(losses)
+            for name in {"loss_start", "loss_llm"} & set(a):
+                assert a[name] == pytest.approx(b[name], rel=1e-5)
             assert a["total_count"] == b["total_count"]

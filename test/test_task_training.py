@@ -224,3 +224,31 @@ def test_changed_audio_is_noticed(settings, corpus, tmp_path):
     data = settings(train_data_path_and_name_and_type=[[str(tmp_path / "train.jsonl"), "sequence", "sequence"]])
     with pytest.raises(UserError, match="train00: .*the audio changed: run again from stage 3"):
         launch.train_phase(str(tmp_path / "phase"), data, 1)
+
+
+def test_each_loss_is_averaged_by_its_own_count(tmp_path, settings):
+    """Means of an epoch are sums over all batches by counts over all batches, which differ by the end tokens."""
+    from espnet_llmvq.espnet.run import train_phase
+    from espnet_llmvq.llm.directory import load_tokenizer
+    from espnet_llmvq.model.batch import SequenceArrays, batch_of
+    from espnet_llmvq.model.build import load_model
+    from espnet_llmvq.sequence.sequence import read_sequences
+
+    config = settings(model_conf={"ctc_weight": 0.3, "llm_weight": 2.0}, max_epoch=1, keep_nbest_models=1, batch_size=2)
+    config.update(scheduler=None, valid_batch_size=2)
+    train_phase(str(tmp_path / "x"), config, 1)
+    model, _ = load_model(str(tmp_path / "x"))
+    arrays = SequenceArrays(load_tokenizer(config["llm"]))
+    sums, counts = {"ctc": 0.0, "llm": 0.0}, {"ctc": 0, "llm": 0}
+    for sequence in read_sequences(config["valid_data_path_and_name_and_type"][0][0]):
+        with torch.no_grad():
+            _, stats, weight = model(**batch_of(arrays, [sequence])[1])
+        # What CTC spells lacks the end token.
+        for name, count in (("llm", int(weight)), ("ctc", int(weight) - 1)):
+            sums[name] += float(stats[f"loss_{name}"]) * count
+            counts[name] += count
+    ctc, llm = (sums[name] / counts[name] for name in ("ctc", "llm"))
+    reported = torch.load(tmp_path / "x/checkpoint.pth", weights_only=True)["reporter"]["stats"][1]["valid"]
+    assert reported["loss_ctc"] == pytest.approx(ctc, rel=1e-5) and reported["loss_llm"] == pytest.approx(llm, rel=1e-5)
+    assert reported["loss"] == pytest.approx(0.3 * ctc + 2.0 * llm, rel=1e-5)
+    assert not any("count" in name and "total" not in name for name in reported)

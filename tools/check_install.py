@@ -17,6 +17,7 @@ TOOLS = Path(__file__).resolve().parent
 SETUP = TOOLS.parent / "setup.py"
 CONSTRAINTS = TOOLS / "constraints.txt"
 INSTALL = "make -C tools"
+TRAIN = "train"  # the extra that make installs
 
 
 def packaging_modules():
@@ -159,6 +160,7 @@ def main(argv=None, setup_py=SETUP, constraints_txt=CONSTRAINTS):
     if not python_fits:
         print("  wrong: 3.10, 3.11 or 3.12 is needed")
     findings = print_requirements("required", required, tested)
+    findings += print_requirements("required for all but scoring and data", extras.pop(TRAIN, []), tested)
     if installed_version("espnet_llmvq") is None:
         findings.append(("espnet_llmvq", None, "missing", ""))
         print("  missing espnet_llmvq (this checkout)")

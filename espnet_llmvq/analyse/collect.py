@@ -72,7 +72,7 @@ def collect(model, tokenizer, sequences, cache, chosen):
     """
     import torch
 
-    from espnet_llmvq.bridge.diagnostics import Kept
+    from espnet_llmvq.bridge.diagnostics import TopK
     from espnet_llmvq.decode.batches import Batches
 
     device = next(model.parameters()).device
@@ -97,7 +97,7 @@ def collect(model, tokenizer, sequences, cache, chosen):
         text,
         torch.cat(z),
         torch.cat(out),
-        None if kept[0] is None else Kept(*(torch.cat(x) for x in zip(*kept))),
+        None if kept[0] is None else TopK(*(torch.cat(x) for x in zip(*kept))),
     )
 
 
@@ -108,4 +108,4 @@ def diagnose(model, found):
     with torch.inference_mode():
         numbers = {**model.bridge.statistics(found.z, found.out, found.kept), **model.codebook_drift()}
     numbers = {name: float(value) for name, value in numbers.items()}
-    return numbers, model.bridge.collapses(numbers)
+    return numbers, model.bridge.collapse_warnings(numbers)

@@ -4,7 +4,7 @@ import torch
 
 from espnet_llmvq.base.errors import UserError, check_name
 from espnet_llmvq.bridge import diagnostics
-from espnet_llmvq.bridge.collapse import collapses
+from espnet_llmvq.bridge.collapse import collapse_warnings
 from espnet_llmvq.bridge.quantizer import hard_quantize, hard_weights_quantize, permuted_quantize, soft_quantize
 from espnet_llmvq.speech.frames import stack_frames, valid_mask
 
@@ -63,7 +63,7 @@ class Bridge(torch.nn.Module):
         return self.projector(x), lengths
 
     def quantize(self, z):
-        """z (N, D) -> ((N, D) LLM inputs, `diagnostics.Kept` codebook rows or None)."""
+        """z (N, D) -> ((N, D) LLM inputs, `diagnostics.TopK` codebook rows or None)."""
         if self.match_norm:
             z = torch.nn.functional.normalize(z, dim=-1) * self.mean_norm
         return z, None
@@ -102,9 +102,9 @@ class Bridge(torch.nn.Module):
             "output_cosine": diagnostics.mean_pair_cosine(out),
         }
 
-    def collapses(self, means):
-        """`collapse.collapses` of this bridge: sentences on what has collapsed."""
-        return collapses(means)
+    def collapse_warnings(self, means):
+        """`collapse.collapse_warnings` of this bridge: sentences on what has collapsed."""
+        return collapse_warnings(means)
 
 
 def check_top_k(top_k, rows):
@@ -121,7 +121,7 @@ def check_top_k(top_k, rows):
     return top_k
 
 
-def other_rows(rows, seed):
+def derangement(rows, seed):
     """A permutation of `rows` row numbers that leaves none in its place: (rows,) long, the same for a seed.
 
     All rows in a random order, each followed by the next: one cycle.
@@ -143,7 +143,7 @@ class QuantizingBridge(Bridge):
             this times a parameter that begins at 0. The steps of Adam are as large as the learning rate
             whatever the gradient, so at rate 1 a short phase hardly moves it.
         permute_codebook: seed of a control: a row is found by its similarity as ever, and another row's
-            value is put in its place (`other_rows`). None: none.
+            value is put in its place (`derangement`). None: none.
         chunk: codebook rows compared at a time, or `auto`. Changes time and memory, not the result.
     """
 
@@ -184,7 +184,7 @@ class QuantizingBridge(Bridge):
             if not renormalise:
                 raise UserError("permute_codebook needs renormalise: true")
             # From the seed, so it is not in checkpoints.
-            self.register_buffer("permutation", other_rows(rows, permute_codebook), persistent=False)
+            self.register_buffer("permutation", derangement(rows, permute_codebook), persistent=False)
         else:
             self.permutation = None
 
@@ -229,8 +229,8 @@ class QuantizingBridge(Bridge):
             stats["temperature"] = self.temperature.detach()
         return stats
 
-    def collapses(self, means):
-        return collapses(means, len(self.codebook) if self.keeps_all else 0)
+    def collapse_warnings(self, means):
+        return collapse_warnings(means, len(self.codebook) if self.keeps_all else 0)
 
 
 class HardBridge(QuantizingBridge):
@@ -253,9 +253,9 @@ class HardBridge(QuantizingBridge):
             return kept.cosines.new_zeros(())
         return super().weights_entropy(z, kept)
 
-    def collapses(self, means):
+    def collapse_warnings(self, means):
         # The output is one row, however flat the weights are that only pass gradient.
-        return collapses(means)
+        return collapse_warnings(means)
 
 
 class SoftBridge(QuantizingBridge):

@@ -21,7 +21,7 @@ SAME_OUTPUT = 0.98  # mean cosine between outputs of different steps; unrelated 
 FLAT_SHARE = 0.9  # entropy of weights over all V rows, as a share of log V, its most: the mean of the table
 
 
-def collapses(means, all_rows=0):
+def collapse_warnings(means, all_rows=0):
     """Sentences on what has collapsed, none for a healthy bridge.
 
     means: statistics of `Bridge.statistics`, of a set or averaged over the batches of an epoch (floats).

@@ -16,7 +16,7 @@ from espnet_llmvq.bridge.search import chunk_rows, chunks, inverse_norms
 ENTROPY_STEPS = 64
 
 
-class Kept(NamedTuple):
+class TopK(NamedTuple):
     """What the search kept of each step, most similar first: rows (N, k) and their cosines (N, k).
 
     k is 1 where only the best row is known: hard quantization, and soft over all rows.

@@ -8,7 +8,7 @@ All go through the operator of `soft_vq.py`, which never holds N x V numbers; `c
 import torch
 import torch.nn.functional as F
 
-from espnet_llmvq.bridge.diagnostics import Kept
+from espnet_llmvq.bridge.diagnostics import TopK
 from espnet_llmvq.bridge.soft_vq import nearest_rows, soft_vq_kept
 
 
@@ -21,12 +21,12 @@ def hard_quantize(z, codebook, chunk=0, permutation=None):
     """Stage 1: output e_j, j = argmax cos(z, e_j); the gradient passes straight to z.
 
     permutation (V,): the output is e_permutation[j] instead, see `permuted_quantize`.
-    Returns ((N, D) output, Kept (the chosen row of each)).
+    Returns ((N, D) output, TopK (the chosen row of each)).
     """
     cosines, rows = nearest_rows(z, codebook, 1, chunk)
     values = codebook.detach()[rows[:, 0] if permutation is None else permutation[rows[:, 0]]]
     # The raw row, not normalised; z + sg[q - z] in the paper's notation.
-    return z + (values - z).detach(), Kept(rows, cosines)
+    return z + (values - z).detach(), TopK(rows, cosines)
 
 
 def soft_quantize(z, codebook, top_k, temperature=1.0, renormalise=True, chunk=0):
@@ -35,20 +35,20 @@ def soft_quantize(z, codebook, top_k, temperature=1.0, renormalise=True, chunk=0
     renormalise: the kept weights sum to one (softmax over the kept similarities); otherwise they keep the
     mass they have in the softmax over all V rows. Gradients reach z and, through keys and values, the k
     kept rows of the codebook; if not renormalised, all rows through the softmax's denominator.
-    Returns ((N, D), Kept).
+    Returns ((N, D), TopK).
     """
     out, *kept = soft_vq_kept(z, codebook, top_k, temperature, renormalise, hard=False, chunk=chunk)
-    return out, Kept(*kept)
+    return out, TopK(*kept)
 
 
 def hard_weights_quantize(z, codebook, top_k, temperature=1.0, renormalise=True, chunk=0):
     """Stage 2 hard (the ablation): one-hot of the argmax, straight through on the weights.
 
     w = A + sg[onehot(A) - A] over the k kept rows; output w E. The value is the top row; all k rows
-    get gradient through A. Returns ((N, D), Kept).
+    get gradient through A. Returns ((N, D), TopK).
     """
     out, *kept = soft_vq_kept(z, codebook, top_k, temperature, renormalise, hard=True, chunk=chunk)
-    return out, Kept(*kept)
+    return out, TopK(*kept)
 
 
 def permuted_quantize(z, codebook, permutation, top_k, temperature=1.0, hard=False, chunk=0):
@@ -61,7 +61,7 @@ def permuted_quantize(z, codebook, permutation, top_k, temperature=1.0, hard=Fal
     (2606.09366), and everything else is as in the quantizer: the same rows as inputs, as many of them, the
     same weights. permutation (V,) long; `hard` as in `hard_weights_quantize`.
     The k rows of every step are gathered, N k D numbers twice: enough for a control.
-    Returns ((N, D), Kept, before the permutation).
+    Returns ((N, D), TopK, before the permutation).
     """
     cosines, rows = nearest_rows(z, codebook, top_k, chunk)
     with torch.autocast(z.device.type, enabled=False):
@@ -72,4 +72,4 @@ def permuted_quantize(z, codebook, permutation, top_k, temperature=1.0, hard=Fal
             top = torch.zeros_like(weights)
             top[:, 0] = 1.0
             weights = weights + (top - weights).detach()
-        return (weights[..., None] * codebook[permutation[rows]]).sum(1), Kept(rows, cosines)
+        return (weights[..., None] * codebook[permutation[rows]]).sum(1), TopK(rows, cosines)

@@ -88,10 +88,10 @@ def add_options(parser, cls):
         if "help" in field.metadata:
             choices = field.metadata["choices"]
             text = field.metadata["help"] + (f"; one of {', '.join(choices)}" if choices else "")
-            extra = {"type": switch, "nargs": "?", "const": True, "metavar": "true|false"} if field.type is bool else {}
-            parser.add_argument(
-                f"--{field.name}", **{"type": field.type, "default": field.default, "help": text, **extra}
-            )
+            kind = {"type": field.type}
+            if field.type is bool:
+                kind = {"type": switch, "nargs": "?", "const": True, "metavar": "true|false"}
+            parser.add_argument(f"--{field.name}", default=field.default, help=text, **kind)
 
 
 def switch(text):

@@ -1,11 +1,12 @@
 """Batched beam search with transformers' generation, left-padded; n-best lists with log probabilities."""
 
+import itertools
 from dataclasses import dataclass
 
 import torch
 
 from espnet_llmvq.decode.prompt_cache import for_beams, read_prompts
-from espnet_llmvq.model.speech_llm import SPEECH
+from espnet_llmvq.model.losses import SPEECH, assemble
 
 
 @dataclass(frozen=True)
@@ -66,20 +67,16 @@ def encoded(model, batch):
 
 def prompt_inputs(model, batch):
     """LLM inputs of an `encoded` batch of prompts, with any number of speech spans each: list of B (P, H)."""
-    inputs, at = [], 0
-    for i, spans in enumerate(batch["layout"].tolist()):
+    embed, inputs = model.llm.get_input_embeddings(), []
+    spans = iter(zip(batch["speech"], batch["speech_lengths"])) if "speech" in batch else iter(())
+    for tokens, labels in zip(batch["tokens"], batch["labels"]):
         parts, counts = [], []
-        for _ in range(sum(kind == SPEECH for kind, *_ in spans)):
-            lengths = batch["speech_lengths"][at : at + 1]
-            part, count, _ = model.bridge_speech(batch["speech"][at : at + 1, : int(lengths)], lengths)
+        for frames, length in itertools.islice(spans, int((tokens == SPEECH).sum())):
+            part, count, _ = model.bridge_speech(frames[None, :length], length[None])
             parts.append(part[0])
             counts.append(count)
-            at += 1
-        steps = torch.nn.utils.rnn.pad_sequence(parts, True) if parts else None
-        alone = slice(i, i + 1)
-        inputs += model.assemble(
-            steps, torch.cat(counts) if parts else None, batch["tokens"][alone], batch["layout"][alone]
-        )[0]
+        steps = (torch.nn.utils.rnn.pad_sequence(parts, True), torch.cat(counts)) if parts else ()
+        inputs += assemble(embed, tokens[None], labels[None], *steps)[0]
     return inputs
 
 

@@ -11,9 +11,8 @@ from espnet_llmvq.decode.generate import encoded, log_probability, prompt_inputs
 from espnet_llmvq.llm.directory import context, load_llm, load_tokenizer
 from espnet_llmvq.model.batch import SequenceArrays, batch_of
 from espnet_llmvq.model.positions import encode_text
-from espnet_llmvq.model.speech_llm import SpeechLLM
 from espnet_llmvq.score.questions import SPEECH
-from espnet_llmvq.sequence.questions import given, multiple_choice_sequence, open_sequence
+from espnet_llmvq.sequence.questions import multiple_choice_sequence, open_sequence, question_span
 from espnet_llmvq.sequence.sequence import Span
 
 
@@ -23,8 +22,6 @@ class LLMAlone(torch.nn.Module):
     def __init__(self, llm, eos_id):
         super().__init__()
         self.llm, self.eos_id = llm, eos_id
-
-    assemble = SpeechLLM.assemble
 
 
 def prompts_of(model, tokenizer, sequences, rooms):
@@ -137,8 +134,10 @@ class Asker:
         if self.kind == OPEN:
             return open_sequence(question, spoken.get(question.wav), self.options)
         before = spoken if self.options.spoken_examples else {}
-        shown = [(q, given(q, before.get(q.wav))) for q in self.examples]
-        return multiple_choice_sequence(question, given(question, spoken.get(question.wav)), shown, self.options)
+        shown = [(q, question_span(q, before.get(q.wav))) for q in self.examples]
+        return multiple_choice_sequence(
+            question, question_span(question, spoken.get(question.wav)), shown, self.options
+        )
 
     def batch(self, model, tokenizer, questions, forms):
         """Answers to a batch: [{form: what `choose` or `generate_answers` found}]."""

@@ -13,12 +13,13 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from espnet2.train.reporter import aggregate
+from espnet2.train.reporter import aggregate, to_reported_value
 from espnet2.train.trainer import Trainer
 
 from espnet_llmvq.base.errors import UserError
 from espnet_llmvq.bridge.collapse import MARK, write_diagnostics
 from espnet_llmvq.model.checkpoint import load_weights
+from espnet_llmvq.model.losses import COUNT
 
 RANDOM_STATE = "random_state"
 
@@ -88,8 +89,35 @@ def atomic_checkpoints():
         torch.save = save
 
 
+@contextlib.contextmanager
+def own_counts(reporter, model):
+    """Make the `SubReporter` of an epoch weigh each of several losses by its own count, not all by one weight.
+
+    The total of the epoch then is the weighted sum of these means; of one loss everything stays as it is.
+    """
+    register = reporter.register
+
+    def register_each(stats, weight=None):
+        stats = dict(stats)
+        for key in [key for key in stats if key.startswith(COUNT)]:
+            name = f"loss_{key[len(COUNT) :]}"
+            register({name: stats.pop(name)}, stats.pop(key))
+        register(stats, weight)
+
+    reporter.register = register_each
+    try:
+        yield
+    finally:
+        del reporter.register
+    weights = getattr(model, "module", model).loss_weights
+    names = [name for name in weights if f"loss_{name}" in reporter.stats]
+    if len(names) > 1:
+        total = sum(weights[name] * aggregate(reporter.stats[f"loss_{name}"]) for name in names)
+        reporter.stats["loss"] = [to_reported_value(total, 1)] * reporter.count
+
+
 class SpeechLLMTrainer(Trainer):
-    """Differs from ESPnet's trainer in how checkpoints are written and read, and warns of collapses."""
+    """Differs from ESPnet's trainer in how checkpoints are written and read and losses averaged; warns of collapses."""
 
     @classmethod
     def run(cls, *args, **kwargs):
@@ -97,20 +125,26 @@ class SpeechLLMTrainer(Trainer):
             super().run(*args, **kwargs)
 
     @classmethod
+    def train_one_epoch(cls, model, *args, reporter, **kwargs):
+        with own_counts(reporter, model):
+            return super().train_one_epoch(model, *args, reporter=reporter, **kwargs)
+
+    @classmethod
     def validate_one_epoch(cls, model, iterator, reporter, options, distributed_option):
         """Also look at the means of the bridge's statistics: a warning, and `diagnostics.json`."""
-        super().validate_one_epoch(model, iterator, reporter, options, distributed_option)
+        with own_counts(reporter, model):
+            super().validate_one_epoch(model, iterator, reporter, options, distributed_option)
         if distributed_option.distributed and distributed_option.dist_rank != 0:
             return
         means = {name: float(aggregate(values)) for name, values in reporter.stats.items()}
         if "bridge_steps" not in means:  # a phase that does not run the bridge
             return
         bridge = getattr(model, "module", model).bridge
-        found = bridge.collapses(means)
-        for text in found:
-            logging.warning(f"{MARK}: {text}")
+        warnings = bridge.collapse_warnings(means)
+        for warning in warnings:
+            logging.warning(f"{MARK}: {warning}")
         means = {name: value for name, value in means.items() if math.isfinite(value)}
-        write_diagnostics(options.output_dir, reporter.get_epoch(), means, found)
+        write_diagnostics(options.output_dir, reporter.get_epoch(), means, warnings)
 
     @staticmethod
     def resume(checkpoint, model, reporter, optimizers, schedulers, scaler, ngpu=0, strict=True):

@@ -28,7 +28,8 @@ from espnet_llmvq.bridge.soft_vq import GATHERED
 from espnet_llmvq.espnet.task import SpeechLLMTask, optim_classes
 from espnet_llmvq.experiment.phases import with_defaults
 from espnet_llmvq.model.build import build
-from espnet_llmvq.model.speech_llm import SPEECH, TEXT
+from espnet_llmvq.model.losses import IGNORE, PAD, SPEECH
+from espnet_llmvq.speech.spans import WHOLE
 
 PARTS = {"speech_encoder": "encoder", "ctc": "CTC head", "bridge": "bridge", "aligned_start": "aligned start"}
 
@@ -269,13 +270,16 @@ def flop_counter():
 
 
 def inputs(model, batch, mode):
-    """Arguments of `SpeechLLM.forward`: tokens and layout with data, speech without."""
-    layout = [[TEXT, batch.prompt_tokens, 0], [SPEECH, 0, 0], [TEXT, batch.tokens, 1]]
-    layout = torch.tensor([layout] * batch.sequences)
-    if batch.sequences > 1:
-        layout[-1, -1, 1] -= 1  # lengths differ, so the padding is masked
+    """Arguments of `SpeechLLM.forward`: tokens and labels with data, speech without."""
     # No end token: a target of CTC has none.
-    tokens = torch.full((batch.sequences, batch.prompt_tokens + batch.tokens), model.eos_id + 1)
+    text = model.eos_id + 1
+    tokens = torch.full((batch.sequences, batch.prompt_tokens + 1 + batch.tokens), text)
+    tokens[:, batch.prompt_tokens] = SPEECH
+    if batch.sequences > 1:
+        tokens[-1, -1] = PAD  # lengths differ, so the padding is masked
+    labels = torch.full_like(tokens, IGNORE)
+    labels[:, batch.prompt_tokens + 1 :] = text
+    labels[tokens == PAD] = IGNORE
     length = batch.samples
     with mode:
         if batch.cached:
@@ -283,7 +287,8 @@ def inputs(model, batch, mode):
             speech = torch.empty(batch.sequences, length, model.speech_encoder.output_size())
         else:
             speech = torch.empty(batch.sequences, length)
-    return dict(tokens=tokens, layout=layout, speech=speech, speech_lengths=torch.full((batch.sequences,), length))
+    speech_lengths, speech_steps = torch.full((batch.sequences,), length), torch.full((batch.sequences,), WHOLE)
+    return dict(tokens=tokens, labels=labels, speech=speech, speech_lengths=speech_lengths, speech_steps=speech_steps)
 
 
 def shorten_none(model, frames, lengths):
@@ -345,7 +350,7 @@ def size(settings, batch, device="cuda"):
         state = optimizer_bytes(model, config)
         with flop_counter() as flops:  # by itself, as it keeps tensors alive
             model(**arguments)[0].backward()
-    labels = int((arguments["layout"][..., 1] * arguments["layout"][..., 2]).sum())
+    labels = int((arguments["labels"] != IGNORE).sum())
     rows = model.llm.get_output_embeddings().weight.shape[0] if model.llm is not None else 0
     weights, inputs_bytes = nbytes(held), nbytes(arguments.values())
     return Size(

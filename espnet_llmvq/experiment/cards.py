@@ -114,8 +114,9 @@ def _merge_files(below, data, path):
                 )
             if not isinstance(entry, dict | None):
                 raise UserError(f"{where}: expected keys and values, not {entry!r}")
-            changes = section == "phases" and old and entry and "base" not in entry
-            known[name] = merged(old, entry) if changes else entry, path
+            if section == "phases" and None not in (old, entry) and "base" not in entry:
+                entry = merged(old, entry)
+            known[name] = entry, path
     return found
 
 

@@ -40,7 +40,7 @@ class Model:
 
 @dataclasses.dataclass(frozen=True)
 class Config:
-    """Everything in `conf/lm.yaml`."""
+    """Everything in `lm.yaml`."""
 
     model: Model = dataclasses.field(default_factory=Model)
     noise: Noise = dataclasses.field(default_factory=Noise)

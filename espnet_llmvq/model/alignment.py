@@ -5,20 +5,10 @@ The idea of aligning speech to the LLM table by CTC before the LLM is touched is
 """
 
 import torch
-import torch.nn.functional as F
 
 from espnet_llmvq.base.errors import check_name
 from espnet_llmvq.bridge.quantizer import cosine
-
-
-def ctc_loss(logits, lengths, targets, target_lengths, blank):
-    """CTC negative log-likelihood, summed over the batch, in float32.
-
-    logits (B, T, V), lengths (B,), targets (B, U), target_lengths (B,). An utterance that is too short for
-    its target counts as zero.
-    """
-    log_probs = logits.float().log_softmax(-1).transpose(0, 1)
-    return F.ctc_loss(log_probs, targets, lengths, target_lengths, blank, reduction="sum", zero_infinity=True)
+from espnet_llmvq.model.ctc import ctc_loss
 
 
 class AlignedStart(torch.nn.Module):

@@ -1,4 +1,4 @@
-"""From sequences to the arrays of a batch: tokens, layout, waveforms or cached encoder frames."""
+"""From sequences to the tensors of a batch: tokens, labels, waveforms or cached encoder frames."""
 
 import os
 
@@ -7,8 +7,9 @@ import torch
 
 from espnet_llmvq.base.errors import UserError
 from espnet_llmvq.data.audio import SAMPLE_RATE, AudioError, read_audio
+from espnet_llmvq.model.losses import IGNORE, PAD, SPEECH
 from espnet_llmvq.model.positions import at_start, encode_text
-from espnet_llmvq.model.speech_llm import SPEECH, TEXT
+from espnet_llmvq.speech.spans import WHOLE
 
 
 class FrameCache:
@@ -44,8 +45,9 @@ class FrameCache:
 class SequenceArrays:
     """`Sequence` -> arrays of the model's batch.
 
-    speech: (S,) waveforms of its speech spans joined, or (T, D) cached frames; speech_lengths (n,);
-    tokens (U,); layout (K, 3) of kind, length, loss; the length of a piece of a sound file is in encoder steps.
+    tokens (U,): token ids, SPEECH where a speech span stands. labels (U,): the ids that are learnt, IGNORE elsewhere.
+    speech: (S,) waveforms of its n speech spans joined, or (T, D) cached frames; speech_lengths (n,) of each;
+    speech_steps (n,): encoder steps of a piece cut out of a sound file, WHOLE for a whole file.
 
     cache: encoder frames (scp) to read instead of audio. augment: function (S,) -> (S,) laid over waveforms.
     step: samples of an encoder step. A piece is filled up with zeros to a whole number of them; without it
@@ -74,8 +76,8 @@ class SequenceArrays:
         # Resampling may give one sample more.
         return wave[: span.samples] if span.is_piece else wave
 
-    def speech(self, utt, spans):
-        """The speech spans of a sequence: (list of arrays)."""
+    def speech(self, utt, spans, waves=None):
+        """The speech spans of a sequence: list of arrays. waves: their samples, where they are not to be read."""
         if self.cache is not None:
             if len(spans) > 1 or spans[0].is_piece:
                 raise UserError(
@@ -83,7 +85,7 @@ class SequenceArrays:
                     "file, not a piece; train with --cache_encoder false"
                 )
             return [np.asarray(self.cache[utt])]
-        waves = [self.wave(utt, span) for span in spans]
+        waves = waves or [self.wave(utt, span) for span in spans]
         if self.augment is not None:
             # The noise of a sequence has one level and one colour, as its spans are of one recording.
             noisy = self.augment(np.concatenate(waves))
@@ -94,27 +96,25 @@ class SequenceArrays:
         ]
 
     def steps(self, utt, span):
-        """Encoder steps of a piece; 0 for a whole file, of which the encoder makes what it makes."""
+        """Encoder steps of a piece; WHOLE for a whole file, of which the encoder makes what it makes."""
         if not span.is_piece:
-            return 0
+            return WHOLE
         if self.step is None:
             raise UserError(f"{utt}: a piece of {span.audio} cannot be read here; only whole files can")
         return -(-span.samples // self.step)
 
     def __call__(self, sequence, samples=None):
         """The arrays of a sequence. samples: of each speech span, (S,) float32 at 16 kHz; None: read from its file."""
-        tokens, layout = [], []
+        tokens, labels = [], []
         for span, first in zip(sequence.spans, at_start(sequence.spans)):
-            if span.is_speech:
-                layout.append((SPEECH, self.steps(sequence.id, span), 0))
-                continue
-            ids = encode_text(self.tokenizer, span, self.eos_id, first)
-            layout.append((TEXT, len(ids), int(span.loss)))
+            ids = [SPEECH] if span.is_speech else encode_text(self.tokenizer, span, self.eos_id, first)
             tokens += ids
-        out = {"tokens": np.array(tokens, dtype=np.int64), "layout": np.array(layout, dtype=np.int64).reshape(-1, 3)}
+            labels += ids if span.loss else [IGNORE] * len(ids)
+        out = {"tokens": np.array(tokens, dtype=np.int64), "labels": np.array(labels, dtype=np.int64)}
         spans = [s for s in sequence.spans if s.is_speech]
         if spans:
-            waves = self.speech(sequence.id, spans) if samples is None else samples
+            out["speech_steps"] = np.array([self.steps(sequence.id, s) for s in spans], dtype=np.int64)
+            waves = self.speech(sequence.id, spans, samples)
             out["speech"] = np.concatenate(waves).astype(np.float32)
             out["speech_lengths"] = np.array([len(w) for w in waves], dtype=np.int64)
         return out
@@ -126,21 +126,21 @@ def batch_of(arrays, sequences):
 
 
 def collate(batch):
-    """[(id, arrays)] -> (ids, tensors of the model's batch). Speech spans are padded with zeros."""
-    pad = torch.nn.utils.rnn.pad_sequence
-    ids = [utt for utt, _ in batch]
+    """[(id, arrays)] -> (ids, tensors of the model's batch, see `SpeechLLM.forward`). Speech is padded with zeros."""
+    pad, speech, steps = torch.nn.utils.rnn.pad_sequence, [], []
     out = {
-        "tokens": pad([torch.from_numpy(d["tokens"]) for _, d in batch], True),
-        "layout": pad([torch.from_numpy(d["layout"]) for _, d in batch], True, -1),
+        key: pad([torch.from_numpy(d[key]) for _, d in batch], True, value)
+        for key, value in (("tokens", PAD), ("labels", IGNORE))
     }
-    speech = []
     for _, d in batch:
         if "speech" in d:
             speech += torch.from_numpy(d["speech"]).split(d["speech_lengths"].tolist())
+            steps += d["speech_steps"].tolist()
     if speech:
         out["speech"] = pad(speech, True)
         out["speech_lengths"] = torch.tensor([len(s) for s in speech])
-    return ids, out
+        out["speech_steps"] = torch.tensor(steps)
+    return [utt for utt, _ in batch], out
 
 
 class Augmenter:

@@ -28,7 +28,8 @@ from espnet_llmvq.llm.directory import BLANK_TOKEN, load_llm, load_tokenizer, to
 from espnet_llmvq.llm.packing import needs_gpu
 from espnet_llmvq.model.alignment import AlignedStart
 from espnet_llmvq.model.checkpoint import PRETRAINED, load_encoder, load_previous, load_weights
-from espnet_llmvq.model.speech_llm import CTCHead, SpeechLLM
+from espnet_llmvq.model.ctc import CTCHead
+from espnet_llmvq.model.speech_llm import SpeechLLM
 from espnet_llmvq.speech.encoder import SpeechEncoder
 from espnet_llmvq.speech.pretrained import AS_IT_IS, CLASSES
 

@@ -34,7 +34,7 @@ def tables(rows, labels=None):
     sets = list(dict.fromkeys(row["set"] for row in rows))
     systems = list(dict.fromkeys(row["system"] for row in rows))
     index = {(row["system"], row["set"], row["metric"]): row for row in rows}
-    made = []
+    drawn = []
     for metric, title in METRICS.items():
         lines = []
         for system in systems:
@@ -43,18 +43,18 @@ def tables(rows, labels=None):
             if any(one.is_number for one in cells):
                 lines.append(Row((labels or {}).get(system, system), cells, system))
         if lines:
-            made.append(Table(title, [Column(name, kind="set", name=name) for name in sets], lines))
-    return made
+            drawn.append(Table(title, [Column(name, kind="set", name=name) for name in sets], lines))
+    return drawn
 
 
-def markdown(made):
+def markdown(content):
     """ANALYSIS.md: what `read` returns, as text."""
     text = "# Analysis\n\n"
-    text += f"Up to {made['utterances']} utterances of each set, drawn with seed {made['draw_seed']}. "
+    text += f"Up to {content['utterances']} utterances of each set, drawn with seed {content['draw_seed']}. "
     text += "Intervals are of 95 %. docs/analysis.md says what the numbers mean.\n"
-    if made["warnings"]:
-        text += "\n## Warnings\n\n" + "".join(f"- {warning}\n" for warning in made["warnings"])
-    for table in tables(made["rows"], made["labels"]):
+    if content["warnings"]:
+        text += "\n## Warnings\n\n" + "".join(f"- {warning}\n" for warning in content["warnings"])
+    for table in tables(content["rows"], content["labels"]):
         text += f"\n## {table.title}\n\n{markdown_table(table)}"
     return text
 
@@ -68,10 +68,10 @@ def read(path):
     if not path.is_file():
         return None
     try:
-        made = json.loads(path.read_text(encoding="utf-8"))
-        tables(made["rows"], made["labels"])
-        if all(isinstance(text, str) for text in made["warnings"]):
-            return made
+        content = json.loads(path.read_text(encoding="utf-8"))
+        tables(content["rows"], content["labels"])
+        if all(isinstance(text, str) for text in content["warnings"]):
+            return content
     except (ValueError, KeyError, TypeError, AttributeError):
         pass
     raise UserError(f"{path}: not the numbers of an analysis; run `llmvq analyse` again")

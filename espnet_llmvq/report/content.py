@@ -41,7 +41,7 @@ def score_sets(systems, sets, rows, normaliser, missing):
     A set is normalised as its entries in `rows` say, else by the normaliser called `normaliser`.
     """
     named = {r["set"]: r["normaliser"] for r in of_sets(rows) if r.get("normaliser")}
-    found = []
+    scored_sets = []
     for s in sets:
         normalise = get_normaliser(named.get(s.name, normaliser))
         try:
@@ -61,23 +61,23 @@ def score_sets(systems, sets, rows, normaliser, missing):
                 continue
             scored.hyps[system.name], scored.scores[system.name] = hyps, scores
         if scored.scores:
-            found.append(scored)
-    return found
+            scored_sets.append(scored)
+    return scored_sets
 
 
 def disagreements(scored, rows):
     """A sentence for each word error rate in `rows` that the hypotheses do not confirm."""
     values = {(r["system"], r["set"]): r["value"] for r in of_sets(rows)}
-    found = []
+    sentences = []
     for s in scored:
         for system, scores in s.scores.items():
             value, wer = values.get((system, s.name)), total(scores).wer
             if isinstance(value, (int, float)) and abs(value - wer) > TOLERANCE:
-                found.append(
+                sentences.append(
                     f"{system} on {s.name}: the hypotheses have a word error rate of {wer:.2f}, "
                     f"results.json says {value:.2f}. Score again."
                 )
-    return found
+    return sentences
 
 
 def error_rows(scored, labels):
@@ -88,12 +88,12 @@ def error_rows(scored, labels):
     totals = [
         (s.name, labels.get(system, system), total(scores)) for s in scored for system, scores in s.scores.items()
     ]
-    found = []
+    lines = []
     longest = min(100.0, max((score.wer for _, _, score in totals), default=0))
     for name, label, score in totals:
         counts = (score.substitutions, score.deletions, score.insertions)
         rates = [100 * count / score.words for count in counts]
-        found.append(
+        lines.append(
             {
                 "set": name,
                 "system": label,
@@ -103,7 +103,7 @@ def error_rows(scored, labels):
                 "bar": plots.bar(rates, longest),
             }
         )
-    return found
+    return lines
 
 
 def confusion_lists(scored, labels, count):
@@ -117,7 +117,7 @@ def confusion_lists(scored, labels, count):
 
 def worst_utterances(scored, labels, count, budget, missing):
     """[(set name, [utterance])] of the worst utterances, with diffs and audio."""
-    found = []
+    by_set = []
     for s in scored:
         locations, silent = {}, None
         try:
@@ -149,8 +149,8 @@ def worst_utterances(scored, labels, count, budget, missing):
                     **_audio(utt, s.name, locations, silent, budget, missing),
                 }
             )
-        found.append((s.name, entries))
-    return found
+        by_set.append((s.name, entries))
+    return by_set
 
 
 def _audio(utt, name, locations, silent, budget, missing):
@@ -173,7 +173,7 @@ def read_analysis(exp_dir, results_dir, labels, missing):
 
     Sentences come from the trainings under `exp_dir` and from the analysis. labels: {system: label}.
     """
-    collapses, found = [], None
+    collapses, shown = [], None
     for path in sorted(Path(exp_dir).glob(f"*/{collapse.FILE}")):
         try:
             collapses += [f"{path.parent.name}, {text}" for text in collapse.read_warnings(path.parent)]
@@ -181,27 +181,27 @@ def read_analysis(exp_dir, results_dir, labels, missing):
             missing.append(f"Diagnostics of {path.parent.name}: {err}")
     path = Path(results_dir) / "analysis" / analysis.FILE
     try:
-        made = analysis.read(path)
-        if made is None:
+        content = analysis.read(path)
+        if content is None:
             missing.append(f"Analysis: {path} is not there.")
         else:
-            collapses += made["warnings"]
-            tables = analysis.tables(made["rows"], {**made["labels"], **labels})
-            found = {"utterances": made["utterances"], "tables": tables}
+            collapses += content["warnings"]
+            tables = analysis.tables(content["rows"], {**content["labels"], **labels})
+            shown = {"utterances": content["utterances"], "tables": tables}
     except UserError as err:
         missing.append(f"Analysis: {err}")
-    return found, collapses
+    return shown, collapses
 
 
 def figures(results_dir, budget):
     """[(caption, data URI)] of the figures of the analysis."""
-    found = []
+    figures_shown = []
     for path in media.find_figures(results_dir):
         text = media.caption(path, results_dir)
         uri = budget.data_uri("image/png", path.read_bytes(), f"figure {text}")
         if uri:
-            found.append((text, uri))
-    return found
+            figures_shown.append((text, uri))
+    return figures_shown
 
 
 def derailments(path, scored, labels):
@@ -233,13 +233,13 @@ def derailments(path, scored, labels):
                 for utt in index[system, name, kind]["examples"]:
                     examples.setdefault((name, utt), []).append(kind)
         if kinds:
-            found = []
+            shown = []
             for (name, utt), kinds_of in examples.items():
                 hyps = texts[name].hyps.get(system, {}) if name in texts else {}
                 if utt in hyps:
-                    found.append((kinds_of, name, utt, texts[name].refs[utt], shorten(hyps[utt])))
+                    shown.append((kinds_of, name, utt, texts[name].refs[utt], shorten(hyps[utt])))
             table = Table("", [Column(heading) for heading in headings], kinds, first="set")
-            details.append((labels.get(system, system), table, found))
+            details.append((labels.get(system, system), table, shown))
     return Table("Derailed utterances", columns, lines), details
 
 

@@ -39,15 +39,15 @@ def audio_locations(text):
     recordings = read_scp(room / "wav.scp")
     if not (room / "segments").is_file():
         return {utt: (path, 0.0, None) for utt, path in recordings.items()}
-    found = {}
+    locations = {}
     for utt, value in read_scp(room / "segments").items():
         try:
             recording, start, end = parse_segment(value)
         except ValueError as err:
             raise UserError(f"{room / 'segments'}: {utt}: {err}") from None
         if recording in recordings:
-            found[utt] = (recordings[recording], start, end)
-    return found
+            locations[utt] = (recordings[recording], start, end)
+    return locations
 
 
 def encode_audio(path, start=0.0, end=None):

@@ -20,15 +20,15 @@ def worst(scores, count):
     worst have most word errors; of equal ones the first in the set. An utterance without errors
     is never among them.
     """
-    found, most = {}, {}  # most: in the order of the set
+    worst_of, most = {}, {}  # most: in the order of the set
     for system, utterances in scores.items():
         counts = {score.utt: errors(score) for score in utterances}
         for utt, count_here in counts.items():
             most[utt] = max(most.get(utt, 0), count_here)
         for utt in sorted(counts, key=counts.get, reverse=True)[:count]:
             if counts[utt]:
-                found.setdefault(utt, []).append(system)
-    return {utt: found[utt] for utt in sorted(most, key=most.get, reverse=True) if utt in found}
+                worst_of.setdefault(utt, []).append(system)
+    return {utt: worst_of[utt] for utt in sorted(most, key=most.get, reverse=True) if utt in worst_of}
 
 
 def confusions(scores, count):

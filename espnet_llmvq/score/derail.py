@@ -80,28 +80,28 @@ def audit(refs, hyps, ref_words, hyp_words, at_limit=(), prompt="", rules=AuditR
     refs, hyps: {utt: raw text}; ref_words, hyp_words: {utt: normalised words}; at_limit: the
     utterances that decoding cut off; prompt: the template, or "" if not known.
     """
-    found = {kind: [] for kind in KINDS}
+    derailed = {kind: [] for kind in KINDS}
     pieces = prompt_pieces(prompt)
     for utt, ref in ref_words.items():
         hyp = hyp_words[utt]
         if is_loop(ref, hyp, rules.loop_repeats):
-            found["loop"].append(utt)
+            derailed["loop"].append(utt)
         if ref and not hyp:
-            found["empty"].append(utt)
+            derailed["empty"].append(utt)
         if utt in at_limit:
-            found["at_limit"].append(utt)
+            derailed["at_limit"].append(utt)
         if len(hyp) > rules.length_ratio * len(ref) + rules.length_words:
-            found["length"].append(utt)
+            derailed["length"].append(utt)
         raw = hyps[utt].lower()
         if any(piece in raw and piece not in refs[utt].lower() for piece in pieces):
-            found["prompt"].append(utt)
-    return found
+            derailed["prompt"].append(utt)
+    return derailed
 
 
-def derailment_rows(system, set_name, found, utts, counts):
+def derailment_rows(system, set_name, derailed, utts, counts):
     """Entries of `derailments.json` of a system on a set: each kind, and "any".
 
-    found: what `audit` returns. utts: N utterance ids; counts: (N, 2) word errors and words.
+    derailed: what `audit` returns. utts: N utterance ids; counts: (N, 2) word errors and words.
     `utterances` is N, `count` how many derailed, `wer_all` the rate of the set in percent and `wer_without` that of the
     other utterances (None if they hold no words); `examples` are the first of those that derailed.
     """
@@ -114,8 +114,8 @@ def derailment_rows(system, set_name, found, utts, counts):
         return round(100 * float(errors / words), 4) if words else None
 
     rows, everything = [], np.ones(len(utts), dtype=bool)
-    anything = {utt for listed in found.values() for utt in listed}
-    for kind, listed in [*found.items(), ("any", anything)]:
+    anything = {utt for listed in derailed.values() for utt in listed}
+    for kind, listed in [*derailed.items(), ("any", anything)]:
         listed = set(listed)
         keep = np.array([utt not in listed for utt in utts])
         rows.append(

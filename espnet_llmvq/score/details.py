@@ -12,7 +12,7 @@ COUNTS = ("words", "correct", "substitutions", "deletions", "insertions", "chars
 
 
 def utterance_table(reference, evaluation):
-    """Return (header, rows) of counts by utterance; the rows start with utterance and speaker.
+    """(header, rows) of counts by utterance; the rows start with utterance and speaker.
 
     Further columns, where measured: tokens, token_errors; entities, entities_missed (raw). The last
     is `derailed`, kinds joined by commas.
@@ -32,20 +32,20 @@ def utterance_table(reference, evaluation):
         speaker = reference.speakers[score.utt] if reference.speakers else "-"
         row = [score.utt, speaker, ops["="] + ops["S"] + ops["D"], *(ops[op] for op in "=SDI")]
         row += [score.chars, score.char_errors]
-        for (errors, of), _ in ((found[i], names) for found, names in more):
+        for (errors, of), _ in ((column[i], names) for column, names in more):
             row += [int(of), int(errors)]
         rows.append([*row, ",".join(kinds.get(score.utt, ()))])
     return [*header, "derailed"], rows
 
 
 def speaker_table(header, rows):
-    """Return (header, rows) summed by speaker, with utterances and WER in percent, from the above."""
+    """(header, rows) summed by speaker, with utterances and WER in percent, from the above."""
     grouped = {}
     for row in rows:
-        found = grouped.setdefault(row[1], [0, np.zeros(len(row) - 3, dtype=np.int64), 0])
-        found[0] += 1
-        found[1] += np.array(row[2:-1], dtype=np.int64)
-        found[2] += bool(row[-1])
+        sums = grouped.setdefault(row[1], [0, np.zeros(len(row) - 3, dtype=np.int64), 0])
+        sums[0] += 1
+        sums[1] += np.array(row[2:-1], dtype=np.int64)
+        sums[2] += bool(row[-1])
     table = []
     for speaker, (utterances, counts, derailed) in sorted(grouped.items()):
         words, _, *errors = counts[:5].tolist()
@@ -55,24 +55,24 @@ def speaker_table(header, rows):
 
 
 def tsv(header, rows):
-    """Return a table as tab-separated lines."""
+    """A table as tab-separated lines."""
     return "".join("\t".join(map(str, row)) + "\n" for row in [header, *rows])
 
 
 def sclite_summary(rows, name):
-    """Return sclite's table by speaker, with its last line Sum/Avg, from rows of utterances."""
+    """sclite's table by speaker, with its last line Sum/Avg, from rows of utterances."""
     grouped = {}
     for row in rows:
         if row[1] != "-":
             grouped.setdefault(row[1], []).append(row)
     lines = []
-    for speaker, found in [*sorted(grouped.items()), ("Sum/Avg", rows)]:
-        words, correct, subs, dels, ins = np.array([row[2:7] for row in found]).sum(axis=0).tolist()
-        wrong = sum(sum(row[4:7]) > 0 for row in found)
+    for speaker, members in [*sorted(grouped.items()), ("Sum/Avg", rows)]:
+        words, correct, subs, dels, ins = np.array([row[2:7] for row in members]).sum(axis=0).tolist()
+        wrong = sum(sum(row[4:7]) > 0 for row in members)
         shares = [100 * n / words if words else 0.0 for n in (correct, subs, dels, ins)]
-        shares += [100 * (subs + dels + ins) / words if words else 0.0, 100 * wrong / len(found)]
+        shares += [100 * (subs + dels + ins) / words if words else 0.0, 100 * wrong / len(members)]
         percents = " ".join(f"{share:6.1f}" for share in shares)
-        lines.append(f"| {speaker:<10} | {len(found):>6} {words:>7} | {percents} |\n")
+        lines.append(f"| {speaker:<10} | {len(members):>6} {words:>7} | {percents} |\n")
     head = f"| {'SPKR':<10} | {'# Snt':>6} {'# Wrd':>7} | "
     head += " ".join(f"{title:>6}" for title in ("Corr", "Sub", "Del", "Ins", "Err", "S.Err"))
     return f"{name}\n{head} |\n{''.join(lines)}"

@@ -23,7 +23,7 @@ _TOKEN = regex.compile(rf"[{_UNSPACED}]|\d+(?:[.,:]\d+)+{_CHARACTER}*|{_CHARACTE
 
 
 def tokenise(text):
-    """Return the tokens of a text, as defined above."""
+    """The tokens of a text, as defined above."""
     return _TOKEN.findall(unicodedata.normalize("NFC", text))
 
 
@@ -36,32 +36,32 @@ class Lexicon:
             self._by_first.setdefault(value[0], []).append(value)
 
     def find(self, tokens):
-        """Return [(start, end, value)] of the mentions in a token list; they do not overlap."""
-        found, i, tokens = [], 0, list(tokens)
+        """[(start, end, value)] of the mentions in a token list; they do not overlap."""
+        mentions, i, tokens = [], 0, list(tokens)
         while i < len(tokens):
             for value in self._by_first.get(tokens[i], ()):
                 if tuple(tokens[i : i + len(value)]) == value:
-                    found.append((i, i + len(value), value))
+                    mentions.append((i, i + len(value), value))
                     i += len(value)
                     break
             else:
                 i += 1
-        return found
+        return mentions
 
     def count(self, tokens):
-        """Return a Counter {value: mentions in a token list}."""
+        """A Counter {value: mentions in a token list}."""
         return Counter(value for _, _, value in self.find(tokens))
 
 
 def read_entities(path):
-    """Return {utt: [(slot, value)]} of a data directory's `entities`; UserError if malformed."""
+    """{utt: [(slot, value)]} of a data directory's `entities`; UserError if malformed."""
     from espnet_llmvq.data.tables import parse_entities, read_scp
 
     return parse_entities(read_scp(path, empty=True))
 
 
 def check_entities(entities, refs, path, treatment="error", notes=None):
-    """Return `entities` of the utterances of `refs` with the values that the references hold.
+    """`entities` of the utterances of `refs` with the values that the references hold.
 
     entities: {utt: [(slot, value)]}; refs: {utt: raw text}. UserError that lists the entities
     whose value the raw reference does not hold (as often as annotated), unless `treatment` is
@@ -92,7 +92,7 @@ def check_entities(entities, refs, path, treatment="error", notes=None):
 
 
 def entity_counts(refs, hyps, entities, listed=None):
-    """Return {utt: (instances, found, mentions, false)} of the utterances of `refs`.
+    """{utt: (instances, found, mentions, false)} of the utterances of `refs`.
 
     refs, hyps: {utt: text}; entities: {utt: [(slot, value)]}; all raw, or all normalised.
     instances: annotated entities that the reference holds; found: those mentioned in the
@@ -119,7 +119,7 @@ def entity_counts(refs, hyps, entities, listed=None):
 
 
 def inside_errors(pairs, lexicon, words=()):
-    """Return (errors inside, words inside, errors outside, words outside) of an alignment.
+    """(errors inside, words inside, errors outside, words outside) of an alignment.
 
     pairs: as of UtteranceScore. Inside are the reference words that belong to a mention of
     `lexicon`. A substitution or deletion belongs where its reference word does. An insertion is

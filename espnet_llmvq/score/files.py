@@ -1,7 +1,7 @@
 """Transcript files: Kaldi `text`, `.trn`, JSON lines; what to do with bad ones; writing in one step.
 
 Bad input is an error that lists the utterances and says the remedy. Where a treatment was asked
-for instead (`Rules`), it is told in `notes`, to be printed with the result.
+for instead (`Rules`), it is named in `notes`, to be printed with the result.
 """
 
 import json
@@ -51,14 +51,14 @@ _TRN = re.compile(r"^(.*?)\s*\(([^()\s]+)\)$")
 
 
 def some(items):
-    """Return a string of up to ten of `items` and the number of the others."""
+    """A string of up to ten of `items` and the number of the others."""
     items = list(items)
     more = f" and {len(items) - 10} more" if len(items) > 10 else ""
     return ", ".join(items[:10]) + more
 
 
 def read_lines(path, encoding="utf-8"):
-    """Return (number, line) of the lines that are not blank; UserError if not in `encoding`."""
+    """(number, line) of the lines that are not blank; UserError if not in `encoding`."""
     try:
         data = Path(path).read_bytes()
     except OSError as err:
@@ -118,12 +118,12 @@ _PARSERS = {".trn": _parse_trn, ".jsonl": _parse_json, ".json": _parse_json}
 
 
 def read_transcript(path, rules=Rules(), notes=None):  # noqa: B008  Rules is frozen
-    """Return {utterance: text} in the order of the file.
+    """{utterance: text} in the order of the file.
 
     The name tells the format: `*.trn` has `words (utterance)`, `*.jsonl` and `*.json` have one
     object with "id" and "text" a line, anything else has `utterance words...` as Kaldi's `text`.
     Blank lines are skipped. UserError for a file that cannot be read, is not in its encoding, has a
-    malformed line, names an utterance twice, or holds nothing. A treatment by `rules` is told
+    malformed line, names an utterance twice, or holds nothing. A treatment by `rules` is named
     in the list `notes`.
     """
     parse = _PARSERS.get(Path(path).suffix, _parse_kaldi)
@@ -157,7 +157,7 @@ def read_transcript(path, rules=Rules(), notes=None):  # noqa: B008  Rules is fr
 
 
 def read_at_limit(path, rules=Rules()):  # noqa: B008
-    """Return the set of utterances that a .jsonl file marks `"at_limit": true`; others: empty."""
+    """The set of utterances that a .jsonl file marks `"at_limit": true`; others: empty."""
     if Path(path).suffix not in (".jsonl", ".json"):
         return set()
     entries = (json.loads(line) for _, line in read_lines(path, rules.encoding))
@@ -165,10 +165,10 @@ def read_at_limit(path, rules=Rules()):  # noqa: B008
 
 
 def match_utterances(refs, hyps, ref_path, hyp_path, rules=Rules(), notes=None):  # noqa: B008
-    """Return `hyps` restricted to and in the order of `refs`.
+    """`hyps` restricted to and in the order of `refs`.
 
     UserError for hypotheses that are missing or extra, unless `rules` says what to do with them;
-    that is told in the list `notes`.
+    that is named in the list `notes`.
     """
     absent = [utt for utt in refs if utt not in hyps]
     extra = [utt for utt in hyps if utt not in refs]
@@ -197,5 +197,5 @@ def match_utterances(refs, hyps, ref_path, hyp_path, rules=Rules(), notes=None):
 
 
 def trn(texts):
-    """Return {utterance: text} as `.trn` lines."""
+    """{utterance: text} as `.trn` lines."""
     return "".join(f"{text} ({utt})\n" for utt, text in texts.items())

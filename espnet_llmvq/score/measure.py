@@ -149,48 +149,27 @@ def _entity_metrics():
     return metrics
 
 
+_always = partial(Metric, measured="always", tested=True)
+_listed = partial(Metric, of="words", measured="list")
+_sacre = partial(Metric, normalised=False, better="high", tested=True)
+
 # The one place of a metric: what is here is measured, and stands in all tables.
 METRICS = {
-    "wer": Metric("Word error rate (%)", word_errors, "words", measured="always", tested=True),
-    "cer": Metric("Character error rate (%)", char_errors, "characters", measured="always", tested=True),
-    "ter": Metric(
-        "Token error rate (%): 13a tokens, case and punctuation",
-        token_errors,
-        "tokens",
-        normalised=False,
-        measured="always",
-        tested=True,
-    ),
+    "wer": _always("Word error rate (%)", word_errors, "words"),
+    "cer": _always("Character error rate (%)", char_errors, "characters"),
+    "ter": _always("Token error rate (%): 13a tokens, case and punctuation", token_errors, "tokens", normalised=False),
     **_entity_metrics(),
-    "wer_in": Metric(
-        "WER inside the list (%)",
-        lambda sides: sides.listed[:, :2],
-        "words",
-        measured="list",
-        tested=True,
-        short="WER inside",
+    "wer_in": _listed(
+        "WER inside the list (%)", lambda sides: sides.listed[:, :2], tested=True, short="WER inside",
         counted="errors / words inside",
     ),
-    "wer_out": Metric(
-        "WER outside the list (%)",
-        lambda sides: sides.listed[:, 2:],
-        "words",
-        measured="list",
-        short="WER outside",
+    "wer_out": _listed(
+        "WER outside the list (%)", lambda sides: sides.listed[:, 2:], short="WER outside",
         counted="errors / words outside",
     ),
-    **{
-        name: Metric(
-            title,
-            partial(sacre_counts, name),
-            normalised=False,
-            better="high",
-            tested=True,
-            function=partial(sacre.from_sums, name),
-        )
-        for name, title in (("bleu", "BLEU"), ("chrf", "chrF"))
-    },
-}
+    "bleu": _sacre("BLEU", partial(sacre_counts, "bleu"), function=partial(sacre.from_sums, "bleu")),
+    "chrf": _sacre("chrF", partial(sacre_counts, "chrf"), function=partial(sacre.from_sums, "chrf")),
+}  # fmt: skip
 
 
 def names_of(*measured):

@@ -56,9 +56,9 @@ class Files:
         """[dict] of all files against the file `first`, in all metrics that are tested, corrected together."""
         tested = [metric for metric in self.metrics if METRICS[metric].tested]
         pairs = [(name, metric) for name in self.measured if name != first for metric in tested]
-        found = [compare(self.measured[n], self.measured[first], m, self.statistics) for n, m in pairs]
+        compared = [compare(self.measured[n], self.measured[first], m, self.statistics) for n, m in pairs]
         rows = []
-        for (name, metric), one, p in zip(pairs, found, holm([one.p for one in found])):
+        for (name, metric), one, p in zip(pairs, compared, holm([one.p for one in compared])):
             rows.append(
                 {
                     "file": name,

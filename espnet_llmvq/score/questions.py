@@ -52,14 +52,14 @@ def read_answers(path, normaliser="basic"):
             entry = json.loads(line)
             forms = [form for form in (TEXT, SPEECH) if form in entry]
             if kind == MULTIPLE_CHOICE:
-                found = {("mc", form): entry[form]["choice"] == entry["answer"] for form in forms}
+                is_right = {("mc", form): entry[form]["choice"] == entry["answer"] for form in forms}
             else:
                 accepted = [normalise(answer).split() for answer in entry["answer"]]
-                found = {}
+                is_right = {}
                 for form in forms:
                     said = normalise(entry[form]).split()
-                    found["sqa_exact", form] = said in accepted
-                    found["sqa_contained", form] = any(contains(said, answer) for answer in accepted)
+                    is_right["sqa_exact", form] = said in accepted
+                    is_right["sqa_contained", form] = any(contains(said, answer) for answer in accepted)
             key = entry["id"]
         except (ValueError, KeyError, TypeError, AttributeError) as err:
             raise UserError(f"{path}:{line_number}: not an answer ({err}); ask again") from None
@@ -69,7 +69,7 @@ def read_answers(path, normaliser="basic"):
                 f"{entry['answer']}; correct the questions, or take another normaliser"
             )
         asked[key] = entry["answer"]
-        for name, value in found.items():
+        for name, value in is_right.items():
             right.setdefault(name, []).append(value)
     if not asked or any(len(values) != len(asked) for values in right.values()):
         raise UserError(f"{path}: not complete; ask again")
@@ -77,8 +77,8 @@ def read_answers(path, normaliser="basic"):
     for (metric, form), values in right.items():
         table.setdefault(metric, {})[form] = np.array(values, dtype=np.float64)
     beside = path.with_name(FILE)
-    made = json.loads(beside.read_text(encoding="utf-8")) if beside.exists() else {}
-    return Answers(table, asked, made.get("options", {}))
+    facts = json.loads(beside.read_text(encoding="utf-8")) if beside.exists() else {}
+    return Answers(table, asked, facts.get("options", {}))
 
 
 def find_answers(directories, normaliser="basic"):
@@ -87,18 +87,18 @@ def find_answers(directories, normaliser="basic"):
     directories: {system name: directory that holds KIND_NAME/ANSWERS, if any}. UserError if systems were asked other
     questions under one name, or in another way.
     """
-    found = {}
+    by_set = {}
     for system, directory in directories.items():
         for kind in (MULTIPLE_CHOICE, OPEN):
             for path in sorted(directory.glob(f"{kind}_*/{ANSWERS}")):
                 answers = read_answers(path, normaliser)
-                others = found.setdefault((kind, path.parent.name.partition("_")[2]), {})
+                others = by_set.setdefault((kind, path.parent.name.partition("_")[2]), {})
                 for other, known in others.items():
                     if known.asked != answers.asked or known.options != answers.options:
                         what = "questions" if known.asked != answers.asked else "options"
                         raise UserError(f"{path}: made with other {what} than that of {other}; ask both again")
                 others[system] = answers
-    return found
+    return by_set
 
 
 def estimates(right, replicates, seed, stratum):
@@ -108,22 +108,22 @@ def estimates(right, replicates, seed, stratum):
     """
     columns = [*right.values(), np.ones(len(next(iter(right.values()))))]
     *drawn, total = stats.sums(np.stack(columns, axis=1), replicates, seed, stratum)
-    found = {
+    by_form = {
         form: (stats.combine(ratio, [one, total]), int(one.value), int(total.value)) for form, one in zip(right, drawn)
     }
-    if len(found) == 2:
-        gap = stats.difference(found[SPEECH][0], found[TEXT][0])
-        found[GAP] = gap, found[SPEECH][1] - found[TEXT][1], found[SPEECH][2]
-    return found
+    if len(by_form) == 2:
+        gap = stats.difference(by_form[SPEECH][0], by_form[TEXT][0])
+        by_form[GAP] = gap, by_form[SPEECH][1] - by_form[TEXT][1], by_form[SPEECH][2]
+    return by_form
 
 
-def question_rows(found, normaliser, seed, statistics):
+def question_rows(answers_of, normaliser, seed, statistics):
     """Entries for `results.json`: metrics such as mc_text, mc_speech and mc_gap, in percent and points.
 
-    found: of `find_answers`. statistics: `Statistics`. `utterances` are questions.
+    answers_of: of `find_answers`. statistics: `Statistics`. `utterances` are questions.
     """
     rows = []
-    for (kind, name), systems in found.items():
+    for (kind, name), systems in answers_of.items():
         for system, answers in systems.items():
             for metric, right in answers.right.items():
                 forms = estimates(right, statistics.replicates, statistics.draw_seed, f"{kind} {name}")

@@ -60,8 +60,8 @@ class Results:
             key=lambda r: (KINDS.index(r["kind"]), domains.index(r["domain"]) if r["kind"] in MEANS else 0),
         )
         for row in ranked:
-            found = [self.index.get((name, row["kind"], row["set"], row["metric"])) for name in names]
-            cells = [cell_of(one) for one in found]
+            entries = [self.index.get((name, row["kind"], row["set"], row["metric"])) for name in names]
+            cells = [cell_of(one) for one in entries]
             yield row, column_of(row), cells if row["kind"] == RATIO else mark_best(cells, better)
 
     def metric_table(self, metric, kinds=(SET,)):
@@ -90,8 +90,8 @@ class Results:
             cells = []
             for name in names:
                 row = changes.get((name, domain))
-                found = (row["relative"], row["relative_low"], row["relative_high"]) if row else ()
-                cells.append(Cell(*found, form="+.2f", none=""))
+                values = (row["relative"], row["relative_low"], row["relative_high"]) if row else ()
+                cells.append(Cell(*values, form="+.2f", none=""))
             columns.append((Column(f"{DOMAINS[domain]} macro mean vs {self.baseline} (%)"), cells))
             normalisers.append("")
         lines = [("normaliser", normalisers)]
@@ -113,16 +113,16 @@ class Results:
     def set_tables(self):
         """[(set, Tables)] of sets with entities or a word list: systems by metrics."""
         groups = {"entities (%)": names_of("entities"), "inside and outside of the list (%)": names_of("list")}
-        made, every = [], sum(groups.values(), [])
+        by_set, every = [], sum(groups.values(), [])
         own = {row["set"] for row in self.rows if row["metric"] in every and row["kind"] == SET}
         for name in dict.fromkeys(row["set"] for row in self.rows if row["set"] in own):
             tables = []
             for title, metrics in groups.items():
-                found = {(r["system"], r["metric"]): r for r in self.rows if r["set"] == name and r["kind"] == SET}
-                names = [s for s in self.systems(metrics) if any((s, metric) in found for metric in metrics)]
+                entries = {(r["system"], r["metric"]): r for r in self.rows if r["set"] == name and r["kind"] == SET}
+                names = [s for s in self.systems(metrics) if any((s, metric) in entries for metric in metrics)]
                 columns, normalisers = [], []
                 for metric in metrics:
-                    having = [found.get((s, metric)) for s in names]
+                    having = [entries.get((s, metric)) for s in names]
                     if not any(having):
                         continue
                     cells = mark_best([cell_of(row) for row in having], METRICS[metric].better)
@@ -136,8 +136,8 @@ class Results:
                 if columns:
                     lines = [("normaliser", normalisers)]
                     tables.append(self.table(f"{name}: {title}", names, columns, lines))
-            made.append((name, tables))
-        return made
+            by_set.append((name, tables))
+        return by_set
 
     def question_tables(self):
         """[((kind, set), Table)] of questions: accuracy in writing and spoken, and the gap, of each system."""
@@ -145,12 +145,12 @@ class Results:
         for kind, title, metrics in QUESTIONS:
             sets = {r["set"]: r["utterances"] for r in self.rows if r["metric"].startswith(f"{kind}_")}
             for name, size in sets.items():
-                found = {(r["system"], r["metric"]): r for r in self.rows if r["set"] == name}
-                names = list(dict.fromkeys(s for s, metric in found if metric.startswith(f"{kind}_")))
+                entries = {(r["system"], r["metric"]): r for r in self.rows if r["set"] == name}
+                names = list(dict.fromkeys(s for s, metric in entries if metric.startswith(f"{kind}_")))
                 columns = []
                 for metric, heading in metrics.items():
                     for form in (TEXT, SPEECH, GAP):
-                        having = [found.get((s, f"{metric}_{form}")) for s in names]
+                        having = [entries.get((s, f"{metric}_{form}")) for s in names]
                         cells = [cell_of(row, form="+.2f" if form == GAP else ".2f") for row in having]
                         columns.append((Column(heading + form), mark_best(cells, "" if form == GAP else "high")))
                 title_here = f"{name}: {title}, {size} questions"
@@ -161,8 +161,8 @@ class Results:
         """Substitutions / deletions / insertions. scores: {(system, set): Score}."""
         names, columns = self.systems([COMPARED]), []
         for row, column, _ in self.columns(COMPARED, (SET,)):
-            found = [scores[name, row["set"]] for name in names]
-            cells = [Cell(f"{s.substitutions} / {s.deletions} / {s.insertions}") for s in found]
+            counts = [scores[name, row["set"]] for name in names]
+            cells = [Cell(f"{s.substitutions} / {s.deletions} / {s.insertions}") for s in counts]
             columns.append((column, cells))
         return self.table("Substitutions / deletions / insertions (words)", names, columns)
 
@@ -170,12 +170,12 @@ class Results:
         """Entries of `derailments.json`: a row for each system and set in which some occurred."""
         kinds = [*DERAILMENTS, "any"]
         columns = [Column(heading) for heading in ("set", *kinds, "utterances", "WER", "WER without any")]
-        found = {(r["system"], r["set"], r["kind"]): r for r in derailments}
+        index = {(r["system"], r["set"], r["kind"]): r for r in derailments}
         rows = []
         for system, name in dict.fromkeys((r["system"], r["set"]) for r in derailments):
-            whole = found[system, name, "any"]
+            whole = index[system, name, "any"]
             if whole["count"]:
-                counts = [Cell(found[system, name, kind]["count"], form="d") for kind in kinds]
+                counts = [Cell(index[system, name, kind]["count"], form="d") for kind in kinds]
                 rest = [Cell(whole["utterances"], form="d"), Cell(whole["wer_all"]), Cell(whole["wer_without"])]
                 rows.append(Row(self.labels.get(system, system), [Cell(name), *counts, *rest], system))
         return Table("Derailments (utterances)", columns, rows)
@@ -214,7 +214,7 @@ class Results:
         apart |= {*names_of("entities", "list"), *QUESTION_METRICS}
         metrics = [m for m in dict.fromkeys(row["metric"] for row in self.rows) if m not in apart]
         tables = [self.metric_table(metric, KINDS) for metric in metrics]
-        tables += [table for _, found in self.set_tables() for table in found]
+        tables += [table for _, of_set in self.set_tables() for table in of_set]
         return tables + [table for _, table in self.question_tables()]
 
 

@@ -30,9 +30,16 @@ def read_rows(path, needed=NEEDED):
         raise UserError(f"{path}: not JSON; score again") from None
     if not isinstance(rows, list) or not rows:
         raise UserError(f"{path}: not a list of results; score again")
+    seen = {}
     for i, row in enumerate(rows, 1):
         if not isinstance(row, dict) or not all(key in row for key in needed):
             raise UserError(f"{path}: entry {i} lacks one of {', '.join(needed)}; score again")
+        if needed == NEEDED:
+            first = seen.setdefault(tuple(row[key] for key in ("system", "kind", "set", "metric")), i)
+            if first != i:
+                raise UserError(
+                    f"{path}: entries {first} and {i} are of one system, set and metric; keep one in a file"
+                )
     return rows
 
 
@@ -54,10 +61,10 @@ def domain_means(measured, system, sets, metric):
     """
     means = {}
     for domain in DOMAINS:
-        found = [measured[system.name, s.name] for s in sets if s.domain == domain]
-        found = [m.estimate(metric) for m in found if metric in m.counts]
-        if found:
-            means[domain] = stats.mean(found)
+        known = [measured[system.name, s.name] for s in sets if s.domain == domain]
+        known = [m.estimate(metric) for m in known if metric in m.counts]
+        if known:
+            means[domain] = stats.mean(known)
     return means
 
 
@@ -101,10 +108,10 @@ def result_rows(systems, sets, references, measured, seed, confidence):
             having = [s for s in sets if metric in measured[system.name, s.name].counts]
             for s in having:
                 reference = references[s.name]
-                found = measured[system.name, s.name]
+                own = measured[system.name, s.name]
                 used = [reference.normaliser_of(metric)]
-                counts = [found.sums[metric]] if METRICS[metric].of else ()
-                add(SET, system, s.name, s.domain, metric, found.estimate(metric), [reference], used, counts)
+                counts = [own.sums[metric]] if METRICS[metric].of else ()
+                add(SET, system, s.name, s.domain, metric, own.estimate(metric), [reference], used, counts)
             means = domain_means(measured, system, sets, metric)
             for domain, estimate in means.items():
                 members = [references[s.name] for s in having if s.domain == domain]
@@ -159,10 +166,10 @@ def comparison_rows(systems, sets, references, measured, baseline, statistics):
             continue
         for s in sets:
             new, old = measured[system.name, s.name], measured[baseline.name, s.name]
-            found = compare(new, old, COMPARED, statistics, s.name)
-            change = (found.change, found.low, found.high, found.improvement)
+            compared = compare(new, old, COMPARED, statistics, s.name)
+            change = (compared.change, compared.low, compared.high, compared.improvement)
             estimates = new.estimate(COMPARED), old.estimate(COMPARED)
-            add(SET, system, s.name, s.domain, references[s.name].normaliser, *estimates, change, found.p)
+            add(SET, system, s.name, s.domain, references[s.name].normaliser, *estimates, change, compared.p)
         olds = domain_means(measured, baseline, sets, COMPARED)
         for domain, new in domain_means(measured, system, sets, COMPARED).items():
             change = stats.difference(new, olds[domain])

@@ -135,7 +135,7 @@ def score_all(table, options=None):
         {system.name: system.note for system in table.systems},
         oov_rates(references, table.train_text, options.rules) if table.train_text else None,
     )
-    asked = {key: next(iter(found.values())).options for key, found in answers.items()}
+    asked = {key: next(iter(by_system.values())).options for key, by_system in answers.items()}
     facts = {name: entity_facts(r, counts[table.systems[0].name, name]) for name, r in references.items()}
     sections = results.sections(published, 1 - statistics.confidence, facts, asked)
     errors, derailed = results.error_table(scores), results.derailment_table(derailments)
@@ -208,10 +208,10 @@ def collapse_notes(table):
 def made_by(table):
     """What made the results, as blocks: commands, and the settings of systems that differ from the baseline's."""
     blocks = ["".join(f"    {line}\n" for line in table.commands)] * bool(table.commands)
-    keys = list(dict.fromkeys(key for found in table.differences.values() for key in found))
+    keys = list(dict.fromkeys(key for settings_of in table.differences.values() for key in settings_of))
     rows = [
-        Row(table.labels[name], [Cell(str(found[key]) if key in found else "") for key in keys], name)
-        for name, found in table.differences.items()
+        Row(table.labels[name], [Cell(str(settings_of[key]) if key in settings_of else "") for key in keys], name)
+        for name, settings_of in table.differences.items()
     ]
     title = f"Settings that differ from those of {table.baseline}"
     settings = Table(title, [Column(key) for key in keys], rows)

@@ -25,14 +25,14 @@ def check_runs(runs):
             )
     known = _keyed(runs[first])
     for name in others:
-        found = _keyed(runs[name])
-        if found.keys() != known.keys():
-            what = " ".join(min(found.keys() ^ known.keys()))
+        own = _keyed(runs[name])
+        if own.keys() != known.keys():
+            what = " ".join(min(own.keys() ^ known.keys()))
             raise UserError(
                 f"{name} and {first} differ in what they hold, for example {what}; score the same "
                 "systems and sets with all seeds"
             )
-        for key, row in found.items():
+        for key, row in own.items():
             for field in SAME:
                 if row[field] != known[key][field]:
                     raise UserError(
@@ -51,11 +51,11 @@ def pooled_rows(runs, confidence=0.95):
     pooled = []
     for key, row in tables[0].items():
         values = [table[key]["value"] for table in tables]
-        found = (None, None, None) if None in values else over_seeds(values, confidence)
+        pooled_value = (None, None, None) if None in values else over_seeds(values, confidence)
         pooled.append(
             {
                 **row,
-                **dict(zip(("value", "low", "high"), map(number, found))),
+                **dict(zip(("value", "low", "high"), map(number, pooled_value))),
                 "seed": [table[key]["seed"] for table in tables],
                 "count": None,
             }

@@ -29,32 +29,32 @@ class Estimate:
 
 
 def generator(seed, stratum=""):
-    """Return a NumPy generator that depends on `seed` (int, at least 0) and on a name."""
+    """A NumPy generator that depends on `seed` (int, at least 0) and on a name."""
     return np.random.Generator(np.random.PCG64([seed, zlib.crc32(stratum.encode("utf-8"))]))
 
 
 def group(counts, units):
-    """Return (U, K) sums of counts (N, K) over the rows of each unit; units: (N,) ints below U."""
+    """(U, K) sums of counts (N, K) over the rows of each unit; units: (N,) ints below U."""
     grouped = np.zeros((int(units.max()) + 1, counts.shape[1]))
     np.add.at(grouped, units, counts)
     return grouped
 
 
 def resample(counts, replicates, rng):
-    """Return (replicates, K): sums over U units drawn from counts (U, K) with replacement."""
-    n, found = len(counts), []
+    """(replicates, K): sums over U units drawn from counts (U, K) with replacement."""
+    n, replicated = len(counts), []
     block = max(1, BLOCK // n)
     for start in range(0, replicates, block):
         rows = min(block, replicates - start)
         drawn = rng.integers(0, n, (rows, n), dtype=np.int32).astype(np.int64)
         drawn += np.arange(rows)[:, None] * n
         times = np.bincount(drawn.ravel(), minlength=rows * n).reshape(rows, n)
-        found.append(times.astype(np.float64) @ counts)
-    return np.concatenate(found)
+        replicated.append(times.astype(np.float64) @ counts)
+    return np.concatenate(replicated)
 
 
 def sums(counts, replicates, seed, stratum=""):
-    """Return K Estimates: the column sums of counts (U, K).
+    """K Estimates: the column sums of counts (U, K).
 
     stratum: name of the set. Sets of different names are resampled independently.
     """
@@ -66,7 +66,7 @@ def sums(counts, replicates, seed, stratum=""):
 
 
 def combine(function, estimates):
-    """Return the Estimate of `function` of the `estimates`.
+    """The Estimate of `function` of the `estimates`.
 
     function: takes one float, or one array of any one shape, for each estimate. Influences follow
     by the chain rule, with numerical derivatives.
@@ -85,17 +85,17 @@ def combine(function, estimates):
 
 
 def mean(estimates):
-    """Return the Estimate of the unweighted mean of `estimates`."""
+    """The Estimate of the unweighted mean of `estimates`."""
     return combine(lambda *values: sum(values) / len(values), estimates)
 
 
 def difference(a, b):
-    """Return the Estimate of a - b; paired where both were resampled with the same units."""
+    """The Estimate of a - b; paired where both were resampled with the same units."""
     return combine(lambda x, y: x - y, [a, b])
 
 
 def _correct(z, estimate, drawn):
-    """Return normal quantiles corrected for bias and acceleration."""
+    """Normal quantiles corrected for bias and acceleration."""
     from scipy import special
 
     change = np.concatenate(list(estimate.influence.values()))
@@ -110,7 +110,7 @@ def _correct(z, estimate, drawn):
 
 
 def interval(estimate, confidence=0.95, skewed=True):
-    """Return (low, high): the BCa interval of Efron (1987), widened for few units.
+    """(low, high): the BCa interval of Efron (1987), widened for few units.
 
     Levels are those of Student's t with the variance's n/(n - 1), the "expanded" percentile of
     Hesterberg (2015), before bias and acceleration are corrected. skewed=False leaves that
@@ -134,7 +134,7 @@ def interval(estimate, confidence=0.95, skewed=True):
 
 
 def improvement(change, better="low"):
-    """Return the probability that a change is for the better, by the bootstrap.
+    """The probability that a change is for the better, by the bootstrap.
 
     change: Estimate of new - old. better: "low" or "high". Replicates without a change count half.
     """
@@ -146,7 +146,7 @@ def improvement(change, better="low"):
 
 
 def permuted(a, b, function, replicates, seed, stratum=""):
-    """Return (replicates,) differences function(A) - function(B) under exchangeable systems.
+    """(replicates,) differences function(A) - function(B) under exchangeable systems.
 
     a, b: (U, K) counts of two systems on the same units. Each replicate exchanges the systems in
     a random half of the units: approximate randomisation (Noreen 1989), a matched-pairs test
@@ -157,7 +157,7 @@ def permuted(a, b, function, replicates, seed, stratum=""):
     a, b = np.asarray(a, dtype=np.float64), np.asarray(b, dtype=np.float64)
     total = a.sum(axis=0) + b.sum(axis=0)
     change = (a - b)[np.any(a != b, axis=1)]  # units that are alike change nothing
-    n, found = len(change), []
+    n, drawn = len(change), []
     if not n:
         return np.zeros(replicates)
     # Sums of whole numbers below 2**24 are exact in float32, which is faster.
@@ -171,12 +171,12 @@ def permuted(a, b, function, replicates, seed, stratum=""):
         chosen = np.unpackbits(bits, axis=1, count=n).astype(kind) @ columns
         # Chosen units keep their system, the others exchange theirs: a' - b' and a' + b' give a', b'.
         shift = 2.0 * chosen.astype(np.float64) - change.sum(axis=0)
-        found.append(function(*((total + shift) / 2).T) - function(*((total - shift) / 2).T))
-    return np.concatenate(found)
+        drawn.append(function(*((total + shift) / 2).T) - function(*((total - shift) / 2).T))
+    return np.concatenate(drawn)
 
 
 def p_value(observed, drawn):
-    """Return the two-sided p of an observed difference among (R,) permuted ones; never 0.
+    """The two-sided p of an observed difference among (R,) permuted ones; never 0.
 
     Permuted differences that are not defined count as extreme.
     """
@@ -187,7 +187,7 @@ def p_value(observed, drawn):
 
 
 def holm(p_values):
-    """Return the p-values corrected for their number (Holm 1979), in the same order.
+    """The p-values corrected for their number (Holm 1979), in the same order.
 
     Values that are nan are no comparisons: they stay and do not count.
     """
@@ -201,7 +201,7 @@ def holm(p_values):
 
 
 def over_seeds(values, confidence=0.95):
-    """Return (mean, low, high) of one metric's values of several training seeds, by Student's t.
+    """(mean, low, high) of one metric's values of several training seeds, by Student's t.
 
     low and high are nan for a single seed.
     """

@@ -26,7 +26,7 @@ class UtteranceScore:
 
 @dataclass(frozen=True)
 class Score:
-    """Counts summed over a set; `wer` and `cer` are in percent."""
+    """Counts summed over a set; `wer` is in percent."""
 
     utterances: int
     words: int
@@ -40,23 +40,6 @@ class Score:
     def wer(self):
         return 100 * (self.substitutions + self.deletions + self.insertions) / self.words
 
-    @property
-    def cer(self):
-        return 100 * self.char_errors / self.chars
-
-    def as_dict(self):
-        """Return the counts and rates under their usual short names, rates to 4 decimals."""
-        return {
-            "wer": round(self.wer, 4),
-            "cer": round(self.cer, 4),
-            "sub": self.substitutions,
-            "del": self.deletions,
-            "ins": self.insertions,
-            "words": self.words,
-            "utterances": self.utterances,
-            "chars": self.chars,
-        }
-
 
 def _pairs(ref, hyp, chunks):
     pairs = []
@@ -69,13 +52,13 @@ def _pairs(ref, hyp, chunks):
 
 
 def align(ref_words, hyp_words):
-    """Return a Levenshtein alignment of two word lists as a tuple of (op, ref word, hyp word)."""
+    """A Levenshtein alignment of two word lists as a tuple of (op, ref word, hyp word)."""
     (score,) = score_utterances({"": ref_words}, {"": hyp_words})
     return score.pairs
 
 
 def score_utterances(refs, hyps):
-    """Return the UtteranceScores of `refs`, in its order.
+    """The UtteranceScores of `refs`, in its order.
 
     refs, hyps: {utterance: list of words}, already normalised, with the same utterances. An
     empty reference is allowed: every word of its hypothesis is an insertion.
@@ -101,13 +84,13 @@ def score_utterances(refs, hyps):
 
 
 def op_counts(score):
-    """Return {"=": n, "S": n, "D": n, "I": n} of an UtteranceScore."""
+    """{"=": n, "S": n, "D": n, "I": n} of an UtteranceScore."""
     ops = [pair[0] for pair in score.pairs]
     return {op: ops.count(op) for op in "=SDI"}
 
 
 def total(scores):
-    """Return the Score of a list of UtteranceScores; UserError if the references have no word."""
+    """The Score of a list of UtteranceScores; UserError if the references have no word."""
     counts = [op_counts(score) for score in scores]
     ops = {op: sum(count[op] for count in counts) for op in "=SDI"}
     words = ops["="] + ops["S"] + ops["D"]
@@ -128,12 +111,12 @@ def total(scores):
 
 
 def split_words(texts, normalise):
-    """Return {utterance: list of normalised words} of {utterance: text}."""
+    """{utterance: list of normalised words} of {utterance: text}."""
     return {utt: normalise(text).split() for utt, text in texts.items()}
 
 
 def oov_rate(refs, train):
-    """Return the percentage of the running words of `refs` that never occur in `train`.
+    """The percentage of the running words of `refs` that never occur in `train`.
 
     refs, train: {utterance: list of words}, normalised in the same way.
     """
@@ -143,7 +126,7 @@ def oov_rate(refs, train):
 
 
 def format_alignments(scores):
-    """Return the alignments of UtteranceScores as text, in the manner of sclite's `result.txt`."""
+    """The alignments of UtteranceScores as text, in the manner of sclite's `result.txt`."""
     blocks = []
     for score in scores:
         rows = {"REF: ": [], "HYP: ": [], "Eval:": []}

@@ -69,7 +69,7 @@ class OpenQuestions:
                 raise UserError(f"{name} is {getattr(self, name)}; it must be 1 or more")
 
 
-def given(question, samples=None):
+def question_span(question, samples=None):
     """The span of a question: spoken if `samples`, the length of its audio at 16 kHz, is given."""
     if samples is not None:
         return Span(audio=question.wav, samples=samples)

@@ -79,7 +79,17 @@ def _is_count(value):
 
 @dataclass(frozen=True)
 class Sequence:
-    """A training or test example."""
+    """A training or test example: spans in the order in which the LLM reads them.
+
+        USER: |===== u1.wav =====|  ASSISTANT:   Hello. </s>
+        text  speech, 31200 samples text         text, loss, eos
+
+    Loss is on what is to be learnt; all before the first span with loss is the `prompt` that a decoder is given. Of
+    interleaved sequences speech spans are pieces of a file, and most texts have loss:
+
+        <s>           |== 0.3 to 0.8 s of u1.wav ==|  the world   |== 1.3 to 1.9 s ==|  </s>
+        text, special speech, start 4800, 8000 samples text, loss speech, start 20800   text, eos
+    """
 
     id: str
     spans: tuple = field(default_factory=tuple)

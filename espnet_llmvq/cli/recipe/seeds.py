@@ -50,7 +50,7 @@ def main(argv=None):
     figures = read_rows(path, needed=()) if path.exists() else []
     figures = [from_mapping(Published, one, f"{path}, entry {i}") for i, one in enumerate(figures, 1)]
     sections = results.sections(figures)
-    seeds = ", ".join(dict.fromkeys(str(row["seed"]) for found in runs.values() for row in found))
+    seeds = ", ".join(dict.fromkeys(str(row["seed"]) for of_seed in runs.values() for row in of_seed))
     note = (
         f"Means over {len(runs)} seeds ({seeds}) with {100 * args.confidence:g} % intervals of "
         "Student's t over seeds. Changes are paired by seed; P(better) is the share of seeds that are better.\n"

@@ -1,0 +1,41 @@
+"""Which parameters train, and which modules stay in evaluation mode."""
+
+import re
+
+import torch
+
+from espnet_llmvq.base.errors import UserError
+
+
+def freeze(model, patterns):
+    """Let parameters whose name matches a regular expression from the start not train. UserError for no match."""
+    for pattern in patterns:
+        matched = [p for name, p in model.named_parameters() if re.match(pattern, name)]
+        if not matched:
+            raise UserError(f"freeze: {pattern!r} matches no parameter")
+        for p in matched:
+            p.requires_grad = False
+
+
+def trains(module):
+    """Whether a module has parameters that train."""
+    return any(p.requires_grad for p in module.parameters())
+
+
+def keep_frozen_in_eval(model, external, mode):
+    """Parts whose parameters are all frozen go back to eval mode, after `model` went to the training mode `mode`.
+
+    So does batch normalisation of a part that came from elsewhere (names that begin as `external` says): the pieces of
+    interleaved sequences would move its statistics away from those of whole utterances.
+    """
+    for name, module in model.named_modules():
+        if module is model:
+            continue
+        pretrained = isinstance(module, torch.nn.modules.batchnorm._BatchNorm) and name.startswith(external)
+        if pretrained or (any(True for _ in module.parameters()) and not trains(module)):
+            module.eval()
+    for module in model.modules():
+        # Transformers recomputes activations in layers in training mode only; a frozen LLM's take as much memory.
+        # The layer itself does nothing else by this flag, and its dropout modules keep their own.
+        if getattr(module, "gradient_checkpointing", False):
+            module.training = mode
