@@ -75,6 +75,9 @@ def required_arguments(parser):
             arguments.append(value)
         elif action.required and action.option_strings:
             arguments += [action.option_strings[0], value]
+    for group in parser._mutually_exclusive_groups:
+        if group.required:
+            arguments += [group._group_actions[0].option_strings[0], "1"]
     return arguments
 
 

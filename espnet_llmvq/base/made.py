@@ -142,6 +142,23 @@ def first_difference(old, new, name=""):
     return "" if old == new else f"{name}: {shown(old)} then, {shown(new)} now"
 
 
+ANSWERS = None  # where `asking` collects
+
+
+@contextlib.contextmanager
+def asking():
+    """In a `with`, find out what would be made: [(result, difference or "")] of every result that is asked for.
+
+    Every result passes for fresh meanwhile, so that nothing is made by what asks.
+    """
+    global ANSWERS
+    ANSWERS = []
+    try:
+        yield ANSWERS
+    finally:
+        ANSWERS = None
+
+
 class Made:
     """A result, and what it is made of.
 
@@ -206,7 +223,14 @@ class Made:
 
     def fresh(self):
         """Whether the result is there and what inputs and options make. For cheap results: if not, make it again."""
-        return not self.difference()
+        return self.answered(self.difference())
+
+    def answered(self, found):
+        """Whether nothing was found; `asking` notes what was, and takes it as if there were nothing."""
+        if ANSWERS is None:
+            return not found
+        ANSWERS.append((self.out, found))
+        return True
 
     def done(self, remedy):
         """Whether a costly result is there; False also for one begun. Raises UserError if it is made of something else.
@@ -214,12 +238,12 @@ class Made:
         remedy: what to do then; {out} stands for the result.
         """
         if not os.path.exists(record_file(self.out)):
-            return False
+            return self.answered(f"{self.out} is not there")
         noted = self.record()
         found = self.changed(noted) if noted and not noted["complete"] else self.difference()
-        if found:
+        if found and ANSWERS is None:
             raise UserError(f"{self.out} was made otherwise ({found}); {remedy.format(out=self.out)}")
-        return noted["complete"]
+        return self.answered(found or ("" if noted["complete"] else f"{self.out} is not finished"))
 
     def begin(self):
         """Record what a costly result will be made of, so that its making can only be resumed with the same."""

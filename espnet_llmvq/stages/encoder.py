@@ -30,7 +30,7 @@ def prepare(experiment):
     make_sequences(experiment, [options.train_set, options.valid_set])
     train, valid = encoder_shapes(experiment)
     pairs = [(experiment.sequences(options.valid_set), valid), (experiment.sequences(options.train_set), train)]
-    count_positions(experiment, pairs, 1)
+    count_positions(pairs, experiment.tokenizer, experiment.encoder, 1)
 
 
 def describe_pretrained(experiment):

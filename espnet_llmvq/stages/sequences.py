@@ -4,7 +4,6 @@ import collections
 import functools
 import os
 
-from espnet_llmvq.base.config import from_mapping
 from espnet_llmvq.base.errors import UserError
 from espnet_llmvq.base.files import write_text, writing
 from espnet_llmvq.base.made import Made, origin
@@ -41,7 +40,9 @@ def make_sequences(experiment, names):
 
         dropped, template = {}, resolved_prompt(experiment)
         rows = utterances(experiment.dump_dir(name), dropped)
-        write(made, (asr_sequence(*row, template) for row in rows), dropped, experiment.dump_dir(name))
+        made.forget()
+        write(made.out, (asr_sequence(*row, template) for row in rows), dropped, experiment.dump_dir(name))
+        made.note()
 
 
 def resolved_prompt(experiment):
@@ -62,13 +63,15 @@ def tokenizer_input(experiment):
     return {"tokenizer": path} if os.path.isdir(experiment.tokenizer) else {}
 
 
-def write(made, sequences, dropped, source):
-    """Write sequences, and list beside them what could not be used: OUT.dropped.tsv."""
+def write(out, sequences, dropped, source):
+    """Write sequences, and list beside them what could not be used: OUT.dropped.tsv.
+
+    dropped: {id: `Dropped`}, complete when the sequences are gone through. source: what they are from, in messages.
+    Raises UserError if none is left.
+    """
     from espnet_llmvq.sequence.interleaved import ONE_SEGMENT
     from espnet_llmvq.sequence.sequence import write_sequences
 
-    out = made.out
-    made.forget()
     n = write_sequences(out, sequences)
     listing = f"{out}.dropped.tsv"
     if dropped:
@@ -86,7 +89,6 @@ def write(made, sequences, dropped, source):
         pauses = any(why.reason == ONE_SEGMENT for why in dropped.values())
         remedy = "; are there pauses in the word times? `silence` says how long one is" if pauses else ""
         raise UserError(f"{out}: no sequence is left{remedy}")
-    made.note()
 
 
 def make_all(experiment):
@@ -112,23 +114,24 @@ def context_options(experiment):
     return {"context": experiment.options.context, "llm": experiment.llm, "stack": experiment.stack}
 
 
-def within_context(experiment, sequences, dropped):
-    """The sequences that have no more LLM positions than they may; the others are added to `dropped`."""
+def within_context(sequences, dropped, context, llm, encoder, stack):
+    """The sequences of at most `context` LLM positions ("llm": as many as the LLM has); the others are `dropped`.
+
+    encoder: keys of a config that shape the encoder; stack: its frames in an LLM position.
+    """
     from espnet_llmvq.llm.directory import context_of, load_tokenizer
     from espnet_llmvq.model.positions import Positions
     from espnet_llmvq.sequence.corpus import within
 
-    context = experiment.options.context
-    limit = context_of(experiment.llm) if context == "llm" else int(context)
+    limit = context_of(llm) if context == "llm" else int(context)
     if limit is None:
         return sequences
 
     @functools.cache
     def exact():  # a tokenizer takes seconds to load, and few sequences come near the limit
-        return Positions(load_tokenizer(experiment.llm), experiment.encoder, experiment.stack)
+        return Positions(load_tokenizer(llm), encoder, stack)
 
-    upper_bound = Positions(None, experiment.encoder, experiment.stack).upper_bound
-    return within(sequences, lambda seq: exact()(seq), upper_bound, limit, dropped)
+    return within(sequences, lambda seq: exact()(seq), Positions(None, encoder, stack).upper_bound, limit, dropped)
 
 
 def make_text(experiment, name):
@@ -152,41 +155,52 @@ def make_text(experiment, name):
         return
     dropped = {}
     sequences = (text_sequence(key, line) for key, line in documents(text, dropped))
-    write(made, within_context(experiment, sequences, dropped), dropped, text)
+    sequences = within_context(sequences, dropped, encoder=experiment.encoder, **context_options(experiment))
+    made.forget()
+    write(made.out, sequences, dropped, text)
+    made.note()
 
 
 def make_interleaved(experiment, name, form):
     """Sequences of the aligned utterances of a set, speech and text in turns."""
     from espnet_llmvq.align.ctm import read_ctm
-    from espnet_llmvq.sequence.corpus import NO_ALIGNMENT, joined
-    from espnet_llmvq.sequence.interleaved import Interleaving, interleave
-    from espnet_llmvq.sequence.units import Dropped
+    from espnet_llmvq.base.config import from_mapping
+    from espnet_llmvq.sequence.interleaved import Interleaving
     from espnet_llmvq.speech.frame_rate import FrameRate
 
     inputs = tables(experiment, name) | {"word times": experiment.ctm(name)} | tokenizer_input(experiment)
-    keys = experiment.interleave[form]
-    made = Made(
-        experiment.sequences(f"{name}/{form}"), inputs, interleave=keys, encoder=experiment.encoder,
-        **audio(experiment, name), **context_options(experiment),
-    )  # fmt: skip
+    keys, context = experiment.interleave[form], context_options(experiment)
+    options = {"interleave": keys, "encoder": experiment.encoder, **audio(experiment, name), **context}
+    made = Made(experiment.sequences(f"{name}/{form}"), inputs, **options)
     if up_to_date(made):
         return
-    options, dropped, units = from_mapping(Interleaving, keys, form), {}, {}
-
-    def built():
-        step = FrameRate(experiment.encoder).step
-        rows = joined(experiment.dump_dir(name), read_ctm(experiment.ctm(name)), NO_ALIGNMENT, dropped, step)
-        for utt, audio, samples, text, timed in rows:
-            try:
-                done = interleave(utt, audio, samples, text, timed, options)
-            except Dropped as why:
-                dropped[utt] = why
-                continue
-            units[utt] = (done.level, [len(unit.words) for unit in done.units])
-            yield done.sequence
-
-    write(made, within_context(experiment, built(), dropped), dropped, experiment.dump_dir(name))
+    directory, dropped, units = experiment.dump_dir(name), {}, {}
+    how, step = from_mapping(Interleaving, keys, form), FrameRate(experiment.encoder).step
+    sequences = interleaved(directory, read_ctm(experiment.ctm(name)), how, step, dropped, units)
+    made.forget()
+    write(made.out, within_context(sequences, dropped, encoder=experiment.encoder, **context), dropped, directory)
+    made.note()
     print_units(made.out, units)
+
+
+def interleaved(data_dir, ctm, how, step, dropped, units):
+    """Yield the sequences of the aligned utterances of a data directory.
+
+    ctm: {utterance: [Word]}; how: `Interleaving`; step: samples of an encoder step. dropped: {id: `Dropped`} and
+    units: {id: (level, words of each unit)} are filled.
+    """
+    from espnet_llmvq.sequence.corpus import NO_ALIGNMENT, joined
+    from espnet_llmvq.sequence.interleaved import interleave
+    from espnet_llmvq.sequence.units import Dropped
+
+    for utt, path, samples, text, timed in joined(data_dir, ctm, NO_ALIGNMENT, dropped, step):
+        try:
+            done = interleave(utt, path, samples, text, timed, how)
+        except Dropped as why:
+            dropped[utt] = why
+            continue
+        units[utt] = (done.level, [len(unit.words) for unit in done.units])
+        yield done.sequence
 
 
 def print_units(path, units):
@@ -209,12 +223,16 @@ def print_units(path, units):
         )
 
 
-def count_positions(experiment, pairs, stack):
-    """The LLM positions of files of sequences, for ESPnet's samplers. pairs: [(sequences, file to write)]."""
+def count_positions(pairs, llm, encoder, stack):
+    """The LLM positions of files of sequences, for ESPnet's samplers: pairs [(sequences, file to write)].
+
+    llm: directory or hub id, of which the tokenizer is needed. encoder, stack: as `within_context` takes them.
+    """
     waiting = []
     for source, target in pairs:
-        inputs = {"sequences": source} | tokenizer_input(experiment)
-        made = Made(target, inputs, encoder=experiment.encoder, stack=stack, llm=experiment.tokenizer)
+        tokens = os.path.join(llm, "tokenizer.json")
+        inputs = {"sequences": source} | ({"tokenizer": tokens} if os.path.isdir(llm) else {})
+        made = Made(target, inputs, encoder=encoder, stack=stack, llm=llm)
         if not up_to_date(made):
             waiting.append((source, made))
     if not waiting:
@@ -225,7 +243,7 @@ def count_positions(experiment, pairs, stack):
     from espnet_llmvq.model.positions import Positions
     from espnet_llmvq.sequence.sequence import read_sequences
 
-    count = Positions(load_tokenizer(experiment.tokenizer), experiment.encoder, stack)
+    count = Positions(load_tokenizer(llm), encoder, stack)
     for source, made in waiting:
         total = n = 0
         with writing(made.out) as f:
@@ -242,39 +260,46 @@ def count_all(experiment):
     options = experiment.options
     names = [options.valid_set, options.train_set, *experiment.sources]
     pairs = {experiment.positions(name): experiment.sequences(name) for name in names}
-    count_positions(experiment, [(source, target) for target, source in pairs.items()], experiment.stack)
+    pairs = [(source, target) for target, source in pairs.items()]
+    count_positions(pairs, experiment.tokenizer, experiment.encoder, experiment.stack)
 
 
 def make_mixtures(experiment):
     """Mixtures of the sources by their shares of LLM positions."""
-    for name, shares in experiment.mixtures.items():
-        out, shape = experiment.mixture(name)
-        inputs = {}
-        for source in shares:
-            inputs[source] = experiment.sequences(source)
-            inputs[f"{source}: positions"] = experiment.positions(source)
-        positions = experiment.options.mixture_positions or None
-        made = Made(out, inputs, shares=shares, positions=positions, seed=experiment.options.base_seed)
-        if up_to_date(made) and os.path.exists(shape):
-            continue
-        from espnet_llmvq.sequence.mixture import Source, mix
-        from espnet_llmvq.sequence.sequence import build_index
+    from espnet_llmvq.sequence.mixture import Source
 
-        made.forget()
+    for name, shares in experiment.mixtures.items():
         sources = [
             Source(source.replace("/", "_"), share, experiment.sequences(source), experiment.positions(source))
             for source, share in shares.items()
         ]
-        lines, held = mix(sources, positions, experiment.options.base_seed)
-        with writing(shape) as g:
-            with writing(out) as f:
-                for key, length, line in lines:
-                    f.write(line + "\n")
-                    g.write(f"{key} {length}\n")
-            build_index(out)
-        made.note()
-        total = sum(length for _, length, _ in held.values())
-        print(f"{out}: {sum(n for n, _, _ in held.values())} sequences, {total} positions")
-        for part, (n, length, passes) in held.items():
-            share = 100 * length / total
-            print(f"  {part}: {n} sequences, {length} positions, {share:.2f} %, {passes:.2f} passes", flush=True)
+        out, shape = experiment.mixture(name)
+        write_mixture(out, shape, sources, experiment.options.mixture_positions or None, experiment.options.base_seed)
+
+
+def write_mixture(out, shape, sources, positions=None, seed=1):
+    """Write a mixture of [`Source`] to `out` and its LLM positions to `shape`, unless it is there.
+
+    positions: LLM positions in all; None: as many as give the first source once.
+    """
+    from espnet_llmvq.sequence.mixture import mix
+    from espnet_llmvq.sequence.sequence import build_index
+
+    inputs = {s.name: s.path for s in sources} | {f"{s.name}: positions": s.shape for s in sources}
+    made = Made(out, inputs, shares={s.name: s.share for s in sources}, positions=positions, seed=seed)
+    if up_to_date(made) and os.path.exists(shape):
+        return
+    made.forget()
+    lines, held = mix(sources, positions, seed)
+    with writing(shape) as g:
+        with writing(out) as f:
+            for key, length, line in lines:
+                f.write(line + "\n")
+                g.write(f"{key} {length}\n")
+        build_index(out)
+    made.note()
+    total = sum(length for _, length, _ in held.values())
+    print(f"{out}: {sum(n for n, _, _ in held.values())} sequences, {total} positions")
+    for part, (n, length, passes) in held.items():
+        share = 100 * length / total
+        print(f"  {part}: {n} sequences, {length} positions, {share:.2f} %, {passes:.2f} passes", flush=True)

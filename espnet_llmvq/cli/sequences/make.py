@@ -3,9 +3,6 @@
 What cannot be used is counted, and listed with the reason in OUT.dropped.tsv.
 """
 
-import functools
-import os
-
 from espnet_llmvq.cli.parser import Parser, positive
 
 BUILDERS = ("asr", "interleaved", "text", "qa", "qa_text")
@@ -58,28 +55,7 @@ def get_parser():
     return parser
 
 
-def interleaved(args, dropped, step, made):
-    """Sequences of the aligned utterances of a data directory; `made` collects them with their units."""
-    from espnet_llmvq.align.ctm import read_ctm
-    from espnet_llmvq.experiment.cards import read_cards
-    from espnet_llmvq.experiment.systems import read_interleaving
-    from espnet_llmvq.sequence.corpus import NO_ALIGNMENT, joined
-    from espnet_llmvq.sequence.interleaved import interleave
-    from espnet_llmvq.sequence.units import Dropped
-
-    options = read_interleaving(read_cards(args.cards), args.form, args.override)
-    rows = joined(args.data_dir, read_ctm(args.ctm), NO_ALIGNMENT, dropped, step)
-    for utt, audio, samples, text, words in rows:
-        try:
-            done = interleave(utt, audio, samples, text, words, options)
-        except Dropped as why:
-            dropped[utt] = why
-            continue
-        made[utt] = (done.level, [len(unit.words) for unit in done.units])
-        yield done.sequence
-
-
-def build(args, dropped, step, made):
+def build(args, dropped, step, units):
     """The sequences that the arguments ask for."""
     from espnet_llmvq.data.tables import read_scp
     from espnet_llmvq.sequence.asr import asr_sequence, text_question, text_sequence
@@ -91,7 +67,13 @@ def build(args, dropped, step, made):
             yield text_sequence(key, text)
         return
     if args.builder == "interleaved":
-        yield from interleaved(args, dropped, step, made)
+        from espnet_llmvq.align.ctm import read_ctm
+        from espnet_llmvq.experiment.cards import read_cards
+        from espnet_llmvq.experiment.systems import read_interleaving
+        from espnet_llmvq.stages.sequences import interleaved
+
+        how = read_interleaving(read_cards(args.cards), args.form, args.override)
+        yield from interleaved(args.data_dir, read_ctm(args.ctm), how, step, dropped, units)
         return
     if args.builder == "asr":
         for utt, audio, samples, text in utterances(args.data_dir, dropped, step):
@@ -107,36 +89,12 @@ def build(args, dropped, step, made):
             dropped[utt] = Dropped("no question in writing")
 
 
-def report(sequences, made):
-    """Print what interleaved sequences hold. sequences: those written; made: {id: (level, words of each unit)}."""
-    from espnet_llmvq.data.audio import SAMPLE_RATE
-
-    rows = {}
-    for seq in sequences:
-        level, lengths = made[seq.id]
-        row = rows.setdefault(level, [0] * 5)
-        speech = [s for s in seq.spans if s.is_speech]
-        heard = sum(n for i, n in enumerate(lengths) if (len(lengths) - i) % 2 == 0)
-        for i, n in enumerate((1, len(lengths), sum(lengths), heard, sum(s.samples for s in speech))):
-            row[i] += n
-    for level, (n, units, words, heard, samples) in sorted(rows.items()):
-        print(
-            f"  {level} level: {n} sequences, {units / n:.1f} units each, {words / units:.2f} words a unit, "
-            f"{100 * heard / words:.1f} % of {words} words as speech ({samples / SAMPLE_RATE / 60:.1f} min)"
-        )
-
-
 def main(argv=None):
     args = get_parser().parse_args(argv)
-    import collections
-
     from espnet_llmvq.base.config import read_config
     from espnet_llmvq.base.errors import UserError
-    from espnet_llmvq.base.files import write_text
-    from espnet_llmvq.sequence.corpus import within
-    from espnet_llmvq.sequence.interleaved import ONE_SEGMENT
     from espnet_llmvq.sequence.prompt import CHAT, resolved
-    from espnet_llmvq.sequence.sequence import read_sequences, write_sequences
+    from espnet_llmvq.stages.sequences import print_units, within_context, write
 
     needed = NEEDED[args.builder]
     if args.prompt and args.prompt.startswith(CHAT) and args.builder in ("asr", "qa", "qa_text"):
@@ -150,41 +108,15 @@ def main(argv=None):
     for name in needed:
         if getattr(args, name) is None:
             raise UserError(f"--builder {args.builder} needs --{name}" + " with --context" * (name == "llm"))
-    dropped, made, step, config = {}, {}, 1, {}
+    dropped, units, step, config = {}, {}, 1, {}
     if args.encoder_config:
         from espnet_llmvq.speech.frame_rate import FrameRate
 
         config = read_config(args.encoder_config)
         step = FrameRate(config).step
-    sequences = build(args, dropped, step, made)
+    sequences = build(args, dropped, step, units)
     if args.context is not None:
-        from espnet_llmvq.llm.directory import context_of, load_tokenizer
-        from espnet_llmvq.model.positions import Positions
-
-        @functools.cache
-        def exact():  # a tokenizer takes seconds to load, and few sequences come near the limit
-            return Positions(load_tokenizer(args.llm), config, args.bridge_stack)
-
-        limit = context_of(args.llm) if args.context == "llm" else args.context
-        upper_bound = Positions(None, config, args.bridge_stack).upper_bound
-        if limit is not None:
-            sequences = within(sequences, lambda seq: exact()(seq), upper_bound, limit, dropped)
-    n = write_sequences(args.out, sequences)
-    listing = f"{args.out}.dropped.tsv"
-    if dropped:
-        write_text(listing, "".join(f"{key}\t{dropped[key]}\n" for key in sorted(dropped)))
-    elif os.path.exists(listing):
-        os.remove(listing)
-    print(f"{args.out}: {n} sequences from {args.text or args.data_dir}, {len(dropped)} dropped")
-    for reason, times in collections.Counter(why.reason for why in dropped.values()).most_common():
-        print(f"  dropped, {reason}: {times}")
-    if dropped:
-        print(f"  all are listed in {listing}")
-    if not n:
-        for path in (args.out, f"{args.out}.idx"):
-            os.remove(path)
-        pauses = any(why.reason == ONE_SEGMENT for why in dropped.values())
-        remedy = "; are there pauses in the word times? `silence` says how long one is" if pauses else ""
-        raise UserError(f"{args.out}: no sequence is left{remedy}")
-    if made:
-        report(read_sequences(args.out), made)
+        sequences = within_context(sequences, dropped, args.context, args.llm, config, args.bridge_stack)
+    write(args.out, sequences, dropped, args.text or args.data_dir)
+    if units:
+        print_units(args.out, units)

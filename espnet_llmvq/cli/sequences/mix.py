@@ -23,21 +23,10 @@ def get_parser():
 def main(argv=None):
     args = get_parser().parse_args(argv)
     from espnet_llmvq.base.errors import UserError
-    from espnet_llmvq.base.files import writing
-    from espnet_llmvq.sequence.mixture import mix, parse_source
-    from espnet_llmvq.sequence.sequence import build_index
+    from espnet_llmvq.sequence.mixture import parse_source
+    from espnet_llmvq.stages.sequences import write_mixture
 
     if args.positions is not None and args.positions < 1:
         raise UserError(f"--positions {args.positions} must be 1 or more")
-    lines, facts = mix([parse_source(s) for s in args.sources], args.positions, args.seed)
-    # The shape appears last, when all is complete.
-    with writing(args.shape) as g:
-        with writing(args.out) as f:
-            for key, positions, line in lines:
-                f.write(line + "\n")
-                g.write(f"{key} {positions}\n")
-        build_index(args.out)
-    total = sum(positions for _, positions, _ in facts.values())
-    print(f"{args.out}: {sum(n for n, _, _ in facts.values())} sequences, {total} positions")
-    for name, (n, positions, passes) in facts.items():
-        print(f"  {name}: {n} sequences, {positions} positions, {100 * positions / total:.2f} %, {passes:.2f} passes")
+    sources = [parse_source(s) for s in args.sources]
+    write_mixture(args.out, args.shape, sources, args.positions, args.seed)

@@ -16,23 +16,11 @@ def get_parser():
 
 def main(argv=None):
     args = get_parser().parse_args(argv)
-    from tqdm import tqdm
-
     from espnet_llmvq.base.config import read_config
     from espnet_llmvq.base.errors import UserError
-    from espnet_llmvq.base.files import writing
-    from espnet_llmvq.llm.directory import load_tokenizer
-    from espnet_llmvq.model.positions import Positions
-    from espnet_llmvq.sequence.sequence import read_sequences
+    from espnet_llmvq.stages.sequences import count_positions
 
     if len(args.files) % 2:
         raise UserError("give pairs: SEQUENCES SHAPE")
-    count = Positions(load_tokenizer(args.llm), read_config(args.encoder_config), args.stack)
-    for source, target in zip(args.files[::2], args.files[1::2]):
-        total = n = 0
-        with writing(target) as f:
-            for seq in tqdm(read_sequences(source), desc=source, unit="seq"):
-                positions = count(seq)
-                f.write(f"{seq.id} {positions}\n")
-                total, n = total + positions, n + 1
-        print(f"{target}: {n} sequences, {total} positions, {total / max(n, 1):.1f} each")
+    pairs = list(zip(args.files[::2], args.files[1::2]))
+    count_positions(pairs, args.llm, read_config(args.encoder_config), args.stack)
