@@ -20,12 +20,12 @@ from espnet_llmvq.stages.status import status
 # {option: (another value, what is no longer up to date or refused, as a pattern over `result: difference`)}
 OPTIONS = {
     "expdir": ("exp_other", r"^exp_other/tokenizer: exp_other/tokenizer is not there"),
-    "datadir": ("data_other", r"^stage 3: data_other/train"),
+    "datadir": ("data_other", r"^stage 2: data_other/train"),
     "dumpdir": ("dump_other", r"^dump_other/train.unfiltered: dump_other/train.unfiltered is not there"),
     "seed": (2, r"^exp_smoke/start_seed2: .* is not there"),
     "base_seed": (2, r"^exp_smoke/encoder: settings.seed: 1 then, 2 now"),
     "cards": ("conf/other.yaml", r"conf/other.yaml does not exist"),
-    "train_set": ("valid_two", r"^stage 3: data_smoke/valid_two"),
+    "train_set": ("valid_two", r"^stage 2: data_smoke/valid_two"),
     "valid_set": ("train_two", r"^stage 3: data_smoke/train_two"),
     "test_sets": ("test_id:ood test_two:id", r"^stage 3: data_smoke/test_two"),
     "systems": ("lora_long hard_k10", r"^exp_smoke/start-hard-hard_k10: .* is not there"),
@@ -93,6 +93,11 @@ JOINT_CONFIGS = {
 }  # fmt: skip
 
 
+def seen(pattern, lines, expdir):
+    """Whether a line matches a pattern that was written for the directory exp_smoke."""
+    return any(re.search(pattern.replace("exp_smoke", re.escape(expdir)), line) for line in lines)
+
+
 def changes(options):
     """What is not up to date with some options, a line each; or what is refused."""
     try:
@@ -125,8 +130,9 @@ def main(expdir, docs):
         if field.name not in tried:
             continue
         value, pattern = tried[field.name]
+        value = value.replace("exp_smoke", expdir) if isinstance(value, str) else value
         lines = changes(dataclasses.replace(options, **{field.name: value}))
-        if (pattern is None and lines) or (pattern and not any(re.search(pattern, line) for line in lines)):
+        if (pattern is None and lines) or (pattern and not seen(pattern, lines, expdir)):
             failures.append(f"--{field.name} {value}: {pattern or 'nothing'} was expected, not {lines[:3]}")
     for path, (keys, value, pattern) in configs.items():
         with open(path, encoding="utf-8") as f:
@@ -141,7 +147,7 @@ def main(expdir, docs):
         lines = changes(options)
         with open(path, "w", encoding="utf-8") as f:
             f.write(text)
-        if not any(re.search(pattern, line) for line in lines):
+        if not seen(pattern, lines, expdir):
             failures.append(f"{path}, {'.'.join(keys)}: {pattern} was expected, not {lines[:3]}")
     there = [os.path.join(folder, name) for folder, _, names in os.walk("conf") for name in names]
     ignored = [p for p in there if p not in CONFIGS and "published" not in p]
