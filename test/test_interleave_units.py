@@ -223,12 +223,11 @@ def test_config_errors(values, message):
         from_mapping(Interleaving, values, "config")
 
 
-def test_a_wrong_value_is_told_with_its_file(tmp_path):
-    (tmp_path / "w.yaml").write_text("silence: -1\n")
+def test_a_wrong_value_is_told_with_its_file():
     with pytest.raises(UserError, match="w.yaml: silence is -1; it must be"):
-        Interleaving.read(str(tmp_path / "w.yaml"))
+        Interleaving.read({"silence": -1}, where="w.yaml")
     with pytest.raises(UserError, match="--override: silence is -1; it must be"):
-        Interleaving.read(overrides=["silence=-1"])
+        Interleaving.read({}, overrides=["silence=-1"])
     with pytest.raises(UserError, match="q.yaml: shots is -1"):
         from_mapping(MultipleChoice, {"shots": -1}, "q.yaml")
 

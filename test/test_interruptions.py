@@ -407,4 +407,5 @@ def test_a_killed_phase_is_told(tmp_path, monkeypatch, capsys):
 
     monkeypatch.setattr(launch, "train_phase", train)
     with pytest.raises(UserError, match=r"(?s)phase lora failed: it was killed by signal 9.*train\.log:\nepoch 1"):
-        launch.run_phases([("lora", None, str(tmp_path / "lora"), {})], 2, 1)
+        job = launch.Job("lora", "", {}, lambda: Made(tmp_path / "lora", seed=1))
+        launch.run_phases([job], 2, 1, None, "remove {out}")
