@@ -185,12 +185,16 @@ class Made:
         """What `note` was told beside inputs and options; {} if nothing is noted."""
         return (self.record() or {}).get("facts", {})
 
+    def other_options(self, noted):
+        """In words, the first option that is not as `noted`; "" if none."""
+        then, now = ({k: v for k, v in d.items() if k not in IGNORED} for d in (noted["options"], self.options))
+        return first_difference(then, now)
+
     def changed(self, noted):
         """In words, the first option or input that is not as `noted`; "" if none."""
-        then, now = ({k: v for k, v in d.items() if k not in IGNORED} for d in (noted["options"], self.options))
         old = noted["inputs"]
         self.marks = {name: mark(path, old.get(name)) for name, path in self.inputs.items()}
-        if found := first_difference(then, now):
+        if found := self.other_options(noted):
             return found
         for name in sorted(old.keys() | self.inputs.keys()):
             if name not in old:
@@ -204,7 +208,13 @@ class Made:
 
     def state(self):
         """Options and the content of inputs (dict), to compare something unfinished with."""
-        return {"options": self.options, "inputs": {name: content(mark(path)) for name, path in self.inputs.items()}}
+        return {"options": self.options, "inputs": {name: content(found) for name, found in self.look().items()}}
+
+    def look(self):
+        """{name: mark} of inputs, as they were when they were first looked at: what changes while the result is made is
+        then noted as it was before, and the change is seen."""
+        self.marks = {name: self.marks.get(name) or mark(path) for name, path in self.inputs.items()}
+        return self.marks
 
     def difference(self):
         """In words, why the result is not what inputs and options make; "" if it is."""
@@ -232,15 +242,19 @@ class Made:
         ANSWERS.append((self.out, found))
         return True
 
-    def done(self, remedy):
+    def done(self, remedy, options_only=False):
         """Whether a costly result is there; False also for one begun. Raises UserError if it is made of something else.
 
-        remedy: what to do then; {out} stands for the result.
+        remedy: what to do then; {out} stands for the result. options_only: inputs are not looked at, as some are still
+        to be made.
         """
         if not os.path.exists(record_file(self.out)):
             return self.answered(f"{self.out} is not there")
         noted = self.record()
-        found = self.changed(noted) if noted and not noted["complete"] else self.difference()
+        if noted and options_only:
+            found = self.other_options(noted)
+        else:
+            found = self.changed(noted) if noted and not noted["complete"] else self.difference()
         if found and ANSWERS is None:
             raise UserError(f"{self.out} was made otherwise ({found}); {remedy.format(out=self.out)}")
         return self.answered(found or ("" if noted["complete"] else f"{self.out} is not finished"))
@@ -260,9 +274,7 @@ class Made:
         self.write(at, complete=True, files=marks, facts=plain(facts))
 
     def write(self, at, **rest):
-        # An input that changed while the result was made is noted as it was before, so that the change is seen.
-        marks = {name: self.marks.get(name) or mark(path) for name, path in self.inputs.items()}
-        noted = {"options": self.options, "inputs": marks, **rest}
+        noted = {"options": self.options, "inputs": self.look(), **rest}
         write_text(record_file(at), json.dumps(noted, indent=1, ensure_ascii=False) + "\n")
 
     def forget(self):

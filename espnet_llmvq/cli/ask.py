@@ -37,6 +37,8 @@ def main(argv=None):
         raise UserError("--questions FILE needs its kind: llmvq ask mc, or llmvq ask sqa")
     experiment = read_experiment(args.exp)
     asked = [(args.kind, args.questions)] if args.questions else pairs(experiment.options.questions, "questions")
+    if not asked:
+        print("no questions are named (--questions KIND=FILE of run.sh), nothing to do")
     for kind, path in asked:
         if args.kind not in (None, kind):
             continue

@@ -65,8 +65,9 @@ def describe_pretrained(experiment):
 
 
 def encoder_input(experiment):
-    """The encoder as an input of a `Made`."""
-    return {"encoder": experiment.encoder_file}
+    """The encoder as inputs of a `Made`: its checkpoint, and the directory of a pretrained one."""
+    path = experiment.options.pretrained_encoder
+    return {"encoder": experiment.encoder_file} | ({"pretrained encoder": path} if os.path.isdir(path) else {})
 
 
 def align(experiment, threads, ngpu=0):
@@ -97,7 +98,7 @@ def frames_made(experiment, name):
     if options.augment_cache and name == options.train_set:
         augment = {"augment": True, "seed": options.base_seed}
     inputs = {"sequences": experiment.sequences(name)} | encoder_input(experiment)
-    return Made(experiment.frames(name), inputs, **augment, **tools("torch"))
+    return Made(experiment.frames(name), inputs, encoder=experiment.encoder, **augment, **tools("torch"))
 
 
 def encode(experiment, threads, ngpu=0, batch_seconds=120.0):

@@ -80,6 +80,8 @@ def made_of(experiment, training, settings):
         "validation frames": settings["valid_cache"] and os.path.dirname(settings["valid_cache"]),
         "llm": settings["llm"] if os.path.isdir(settings["llm"]) else None,
     }
+    pretrained = experiment.options.pretrained_encoder
+    inputs["pretrained encoder"] = pretrained if os.path.isdir(pretrained) else None
     inputs = {name: path for name, path in inputs.items() if path}
     return Made(
         experiment.exp(training.tag), inputs, settings=settings, **tools("torch", "espnet", "transformers", "peft")
