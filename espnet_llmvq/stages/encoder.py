@@ -45,7 +45,7 @@ def describe_pretrained(experiment):
     path = experiment.options.pretrained_encoder
     config = {**experiment.encoder, **ENCODER_ONLY, "frontend_conf": {}, "normalize_conf": {}}
     config["llm"] = experiment.tokenizer
-    made = Made(experiment.encoder_dir, {}, config=config)
+    made = Made(experiment.encoder_dir, pretrained_input(experiment), config=config)
     if is_there(made):
         return
     import torch
@@ -64,9 +64,10 @@ def describe_pretrained(experiment):
     print(f"{made.out}: {config['encoder']}, {config['encoder_conf']}")
 
 
-def encoder_input(experiment):
-    """The encoder as an input of a `Made`."""
-    return {"encoder": experiment.encoder_file}
+def pretrained_input(experiment):
+    """A pretrained encoder in a local directory as input of a `Made`."""
+    path = experiment.options.pretrained_encoder
+    return {"pretrained encoder": path} if os.path.isdir(path) else {}
 
 
 def align(experiment, threads, ngpu=0):
@@ -96,7 +97,8 @@ def frames_made(experiment, name):
     options, augment = experiment.options, {}
     if options.augment_cache and name == options.train_set:
         augment = {"augment": True, "seed": options.base_seed}
-    inputs = {"sequences": experiment.sequences(name)} | encoder_input(experiment)
+    inputs = {"sequences": experiment.sequences(name), "encoder": experiment.encoder_file}
+    inputs |= pretrained_input(experiment)
     return Made(experiment.frames(name), inputs, **augment, **tools("torch"))
 
 

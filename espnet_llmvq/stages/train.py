@@ -4,7 +4,7 @@ import os
 
 from espnet_llmvq.base.errors import UserError
 from espnet_llmvq.base.made import Made
-from espnet_llmvq.stages.encoder import encoder_shapes, frames_of
+from espnet_llmvq.stages.encoder import encoder_shapes, frames_of, pretrained_input
 from espnet_llmvq.stages.report import REMEDY, tools
 
 SHAPES = ("train_shape_file", "valid_shape_file")
@@ -80,7 +80,7 @@ def made_of(experiment, training, settings):
         "validation frames": settings["valid_cache"] and os.path.dirname(settings["valid_cache"]),
         "llm": settings["llm"] if os.path.isdir(settings["llm"]) else None,
     }
-    inputs = {name: path for name, path in inputs.items() if path}
+    inputs = {name: path for name, path in inputs.items() if path} | pretrained_input(experiment)
     return Made(
         experiment.exp(training.tag), inputs, settings=settings, **tools("torch", "espnet", "transformers", "peft")
     )
