@@ -1,5 +1,6 @@
 """What a dry run says of a training: the terms of a paper, computed by hand from its configs."""
 
+import inspect
 import json
 import os
 import shlex
@@ -11,6 +12,7 @@ import pytest
 from espnet_llmvq.base.errors import UserError
 from espnet_llmvq.cli import train
 from espnet_llmvq.experiment.phases import bridge_stack, describe, optimizer_steps, show, split_batches, with_schedule
+from espnet_llmvq.experiment.training import Training
 
 ROOT = os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "egs")
 DEFAULTS = {
@@ -140,8 +142,11 @@ def test_onecyclelr_reads_no_rate_of_the_optimizer():
 
 
 def test_trainings_of_other_stacks_do_not_go_together(experiment):
+    from espnet_llmvq.bridge.bridge import Bridge
+
     trainings = experiment().trainings
     assert bridge_stack(trainings) == 5 and bridge_stack(trainings[:1]) == bridge_stack([]) == 1
+    assert bridge_stack([Training("a", "a", {})]) == inspect.signature(Bridge.__init__).parameters["stack"].default
     trainings[2].config["bridge_conf"]["stack"] = 4
     message = "phase stage1 has bridge_conf.stack 5, .*phase stage2 has 4: .* give each stack its own --expdir"
     with pytest.raises(UserError, match=message):

@@ -6,8 +6,7 @@ import shutil
 
 import pytest
 import torch
-import yaml
-from conftest import LORA, write_cards
+from conftest import LORA
 
 from espnet_llmvq.base.errors import UserError
 from espnet_llmvq.cli import estimate
@@ -174,20 +173,20 @@ def test_everything_frozen_is_an_error(of_case):
         size(of_case("none, LLM frozen", freeze=["llm", "bridge"]), BATCH)
 
 
-def test_command(tmp_path, llms, of_case, capsys):
+def test_command(tmp_path, plan, llms, of_case, capsys):
     """Sizes of a system's phases before anything is trained: the encoder's config is enough."""
-    conf = tmp_path / "conf"
     keys = ("frontend", "frontend_conf", "normalize", "frame_stack", "encoder", "encoder_conf")
     training = {"batch_type": "numel", "batch_bins": 500, "optim": "adamw", "max_epoch": 4}
     encoder = {k: of_case("CTC encoder")[k] for k in keys}
     encoder |= {"model_conf": {"ctc_weight": 1.0, "llm_weight": 0.0}, "num_iters_per_epoch": 10}
     phase = {"bridge_conf": {"stack": 1, "hidden_size": 8}, "freeze": ["llm"]}
-    write_cards(conf, phases={"slam": {**phase, **training}}, systems={"slam": {"phases": ["slam"]}})
-    (conf / "encoder.yaml").write_text(yaml.safe_dump({**encoder, **training}))
-    command = ["--systems", "slam", "--conf_dir", str(conf), "--config", str(conf / "encoder.yaml")]
-    command += ["--llm", llms["llama"], "--seconds", "3", "--tokens", "30", "--prompt_tokens", "10"]
-    command += ["--json", str(tmp_path / "out.json"), "--corpus_hours", "10", "--ngpu", "2"]
+    cards = {"phases": {"slam": {**phase, **training}}, "systems": {"slam": {"phases": ["slam"]}}}
+    experiment = plan(cards, {**encoder, **training}, systems="slam", llm=llms["llama"], ngpu=2)
+    experiment.write("plan.json")
+    command = ["--exp", "plan.json", "--seconds", "3", "--tokens", "30", "--prompt_tokens", "10"]
+    command += ["--json", "out.json", "--corpus_hours", "10"]
     estimate.main([*command, "--device_flops", "1e12", "--utilisation", "0.5"])
+    assert sorted(os.listdir(tmp_path)) == ["conf", "out.json", "plan.json"]
     rows = json.loads((tmp_path / "out.json").read_text())
     assert [row["phase"] for row in rows] == ["encoder", "slam"]
     projector = 2 * 16 + (16 + 1) * 8 + (8 + 1) * 64  # norm, two layers

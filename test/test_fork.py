@@ -1,6 +1,7 @@
 """Forks: what they hold, what they refuse, what changed upstream since; smoke runs' data; options of scripts."""
 
 import csv
+import dataclasses
 import gzip
 import json
 import math
@@ -16,10 +17,14 @@ import pytest
 import soundfile
 
 from espnet_llmvq.base.errors import UserError
+from espnet_llmvq.cli import plan
 from espnet_llmvq.cli.recipe import fork as fork_recipe
 from espnet_llmvq.data.datadir import DataDir
 from espnet_llmvq.experiment import fork
 from espnet_llmvq.experiment.cards import read_cards
+from espnet_llmvq.experiment.experiment import read_experiment
+from espnet_llmvq.experiment.options import Options
+from espnet_llmvq.llm.pretrain import load_config
 
 ROOT = Path(__file__).resolve().parent.parent
 DIGITS = "zero one two three four five six seven eight nine".split()
@@ -124,6 +129,39 @@ def test_a_plain_fork_is_the_recipe(here):
     assert not (here / "deep/er/an4/RESULTS.md").exists()
     fork_recipe.main(["mini_tts", "deep/mini_tts"])
     assert not list((here / "deep/mini_tts").rglob("RESULTS*"))
+
+
+# That of librispeech/llmasr1 needs its pretrained models.
+PLAIN = [(name, ()) for name in ("mini_tts", "an4", "coffee", "mini_tts/jstip1", "librispeech/jstip1")]
+OWN = [(name, own) for name in ("mini_tts", "an4") for own in (TRAIN, (*TRAIN, *PHONE))]
+
+
+@pytest.mark.parametrize("source, own", PLAIN + OWN)
+def test_a_fork_can_be_planned(here, source, own, monkeypatch):
+    """Its own fork too, with the same options but for sets; smoke runs as well."""
+    fork_recipe.main([source, "first", *own])
+    fork_recipe.main(["first", "second", *own])
+    plans, known = [], {field.name for field in dataclasses.fields(Options)}
+    for name in ("first", "second"):
+        monkeypatch.chdir(here / name)
+        options = fork.source_options(fork.recipe_files(here / name))
+        given = [f"--{key}={value}" for key, value in options.items() if key in known]
+        for more in ([], ["--smoke", "--datadir", "data_smoke"]):
+            plan.main(["--out", "plan.json", *given, *more])
+            plans.append(read_experiment("plan.json"))
+            assert load_config(plans[-1].options.lm_config)
+        assert set(options) - known <= {"smoke_opts", "local_data_opts"}
+    assert [p.test_names for p in plans[:2]] == [p.test_names for p in plans[2:]]
+    assert plans[0].systems == plans[2].systems and plans[0].trainings == plans[2].trainings
+    texts = ["data/lm/train.txt", "data_smoke/lm/train.txt"] * 2
+    assert [p.lm_train_text for p in plans] == [[text] for text in texts]
+    monkeypatch.chdir(here)
+
+
+def test_options_that_belong_to_sets_are_options():
+    block = (ROOT / "egs/TEMPLATE/llmasr1/llmasr.sh").read_text().partition("# end options")[0]
+    known = {field.name for field in dataclasses.fields(Options)} | set(re.findall(r"(?m)^([a-z_0-9]+)=", block))
+    assert set(fork.OF_SETS) | set(fork.MORE_DATA) <= known
 
 
 WRONG = {

@@ -9,7 +9,6 @@ import sys
 import pytest
 import torch
 import yaml
-from conftest import write_cards
 from test_task_ddp import free_port
 from test_task_ddp import train as train_rank
 
@@ -59,52 +58,44 @@ def test_names_of_statistics(bridge, make_model):
     assert list(found) == bridge.statistic_names()
 
 
-@pytest.fixture(scope="module")
-def recipe(tmp_path_factory, settings, corpus, llm_dir, encoder_dir):
-    """(directory, options of bin/train): two phases, one step an epoch over 12 utterances of one text."""
-    from espnet_llmvq.cli.sequences import positions as collect_positions
+@pytest.mark.slow
+def test_two_machines_train_like_one_that_accumulates(plan, tmp_path, settings, corpus, llm_dir, encoder_dir):
+    """Two phases, one step an epoch over 12 utterances of one text."""
+    from espnet_llmvq.cli import train
     from espnet_llmvq.sequence.asr import asr_sequence
     from espnet_llmvq.sequence.sequence import read_sequences, write_sequences
+    from espnet_llmvq.stages.sequences import count_all
 
-    room = tmp_path_factory.mktemp("recipe")
     same = []
     for sequence in read_sequences(corpus.train):
         speech = next(span for span in sequence.spans if span.is_speech)
         file = (sequence.id, speech.audio, speech.samples)
         same.append(asr_sequence(*file, "one two three", "USER: {speech} ASSISTANT: {text}"))
-    write_sequences(str(room / "train.jsonl"), same)
-    encoder = os.path.join(encoder_dir, "config.yaml")
-    shapes = [str(room / "train.jsonl"), str(room / "train_shape")]
-    collect_positions.main(["--llm", llm_dir, "--encoder_config", encoder, *shapes])
-    of_command = ("train_", "valid_", "llm", "encoder_file", "init_from", "seed", "ngpu")
-    config = {k: v for k, v in settings().items() if not k.startswith(of_command)}
+    for name, sequences in (("train", same), ("valid", read_sequences(corpus.valid))):
+        write_sequences(str(tmp_path / f"dump/{name}/sequences.jsonl"), sequences)
+    of_plan = ("train_", "valid_", "llm", "encoder_file", "init_from", "seed", "ngpu")
+    config = {k: v for k, v in settings().items() if not k.startswith(of_plan)}
     config |= {"specaug": None, "batch_type": "unsorted", "batch_size": 12, "max_epoch": 2, "scheduler": None}
     config |= {"scheduler_conf": {}, "optim": "sgd", "optim_conf": {"lr": 0.05}}
     soft = {"stack": 1, "hidden_size": 24, "codebook": "trainable", "top_k": 10}
     phases = {"first": {**config, "freeze": ["llm"]}}
     phases["second"] = {"base": "first", "bridge": "soft", "bridge_conf": soft}
-    write_cards(room / "conf", phases=phases, systems={"both": {"phases": ["first", "second"]}})
-    options = ["--systems", "both", "--conf_dir", str(room / "conf"), "--llm", llm_dir, "--train", shapes[0]]
-    options += ["--train_shape", shapes[1], "--valid", corpus.valid, "--valid_shape", corpus.valid_shape]
-    return room, [*options, "--encoder_file", os.path.join(encoder_dir, "model.pth")]
-
-
-@pytest.mark.slow
-def test_two_machines_train_like_one_that_accumulates(recipe):
-    """Batches of 12 shared as 6 + 6, or cut into 6 and 6: the same losses and weights, in both phases."""
-    from espnet_llmvq.cli import train
-
-    room, options = recipe
-    script(room / "ssh", 'shift; exec bash -c "$*"')
-    (room / "env.sh").write_text(f"export PYTHONPATH={ROOT}:${{PYTHONPATH:-}} OMP_NUM_THREADS=1\n")
-    environment = {**os.environ, "PATH": f"{room}:{os.environ['PATH']}"}
-    command = [*LAUNCH, "--host", "one,two", "--ngpu", "0", "--envfile", str(room / "env.sh")]
-    command += ["--log", str(room / "two.log"), "--init_file_prefix", f"{room}/meeting/", "--"]
-    command += [sys.executable, "-m", "espnet_llmvq", "train", *options, "--expdir", str(room / "two")]
-    subprocess.run(command, env=environment, check=True, capture_output=True, cwd=room)
-    train.main([*options, "--expdir", str(room / "one"), "--accumulate", "2"])
+    cards = {"phases": phases, "systems": {"both": {"phases": ["first", "second"]}}}
+    options = {"systems": "both", "llm": llm_dir, "encoder_file": os.path.join(encoder_dir, "model.pth")}
+    for name, accumulate in (("two", 1), ("one", 2)):
+        experiment = plan(cards, **options, expdir=name, accumulate=accumulate)
+        count_all(experiment)
+        experiment.write()
+    script(tmp_path / "ssh", 'shift; exec bash -c "$*"')
+    (tmp_path / "env.sh").write_text(f"export PYTHONPATH={ROOT}:${{PYTHONPATH:-}} OMP_NUM_THREADS=1\n")
+    environment = {**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}"}
+    command = [*LAUNCH, "--host", "one,two", "--ngpu", "0", "--envfile", str(tmp_path / "env.sh")]
+    command += ["--log", str(tmp_path / "two.log"), "--init_file_prefix", f"{tmp_path}/meeting/", "--"]
+    command += [sys.executable, "-m", "espnet_llmvq", "train", "--exp", "two"]
+    subprocess.run(command, env=environment, check=True, capture_output=True)
+    train.main(["--exp", "one"])
     for phase in ("first", "first-second"):
-        directories = [room / name / phase for name in ("one", "two")]
+        directories = [tmp_path / name / phase for name in ("one", "two")]
         assert yaml.safe_load((directories[1] / "config.yaml").read_text())["dist_world_size"] == 2
         assert (directories[1] / "train.node1.log").exists() and not list(directories[1].glob("phase.node*"))
         one, two = (torch.load(d / "checkpoint.pth", weights_only=True) for d in directories)
@@ -115,8 +106,9 @@ def test_two_machines_train_like_one_that_accumulates(recipe):
             for part in ("train", "valid"):
                 a, b = (s["reporter"]["stats"][epoch][part]["loss"] for s in (one, two))
                 assert a == pytest.approx(b, rel=1e-5)
-        settings = [json.loads((d / "settings.json").read_text()) for d in directories]
-        assert [s.get("accum_grad", 1) for s in settings] == [2, 1]
+        records = [json.loads((d / "made.json").read_text()) for d in directories]
+        assert [r["options"]["settings"].get("accum_grad", 1) for r in records] == [2, 1]
+        assert all(record["complete"] for record in records)
 
 
 def test_a_process_without_speech(tmp_path, settings, corpus, llm_dir, encoder_dir):

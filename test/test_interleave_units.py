@@ -10,7 +10,7 @@ import unicodedata
 import numpy as np
 import pytest
 import soundfile
-import yaml
+from conftest import write_cards
 
 from espnet_llmvq.align.ctm import Word
 from espnet_llmvq.base.config import from_mapping
@@ -18,6 +18,8 @@ from espnet_llmvq.base.errors import UserError
 from espnet_llmvq.cli.align import import_ as import_alignment
 from espnet_llmvq.cli.align import segments as segment_lengths
 from espnet_llmvq.cli.sequences import make as make_sequences
+from espnet_llmvq.experiment.cards import read_cards
+from espnet_llmvq.experiment.systems import read_interleaving
 from espnet_llmvq.model.positions import Positions
 from espnet_llmvq.sequence.interleaved import Interleaving, interleave
 from espnet_llmvq.sequence.questions import MultipleChoice
@@ -223,11 +225,12 @@ def test_config_errors(values, message):
         from_mapping(Interleaving, values, "config")
 
 
-def test_a_wrong_value_is_told_with_its_file():
-    with pytest.raises(UserError, match="w.yaml: silence is -1; it must be"):
-        Interleaving.read({"silence": -1}, where="w.yaml")
+def test_a_wrong_value_is_told_with_its_file(tmp_path):
+    cards = read_cards(write_cards(tmp_path, interleave={"w": {"silence": -1}}))
+    with pytest.raises(UserError, match="systems.yaml, form of interleaving w: silence is -1; it must be"):
+        read_interleaving(cards, "w")
     with pytest.raises(UserError, match="--override: silence is -1; it must be"):
-        Interleaving.read({}, overrides=["silence=-1"])
+        Interleaving.read({}, ["silence=-1"])
     with pytest.raises(UserError, match="q.yaml: shots is -1"):
         from_mapping(MultipleChoice, {"shots": -1}, "q.yaml")
 
@@ -258,14 +261,16 @@ def data_dir(tmp_path, llm_dir):
     (tmp_path / "encoder.yaml").write_text(
         "frontend_conf: {hop_length: 160, center: false}\nframe_stack: 8\nencoder_conf: {input_layer: linear}\n"
     )
-    (tmp_path / "words.yaml").write_text(yaml.safe_dump({"level": "word", "margin": 0}))
+    forms = {"word": {"level": "word", "margin": 0}, "default": {},
+             "segment": {"level": "segment", "cut": "silence", "margin": 0}}  # fmt: skip
+    write_cards(tmp_path, interleave=forms)
     return tmp_path
 
 
 def test_command_counts_and_lists_what_it_drops(data_dir, llm_dir, tokenizer, capsys):
     out = data_dir / "out.jsonl"
     options = ["--builder", "interleaved", "--data_dir", str(data_dir / "data"), "--ctm", str(data_dir / "ctm"),
-               "--config", str(data_dir / "words.yaml"), "--encoder_config", str(data_dir / "encoder.yaml"),
+               "--cards", str(data_dir), "--form", "word", "--encoder_config", str(data_dir / "encoder.yaml"),
                "--llm", llm_dir, "--out", str(out)]  # fmt: skip
     # a: two pieces of 1,600 samples, of 2 steps each, the tokens of two words, the end token
     tokens = [len(tokenizer.encode(w, add_special_tokens=False)) for w in ("two", "four")]
@@ -309,9 +314,9 @@ def test_context_of_the_llm(data_dir, llm_dir, tokenizer, capsys):
     count, text = Positions(tokenizer, {}, 1), "nine " * (limit // 3)
     for words in ("one two", text, "zwölf"):
         seq = Sequence("u", (Span(text="USER:"), Span(text=f" {words}", loss=True, eos=True)))
-        most = Positions(None, {}, 1).most(seq)
+        most = Positions(None, {}, 1).upper_bound(seq)
         assert most is None if words == "zwölf" else most >= count(seq) > 0
-    assert most is None and Positions(None, {}, 1).most(Sequence("u", (Span(text=text, eos=True),))) > limit
+    assert most is None and Positions(None, {}, 1).upper_bound(Sequence("u", (Span(text=text, eos=True),))) > limit
     with pytest.raises(SystemExit):
         make_sequences.main([*options, "--context", "0"])
     assert "--context: invalid number of positions value: '0'" in capsys.readouterr().err
@@ -342,10 +347,11 @@ def test_a_directory_that_is_not_formatted(data_dir, name, content):
     path.unlink() if content is None else path.write_text(lines.replace("a 16000\n", content))
     message = "is not formatted; run llmvq data format" if content is None else "utt2num_samples: a: 'x' is not a count"
     common = ["--data_dir", str(data_dir / "data"), "--ctm", str(data_dir / "ctm")]
+    form = ["--cards", str(data_dir), "--form", "default"]
     for command, options in (
         (import_alignment, ["--out", str(data_dir / "new.ctm")]),
-        (segment_lengths, ["--out", str(data_dir / "lengths")]),
-        (make_sequences, ["--builder", "interleaved", "--encoder_config", str(data_dir / "encoder.yaml"),
+        (segment_lengths, [*form, "--out", str(data_dir / "lengths")]),
+        (make_sequences, ["--builder", "interleaved", *form, "--encoder_config", str(data_dir / "encoder.yaml"),
                           "--out", str(data_dir / "deep" / "er" / "il.jsonl")]),
     ):  # fmt: skip
         with pytest.raises(UserError, match=message):
@@ -356,10 +362,9 @@ def test_a_directory_that_is_not_formatted(data_dir, name, content):
 
 
 def test_no_pause_is_an_error_and_silence_0_cuts_after_every_word(data_dir):
-    out, config = data_dir / "out.jsonl", data_dir / "segments.yaml"
-    config.write_text("level: segment\ncut: silence\nmargin: 0\n")
+    out = data_dir / "out.jsonl"
     options = ["--builder", "interleaved", "--data_dir", str(data_dir / "data"), "--ctm", str(data_dir / "ctm"),
-               "--config", str(config), "--encoder_config", str(data_dir / "encoder.yaml"),
+               "--cards", str(data_dir), "--form", "segment", "--encoder_config", str(data_dir / "encoder.yaml"),
                "--out", str(out)]  # fmt: skip
     with pytest.raises(UserError, match="no sequence is left; are there pauses in the word times"):
         make_sequences.main(options)
@@ -402,7 +407,7 @@ def test_show_sequences(data_dir):
     out = data_dir / "out.jsonl"
     make_sequences.main(["--builder", "interleaved", "--data_dir", str(data_dir / "data"),
                          "--ctm", str(data_dir / "ctm"), "--encoder_config", str(data_dir / "encoder.yaml"),
-                         "--out", str(out)])  # fmt: skip
+                         "--cards", str(data_dir), "--form", "default", "--out", str(out)])  # fmt: skip
     shown = subprocess.run([sys.executable, "-m", "espnet_llmvq", "sequences", "show", str(out), "--ids", "c"],
                            capture_output=True, text=True, check=True).stdout  # fmt: skip
     assert shown.splitlines() == [

@@ -447,7 +447,7 @@ def test_run_without_paths_has_the_sets_in_domain_and_hub_models(tmp_path):
     assert status == 0
     assert options["--test_sets"] == "test_clean:id test_other:id"
     assert options["--pretrained_encoder"] == "microsoft/wavlm-large" and options["--llm"] == "Qwen/Qwen2.5-0.5B"
-    assert options["--conf_dir"] == "conf" and options["--expdir"] == "exp/wavlm"
+    assert options["--cards"] == "conf/systems.yaml" and options["--expdir"] == "exp/wavlm"
 
 
 def test_run_with_whisper_and_all_paths(tmp_path):
@@ -456,6 +456,6 @@ def test_run_with_whisper_and_all_paths(tmp_path):
     assert status == 0
     assert options["--test_sets"] == "test_clean:id test_other:id " + " ".join(f"test_{name}:ood" for name in CORPORA)
     assert options["--pretrained_encoder"] == "/models/whisper" and options["--llm"] == "/models/qwen"
-    assert options["--conf_dir"] == "conf/whisper" and options["--expdir"] == "exp/whisper"
+    assert options["--cards"] == "conf/whisper/systems.yaml" and options["--expdir"] == "exp/whisper"
     status, error = run_options(tmp_path, ENCODER="wav2vec")
     assert status == 2 and "ENCODER=wav2vec: wavlm or whisper" in error

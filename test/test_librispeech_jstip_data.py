@@ -18,7 +18,16 @@ from espnet_llmvq.base.errors import UserError
 from espnet_llmvq.data.checks import validate
 from espnet_llmvq.data.datadir import DataDir
 from espnet_llmvq.data.questions import read_questions
-from espnet_llmvq.experiment.systems import names, plan, read_mixture, read_systems, split_mixture
+from espnet_llmvq.experiment.cards import read_cards
+from espnet_llmvq.experiment.phases import with_schedule
+from espnet_llmvq.experiment.systems import (
+    expand,
+    phases_of,
+    read_interleaving,
+    read_mixture,
+    read_phases,
+    read_systems,
+)
 from espnet_llmvq.score.entities import check_entities, read_entities
 
 RECIPE = Path(__file__).resolve().parents[1] / "egs/librispeech/jstip1"
@@ -491,27 +500,33 @@ def test_run_takes_what_is_there(made, tmp_path):
 # --- Configs: the figures are those of the paper, typed here ---------------------------------------------------------
 
 POSITIONS = 16384 * 4  # LLM positions of a step: ours
+CARDS = read_cards(CONF)
+
+
+def phase(name):
+    """The config of a phase as it trains."""
+    return with_schedule(CARDS.phase(name), name)
 
 
 def test_phase_1_trains_the_adapter_on_a_tenth():
-    config = read_config(f"{CONF}/phases/adapter.yaml")
+    config = phase("adapter")
     assert config["optim"] == "adamw" and config["optim_conf"]["lr"] == 1e-4
     assert config["scheduler_conf"]["max_lr"] == 1e-4
     assert config["freeze"] == ["llm"] and not config.get("train_encoder") and "mixture" not in config
     assert config["batch_bins"] * config["accum_grad"] == POSITIONS
     steps = config["max_epoch"] * config["num_iters_per_epoch"] / config["accum_grad"]
-    asr = read_config(f"{CONF}/phases/joint_third.yaml")
+    asr = phase("joint_third")
     # As many ASR tokens as in phase 2, where ASR is a third.
     asr_steps = asr["max_epoch"] * asr["num_iters_per_epoch"] / asr["accum_grad"]
     assert steps == config["scheduler_conf"]["total_steps"] == 800 and steps == asr_steps / 10
 
 
 def test_phase_2_trains_everything():
-    config = read_config(f"{CONF}/phases/joint.yaml")
+    config = phase("joint")
     assert config["optim"] == "adamw" and config["optim_conf"]["lr"] == config["scheduler_conf"]["max_lr"] == 4e-5
     assert config["train_encoder"] is True and config["freeze"] == [] and "lora" not in config["llm_conf"]
     assert config["model_conf"] == {"packing": 8192}  # one next-token loss, contexts of 8k
-    third = read_config(f"{CONF}/phases/joint_third.yaml")
+    third = phase("joint_third")
     steps = {}
     for name, c in (("joint", config), ("third", third)):
         steps[name] = c["max_epoch"] * c["num_iters_per_epoch"] // c["accum_grad"]
@@ -523,7 +538,7 @@ def test_rates_fall_linearly_from_the_first_step():
     import torch
 
     for name, rate in (("adapter", 1e-4), ("joint_third", 4e-5)):
-        config = read_config(f"{CONF}/phases/{name}.yaml")
+        config = phase(name)
         assert config["scheduler"] == "onecyclelr"
         optimizer = torch.optim.AdamW([torch.nn.Parameter(torch.zeros(1))], **config["optim_conf"])
         betas = optimizer.param_groups[0]["betas"]
@@ -538,33 +553,31 @@ def test_rates_fall_linearly_from_the_first_step():
 
 
 def test_encoder_steps_and_adapter():
-    from espnet_llmvq.speech.frame_rate import step_samples
+    from espnet_llmvq.speech.frame_rate import FrameRate
 
     config = read_config(f"{CONF}/encoder.yaml")
     assert config["encoder"] == "conformer" and config["frontend_conf"]["n_mels"] == 80
     assert config["frontend_conf"]["hop_length"] / 16000 == 0.01
-    assert step_samples(config["frontend_conf"], config.get("frame_stack", 1), config["encoder_conf"]) / 16000 == 0.08
+    assert FrameRate(config).step / 16000 == 0.08
     assert read_config(f"{CONF}/encoder_smoke.yaml")["encoder_conf"]["input_layer"] == "conv2d8"
-    adapter = read_config(f"{CONF}/phases/adapter.yaml")
+    adapter = phase("adapter")
     assert adapter["bridge"] == "none" and adapter["bridge_conf"]["stack"] == 1
     wide, hidden, llm = config["encoder_conf"]["output_size"], adapter["bridge_conf"]["hidden_size"], 896
     assert wide * hidden + hidden * llm == pytest.approx(20e6, rel=0.02)
 
 
 def test_rows_and_shares():
-    systems = {s.name: s for s in read_systems(CONF, ["paper_b"])}
-    speech = {s.name for s in read_systems(CONF, ["paper_b_speech"])}
-    template = str(RECIPE.parents[1] / "TEMPLATE/jstip1/conf")
-    assert [s.name for s in read_systems(template, ["paper_b"])] == list(systems)
-    shares = {}
-    for name, system in systems.items():
-        if system.decode != "llm":
-            continue
-        first, last = system.phases
-        assert Path(first.config).stem == ("adapter_soft" if name == "best_soft" else "adapter")
-        config, mixture = split_mixture(read_config(last.config), last.config, CONF)
-        assert config["scheduler_conf"]["total_steps"] == (8000 if name == "asr_only" else 24000)
-        found = read_mixture(CONF, mixture, ["train", "tts"], ["domain"]) if mixture else {("train", "asr"): 1}
+    systems, speech = read_systems(CARDS, ["paper_b"]), expand(CARDS, ["paper_b_speech"])
+    names, shares = [system.name for system in systems], {}
+    assert expand(read_cards(RECIPE.parents[1] / "TEMPLATE/conf/paper_b.yaml"), ["paper_b"]) == names
+    for name in (system.name for system in systems if system.decode == "llm"):
+        first, last = phases_of(CARDS, name)
+        assert first.tag == ("adapter_soft" if name == "best_soft" else "adapter")
+        steps = with_schedule(last.config, name)["scheduler_conf"]["total_steps"]
+        assert steps == (8000 if name == "asr_only" else 24000)
+        found = {("train", "asr"): 1}
+        if last.mixture:
+            found = read_mixture(CARDS, last.mixture, ["train", "tts"], ["domain"])
         shares[name] = {f"{data}/{form}": share / sum(found.values()) for (data, form), share in found.items()}
         assert (name in speech) == all(source.startswith("train/") for source in shares[name])
     third = pytest.approx(1 / 3)
@@ -572,20 +585,17 @@ def test_rows_and_shares():
     assert shares["text_mixed"] == {"train/asr": third, "train/mixed_sil_punc": third, "domain/text": third}
     assert shares["ttstext_mixed"] == {"train/asr": third, "train/mixed_sil_punc": third, "tts/text": third}
     assert shares["tts_mixed"] == {"train/asr": third, "train/mixed_sil_punc": third, "tts/asr": third}
-    assert {phase.tag for phase in plan(systems.values())} >= {"adapter", "adapter-joint", "adapter-joint_best"}
-    (published,) = names(f"{CONF}/published")
-    rows = read_yaml(f"{CONF}/published/{published}.yaml")["rows"]
-    assert set(rows) < set(systems) and rows["ttstext_mixed"][2] == 6.81 and rows["il_word"][6] == -6.89
+    tags = {phase.tag for phase in read_phases(CARDS, ["paper_b"])}
+    assert tags >= {"adapter", "adapter-joint", "adapter-joint_best"}
+    (published,) = Path(CONF, "published").glob("*.yaml")
+    rows = read_yaml(published)["rows"]
+    assert set(rows) < set(names) and rows["ttstext_mixed"][2] == 6.81 and rows["il_word"][6] == -6.89
 
 
 def test_interleaving_and_questions():
-    from espnet_llmvq.sequence.interleaved import Interleaving
     from espnet_llmvq.sequence.questions import LETTERS, MultipleChoice, OpenQuestions
 
-    forms = {
-        name: from_mapping(Interleaving, read_yaml(f"{CONF}/interleave/{name}.yaml"), name)
-        for name in names(f"{CONF}/interleave")
-    }
+    forms = {name: read_interleaving(CARDS, name) for name in CARDS.names("interleave")}
     assert {name: (f.level, f.cut) for name, f in forms.items() if name != "word"} == {
         "seg_sil": ("segment", "silence"), "seg_sil_punc": ("segment", "silence_punctuation"),
         "mixed_sil": ("mixed", "silence"), "mixed_sil_punc": ("mixed", "silence_punctuation"),

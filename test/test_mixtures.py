@@ -1,127 +1,371 @@
-"""Mixtures of phases: their names and sources, the files that a phase trains on, and the rows of JSTIP."""
+"""Mixtures of phases: names, sources, the files that a phase trains on, what is made again, and the rows of JSTIP."""
 
 import collections
+import json
 import os
-import re
-import stat
+import shutil
 import subprocess
-import sys
 from fractions import Fraction
 from pathlib import Path
 
 import pytest
 
-from espnet_llmvq.base.config import from_mapping, read_config, read_yaml
+from espnet_llmvq.base.config import from_mapping, read_yaml
 from espnet_llmvq.base.errors import UserError
-from espnet_llmvq.cli import train
-from espnet_llmvq.cli.recipe import mixtures
 from espnet_llmvq.data.tables import level
-from espnet_llmvq.espnet import run as launch
-from espnet_llmvq.experiment.systems import names, plan, read_mixture, read_systems, split_mixture
-from espnet_llmvq.score.published import make_published
-from espnet_llmvq.sequence.interleaved import Interleaving
+from espnet_llmvq.experiment.cards import read_cards
+from espnet_llmvq.experiment.phases import with_schedule
+from espnet_llmvq.experiment.systems import phases_of, read_interleaving, read_mixture, read_phases, read_systems
+from espnet_llmvq.score.published import Published
+from espnet_llmvq.sequence.sequence import read_sequences
+from espnet_llmvq.stages import data, encoder, language, sequences, train
 
 EGS = Path(__file__).resolve().parent.parent / "egs"
-RECIPE = str(EGS / "mini_tts/jstip1/conf")
-FILES = {
-    "systems/plain.yaml": "phases: [start, joint]\n",
-    "systems/mixed.yaml": "phases: [start, joint_mixed]\n",
-    "systems/both.yaml": "phases: [start, joint_both]\n",
-    "phases/start.yaml": "max_epoch: 1\n",
-    "phases/joint.yaml": "max_epoch: 2\ntrain_encoder: true\n",
-    "phases/joint_mixed.yaml": "base: joint.yaml\nmixture: mixed\n",
-    "phases/joint_both.yaml": "base: joint_mixed.yaml\nmixture: both\ntrain_encoder: false\n",
-    "mixtures/mixed.yaml": "train/asr: 2\ntrain/word: 1\n",
-    "mixtures/both.yaml": "train/asr: 1\ntts/text: 0.5\ndomain/text: 1\ntts/asr: 1\n",
-    "interleave/word.yaml": "level: word\n",
-    "interleave/segments.yaml": "level: segment\n",
+RECIPE = read_cards(EGS / "mini_tts/jstip1/conf")
+CARDS = {
+    "systems": {
+        "plain": {"phases": ["start", "joint"]},
+        "mixed": {"phases": ["start", "joint_mixed"]},
+        "both": {"phases": ["start", "joint_both"]},
+    },
+    "phases": {
+        "start": {"max_epoch": 1},
+        "joint": {"max_epoch": 2, "train_encoder": True},
+        "joint_mixed": {"base": "joint", "mixture": "mixed"},
+        "joint_both": {"base": "joint_mixed", "mixture": "both", "train_encoder": False},
+    },
+    "mixtures": {
+        "mixed": {"train/asr": 2, "train/word": 1},
+        "both": {"train/asr": 1, "tts/text": 0.5, "domain/text": 1, "tts/asr": 1},
+    },
+    "interleave": {"word": {"level": "word", "segment_token": None}, "segments": {"level": "segment"}},
 }
 
 
+def changed(section, **entries):
+    """The cards with other entries in a section."""
+    return {**CARDS, section: {**CARDS[section], **entries}}
+
+
 @pytest.fixture
-def conf(tmp_path):
-    for name, text in FILES.items():
-        (tmp_path / name).parent.mkdir(exist_ok=True)
-        (tmp_path / name).write_text(text)
-    return tmp_path
+def mixtures(plan):
+    """Function: the mixtures of systems, with cards and options."""
+
+    def read(systems, cards=CARDS, **options):
+        return plan(cards, systems=systems, **{"tts_text": "tts.txt", "texts": "domain=d.txt", **options}).mixtures
+
+    return read
 
 
-def test_shares_of_a_mixture(conf):
-    assert read_mixture(str(conf), "mixed", ["train"]) == {("train", "asr"): 2, ("train", "word"): 1}
-    assert list(read_mixture(str(conf), "both", ["train", "tts"], ["domain"]).items()) == [
-        (("train", "asr"), 1), (("tts", "text"), 0.5), (("domain", "text"), 1), (("tts", "asr"), 1),
-    ]  # fmt: skip
+def test_shares_of_a_mixture(mixtures):
+    assert mixtures("plain") == {}
+    found = mixtures("both plain mixed")
+    assert list(found) == ["both", "mixed"] and found["mixed"] == {"train/asr": 2, "train/word": 1}
+    assert list(found["both"].items()) == [("train/asr", 1), ("tts/text", 0.5), ("domain/text", 1), ("tts/asr", 1)]
 
 
 @pytest.mark.parametrize(
-    "text, message",
+    "entry, message",
     [
-        ("train/wrod: 1", r"unknown form in .*bad.yaml, train/wrod: 'wrod' \(did you mean 'word'\?\)"),
-        ("trian/asr: 1", r"unknown set in .*bad.yaml, trian/asr: 'trian' \(did you mean 'train'\?\)"),
-        ("tarin/text: 1", r"unknown set in .*bad.yaml, tarin/text: 'tarin' \(did you mean 'train'\?\)"),
-        ("domain/asr: 1", "unknown set in .*bad.yaml, domain/asr: 'domain'"),  # a text has no audio
-        ("train: 1", "unknown form in .*bad.yaml, train: ''"),
-        ("train/asr: 0", "bad.yaml: the share of train/asr is 0; it must be a number above 0"),
-        ("train/asr: true", "share of train/asr is True"),
-        ("train/asr: one", "share of train/asr is 'one'"),
-        ("train/asr: .nan", "share of train/asr is nan"),
-        ("", "bad.yaml: no source"),
-        ("- train/asr", "expected `key: value` lines"),
+        ({"train/wrod": 1}, r"unknown form in .*mixture bad, train/wrod: 'wrod' \(did you mean 'word'\?\)"),
+        ({"trian/asr": 1}, r"unknown set in .*mixture bad, trian/asr: 'trian' \(did you mean 'train'\?\)"),
+        ({"tarin/text": 1}, r"unknown set in .*mixture bad, tarin/text: 'tarin' \(did you mean 'train'\?\)"),
+        ({"domain/asr": 1}, "unknown set in .*mixture bad, domain/asr: 'domain'"),  # a text has no audio
+        ({"train": 1}, "unknown form in .*mixture bad, train: ''"),
+        ({"train/asr": 0}, "mixture bad: the share of train/asr is 0; it must be a number above 0"),
+        ({"train/asr": True}, "share of train/asr is True"),
+        ({"train/asr": "one"}, "share of train/asr is 'one'"),
+        ({"train/asr": float("nan")}, "share of train/asr is nan"),
+        ({}, "mixture bad: no source"),
+        (["train/asr"], r"mixture bad: expected keys and values, not \['train/asr'\]"),
     ],
 )
-def test_mistakes_in_a_mixture(conf, text, message):
-    (conf / "mixtures/bad.yaml").write_text(text)
+def test_mistakes_in_a_mixture(mixtures, entry, message):
+    cards = changed("mixtures", bad=entry)
+    cards["phases"] = {**CARDS["phases"], "joint_both": {"mixture": "bad"}}
     with pytest.raises(UserError, match=message):
-        read_mixture(str(conf), "bad", ["train", "tts"], ["domain"])
+        mixtures("both", cards)
 
 
-def test_the_command_lists_what_the_systems_need(conf, capsys):
-    command = ["--conf_dir", str(conf), "--sets", "train tts", "--texts", "domain", "--systems"]
-    mixtures.main([*command, "plain"])
-    assert capsys.readouterr().out == ""
-    mixtures.main([*command, "both plain mixed"])
-    assert capsys.readouterr().out.splitlines() == [
-        "both|train/asr=1 tts/text=0.5 domain/text=1 tts/asr=1",
-        "mixed|train/asr=2 train/word=1",
-    ]
+def test_only_what_the_systems_need_is_read(mixtures):
     with pytest.raises(UserError, match="key in --override.*did you mean 'silence'"):
-        mixtures.main([*command, "mixed", "--override", "silense=0"])
-    # Of a form that no phase uses, nothing is read.
-    (conf / "interleave/segments.yaml").write_text("levl: segment\n")
-    mixtures.main([*command, "mixed", "--override", "silence=0"])
-    (conf / "interleave/word.yaml").write_text("levl: word\n")
-    with pytest.raises(UserError, match=r"word.yaml.*'levl' \(did you mean 'level'"):
-        mixtures.main([*command, "mixed"])
-    (conf / "phases/joint_both.yaml").write_text("mixture: mixd\n")
-    with pytest.raises(UserError, match=r"unknown mixture in .*joint_both.yaml 'mixd' \(did you mean 'mixed'\?\)"):
-        mixtures.main([*command, "both"])
+        mixtures("mixed", interleave_overrides="silense=0")
+    wrong = {"levl": "word"}
+    mixtures("mixed", changed("interleave", segments=wrong), interleave_overrides="silence=0")
+    with pytest.raises(UserError, match=r"systems.yaml, form of interleaving word.*'levl' \(did you mean 'level'"):
+        mixtures("mixed", changed("interleave", word=wrong))
+    with pytest.raises(UserError, match=r"unknown mixture in .*phase joint_both: 'mixd' \(did you mean 'mixed'\?\)"):
+        mixtures("both", changed("phases", joint_both={"mixture": "mixd"}))
 
 
-def test_each_phase_trains_on_its_files(conf, monkeypatch):
+def test_each_phase_trains_on_its_files(plan):
     """Cached frames belong to the plain sequences and to the encoder that stays as it is."""
-    jobs = {}
-    monkeypatch.setattr(launch, "is_done", lambda directory, settings: True)
-    monkeypatch.setattr(launch, "run_phases", lambda found, *_: jobs.update({j[0]: j[3] for j in found}))
-    train.main([
-        "--systems", "plain mixed both", "--conf_dir", str(conf), "--llm", "llm", "--encoder_file", "enc/model.pth",
-        "--train", "t.jsonl", "--valid", "v.jsonl", "--train_shape", "t_shape", "--valid_shape", "v_shape",
-        "--train_cache", "t.scp", "--valid_cache", "v.scp", "--mixture_dir", "exp/mix",
-    ])  # fmt: skip
+    options = {"systems": "plain mixed both", "llm": "a/b", "tts_text": "tts.txt", "texts": "domain=d.txt"}
+    experiment = plan(CARDS, **options)
+    Path("given/model.pth").touch()
+    for name in ("train", "valid"):
+        os.makedirs(experiment.frames(name))
+        encoder.frames_made(experiment, name).note()
+    found = {t.tag: train.settings_of(experiment, t) for t in experiment.trainings}
     read = {
         tag: (
-            s["train_data_path_and_name_and_type"][0][0], s["train_shape_file"][0], s["train_cache"], s["valid_cache"],
+            s["train_data_path_and_name_and_type"][0][0],
+            s["train_shape_file"][0],
+            s["train_cache"],
+            s["valid_cache"],
         )
-        for tag, s in jobs.items()
-    }  # fmt: skip
-    assert read == {
-        "start": ("t.jsonl", "t_shape", "t.scp", "v.scp"),
-        "start-joint": ("t.jsonl", "t_shape", None, None),
-        "start-joint_mixed": ("exp/mix/mixed.jsonl", "exp/mix/mixed_shape", None, None),
-        "start-joint_both": ("exp/mix/both.jsonl", "exp/mix/both_shape", None, "v.scp"),
+        for tag, s in found.items()
     }
-    for settings in jobs.values():
-        assert settings["valid_data_path_and_name_and_type"] == [["v.jsonl", "sequence", "sequence"]]
-        assert "mixture" not in settings
+    t, v = (f"given/frames/{name}/frames.scp" for name in ("train", "valid"))
+    assert read == {
+        "start": ("dump/train/sequences.jsonl", "exp/stats/train_shape", t, v),
+        "start-joint": ("dump/train/sequences.jsonl", "exp/stats/train_shape", None, None),
+        "start-joint_mixed": ("exp/mixtures/mixed.jsonl", "exp/mixtures/mixed_shape", None, None),
+        "start-joint_both": ("exp/mixtures/both.jsonl", "exp/mixtures/both_shape", None, v),
+    }
+    for settings in found.values():
+        assert settings["valid_data_path_and_name_and_type"] == [["dump/valid/sequences.jsonl", "sequence", "sequence"]]
+        assert settings["valid_shape_file"] == ["exp/stats/valid_shape"]
+        assert "mixture" not in settings and settings["encoder_file"] == "given/model.pth"
+    assert found["start"]["init_from"] is None and found["start-joint"]["init_from"] == "exp/start/model.pth"
+    without = plan(systems="plain", llm="a/b", cache_encoder=False)
+    assert train.settings_of(without, without.trainings[0])["train_cache"] is None
+
+
+# What the stages make of mixtures, and when again
+
+
+@pytest.fixture
+def recipe(plan, llm_dir, tmp_path, monkeypatch):
+    """A recipe with formatted sets, word times and texts, without audio.
+
+    Function: runs stages 9 and 10 -> sorted files that were written, `Experiment`.
+    """
+    for name in ("train", "valid", "test", "tts"):
+        room = tmp_path / "dump" / name
+        room.mkdir(parents=True)
+        utts = [f"{name}{i}" for i in range(4)]
+        tables = {"text": "one two three four", "wav.scp": "{}.wav", "utt2num_samples": "32000", "utt2spk": "s"}
+        for table, value in tables.items():
+            (room / table).write_text("".join(f"{utt} {value.format(utt)}\n" for utt in utts))
+    times = "".join(
+        f"train{i} 1 {0.5 * k:.1f} 0.3 {word}\n"
+        for i in range(4)
+        for k, word in enumerate("one two three four".split())
+    )
+    for path in ("exp/align/train.ctm", "other.ctm"):
+        (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / path).write_text(times if path == "other.ctm" else times.replace("0.3", "0.4"))
+    (tmp_path / "domain.txt").write_text("five six\nseven\n")
+    llms = {name: str(tmp_path / name) for name in ("llm", "other")}
+    for path in llms.values():
+        shutil.copytree(llm_dir, path)
+
+    def run(*stages, **options):
+        more = {"systems": "mixed", "texts": "domain=domain.txt", "tts_text": "tts.txt", "llm": "./llm"}
+        experiment = plan(CARDS, **{**more, **options})
+        before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*") if path.is_file()}
+        for stage in stages or (sequences.make_all, sequences.count_all, sequences.make_mixtures):
+            stage(experiment)
+        now = [path for path in tmp_path.rglob("*") if path.name.endswith((".jsonl", "_shape"))]
+        return sorted(str(p.relative_to(tmp_path)) for p in now if before.get(p) != p.stat().st_mtime_ns), experiment
+
+    return run
+
+
+ASR = [f"dump/{name}/sequences.jsonl" for name in ("test", "train", "valid")]
+SHAPES = ["exp/stats/train_asr_shape", "exp/stats/train_shape", "exp/stats/train_word_shape", "exp/stats/valid_shape"]
+MIXED = ["exp/mixtures/mixed.jsonl", "exp/mixtures/mixed_shape"]
+
+
+def test_sources_of_mixtures_are_made(recipe, tmp_path):
+    written, experiment = recipe(systems="plain mixed both", mixture_positions=900)
+    assert written == sorted([
+        *ASR, "dump/tts/sequences.jsonl", "dump/train/word.jsonl", "dump/domain/plain.jsonl", "dump/tts/plain.jsonl",
+        *SHAPES, "exp/stats/domain_text_shape", "exp/stats/tts_asr_shape", "exp/stats/tts_text_shape", *MIXED,
+        "exp/mixtures/both.jsonl", "exp/mixtures/both_shape",
+    ])  # fmt: skip
+    # A data directory that has them is still one: none is a table of utterances by its name.
+    made = [p.name for p in (tmp_path / "dump").rglob("*") if p.is_file()]
+    assert not any(level(name) for name in made if name not in ("text", "wav.scp", "utt2num_samples", "utt2spk"))
+    assert (tmp_path / "dump/tts/plain.txt").read_text() == "one two three four\n" * 4
+    assert [s.transcript for s in read_sequences("dump/domain/plain.jsonl")] == ["five six", "seven"]
+    spans = next(read_sequences("dump/train/word.jsonl")).spans
+    assert [s.text for s in spans if s.text] == [" two", " four"]
+    assert [s.is_speech for s in spans[:4]] == [True, False, True, False]
+    records = {name: json.loads(Path(f"exp/mixtures/{name}.jsonl.made.json").read_text()) for name in ("mixed", "both")}
+    assert [record["options"] for record in records.values()] == [
+        {"shares": {"train_asr": 2, "train_word": 1}, "positions": 900, "seed": 1},
+        {"shares": {"train_asr": 1, "tts_text": 0.5, "domain_text": 1, "tts_asr": 1}, "positions": 900, "seed": 1},
+    ]
+    for name, file in (("train_word", "dump/train/word.jsonl"), ("domain_text", "dump/domain/plain.jsonl"),
+                       ("tts_asr", "dump/tts/sequences.jsonl"), ("tts_text", "dump/tts/plain.jsonl")):  # fmt: skip
+        lines = Path(f"exp/stats/{name}_shape").read_text().splitlines()
+        assert [line.split()[0] for line in lines] == [s.id for s in read_sequences(file)]
+    # Of the sets that are interleaved word times are needed: tts is not.
+    assert experiment.sets_to_align == ["train"]
+    assert recipe(systems="plain mixed both", mixture_positions=900)[0] == []
+
+
+def test_systems_without_mixtures_need_no_more(recipe):
+    assert recipe(systems="plain", texts="", tts_text="")[0] == [*ASR, "exp/stats/train_shape", "exp/stats/valid_shape"]
+
+
+WORD = ["dump/train/word.jsonl", *MIXED, "exp/stats/train_word_shape"]
+
+
+@pytest.mark.parametrize(
+    "options, written",
+    [
+        ({"mixture_positions": 500}, MIXED),
+        ({"base_seed": 2}, MIXED),
+        ({"interleave_overrides": "margin=0.05 ratio=[1,2]"}, WORD),
+        ({"prompt": "{speech} {text}"}, [*ASR, *MIXED, *(s for s in SHAPES if "word" not in s)]),
+        # Another LLM counts otherwise and may have another context.
+        ({"llm": "./other"}, ["dump/train/word.jsonl", *MIXED, *SHAPES]),
+        ({"context": "400"}, WORD),
+        ({"ctms": "train=other.ctm"}, WORD),
+    ],
+    ids=str,
+)
+def test_another_option_is_noticed_and_the_first_one_again(recipe, options, written):
+    recipe()
+    assert recipe()[0] == []
+    assert recipe(**options)[0] == sorted(written)
+    assert recipe(**options)[0] == []
+    assert recipe()[0] == sorted(written)
+
+
+def test_a_chat_format_is_that_of_the_llm(recipe, tmp_path):
+    options = {"prompt": "chat: {speech}"}
+    for name in ("llm", "other"):
+        path = tmp_path / name / "tokenizer_config.json"
+        config = json.loads(path.read_text())
+        template = "{% for m in messages %}<s>{{ m.content }}{% endfor %}"
+        path.write_text(json.dumps({**config, "chat_template": template}))
+    recipe(sequences.make_all)
+    assert recipe(sequences.make_all, **options)[0] == ASR
+    assert recipe(sequences.make_all, **options)[0] == []
+    assert recipe(sequences.make_all, **options, llm="./other")[0] == sorted([*ASR, "dump/train/word.jsonl"])
+    path.write_text(json.dumps({**config, "chat_template": template.replace("<s>", "<s> ")}))
+    assert recipe(sequences.make_all, **options, llm="./other")[0] == ASR
+
+
+def test_a_context_of_the_llm_is_noticed(recipe, tmp_path):
+    recipe()
+    path = tmp_path / "llm/config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "max_position_embeddings": 511}))
+    assert "dump/train/word.jsonl" in recipe()[0]
+    assert recipe()[0] == []
+    recipe(context="100")
+    path.write_text(path.read_text().replace("511", "510"))
+    assert recipe(context="100")[0] == []
+
+
+def test_other_files_are_noticed_whatever_their_times(recipe, tmp_path):
+    options = {"systems": "mixed both"}
+    recipe(sequences.make_all, **options)
+    text = ["dump/domain/plain.jsonl"]
+    for name, line in (("same.txt", "five six\nseven\n"), ("older.txt", "eight\n")):
+        (tmp_path / name).write_text(line)
+        os.utime(tmp_path / name, (1, 1))
+    assert recipe(sequences.make_all, **options, texts="domain=same.txt")[0] == []
+    assert recipe(sequences.make_all, **options, texts="domain=older.txt")[0] == text
+    (tmp_path / "older.txt").write_text("nine\n")  # as long as before
+    assert recipe(sequences.make_all, **options, texts="domain=older.txt")[0] == text
+    assert [s.transcript for s in read_sequences(text[0])] == ["nine"]
+    shutil.copy(tmp_path / "exp/align/train.ctm", tmp_path / "copy.ctm")
+    options["texts"] = "domain=older.txt"
+    assert recipe(sequences.make_all, **options, ctms="train=copy.ctm")[0] == []
+    os.utime(tmp_path / "other.ctm", (1, 1))
+    assert recipe(sequences.make_all, **options, ctms="train=other.ctm")[0] == ["dump/train/word.jsonl"]
+    table = tmp_path / "dump/tts/text"
+    table.write_text(table.read_text().replace("four", "five"))
+    again = ["dump/tts/plain.jsonl", "dump/tts/sequences.jsonl"]
+    assert recipe(sequences.make_all, **options, ctms="train=other.ctm")[0] == again
+    Path("dump/train/word.jsonl").unlink()
+    assert recipe(sequences.make_all, **options, ctms="train=other.ctm")[0] == ["dump/train/word.jsonl"]
+
+
+def test_frames_with_other_noise_are_made_again(recipe, monkeypatch):
+    """Sets that are encoded, and whether with noise."""
+    found = []
+
+    class Encoding:
+        def __init__(self, directory, threads, ngpu, batch_seconds):
+            assert directory == "given"
+
+        def write(self, file, target, made, augment, seed):
+            found.append((target, file, bool(augment)))
+            os.makedirs(target, exist_ok=True)
+            made.note()
+
+    monkeypatch.setattr("espnet_llmvq.decode.encode.Encoding", Encoding)
+
+    def encoded(*systems, **options):
+        found.clear()
+        recipe(lambda experiment: encoder.encode(experiment, 1), systems="plain", **options)
+        return [(Path(target).name, noise) for target, _, noise in found]
+
+    Path("given").mkdir()
+    Path("given/model.pth").write_text("weights")
+    recipe(sequences.make_all)
+    assert encoded(cache_encoder=False) == []
+    assert encoded() == [("train", False), ("valid", False), ("test", False)]
+    assert found[0][:2] == ("given/frames/train", "dump/train/sequences.jsonl")
+    assert encoded() == []
+    assert encoded(augment_cache=True) == [("train", True)]
+    assert encoded(augment_cache=True) == []
+    assert encoded(augment_cache=True, base_seed=2) == [("train", True)]
+    assert encoded() == [("train", False)]
+    Path("given/model.pth").write_text("others")
+    assert [name for name, _ in encoded()] == ["train", "valid", "test"]
+
+
+def test_options_of_speech_tokenizer_and_alignment_reach_their_functions(plan, monkeypatch, tmp_path):
+    called = {}
+
+    def note(path):
+        name = path.rpartition(".")[2]
+        monkeypatch.setattr(f"espnet_llmvq.{path}", lambda *args, **options: called.update({name: (args, options)}))
+
+    for path in ("data.synthesise.synthesise", "llm.tokenizer.train_tokenizer", "decode.align.align_sets"):
+        note(path)
+    (tmp_path / "tts.txt").write_text("u1 A text.\n")
+    (tmp_path / "some.txt").write_text("A text.\n")
+    (tmp_path / "data/lm").mkdir(parents=True)
+    (tmp_path / "data/lm/train.txt").write_text("A text.\n")
+    options = {"systems": "plain mixed both", "texts": "domain=d.txt", "tts_text": "tts.txt",
+               "tts_voices": "en-us en-gb", "tts_command": "say {text} {wav}", "base_seed": 3}  # fmt: skip
+    experiment = plan(CARDS, **options, tokenizer_text="some.txt", reserved_tokens="<N> <A>", lm_train_text="lm.txt")
+    data.perturb(experiment, nj=1)
+    assert called["synthesise"] == (
+        ([("u1", "A text.")], "data/tts"),
+        {"voices": ["en-us", "en-gb"], "seed": 3, "nj": 1, "command": "say {text} {wav}"},
+    )
+    language.tokenizer(experiment)
+    expected = ((["some.txt"], 500, "exp/tokenizer"), {"whole_words": 0, "reserved": ["<N>", "<A>"]})
+    assert called["train_tokenizer"] == expected
+    language.tokenizer(plan(systems="plain"))
+    assert called["train_tokenizer"] == (
+        (["data/lm/train.txt"], 500, "exp/tokenizer"),
+        {"whole_words": 0, "reserved": []},
+    )
+    monkeypatch.setattr(encoder, "make_sequences", lambda experiment, names: None)
+    encoder.align(experiment, threads=1)
+    assert called["align_sets"][0] == ([("dump/train/sequences.jsonl", "exp/align/train.ctm", None)],)
+    encoder.align(plan(systems="mixed", ctms="train=x.ctm", align_sets="test"), threads=1)
+    assert called["align_sets"][0] == ([("dump/test/sequences.jsonl", "exp/align/test.ctm", None)],)
+
+
+def test_configs_are_checked_for_other_systems(plan, capsys):
+    def checked(**options):
+        train.check(plan(CARDS, llm="a/b", **options))
+        return "checking configs" in capsys.readouterr().out
+
+    assert checked(systems="plain") and not checked(systems="plain")
+    assert checked(systems="plain mixed")
+    assert checked(systems="plain mixed", train_overrides="max_epoch=1")
 
 
 # The rows of paper_b
@@ -131,32 +375,30 @@ def test_rows_of_jstip():
     """Equal steps, thirds that are filled up with ASR, and configs that can be read."""
     from espnet_llmvq.espnet.task import SpeechLLMTask
 
-    systems = read_systems(RECIPE, ["paper_b"])
-    for form in names(f"{RECIPE}/interleave"):
-        path = f"{RECIPE}/interleave/{form}.yaml"
-        from_mapping(Interleaving, read_yaml(path), path)
-    for name in names(f"{RECIPE}/published"):
-        path = f"{RECIPE}/published/{name}.yaml"
-        rows = list(make_published(read_yaml(path), path).rows)
-        assert [s.name for s in systems if s.name in rows] == rows
-    for phase in plan(systems):
-        config, _ = split_mixture(read_config(phase.config), phase.config, RECIPE)
-        SpeechLLMTask.check_config(config, phase.config)
-        assert config["scheduler_conf"]["total_steps"] == config["max_epoch"] * config["num_iters_per_epoch"]
+    for form in RECIPE.names("interleave"):
+        read_interleaving(RECIPE, form)
+    systems = {s.name: s for s in read_systems(RECIPE, ["paper_b"])}
+    for path in sorted((EGS / "mini_tts/jstip1/conf/published").glob("*.yaml")):
+        rows = list(from_mapping(Published, read_yaml(path), path).rows)
+        assert [name for name in systems if name in rows] == rows
+    for phase in read_phases(RECIPE, ["paper_b"]):
+        SpeechLLMTask.check_config(phase.config, phase.where)
     thirds, last = {}, {}
-    for system in systems:
+    for system in systems.values():
         if system.decode != "llm":
             continue
-        config, mixture = split_mixture(read_config(system.phases[-1].config), "", RECIPE)
+        phase = phases_of(RECIPE, system.name)[-1]
+        config = with_schedule(phase.config, phase.where)
+        assert config["scheduler_conf"]["total_steps"] == config["max_epoch"] * config["num_iters_per_epoch"]
         same = ("batch_type", "batch_bins", "optim", "optim_conf", "scheduler_conf", "train_encoder", "augment_conf")
         last[system.name] = (config["max_epoch"], {key: config[key] for key in same})
         assert len(system.phases) == 3 and config["freeze"] == []
         shares = {("train", "asr"): 1}
-        if mixture is not None:
-            shares = read_mixture(RECIPE, mixture, ["train", "tts"], ["domain"])
+        if phase.mixture:
+            shares = read_mixture(RECIPE, phase.mixture, ["train", "tts"], ["domain"])
         kinds = collections.Counter()
-        for (data, form), share in shares.items():
-            kind = {"asr": "asr" if data == "train" else "tts", "text": "text"}.get(form, "interleaved")
+        for (name, form), share in shares.items():
+            kind = {"asr": "asr" if name == "train" else "tts", "text": "text"}.get(form, "interleaved")
             kinds[kind] += Fraction(share) / sum(shares.values())
         thirds[system.name] = dict(kinds)
     short = last.pop("asr_only")
@@ -175,206 +417,6 @@ def test_rows_of_jstip():
         "asr_only asr_only_equal il_word il_seg_sil il_seg_sil_punc il_mixed_sil il_mixed_sil_punc text text_mixed "
         "tts tts_mixed ttstext ttstext_mixed best best_soft"
     ).split()
-
-
-# The stage script, with a Python that notes what it is asked to run
-
-PYTHON = """\
-#!/usr/bin/env bash
-# Names are looked up in earnest; of all else the command is noted, and what it would write appears.
-case "$3 $4" in "recipe systems" | "recipe mixtures") exec {python} "$@" ;; esac
-echo "${{*:2}}" >>calls
-while [ $# -gt 0 ]; do
-    if [ "$1" = --out ]; then mkdir -p "$(dirname "$2")" && [ -d "$2" ] || touch "$2"; fi
-    shift
-done
-"""
-
-
-@pytest.fixture
-def recipe(conf):
-    """A recipe with the stage script as it is, without data: function that runs it and returns its commands."""
-    os.symlink(EGS / "TEMPLATE/llmasr1/llmasr.sh", conf / "llmasr.sh")
-    os.symlink(EGS / "TEMPLATE/llmasr1/path.sh", conf / "path.sh")
-    os.symlink(EGS / "TEMPLATE/llmasr1/utils", conf / "utils")
-    (conf / "python").write_text(PYTHON.format(python=sys.executable))
-    (conf / "python").chmod(stat.S_IRWXU)
-    for name in ("train", "valid", "test"):
-        (conf / "data" / name).mkdir(parents=True)
-        (conf / "data" / name / "text").write_text("")
-    for name in ("train", "tts"):
-        (conf / "dump" / name).mkdir(parents=True)
-        (conf / "dump" / name / "text").write_text("u1 One two.\n")
-
-    def run(*options, error=None):
-        (conf / "calls").write_text("")
-        done = subprocess.run(
-            ["./llmasr.sh", "--python", "./python", "--conf_dir", ".", "--nj", "1", "--test_sets", "test:id",
-             "--skip_stages", "1 3 4 6 7", "--stop_stage", "11", *options],
-            cwd=conf, capture_output=True, text=True, check=False,
-        )  # fmt: skip
-        assert (done.returncode != 0) == (error is not None), done.stderr
-        if error:
-            assert re.search(error, done.stderr), done.stderr
-        calls = (conf / "calls").read_text().replace("espnet_llmvq ", "").splitlines()
-        return [call for call in calls if not call.startswith(("data validate", "train --check"))]
-
-    return run
-
-
-def calls_of(command, calls):
-    return [call[len(command) + 1 :] for call in calls if call.startswith(command + " ")]
-
-
-def test_stages_of_mixtures(recipe, conf):
-    (conf / "domain.txt").write_text("A text.\n")
-    options = ["--systems", "plain mixed both", "--texts", "domain=domain.txt", "--tts_text", "tts.txt",
-               "--tts_voices", "en-us en-gb", "--tts_command", "say {text} {wav}", "--reserved_tokens", "<N> <A>",
-               "--lm_train_text", "lm.txt", "--tokenizer_text", "some.txt",
-               "--mixture_positions", "900"]  # fmt: skip
-    calls = recipe(*options, "--cache_encoder", "false")
-    (speak,) = calls_of("data synthesise", calls)
-    assert speak == ("--text tts.txt --voices en-us en-gb --seed 1 --nj 1 --out data/tts --command say {text} {wav}")
-    (tokenizer,) = calls_of("lm tokenizer", calls)
-    assert tokenizer.startswith("--text some.txt ") and tokenizer.endswith("--out exp/tokenizer --reserved <N> <A>")
-    (align,) = calls_of("align make", calls)  # of the sets that are interleaved: tts is not
-    assert "--set dump/train/sequences.jsonl=exp/align/train.ctm" in align and align.count("--set") == 1
-    made = {call.split("--out ")[1].split()[0]: call for call in calls_of("sequences make", calls)}
-    assert set(made) == {f"dump/{name}/sequences.jsonl" for name in ("train", "valid", "test", "tts")} | {
-        "dump/train/word.jsonl", "dump/domain/plain.jsonl", "dump/tts/plain.jsonl",
-    }  # fmt: skip
-    # A data directory that has them is still one: none is a table of utterances by its name.
-    assert not any(level(p.name) for p in (conf / "dump").rglob("*") if p.name not in ("utt2num_samples", "utt2spk"))
-    assert not any(level(Path(name).name) for name in made)
-    assert made["dump/train/word.jsonl"] == (
-        "--builder interleaved --data_dir dump/train --ctm exp/align/train.ctm --config ./interleave/word.yaml "
-        "--encoder_config exp/encoder/config.yaml --context llm --llm exp/llm --bridge_stack 1 "
-        "--out dump/train/word.jsonl"
-    )
-    assert made["dump/domain/plain.jsonl"].startswith("--builder text --text domain.txt ")
-    assert made["dump/tts/plain.jsonl"].startswith("--builder text --text dump/tts/plain.txt ")
-    assert (conf / "dump/tts/plain.txt").read_text() == "One two.\n"
-    counted = calls_of("sequences positions", calls)[-1]
-    assert all(f"{name} exp/stats/{shape}_shape" in counted for name, shape in (
-        ("dump/train/word.jsonl", "train_word"), ("dump/domain/plain.jsonl", "domain_text"),
-        ("dump/tts/sequences.jsonl", "tts_asr"), ("dump/tts/plain.jsonl", "tts_text"),
-    ))  # fmt: skip
-    assert calls_of("sequences mix", calls) == [
-        "--out exp/mixtures/mixed.jsonl --shape exp/mixtures/mixed_shape --seed 1 --positions 900 "
-        "train_asr=2:dump/train/sequences.jsonl:exp/stats/train_asr_shape "
-        "train_word=1:dump/train/word.jsonl:exp/stats/train_word_shape",
-        "--out exp/mixtures/both.jsonl --shape exp/mixtures/both_shape --seed 1 --positions 900 "
-        "train_asr=1:dump/train/sequences.jsonl:exp/stats/train_asr_shape "
-        "tts_text=0.5:dump/tts/plain.jsonl:exp/stats/tts_text_shape "
-        "domain_text=1:dump/domain/plain.jsonl:exp/stats/domain_text_shape "
-        "tts_asr=1:dump/tts/sequences.jsonl:exp/stats/tts_asr_shape",
-    ]
-    (trained,) = calls_of("train", calls[-1:])
-    assert "--systems plain mixed both " in trained and trained.endswith("--mixture_dir exp/mixtures")
-    (conf / "dump/train/word.jsonl").unlink()
-    again = recipe(*options, "--stage", "8", "--stop_stage", "9", "--ctms", "train=dump/train/words.ctm")
-    # All else is up to date, and word times are there.
-    assert [call.split()[0] for call in again] == ["sequences"]
-    assert "--builder interleaved " in again[0] and "--ctm dump/train/words.ctm " in again[0]
-
-
-def test_another_prompt_or_size_is_made_anew(recipe, conf):
-    options = ["--systems", "mixed", "--cache_encoder", "false", "--mixture_positions", "900"]
-    recipe(*options)
-    # The stand-in writes no positions, which are made anew each time.
-    for name in ("train_shape", "valid_shape", "train_asr_shape", "train_word_shape"):
-        (conf / "exp/stats").mkdir(exist_ok=True)
-        (conf / "exp/stats" / name).touch()
-    (conf / "exp/mixtures/mixed_shape").touch()
-    assert [call.split()[0] for call in recipe(*options, "--stage", "9")] == ["train"]
-    (mixed,) = calls_of("sequences mix", recipe(*options, "--stage", "9", "--mixture_positions", "500"))
-    assert "--positions 500" in mixed
-    again = [*options, "--stage", "9", "--interleave_overrides", "silence=0 ratio=[1,2]"]
-    (made,) = calls_of("sequences make", recipe(*again))
-    assert "--config ./interleave/word.yaml --override silence=0 --override ratio=[1,2] " in made
-    assert not calls_of("sequences make", recipe(*again))
-    (made,) = calls_of("sequences make", recipe(*options, "--stage", "9"))
-    assert "--override" not in made
-    assert recipe("--systems", "mixed", "--interleave_overrides", "silense=0", error="did you mean 'silence'") == []
-    made = calls_of("sequences make", recipe(*options, "--stage", "9", "--prompt", "{speech} {text}"))
-    assert len(made) == 3 and all("--prompt {speech} {text}" in call for call in made)
-    again = [*options, "--stage", "9", "--prompt", "chat: {speech}"]
-    # Another LLM has another context too, so interleaved sequences are made anew with it.
-    assert len(calls_of("sequences make", recipe(*again, "--llm", "one"))) == 4
-    assert not calls_of("sequences make", recipe(*again, "--llm", "one"))
-    assert len(calls_of("sequences make", recipe(*again, "--llm", "other"))) == 4
-
-
-def test_other_files_of_the_same_names_are_noticed(recipe, conf):
-    for name in ("first.txt", "older.txt"):
-        (conf / name).write_text("A text.\n")
-    os.utime(conf / "older.txt", (1, 1))
-    (conf / "dump/train/older.ctm").write_text("")
-    os.utime(conf / "dump/train/older.ctm", (1, 1))
-    options = ["--systems", "mixed both", "--tts_text", "tts.txt", "--cache_encoder", "false", "--stop_stage", "9"]
-    recipe(*options, "--texts", "domain=first.txt")
-    assert not calls_of("sequences make", recipe(*options, "--texts", "domain=first.txt"))
-    (made,) = calls_of("sequences make", recipe(*options, "--texts", "domain=older.txt"))
-    assert "--text older.txt " in made
-    options += ["--texts", "domain=older.txt", "--ctms", "train=dump/train/older.ctm"]
-    (made,) = calls_of("sequences make", recipe(*options))
-    assert "--ctm dump/train/older.ctm " in made
-    assert not calls_of("sequences make", recipe(*options))
-
-
-def test_frames_with_other_noise_are_made_anew(recipe, conf):
-    def encoded(*options):
-        """Sets that are encoded, and whether with noise; the stand-in leaves no frames, so they are put there."""
-        found = []
-        for call in calls_of("encode", recipe("--systems", "plain", "--stage", "9", "--stop_stage", "10", *options)):
-            found += [(name, "--augment" in call) for name in ("train", "valid", "test") if f"/frames/{name}" in call]
-        for name, _ in found:
-            (conf / "exp/encoder/frames" / name / "frames.scp").touch()
-        return found
-
-    for name in ("train", "valid", "test"):
-        (conf / "exp/encoder/frames" / name).mkdir(parents=True)
-    assert encoded() == [("train", False), ("valid", False), ("test", False)]
-    assert encoded() == []
-    assert encoded("--augment_cache", "true") == [("train", True)]
-    assert encoded("--augment_cache", "true") == []
-    assert encoded() == [("train", False)]
-
-
-def test_a_mistyped_baseline_is_an_error(recipe):
-    recipe("--systems", "plain", "--baseline", "mixed", "--stop_stage", "5")  # of another run
-    assert recipe("--systems", "plain", "--baseline", "mixd", error="did you mean 'mixed'") == []
-
-
-def test_configs_are_checked_for_other_systems(recipe, conf):
-    # Without the filter of `recipe`: the stand-in notes every call.
-    def checks(*options):
-        recipe("--stop_stage", "11", "--cache_encoder", "false", *options)
-        return (conf / "calls").read_text().count("espnet_llmvq train --check")
-
-    assert checks("--systems", "plain") == 1 and checks("--systems", "plain") == 0
-    assert checks("--systems", "plain mixed") == 1
-    assert checks("--systems", "plain mixed", "--train_overrides", "max_epoch=1") == 1
-
-
-def test_systems_without_mixtures_run_as_before(recipe):
-    calls = recipe("--systems", "plain", "--cache_encoder", "false")
-    assert [call.split()[0] for call in calls] == ("lm sequences sequences sequences sequences train").split()
-    (tokenizer,) = calls_of("lm tokenizer", calls)
-    assert tokenizer.startswith("--text data/lm/train.txt ") and "--reserved" not in tokenizer
-
-
-@pytest.mark.parametrize(
-    "options, message",
-    [
-        (("--systems", "both"), "unknown set in .*both.yaml, tts/text: 'tts'"),
-        (("--systems", "mixed", "--texts", "domain"), "--texts domain: expected NAME=FILE"),
-        (("--systems", "mixed", "--ctms", "trian=x"), "--ctms trian=x: trian is none of train"),
-        (("--systems", "mixed", "--ctms", "train"), "--ctms train: expected SET=FILE"),
-    ],
-)
-def test_wrong_options_of_mixtures(recipe, options, message):
-    assert recipe(*options, error=message) == []
 
 
 def test_llmasr1_says_where_the_rows_of_jstip_are():

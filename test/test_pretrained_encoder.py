@@ -1,13 +1,13 @@
 """WavLM and Whisper as encoders: frames are those that transformers makes of one utterance, whatever the batch."""
 
 import copy
+import json
 
 import numpy as np
 import pytest
 import standins
 import torch
 import yaml
-from conftest import write_cards
 
 from espnet_llmvq.base.errors import UserError
 from espnet_llmvq.speech import pretrained as pretrained_encoder
@@ -239,17 +239,6 @@ def test_errors_tell_what_to_do(models, tmp_path):
 PRETRAINED_KEYS = {"frontend": None, "normalize": None, "specaug": None, "frame_stack": 1, "ctc": False}
 
 
-@pytest.fixture
-def phases(tmp_path):
-    """A conf directory of one system with the phases `a` and `b`: function (a, b) -> its path."""
-
-    def write(a, b):
-        systems = {"x": {"phases": ["a", "b"]}, "ctc": {"decode": "ctc"}}
-        return write_cards(tmp_path / "conf", phases={"a": a, "b": b}, systems=systems)
-
-    return write
-
-
 def test_phases_get_the_encoder(models):
     from espnet_llmvq.experiment.phases import with_pretrained
 
@@ -270,46 +259,69 @@ def test_phases_get_the_encoder(models):
             with_pretrained(config, path, "2", "a.yaml")
 
 
-def test_the_encoder_of_an_experiment(models, phases, tmp_path, capsys):
-    from espnet_llmvq.cli import pretrained_encoder as command
-    from espnet_llmvq.cli.recipe import systems
+def cards(a, b):
+    """Cards of the system x with the phases `a` and `b`."""
+    return {"phases": {"a": a, "b": b}, "systems": {"x": {"phases": ["a", "b"]}, "ctc": {"decode": "ctc"}}}
 
-    conf, out = phases({"encoder_conf": {"layer": 1}}, {"encoder_conf": {"layer": 1}}), str(tmp_path / "exp/encoder")
-    options = ["--conf_dir", conf, "--llm", "llm", "--out", out]
-    command.main(["--pretrained_encoder", models["wavlm"], "--systems", "x", *options])
-    with open(f"{out}/config.yaml", encoding="utf-8") as f:
+
+def test_the_encoder_of_an_experiment(models, plan, capsys):
+    from espnet_llmvq.stages.encoder import prepare
+
+    first = {"encoder_conf": {"layer": 1}}
+    experiment = plan(cards(first, first), systems="x ctc", llm="a/b", pretrained_encoder=models["wavlm"])
+    assert [system.name for system in experiment.systems] == ["x"]
+    assert "ctc is left out: a pretrained encoder has no CTC head" in capsys.readouterr().out
+    prepare(experiment)
+    with open("exp/encoder/config.yaml", encoding="utf-8") as f:
         config = yaml.safe_load(f)
     assert config["encoder"] == "wavlm" and config["encoder_conf"] == {"path": models["wavlm"], "layer": 1}
-    assert FrameRate(config).frames(16000) == 49
-    command.main(["--pretrained_encoder", models["wavlm"], "--systems", "x", *options])
+    assert experiment.encoder == {key: config[key] for key in experiment.encoder}
+    assert FrameRate(config).frames(16000) == FrameRate(experiment.encoder).frames(16000) == 49
+    prepare(experiment)
     assert "nothing to do" in capsys.readouterr().out
-    with pytest.raises(UserError, match=r"is of another encoder \(encoder: 'wavlm' then, 'whisper' now\)"):
-        command.main(["--pretrained_encoder", models["whisper"], "--systems", "x", *options])
-    phases({"encoder_conf": {"layer": 1}}, {})
+    with pytest.raises(UserError, match=r"made otherwise \(config.encoder: 'wavlm' then, 'whisper' now\)"):
+        prepare(plan(systems="x", llm="a/b", pretrained_encoder=models["whisper"]))
     with pytest.raises(UserError, match=r"phase a and .*phase b have other encoder_conf"):
-        command.main(["--pretrained_encoder", models["wavlm"], "--systems", "x", *options])
-    with pytest.raises(UserError, match="system ctc decodes with the encoder's CTC head"):
-        systems.main(["--conf_dir", conf, "--systems", "x ctc", "--no_ctc"])
+        plan(cards(first, {}), systems="x", llm="a/b", pretrained_encoder=models["wavlm"])
+    with pytest.raises(UserError, match="no system is left: a pretrained encoder has no CTC head"):
+        plan(systems="ctc", llm="a/b", pretrained_encoder=models["wavlm"])
 
 
-def test_cached_frames_are_those_of_the_encoder(models, phases, corpus, llm_dir, tmp_path):
-    """To the last bit: `encode` takes batches of similar length, decoding one utterance at a time."""
+def test_another_model_in_the_same_directory_is_noticed(models, plan, tmp_path):
+    import shutil
+
+    from espnet_llmvq.stages.encoder import frames_made, prepare
+
+    shutil.copytree(models["wavlm"], tmp_path / "model")
+    experiment = plan(cards({}, {}), systems="x", llm="a/b", pretrained_encoder="./model")
+    prepare(experiment)
+    made = frames_made(experiment, "train")
+    made.note(at=tmp_path)
+    with open("model/config.json", "a") as f:
+        f.write(" ")
+    assert "pretrained encoder (./model) has changed" in made.changed(json.loads((tmp_path / "made.json").read_text()))
+    with pytest.raises(UserError, match=r"exp/encoder was made otherwise \(pretrained encoder \(./model\) has changed"):
+        prepare(experiment)
+
+
+def test_cached_frames_are_those_of_the_encoder(models, plan, corpus, llm_dir, tmp_path):
+    """To the last bit: encoding takes batches of similar length, decoding one utterance at a time."""
     import kaldiio
 
-    from espnet_llmvq.cli import encode
-    from espnet_llmvq.cli import pretrained_encoder as command
     from espnet_llmvq.data.audio import read_audio
     from espnet_llmvq.model.build import load_model
     from espnet_llmvq.sequence.sequence import read_sequences
+    from espnet_llmvq.stages.encoder import encode, frames_of, prepare
 
-    conf = phases({}, {})
+    for name in ("train", "valid", "test"):
+        (tmp_path / "dump" / name).mkdir(parents=True)
+        (tmp_path / "dump" / name / "sequences.jsonl").symlink_to(corpus.train if name == "train" else corpus.valid)
     for name in ("wavlm", "whisper"):
-        out = str(tmp_path / name)
-        command.main(
-            ["--pretrained_encoder", models[name], "--systems", "x", "--conf_dir", conf, "--llm", llm_dir, "--out", out]
-        )
-        encode.main(["--encoder", out, "--threads", "1", corpus.train, f"{out}/frames/train"])
-        frames, model = kaldiio.load_scp(f"{out}/frames/train/frames.scp"), load_model(out)[0]
+        options = {"systems": "x", "llm": llm_dir, "pretrained_encoder": models[name], "expdir": name}
+        experiment = plan(cards({}, {}), **options)
+        prepare(experiment)
+        encode(experiment, threads=1)
+        frames, model = kaldiio.load_scp(frames_of(experiment, "train")), load_model(f"{name}/encoder")[0]
         sequences = list(read_sequences(corpus.train))
         assert len(sequences) == len(frames) == 12
         for seq in sequences:

@@ -83,14 +83,14 @@ def estimate(experiment, question, training, encoder_file, llm):
     from espnet_llmvq.data.audio import SAMPLE_RATE
     from espnet_llmvq.espnet.task import SpeechLLMTask
     from espnet_llmvq.estimate.sizing import Batch, size
-    from espnet_llmvq.experiment.phases import counts_positions, with_defaults
+    from espnet_llmvq.experiment.phases import BRIDGE_STACK, counts_positions, with_defaults
     from espnet_llmvq.model.positions import Positions
     from espnet_llmvq.sequence.sequence import Span
     from espnet_llmvq.speech.pretrained import frames_are_trained
 
     config = with_defaults(training.config, SpeechLLMTask.get_default_config())
     gpus, samples = question.gpus, round(question.seconds * SAMPLE_RATE)
-    stack = 1 if training.is_encoder else config["bridge_conf"].get("stack", 5)
+    stack = 1 if training.is_encoder else config["bridge_conf"].get("stack", BRIDGE_STACK)
     speech = Positions(None, {**experiment.encoder, **training.config}, stack).span(Span(audio="-", samples=samples))
     positions = speech + question.prompt_tokens + question.tokens
     if counts_positions(config):

@@ -278,12 +278,13 @@ def read_sets(options):
     if not found:
         raise UserError("--test_sets is empty; call ./run.sh, which names them")
     domains = unique(found, "test_sets")
-    for name in (options.train_set, options.valid_set, *domains):
+    texts = unique(pairs(options.texts, "texts"), "texts")
+    for name in (options.train_set, options.valid_set, *domains, *texts):
         if not NAME.fullmatch(name):
             raise UserError(
                 f"set {name!r}: a name has letters, digits and . _ + - only, and begins with one of the first"
             )
-    ours = [options.train_set, options.valid_set, *([TTS] if options.tts_text else [])]
+    ours = [options.train_set, options.valid_set, *texts, *([TTS] if options.tts_text else [])]
     if options.speed_perturb_factors:
         ours.append(f"{options.train_set}_sp")
     for name in [*domains, *ours[1:]]:

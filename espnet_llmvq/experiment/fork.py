@@ -20,6 +20,8 @@ from pathlib import Path
 import espnet_llmvq
 from espnet_llmvq.base.environment import get_commit
 from espnet_llmvq.base.errors import UserError, check_name
+from espnet_llmvq.experiment.options import Options
+from espnet_llmvq.experiment.plan import SMOKE_LINES
 
 RECORD = Path(".fork/fork.json")
 UPSTREAM = Path(".fork/upstream")
@@ -28,14 +30,13 @@ MADE = re.compile(r"(data|dump|exp|downloads)([_.-].*)?")
 NOT_OURS = re.compile(r"RESULTS.*\.md|toolkit\.sh")
 IGNORED = "/data*/\n/dump*/\n/exp*/\n/downloads/\n/toolkit.sh\n"
 OF_CORPUS = ("db.sh", "README.md", "local/")  # not for data of one's own
-# Options of llmasr.sh that name sets or belong to their text.
+# Options of run.sh that name sets or belong to their text.
 OF_SETS = (
     "train_set", "valid_set", "test_sets", "align_sets", "lm_train_text", "lm_valid_text", "word_lists", "title",
     "set_normalisers", "set_metrics", "local_data_opts", "vocab_size", "whole_words", "smoke_opts", "tokenizer_text",
-    "ctms", "questions", "questions_config",
+    "ctms", "questions", "question_examples", "questions_config",
 )  # fmt: skip
 MORE_DATA = ("tts_text", "texts")  # what mixtures are made of, beside the sets
-SMOKE_LINES = 600  # of LM text that llmasr.sh --smoke keeps
 DEFAULT_TESTS = "test:id test_noise:ood"
 
 
@@ -60,7 +61,7 @@ class Data:
 
 
 def egs_dir():
-    """Return the directory of the recipes: of the checkout, or of the installed package. UserError if neither is."""
+    """The directory of the recipes: of the checkout, or of the installed package. UserError if neither is."""
     package = Path(__file__).resolve().parent.parent
     for folder in (package.parent / "egs", package / "egs"):
         if (folder / "TEMPLATE").is_dir():
@@ -69,7 +70,7 @@ def egs_dir():
 
 
 def find_recipe(source):
-    """Return (name to remember, directory) of a recipe given by name (mini_tts, an4/llmasr1) or directory."""
+    """(name to remember, directory) of a recipe given by name (mini_tts, an4/llmasr1) or directory."""
     known = {}
     for run in sorted(egs_dir().glob("*/*/run.sh")):
         corpus = run.parent.parent.name
@@ -82,7 +83,7 @@ def find_recipe(source):
 
 
 def recipe_files(recipe):
-    """Return {relative path: path} of the files that make a recipe, links followed; nothing that its runs made."""
+    """{relative path: path} of the files that make a recipe, links followed; nothing that its runs made."""
     found = {}
     for entry in sorted(recipe.iterdir()):
         if entry.name.startswith(".") or NOT_OURS.fullmatch(entry.name):
@@ -98,7 +99,7 @@ def recipe_files(recipe):
 
 
 def fork_files(recipe, own_data):
-    """Return {relative path: path} of what a fork takes from upstream; run.sh too, though `own_data` replaces it."""
+    """{relative path: path} of what a fork takes from upstream; run.sh too, though `own_data` replaces it."""
     files = recipe_files(recipe)
     # llmasr.sh looks for it in a checkout, which an installed package is not.
     files.setdefault("cmd.sh", egs_dir() / "TEMPLATE" / "llmasr1" / "cmd.sh")
@@ -116,7 +117,7 @@ def copy_files(files, target):
 
 
 def source_options(files):
-    """Return {option: value} that a recipe's run.sh gives to llmasr.sh: run.sh is run with a stand-in of it."""
+    """{option: value} that a recipe's run.sh gives to llmasr.sh: run.sh is run with a stand-in of it."""
     with tempfile.TemporaryDirectory() as room:
         room = Path(room)
         copy_files(files, room)
@@ -126,14 +127,15 @@ def source_options(files):
         if done.returncode or not (room / "options").is_file():
             raise UserError(f"{files['run.sh']}: does not call ./llmasr.sh: {done.stderr.strip()}")
         words = (room / "options").read_text(encoding="utf-8").split("\0")[:-1]
-    text = files["llmasr.sh"].read_text(encoding="utf-8")
-    switches, options = re.findall(r"^([a-z_0-9]+)=(?:true|false)\b", text, re.MULTILINE), {}
+    # As utils/parse_options.sh has it: all others take no word that begins like an option.
+    block = files["llmasr.sh"].read_text(encoding="utf-8").partition("# end options")[0]
+    valued = re.findall(r"^([a-z_0-9]+)=(?!true\b|false\b)", block, re.MULTILINE)
+    options = {}
     while words:
         name, equals, value = words.pop(0).removeprefix("--").partition("=")
         name = name.replace("-", "_")
         if not equals:
-            # As utils/parse_options.sh has it.
-            alone = not words or (name in switches and words[0].startswith("--"))
+            alone = not words or (name not in valued and words[0].startswith("--"))
             value = "true" if alone else words.pop(0)
         options[name] = value
     return options
@@ -157,7 +159,7 @@ def write_toolkit(target):
 
 
 def read_data(data):
-    """Return {set: (form, DataDir)} of all sets, held-out ones with them. Raises UserError for bad data.
+    """{set: (form, DataDir)} of all sets, held-out ones with them. Raises UserError for bad data.
 
     Also when audio of the training set is in another set: its results would be worth nothing.
     """
@@ -281,7 +283,7 @@ configs. Say here what the sets are, where text comes from, and what training an
 
 
 def own_files(target, source, commit, data, options):
-    """Return {relative path: content} of the files of a fork with data of its own."""
+    """{relative path: content} of the files of a fork with data of its own."""
     paths = [f"    [{name}]={shlex.quote(local_path(p, target))}" for name, p in data.paths.items()]
     return {
         "run.sh": RUN_SH.format(
@@ -311,9 +313,8 @@ def own_options(recipe, data, sets):
             f"{recipe}: its systems need more than sets ({' and '.join(more)} of run.sh): fork it without --train and "
             "change local/data.sh, or fork another recipe"
         )
-    vocab_size, whole_words = fitting_sizes(
-        lines, int(theirs.get("vocab_size", 500)), int(theirs.get("whole_words", 0))
-    )
+    wanted = (int(theirs.get(name, getattr(Options, name))) for name in ("vocab_size", "whole_words"))
+    vocab_size, whole_words = fitting_sizes(lines, *wanted)
     smoke_sizes = "--vocab_size {} --whole_words {}".format(*fitting_sizes(lines[:SMOKE_LINES], 160, 40))
     return {
         "train_set": "train",
@@ -322,7 +323,6 @@ def own_options(recipe, data, sets):
         **{key: value for key, value in theirs.items() if key not in OF_SETS},
         "vocab_size": str(vocab_size),
         "whole_words": str(whole_words),
-        "lm_train_text": "data/lm/train.txt",
         "lm_valid_text": "valid=data/lm/valid.txt",
         "smoke_opts": smoke_sizes,
     }
@@ -371,7 +371,7 @@ def make(source, target, data=None, options=None):
 
 
 def read_record(target):
-    """Return the record of a fork. Raises UserError if `target` is none."""
+    """The record of a fork. Raises UserError if `target` is none."""
     try:
         record = json.loads((Path(target) / RECORD).read_text(encoding="utf-8"))
         if not isinstance(record, dict) or not all(isinstance(record.get(k), str) for k in ("source", "version")):

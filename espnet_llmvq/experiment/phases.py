@@ -3,6 +3,7 @@
 from espnet_llmvq.base.errors import UserError
 
 CRITERION = [["valid", "loss", "min"]]
+BRIDGE_STACK = 5  # of a bridge whose config does not say it, as in its class
 
 
 def bridge_stack(trainings):
@@ -10,7 +11,9 @@ def bridge_stack(trainings):
 
     Raises UserError for trainings that differ: batches are budgeted and sequences cut by one count of positions.
     """
-    stacks = {t.where: (t.config.get("bridge_conf") or {}).get("stack", 1) for t in trainings if not t.is_encoder}
+    stacks = {
+        t.where: (t.config.get("bridge_conf") or {}).get("stack", BRIDGE_STACK) for t in trainings if not t.is_encoder
+    }
     first = next(iter(stacks), None)
     for where, stack in stacks.items():
         if stack != stacks[first]:

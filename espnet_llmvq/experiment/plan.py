@@ -19,6 +19,7 @@ SMOKE_TRAINING = "max_epoch=1 num_iters_per_epoch=2 accum_grad=1 batch_bins=600"
 # An encoder that has learnt nothing finds no pauses: segments end after every word.
 SMOKE_INTERLEAVING = "silence=0"
 SHAPE = ("frontend", "frontend_conf", "frame_stack", "encoder", "encoder_conf")  # keys that frames depend on
+SMOKE_LINES = 600  # that it leaves of texts of the language model
 SMOKE_LM = "conf/template/lm_smoke.yaml"
 SMOKE_PATHS = ("lm_train_text", "tokenizer_text", "tts_text")
 SMOKE_PAIRS = ("lm_valid_text", "texts", "questions", "word_lists")
@@ -34,9 +35,8 @@ def smoke_options(options):
     changed = {name: quoted(map(moved, words(getattr(options, name), name))) for name in SMOKE_PATHS}
     for name in SMOKE_PAIRS:
         changed[name] = quoted(f"{key}={moved(path)}" for key, path in pairs(getattr(options, name), name))
-    stem, ending = os.path.splitext(options.lm_config)
     return replace(
-        options, **changed, lm_config=f"{stem}{SMOKE}{ending}", question_examples=moved(options.question_examples),
+        options, **changed, lm_config=SMOKE_LM, question_examples=moved(options.question_examples),
         train_overrides=f"{SMOKE_TRAINING} {options.train_overrides}",
         interleave_overrides=f"{SMOKE_INTERLEAVING} {options.interleave_overrides}",
     )  # fmt: skip

@@ -7,8 +7,9 @@ from espnet_llmvq.base.files import write_text
 from espnet_llmvq.base.made import Made
 from espnet_llmvq.experiment.experiment import TTS
 from espnet_llmvq.experiment.options import words
+from espnet_llmvq.experiment.plan import SMOKE_LINES
 
-SMOKE_TRAIN, SMOKE_OTHERS, SMOKE_LINES = 40, 8, 600  # what a smoke run leaves of sets and texts
+SMOKE_TRAIN, SMOKE_OTHERS = 40, 8  # utterances that a smoke run leaves of sets
 
 
 def cut(experiment):

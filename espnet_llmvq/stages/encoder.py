@@ -45,7 +45,7 @@ def describe_pretrained(experiment):
     path = experiment.options.pretrained_encoder
     config = {**experiment.encoder, **ENCODER_ONLY, "frontend_conf": {}, "normalize_conf": {}}
     config["llm"] = experiment.tokenizer
-    made = Made(experiment.encoder_dir, {}, config=config)
+    made = Made(experiment.encoder_dir, pretrained_input(experiment), config=config)
     if is_there(made):
         return
     import torch

@@ -10,6 +10,8 @@ from espnet_llmvq.base.made import Made, origin
 from espnet_llmvq.stages.report import up_to_date
 
 OF_DATA = ("text", "utt2num_samples", "wav.scp")  # what sequences of a data directory hold
+TOKENIZER = "tokenizer.json"
+CHAT_FILES = (TOKENIZER, "tokenizer_config.json", "chat_template.jinja")  # what a chat prompt is written by
 
 
 def tables(experiment, name):
@@ -31,7 +33,7 @@ def make_sequences(experiment, names):
         inputs, options = tables(experiment, name), audio(experiment, name)
         if prompt.startswith(CHAT):  # written in the format of the LLM
             options |= {"chat_format": experiment.tokenizer}
-            inputs |= tokenizer_input(experiment)
+            inputs |= files_of(experiment.tokenizer, *CHAT_FILES)
         made = Made(experiment.sequences(name), inputs, prompt=prompt, **options)
         if up_to_date(made):
             continue
@@ -57,10 +59,9 @@ def resolved_prompt(experiment):
     return resolved(prompt, load_tokenizer(experiment.tokenizer))
 
 
-def tokenizer_input(experiment):
-    """The tokenizer as an input of a `Made`, by its file where it is a local one."""
-    path = os.path.join(experiment.tokenizer, "tokenizer.json")
-    return {"tokenizer": path} if os.path.isdir(experiment.tokenizer) else {}
+def files_of(llm, *names):
+    """Files of an LLM as inputs of a `Made`, none of one from the hub."""
+    return {f"LLM: {name}": os.path.join(llm, name) for name in names if os.path.exists(os.path.join(llm, name))}
 
 
 def write(out, sequences, dropped, source):
@@ -93,25 +94,25 @@ def write(out, sequences, dropped, source):
 
 def make_all(experiment):
     """The sequences of all sets, and of the sources of mixtures."""
-    make_sequences(experiment, experiment.set_names)
-    make_sources(experiment)
-
-
-def make_sources(experiment):
-    """The sequences of the sources of mixtures, of sets and plain texts."""
-    for source in experiment.sources:
-        name, form = source.split("/")
-        if form == "asr":
-            make_sequences(experiment, [name])
-        elif form == "text":
+    sources = [source.split("/") for source in experiment.sources]
+    spoken = [name for name, form in sources if form == "asr"]
+    make_sequences(experiment, list(dict.fromkeys([*experiment.set_names, *spoken])))
+    for name, form in sources:
+        if form == "text":
             make_text(experiment, name)
-        else:
+        elif form != "asr":
             make_interleaved(experiment, name, form)
 
 
 def context_options(experiment):
     """What decides how long a sequence of a mixture may be, beside the encoder."""
     return {"context": experiment.options.context, "llm": experiment.llm, "stack": experiment.stack}
+
+
+def context_files(experiment):
+    """The same of files, as inputs of a `Made`."""
+    limit = ("config.json",) if experiment.options.context == "llm" else ()
+    return files_of(experiment.llm, TOKENIZER, *limit)
 
 
 def within_context(sequences, dropped, context, llm, encoder, stack):
@@ -149,7 +150,7 @@ def make_text(experiment, name):
             lines = read_scp(experiment.dump_dir(os.path.join(name, "text"))).values()
             write_text(text, "".join(f"{line}\n" for line in lines))
             transcripts.note()
-    inputs = {"text": text} | tokenizer_input(experiment)
+    inputs = {"text": text} | context_files(experiment)
     made = Made(experiment.sequences(f"{name}/text"), inputs, encoder=experiment.encoder, **context_options(experiment))
     if up_to_date(made):
         return
@@ -168,7 +169,7 @@ def make_interleaved(experiment, name, form):
     from espnet_llmvq.sequence.interleaved import Interleaving
     from espnet_llmvq.speech.frame_rate import FrameRate
 
-    inputs = tables(experiment, name) | {"word times": experiment.ctm(name)} | tokenizer_input(experiment)
+    inputs = tables(experiment, name) | {"word times": experiment.ctm(name)} | context_files(experiment)
     keys, context = experiment.interleave[form], context_options(experiment)
     options = {"interleave": keys, "encoder": experiment.encoder, **audio(experiment, name), **context}
     made = Made(experiment.sequences(f"{name}/{form}"), inputs, **options)
@@ -230,9 +231,7 @@ def count_positions(pairs, llm, encoder, stack):
     """
     waiting = []
     for source, target in pairs:
-        tokens = os.path.join(llm, "tokenizer.json")
-        inputs = {"sequences": source} | ({"tokenizer": tokens} if os.path.isdir(llm) else {})
-        made = Made(target, inputs, encoder=encoder, stack=stack, llm=llm)
+        made = Made(target, {"sequences": source} | files_of(llm, TOKENIZER), encoder=encoder, stack=stack, llm=llm)
         if not up_to_date(made):
             waiting.append((source, made))
     if not waiting:

@@ -13,13 +13,13 @@ from pathlib import Path
 from espnet_llmvq.base.errors import UserError
 from espnet_llmvq.cli.parser import Parser
 
-# Sets and means that recipes make themselves.
-RESERVED = ("train", "valid", "lm", "tts", "mean_id", "mean_ood")
+# Sets and directories that recipes make themselves.
+RESERVED = ("train", "valid", "lm", "tts")
 RESERVED_ENDS = ("_sp", ".unfiltered")
 
 
 def parse_test(spec):
-    """Return (name, path, domain) of NAME=DATA:id or NAME=DATA:ood. Raises UserError."""
+    """(name, path, domain) of NAME=DATA:id or NAME=DATA:ood. Raises UserError."""
     name, equals, rest = spec.partition("=")
     path, colon, domain = rest.rpartition(":")
     if not equals or not colon or not path or domain not in ("id", "ood"):
@@ -33,7 +33,7 @@ def parse_test(spec):
 
 
 def read_arguments(args):
-    """Return fork.Data of the options, None without --train. Raises UserError."""
+    """The fork.Data of the options, None without --train. Raises UserError."""
     from espnet_llmvq.experiment.fork import Data
 
     if not args.train:
