@@ -64,10 +64,15 @@ def describe_pretrained(experiment):
     print(f"{made.out}: {config['encoder']}, {config['encoder_conf']}")
 
 
-def encoder_input(experiment):
-    """The encoder as inputs of a `Made`: its checkpoint, and the directory of a pretrained one."""
+def pretrained_input(experiment):
+    """A pretrained encoder in a local directory as input of a `Made`."""
     path = experiment.options.pretrained_encoder
-    return {"encoder": experiment.encoder_file} | ({"pretrained encoder": path} if os.path.isdir(path) else {})
+    return {"pretrained encoder": path} if os.path.isdir(path) else {}
+
+
+def encoder_input(experiment):
+    """The encoder as inputs of a `Made`."""
+    return {"encoder": experiment.encoder_file} | pretrained_input(experiment)
 
 
 def align(experiment, threads, ngpu=0):
