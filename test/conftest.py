@@ -29,6 +29,33 @@ def write_cards(directory, **sections):
     return str(directory)
 
 
+@pytest.fixture
+def plan(tmp_path, monkeypatch):
+    """Function: the `Experiment` of cards and options, in a recipe that is the working directory.
+
+    cards: its sections; None: those that are there. encoder: config of one that is trained; None: one is given.
+    """
+    import yaml
+
+    from espnet_llmvq.experiment.options import Options
+    from espnet_llmvq.experiment.plan import make_plan
+
+    monkeypatch.chdir(tmp_path)
+
+    def make(cards=None, encoder=None, **options):
+        if cards:
+            write_cards("conf", **cards)
+        if encoder:
+            (tmp_path / "conf/encoder.yaml").write_text(yaml.safe_dump(encoder))
+        elif "encoder_file" not in options and "pretrained_encoder" not in options:
+            (tmp_path / "given").mkdir(exist_ok=True)
+            (tmp_path / "given/config.yaml").write_text(yaml.safe_dump(ENCODER))
+            options["encoder_file"] = "given/model.pth"
+        return make_plan(Options(**{"test_sets": "test:id", **options}))
+
+    return make
+
+
 @pytest.fixture(scope="session")
 def llm_dir(tmp_path_factory):
     """A Hugging Face directory: a unigram tokenizer with `<blank>` and a random Llama of width 32."""

@@ -5,13 +5,15 @@ from pathlib import Path
 
 import pytest
 
-from espnet_llmvq.base.config import read_config, read_yaml
+from espnet_llmvq.base.config import from_mapping, read_config, read_yaml
 from espnet_llmvq.base.errors import UserError
-from espnet_llmvq.cli import train
 from espnet_llmvq.experiment.cards import SECTIONS, read_cards
-from espnet_llmvq.experiment.phases import bridge_stack, describe, read_trainings, with_schedule
-from espnet_llmvq.experiment.systems import expand, is_group, read_interleaving, read_systems
-from espnet_llmvq.score.published import make_published
+from espnet_llmvq.experiment.options import Options
+from espnet_llmvq.experiment.phases import bridge_stack, describe, with_schedule
+from espnet_llmvq.experiment.plan import read_trainings
+from espnet_llmvq.experiment.systems import expand, is_group, phases_of, read_interleaving, read_phases, read_systems
+from espnet_llmvq.score.published import Published
+from espnet_llmvq.stages.train import check
 
 ROOT = Path(__file__).resolve().parent.parent
 EGS = ROOT / "egs"
@@ -63,8 +65,8 @@ def test_systems_mixtures_and_forms_are_what_they_were(recipe):
             assert expand(cards, [name]) == data["systems"]
             continue
         (s,) = read_systems(cards, [name])
-        now = {"label": s.label, "phases": [p.tag for p in s.phases], "decode": s.decode, "note": s.note}
-        assert {**now, "fusion": [list(pair) for pair in s.fusion]} == data
+        now = {"label": s.label, "phases": list(s.phases), "decode": s.decode, "note": s.note}
+        assert {**now, "fusion": [list(pair) for pair in (s.fusion or {}).items()]} == data
     for section in ("mixtures", "interleave"):
         then = golden(recipe, section)
         assert cards.names(section) == sorted(then)
@@ -87,13 +89,14 @@ def test_every_system_of_the_recipes_can_be_trained(recipe):
     from espnet_llmvq.espnet.task import BRIDGES, SpeechLLMTask
 
     cards, defaults = read_cards(RECIPES[recipe]), SpeechLLMTask.get_default_config()
-    trainings = read_trainings(RECIPES[recipe], cards.names("systems"))
-    assert set(cards.names("phases")) - {t.phase.name for t in trainings} == {"common"}  # from which others begin
+    trainings = read_trainings(read_phases(cards, cards.names("systems")), Options(encoder_file="from elsewhere"))
+    trained = {t.tag.rpartition("-")[2] for t in trainings}
+    assert set(cards.names("phases")) - trained == {"common"}  # from which others begin
     assert bridge_stack(trainings) == (5 if recipe.startswith("librispeech/llmasr1") else 1)
     table = torch.randn(160, 4)  # the smallest vocabulary of the recipes' smoke runs
     for training in trainings:
         config = training.config
-        SpeechLLMTask.check_config(config, training.phase.where)
+        SpeechLLMTask.check_config(config, training.where)
         bridge = BRIDGES[config["bridge"]](2, table, **config["bridge_conf"])
         trained = bridge.codebook.requires_grad if config["bridge"] != "none" else None
         assert trained == {"frozen": False, "trainable": True}.get(config["bridge_conf"].get("codebook"))
@@ -105,7 +108,7 @@ def test_every_system_of_the_recipes_can_be_trained(recipe):
 @pytest.mark.parametrize("recipe", [name for name in RECIPES if not name.startswith("TEMPLATE")])
 def test_published_figures_are_of_systems(recipe):
     (path,) = (RECIPES[recipe] / "published").glob("*.yaml")
-    cards, rows = read_cards(RECIPES[recipe]), list(make_published(read_yaml(path), path).rows)
+    cards, rows = read_cards(RECIPES[recipe]), list(from_mapping(Published, read_yaml(path), path).rows)
     (paper,) = {"paper_a", "paper_b"} & set(cards.names("systems"))
     assert [name for name in expand(cards, [paper]) if name in rows] == rows  # all are there, in the paper's order
 
@@ -169,15 +172,15 @@ def test_a_phase_that_says_its_base_begins_from_that_alone(cards):
 def test_other_entries_are_replaced(cards):
     found = cards("systems:\n  hard: {phases: [hard]}\ninterleave:\n  word: {level: segment}\n")
     (hard,) = read_systems(found, ["hard"])
-    assert (hard.label, hard.note, [p.tag for p in hard.phases]) == ("hard", "", ["hard"])
+    assert (hard.label, hard.note, hard.phases) == ("hard", "", ("hard",))
     assert read_interleaving(found, "word").margin == 0.1
 
 
 def test_null_takes_away(cards):
     found = cards("phases:\n  start: null\n  hard: {base: common}\nsystems:\n  soft: null\n")
     assert found.names("phases") == ["common", "hard", "soft"] and found.names("systems") == ["both", "hard"]
-    (hard,) = read_systems(found, ["both"])
-    assert [(p.tag, p.parent) for p in hard.phases] == [("hard", None)]
+    assert expand(found, ["both"]) == ["hard"]
+    assert [(p.tag, p.parent) for p in phases_of(found, "hard")] == [("hard", "")]
     with pytest.raises(UserError, match="unknown system 'soft'"):
         read_systems(found, ["soft"])
     again = cards("phases:\n  start: {max_epoch: 9}\n", BELOW.replace("{base: common, bridge: none}", "{}"))
@@ -232,17 +235,17 @@ def test_names_that_are_taken(cards, section, name, message):
         cards(f"{section}:\n  {name}: {{}}\n")
 
 
-def test_a_row_is_one_entry_in_one_file(tmp_path, llm_dir, capsys):
+def test_a_row_is_one_entry_in_one_file(plan, llm_dir, tmp_path):
     """A system of phases that are there needs its line alone, a new phase a line beside it; the check reads both."""
-    files = [part for name in ("train", "valid", "train_shape", "valid_shape") for part in (f"--{name}", "-")]
-    command = ["--check", "--conf_dir", str(tmp_path), "--llm", llm_dir, *files, "--systems"]
-    (tmp_path / "template").symlink_to(EGS / "TEMPLATE/conf")
+    conf = tmp_path / "conf"
+    conf.mkdir()
+    (conf / "template").symlink_to(EGS / "TEMPLATE/conf")
     text = "base: template/paper_a.yaml\nsystems:\n  soft_twice: {phases: [start, hard, soft_k10, soft_k10_frozen]}\n"
-    (tmp_path / "systems.yaml").write_text(text)
-    train.main([*command, "soft_twice"])
+    (conf / "systems.yaml").write_text(text)
+    check(plan(systems="soft_twice", llm=llm_dir))
     row = "  soft_k30: {label: k=30, phases: [start, hard, soft_k30]}\nphases:\n"
-    (tmp_path / "systems.yaml").write_text(text + row + "  soft_k30: {base: soft_k10, bridge_conf: {top_k: 30}}\n")
-    train.main([*command, "soft_twice soft_k30"])
-    (tmp_path / "systems.yaml").write_text(text + row + "  soft_k30: {base: soft_k10, bridge_conf: {topk: 30}}\n")
+    (conf / "systems.yaml").write_text(text + row + "  soft_k30: {base: soft_k10, bridge_conf: {top_k: 30}}\n")
+    check(plan(systems="soft_twice soft_k30", llm=llm_dir))
+    (conf / "systems.yaml").write_text(text + row + "  soft_k30: {base: soft_k10, bridge_conf: {topk: 30}}\n")
     with pytest.raises(UserError, match=r"systems.yaml, phase soft_k30 'topk' \(did you mean 'top_k'\?\)"):
-        train.main([*command, "soft_k30"])
+        check(plan(systems="soft_k30", llm=llm_dir))

@@ -2,24 +2,15 @@
 
 import json
 import os
+import shlex
 import shutil
 import subprocess
 
 import pytest
-import yaml
-from conftest import write_cards
 
 from espnet_llmvq.base.errors import UserError
 from espnet_llmvq.cli import train
-from espnet_llmvq.experiment.phases import (
-    bridge_stack,
-    describe,
-    optimizer_steps,
-    read_trainings,
-    show,
-    split_batches,
-    with_schedule,
-)
+from espnet_llmvq.experiment.phases import bridge_stack, describe, optimizer_steps, show, split_batches, with_schedule
 
 ROOT = os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "egs")
 DEFAULTS = {
@@ -44,20 +35,23 @@ ENCODER = {"model_conf": {"ctc_weight": 1.0, "llm_weight": 0.0}, "batch_type": "
 
 
 @pytest.fixture
-def conf(tmp_path):
-    conf = write_cards(tmp_path / "conf", phases=LETTER, systems={"soft_k10": {"phases": ["stage1", "stage2"]}})
-    (tmp_path / "conf/encoder.yaml").write_text(yaml.safe_dump(ENCODER))
-    return conf
+def experiment(plan):
+    """Function: the `Experiment` of the letter, with overrides {key: value} and options."""
+
+    def make(overrides=None, **options):
+        cards = {"phases": LETTER, "systems": {"soft_k10": {"phases": ["stage1", "stage2"]}}}
+        words = (shlex.quote(f"{key}={json.dumps(value)}") for key, value in (overrides or {}).items())
+        return plan(cards, ENCODER, systems="soft_k10", train_overrides=" ".join(words), **options)
+
+    return make
 
 
-def told(conf, **more):
-    encoder = os.path.join(conf, "encoder.yaml")
-    found = read_trainings(conf, ["soft_k10"], encoder=encoder, **more)
-    return [describe(training, DEFAULTS) for training in found]
+def facts_of(experiment):
+    return [describe(training, DEFAULTS) for training in experiment.trainings]
 
 
-def test_numbers_of_a_paper(conf):
-    encoder, stage1, stage2 = told(conf)
+def test_numbers_of_a_paper(experiment):
+    encoder, stage1, stage2 = facts_of(experiment())
     assert [f["phase"] for f in (encoder, stage1, stage2)] == ["encoder", "stage1", "stage1-stage2"]
     assert [f["parent"] for f in (encoder, stage1, stage2)] == [None, None, "stage1"]
     assert (stage1["effective_batch"], stage2["effective_batch"]) == (32, 16)
@@ -103,18 +97,18 @@ def test_batches_that_cannot_be_cut():
         split_batches({"batch_size": 8}, 0, "x.yaml")
 
 
-def test_a_learning_rate_that_ends_too_soon_is_an_error(conf):
+def test_a_learning_rate_that_ends_too_soon_is_an_error(experiment):
     change = {"num_iters_per_epoch": 100, "scheduler": "onecyclelr", "max_epoch": 4, "accum_grad": 2}
     change["optim_conf"] = {"lr": 0.1}
-    good = told(conf, overrides={**change, "scheduler_conf": {"total_steps": 200}})
+    good = facts_of(experiment({**change, "scheduler_conf": {"total_steps": 200}}))
     assert [facts["steps"] for facts in good] == [200, 200, 200]
     with pytest.raises(UserError, match="total_steps is 199, but training takes 200 .* leave it out"):
-        told(conf, overrides={**change, "scheduler_conf": {"total_steps": 199}})
+        experiment({**change, "scheduler_conf": {"total_steps": 199}})
 
 
-def test_a_schedule_follows_from_steps_and_rate(conf):
+def test_a_schedule_follows_from_steps_and_rate(experiment):
     change = {"num_iters_per_epoch": 100, "scheduler": "onecyclelr", "max_epoch": 4, "optim_conf": {"lr": 0.1}}
-    found = told(conf, overrides={**change, "scheduler_conf": {"pct_start": 0.1}}, accumulate=2)
+    found = facts_of(experiment({**change, "scheduler_conf": {"pct_start": 0.1}}, accumulate=2))
     assert all(f["scheduler_conf"] == {"max_lr": 0.1, "total_steps": f["steps"], "pct_start": 0.1} for f in found)
     # Batches of stage 1 are 4 for a step, of stage 2 two; cut in two they are twice as many.
     assert [f["steps"] for f in found] == [400, 100, 200]
@@ -145,8 +139,8 @@ def test_onecyclelr_reads_no_rate_of_the_optimizer():
     assert list(rates(1e-3)) == list(rates(4e-4))
 
 
-def test_trainings_of_other_stacks_do_not_go_together(conf):
-    trainings = read_trainings(conf, ["soft_k10"], encoder=os.path.join(conf, "encoder.yaml"))
+def test_trainings_of_other_stacks_do_not_go_together(experiment):
+    trainings = experiment().trainings
     assert bridge_stack(trainings) == 5 and bridge_stack(trainings[:1]) == bridge_stack([]) == 1
     trainings[2].config["bridge_conf"]["stack"] = 4
     message = "phase stage1 has bridge_conf.stack 5, .*phase stage2 has 4: .* give each stack its own --expdir"
@@ -154,29 +148,34 @@ def test_trainings_of_other_stacks_do_not_go_together(conf):
         bridge_stack(trainings)
 
 
-def test_lines(conf):
-    _, stage1, _ = read_trainings(conf, ["soft_k10"], encoder=os.path.join(conf, "encoder.yaml"))
+def test_lines(experiment):
+    _, stage1, _ = experiment().trainings
     text = "\n".join(show(describe(stage1, DEFAULTS, gpus=2, batches=1000)))
     assert "8 sequences x 4 (accum_grad) = 32, shared by 2 GPUs" in text
     assert "10 epochs of 1000 batches = 2500 optimizer steps" in text
     assert "adam lr=0.0001" in text and "warmuplr warmup_steps=1000" in text
 
 
-def test_command_writes_nothing_but_the_file_asked_for(conf, tmp_path, corpus, llm_dir, capsys):
+def test_command_writes_nothing_but_the_file_asked_for(experiment, tmp_path, corpus, llm_dir, capsys):
     """The batches of an epoch are counted where positions are; every key is checked."""
-    expdir, out = tmp_path / "exp", tmp_path / "plan.json"
-    command = ["--dry_run", "--systems", "soft_k10", "--conf_dir", conf, "--expdir", str(expdir), "--llm", llm_dir]
-    command += ["--train", "-", "--valid", "-", "--train_shape", corpus.train_shape, "--valid_shape", "-"]
-    command += ["--override", "scheduler=null", "--override", "scheduler_conf={}", "--ngpu", "2"]
-    command += ["--override", "batch_size=4", "--override", "accum_grad=2"]
-    train.main([*command, "--json", str(out)])
-    assert not expdir.exists()
-    stage1, stage2 = json.loads(out.read_text())
+    letter = {"scheduler": None, "scheduler_conf": {}, "batch_size": 4, "accum_grad": 2}
+    shape = tmp_path / "exp/stats/train_shape"
+    shape.parent.mkdir(parents=True)
+    shutil.copy(corpus.train_shape, shape)
+
+    def run(**overrides):
+        experiment({**letter, **overrides}, llm=llm_dir, ngpu=2).write("plan.json")
+        train.main(["--exp", "plan.json", "--dry_run", "--json", "facts.json"])
+
+    run()
+    assert sorted(os.listdir(tmp_path)) == ["conf", "exp", "facts.json", "plan.json"]
+    assert [p for p in (tmp_path / "exp").rglob("*") if p.is_file()] == [shape]
+    _, stage1, stage2 = json.loads((tmp_path / "facts.json").read_text())
     # 12 utterances are 3 batches of 4, of which 2 make a step and the third waits for the next epoch.
     assert (stage1["batches_per_epoch"], stage1["steps"], stage2["steps"], stage1["gpus"]) == (3, 10, 2, 2)
     assert "stage1-stage2" in capsys.readouterr().out
     with pytest.raises(UserError, match="did you mean 'grad_clip'"):
-        train.main([*command, "--override", "grad_clp=1"])
+        run(grad_clp=1)
 
 
 @pytest.mark.slow

@@ -133,6 +133,8 @@ def test_the_baseline_of_a_run_without_it_is_its_first_system(recipe):
     assert recipe(systems="mixed", baseline="plain").options.baseline == "mixed"
     with pytest.raises(UserError, match="unknown baseline 'plian' .did you mean 'plain'"):
         recipe(baseline="plian")
+    with pytest.raises(UserError, match="unknown baseline 'all'"):  # a group
+        recipe(baseline="all")
 
 
 def test_an_encoder_and_an_llm_from_elsewhere(recipe, tmp_path):

@@ -6,11 +6,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from espnet_llmvq.base.config import read_yaml
+from espnet_llmvq.base.config import from_mapping, read_yaml
 from espnet_llmvq.bridge.bridge import Bridge, HardBridge, SoftBridge
 from espnet_llmvq.experiment.cards import read_cards
-from espnet_llmvq.experiment.systems import expand, plan, read_systems
-from espnet_llmvq.score.published import make_published
+from espnet_llmvq.experiment.systems import expand, phases_of, read_phases
+from espnet_llmvq.score.published import Published
 
 RECIPE = Path(__file__).resolve().parents[1] / "egs/librispeech/llmasr1"
 CARDS = {"wavlm": read_cards(RECIPE / "conf"), "whisper": read_cards(RECIPE / "conf/whisper")}
@@ -53,10 +53,9 @@ WER = {
 }
 
 
-def phases_of(encoder, system):
+def configs_of(encoder, system):
     """[training config] of a system, first phase first."""
-    (found,) = read_systems(CARDS[encoder], [system])
-    return [phase.config for phase in found.phases]
+    return [phase.config for phase in phases_of(CARDS[encoder], system)]
 
 
 def batch(config):
@@ -87,7 +86,7 @@ def rates(config, at):
 @pytest.mark.parametrize("system", [*PAPER, *OURS])
 def test_batches_rates_and_epochs_of_both_stages(encoder, system):
     stages = PAPER[system][0] if system in PAPER else OURS[system]
-    configs = phases_of(encoder, system)
+    configs = configs_of(encoder, system)
     assert len(configs) == len(stages)
     for config, stage in zip(configs, stages):
         wanted = STAGE[stage]
@@ -103,7 +102,7 @@ def test_batches_rates_and_epochs_of_both_stages(encoder, system):
 
 def test_optimizer_steps():
     """281,241 = 8,788 x 32 + 25 = 17,577 x 16 + 9 utterances an epoch."""
-    hard, soft = phases_of("wavlm", "soft_k10")
+    hard, soft = configs_of("wavlm", "soft_k10")
     assert steps(hard) == 10 * 8788 and steps(soft) == 2 * 17577
 
 
@@ -112,7 +111,7 @@ def test_rows_that_are_compared_see_the_same(encoder):
     def seen(system):
         keys = ("max_epoch", "batch_size", "accum_grad", "grad_clip", "optim", "optim_conf")
         keys += ("scheduler", "scheduler_conf")
-        return [[config[key] for key in keys] for config in phases_of(encoder, system)]
+        return [[config[key] for key in keys] for config in configs_of(encoder, system)]
 
     two_stages = ["lora_long", "hard_long", *(name for name, row in PAPER.items() if len(row[0]) == 2)]
     assert all(seen(name) == seen("soft_k10") for name in two_stages)
@@ -123,10 +122,10 @@ def test_rows_that_are_compared_see_the_same(encoder):
 @pytest.mark.parametrize("system", PAPER)
 def test_quantizers(encoder, system):
     _, bridge, kept, codebook = PAPER[system]
-    config = phases_of(encoder, system)[-1]
+    config = configs_of(encoder, system)[-1]
     assert config["bridge"] == bridge
     assert (config["bridge_conf"].get("top_k"), config["bridge_conf"].get("codebook")) == (kept, codebook)
-    for config in phases_of(encoder, system):
+    for config in configs_of(encoder, system):
         assert config["bridge_conf"].get("temperature", 1.0) == 1.0  # the paper has none
         built = BRIDGES[config["bridge"]](6, torch.randn(200, 8), **config["bridge_conf"])
         assert built.stack == 5 and not getattr(built, "match_norm", False)
@@ -137,8 +136,8 @@ def test_quantizers(encoder, system):
 
 @pytest.mark.parametrize("encoder", CARDS)
 def test_models(encoder):
-    for phase in plan(read_systems(CARDS[encoder], ["paper_a"])):
-        config, name = phase.config, phase.name
+    for phase in read_phases(CARDS[encoder], ["paper_a"]):
+        config, name = phase.config, phase.tag.rpartition("-")[2]
         assert config["encoder"] == encoder and config["encoder_conf"]["layer"] == "last"
         assert [config[key] for key in ("frontend", "normalize", "specaug", "ctc")] == [None, None, None, False]
         # No aligned start, no blank dropping: there is no CTC head.
@@ -155,7 +154,7 @@ def test_groups_and_phases(encoder):
     assert expand(cards, ["paper_a"]) == [*PAPER, *OURS]
     whisper = expand(cards, ["paper_a_whisper"])
     assert set(whisper) - {"lora_long"} == {name for name, row in WER.items() if row[2] is not None}
-    used = {phase.name for phase in plan(read_systems(cards, ["paper_a"]))}
+    used = {phase.tag.rpartition("-")[2] for phase in read_phases(cards, ["paper_a"])}
     assert used == set(cards.names("phases")) - {"common"}
 
 
@@ -167,10 +166,10 @@ def test_the_two_encoders_differ_in_nothing_else():
 
 def test_published_figures():
     path = str(RECIPE / "conf/published/soft_vq.yaml")
-    assert make_published(read_yaml(path), path).rows == WER
+    assert from_mapping(Published, read_yaml(path), path).rows == WER
 
 
 def test_run_decodes_and_scores_as_the_paper():
     options = dict(re.findall(r"^    --(\w+) (.+)$", (RECIPE / "run.sh").read_text(), re.MULTILINE))
     assert options["prompt"] == '"USER: {speech} Transcribe speech to text. ASSISTANT: {text}"'
-    assert options["num_beams"] == "4" and options["normaliser"] == "softvq" and options["bridge_stack"] == "5"
+    assert options["num_beams"] == "4" and options["normaliser"] == "softvq"

@@ -1,4 +1,4 @@
-"""Systems, phases and configs: names, tags, merging, and keys that nothing reads."""
+"""Systems and phases: names, tags, groups; steps of rows that are compared; keys that nothing reads."""
 
 from pathlib import Path
 
@@ -8,10 +8,8 @@ from conftest import write_cards
 
 from espnet_llmvq.base.config import read_overrides
 from espnet_llmvq.base.errors import UserError
-from espnet_llmvq.cli import train
-from espnet_llmvq.cli.recipe import systems as list_systems
 from espnet_llmvq.experiment.cards import read_cards
-from espnet_llmvq.experiment.systems import hypothesis_file, plan, read_systems, system_dir
+from espnet_llmvq.experiment.systems import expand, phases_of, read_phases, read_systems
 
 EGS = Path(__file__).resolve().parent.parent / "egs"
 RECIPES = {"paper_a": EGS / "TEMPLATE/conf/paper_a.yaml", "an4": EGS / "an4/llmasr1/conf"}
@@ -42,31 +40,31 @@ def with_system(conf, text):
 
 
 def test_systems_share_phases(cards):
-    ctc, soft, lora, hard, alone = read_systems(cards, ["ctc", "soft", "lora", "hard", "soft_alone"])
-    assert [p.tag for p in soft.phases] == ["start", "start-hard", "start-hard-soft"]
-    assert [p.parent for p in soft.phases] == [None, "start", "start-hard"]
-    assert soft.phases[:2] == hard.phases and soft.phases[0] == lora.phases[0]
-    assert [(p.name, p.where) for p in lora.phases] == [(p, f"{cards.path}, phase {p}") for p in ("start", "lora")]
-    assert (alone.phases[0].tag, alone.phases[0].parent) == ("soft", None)
-    assert (hard.label, hard.note, lora.label) == ("Stage 1", "frozen codebook", "lora")
-    assert (ctc.decode, ctc.phases) == ("ctc", ())
-    assert system_dir(soft, "exp", "exp/encoder") == "exp/start-hard-soft"
-    assert hypothesis_file(soft, "exp", "exp/encoder", "test") == "exp/start-hard-soft/decode_test/hyp.jsonl"
-    assert hypothesis_file(ctc, "exp", "exp/encoder", "test") == "exp/encoder/decode_ctc_test/hyp.jsonl"
+    ctc, soft, lora, hard, alone = read_systems(cards, ["ctc", "soft", "lora", "hard", "soft_alone"], "x", "given")
+    assert soft.phases == ("start", "start-hard", "start-hard-soft") and hard.phases == soft.phases[:2]
+    assert (lora.phases, alone.phases, ctc.phases) == (("start", "start-lora"), ("soft",), ())
+    assert [p.parent for p in phases_of(cards, "soft")] == ["", "start", "start-hard"]
+    assert phases_of(cards, "soft")[:2] == phases_of(cards, "hard")
+    assert [p.where for p in phases_of(cards, "lora")] == [f"{cards.path}, phase {p}" for p in ("start", "lora")]
+    assert (hard.label, hard.note, lora.label, ctc.decode) == ("Stage 1", "frozen codebook", "lora", "ctc")
+    assert (soft.model, ctc.model) == ("x/start-hard-soft", "given")
+    assert str(soft.hyp_path("test")) == "x/start-hard-soft/decode_test/hyp.jsonl"
+    assert str(ctc.hyp_path("test")) == "given/decode_ctc_test/hyp.jsonl"
 
 
-def test_plan_has_each_phase_once_after_its_parent(cards):
-    phases = plan(read_systems(cards, ["soft", "lora", "ctc", "hard", "soft_alone"]))
+def test_each_phase_is_there_once_after_its_parent(cards):
+    phases = read_phases(cards, ["soft", "lora", "ctc", "hard", "soft_alone"])
     assert [p.tag for p in phases] == ["start", "start-hard", "start-hard-soft", "start-lora", "soft"]
     for i, phase in enumerate(phases):
-        assert phase.parent is None or phase.parent in [p.tag for p in phases[:i]]
+        assert not phase.parent or phase.parent in [p.tag for p in phases[:i]]
 
 
 def test_seed_is_part_of_every_tag(cards):
-    (soft,) = read_systems(cards, ["soft"], seed=3)
-    assert [p.tag for p in soft.phases] == ["start_seed3", "start-hard_seed3", "start-hard-soft_seed3"]
-    assert [p.parent for p in soft.phases] == [None, "start_seed3", "start-hard_seed3"]
-    assert not {p.tag for p in soft.phases} & {p.tag for p in read_systems(cards, ["soft"])[0].phases}
+    phases = phases_of(cards, "soft", seed=3)
+    assert [p.tag for p in phases] == ["start_seed3", "start-hard_seed3", "start-hard-soft_seed3"]
+    assert [p.parent for p in phases] == ["", "start_seed3", "start-hard_seed3"]
+    assert not {p.tag for p in phases} & {p.tag for p in phases_of(cards, "soft")}
+    assert read_systems(cards, ["soft"], seed=3)[0].phases == tuple(p.tag for p in phases)
 
 
 @pytest.mark.parametrize(
@@ -106,15 +104,6 @@ def test_mistakes_in_an_override(pair, message):
     assert read_overrides(["a=1", "b=[1, x]", "c="]) == {"a": 1, "b": [1, "x"], "c": None}
     with pytest.raises(UserError, match=message):
         read_overrides(["a=1", pair])
-
-
-def test_the_baseline_may_be_of_another_run_but_not_mistyped(conf, capsys):
-    list_systems.main(["--conf_dir", str(conf), "--systems", "lora", "--baseline", "hard"])
-    assert capsys.readouterr().out.startswith("lora|")
-    with pytest.raises(UserError, match=r"unknown baseline 'all_a'"):
-        list_systems.main(["--conf_dir", str(conf), "--systems", "lora", "--baseline", "all_a"])
-    with pytest.raises(UserError, match=r"unknown baseline 'herd' \(did you mean 'hard'"):
-        list_systems.main(["--conf_dir", str(conf), "--systems", "lora", "--baseline", "herd"])
 
 
 def test_unknown_system(cards, tmp_path):
@@ -157,24 +146,15 @@ def test_mistakes_in_a_group(conf, text, message):
         read_systems(cards, ["al_a"])
 
 
-def test_the_command_lists_the_systems_of_a_group(conf, capsys):
-    list_systems.main(["--conf_dir", str(conf), "--systems", "lora all_a", "--baseline", "hard"])
-    lines = [line.split("|") for line in capsys.readouterr().out.splitlines()]
-    assert [line[0] for line in lines] == ["lora", "soft", "ctc", "hard"]
-    assert lines[1][1:] == ["Stage 2", "exp/start-hard-soft/decode_{set}/hyp.jsonl"]
-    list_systems.main(["--conf_dir", str(conf)])  # all of them: the group adds none
-    assert len(capsys.readouterr().out.splitlines()) == len(SYSTEMS) - 1
+def test_more_rows_than_the_vocabulary_are_refused_before_any_training(plan, llm_dir):
+    from espnet_llmvq.stages.train import check
 
-
-def test_more_rows_than_the_vocabulary_are_refused_before_any_training(conf, llm_dir, tmp_path):
     soft = {"bridge": "soft", "bridge_conf": {"top_k": 111}}
-    write_cards(conf, phases={**PHASES, "soft": soft}, systems=SYSTEMS)
-    command = ["--systems", "soft", "--conf_dir", str(conf), "--expdir", str(tmp_path / "exp"), "--llm", llm_dir]
-    files = [part for name in ("train", "valid", "train_shape", "valid_shape") for part in (f"--{name}", "none")]
+    experiment = plan({"phases": {**PHASES, "soft": soft}, "systems": SYSTEMS}, systems="soft", llm=llm_dir)
     message = r"systems.yaml, phase soft: top_k: 111 is more than the 110 rows of the codebook .* write 'all'"
     with pytest.raises(UserError, match=message):
-        train.main([*command, *files])
-    assert not (tmp_path / "exp").exists()
+        check(experiment)
+    assert not Path("exp").exists()
 
 
 @pytest.mark.parametrize("recipe", RECIPES)
@@ -182,12 +162,12 @@ def test_rows_that_are_compared_take_the_same_steps(recipe):
     def steps(phase):
         return phase.config["max_epoch"] * phase.config["num_iters_per_epoch"]
 
-    systems = {s.name: s for s in read_systems(read_cards(RECIPES[recipe]), ["paper_a"])}
-    taken = {name: sum(map(steps, s.phases)) for name, s in systems.items()}
-    start = steps(systems["slam"].phases[0])
+    cards = read_cards(RECIPES[recipe])
+    taken = {name: sum(map(steps, phases_of(cards, name))) for name in expand(cards, ["paper_a"])}
+    start = steps(phases_of(cards, "slam")[0])
     assert taken["slam"] == taken["lora"] == taken["hard"] == taken["soft1"]
     assert taken["hard_nostart"] == taken["hard"] - start
-    both = [name for name, s in systems.items() if name.startswith(("soft_", "soft1_", "hard_", "lora_"))]
+    both = [name for name in taken if name.startswith(("soft_", "soft1_", "hard_", "lora_"))]
     both = [name for name in both if not name.endswith("nostart")]
     assert len(both) == 17
     assert {taken[name] for name in both} == {taken["soft_k10"]}

@@ -43,8 +43,7 @@ def main(argv=None):
         if args.kind not in (None, kind):
             continue
         options = question_options(experiment, kind, args.config, read_overrides(args.override))
-        examples = (args.examples or experiment.options.question_examples or None) if kind == "mc" else None
         ask(
-            experiment, experiment.select(args.systems), kind, path, options, examples=examples, nj=args.nj,
+            experiment, experiment.select(args.systems), kind, path, options, examples=args.examples, nj=args.nj,
             ngpu=args.ngpu, redo=args.redo, forms=("text",) if args.text_only else None, batch_size=args.batch_size,
         )  # fmt: skip

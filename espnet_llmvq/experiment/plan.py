@@ -10,7 +10,7 @@ from espnet_llmvq.experiment.cards import read_cards
 from espnet_llmvq.experiment.experiment import TTS, Experiment, check_options, read_sets
 from espnet_llmvq.experiment.options import pairs, unique, words
 from espnet_llmvq.experiment.phases import CRITERION, bridge_stack, split_batches, with_pretrained, with_schedule
-from espnet_llmvq.experiment.systems import FORMS, read_interleaving, read_mixture, read_phases, read_systems
+from espnet_llmvq.experiment.systems import FORMS, is_group, read_interleaving, read_mixture, read_phases, read_systems
 from espnet_llmvq.experiment.training import Training
 
 SMOKE = "_smoke"  # behind the names of a smoke run's directories
@@ -69,7 +69,7 @@ def make_plan(options):
         if not systems:
             raise UserError("no system is left: a pretrained encoder has no CTC head")
     if options.baseline:
-        check_name("baseline", options.baseline, cards.names("systems"))
+        check_name("baseline", options.baseline, [n for n in cards.names("systems") if not is_group(cards, n)])
     # A run of fewer systems than run.sh names may lack its baseline.
     names = [system.name for system in systems]
     options = replace(options, baseline=options.baseline if options.baseline in names else names[0])

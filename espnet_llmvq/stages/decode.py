@@ -5,6 +5,7 @@ from dataclasses import asdict
 
 from espnet_llmvq.base.errors import UserError
 from espnet_llmvq.base.made import Made
+from espnet_llmvq.experiment.experiment import read_weight
 from espnet_llmvq.stages.encoder import encoder_input, frames_of
 from espnet_llmvq.stages.report import tools, up_to_date
 
@@ -87,30 +88,31 @@ def decode(experiment, systems, sets, *, nj=1, ngpu=0, redo=False, **batching):
         run_forked(decode_system, jobs, nj, "decoding with")
 
 
-def rescore(experiment, systems, sets, weight, valid_text=None, grid=GRID):
+def rescore(experiment, systems, sets, weight=None, tune_only=False, grid=GRID):
     """Choose hypotheses from n-best lists by (1 - weight) * LLM + weight * CTC score, of systems that the LLM writes.
 
-    weight: a number, or "valid": for each system the one of the grid with the fewest word errors on the validation set.
-    valid_text: reference of the validation set (Kaldi); with it the errors of each weight are printed.
+    weight: a number as text, or "valid": for each system the one of the grid with the fewest word errors on the
+    validation set; None: that of the experiment. tune_only: print the errors of each weight, and write nothing.
     """
     from espnet_llmvq.data.normalise import get_normaliser
     from espnet_llmvq.decode.choose import GIVEN, fewest_errors, write_chosen
     from espnet_llmvq.score.files import read_transcript
 
-    valid = experiment.options.valid_set
-    if weight == "valid" and not valid_text:
-        raise UserError("a weight that is chosen on the validation set needs its reference")
-    reference = (read_transcript(valid_text), valid_text) if valid_text else None
+    valid, reference = experiment.options.valid_set, None
+    weight = experiment.options.ctc_weight if weight is None else weight
+    tuned = weight == "valid"
+    if tuned or tune_only:
+        text = os.path.join(experiment.dump_dir(valid), "text")
+        reference = (read_transcript(text), text)
+    chosen, source = (None, f"lowest WER on {valid}") if tuned else (read_weight(weight, "--ctc_weight"), GIVEN)
     normalise = get_normaliser(experiment.options.normaliser)
     for system in systems:
         if system.decode != "llm":
             continue
-        chosen, source = weight, GIVEN
         if reference:
             lowest = fewest_errors(system.name, str(system.hyp_path(valid)), reference, grid, normalise)
-            if weight == "valid":
-                chosen, source = lowest, f"lowest WER on {valid}"
-        for name in sets:
+            chosen = lowest if tuned else chosen
+        for name in () if tune_only else sets:
             write_chosen(str(system.hyp_path(name)), chosen, source)
 
 
@@ -130,12 +132,12 @@ def question_options(experiment, kind, config=None, overrides=None):
 
 
 def ask(
-    experiment, systems, kind, path, options, *, examples=None, nj=1, ngpu=0, redo=False, forms=None, batch_size=16
+    experiment, systems, kind, path, options=None, *, examples=None, nj=1, ngpu=0, redo=False, forms=None, batch_size=16
 ):
     """Put the questions of a file to systems, in writing and spoken, and to the LLM alone in writing.
 
-    kind: "mc" or "sqa"; options: `MultipleChoice` or `OpenQuestions`; examples: file of examples of the first.
-    forms: of the questions to systems, both if None.
+    kind: "mc" or "sqa"; options: `MultipleChoice` or `OpenQuestions`; examples: file of examples of the first; both
+    of the experiment if None. forms: of the questions to systems, all if None.
     """
     from pathlib import Path
 
@@ -143,6 +145,9 @@ def ask(
     from espnet_llmvq.data.questions import MULTIPLE_CHOICE, read_questions
     from espnet_llmvq.score.questions import ANSWERS, SPEECH, TEXT
 
+    options = options or question_options(experiment, kind)
+    if kind == MULTIPLE_CHOICE:
+        examples = examples or experiment.options.question_examples or None
     questions, shown = read_questions(path, kind), []
     if kind == MULTIPLE_CHOICE:
         from espnet_llmvq.sequence.questions import split_examples
