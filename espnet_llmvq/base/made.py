@@ -254,14 +254,16 @@ class Made:
         to be made.
         """
         if not os.path.exists(record_file(self.out)):
-            return self.answered(f"{self.out} is not there")
+            if not (os.path.isdir(self.out) and os.listdir(self.out)):
+                return self.answered(f"{self.out} is not there")
         noted = self.record()
         if noted and options_only:
             found = self.other_options(noted)
         else:
             found = self.changed(noted) if noted and not noted["complete"] else self.difference()
         if found and ANSWERS is None:
-            raise UserError(f"{self.out} was made otherwise ({found}); {remedy.format(out=self.out)}")
+            accept = ", or accept it with --accept_versions true" if found.startswith(f"{TOOLS}.") else ""
+            raise UserError(f"{self.out} was made otherwise ({found}); {remedy.format(out=self.out)}{accept}")
         return self.answered(found or ("" if noted["complete"] else f"{self.out} is not finished"))
 
     def begin(self):
