@@ -7,7 +7,8 @@ import re
 from pathlib import Path
 
 import pytest
-from corpora.small import make_an4, make_so762, write_wav
+from corpora import write_audio
+from corpora.small import make_an4, make_so762
 from recipe_modules import local_modules
 
 from espnet_llmvq.base.errors import UserError
@@ -51,10 +52,10 @@ def corpora(tmp_path):
     test = {"0004": said.pop("0004")}
     make_so762(tmp_path / "so762", {"train": said, "test": test})
     (tmp_path / "kathleen" / "wavs").mkdir(parents=True)
-    write_wav(tmp_path / "kathleen" / "wavs" / "a1.wav")
+    write_audio(tmp_path / "kathleen" / "wavs" / "a1.wav")
     (tmp_path / "kathleen" / "metadata.csv").write_text("a1|Not at this case, Tom, “he’d” said.\n")
     for name in LABELS:
-        write_wav(tmp_path / "s2i" / "data" / "speech" / "clean" / name)
+        write_audio(tmp_path / "s2i" / "data" / "speech" / "clean" / name)
     labels = {name: {"intent": "orderDrink", "slots": slots} for name, slots in LABELS.items()}
     (tmp_path / "s2i" / "data" / "label").mkdir()
     (tmp_path / "s2i" / "data" / "label" / "label.json").write_text(json.dumps(labels))
