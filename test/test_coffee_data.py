@@ -20,15 +20,8 @@ LOCAL = Path(__file__).resolve().parents[1] / "egs/coffee/llmasr1/local"
 SETS = ("train", "valid", "test_an4", "test_so762", "test_coffee")
 TEXTS = ("lm/train.txt", "text/domain.txt", "domain_tts/text", "lm/valid_domain.txt")
 SPEAKERS = {"0001": "I SEE A DOG", "0002": "IT'S NOT FISH", "0003": "WE CALL IT BEAR", "0004": "GO HOME"}
-LABELS = {
-    "aa-1.wav": {
-        "coffeeDrink": "latte",
-        "size": "twelve ounce",
-        "milkAmount": " soy milk",
-        "sugarAmount": "a bit of sugar",
-    },
-    "bb-2.wav": {"coffeeDrink": "espresso"},
-}
+LATTE = {"coffeeDrink": "latte", "size": "twelve ounce", "milkAmount": " soy milk", "sugarAmount": "a bit of sugar"}
+LABELS = {"aa-1.wav": LATTE, "bb-2.wav": {"coffeeDrink": "espresso"}}
 CORPORA = {"AN4": "an4", "SO762": "so762", "KATHLEEN": "kathleen", "S2I": "s2i"}
 PLACES = {n: os.environ.get(n) or os.path.join(os.environ.get("CORPORA", ""), d) for n, d in CORPORA.items()}
 real = pytest.mark.skipif(
