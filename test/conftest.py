@@ -252,6 +252,58 @@ def trained_soft(tmp_path_factory, encoder_dir, settings):
 
 
 @pytest.fixture(scope="session")
+def experiment_of(llm_dir):
+    """Function: the `Experiment` of systems and sets in a directory, written and put in place as by stages 1 to 11.
+
+    systems: {name: directory of its model, or "ctc", or "ctc_lm"}; sets: {name: file of sequences, of which each gets a
+    copy}, test sets but for train and valid. encoder: directory of which the experiment gets a copy; labels: {system:
+    label}; more: further options.
+    """
+    import shutil
+    from pathlib import Path
+
+    from espnet_llmvq.experiment.experiment import Experiment, TestSet
+    from espnet_llmvq.experiment.options import Options
+    from espnet_llmvq.experiment.plan import SHAPE
+    from espnet_llmvq.experiment.table import System
+
+    def make(room, systems, sets, *, encoder=None, labels=None, trainings=(), **more):
+        exp = os.path.join(room, "exp")
+        options = Options(**{"expdir": exp, "dumpdir": os.path.join(room, "dump"), "llm": llm_dir, "title": "Tones",
+                             **more})  # fmt: skip
+        rows = []
+        for name, model in systems.items():
+            decode = model if model in ("ctc", "ctc_lm") else "llm"
+            phases = (os.path.basename(model),) if decode == "llm" else ()
+            model = str(model) if phases else os.path.join(exp, "encoder")
+            prefix = {"llm": "decode", "ctc": "decode_ctc", "ctc_lm": f"decode_{name}"}[decode]
+            hypotheses = os.path.join(model, f"{prefix}_{{set}}", "hyp.jsonl")
+            fusion = {"lm_weight": 0.3, "length_bonus": 0.0} if decode == "ctc_lm" else None
+            rows.append(System(name, (labels or {}).get(name, name), hypotheses, "", decode, phases, model, fusion))
+        tests = tuple(TestSet(name, "id") for name in sets if name not in (options.train_set, options.valid_set))
+        shape = {key: ENCODER[key] for key in SHAPE}
+        experiment = Experiment(options, tests, tuple(rows), tuple(trainings), {}, {}, shape)
+        for name, path in sets.items():
+            target = Path(experiment.sequences(name))
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(path, target)
+        if encoder:
+            shutil.copytree(encoder, experiment.encoder_dir, ignore=shutil.ignore_patterns("decode_*", "frames"))
+        experiment.write()
+        return experiment
+
+    return make
+
+
+def without_last_line(path):
+    """Take the last line from a file, as if its content had changed."""
+    with open(path, encoding="utf-8") as f:
+        lines = f.readlines()
+    with open(path, "w", encoding="utf-8") as f:
+        f.writelines(lines[:-1])
+
+
+@pytest.fixture(scope="session")
 def packed_dir(tmp_path_factory, trained_soft):
     """`trained_soft`, packed with a beam of 2."""
     from espnet_llmvq.bundle.model import pack

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Every stage of egs/librispeech/llmasr1 with both encoders, on corpora of a few utterances in their public layouts
-# (layouts.py) and small random checkpoints in the formats of the real ones (standins.py); nothing is asked of the network.
+# (corpora/librispeech.py) and small random checkpoints in the formats of the real ones (standins.py); nothing is asked of the network.
 
 set -euo pipefail
 
@@ -8,7 +8,7 @@ export HF_HUB_OFFLINE=1
 . "$(dirname "${BASH_SOURCE[0]}")/smoke_room.sh" librispeech/llmasr1
 
 note "corpora and checkpoints"
-python3 "${root}/test/layouts.py" corpora >variables
+python3 "${root}/test/corpora/librispeech.py" corpora >variables
 # shellcheck source=/dev/null
 . ./variables
 python3 "${root}/test/standins.py" models >models.log

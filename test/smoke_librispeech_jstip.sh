@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Every stage of egs/librispeech/jstip1 on corpora of a few utterances in their public layouts (layouts_jstip.py) and a
+# Every stage of egs/librispeech/jstip1 on corpora of a few utterances in their public layouts (corpora/jstip.py) and a
 # small random LLM of the Llama family (standins.py), whose tokens are not those that the recipe's files name; the
 # encoder is trained, as the recipe does without ENCODER. Nothing is asked of the network.
 
@@ -13,15 +13,15 @@ systems="ctc ctc_lm asr_only il_word il_seg_sil il_seg_sil_punc il_mixed_sil tex
 sets="test_clean test_other test_medical test_banking"
 
 note "corpora and LLM"
-python3 "${root}/test/layouts_jstip.py" corpora >variables
+python3 "${root}/test/corpora/jstip.py" corpora >variables
 # shellcheck source=/dev/null
 . ./variables
 PYTHONPATH=${root}/test:${PYTHONPATH:-} python3 - >models.log <<'END'
-import layouts_jstip
+from corpora import jstip
 import standins
 
-texts = [layouts_jstip.BOOK, layouts_jstip.OTHER_BOOK]
-texts += [parts[0][1] for _, _, parts in layouts_jstip.many_abstracts(60)]
+texts = [jstip.BOOK, jstip.OTHER_BOOK]
+texts += [parts[0][1] for _, _, parts in jstip.many_abstracts(60)]
 standins.llama("llama", vocab=1000, words=sorted(set(" ".join(texts).split())))
 END
 export LLM=${work}/llama

@@ -6,21 +6,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import soundfile
+from corpora.small import AN4_TRAIN, make_an4, make_so762, write_wav
 
 from espnet_llmvq.base.errors import UserError
 from espnet_llmvq.data.checks import validate
 from espnet_llmvq.data.datadir import DataDir
 
 RECIPE = Path(__file__).resolve().parents[1] / "egs" / "an4" / "llmasr1"
-TRAIN = {
-    "fabc": ["YES", "ONE FIVE TWO OH SIX", "J O H N", "ENTER SIXTY ONE"],
-    "fdef": ["NO", "M A R Y", "TWO SIX EIGHT THREE FOUR SEVEN NINE", "RUBOUT A B C D TEN"],
-    "mghi": ["GO", "ZERO", "S T E V E N", "MAY SECOND NINETEEN SIXTY"],
-    "mjkl": ["STOP", "ELEVEN THIRTY FIVE", "R U T H", "ERASE X Y Z ONE HUNDRED AND TWENTY"],
-    "mjkl2": ["HELP"],
-}
-TEST = {"fxyz": ["YES", "J O H N", "K I M", "NOVEMBER FIRST", "ONE FIVE TWO OH SEVEN"]}
 
 
 def load_recipe():
@@ -33,28 +25,9 @@ def load_recipe():
 data = load_recipe()
 
 
-def write_wav(path, seconds=0.3, rate=16000):
-    path.parent.mkdir(parents=True, exist_ok=True)
-    x = 0.1 * np.sin(np.arange(round(seconds * rate)) * 0.2)
-    soundfile.write(path, x, rate, subtype="PCM_16")
-
-
 @pytest.fixture(scope="module")
 def an4(tmp_path_factory):
-    root = tmp_path_factory.mktemp("corpora") / "an4"
-    (root / "etc").mkdir(parents=True)
-    for part, folder, speakers in (("train", "an4_clstk", TRAIN), ("test", "an4test_clstk", TEST)):
-        fileids, transcription = [], []
-        for spk, sentences in speakers.items():
-            for n, sentence in enumerate(sentences):
-                name = f"an{30 - n}-{spk}-b"
-                fileids.append(f"{folder}/{spk}/{name}\n")
-                marked = f"<s> {sentence} </s>" if part == "train" else sentence
-                transcription.append(f"{marked} ({name})\n")
-                write_wav(root / "wav" / folder / spk / f"{name}.wav")
-        (root / "etc" / f"an4_{part}.fileids").write_text("".join(fileids))
-        (root / "etc" / f"an4_{part}.transcription").write_text("".join(transcription))
-    return root
+    return make_an4(tmp_path_factory.mktemp("corpora") / "an4")
 
 
 @pytest.fixture(scope="module")
@@ -68,21 +41,7 @@ def fsdd(an4):
 
 @pytest.fixture(scope="module")
 def so762(an4):
-    """The public layout: ids without speaker, tabs, paths from the root."""
-    root = an4.parent / "so762"
-    (root / "test").mkdir(parents=True)
-    texts = {"000030012": "ONE FIVE", "000030013": "ONE ELEPHANT", "000030014": "YES"}
-    for utt in texts:
-        write_wav(root / "WAVE" / "SPEAKER0003" / f"{utt}.WAV")
-    tables = {
-        "wav.scp": {u: f"WAVE/SPEAKER0003/{u}.WAV" for u in texts},
-        "text": texts,
-        "utt2spk": dict.fromkeys(texts, "0003"),
-    }
-    for name, table in tables.items():
-        content = "".join(f"{k}\t{v}\n" for k, v in table.items())
-        (root / "test" / name).write_text(content)
-    return root
+    return make_so762(an4.parent / "so762", {"test": {"0003": ["ONE FIVE", "ONE ELEPHANT", "YES"]}})
 
 
 def prepare(an4, out, *more):
@@ -109,11 +68,11 @@ def test_sets_of_the_public_layouts(an4, fsdd, so762, tmp_path, capsys):
         assert validate(out / name) == []
     # Training speakers are split whole, persons with two names included.
     speakers = {name: set(sets[name].utt2spk.values()) for name in ("train", "valid")}
-    assert speakers["train"] | speakers["valid"] == set(TRAIN)
+    assert speakers["train"] | speakers["valid"] == set(AN4_TRAIN)
     assert not speakers["train"] & speakers["valid"]
     assert ("mjkl" in speakers["valid"]) == ("mjkl2" in speakers["valid"])
     both = {**sets["train"].text, **sets["valid"].text}
-    expected = {f"{s}-an{30 - n}-{s}-b": w for s, ws in TRAIN.items() for n, w in enumerate(ws)}
+    expected = {f"{s}-an{30 - n}-{s}-b": w for s, ws in AN4_TRAIN.items() for n, w in enumerate(ws)}
     assert both == expected
     assert sets["test"].text["fxyz-an28-fxyz-b"] == "K I M" and len(sets["test"].text) == 5
     assert len(sets["test_noise"].text) == len(sets["test_tempo"].text) == 5
@@ -122,7 +81,7 @@ def test_sets_of_the_public_layouts(an4, fsdd, so762, tmp_path, capsys):
     # Takes 0 to 4 of each digit; words, not figures.
     assert len(sets["test_fsdd"].text) == 20
     assert sets["test_fsdd"].text["fsdd-theo-3-04"] == "THREE"
-    assert sets["test_so762"].text == {"so762-0003-000030012": "ONE FIVE", "so762-0003-000030014": "YES"}
+    assert sets["test_so762"].text == {"so762-0003-000030011": "ONE FIVE", "so762-0003-000030013": "YES"}
     log = capsys.readouterr().out
     assert "so762: 2 of 3 utterances" in log
     assert "test: 2 of 5 sentences also occur" in log

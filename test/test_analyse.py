@@ -4,12 +4,14 @@ import base64
 import json
 import os
 import re
+import shutil
 import types
+from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from conftest import write_cards
 
 from espnet_llmvq.analyse import gap, nearest, tsne
 from espnet_llmvq.analyse.collect import choose, collect, diagnose
@@ -235,19 +237,16 @@ def test_choice_needs_transcripts(tmp_path):
     assert found == {"u0": " one", "u2": " two", "u3": " one"}
 
 
+OPTIONS = ["--utterances", "10", "--examples", "2"]
+
+
 @pytest.fixture(scope="module")
-def experiment(encoder_dir, settings, corpus, tmp_path_factory):
-    """Options of the command for an experiment with a soft, a continuous and a CTC system, two sets."""
+def experiment(encoder_dir, settings, corpus, tmp_path_factory, experiment_of):
+    """An experiment with a soft, a continuous and a CTC system, two sets."""
     from espnet_llmvq.espnet.run import train_phase
 
     room = tmp_path_factory.mktemp("analyse")
-    conf, exp = room / "conf", room / "exp"
-    systems = {
-        "ctc": {"decode": "ctc"},
-        "slam": {"phases": ["slam"], "label": "<b>SLAM</b>"},
-        "soft": {"phases": ["soft"], "label": "Soft & all"},
-    }
-    write_cards(conf, phases={"slam": {"bridge": "none"}, "soft": {"bridge": "soft"}}, systems=systems)
+    exp = room / "exp"
     soft = {"stack": 1, "hidden_size": 24, "top_k": "all", "codebook": "trainable", "temperature": "learned"}
     for name, more in (("slam", {}), ("soft", {"bridge": "soft", "bridge_conf": soft})):
         config = settings(max_epoch=1, keep_nbest_models=1, encoder_file=f"{encoder_dir}/model.pth", **more)
@@ -255,20 +254,21 @@ def experiment(encoder_dir, settings, corpus, tmp_path_factory):
     hyps = exp / "slam" / "decode_a" / "hyp.jsonl"
     hyps.parent.mkdir()
     hyps.write_text("".join(json.dumps({"id": f"valid{i:02d}", "text": f"<i>{i}</i>"}) + "\n" for i in range(5)))
-    sets = ["--set", f"a={corpus.valid}", "--set", f"b={corpus.train}"]
-    where = ["--conf_dir", str(conf), "--expdir", str(exp), "--encoder", encoder_dir]
-    return exp, ["--systems", "ctc slam soft", *where, *sets, "--utterances", "10", "--examples", "2"]
+    return experiment_of(
+        room, {"ctc": "ctc", "slam": str(exp / "slam"), "soft": str(exp / "soft")},
+        {"a": corpus.valid, "b": corpus.train}, encoder=encoder_dir,
+        labels={"slam": "<b>SLAM</b>", "soft": "Soft & all"},
+    )  # fmt: skip
 
 
 @pytest.fixture(scope="module")
 def made(experiment):
-    exp, command = experiment
-    analyse.main(command)
-    return exp / "analysis"
+    analyse.main(["--exp", experiment.options.expdir, *OPTIONS])
+    return Path(experiment.exp("analysis"))
 
 
 def test_training_leaves_diagnostics(experiment):
-    exp, _ = experiment
+    exp = Path(experiment.options.expdir)
     left = json.loads((exp / "soft" / "diagnostics.json").read_text())
     means = left["means"]
     assert left["epoch"] == 1 and 0 < means["codebook_drift"] < 1
@@ -280,7 +280,7 @@ def test_training_leaves_diagnostics(experiment):
 
 def test_files_of_the_analysis(made):
     names = {"analysis.json", "analysis.tsv", "ANALYSIS.md", "nearest.html", "nearest.tsv"}
-    names |= {f"tsne_{s}.{e}" for s in "ab" for e in ("png", "tsv")}
+    names |= {f"tsne_{s}.{e}" for s in "ab" for e in ("png", "tsv")} | {"made.json"}
     assert {p.name for p in made.iterdir()} == names
     content = json.loads((made / "analysis.json").read_text())
     rows = {(r["system"], r["set"], r["metric"]): r for r in content["rows"]}
@@ -312,9 +312,11 @@ def test_page_of_nearest_tokens(made):
 
 
 def test_nothing_is_done_twice(experiment, made, capsys):
-    exp, command = experiment
+    command = ["--exp", experiment.options.expdir, *OPTIONS]
     path = made / "analysis.json"
     before = (path.stat().st_mtime_ns, path.read_bytes())
+    for touched in (experiment.sequences("a"), Path(experiment.exp("soft")) / "model.pth"):
+        os.utime(touched)
     analyse.main(command)
     assert "up to date, nothing to do" in capsys.readouterr().out
     assert (path.stat().st_mtime_ns, path.read_bytes()) == before
@@ -322,36 +324,80 @@ def test_nothing_is_done_twice(experiment, made, capsys):
     places = (made / "tsne_a.tsv").read_bytes()
     analyse.main([*command, "--redo"])
     assert path.read_bytes() == before[1] and (made / "tsne_a.tsv").read_bytes() == places
-    # A newer model, or other settings: done again.
-    os.utime(exp / "soft" / "model.pth", (path.stat().st_mtime + 5,) * 2)
-    sets = {"a": ("x",)}
-    args = analyse.get_parser().parse_args(command)
-    wanted = json.loads(path.read_text())["settings"]
-    assert analyse.up_to_date(path, wanted, [exp / "slam" / "model.pth"])
-    assert not analyse.up_to_date(path, wanted, [exp / "soft" / "model.pth"])
-    assert not analyse.up_to_date(path, analyse.settings(args, [], sets), [])
 
 
-def test_mistakes_are_named(experiment, tmp_path):
-    _, command = experiment
-    sets = [f"--set=c={few(tmp_path / 'c.jsonl', ['one', 'two'])}", f"--out_dir={tmp_path / 'out'}"]
-    with pytest.raises(UserError, match="would be replaced, but holds other files and no analysis.json"):
-        analyse.main([*command, f"--out_dir={tmp_path}", "--redo"])
-    assert (tmp_path / "c.jsonl").exists()
-    with pytest.raises(UserError, match="no set has 3 utterances"):
-        analyse.main([*command[: command.index("--set")], *sets])
+def test_what_an_analysis_is_made_of_is_noticed(experiment, made, corpus, tmp_path, monkeypatch):
+    """Another model, hypotheses or sequences, other settings, systems or sets, and a damaged file of it."""
+    from espnet_llmvq.analyse import run
+
+    class Analysed(Exception):
+        pass
+
+    def analysed(*args):
+        raise Analysed
+
+    def is_done(options, systems=experiment.systems, names="ab"):
+        sets = {name: (str(tmp_path / "dump" / name / "sequences.jsonl"), None) for name in names}
+        try:
+            run.analyse(systems, sets, str(out), options)
+        except Analysed:
+            return False
+        return True
+
+    monkeypatch.setattr(run, "analyse_system", analysed)
+    shutil.copytree(experiment.options.expdir, tmp_path / "exp")
+    shutil.copytree(experiment.options.dumpdir, tmp_path / "dump")
+    systems = tuple(
+        replace(s, model=str(tmp_path / "exp" / s.name), hypotheses=f"{tmp_path}/exp/{s.name}/decode_{{set}}/hyp.jsonl")
+        for s in experiment.systems
+    )
+    out, options = tmp_path / "exp" / "analysis", run.Analysis(utterances=10, examples=2, title="Tones")
+    assert is_done(options, systems)
+    for other in (
+        replace(options, utterances=9),
+        replace(options, examples=1),
+        replace(options, replicates=9),
+        replace(options, draw_seed=2),
+        replace(options, title="Other"),
+    ):
+        assert not is_done(other, systems)
+    assert not is_done(options, systems[:2]) and not is_done(options, systems, "a")
+    assert not is_done(options, (*systems[:2], replace(systems[2], label="Other")))
+    for name in ("exp/soft/model.pth", "exp/slam/decode_a/hyp.jsonl", "dump/b/sequences.jsonl",
+                 "exp/analysis/nearest.html", "exp/analysis/tsne_a.png", "exp/analysis/tsne_b.tsv"):  # fmt: skip
+        whole = (tmp_path / name).read_bytes()
+        (tmp_path / name).write_bytes(whole[: whole.rindex(b"\n", 0, -1) + 1])
+        assert not is_done(options, systems), name
+        (tmp_path / name).write_bytes(whole)
+        assert is_done(options, systems), name
+    (tmp_path / "exp/soft/decode_a").mkdir()
+    (tmp_path / "exp/soft/decode_a/hyp.jsonl").write_text("")
+    assert not is_done(options, systems)
+
+
+def test_mistakes_are_named(experiment, corpus, tmp_path, experiment_of):
+    command = ["--exp", experiment.options.expdir]
     with pytest.raises(UserError, match="did you mean 'soft'"):
         analyse.main([*command, "--systems", "sofd"])
     with pytest.raises(UserError, match="--utterances 2: at least 3"):
         analyse.main([*command, "--utterances", "2"])
-    with pytest.raises(UserError, match="model.pth does not exist; run stage 11"):
-        analyse.main([*command, "--seed", "2"])
-    with pytest.raises(UserError, match="nowhere does not exist"):
-        analyse.main([*command, "--set", "c=nowhere"])
+    systems = {"soft": experiment.exp("soft")}
+    experiment_of(tmp_path, systems, {"c": few(tmp_path / "c.jsonl", ["one", "two"])})
+    command = ["--exp", str(tmp_path / "exp")]
+    with pytest.raises(UserError, match="no set has 3 utterances"):
+        analyse.main(command)
+    (tmp_path / "exp/analysis").mkdir()
+    (tmp_path / "exp/analysis/thesis.txt").write_text("x")
+    with pytest.raises(UserError, match="analysis holds files that were not made here; remove it"):
+        analyse.main([*command, "--redo"])
+    assert (tmp_path / "exp/analysis/thesis.txt").exists()
+    experiment_of(tmp_path, {"none": str(tmp_path / "exp/none")}, {"a": corpus.valid})
+    with pytest.raises(UserError, match="none/model.pth does not exist; run stage 11"):
+        analyse.main(command)
 
 
 def test_the_report_shows_it(experiment, made, tmp_path):
-    exp, _ = experiment
+    exp = Path(experiment.options.expdir)
     row = {"system": "soft", "kind": "set", "set": "a", "domain": "id", "metric": "wer", "value": 12.0, "seed": 1}
     (exp / "results.json").write_text(json.dumps([row]))
     report.main([f"--exp_dir={exp}"])

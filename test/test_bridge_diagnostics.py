@@ -214,11 +214,17 @@ def test_warnings_of_the_log_are_shown(tmp_path, capsys):
 
 
 def test_results_pass_the_warnings_on(tmp_path):
-    from espnet_llmvq.cli.results import collapse_notes
-    from espnet_llmvq.score.table import EvalSet, System
+    from espnet_llmvq.experiment.table import EvalSet, ResultTable, System
+    from espnet_llmvq.score.scoring import collapse_notes
 
-    systems = [System(name, name, f"{tmp_path}/{name}/decode_{{set}}/hyp.jsonl") for name in ("lora", "soft")]
+    systems = [
+        System(name, name, f"{tmp_path}/{name}/decode_{{set}}/hyp.jsonl", model=f"{tmp_path}/{name}")
+        for name in ("lora", "soft")
+    ]
     (tmp_path / "soft").mkdir()
     collapse.write_diagnostics(tmp_path / "soft", 2, {}, ["all is one"])
-    notes = collapse_notes(systems, [EvalSet("a", "id", "text"), EvalSet("b", "ood", "text")])
-    assert notes == ["soft: bridge collapse in training, epoch 2: all is one"]  # once, not for each set
+    table = ResultTable(
+        (*systems, System("theirs", "theirs", "{set}.txt")), (EvalSet("a", "id", "text"), EvalSet("b", "ood", "text"))
+    )
+    # once, not for each set
+    assert collapse_notes(table) == ["soft: bridge collapse in training, epoch 2: all is one"]

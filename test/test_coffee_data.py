@@ -7,8 +7,8 @@ import re
 from pathlib import Path
 
 import pytest
+from corpora.small import make_an4, make_so762, write_wav
 from recipe_modules import local_modules
-from test_an4_data import an4, write_wav  # noqa: F401 (an4 is a fixture)
 
 from espnet_llmvq.base.errors import UserError
 from espnet_llmvq.data.checks import validate
@@ -43,25 +43,13 @@ def recipe():
         yield load("data")
 
 
-def so762(root, parts):
-    """Parts {name: speakers} as they are published: ids without speaker, tabs, paths from the root."""
-    for part, speakers in parts.items():
-        (root / part).mkdir(parents=True)
-        tables = {"wav.scp": {}, "text": {}, "utt2spk": {}}
-        for spk in speakers:
-            utt = f"0{spk}0011"
-            wav = f"WAVE/SPEAKER{spk}/{utt}.WAV"
-            write_wav(root / wav)
-            for name, value in (("wav.scp", wav), ("text", SPEAKERS[spk]), ("utt2spk", spk)):
-                tables[name][utt] = value
-        for name, table in tables.items():
-            (root / part / name).write_text("".join(f"{k}\t{v}\n" for k, v in table.items()))
-
-
 @pytest.fixture
-def corpora(an4, tmp_path):  # noqa: F811
+def corpora(tmp_path):
     """The four corpora as they are published -> {option of local/data.py: directory}."""
-    so762(tmp_path / "so762", {"train": ["0001", "0002", "0003"], "test": ["0004"]})
+    make_an4(tmp_path / "an4")
+    said = {speaker: [sentence] for speaker, sentence in SPEAKERS.items()}
+    test = {"0004": said.pop("0004")}
+    make_so762(tmp_path / "so762", {"train": said, "test": test})
     (tmp_path / "kathleen" / "wavs").mkdir(parents=True)
     write_wav(tmp_path / "kathleen" / "wavs" / "a1.wav")
     (tmp_path / "kathleen" / "metadata.csv").write_text("a1|Not at this case, Tom, “he’d” said.\n")
@@ -70,7 +58,7 @@ def corpora(an4, tmp_path):  # noqa: F811
     labels = {name: {"intent": "orderDrink", "slots": slots} for name, slots in LABELS.items()}
     (tmp_path / "s2i" / "data" / "label").mkdir()
     (tmp_path / "s2i" / "data" / "label" / "label.json").write_text(json.dumps(labels))
-    return {"an4": str(an4), **{name: str(tmp_path / name) for name in ("so762", "kathleen", "s2i")}}
+    return {name: str(tmp_path / name) for name in ("an4", "so762", "kathleen", "s2i")}
 
 
 def prepare(recipe, places, out, *more):
@@ -122,7 +110,8 @@ def test_a_second_run_touches_nothing(recipe, corpora, tmp_path):
 
 
 def test_a_dev_part_is_the_validation_part(recipe, corpora, tmp_path):
-    so762(tmp_path / "parts", {"train": ["0001", "0002"], "dev": ["0003"], "test": ["0004"]})
+    parts = {"train": ["0001", "0002"], "dev": ["0003"], "test": ["0004"]}
+    make_so762(tmp_path / "parts", {part: {s: [SPEAKERS[s]] for s in speakers} for part, speakers in parts.items()})
     train, valid, test = recipe.read_so762(tmp_path / "parts", 0.5, None)
     assert [[u.spk for u in part] for part in (train, valid, test)] == [
         ["so762-0001", "so762-0002"], ["so762-0003"], ["so762-0004"],

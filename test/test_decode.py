@@ -3,14 +3,19 @@
 import json
 import os
 import random
+import shutil
+from dataclasses import replace
 
 import pytest
 import torch
 import yaml
-from conftest import write_cards
+from conftest import without_last_line
 
 from espnet_llmvq.base.errors import UserError
+from espnet_llmvq.base.files import write_text
+from espnet_llmvq.base.made import asking
 from espnet_llmvq.decode.batches import Batches, read_batches
+from espnet_llmvq.decode.choose import write_chosen
 from espnet_llmvq.decode.ctc import collapse, greedy
 from espnet_llmvq.decode.generate import encoded, generate, length_limit
 from espnet_llmvq.model.losses import IGNORE, SPEECH, assemble
@@ -265,28 +270,40 @@ def test_batches_need_one_speech_span(tmp_path, tokenizer):
 
 @pytest.fixture(scope="module")
 def trained(encoder_dir, settings, tmp_path_factory):
-    """(conf directory, exp directory) with a trained system `slam`, and `ctc` and `ctc_lm` of the encoder."""
+    """Directory of a trained phase."""
     from espnet_llmvq.espnet.run import train_phase
 
-    room = tmp_path_factory.mktemp("trained")
-    conf, exp = room / "conf", str(room / "exp")
-    systems = {"ctc": {"decode": "ctc"}, "ctc_lm": {"decode": "ctc_lm", "lm_weight": 0.3}, "slam": {"phases": ["slam"]}}
-    write_cards(conf, phases={"slam": {}}, systems=systems)
-    file = os.path.join(encoder_dir, "model.pth")
-    train_phase(os.path.join(exp, "slam"), settings(encoder_file=file, specaug=None, freeze=["llm"], max_epoch=1), 1)
-    return str(conf), exp
+    phase, file = str(tmp_path_factory.mktemp("trained") / "slam"), os.path.join(encoder_dir, "model.pth")
+    train_phase(phase, settings(encoder_file=file, specaug=None, freeze=["llm"], max_epoch=1), 1)
+    return phase
 
 
-def test_decode_command(trained, encoder_dir, llm_dir, corpus, capsys):
+@pytest.fixture
+def decoding(trained, encoder_dir, corpus, experiment_of, tmp_path):
+    """An experiment whose system `slam` is trained, and which has `ctc` and `ctc_lm` of its encoder."""
+    phase = shutil.copytree(trained, tmp_path / "exp" / "slam")
+    return experiment_of(
+        tmp_path, {"ctc": "ctc", "slam": phase, "ctc_lm": "ctc_lm"}, {"a": corpus.valid, "b": corpus.train},
+        encoder=encoder_dir, num_beams=2,
+    )  # fmt: skip
+
+
+def content(directory, *names):
+    found = {}
+    for name in names:
+        with open(os.path.join(directory, name)) as f:
+            found[name] = f.read()
+    return found
+
+
+def test_decode_command(decoding, corpus, capsys):
     """All kinds of systems on two sets; nothing is decoded twice."""
     from espnet_llmvq.cli import decode
 
-    conf, exp = trained
-    command = ["--systems", "ctc slam ctc_lm", "--conf_dir", conf, "--expdir", exp, "--encoder", encoder_dir,
-               "--set", f"a={corpus.valid}", "--set", f"b={corpus.train}",
-               "--num_beams", "2", "--llm", llm_dir]  # fmt: skip
+    command = ["--exp", decoding.options.expdir]
     decode.main(command)
-    for directory in (f"{encoder_dir}/decode_ctc", f"{encoder_dir}/decode_ctc_lm", f"{exp}/slam/decode"):
+    directories = {s.name: str(s.hyp_path("NAME").parent).removesuffix("_NAME") for s in decoding.systems}
+    for system, directory in directories.items():
         for name, source in (("a", corpus.valid), ("b", corpus.train)):
             with open(f"{directory}_{name}/hyp.jsonl") as f:
                 lines = [json.loads(line) for line in f]
@@ -295,45 +312,94 @@ def test_decode_command(trained, encoder_dir, llm_dir, corpus, capsys):
             with open(f"{directory}_{name}/environment.json") as f:
                 facts = json.load(f)
             assert {"torch", "espnet", "platform", "CPUs", "commit"} < facts.keys()
-            greedy_ctc = directory.endswith("decode_ctc")
-            assert facts.get("num_beams") == (None if greedy_ctc else 2)
-            assert facts.get("lm_weight") == (0.3 if directory.endswith("ctc_lm") else None)
-            assert facts.get("prompt") == (PROMPT if "slam" in directory else None)
+            assert facts.get("num_beams") == (None if system == "ctc" else 2)
+            assert facts.get("lm_weight") == (0.3 if system == "ctc_lm" else None)
+            assert facts.get("prompt") == (PROMPT if system == "slam" else None)
             with open(f"{directory}_{name}/nbest.jsonl") as f:
                 lists = [json.loads(line)["nbest"] for line in f]
             assert [n[0]["text"] for n in lists] == [line["text"] for line in lines]
-            assert {len(n) for n in lists} <= {1} if greedy_ctc else {1, 2}
-            assert all((h["llm"] is None) == greedy_ctc for n in lists for h in n)
+            assert {len(n) for n in lists} <= {1} if system == "ctc" else {1, 2}
+            assert all((h["llm"] is None) == (system == "ctc") for n in lists for h in n)
             # The untrained system writes more than CTC can spell.
-            assert "slam" in directory or all(h["ctc"] <= 0 for n in lists for h in n)
+            assert system == "slam" or all(h["ctc"] <= 0 for n in lists for h in n)
             assert not os.path.exists(f"{directory}_{name}/nbest.jsonl.part")
     capsys.readouterr()
+    for name in "ab":
+        os.utime(decoding.sequences(name))
     decode.main(command)
     assert capsys.readouterr().out.count("nothing to do") == 3
-    os.utime(corpus.valid)
-    decode.main(command)
-    assert "decode_a/hyp.jsonl" in (out := capsys.readouterr().out) and "_b/" not in out
-    decode.main([*command[:-3], "3", *command[-2:]])
-    out = capsys.readouterr().out
-    assert "slam/decode_a/hyp.jsonl" in out and "[ctc] all sets are decoded" in out
     with pytest.raises(UserError, match="unknown system 'slan'.*did you mean 'slam'"):
         decode.main([*command, "--systems", "slan"])
-    with pytest.raises(UserError, match="c=nowhere: nowhere does not exist"):
-        decode.main([*command, "--set", "c=nowhere"])
-    with pytest.raises(UserError, match="decode: ctc_lm needs an LLM: give --llm"):
-        decode.main([*command[:-2], "--systems", "ctc_lm", "--redo"])
+    with pytest.raises(UserError, match="unknown set 'c'"):
+        decode.main([*command, "--sets", "c"])
+    os.remove(f"{decoding.exp('slam')}/model.pth")
+    with pytest.raises(UserError, match="slam/model.pth does not exist; run stage 11"):
+        decode.main(command)
 
 
-def test_decoding_goes_on_where_it_was(trained, encoder_dir, corpus, tmp_path, capsys, monkeypatch):
-    from espnet_llmvq.cli import decode
+def test_what_hypotheses_are_made_of_is_noticed(decoding, monkeypatch, capsys):
+    """Which sets of which systems are decoded again, after a change of sequences, beam, model, encoder, LLM, file."""
+    from espnet_llmvq.stages import decode as stage
 
-    conf, exp = trained
-    command = ["--systems", "slam", "--conf_dir", conf, "--expdir", exp, "--encoder", encoder_dir,
-               "--set", f"c={corpus.train}", "--batch_size", "5"]  # fmt: skip
-    decode.main(command)
-    directory = f"{exp}/slam/decode_c"
-    whole = {name: open(f"{directory}/{name}").read() for name in ("hyp.jsonl", "nbest.jsonl")}
     calls = []
+
+    def as_decoded(system, work, search, *more):
+        for one in work:
+            calls.append((system.name, one.name, search.get("num_beams")))
+            lines = [json.dumps({"id": s.id, "nbest": []}) + "\n" for s in read_sequences(one.sequences)]
+            write_text(one.made.out, "".join(lines))
+            one.made.note(ngpu=0)
+            write_chosen(one.hypotheses, 0, "given")
+
+    def decoded(experiment=decoding, **options):
+        calls.clear()
+        stage.decode(experiment, experiment.systems, experiment.test_names, **options)
+        return [(system, name) for system, name, _ in calls]
+
+    monkeypatch.setattr("espnet_llmvq.decode.system.decode_system", as_decoded)
+    # Without the record of the tokenizer, which says nothing of the weights.
+    llm = shutil.copytree(decoding.llm, decoding.exp("llm"), ignore=shutil.ignore_patterns("made.json"))
+    own = replace(decoding, options=replace(decoding.options, llm=llm))
+    everything = [(system, name) for system in ("ctc", "slam", "ctc_lm") for name in "ab"]
+    assert decoded(own) == everything and decoded(own) == []
+    without_last_line(own.sequences("a"))
+    assert decoded(own) == [(system, "a") for system in ("ctc", "slam", "ctc_lm")]
+    wider = replace(own, options=replace(own.options, num_beams=3))
+    assert decoded(wider) == everything[2:] and {beam for *_, beam in calls} == {3} and decoded(wider) == []
+    for path, systems in (
+        (f"{own.exp('slam')}/model.pth", {"slam"}),
+        (f"{llm}/model.safetensors", {"slam", "ctc_lm"}),
+        (own.encoder_file, {"ctc", "slam", "ctc_lm"}),
+    ):
+        os.utime(path)
+        assert decoded(wider) == []
+        with open(path, "r+b") as f:
+            f.seek(100)
+            f.write(b"changed")
+        assert {system for system, _ in decoded(wider)} == systems and decoded(wider) == []
+    # Lists of other utterances than were written; hypotheses and facts that are gone or damaged need no decoding.
+    room = own.systems[1].hyp_path("a").parent
+    without_last_line(room / "nbest.jsonl")
+    assert decoded(wider) == [("slam", "a")]
+    whole = content(room, "hyp.jsonl", "environment.json")
+    for damaged in ("", '{"num_beams": ', None):
+        for name in whole:
+            (room / name).unlink() if damaged is None else (room / name).write_text(damaged)
+            with asking() as answers:  # which makes nothing
+                assert decoded(wider) == []
+            assert [out for out, why in answers if why] == [str(room / "hyp.jsonl")]
+            assert decoded(wider) == [] and content(room, *whole) == whole
+    assert decoded(wider, redo=True) == everything
+
+
+def test_decoding_goes_on_where_it_was(decoding, capsys, monkeypatch):
+    """Unless what it is made of has changed meanwhile."""
+    from espnet_llmvq.stages.decode import decode
+
+    slam, calls = decoding.select("slam"), []
+    decode(decoding, slam, ["b"], batch_size=5)
+    room, names = slam[0].hyp_path("b").parent, ("hyp.jsonl", "nbest.jsonl", "environment.json")
+    whole = content(room, *names)
 
     def killed(model, tokenizer, batch, **options):
         calls.append(len(batch["tokens"]))
@@ -342,59 +408,92 @@ def test_decoding_goes_on_where_it_was(trained, encoder_dir, corpus, tmp_path, c
         return generate(model, tokenizer, batch, **options)
 
     monkeypatch.setattr("espnet_llmvq.decode.generate.generate", killed)
-    with pytest.raises(KeyboardInterrupt):
-        decode.main([*command, "--redo"])
-    capsys.readouterr()
-    decode.main([*command, "--redo"])
-    assert calls == [5, 5, 5, 2]  # the first batch is not decoded again
-    assert "5 of 12 utterances are decoded, going on" in capsys.readouterr().out
-    assert {name: open(f"{directory}/{name}").read() for name in whole} == whole
+    for change, batches in (
+        (lambda: None, [5, 5, 5, 2]),
+        (lambda: without_last_line(decoding.sequences("b")), [5] * 4),
+    ):
+        calls.clear()
+        with pytest.raises(KeyboardInterrupt):
+            decode(decoding, slam, ["b"], batch_size=5, redo=True)
+        change()
+        capsys.readouterr()
+        decode(decoding, slam, ["b"], batch_size=5)  # --redo made what was there no result
+        assert calls == batches + [1] * (len(batches) == 4 and batches[-1] == 5)
+        told = "5 of 12 utterances are decoded, going on" in capsys.readouterr().out
+        assert told == (batches[-1] == 2) and (not told or content(room, *names) == whole)
 
 
-def test_frames_of_the_frozen_encoder_are_not_those_of_a_trained_one(trained, encoder_dir, settings, corpus, tmp_path):
-    from espnet_llmvq.cli import decode
+def test_sequences_that_change_while_they_are_decoded_are_decoded_again(decoding, monkeypatch, capsys):
+    from espnet_llmvq.stages.decode import decode
+
+    def meanwhile(*args, **options):
+        without_last_line(decoding.sequences("a"))
+        monkeypatch.undo()
+        return generate(*args, **options)
+
+    monkeypatch.setattr("espnet_llmvq.decode.generate.generate", meanwhile)
+    slam = decoding.select("slam")
+    for utterances in (5, 4):
+        decode(decoding, slam, ["a"])
+        assert f"decode_a/hyp.jsonl: {utterances} utterances" in capsys.readouterr().out
+
+
+def test_frames_of_the_frozen_encoder_are_not_those_of_a_trained_one(
+    decoding, encoder_dir, settings, corpus, tmp_path, experiment_of
+):
     from espnet_llmvq.espnet.run import train_phase
+    from espnet_llmvq.stages.decode import decode
+    from espnet_llmvq.stages.encoder import frames_made, frames_of
 
-    write_cards(tmp_path, phases={"joint": {}}, systems={"joint": {"phases": ["joint"]}})
-    file = os.path.join(encoder_dir, "model.pth")
-    joint = settings(encoder_file=file, specaug=None, train_encoder=True, freeze=["llm"], max_epoch=1)
-    train_phase(str(tmp_path / "joint"), joint, 1)
-    (tmp_path / "none.scp").write_text("")  # reading it would fail
-    command = ["--conf_dir", str(tmp_path), "--expdir", str(tmp_path), "--encoder", encoder_dir,
-               "--set", f"a={corpus.valid}={tmp_path / 'none.scp'}", "--systems", "joint"]  # fmt: skip
-    decode.main(command)
-    with open(tmp_path / "joint/decode_a/hyp.jsonl") as f:
+    phase, file = str(tmp_path / "exp" / "joint"), os.path.join(encoder_dir, "model.pth")
+    train_phase(phase, settings(encoder_file=file, specaug=None, train_encoder=True, freeze=["llm"], max_epoch=1), 1)
+    systems = {"joint": phase, "slam": decoding.exp("slam")}
+    experiment = experiment_of(tmp_path, systems, {"a": corpus.valid})
+    assert frames_of(experiment, "a") is None
+    os.makedirs(experiment.frames("a"))
+    with open(f"{experiment.frames('a')}/frames.scp", "w") as f:
+        f.write("")  # reading it would fail
+    frames_made(experiment, "a").note(files=["frames.scp"])
+    assert frames_of(experiment, "a") == f"{experiment.frames('a')}/frames.scp"
+    decode(experiment, experiment.select("joint"), ["a"])
+    with open(f"{phase}/decode_a/hyp.jsonl") as f:
         assert [json.loads(line)["id"] for line in f] == [s.id for s in read_sequences(corpus.valid)]
-    conf, exp = trained
     with pytest.raises(UserError, match="no encoder frames"):
-        decode.main([*command, "--conf_dir", conf, "--expdir", exp, "--systems", "slam", "--redo"])
+        decode(experiment, experiment.select("slam"), ["a"])
 
 
-def test_prompt_of_the_checkpoint(trained, encoder_dir, corpus, tmp_path):
+def test_prompt_of_the_checkpoint(decoding, corpus):
     """It is recorded in training; another one is an error, or on demand told beside the hypotheses."""
-    from espnet_llmvq.cli import decode
+    from espnet_llmvq.stages.decode import decode
 
-    conf, exp = trained
-    with open(f"{exp}/slam/config.yaml") as f:
+    with open(f"{decoding.exp('slam')}/config.yaml") as f:
         assert yaml.safe_load(f)["prompt"] == PROMPT
-    other = tmp_path / "other.jsonl"
-    write_sequences(other, [asr_sequence(s.id, s.spans[1].audio, s.spans[1].samples, s.transcript,
-                                         "USER: {speech} Write it down. ASSISTANT: {text}")
-                            for s in read_sequences(corpus.valid)])  # fmt: skip
-    command = ["--systems", "slam", "--conf_dir", conf, "--expdir", exp, "--encoder", encoder_dir,
-               "--set", f"d={other}"]  # fmt: skip
+    write_sequences(decoding.sequences("a"), [asr_sequence(s.id, s.spans[1].audio, s.spans[1].samples, s.transcript,
+                                              "USER: {speech} Write it down. ASSISTANT: {text}")
+                                              for s in read_sequences(corpus.valid)])  # fmt: skip
     message = (
-        r"other.jsonl: valid00 has the prompt 'USER:{speech} Write it down. ASSISTANT: {text}', but the model was "
-        rf"trained with '{PROMPT}'; .*--other_prompt"
+        r"dump/a/sequences.jsonl: valid00 has the prompt 'USER:{speech} Write it down. ASSISTANT: {text}', but the "
+        rf"model was trained with '{PROMPT}'; .*--other_prompt"
     )
+    slam = decoding.select("slam")
     with pytest.raises(UserError, match=message):
-        decode.main(command)
-    assert not os.path.exists(f"{exp}/slam/decode_d")
-    decode.main([*command, "--other_prompt"])
-    with open(f"{exp}/slam/decode_d/environment.json") as f:
+        decode(decoding, slam, ["a"])
+    assert not os.path.exists(f"{decoding.exp('slam')}/decode_a")
+    decode(replace(decoding, options=replace(decoding.options, other_prompt=True)), slam, ["a"])
+    with open(f"{decoding.exp('slam')}/decode_a/environment.json") as f:
         facts = json.load(f)
     assert facts["prompt"] == "USER:{speech} Write it down. ASSISTANT: {text}"
     assert facts["prompt of training"] == PROMPT
+
+
+def test_an_llm_of_other_tokens_is_no_lm_of_the_encoder(tokenizer, tmp_path):
+    from espnet_llmvq.decode.system import load_fusion_lm
+    from espnet_llmvq.llm.tokenizer import train_tokenizer
+
+    (tmp_path / "text").write_text("ten eleven twelve\n" * 20)
+    train_tokenizer([str(tmp_path / "text")], 105, str(tmp_path / "llm"))
+    with pytest.raises(UserError, match="llm has other tokens than the encoder's CTC head; train both with one"):
+        load_fusion_lm(str(tmp_path / "llm"), tokenizer, "cpu")
 
 
 @pytest.mark.parametrize(

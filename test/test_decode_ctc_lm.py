@@ -10,7 +10,7 @@ import torch
 from espnet_llmvq.base.errors import UserError
 from espnet_llmvq.decode.ctc_lm import search
 from espnet_llmvq.experiment.cards import read_cards
-from espnet_llmvq.experiment.systems import hypothesis_file, read_systems
+from espnet_llmvq.experiment.systems import read_systems
 
 FRAMES, LABELS = 4, (20, 40, 41)
 
@@ -106,6 +106,6 @@ def test_weights_of_a_system(tmp_path, text, message):
     cards = read_cards(path)
     (system,) = read_systems(cards, ["fused"])
     assert dict(system.fusion) == {"lm_weight": 0.5, "length_bonus": 0.0}
-    assert hypothesis_file(system, "exp", "exp/encoder", "a") == "exp/encoder/decode_fused_a/hyp.jsonl"
+    assert str(system.hyp_path("a")) == "exp/encoder/decode_fused_a/hyp.jsonl"
     with pytest.raises(UserError, match=message):
         read_systems(cards, ["bad"])

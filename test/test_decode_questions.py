@@ -2,19 +2,27 @@
 
 import dataclasses
 import json
+import os
 
 import numpy as np
 import pytest
 import torch
-from espnet_llmvq.cli.multiple_choice import split
 
 from espnet_llmvq.base.config import from_mapping
 from espnet_llmvq.base.errors import UserError
-from espnet_llmvq.cli import multiple_choice, results, spoken_qa
+from espnet_llmvq.base.files import write_text
+from espnet_llmvq.cli import ask as command
+from espnet_llmvq.cli import results
 from espnet_llmvq.data.questions import MULTIPLE_CHOICE, OPEN, Question, read_questions
 from espnet_llmvq.score import stats
 from espnet_llmvq.score.questions import contains, estimates, read_answers
-from espnet_llmvq.sequence.questions import MultipleChoice, OpenQuestions, multiple_choice_sequence, open_sequence
+from espnet_llmvq.sequence.questions import (
+    MultipleChoice,
+    OpenQuestions,
+    multiple_choice_sequence,
+    open_sequence,
+    split_examples,
+)
 from espnet_llmvq.sequence.sequence import Span, read_sequences
 
 GOOD = {"id": "q1", "question": "Is it?", "choices": ["a", "b", "c", "d"], "answer": 2}
@@ -115,19 +123,19 @@ def test_options():
 
 def test_examples_are_never_scored():
     questions = four(*"abcdef")
-    asked, examples = split(questions, None, 2, "f")
+    asked, examples = split_examples(questions, None, 2, "f")
     assert [q.id for q in examples] == ["a", "b"] and [q.id for q in asked] == ["c", "d", "e", "f"]
     others = four("x", "y", "z")
-    assert split(questions, others, 2, "f") == (questions, others[:2])
+    assert split_examples(questions, others, 2, "f") == (questions, others[:2])
     with pytest.raises(UserError, match="f: b is an example and is asked too"):
-        split(questions, questions[1:3], 2, "f")
+        split_examples(questions, questions[1:3], 2, "f")
     renamed = [dataclasses.replace(questions[3], id="z")]
     with pytest.raises(UserError, match="f: d is an example and is asked too"):
-        split(questions, renamed, 1, "f")
+        split_examples(questions, renamed, 1, "f")
     with pytest.raises(UserError, match="6 examples and 0 questions to ask, but shots is 6"):
-        split(questions, None, 6, "f")
+        split_examples(questions, None, 6, "f")
     with pytest.raises(UserError, match="1 examples and 6 questions"):
-        split(questions, others[:1], 2, "f")
+        split_examples(questions, others[:1], 2, "f")
 
 
 # Questions of the tiny world: digits, which its tokenizer has whole.
@@ -374,37 +382,101 @@ def test_tables(tmp_path, monkeypatch, capsys):
         results.main(command)
 
 
-def test_commands(tmp_path, llm_dir, spoken, capsys):
-    """A plain LLM directory, in writing; nothing is asked twice; the config and its errors."""
-    rows = [{"id": q.id, "question": q.question, "choices": list(q.choices), "answer": q.answer} for q in spoken]
-    questions = write(tmp_path / "digits.jsonl", *rows)
-    config = tmp_path / "questions.yaml"
-    config.write_text(f"multiple_choice: {{answer: text, prompt: '{PROMPT}', separator: ' ', shots: 2}}\n"
-                      "spoken_qa: {prompt: '{speech} {text}', max_tokens: 2}\n")  # fmt: skip
-    command = ["--questions", questions, "--llm", llm_dir, "--llm_dir", str(tmp_path / "alone")]
-    command += ["--config", str(config)]
-    multiple_choice.main([*command, "--shots", "1"])
-    path = tmp_path / "alone" / "mc_digits" / "answers.jsonl"
+def as_lines(spoken, **more):
+    return [{"id": q.id, "question": q.question, "choices": list(q.choices), "answer": q.answer, **more}
+            for q in spoken]  # fmt: skip
+
+
+CONFIG = (
+    f"multiple_choice: {{answer: text, prompt: '{PROMPT}', separator: ' ', shots: 2}}\n"
+    "spoken_qa: {prompt: '{speech} {text}', max_tokens: 2}\n"
+)
+
+
+def test_ask_command(tmp_path, spoken, experiment_of, capsys):
+    """The LLM alone, in writing; nothing is asked twice; the config and its errors."""
+    questions, config = write(tmp_path / "digits.jsonl", *as_lines(spoken)), tmp_path / "questions.yaml"
+    config.write_text(CONFIG)
+    experiment_of(tmp_path, {"ctc": "ctc"}, {}, questions=f"mc={questions}", questions_config=str(config))
+    asking = ["--exp", str(tmp_path / "exp")]
+    command.main([*asking, "mc", "--override", "shots=1"])
+    path = tmp_path / "exp" / "llm_alone" / "mc_digits" / "answers.jsonl"
     assert [json.loads(line)["id"] for line in path.read_text().splitlines()] == [q.id for q in spoken[1:]]
     made = json.loads(path.with_name("environment.json").read_text())
     assert made["options"]["shots"] == 1 and made["options"]["examples"] == [spoken[0].id] and made["forms"] == ["text"]
     assert f"{path}: 5 questions, mc_text " in capsys.readouterr().out
-    multiple_choice.main([*command, "--shots", "1"])
-    assert "[llm] mc_digits is answered, nothing to do" in capsys.readouterr().out
-    multiple_choice.main(command)
-    assert f"{path}: 4 questions" in capsys.readouterr().out
+    command.main([*asking, "mc", "--override", "shots=1"])
+    assert f"{path} is up to date, nothing to do" in capsys.readouterr().out
+    command.main(asking)
+    out = capsys.readouterr().out
+    assert f"{path}: 4 questions" in out and "is made again: options.shots: 1 then, 2 now" in out
     answers = path.read_text()
-    multiple_choice.main([*command, "--redo", "--nj", "2"])
+    command.main([*asking, "--redo", "--nj", "2"])
     assert path.read_text() == answers
-    rows = [{"id": q.id, "question": q.question, "answer": "one"} for q in spoken]
-    write(tmp_path / "digits.jsonl", *rows)
-    spoken_qa.main(command)
-    assert len((tmp_path / "alone" / "sqa_digits" / "answers.jsonl").read_text().splitlines()) == 6
-    config.write_text("multiple_chioce: {}\n")
-    with pytest.raises(UserError, match="unknown section in .*'multiple_chioce'.*did you mean 'multiple_choice'"):
-        spoken_qa.main(command)
-    with pytest.raises(UserError, match="nobody is asked: give --systems, --llm or both"):
-        spoken_qa.main(["--questions", questions])
+    opened = write(tmp_path / "open.jsonl", *[{"id": q.id, "question": q.question, "answer": "one"} for q in spoken])
+    command.main([*asking, "sqa", "--questions", opened])
+    assert len((tmp_path / "exp/llm_alone/sqa_open/answers.jsonl").read_text().splitlines()) == 6
+    with pytest.raises(UserError, match="--questions FILE needs its kind: llmvq ask mc, or llmvq ask sqa"):
+        command.main([*asking, "--questions", questions])
+    for text, message in (
+        ("multiple_chioce: {}\n", "unknown section in .*'multiple_chioce'.*did you mean 'multiple_choice'"),
+        ("multiple_choice: {shot: 1}\n", "unknown key in .*multiple_choice 'shot'.*did you mean 'shots'"),
+    ):
+        config.write_text(text)
+        with pytest.raises(UserError, match=message):
+            command.main(asking)
+    capsys.readouterr()
+    experiment_of(tmp_path, {"ctc": "ctc"}, {})
+    command.main(asking)
+    assert "no questions are named" in capsys.readouterr().out
+
+
+def test_what_answers_are_made_of_is_noticed(tmp_path, spoken, experiment_of, monkeypatch):
+    """Questions, examples, their audio, options, forms, the model, the LLM; not the time of a file."""
+    import shutil
+
+    from espnet_llmvq.stages import decode as stage
+
+    asked = []
+
+    def answer(jobs, *more):
+        for label, *_, made in jobs:
+            asked.append(label)
+            write_text(made.out, "")
+            made.note()
+
+    def who(forms=None, redo=False, **overrides):
+        asked.clear()
+        options = stage.question_options(experiment, "mc", None, {"shots": 1, "prompt": PROMPT, **overrides})
+        given = (experiment, experiment.systems, "mc", questions, options)
+        stage.ask(*given, examples=examples, forms=forms, redo=redo)
+        return set(asked)
+
+    monkeypatch.setattr("espnet_llmvq.decode.ask.ask_all", answer)
+    wav = tmp_path / "q.wav"
+    shutil.copyfile(spoken[0].wav, wav)
+    questions = write(tmp_path / "digits.jsonl", *as_lines(spoken[1:], wav=str(wav)))
+    examples = write(tmp_path / "examples.jsonl", *as_lines(spoken[:1]))
+    for name in ("exp/lora", "exp/encoder"):
+        (tmp_path / name).mkdir(parents=True)
+        (tmp_path / name / "model.pth").write_text("model")
+    experiment = experiment_of(tmp_path, {"lora": str(tmp_path / "exp/lora"), "ctc": "ctc"}, {})
+    llm = shutil.copytree(experiment.llm, tmp_path / "llm", ignore=shutil.ignore_patterns("made.json"))
+    experiment = dataclasses.replace(experiment, options=dataclasses.replace(experiment.options, llm=str(llm)))
+    everyone = {"lora", "llm"}
+    assert who() == everyone and who() == set() and who(redo=True) == everyone
+    for path in (questions, examples, llm / "model.safetensors", tmp_path / "exp/lora/model.pth"):
+        os.utime(path)
+    assert who() == set()
+    assert who(forms=("text",)) == {"lora"} and who() == {"lora"}
+    assert who(length_normalise=False) == everyone and who() == everyone
+    for path, asked_again in (
+        (questions, everyone), (examples, everyone), (llm / "model.safetensors", everyone),
+        (tmp_path / "exp/lora/model.pth", {"lora"}), (tmp_path / "exp/encoder/model.pth", {"lora"}), (wav, {"lora"}),
+    ):  # fmt: skip
+        with open(path, "a") as f:
+            f.write("\n")
+        assert who() == asked_again and who() == set(), path
 
 
 def test_spoken_questions_need_audio(spoken):

@@ -7,13 +7,15 @@ import os
 
 import pytest
 import torch
-from conftest import write_cards
 
 from espnet_llmvq.base.errors import UserError
+from espnet_llmvq.base.made import Made
 from espnet_llmvq.cli import rescore
+from espnet_llmvq.decode.choose import choose, restore, write_chosen
 from espnet_llmvq.decode.generate import Hypothesis
 from espnet_llmvq.decode.nbest import Partial, best, nbest_line, read_nbest, write_hypotheses
 from espnet_llmvq.decode.rescore import add_ctc_scores, ctc_log_likelihood
+from espnet_llmvq.stages.decode import rescore as choose_all
 
 INF = float("inf")
 
@@ -125,11 +127,22 @@ def test_partial_file(tmp_path):
     assert Partial(path, {"beam": 8}).done == {}
 
 
+def write_nbest(path, lists):
+    """As decoding leaves them, with its facts."""
+    os.makedirs(os.path.dirname(path), exist_ok=True)
+    with open(path, "w") as f:
+        f.writelines(json.dumps({"id": utt, "nbest": entries}) + "\n" for utt, entries in lists.items())
+    Made(path).note(num_beams=3)
+
+
 @pytest.fixture
-def decoded(tmp_path):
-    """A system with n-best lists of a validation and a test set; the options of the command."""
-    write_cards(tmp_path / "conf", phases={"p": {}}, systems={"s": {"phases": ["p"]}, "c": {"decode": "ctc"}})
-    sets = {
+def decoded(tmp_path, experiment_of):
+    """An experiment with n-best lists of a system for the validation and a test set."""
+    (tmp_path / "empty").touch()
+    phase = str(tmp_path / "exp" / "p")
+    sets = {"valid": tmp_path / "empty", "test": tmp_path / "empty"}
+    experiment = experiment_of(tmp_path, {"s": phase, "c": "ctc"}, sets, normaliser="none")
+    lists = {
         # Word errors of 4: weight 0: 3 (two inserted, one substituted), 0.5: 1, 1: 2.
         "valid": {
             "u1": [entry("one two two two", -1.0, -9.0, at_limit=True), entry("one two", -3.0, -4.0)],
@@ -137,19 +150,16 @@ def decoded(tmp_path):
         },
         "test": {"t1": [entry("a", -1.0, -5.0, at_limit=True), entry("b", -2.0, -3.0)], "t2": []},
     }
-    for name, lists in sets.items():
-        room = tmp_path / "exp" / "p" / f"decode_{name}"
-        os.makedirs(room)
-        (room / "nbest.jsonl").write_text("".join(json.dumps({"id": u, "nbest": n}) + "\n" for u, n in lists.items()))
-        (room / "environment.json").write_text('{"num_beams": 3}')
-    (tmp_path / "ref").write_text("u1 one two\nu2 three four\n")
-    return ["--systems", "s c", "--conf_dir", str(tmp_path / "conf"), "--expdir", str(tmp_path / "exp"),
-            "--encoder", str(tmp_path / "exp/encoder")]  # fmt: skip
+    for name, found in lists.items():
+        write_nbest(f"{phase}/decode_{name}/nbest.jsonl", found)
+    (tmp_path / "dump/valid/text").write_text("u1 one two\nu2 three four\n")
+    return experiment
 
 
 def test_rescore_command(decoded, tmp_path, capsys):
-    tuning = ["--tune", f"valid={tmp_path / 'ref'}", "--grid", "1 0.5 0.4 0"]
-    rescore.main([*decoded, *tuning])
+    command = ["--exp", str(tmp_path / "exp")]
+    room = tmp_path / "exp" / "p" / "decode_test"
+    choose_all(decoded, decoded.systems, ["test"], "valid", tune_only=True, grid=(1, 0.5, 0.4, 0))
     out = capsys.readouterr().out.splitlines()
     assert [line.split()[2:5] for line in out] == [
         ["1", "WER", "50.00,"],
@@ -157,20 +167,54 @@ def test_rescore_command(decoded, tmp_path, capsys):
         ["0.4", "WER", "25.00,"],
         ["0", "WER", "75.00,"],
     ]
-    room = tmp_path / "exp" / "p" / "decode_test"
-    assert sorted(os.listdir(room)) == ["environment.json", "nbest.jsonl"]
-    rescore.main([*decoded, *tuning, "--set", "test"])
+    rescore.main([*command, "--tune_only"])
+    assert len(capsys.readouterr().out.splitlines()) == 12
+    assert sorted(os.listdir(room)) == ["nbest.jsonl", "nbest.jsonl.made.json"]
+    choose_all(decoded, decoded.systems, ["test"], "valid", grid=(1, 0.5, 0.4, 0))
     assert [json.loads(line) for line in open(room / "hyp.jsonl")] == [
         {"id": "t1", "text": "b"},
         {"id": "t2", "text": ""},
     ]
     facts = json.loads((room / "environment.json").read_text())
     assert facts == {"num_beams": 3, "ctc_weight": 0.4, "ctc_weight from": "lowest WER on valid"}
-    rescore.main([*decoded, "--ctc_weight", "0", "--set", "test"])
+    assert not os.path.exists(tmp_path / "exp/p/decode_valid/hyp.jsonl")  # it is not scored in a run of weight 0
+    rescore.main([*command, "--ctc_weight", "valid"])
+    assert json.loads((room / "environment.json").read_text())["ctc_weight"] == 0.3
+    rescore.main([*command, "--ctc_weight", "0", "--sets", "test"])
     assert json.loads(open(room / "hyp.jsonl").readline()) == {"id": "t1", "text": "a", "at_limit": True}
-    capsys.readouterr()
-    rescore.main([*decoded, "--ctc_weight", "0", "--set", "test"])
-    assert capsys.readouterr().out.count("nothing to do") == 1
+    assert json.loads((room / "environment.json").read_text()) == {"num_beams": 3}
+    before = {p: p.stat().st_mtime_ns for p in room.iterdir()}
+    rescore.main(command)  # 0 is the weight of the run
+    assert {p: p.stat().st_mtime_ns for p in room.iterdir()} == before
+
+
+def test_hypotheses_are_chosen_again_where_it_is_needed(decoded, tmp_path):
+    """Another weight, other lists, a damaged file: chosen again; what was restored has the weight that it had."""
+    room = tmp_path / "exp" / "p" / "decode_test"
+    path, nbest, facts = str(room / "hyp.jsonl"), str(room / "nbest.jsonl"), room / "environment.json"
+
+    def written(change, *args):
+        change(*args)
+        return json.loads(open(path).readline())["text"], json.loads(facts.read_text()).get("ctc_weight")
+
+    assert written(restore, path, 0) == ("a", None)
+    assert written(write_chosen, path, 0.5, "given") == ("b", 0.5)
+    for name in (path, facts):
+        for damage in (os.remove, lambda name: open(name, "w").close()):
+            damage(name)
+            assert written(restore, path, 0) == ("b", 0.5)
+    before = os.stat(path).st_mtime_ns
+    os.utime(nbest)
+    assert written(restore, path, 0) == ("b", 0.5) and os.stat(path).st_mtime_ns == before
+    write_nbest(nbest, {"t1": [entry("c", -1.0, -1.0), entry("b", -9.0, -3.0)]})
+    assert written(restore, path, 0) == ("c", 0.5)
+
+
+def test_lists_of_a_fused_search_stay_in_its_order(decoded, tmp_path):
+    path = str(tmp_path / "nbest.jsonl")
+    write_nbest(path, {"t": [entry("fused", -5.0, -1.0), entry("fluent", -1.0, -9.0)], "u": []})
+    assert choose(path, None)["t"]["text"] == "fused" and choose(path, 0)["t"]["text"] == "fluent"
+    assert choose(path, None)["u"] is None
 
 
 @pytest.mark.parametrize(
@@ -178,17 +222,20 @@ def test_rescore_command(decoded, tmp_path, capsys):
     [
         (["--ctc_weight", "1.5"], "--ctc_weight '1.5': expected a number from 0 to 1"),
         (["--ctc_weight", "high"], "--ctc_weight 'high': expected"),
-        ([], "--ctc_weight valid needs --tune"),
-        (["--ctc_weight", "0.1", "--set", "tset"], "decode_tset/nbest.jsonl: cannot read it: .*stage 12"),
+        (["--ctc_weight", "0.1", "--sets", "tset"], "unknown set 'tset' .did you mean 'test'"),
+        (["--ctc_weight", "0.1", "--sets", "train"], "decode_train/nbest.jsonl: cannot read it: .*stage 12"),
+        (["--systems", "q"], "unknown system 'q'"),
+        (["--ctc_weight", "valid"], "dump/valid/text"),
     ],
 )
 def test_mistakes(decoded, options, message):
+    os.remove(f"{decoded.options.dumpdir}/valid/text")
     with pytest.raises(UserError, match=message):
-        rescore.main([*decoded, *options])
+        rescore.main(["--exp", decoded.options.expdir, *options])
 
 
 def test_no_ctc_scores(decoded, tmp_path):
     path = tmp_path / "exp" / "p" / "decode_test" / "nbest.jsonl"
     path.write_text('{"id": "t1", "nbest": [{"text": "a", "tokens": [], "llm": -1.0, "ctc": null}]}\n')
     with pytest.raises(UserError, match="no CTC scores; decode again with an encoder that has a CTC head"):
-        rescore.main([*decoded, "--ctc_weight", "0.1", "--set", "test"])
+        rescore.main(["--exp", decoded.options.expdir, "--ctc_weight", "0.1", "--sets", "test"])

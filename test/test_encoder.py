@@ -12,6 +12,7 @@ from espnet2.layers.utterance_mvn import UtteranceMVN
 from espnet_llmvq.base.errors import UserError
 from espnet_llmvq.speech.encoder import SpeechEncoder
 from espnet_llmvq.speech.frame_rate import SUBSAMPLING, FrameRate
+from espnet_llmvq.speech.frontend import Frontend
 
 MELS = 20
 ENCODERS = {
@@ -158,3 +159,27 @@ def test_specaug_only_in_training():
         ours.train()
         encoder.eval()
         assert not torch.equal(ours(*batch)[0], ours(*batch)[0])
+
+
+OPTIONS = [
+    dict(), dict(n_mels=20, n_fft=400, hop_length=160, win_length=400), dict(fmin=60, fmax=7600), dict(htk=True),
+    dict(fs="8k", n_fft=256, center=False), dict(htk=True, fmin=20, fmax=4000, n_mels=40),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("options", OPTIONS)
+def test_the_frontend_is_that_of_espnet(options):
+    """To the last bit, with tensors of the same names."""
+    ours, theirs = Frontend(**options), DefaultFrontend(**options)
+    assert ours.state_dict().keys() == theirs.state_dict().keys() and ours.output_size() == theirs.output_size()
+    assert torch.equal(ours.logmel.melmat, theirs.logmel.melmat) and ours.logmel.melmat.any()
+    waves, lengths = torch.randn(2, 4000), torch.tensor([4000, 3000])
+    for one, other in zip(ours(waves, lengths), theirs(waves, lengths)):
+        assert torch.equal(one, other)
+
+
+def test_the_frontend_reads_one_channel():
+    Frontend(frontend_conf={"use_wpe": False, "use_beamformer": False, "wtype": "blstmp"})  # ESPnet's defaults
+    for options in ({"apply_stft": False}, {"frontend_conf": {"use_wpe": True}}):
+        with pytest.raises(UserError, match="speech of one channel is read"):
+            Frontend(**options)

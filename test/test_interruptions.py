@@ -12,8 +12,8 @@ import pytest
 import soundfile
 
 from espnet_llmvq.base.errors import UserError, message_of
+from espnet_llmvq.base.made import Made
 from espnet_llmvq.base.processes import run_forked, run_jobs
-from espnet_llmvq.cli import encode
 from espnet_llmvq.cli.data import format as format_command
 from espnet_llmvq.cli.parser import run
 from espnet_llmvq.data.checks import validate
@@ -23,7 +23,6 @@ from espnet_llmvq.data.filter import filter_data
 from espnet_llmvq.data.format import format_audio
 from espnet_llmvq.data.tables import read_scp
 from espnet_llmvq.decode.nbest import Partial
-from espnet_llmvq.espnet.run import is_done
 from espnet_llmvq.experiment.fork import read_record
 from espnet_llmvq.llm.directory import load_llm, load_tokenizer
 from espnet_llmvq.model.build import load_model
@@ -279,9 +278,9 @@ def test_a_damaged_llm_is_named(tmp_path, llm_dir, name):
 
 def test_damaged_records_are_named_or_made_again(tmp_path):
     (tmp_path / "phase").mkdir()
-    (tmp_path / "phase" / "settings.json").write_text('{"llm": ')
-    with pytest.raises(UserError, match="settings.json: cannot be read .*; if damaged, remove .*phase to train again"):
-        is_done(str(tmp_path / "phase"), {"llm": "x"})
+    (tmp_path / "phase" / "made.json").write_text('{"llm": ')
+    with pytest.raises(UserError, match="not known how .*phase was made.; remove .*phase to train again"):
+        Made(tmp_path / "phase", llm="x").done("remove {out} to train again")
     (tmp_path / "phase" / "model.pth").touch()
     (tmp_path / "phase" / "config.yaml").write_text("a: [1\n")
     with pytest.raises(UserError, match="config.yaml: cannot be read .*; if damaged, remove .*phase and run stage 11"):
@@ -338,14 +337,13 @@ def test_damaged_encoder_frames_are_told_with_the_remedy(tmp_path):
 
     from espnet_llmvq.model.batch import FrameCache
 
-    tmp, target = tmp_path / "frames.tmp", tmp_path / "frames"
-    tmp.mkdir()
+    target = tmp_path / "frames"
+    target.mkdir()
     rng = np.random.default_rng(0)
     frames = {f"u{i}": rng.standard_normal((5 + i, 4)).astype(np.float32) for i in range(6)}
-    with kaldiio.WriteHelper(f"ark,scp:{tmp}/frames.ark,{tmp}/frames.scp") as writer:
+    with kaldiio.WriteHelper(f"ark,scp:{target}/frames.ark,{target}/frames.scp") as writer:
         for utt, x in frames.items():
             writer(utt, x)
-    encode.publish(str(tmp), str(target))
     ark, scp = target / "frames.ark", target / "frames.scp"
     whole, told = ark.read_bytes(), 0
     for _ in range(100):
@@ -408,5 +406,7 @@ def test_a_killed_phase_is_told(tmp_path, monkeypatch, capsys):
         os.kill(os.getpid(), signal.SIGKILL)
 
     monkeypatch.setattr(launch, "train_phase", train)
+    job = launch.Job("lora", "", {}, lambda: Made(tmp_path / "lora"))
     with pytest.raises(UserError, match=r"(?s)phase lora failed: it was killed by signal 9.*train\.log:\nepoch 1"):
-        launch.run_phases([("lora", None, str(tmp_path / "lora"), {})], 2, 1)
+        launch.run_phases([job], 2, 1, None, "")
+    assert not Made(tmp_path / "lora").done("")

@@ -9,8 +9,8 @@ import tarfile
 import threading
 from pathlib import Path
 
-import layouts
 import pytest
+from corpora import librispeech
 from recipe_modules import local_modules
 
 from espnet_llmvq.base.errors import UserError
@@ -32,7 +32,7 @@ def data():
 def roots(tmp_path_factory):
     """{corpus: its folder}, all of them."""
     room = tmp_path_factory.mktemp("corpora")
-    return {name.lower(): make(room) for name, make in layouts.MAKERS.items()}
+    return {name.lower(): make(room) for name, make in librispeech.MAKERS.items()}
 
 
 def arguments(roots, out, **changed):
@@ -115,7 +115,7 @@ def test_voxpopuli_converted_to_wav(data, roots, tmp_path):
     root = shutil.copytree(roots["voxpopuli"], tmp_path / "voxpopuli")
     for path in root.rglob("*.ogg"):
         path.unlink()
-        layouts.write_audio(path.with_suffix(".wav"), 1.0)
+        librispeech.write_audio(path.with_suffix(".wav"), 1.0)
     found = data.prepare(data.reader("voxpopuli").read, root, "test", 1)
     assert all(path.endswith(".wav") for path in found.wav_scp.values()) and len(found.text) == 2
 

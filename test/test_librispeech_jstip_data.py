@@ -9,8 +9,8 @@ import subprocess
 import tracemalloc
 from pathlib import Path
 
-import layouts_jstip as layouts
 import pytest
+from corpora import jstip
 from recipe_modules import local_modules
 
 from espnet_llmvq.base.config import from_mapping, read_config, read_yaml
@@ -46,11 +46,11 @@ def local():
 def made(tmp_path_factory):
     """All layouts, each once; tests that damage one copy it."""
     root = tmp_path_factory.mktemp("layouts")
-    corpus = layouts.librispeech(root / "librispeech")
-    layouts.books(root / "books")
-    layouts.librispeech_pc(root / "pc", corpus)
+    corpus = jstip.librispeech(root / "librispeech")
+    jstip.books(root / "books")
+    jstip.librispeech_pc(root / "pc", corpus)
     for name in ("pubmed", "primock", "minds", "mmlu", "spoken_qa", "spoken_mmlu"):
-        getattr(layouts, name)(root / name)
+        getattr(jstip, name)(root / name)
     return root
 
 
@@ -89,7 +89,7 @@ def test_the_books_give_case_and_punctuation(prepared):
     texts = {}
     for name in ("train", "valid", "test_clean", "test_other"):
         texts.update(DataDir.load(prepared / name).text)
-    assert texts == layouts.RESTORED
+    assert texts == jstip.RESTORED
     assert left_out(prepared, "train") == {
         "26-500-0000": "no text of book 9999",
         "84-121-0002": "the book has 1860 YES where the transcript has EIGHTEEN SIXTY",
@@ -163,14 +163,14 @@ def test_no_document_is_in_two_places(prepared):
     everything = " ".join(train + held_out)
     assert all(sentence not in everything for sentence in spoken.values())
     lm = (prepared / "lm/train.txt").read_text()
-    assert layouts.RESTORED["84-122-0000"] in lm and not any(text in lm for text in held_out)
+    assert jstip.RESTORED["84-122-0000"] in lm and not any(text in lm for text in held_out)
 
 
 def test_memory_does_not_grow_with_a_baseline_file(local, tmp_path):
     """8 MB of abstracts pass through; a tree of all of them would hold at least that."""
     text = ("abcdefgh" * 100 + " ") * 50
     abstracts = [(str(i), "eng", [(None, f"{i} {text}")]) for i in range(200)]
-    layouts.pubmed(tmp_path, abstracts)
+    jstip.pubmed(tmp_path, abstracts)
     tracemalloc.start()
     assert sum(1 for _ in local["pubmed"].articles(tmp_path / "pubmed25n0001.xml.gz")) == 200
     peak = tracemalloc.get_traced_memory()[1]

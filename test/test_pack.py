@@ -9,7 +9,6 @@ import pytest
 import standins
 import torch
 import yaml
-from conftest import write_cards
 
 from espnet_llmvq.base.errors import UserError
 from espnet_llmvq.bundle.card import card
@@ -400,18 +399,13 @@ def test_a_packed_system_is_replaced_or_stays(tmp_path, monkeypatch, ending):
 
 
 @pytest.fixture
-def recipe(tmp_path, trained_soft):
-    """Options of bin/pack for a recipe with systems soft, ctc, fusion and a group."""
-    systems = {
-        "soft": {"label": "Soft-VQ", "phases": ["soft"]},
-        "ctc": {"decode": "ctc"},
-        "fusion": {"decode": "ctc_lm", "lm_weight": 0.3},
-        "both": {"systems": ["soft", "ctc"]},
-    }
-    write_cards(tmp_path / "conf", phases={"soft": {}}, systems=systems)
+def recipe(tmp_path, trained_soft, experiment_of):
+    """EXPDIR of an experiment with systems soft, ctc and fusion."""
     encoder, phase = trained_soft
-    shutil.copytree(os.path.dirname(phase), tmp_path / "exp")
-    return ["--conf_dir", str(tmp_path / "conf"), "--expdir", str(tmp_path / "exp"), "--encoder", encoder]
+    phase = shutil.copytree(phase, tmp_path / "exp" / "soft")
+    systems = {"soft": str(phase), "ctc": "ctc", "fusion": "ctc_lm"}
+    experiment_of(tmp_path, systems, {}, encoder=encoder, labels={"soft": "Soft-VQ"})
+    return tmp_path / "exp"
 
 
 def row(system, name, value):
@@ -423,11 +417,11 @@ def test_pack_command(recipe, tmp_path, capsys):
     """It searches as stage 12 did, and its card shows the results of the system."""
     for name in ("a", "b"):
         made = {"num_beams": 3, "length_penalty": 0.0, "ctc_weight": 0.3, "torch": "2"}
-        os.makedirs(tmp_path / "exp" / "soft" / f"decode_{name}")
-        (tmp_path / "exp" / "soft" / f"decode_{name}" / "environment.json").write_text(json.dumps(made))
+        os.makedirs(recipe / "soft" / f"decode_{name}")
+        (recipe / "soft" / f"decode_{name}" / "environment.json").write_text(json.dumps(made))
     rows = [row("soft", "test", 4.56), row("ctc", "test", 7.89)]
-    (tmp_path / "results.json").write_text(json.dumps(rows))
-    command = [*recipe, "--results", str(tmp_path / "results.json"), "--out", str(tmp_path / "out")]
+    (recipe / "results.json").write_text(json.dumps(rows))
+    command = ["--exp", str(recipe), "--out", str(tmp_path / "out")]
     pack_command.main([*command, "--system", "soft"])
     assert "out: soft, " in capsys.readouterr().out
     found = verify(tmp_path / "out")
@@ -438,17 +432,23 @@ def test_pack_command(recipe, tmp_path, capsys):
     # in place of the one before, with another search
     pack_command.main([*command, "--system", "soft", "--num_beams", "1"])
     assert verify(tmp_path / "out")["search"] == {"num_beams": 1, "length_penalty": 0.0, "ctc_weight": 0.3}
-    (tmp_path / "exp" / "soft" / "decode_b" / "environment.json").write_text('{"num_beams": 4}')
-    with pytest.raises(UserError, match="decode_b/environment.json: decoded with .*another set.*--num_beams"):
-        pack_command.main([*command, "--system", "soft"])
-    for name, message in (("fusion", "ctc_lm cannot be packed"), ("both", "is a group"), ("sofd", "did you mean")):
+    facts = recipe / "soft" / "decode_b" / "environment.json"
+    for text, message in (
+        ('{"num_beams": 4}', "decoded with .*another set.*--num_beams"),
+        ('{"num_', "cannot be read .*decode again"),
+    ):
+        facts.write_text(text)
+        with pytest.raises(UserError, match=f"decode_b/environment.json: {message}"):
+            pack_command.main([*command, "--system", "soft"])
+    for name, message in (("fusion", "ctc_lm cannot be packed"), ("both", "unknown system"), ("sofd", "did you mean"),
+                          ("soft ctc", "unknown system"), ("", "unknown system")):  # fmt: skip
         with pytest.raises(UserError, match=message):
             pack_command.main([*command, "--system", name])
-    assert sorted(os.listdir(tmp_path)) == ["conf", "exp", "out", "results.json"]
+    assert sorted(os.listdir(tmp_path)) == ["exp", "out"]
 
 
 def test_pack_of_the_encoder_alone(recipe, tmp_path):
-    pack_command.main([*recipe, "--system", "ctc", "--out", str(tmp_path / "out")])
+    pack_command.main(["--exp", str(recipe), "--system", "ctc", "--out", str(tmp_path / "out")])
     packed = load_packed(str(tmp_path / "out"))
     assert packed.model.llm is None and packed.manifest["prompt"] is None
     assert "llm/config.json" not in packed.manifest["files"]

@@ -135,6 +135,9 @@ def test_whisper_hears_the_beginning_of_its_own_30_seconds(models):
     mel = encoder.extractor(wave.numpy(), sampling_rate=16000, return_tensors="pt").input_features
     assert mel.shape == (1, 80, 3000)
     torch.testing.assert_close(encoder.log_mel(wave), mel[:, :, :152], atol=1e-6, rtol=0)
+    alone = encoder.log_mel(wave)
+    with torch.autocast("cpu", torch.bfloat16):  # as in training
+        assert torch.equal(encoder.log_mel(wave), alone)
 
 
 @pytest.mark.parametrize("name", ["wavlm", "whisper"])

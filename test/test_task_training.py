@@ -4,16 +4,22 @@ import json
 import logging
 import os
 import shutil
+import signal
 import sys
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
-from conftest import LORA
+from conftest import LORA, without_last_line
 
 from espnet_llmvq.base.errors import UserError
-from espnet_llmvq.cli import encode
+from espnet_llmvq.base.made import Made
 from espnet_llmvq.espnet import run as launch
 from espnet_llmvq.espnet import trainer
+from espnet_llmvq.experiment.training import Training
+from espnet_llmvq.stages import train as stage
+from espnet_llmvq.stages.encoder import encode, frames_of
 
 
 @pytest.fixture(scope="module")
@@ -117,7 +123,7 @@ def test_killed_training_ends_like_an_undisturbed_one(config, undisturbed, tmp_p
     with monkeypatch.context() as patch, pytest.raises(Killed):
         patch.setattr(*where())
         launch.train_phase(str(directory), config, 1)
-    assert not (directory / "model.pth").exists() and not launch.is_done(str(directory), config)
+    assert not (directory / "model.pth").exists()
     torch.rand(3)
     launch.train_phase(str(directory), config, 1)
     assert_same(weights(directory), weights(undisturbed))
@@ -145,61 +151,278 @@ def test_checkpoints_hold_no_pickled_objects(undisturbed):
     trainer.set_random_state(state)
 
 
-def test_finished_phase_does_nothing(config, undisturbed, capsys):
-    before = {p: os.stat(p).st_mtime_ns for p in undisturbed.iterdir()}
-    launch.run_phases([("phase", None, str(undisturbed), config)], 1, 1)
-    assert "is trained, nothing to do" in capsys.readouterr().out
-    assert before == {p: os.stat(p).st_mtime_ns for p in undisturbed.iterdir()}
+FROM_DATA = (
+    "llm",
+    "encoder_file",
+    "init_from",
+    "train_cache",
+    "valid_cache",
+    "seed",
+    "ngpu",
+    *stage.SHAPES,
+    *stage.DATA,
+)
 
 
-def test_other_settings_are_refused(config, undisturbed):
-    changed = {**config, "optim_conf": {"lr": 0.02}}
-    with pytest.raises(UserError, match=r"other settings \(optim_conf: \{'lr': 0.01\} then, \{'lr': 0.02\} now\)"):
-        launch.run_phases([("phase", None, str(undisturbed), changed)], 1, 1)
-    with pytest.raises(UserError, match="weight_decay: None then, 1 now"):
-        launch.is_done(str(undisturbed), {**config, "weight_decay": 1})
+@pytest.fixture(scope="module")
+def experiment(settings, encoder_dir, corpus, tmp_path_factory, experiment_of):
+    """An experiment of two phases, the second from the first, not trained yet, with an encoder and cached frames."""
+    first = settings(
+        specaug=None, max_epoch=1, model_conf={"start_weight": 1.0, "llm_weight": 0.0}, keep_nbest_models=1
+    )
+    second = settings(specaug=None, max_epoch=1, bridge="hard", freeze=["llm"], optim="sgd", optim_conf={"lr": 0.0},
+                      scheduler=None, keep_nbest_models=1)  # fmt: skip
+    first, second = ({k: v for k, v in config.items() if k not in FROM_DATA} for config in (first, second))
+    room, sets = tmp_path_factory.mktemp("train"), {"train": corpus.train, "valid": corpus.valid}
+    trainings = [Training("a", "phase a", first), Training("a-b", "phase b", second, "a")]
+    experiment = experiment_of(room, {}, sets, encoder=encoder_dir, trainings=trainings)
+    os.makedirs(experiment.exp("stats"))
+    for name in sets:
+        shutil.copyfile(getattr(corpus, f"{name}_shape"), experiment.positions(name))
+    encode(experiment, 1)
+    return experiment
 
 
-def test_phases_in_processes(settings, encoder_dir, tmp_path, capfd, monkeypatch):
-    """Two phases, the second from the first; a failing one shows its log."""
+@pytest.fixture(scope="module")
+def phases(experiment):
+    """Directories of both phases after `llmvq train`, what was printed, and the experiment."""
+    import contextlib
+    import io
+
     # As in a command: no handlers of pytest's, and standard error is the file that the children redirect.
-    monkeypatch.setattr(logging.root, "handlers", [])
-    monkeypatch.setattr(sys, "stderr", open(2, "w", closefd=False, buffering=1))
-    frozen = dict(encoder_file=os.path.join(encoder_dir, "model.pth"), specaug=None, max_epoch=1)
-    first = settings(**frozen, model_conf={"start_weight": 1.0, "llm_weight": 0.0}, keep_nbest_models=1)
-    second = settings(**frozen, bridge="hard", freeze=["llm"], init_from=str(tmp_path / "a/model.pth"), optim="sgd",
-                      optim_conf={"lr": 0.0}, scheduler=None, keep_nbest_models=1)  # fmt: skip
-    jobs = [("a-b", "a", str(tmp_path / "b"), second), ("a", None, str(tmp_path / "a"), first)]
-    launch.run_phases(jobs, 2, 1)
-    out = capfd.readouterr().out
+    with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(io.StringIO()) as out:
+        patch.setattr(logging.root, "handlers", [])
+        patch.setattr(sys, "stderr", open(2, "w", closefd=False, buffering=1))
+        stage.train(experiment, nj=2)
+    return Path(experiment.exp("a")), Path(experiment.exp("a-b")), out.getvalue()
+
+
+@pytest.fixture
+def copied(phases, experiment, tmp_path):
+    """The experiment after its training, as a copy whose files may be changed; they are where they were."""
+    room = Path(experiment.options.expdir).parent
+    shutil.copytree(room, tmp_path / "saved")
+    yield experiment
+    shutil.rmtree(room)
+    shutil.copytree(tmp_path / "saved", room)
+
+
+def test_phases_in_processes(phases, experiment, tmp_path):
+    """Two phases, the second from the first."""
+    first, second, out = phases
     assert out.index("[a] done") < out.index("[a-b] training") and "[a] epoch 1: train loss " in out
-    with open(tmp_path / "b/train.log") as f:
-        assert "Initialised 6 tensors" in f.read()
-    before, after = weights(tmp_path / "a"), weights(tmp_path / "b")
+    assert "Initialised 6 tensors" in (second / "train.log").read_text()
+    before, after = weights(first), weights(second)
     assert_same({n: after[n] for n in before}, before)  # learning rate 0
     assert set(after) - set(before) == {"bridge.codebook"}
 
-    broken = {**second, "init_from": str(tmp_path / "encoder.pth")}
+
+def test_a_phase_that_fails_shows_its_log(settings, encoder_dir, tmp_path, capfd, monkeypatch):
+    monkeypatch.setattr(logging.root, "handlers", [])
+    monkeypatch.setattr(sys, "stderr", open(2, "w", closefd=False, buffering=1))
     torch.save({"bridge.projector.output.bias": torch.zeros(5)}, tmp_path / "encoder.pth")
+    broken = settings(encoder_file=os.path.join(encoder_dir, "model.pth"), specaug=None, bridge="hard", freeze=["llm"],
+                      init_from=str(tmp_path / "encoder.pth"))  # fmt: skip
+    job = launch.Job("c", "", broken, lambda: Made(tmp_path / "c", settings=broken))
     with pytest.raises(
         UserError,
         match="(?s)phase c failed: it ended with exit code 1.*does not fit the next phase: bridge.projector.output",
     ):
-        launch.run_phases([("c", None, str(tmp_path / "c"), broken)], 1, 1)
+        launch.run_phases([job], 1, 1, None, stage.REMEDY)
 
 
-def test_cached_frames_train_the_same_model(settings, encoder_dir, corpus, tmp_path):
-    command = ["--encoder", encoder_dir, "--batch_seconds", "3", "--threads", "1"]
-    encode.main([*command, corpus.train, str(tmp_path / "train"), corpus.valid, str(tmp_path / "valid")])
+def test_what_frames_are_made_of_is_noticed(copied, capsys):
+    def encoded(experiment=copied):
+        capsys.readouterr()
+        encode(experiment, 1)
+        return {
+            line.split(":")[0].split("/")[-1] for line in capsys.readouterr().out.splitlines() if ": frames of" in line
+        }
+
+    for path in (copied.sequences("train"), copied.encoder_file):
+        os.utime(path)
+    assert encoded() == set()
+    without_last_line(copied.sequences("valid"))
+    assert encoded() == {"valid"} and encoded() == set()
+    disturbed = replace(copied, options=replace(copied.options, augment_cache=True))
+    assert encoded(disturbed) == {"train"} and encoded(disturbed) == set()
+    assert encoded(replace(disturbed, options=replace(disturbed.options, base_seed=2))) == {"train"}
+    assert encoded() == {"train"}
+    # The weights of a pretrained encoder are the same files whichever of its layers is taken.
+    assert encoded(replace(copied, encoder={**copied.encoder, "encoder_conf": {"layer": 3}})) == {"train", "valid"}
+    assert encoded() == {"train", "valid"}
+    Path(copied.frames("valid"), "frames.ark").write_bytes(b"")
+    assert encoded() == {"valid"}
+
+
+def test_settings_of_a_phase(experiment):
+    """What ESPnet gets: the config, where its data are, the phase before, and seeds of their own."""
+    first, second = experiment.trainings
+    found = stage.settings_of(experiment, second)
+    assert found == {
+        **second.config, "llm": experiment.llm, "encoder_file": experiment.encoder_file,
+        "init_from": experiment.exp("a/model.pth"), "seed": 1, "ngpu": 0,
+        "train_data_path_and_name_and_type": [[experiment.sequences("train"), "sequence", "sequence"]],
+        "valid_data_path_and_name_and_type": [[experiment.sequences("valid"), "sequence", "sequence"]],
+        "train_shape_file": [experiment.positions("train")], "valid_shape_file": [experiment.positions("valid")],
+        "train_cache": frames_of(experiment, "train"), "valid_cache": frames_of(experiment, "valid"),
+    }  # fmt: skip
+    assert found["train_cache"] == f"{experiment.frames('train')}/frames.scp"
+    assert stage.settings_of(experiment, first)["init_from"] is None
+    other = replace(experiment, options=replace(experiment.options, seed=3, base_seed=2, ngpu=2))
+    given = stage.settings_of(other, second)
+    assert (given["seed"], given["ngpu"], given["multiprocessing_distributed"]) == (3, 2, True)
+    assert "unused_parameters" not in given and "multiprocessing_distributed" not in found
+    # Frames of an encoder that trains are its own, those of a mixture of many files are not cached.
+    joint = replace(second, config={**second.config, "train_encoder": True})
+    mixed = replace(second, mixture="m")
+    for training, train, valid in ((joint, None, None), (mixed, None, found["valid_cache"])):
+        given = stage.settings_of(other, training)
+        assert (given["train_cache"], given["valid_cache"], given["unused_parameters"]) == (train, valid, True)
+    assert given["train_shape_file"] == [experiment.exp("mixtures/m_shape")]
+    assert given["train_data_path_and_name_and_type"][0][0] == experiment.exp("mixtures/m.jsonl")
+    encoder = stage.settings_of(other, Training("encoder", "encoder", first.config, is_encoder=True))
+    assert (encoder["seed"], encoder["encoder_file"], encoder["llm"]) == (2, None, experiment.tokenizer)
+    assert encoder["train_shape_file"] == [experiment.exp("encoder_stats/train_shape")]
+    assert encoder["train_cache"] is encoder["valid_cache"] is None
+
+
+def test_finished_phases_do_nothing(copied, phases, capsys):
+    before = {p: p.stat().st_mtime_ns for directory in phases[:2] for p in directory.iterdir()}
+    for path in (copied.sequences("train"), copied.positions("valid"), copied.encoder_file, phases[0] / "model.pth"):
+        os.utime(path)
+        before |= {path: os.stat(path).st_mtime_ns} if path in before else {}
+    stage.train(copied)
+    assert capsys.readouterr().out.count("is trained, nothing to do") == 2
+    assert before == {p: p.stat().st_mtime_ns for directory in phases[:2] for p in directory.iterdir()}
+
+
+def changed(experiment, which, **keys):
+    """The experiment with keys of the config of one of its trainings changed."""
+    trainings = list(experiment.trainings)
+    trainings[which] = replace(trainings[which], config={**trainings[which].config, **keys})
+    return replace(experiment, trainings=tuple(trainings))
+
+
+@pytest.fixture
+def no_training(monkeypatch):
+    """Training anything is an error."""
+
+    def train(*_):
+        pytest.fail("something is trained")
+
+    monkeypatch.setattr(launch, "_child", train)
+
+
+def test_other_settings_are_refused(copied, phases, no_training):
+    """Before anything is trained, also where the phase before is trained first."""
+    for which, keys, message in (
+        (
+            0,
+            {"optim_conf": {"lr": 0.02}},
+            r"a was made otherwise \(settings.optim_conf.lr: 0.01 then, 0.02 now\); remove",
+        ),
+        (1, {"weight_decay": 1}, r"a-b was made otherwise \(settings.weight_decay: not there then, 1 now\)"),
+    ):
+        with pytest.raises(UserError, match=message):
+            stage.train(changed(copied, which, **keys))
+    with pytest.raises(UserError, match=r"settings.seed: 1 then, 3 now.*another --expdir"):
+        stage.train(replace(copied, options=replace(copied.options, seed=3)))
+    shutil.rmtree(phases[0])
+    with pytest.raises(UserError, match="a-b was made otherwise .*weight_decay"):
+        stage.train(changed(copied, 1, weight_decay=1))
+    assert not phases[0].exists()
+
+
+@pytest.mark.parametrize(
+    "what, said",
+    [
+        ("train/sequences.jsonl", "training sequences .*train/sequences.jsonl. has changed"),
+        ("valid/sequences.jsonl", "validation sequences .*valid/sequences.jsonl. has changed"),
+        ("train_shape", "training positions .*train_shape. has changed"),
+        ("encoder/model.pth", "encoder .*encoder/model.pth. has changed"),
+        ("frames/train/made.json", "training frames .*frames/train. has changed"),
+        ("a/model.pth", r"a/model.pth is not as it was written"),
+        ("a-b/config.yaml", r"a-b/config.yaml is not as it was written"),
+        ("a-b/made.json", "it is not known how .*a-b was made"),
+        ("other a", "phase before .*a/model.pth. has changed"),
+    ],
+)
+def test_what_a_phase_is_made_of_is_refused_when_it_changed(copied, no_training, what, said):
+    room = Path(copied.options.expdir).parent
+    if what == "frames/train/made.json":  # as if made of other sequences: their content is what the record says
+        path = room / "exp/encoder" / what
+        path.write_text(path.read_text().replace('"sha256": "', '"sha256": "0', 1))
+    elif what == "other a":
+        made = stage.made_of(copied, copied.trainings[0], stage.settings_of(copied, copied.trainings[0]))
+        with open(made.out + "/model.pth", "ab") as f:
+            f.write(b"other")
+        made.note(files=["model.pth", "config.yaml"])
+    else:
+        (path,) = room.rglob(what)
+        path.write_bytes(path.read_bytes()[: -3 if what.endswith("made.json") else -1])
+    with pytest.raises(UserError, match=f"was made otherwise .*{said}"):
+        stage.train(copied)
+
+
+def test_an_interrupted_phase_goes_on_with_the_same_only(copied, phases, monkeypatch, capsys):
+    """And what follows from it waits."""
+    trained = []
+
+    def train(directory, settings, threads, distributed):
+        Path(directory, "checkpoint.pth").touch()
+        if not trained:
+            os.kill(os.getpid(), signal.SIGKILL)
+        for name in ("model.pth", "config.yaml"):
+            shutil.copyfile(saved / os.path.basename(directory) / name, Path(directory, name))
+
+    saved = Path(shutil.copytree(copied.options.expdir, phases[0].parent.parent / "before"))
+    for directory in phases[:2]:
+        shutil.rmtree(directory)
+    monkeypatch.setattr(launch, "train_phase", train)
+    with pytest.raises(UserError, match="phase a failed: it was killed by signal 9"):
+        stage.train(copied)
+    assert not phases[1].exists() and not json.loads((phases[0] / "made.json").read_text())["complete"]
+    trained.append(True)
+    with pytest.raises(UserError, match=r"a was made otherwise \(settings.weight_decay: not there then, 1 now\)"):
+        stage.train(changed(copied, 0, weight_decay=1))
+    whole = Path(copied.sequences("train")).read_text()
+    without_last_line(copied.sequences("train"))
+    with pytest.raises(UserError, match="training sequences .* has changed"):
+        stage.train(copied)
+    Path(copied.sequences("train")).write_text(whole)
+    capsys.readouterr()
+    stage.train(copied, nj=2)
+    out = capsys.readouterr().out
+    assert out.index("[a] done") < out.index("[a-b] training") < out.index("[a-b] done")
+    stage.train(copied)
+    assert capsys.readouterr().out.count("is trained, nothing to do") == 2
+
+
+def test_sequences_that_change_while_a_phase_trains_are_noticed(copied, phases, monkeypatch):
+    def train(directory, settings, threads, distributed):
+        without_last_line(copied.sequences("train"))
+        for name in ("model.pth", "config.yaml"):
+            Path(directory, name).touch()
+
+    for directory in phases[:2]:
+        shutil.rmtree(directory)
+    monkeypatch.setattr(launch, "train_phase", train)
+    one = replace(copied, trainings=copied.trainings[:1])
+    stage.train(one)
+    with pytest.raises(UserError, match="training sequences .* has changed"):
+        stage.train(one)
+
+
+def test_cached_frames_train_the_same_model(settings, encoder_dir, corpus, tmp_path, experiment_of):
+    experiment = experiment_of(tmp_path, {}, {"train": corpus.train, "valid": corpus.valid}, encoder=encoder_dir)
+    encode(experiment, 1, batch_seconds=3)
+    scp = {name: frames_of(experiment, name) for name in ("train", "valid")}
     frozen = settings(
         encoder_file=os.path.join(encoder_dir, "model.pth"), specaug=None, llm_conf={"lora": LORA},
         model_conf={"drop_blank": 0.99}, optim="sgd", optim_conf={"lr": 0.1}, scheduler=None, max_epoch=2,
     )  # fmt: skip
-    cached = {
-        **frozen,
-        "train_cache": str(tmp_path / "train/frames.scp"),
-        "valid_cache": str(tmp_path / "valid/frames.scp"),
-    }
+    cached = {**frozen, "train_cache": scp["train"], "valid_cache": scp["valid"]}
     launch.train_phase(str(tmp_path / "plain"), frozen, 1)
     launch.train_phase(str(tmp_path / "cached"), cached, 1)
     found, expected = weights(tmp_path / "cached"), weights(tmp_path / "plain")
@@ -207,8 +430,8 @@ def test_cached_frames_train_the_same_model(settings, encoder_dir, corpus, tmp_p
     for name, value in expected.items():
         torch.testing.assert_close(found[name], value, atol=1e-5, rtol=1e-4)
     # a cache that moved with its directory, one without an utterance, and one with useless augmentation
-    with open(tmp_path / "valid/frames.scp") as f:
-        assert str(tmp_path / "valid/frames.ark:") in f.readline()
+    with open(scp["valid"]) as f:
+        assert f"{experiment.frames('valid')}/frames.ark:" in f.readline()
     shutil.rmtree(tmp_path / "cached")
     with pytest.raises(UserError, match="no encoder frames for train"):
         launch.train_phase(str(tmp_path / "cached"), {**cached, "train_cache": cached["valid_cache"]}, 1)

@@ -167,7 +167,7 @@ def analyse(systems, sets, out_dir, options, *, nj=1, ngpu=0, redo=False):
     }
     for name, text in files.items():
         write_text(os.path.join(new_dir, name), text)
-    made.note(files=files, at=new_dir)
+    made.note(files=sorted(os.listdir(new_dir)), at=new_dir)
     replace_directory(new_dir, out_dir)
     for warning in warnings:
         print(f"warning: {warning}")

@@ -10,7 +10,7 @@ FILE = "environment.json"  # written beside hypotheses by stage 12
 
 
 def get_commit(file):
-    """Return the git commit of the checkout that holds `file`, with "-dirty" if it was changed.
+    """The git commit of the checkout that holds `file`, with "-dirty" if it was changed.
 
     "unknown" if git does not track `file`, as for an installed package.
     """
@@ -28,7 +28,7 @@ def get_commit(file):
 
 
 def get_version(package):
-    """Return the installed version of `package` without importing it."""
+    """The installed version of `package` without importing it."""
     try:
         return metadata.version(package)
     except metadata.PackageNotFoundError:
@@ -41,7 +41,7 @@ def versions(*packages):
 
 
 def facts(**more):
-    """Return {name: str or int} of what this process runs on, and `more` facts of the caller."""
+    """{name: str or int} of what this process runs on, and `more` facts of the caller."""
     return {
         "python": platform.python_version(),
         **versions("torch", "espnet", "transformers"),

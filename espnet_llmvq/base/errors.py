@@ -23,9 +23,8 @@ class UserError(Exception):
 
 
 def message_of(err):
-    """What a user is told of an exception: of a UserError itself, of a full disk the remedy, of others None.
-
-    Also of a path that cannot be used: a target below a file, a read-only directory.
+    """The message of an exception for the user: of a UserError, a full disk, a path that cannot be used; None if it is
+    a bug.
     """
     if isinstance(err, UserError):
         return str(err)
@@ -60,13 +59,13 @@ def reading(path, remedy):
 
 
 def nearest(name, choices):
-    """Return a hint such as " (did you mean 'soft'?)", or "" when nothing is close."""
+    """A hint such as " (did you mean 'soft'?)", or "" when nothing is close."""
     found = difflib.get_close_matches(str(name), [str(c) for c in choices], n=1, cutoff=0.5)
     return f" (did you mean {found[0]!r}?)" if found else ""
 
 
 def check_name(kind, name, choices):
-    """Return `name` if it is one of `choices`; otherwise raise UserError naming the nearest one."""
+    """`name` if it is one of `choices`; otherwise raise UserError naming the nearest one."""
     if name not in choices:
         known = sorted(map(str, choices))
         # A long list would bury the hint.

@@ -116,7 +116,7 @@ def restore_directory(target):
 
 
 def check_path(path, needed="config.json", what="LLM", remedy="give --llm PATH or run stages 5 and 6"):
-    """Return whether `path` is local; raise UserError for a local path without the file `needed`."""
+    """Whether `path` is local; raise UserError for a local path without the file `needed`."""
     if os.path.isdir(path):
         if not os.path.exists(os.path.join(path, needed)):
             raise UserError(f"{what} directory {path} has no {needed}; is it a Hugging Face model?")

@@ -112,10 +112,15 @@ def files_digest(paths):
     for path in paths:
         try:
             stat = os.stat(path)
-            h.update(f"{os.path.abspath(path)} {stat.st_size} {stat.st_mtime_ns}\n".encode("utf-8", "surrogateescape"))
+            h.update(f"{os.path.realpath(path)} {stat.st_size} {stat.st_mtime_ns}\n".encode("utf-8", "surrogateescape"))
         except OSError:
             h.update(f"{os.path.abspath(path)} missing\n".encode("utf-8", "surrogateescape"))
     return h.hexdigest()
+
+
+def part_of(out, name):
+    """Path of a part of a result: of a file in a directory, of one beside a file, or "" for the file itself."""
+    return os.path.join(out if os.path.isdir(out) else os.path.dirname(out), name) if name else out
 
 
 def plain(value):
@@ -140,6 +145,23 @@ def first_difference(old, new, name=""):
                 return found
         return ""
     return "" if old == new else f"{name}: {shown(old)} then, {shown(new)} now"
+
+
+ANSWERS = None  # where `asking` collects
+
+
+@contextlib.contextmanager
+def asking():
+    """In a `with`, find out what would be made: [(result, difference or "")] of every result that is asked for.
+
+    Every result passes for fresh meanwhile, so that nothing is made by what asks.
+    """
+    global ANSWERS
+    ANSWERS = []
+    try:
+        yield ANSWERS
+    finally:
+        ANSWERS = None
 
 
 class Made:
@@ -168,12 +190,16 @@ class Made:
         """What `note` was told beside inputs and options; {} if nothing is noted."""
         return (self.record() or {}).get("facts", {})
 
+    def other_options(self, noted):
+        """In words, the first option that is not as `noted`; "" if none."""
+        then, now = ({k: v for k, v in d.items() if k not in IGNORED} for d in (noted["options"], self.options))
+        return first_difference(then, now)
+
     def changed(self, noted):
         """In words, the first option or input that is not as `noted`; "" if none."""
-        then, now = ({k: v for k, v in d.items() if k not in IGNORED} for d in (noted["options"], self.options))
         old = noted["inputs"]
         self.marks = {name: mark(path, old.get(name)) for name, path in self.inputs.items()}
-        if found := first_difference(then, now):
+        if found := self.other_options(noted):
             return found
         for name in sorted(old.keys() | self.inputs.keys()):
             if name not in old:
@@ -187,7 +213,13 @@ class Made:
 
     def state(self):
         """Options and the content of inputs (dict), to compare something unfinished with."""
-        return {"options": self.options, "inputs": {name: content(mark(path)) for name, path in self.inputs.items()}}
+        return {"options": self.options, "inputs": {name: content(found) for name, found in self.look().items()}}
+
+    def look(self):
+        """{name: mark} of inputs, as they were when they were first looked at: what changes while the result is made is
+        then noted as it was before, and the change is seen."""
+        self.marks = {name: self.marks.get(name) or mark(path) for name, path in self.inputs.items()}
+        return self.marks
 
     def difference(self):
         """In words, why the result is not what inputs and options make; "" if it is."""
@@ -199,46 +231,56 @@ class Made:
         if not noted["complete"]:
             return f"{self.out} is not finished"
         for name, old in noted["files"].items():
-            path = os.path.join(self.out, name) if name else self.out
+            path = part_of(self.out, name)
             if not same(old, mark(path, old, as_input=False)):
                 return f"{path} is not as it was written"
         return self.changed(noted)
 
     def fresh(self):
         """Whether the result is there and what inputs and options make. For cheap results: if not, make it again."""
-        return not self.difference()
+        return self.answered(self.difference())
 
-    def done(self, remedy):
+    def answered(self, found):
+        """Whether nothing was found; `asking` notes what was, and takes it as if there were nothing."""
+        if ANSWERS is None:
+            return not found
+        ANSWERS.append((self.out, found))
+        return True
+
+    def done(self, remedy, options_only=False):
         """Whether a costly result is there; False also for one begun. Raises UserError if it is made of something else.
 
-        remedy: what to do then; {out} stands for the result.
+        remedy: what to do then; {out} stands for the result. options_only: inputs are not looked at, as some are still
+        to be made.
         """
         if not os.path.exists(record_file(self.out)):
-            return False
+            return self.answered(f"{self.out} is not there")
         noted = self.record()
-        found = self.changed(noted) if noted and not noted["complete"] else self.difference()
-        if found:
+        if noted and options_only:
+            found = self.other_options(noted)
+        else:
+            found = self.changed(noted) if noted and not noted["complete"] else self.difference()
+        if found and ANSWERS is None:
             raise UserError(f"{self.out} was made otherwise ({found}); {remedy.format(out=self.out)}")
-        return noted["complete"]
+        return self.answered(found or ("" if noted["complete"] else f"{self.out} is not finished"))
 
     def begin(self):
         """Record what a costly result will be made of, so that its making can only be resumed with the same."""
         self.write(self.out, complete=False, files={}, facts={})
 
     def note(self, files=(), at=None, **facts):
-        """Record that the result is complete. files: names in a directory that must stay as they are now.
+        """Record that the result is complete.
 
+        files: names in a directory, or beside a file, that must stay as they are now; the file itself always must.
         at: where the result is now, if it will be moved to its place with its record.
         """
         at = str(at or self.out)
-        names = [str(name) for name in files] if os.path.isdir(at) else [""]
-        marks = {name: mark(os.path.join(at, name) if name else at, as_input=False) for name in names}
+        names = [*map(str, files)] if os.path.isdir(at) else ["", *map(str, files)]
+        marks = {name: mark(part_of(at, name), as_input=False) for name in names}
         self.write(at, complete=True, files=marks, facts=plain(facts))
 
     def write(self, at, **rest):
-        # An input that changed while the result was made is noted as it was before, so that the change is seen.
-        marks = {name: self.marks.get(name) or mark(path) for name, path in self.inputs.items()}
-        noted = {"options": self.options, "inputs": marks, **rest}
+        noted = {"options": self.options, "inputs": self.look(), **rest}
         write_text(record_file(at), json.dumps(noted, indent=1, ensure_ascii=False) + "\n")
 
     def forget(self):

@@ -108,7 +108,7 @@ class Bridge(torch.nn.Module):
 
 
 def check_top_k(top_k, rows):
-    """Return the number of rows to keep. Raises UserError unless `top_k` is `all` or 1 to `rows`."""
+    """The number of rows to keep. Raises UserError unless `top_k` is `all` or 1 to `rows`."""
     if top_k == "all":
         return rows
     if type(top_k) is int and top_k > rows:

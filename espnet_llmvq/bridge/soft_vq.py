@@ -16,6 +16,7 @@ docs/soft_vq_operator.md has costs and measurements.
 """
 
 import contextlib
+import functools
 import mmap
 
 import torch
@@ -406,7 +407,9 @@ soft_vq_op.register_autograd(call_backward, setup_context=save_for_backward)
 
 
 # torch.compile cannot trace sparse gradients: the compiled graph ends before the call and goes on after it.
-_uncompiled = torch.compiler.disable(soft_vq_op)
+@functools.lru_cache
+def _uncompiled():  # not at import: it loads the compiler, which takes a second or two
+    return torch.compiler.disable(soft_vq_op)
 
 
 def soft_vq(z, codebook, top_k, temperature=1.0, renormalise=True, hard=False, chunk=0, sparse=False):
@@ -439,7 +442,7 @@ def soft_vq_kept(z, codebook, top_k, temperature=1.0, renormalise=True, hard=Fal
         raise UserError("sparse: every row gets gradient with all rows kept or without renormalising; use dense")
     if not torch.is_tensor(temperature):
         temperature = torch.full((), temperature, dtype=compute_dtype(z, codebook), device=z.device)
-    op = _uncompiled if sparse else soft_vq_op
+    op = _uncompiled() if sparse else soft_vq_op
     out, rows, cosines = op(z, codebook, temperature, top_k, renormalise, hard, chunk, sparse)[:3]
     return out, rows, cosines.to(compute_dtype(z, codebook))
 

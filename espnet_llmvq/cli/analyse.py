@@ -24,16 +24,10 @@ def get_parser():
 
 def main(argv=None):
     args = get_parser().parse_args(argv)
-    import os
-
-    from espnet_llmvq.analyse.run import LEAST, Analysis, analyse
+    from espnet_llmvq.analyse.run import LEAST, Analysis
     from espnet_llmvq.experiment.experiment import read_experiment
-    from espnet_llmvq.stages.encoder import frames_of
+    from espnet_llmvq.stages.analyse import analyse
 
     experiment = read_experiment(args.exp)
-    chosen = {name: getattr(args, name) for name in (*LEAST, "draw_seed")}
-    options = Analysis(**chosen, title=experiment.options.title)
-    sets = {name: (experiment.sequences(name), frames_of(experiment, name)) for name in experiment.test_names}
-    out_dir = os.path.join(experiment.results_dir, "analysis")
-    systems = experiment.select(args.systems)
-    analyse(systems, sets, out_dir, options, nj=args.nj, ngpu=args.ngpu, redo=args.redo)
+    options = Analysis(**{name: getattr(args, name) for name in (*LEAST, "draw_seed")})
+    analyse(experiment, experiment.select(args.systems), options, nj=args.nj, ngpu=args.ngpu, redo=args.redo)

@@ -37,12 +37,13 @@ def main(argv=None):
         raise UserError("--questions FILE needs its kind: llmvq ask mc, or llmvq ask sqa")
     experiment = read_experiment(args.exp)
     asked = [(args.kind, args.questions)] if args.questions else pairs(experiment.options.questions, "questions")
+    if not asked:
+        print("no questions are named (--questions KIND=FILE of run.sh), nothing to do")
     for kind, path in asked:
         if args.kind not in (None, kind):
             continue
         options = question_options(experiment, kind, args.config, read_overrides(args.override))
-        examples = (args.examples or experiment.options.question_examples or None) if kind == "mc" else None
         ask(
-            experiment, experiment.select(args.systems), kind, path, options, examples=examples, nj=args.nj,
+            experiment, experiment.select(args.systems), kind, path, options, examples=args.examples, nj=args.nj,
             ngpu=args.ngpu, redo=args.redo, forms=("text",) if args.text_only else None, batch_size=args.batch_size,
         )  # fmt: skip

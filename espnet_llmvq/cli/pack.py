@@ -29,7 +29,7 @@ def main(argv=None):
     from espnet_llmvq.score.rows import read_rows
 
     experiment = read_experiment(args.exp)
-    (system,) = experiment.select(args.system)
+    system = experiment.system(args.system)
     if system.decode == "ctc_lm":
         raise UserError(f"--system {args.system}: a system that decodes with ctc_lm cannot be packed; ctc and llm can")
     given = {key: getattr(args, key) for key in SEARCH if getattr(args, key) is not None}

@@ -19,20 +19,12 @@ def get_parser():
 
 def main(argv=None):
     args = get_parser().parse_args(argv)
-    import os
-
     from espnet_llmvq.base.errors import check_name
-    from espnet_llmvq.experiment.experiment import read_experiment, read_weight
+    from espnet_llmvq.experiment.experiment import read_experiment
     from espnet_llmvq.experiment.options import words
     from espnet_llmvq.stages.decode import decoded_sets, rescore
 
     experiment = read_experiment(args.exp)
-    weight = experiment.options.ctc_weight if args.ctc_weight is None else args.ctc_weight
     sets = [check_name("set", name, experiment.set_names) for name in words(args.sets, "sets")]
-    valid = None
-    if args.tune_only or weight == "valid":
-        valid = os.path.join(experiment.dump_dir(experiment.options.valid_set), "text")
-    if weight != "valid":
-        weight = read_weight(weight, "--ctc_weight")
-    sets = [] if args.tune_only else sets or decoded_sets(experiment)
-    rescore(experiment, experiment.select(args.systems), sets, weight, valid)
+    sets = sets or decoded_sets(experiment)
+    rescore(experiment, experiment.select(args.systems), sets, args.ctc_weight, args.tune_only)

@@ -53,7 +53,7 @@ class DataDir:
         return found
 
     def location(self, utt):
-        """Return (audio path, start s, end s or None) of an utterance."""
+        """(audio path, start s, end s or None) of an utterance."""
         if self.segments is None:
             return self.wav_scp[utt], 0.0, None
         rec, start, end = self.segments[utt]
@@ -95,7 +95,7 @@ class DataDir:
         return cls(*core, cut, extra)
 
     def subset(self, keys):
-        """Return a new DataDir with these utterances; optional files and recordings follow them."""
+        """A new DataDir with these utterances; optional files and recordings follow them."""
         keys = set(keys)
         unknown = min(keys - self.text.keys(), default=None)
         if unknown is not None:
@@ -112,7 +112,7 @@ class DataDir:
         return DataDir(wav_scp, {u: self.text[u] for u in utt2spk}, utt2spk, segments, extra)
 
     def files(self):
-        """Return {file name: content} as they are written."""
+        """{file name: content} as they are written."""
         tables = {
             "wav.scp": {k: [v] for k, v in self.wav_scp.items()},
             "text": {k: [v] for k, v in self.text.items()},

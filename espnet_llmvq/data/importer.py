@@ -26,7 +26,7 @@ UNWRITABLE = re.compile("[\0\ud800-\udfff]")  # JSON can hold these, files canno
 
 
 def read(source):
-    """Return (form, DataDir) of `source`, a path to any of FORMS. Audio paths are absolute; each file is there.
+    """(form, DataDir) of `source`, a path to any of FORMS. Audio paths are absolute; each file is there.
 
     Raises UserError with file and line: missing columns or audio, empty texts, ids that occur twice, wrong encodings.
     """
@@ -49,7 +49,7 @@ def read(source):
 
 
 def choose_file(folder):
-    """Return the one list in a folder. Raises UserError if there are none or several."""
+    """The one list in a folder. Raises UserError if there are none or several."""
     suffixes = (".csv", ".tsv", ".jsonl", ".csv.gz", ".tsv.gz", ".jsonl.gz")
     files = [f for f in sorted(folder.iterdir()) if f.name.endswith(suffixes) and f.is_file()]
     # Recordings are found beside their supervisions; cuts hold both.
@@ -62,7 +62,7 @@ def choose_file(folder):
 
 
 def read_items(path, faults):
-    """Return (form, Items) of a file."""
+    """(form, Items) of a file."""
     name = path.name.removesuffix(".gz")
     if name.endswith((".jsonl", ".json")):
         first = manifest.first_object(path)
@@ -103,7 +103,7 @@ def id_of(item):
 
 
 def to_data_dir(items, faults):
-    """Return the DataDir of Items and add what is wrong with them to `faults`."""
+    """The DataDir of Items and add what is wrong with them to `faults`."""
     data, first, segmented = DataDir({}, {}, {}), {}, any(not item.whole for item in items)
     segments, entities, missing = {}, {}, {}
     for item in items:
@@ -146,7 +146,7 @@ def to_data_dir(items, faults):
 
 
 def read_kaldi(path):
-    """Return the DataDir of a Kaldi data directory with absolute audio paths. Raises UserError like `read`."""
+    """The DataDir of a Kaldi data directory with absolute audio paths. Raises UserError like `read`."""
     data, faults = DataDir.load(path), manifest.Faults()
     for row in scan(path / "text")[0]:
         if not row.value.strip():

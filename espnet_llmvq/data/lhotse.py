@@ -15,7 +15,7 @@ WHOLE_S = 1e-3  # a part that lacks less than this of its recording is all of it
 
 
 def find_audio(path, folder):
-    """Return where a relative path leads from `folder` or the folders above it; else as from `folder`.
+    """Where a relative path leads from `folder` or the folders above it; else as from `folder`.
 
     Lhotse and Kaldi write paths as seen from where they were run, mostly one or two folders above their manifests.
     """
@@ -35,7 +35,7 @@ def number(item, key):
 
 
 def read_recording(recording, folder):
-    """Return (id, audio path, seconds, channels). Raises ValueError for what is no plain file."""
+    """(id, audio path, seconds, channels). Raises ValueError for what is no plain file."""
     if not isinstance(recording, dict) or not isinstance(recording.get("id"), str):
         raise ValueError("no recording with an id; cuts of features alone have no audio")
     sources = recording.get("sources")
@@ -113,7 +113,7 @@ def read_cuts(path, faults):
 
 
 def partner(path):
-    """Return the recordings file beside a supervisions file. Raises UserError if it is not there."""
+    """The recordings file beside a supervisions file. Raises UserError if it is not there."""
     other = Path(path).with_name(Path(path).name.replace("supervisions", "recordings"))
     if other == Path(path) or not other.is_file():
         raise UserError(f"{path}: no recordings file beside it (expected {other.name})")

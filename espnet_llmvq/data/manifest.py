@@ -62,7 +62,7 @@ class Faults:
 
 
 def read_lines(path):
-    """Return the lines of a text file without their ends. Raises UserError with the line of a wrong byte."""
+    """The lines of a text file without their ends. Raises UserError with the line of a wrong byte."""
     path = Path(path)
     try:
         data = path.read_bytes()
@@ -92,7 +92,7 @@ def read_lines(path):
 
 
 def read_json_lines(path, faults):
-    """Return [("file:line", object)] of a JSON-lines file."""
+    """[("file:line", object)] of a JSON-lines file."""
     found = []
     for number, line in enumerate(read_lines(path), 1):
         where = f"{path}:{number}"
@@ -134,7 +134,7 @@ def split_fields(lines, delimiter):
 
 
 def header(line, needed):
-    """Return (delimiter, names) of a table's first line if it has the columns `needed`, else None."""
+    """(delimiter, names) of a table's first line if it has the columns `needed`, else None."""
     for delimiter in DELIMITERS:
         try:
             names = next(split_fields([line], delimiter))[1]
@@ -148,7 +148,7 @@ def header(line, needed):
 
 
 def read_table(path, needed, faults):
-    """Return [("file:line", {column: field})] of a table with a header. Raises UserError for a bad header."""
+    """[("file:line", {column: field})] of a table with a header. Raises UserError for a bad header."""
     lines = read_lines(path)
     found = header(lines[0], needed)
     if found is None:
@@ -189,7 +189,7 @@ def check_columns(where, names):
 
 
 def parse_entities(value):
-    """Return ((slot, value), ...) of `slot=value; slot=value` or of {slot: value or list of values}.
+    """((slot, value), ...) of `slot=value; slot=value` or of {slot: value or list of values}.
 
     Raises ValueError that says what is wrong.
     """

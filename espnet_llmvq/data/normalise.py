@@ -36,7 +36,7 @@ _CLEANER = _Cleaner()
 
 
 def basic(text):
-    """Return `text` normalised as `basic` says above; applying it twice changes nothing more."""
+    """`text` normalised as `basic` says above; applying it twice changes nothing more."""
     text = unicodedata.normalize("NFKC", text.translate(_APOSTROPHES)).lower()
     text = text.replace("...", " ")  # NFKC of the ellipsis; joins two words if only deleted
     text = text.translate(_CLEANER)
@@ -83,5 +83,5 @@ NORMALISERS = {
 
 
 def get_normaliser(name):
-    """Return the function str -> str called `name`; UserError with the nearest name otherwise."""
+    """The function str -> str called `name`; UserError with the nearest name otherwise."""
     return NORMALISERS[check_name("normaliser", name, NORMALISERS)]()

@@ -18,7 +18,7 @@ FIRST_REFLECTION_S = 0.002
 
 
 def limit_peak(x):
-    """Return float32 `x` (N,), scaled down as a whole if its peak passes PEAK."""
+    """float32 `x` (N,), scaled down as a whole if its peak passes PEAK."""
     peak = np.max(np.abs(x), initial=0.0)
     if peak > PEAK:
         x = x * (PEAK / peak)

@@ -60,7 +60,7 @@ class Row:
 
 
 def level(name):
-    """Return "utt", "spk" or "rec" for the first field of an optional file, None if not carried."""
+    """What the first field of an optional file is: "utt", "spk" or "rec"; None if it is not carried."""
     if name in CORE or name.endswith(NAME):
         return None
     for found, patterns in _LEVELS.items():
@@ -70,13 +70,13 @@ def level(name):
 
 
 def managed_files(path):
-    """Return the names of the core and optional files present in a directory, core first."""
+    """The names of the core and optional files present in a directory, core first."""
     names = sorted(p.name for p in Path(path).iterdir() if p.is_file())
     return [n for n in CORE if n in names] + [n for n in names if level(n)]
 
 
 def scan(path):
-    """Return ``(rows, problems)`` of one file whose lines start with an id.
+    """``(rows, problems)`` of one file whose lines start with an id.
 
     Repeated ids are allowed in CTM files only. Defects that hit many lines at once (order, line
     ends) are reported once, at the first line. Raises UserError when the file cannot be opened.
@@ -141,7 +141,7 @@ def scan(path):
 
 
 def read_scp(path, empty=False):
-    """Return ``{id: rest of line}`` of a file in the order of its lines.
+    """``{id: rest of line}`` of a file in the order of its lines.
 
     Order, blank lines and line ends are forgiven. Raises UserError with file and line for a file
     that cannot be read, invalid UTF-8, an id with two contents, or (unless `empty`) an id alone.
@@ -157,7 +157,7 @@ def read_scp(path, empty=False):
 
 
 def parse_segment(value):
-    """Return (recording, start s, end s) of a `segments` value; ValueError says what is wrong."""
+    """(recording, start s, end s) of a `segments` value; ValueError says what is wrong."""
     parts = value.split()
     if len(parts) != 3:
         raise ValueError(f"expected <utt> <recording> <start> <end>, found {len(parts) + 1} fields")
@@ -188,7 +188,7 @@ def scaled_times(value, factor=1.0):
 
 
 def parse_entities(table):
-    """Return {utt: [(slot, value), ...]} of {utt: "slot=value<TAB>slot=value..."}.
+    """{utt: [(slot, value), ...]} of {utt: "slot=value<TAB>slot=value..."}.
 
     UserError for an item without "=".
     """
@@ -217,7 +217,7 @@ def audio_name(utt, suffix):
 
 
 def by_speaker(utt2spk):
-    """Return ``{spk: sorted utts}`` in sorted order from ``{utt: spk}``."""
+    """``{spk: sorted utts}`` in sorted order from ``{utt: spk}``."""
     found = {}
     for utt in sorted(utt2spk):
         found.setdefault(utt2spk[utt], []).append(utt)

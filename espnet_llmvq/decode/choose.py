@@ -4,13 +4,15 @@ import json
 import os
 
 from espnet_llmvq.base.environment import FILE
-from espnet_llmvq.base.errors import UserError, reading
+from espnet_llmvq.base.errors import UserError
 from espnet_llmvq.base.files import write_text
 from espnet_llmvq.base.made import Made
 from espnet_llmvq.decode.nbest import NBEST, best, read_nbest, write_hypotheses
 from espnet_llmvq.score.files import match_utterances
 from espnet_llmvq.score.wer import score_utterances, split_words, total
 
+# Weight of what decoding alone chooses, by how a system decodes: lists of ctc_lm are in the order of both scores.
+ORDER = {"llm": 0, "ctc": None, "ctc_lm": None}
 GIVEN = "given"  # where a weight is from, if nothing chose it
 WEIGHT, SOURCE = "ctc_weight", "ctc_weight from"  # facts beside hypotheses
 
@@ -21,10 +23,15 @@ def beside(hypotheses, name):
 
 
 def choose(path, weight):
-    """{utterance: best entry of its n-best list in the file `path`, None for an empty list}."""
+    """{utterance: best entry of its n-best list in the file `path`, None for an empty list}.
+
+    weight: None for the first of each list, where its order is not that of the LLM alone.
+    """
     lists = read_nbest(path)
     if weight and all(h["ctc"] is None for entries in lists.values() for h in entries):
         raise UserError(f"{path}: no CTC scores; decode again with an encoder that has a CTC head, or give weight 0")
+    if weight is None:
+        return {utt: entries[0] if entries else None for utt, entries in lists.items()}
     return {utt: entries[best(entries, weight)] if entries else None for utt, entries in lists.items()}
 
 
@@ -50,26 +57,32 @@ def fewest_errors(label, hypotheses, reference, grid, normalise):
 
 
 def write_chosen(hypotheses, weight, source):
-    """Write a hypothesis file for a weight, unless it is there; {utterance: entry} of what it holds.
+    """Write a hypothesis file for a weight, and the facts of decoding beside it, unless both are there.
 
-    source: where the weight is from, in words. Both stand in the facts beside it, but for the plain order of the LLM.
+    weight: as `choose` takes it; source: where it is from, in words. Both stand in the facts, but for the plain order
+    of the search.
     """
-    nbest, path = beside(hypotheses, NBEST), beside(hypotheses, FILE)
-    made = Made(hypotheses, {"n-best lists": nbest}, weight=weight, source=source)
-    chosen = choose(nbest, weight)
+    nbest, told = beside(hypotheses, NBEST), {}
+    decoded = Made(nbest).facts()
+    made = Made(hypotheses, {"n-best lists": nbest}, weight=weight, source=source, decoded=decoded)
     if made.fresh():
-        return chosen
-    with (
-        reading(path, f"remove {os.path.dirname(path)} and decode again (stage 12)"),
-        open(path, encoding="utf-8") as f,
-    ):
-        known = {key: value for key, value in json.load(f).items() if key not in (WEIGHT, SOURCE)}
-    if (weight, source) != (0, GIVEN):
-        known |= {WEIGHT: weight, SOURCE: source}
+        return
+    chosen = choose(nbest, weight)
+    if weight or source != GIVEN:
+        told = {WEIGHT: weight, SOURCE: source}
     made.forget()  # a run killed in between is seen, and done again
     write_hypotheses(hypotheses, chosen)
-    write_text(path, json.dumps(known, indent=1) + "\n")
-    made.note()
-    if (weight, source) != (0, GIVEN):
+    # Scoring prints these, so that its tables do not depend on where they are made.
+    write_text(beside(hypotheses, FILE), json.dumps({**decoded, **told}, indent=1) + "\n")
+    made.note(files=[FILE])
+    if told:
         print(f"{hypotheses}: {WEIGHT} {weight:g} ({source})")
-    return chosen
+
+
+def restore(hypotheses, weight):
+    """Write a hypothesis file and its facts again, with the weight that it had, if they are gone or damaged.
+
+    weight: where it is not known which it had.
+    """
+    had = (Made(hypotheses).record() or {}).get("options", {"weight": weight, "source": GIVEN})
+    write_chosen(hypotheses, had["weight"], had["source"])

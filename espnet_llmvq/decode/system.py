@@ -1,13 +1,10 @@
 """Decoding of sets with one system: hypotheses, n-best lists, and the facts of it that tables print."""
 
-import json
-import os
 import time
 from dataclasses import dataclass
 
-from espnet_llmvq.base.environment import FILE, facts
+from espnet_llmvq.base.environment import facts
 from espnet_llmvq.base.errors import UserError
-from espnet_llmvq.base.files import write_text
 from espnet_llmvq.base.made import Made
 
 
@@ -89,7 +86,7 @@ def decode_set(system, work, model, config, tokenizer, decode, known, other_prom
     from tqdm import tqdm
 
     from espnet_llmvq.decode.batches import read_batches
-    from espnet_llmvq.decode.choose import GIVEN, write_chosen
+    from espnet_llmvq.decode.choose import GIVEN, ORDER, choose, write_chosen
     from espnet_llmvq.decode.generate import encoded
     from espnet_llmvq.decode.nbest import Partial, nbest_line
     from espnet_llmvq.decode.rescore import add_ctc_scores
@@ -123,10 +120,9 @@ def decode_set(system, work, model, config, tokenizer, decode, known, other_prom
             bar.update(batches.seconds(ids))
     seconds = time.perf_counter() - start
     partial.finish(nbest, batches.order)
-    # Scoring prints these, so that its tables do not depend on where they are made.
-    write_text(os.path.join(os.path.dirname(work.hypotheses), FILE), json.dumps(known, indent=1) + "\n")
-    chosen = write_chosen(work.hypotheses, 0, GIVEN)
-    work.made.note()
+    work.made.note(**known)
+    write_chosen(work.hypotheses, ORDER[system.decode], GIVEN)
+    chosen = choose(nbest, ORDER[system.decode])
     print(
         f"{work.hypotheses}: {len(chosen)} utterances, real-time factor {seconds / max(heard, 1e-9):.3f}, "
         f"{sum(bool(h and h.get('at_limit')) for h in chosen.values())} at the length limit",

@@ -170,15 +170,15 @@ def run_phases(jobs, nj, threads, distributed, remedy):
     """Train phases, at most `nj` at once, each after its parent.
 
     jobs: [`Job`], parents first. distributed: see `train_phase`. remedy: as `Made.done` takes it; a phase that was made
-    of something else is an error before anything is trained. Processes are forked from this one after the heavy
-    imports, which take longer than a short phase. Raises UserError, with the end of its log, for one that failed; what
-    was running is stopped and resumes in the next run.
+    of something else is an error before anything is trained, but for one that waits for its parent: of that the
+    settings are compared at once, and what it reads when the parent is there. Processes are forked from this one after
+    the heavy imports, which take longer than a short phase. Raises UserError, with the end of its log, for one that
+    failed; what was running is stopped and resumes in the next run.
     """
     waiting = []
     for job in jobs:
-        # What waits for its parent cannot be compared yet.
-        after = job.parent and any(other.tag == job.parent for other in waiting)
-        if not after and job.made().done(remedy):
+        after = bool(job.parent) and any(other.tag == job.parent for other in waiting)
+        if job.made().done(remedy, options_only=after) and not after:
             print(f"[{job.tag}] is trained, nothing to do: {job.made().out}/{DONE}")
         else:
             waiting.append(job)

@@ -231,8 +231,12 @@ class Experiment:
         """The systems named in `names` (text), all if it is empty. Raises UserError for one that is not planned."""
         if not names:
             return self.systems
+        return tuple(self.system(name) for name in words(names, "systems"))
+
+    def system(self, name):
+        """The system of that name. Raises UserError for one that is not planned."""
         known = {system.name: system for system in self.systems}
-        return tuple(known[check_name("system", name, known)] for name in words(names, "systems"))
+        return known[check_name("system", name, known)]
 
 
 def flatten(config, prefix=""):

@@ -123,7 +123,7 @@ class Call:
 
 
 def parse_call(arguments, resources):
-    """Return the Call of ``[JOB=1:n] LOG COMMAND [ARG...]``. Raises UserError for what is missing or impossible."""
+    """The Call of ``[JOB=1:n] LOG COMMAND [ARG...]``. Raises UserError for what is missing or impossible."""
     arguments, variable, numbers = list(arguments), None, [1]
     if arguments and (match := RANGE.fullmatch(arguments[0])):
         variable, first, last = match[1], int(match[2]), int(match[3] or match[2])

@@ -18,7 +18,7 @@ OPTIONS = tuple(Resources.__dataclass_fields__)
 
 
 def read_config(text, where):
-    """Return (command, {option: default}, {(option, value): flags}) of a config. UserError with file and line."""
+    """(command, {option: default}, {(option, value): flags}) of a config. UserError with file and line."""
     command, defaults, flags = None, {}, {}
     for number, line in enumerate(text.splitlines(), 1):
         line = line.partition("#")[0].strip()
@@ -46,7 +46,7 @@ def read_config(text, where):
 
 
 def submit_command(config, resources):
-    """Return the command line that submits a job with these Resources: command, flags of each option.
+    """The command line that submits a job with these Resources: command, flags of each option.
 
     UserError for a request that the config has no line for.
     """

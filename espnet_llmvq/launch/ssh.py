@@ -25,7 +25,7 @@ def exports(environment):
 
 
 def read_machines(path):
-    """Return [(host, jobs at once)] of a file with lines ``HOST [JOBS]``; "#" starts a comment."""
+    """[(host, jobs at once)] of a file with lines ``HOST [JOBS]``; "#" starts a comment."""
     try:
         with open(path, encoding="utf-8", errors="replace") as f:
             lines = f.read().splitlines()

@@ -64,6 +64,8 @@ def measure(model_dir, files, template, noise, seed=1, out_dir=None, ngpu=0):
     texts = {f"held-out text {name}": path for name, path in files.items()}
     made = Made(out, {**model, **texts}, llm=model_dir, prompt=template, noise=dataclasses.asdict(noise), seed=seed)
     if made.fresh():
+        if not os.path.exists(out):  # only asked for (`base.made.asking`)
+            return None
         with open(out, encoding="utf-8") as f:
             return json.load(f)
     tokenizer = load_tokenizer(model_dir)

@@ -13,7 +13,6 @@ from espnet2.asr.encoder.conformer_encoder import ConformerEncoder
 from espnet2.asr.encoder.e_branchformer_encoder import EBranchformerEncoder
 from espnet2.asr.encoder.transformer_encoder import TransformerEncoder
 from espnet2.asr.frontend.abs_frontend import AbsFrontend
-from espnet2.asr.frontend.default import DefaultFrontend
 from espnet2.asr.specaug.abs_specaug import AbsSpecAug
 from espnet2.asr.specaug.specaug import SpecAug
 from espnet2.layers.abs_normalize import AbsNormalize
@@ -31,10 +30,11 @@ from espnet_llmvq.model.checkpoint import PRETRAINED, load_encoder, load_previou
 from espnet_llmvq.model.ctc import CTCHead
 from espnet_llmvq.model.speech_llm import SpeechLLM
 from espnet_llmvq.speech.encoder import SpeechEncoder
+from espnet_llmvq.speech.frontend import Frontend
 from espnet_llmvq.speech.pretrained import AS_IT_IS, CLASSES
 
 frontend_choices = ClassChoices(
-    "frontend", dict(default=DefaultFrontend), type_check=AbsFrontend, default="default", optional=True
+    "frontend", dict(default=Frontend), type_check=AbsFrontend, default="default", optional=True
 )
 specaug_choices = ClassChoices("specaug", dict(specaug=SpecAug), type_check=AbsSpecAug, optional=True)
 normalize_choices = ClassChoices(

@@ -171,9 +171,11 @@ class WhisperEncoder(PretrainedEncoder):
         extractor = self.extractor
         silence = torch.nn.functional.pad(wave, (0, extractor.n_fft)).cpu().numpy()
         device = str(wave.device)
-        mel = extractor(
-            silence, sampling_rate=SAMPLE_RATE, padding=False, truncation=False, device=device, return_tensors="pt"
-        ).input_features
+        # In float32 also under autocast: the extractor hands its result through NumPy, which has no bfloat16.
+        with torch.autocast(wave.device.type, enabled=False):
+            mel = extractor(
+                silence, sampling_rate=SAMPLE_RATE, padding=False, truncation=False, device=device, return_tensors="pt"
+            ).input_features
         return mel[:, :, : 2 * self.rate.frames(len(wave))].to(wave.device)
 
     def hidden_states(self, wave):

@@ -21,7 +21,8 @@ def cut(experiment):
         if os.path.exists(os.path.join(experiment.data_dir(name), "text")):
             cut_tables(experiment.data_dir(name), SMOKE_TRAIN if name == options.train_set else SMOKE_OTHERS)
     for path in (*experiment.lm_train_text, *experiment.lm_valid_text.values()):
-        if os.path.abspath(path).startswith(os.path.abspath(options.datadir) + os.sep):
+        inside = os.path.abspath(path).startswith(os.path.abspath(options.datadir) + os.sep)
+        if inside and os.path.exists(path):  # an LLM from elsewhere needs no text
             with open(path, encoding="utf-8") as f:
                 lines = f.readlines()
             if len(lines) > SMOKE_LINES:

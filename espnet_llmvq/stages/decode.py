@@ -5,7 +5,8 @@ from dataclasses import asdict
 
 from espnet_llmvq.base.errors import UserError
 from espnet_llmvq.base.made import Made
-from espnet_llmvq.stages.encoder import frames_of
+from espnet_llmvq.experiment.experiment import read_weight
+from espnet_llmvq.stages.encoder import encoder_input, frames_of
 from espnet_llmvq.stages.report import tools, up_to_date
 
 GRID = (0, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1)  # weights tried on the validation set
@@ -25,6 +26,17 @@ def weights_of(system):
     return path
 
 
+def model_inputs(experiment, system):
+    """A system as inputs of a `Made`: its checkpoint, and the encoder and the LLM, which that may lack."""
+    inputs = {"model": weights_of(system), **encoder_input(experiment)}
+    return inputs if system.decode == "ctc" else inputs | llm_input(experiment)
+
+
+def llm_input(experiment):
+    """The LLM as an input of a `Made`, where it is a directory."""
+    return {"llm": experiment.llm} if os.path.isdir(experiment.llm) else {}
+
+
 def search_options(experiment, system, length_penalty=0.0):
     """What decides the hypotheses of a system, beside its model and the sequences."""
     if system.decode == "ctc":
@@ -37,9 +49,7 @@ def nbest_made(experiment, system, name, search):
     """The `Made` of the n-best lists of a system for a set."""
     from espnet_llmvq.decode.nbest import NBEST
 
-    inputs = {"model": weights_of(system), "sequences": experiment.sequences(name)}
-    if system.decode == "ctc_lm" and os.path.isdir(experiment.llm):
-        inputs["llm"] = experiment.llm
+    inputs = model_inputs(experiment, system) | {"sequences": experiment.sequences(name)}
     more = {"other_prompt": True} if experiment.options.other_prompt and system.decode == "llm" else {}
     path = os.path.join(system.hyp_path(name).parent, NBEST)
     return Made(path, inputs, search=search, decode=system.decode, **more, **tools("torch", "transformers"))
@@ -47,6 +57,7 @@ def nbest_made(experiment, system, name, search):
 
 def decode(experiment, systems, sets, *, nj=1, ngpu=0, redo=False, **batching):
     """Decode sets with systems, what is not decoded. batching: as `decode.system.Work` takes it."""
+    from espnet_llmvq.decode.choose import ORDER, restore
     from espnet_llmvq.decode.system import Work, decode_system
 
     jobs = {}
@@ -57,6 +68,8 @@ def decode(experiment, systems, sets, *, nj=1, ngpu=0, redo=False, **batching):
             if redo or not made.fresh():
                 frames = frames_of(experiment, name)
                 waiting.append(Work(name, experiment.sequences(name), frames, made, str(system.hyp_path(name))))
+            else:
+                restore(str(system.hyp_path(name)), ORDER[system.decode])
         if waiting:
             llm = experiment.llm if system.decode == "ctc_lm" else None
             jobs[system.name] = (system, waiting, search, llm, experiment.options.other_prompt, ngpu, batching)
@@ -75,30 +88,31 @@ def decode(experiment, systems, sets, *, nj=1, ngpu=0, redo=False, **batching):
         run_forked(decode_system, jobs, nj, "decoding with")
 
 
-def rescore(experiment, systems, sets, weight, valid_text=None, grid=GRID):
+def rescore(experiment, systems, sets, weight=None, tune_only=False, grid=GRID):
     """Choose hypotheses from n-best lists by (1 - weight) * LLM + weight * CTC score, of systems that the LLM writes.
 
-    weight: a number, or "valid": for each system the one of the grid with the fewest word errors on the validation set.
-    valid_text: reference of the validation set (Kaldi); with it the errors of each weight are printed.
+    weight: a number as text, or "valid": for each system the one of the grid with the fewest word errors on the
+    validation set; None: that of the experiment. tune_only: print the errors of each weight, and write nothing.
     """
     from espnet_llmvq.data.normalise import get_normaliser
     from espnet_llmvq.decode.choose import GIVEN, fewest_errors, write_chosen
     from espnet_llmvq.score.files import read_transcript
 
-    valid = experiment.options.valid_set
-    if weight == "valid" and not valid_text:
-        raise UserError("a weight that is chosen on the validation set needs its reference")
-    reference = (read_transcript(valid_text), valid_text) if valid_text else None
+    valid, reference = experiment.options.valid_set, None
+    weight = experiment.options.ctc_weight if weight is None else weight
+    tuned = weight == "valid"
+    if tuned or tune_only:
+        text = os.path.join(experiment.dump_dir(valid), "text")
+        reference = (read_transcript(text), text)
+    chosen, source = (None, f"lowest WER on {valid}") if tuned else (read_weight(weight, "--ctc_weight"), GIVEN)
     normalise = get_normaliser(experiment.options.normaliser)
     for system in systems:
         if system.decode != "llm":
             continue
-        chosen, source = weight, GIVEN
         if reference:
             lowest = fewest_errors(system.name, str(system.hyp_path(valid)), reference, grid, normalise)
-            if weight == "valid":
-                chosen, source = lowest, f"lowest WER on {valid}"
-        for name in sets:
+            chosen = lowest if tuned else chosen
+        for name in () if tune_only else sets:
             write_chosen(str(system.hyp_path(name)), chosen, source)
 
 
@@ -118,18 +132,22 @@ def question_options(experiment, kind, config=None, overrides=None):
 
 
 def ask(
-    experiment, systems, kind, path, options, *, examples=None, nj=1, ngpu=0, redo=False, forms=None, batch_size=16
+    experiment, systems, kind, path, options=None, *, examples=None, nj=1, ngpu=0, redo=False, forms=None, batch_size=16
 ):
     """Put the questions of a file to systems, in writing and spoken, and to the LLM alone in writing.
 
-    kind: "mc" or "sqa"; options: `MultipleChoice` or `OpenQuestions`; examples: file of examples of the first.
-    forms: of the questions to systems, both if None.
+    kind: "mc" or "sqa"; options: `MultipleChoice` or `OpenQuestions`; examples: file of examples of the first; both
+    of the experiment if None. forms: of the questions to systems, all if None.
     """
     from pathlib import Path
 
+    from espnet_llmvq.base.made import files_digest
     from espnet_llmvq.data.questions import MULTIPLE_CHOICE, read_questions
     from espnet_llmvq.score.questions import ANSWERS, SPEECH, TEXT
 
+    options = options or question_options(experiment, kind)
+    if kind == MULTIPLE_CHOICE:
+        examples = examples or experiment.options.question_examples or None
     questions, shown = read_questions(path, kind), []
     if kind == MULTIPLE_CHOICE:
         from espnet_llmvq.sequence.questions import split_examples
@@ -138,14 +156,16 @@ def ask(
         questions, shown = split_examples(questions, given, options.shots, path)
     name, jobs = f"{kind}_{Path(path).stem}", {}
     inputs = {"questions": path, **({"examples": examples} if examples else {})}
-    asked = [(s.name, s.model, weights_of(s), forms or (TEXT, SPEECH)) for s in systems if s.decode == "llm"]
-    llm = os.path.join(experiment.llm, "config.json") if os.path.isdir(experiment.llm) else None
-    asked.append(("llm", None, llm, (TEXT,)))
-    for label, directory, weights, wanted in asked:
+    audio = files_digest(q.wav for q in (*questions, *shown) if q.wav)
+    both = forms or (TEXT, SPEECH)
+    asked = [(s.name, s.model, model_inputs(experiment, s), both) for s in systems if s.decode == "llm"]
+    asked.append(("llm", None, llm_input(experiment), (TEXT,)))
+    for label, directory, model, wanted in asked:
         out = os.path.join(directory or experiment.exp("llm_alone"), name, ANSWERS)
+        heard = {"audio": audio} if SPEECH in wanted else {}
         made = Made(
-            out, inputs | ({"model": weights} if weights else {}), options=asdict(options), forms=wanted,
-            llm=experiment.llm, **tools("torch", "transformers"),
+            out, inputs | model, options=asdict(options), forms=wanted, llm=experiment.llm, **heard,
+            **tools("torch", "transformers"),
         )  # fmt: skip
         if not up_to_date(made, redo):
             jobs[label] = (label, directory, wanted, made)

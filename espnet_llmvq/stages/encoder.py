@@ -70,6 +70,11 @@ def pretrained_input(experiment):
     return {"pretrained encoder": path} if os.path.isdir(path) else {}
 
 
+def encoder_input(experiment):
+    """The encoder as inputs of a `Made`."""
+    return {"encoder": experiment.encoder_file} | pretrained_input(experiment)
+
+
 def align(experiment, threads, ngpu=0):
     """The word times of the sets that need them."""
     names, pretrained = experiment.sets_to_align, experiment.options.pretrained_encoder
@@ -97,9 +102,8 @@ def frames_made(experiment, name):
     options, augment = experiment.options, {}
     if options.augment_cache and name == options.train_set:
         augment = {"augment": True, "seed": options.base_seed}
-    inputs = {"sequences": experiment.sequences(name), "encoder": experiment.encoder_file}
-    inputs |= pretrained_input(experiment)
-    return Made(experiment.frames(name), inputs, **augment, **tools("torch"))
+    inputs = {"sequences": experiment.sequences(name)} | encoder_input(experiment)
+    return Made(experiment.frames(name), inputs, encoder=experiment.encoder, **augment, **tools("torch"))
 
 
 def encode(experiment, threads, ngpu=0, batch_seconds=120.0):

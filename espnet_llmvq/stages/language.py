@@ -48,4 +48,5 @@ def language_model(experiment, threads=1, ngpu=0):
         print(f"wrote {out}" if trained else f"{out} is there, nothing to do")
     if files:
         report = perplexity.measure(experiment.llm, files, options.prompt, config.noise, options.base_seed, out, ngpu)
-        print(perplexity.table(report))
+        if report:
+            print(perplexity.table(report))

@@ -12,12 +12,11 @@ def tools(*packages):
 
 def up_to_date(made, redo=False):
     """Whether a cheap result need not be made; says so, or why it is made again."""
-    why = "asked for" if redo else made.difference()
-    if not why:
+    if not redo and made.fresh():
         print(f"{made.out} is up to date, nothing to do", flush=True)
         return True
     if made.record():
-        print(f"{made.out} is made again: {why}", flush=True)
+        print(f"{made.out} is made again: {'asked for' if redo else made.difference()}", flush=True)
     return False
 
 

@@ -39,7 +39,7 @@ class _Piece:
 
 
 def as_stored(x):
-    """Samples as data/format stores them, in 16 bits, so that a model hears the same here and there."""
+    """Samples as data preparation stores them, in 16 bits, so that a model hears the same here and there."""
     return (np.clip(np.rint(x * 32768.0), -32768, 32767) / 32768).astype(np.float32)
 
 

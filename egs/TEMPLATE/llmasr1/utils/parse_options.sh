@@ -69,5 +69,6 @@ print(*difflib.get_close_matches(sys.argv[1], sys.argv[2].split(), 1))' "${_name
         ;;
     esac
 done
+# shellcheck disable=SC2034  # of llmasr.sh
 script_options=${_known}
 unset _known _passing _name _value _given _switch _near

@@ -49,7 +49,7 @@ Utterance = collections.namedtuple("Utterance", "utt spk wav words")
 
 
 def read_lines(path):
-    """Return the non-empty lines of `path`. Raises UserError if it cannot be read."""
+    """The non-empty lines of `path`. Raises UserError if it cannot be read."""
     try:
         return [line for line in Path(path).read_text(encoding="utf-8").splitlines() if line.strip()]
     except (OSError, UnicodeDecodeError) as err:

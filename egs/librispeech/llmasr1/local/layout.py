@@ -15,7 +15,7 @@ OVERSHOOT_S = 1.0  # what a segment may end after its recording; it is cut there
 
 
 def need(path, what):
-    """Return `path` as a Path if it exists. Raises UserError that says what was expected there."""
+    """`path` as a Path if it exists. Raises UserError that says what was expected there."""
     path = Path(path)
     if not path.exists():
         raise UserError(f"{path}: not found; {what}")

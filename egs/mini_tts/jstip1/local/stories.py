@@ -20,7 +20,7 @@ def sentences(story):
 
 
 def finish(story):
-    """Return a text with "a" or "an" as it must be, and a capital at the beginning of each sentence."""
+    """A text with "a" or "an" as it must be, and a capital at the beginning of each sentence."""
     story = re.sub(r"\b(an?) (?=(\w+))", lambda m: text.article(m[2]) + " ", story, flags=re.I)
     return " ".join(s[0].upper() + s[1:] for s in sentences(story))
 

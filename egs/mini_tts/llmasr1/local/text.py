@@ -43,7 +43,7 @@ def read_patterns(path):
 
 
 def article(word):
-    """Return "a" or "an", whichever goes before `word`."""
+    """The article, "a" or "an", that goes before `word`."""
     vowel = _VOWEL_SOUND.match(word) and not _CONSONANT_SOUND.match(word)
     return "an" if vowel else "a"
 
@@ -58,14 +58,14 @@ def plural(noun):
 
 
 def _stem(verb):
-    """Return the verb ready for -ed and -ing: the final consonant of "stop" doubles."""
+    """The verb ready for -ed and -ing: the final consonant of "stop" doubles."""
     if re.fullmatch(r"[^aeiou]*(qu)?[aeiou][^aeiouwxy]", verb):
         return verb + verb[-1]
     return verb
 
 
 def inflect(entry, form):
-    """Return a form ("", pl, s, ed, ing) of a word list entry; of a phrase, what inflects."""
+    """A form ("", pl, s, ed, ing) of a word list entry; of a phrase, what inflects."""
     parts = entry.split("/")
     base = parts[0]
     if not form:
@@ -177,5 +177,5 @@ class Generator:
 
 
 def _keep(old, new):
-    """Return `new` with the capital of `old`."""
+    """`new` with the capital of `old`."""
     return new.capitalize() if old[0].isupper() else new

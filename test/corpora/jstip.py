@@ -1,7 +1,7 @@
 """Small copies of the public layouts that egs/librispeech/jstip1 reads: a few files each, in their true formats.
 
 Audio is noise of a plausible length, texts are our own. Each function returns the path for db.sh.
-`python test/layouts_jstip.py DIR` writes them all, enough for a run of the recipe, and prints what db.sh needs.
+`python test/corpora/jstip.py DIR` writes them all, enough for a run of the recipe, and prints what db.sh needs.
 """
 
 import csv

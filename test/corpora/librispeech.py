@@ -1,6 +1,6 @@
 """Corpora of egs/librispeech in small: a few utterances of noise each, in the public layouts and file formats.
 
-`python test/layouts.py DIR` writes them all and prints what db.sh needs.
+`python test/corpora/librispeech.py DIR` writes them all and prints what db.sh needs.
 """
 
 import json

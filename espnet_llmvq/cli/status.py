@@ -1,0 +1,18 @@
+"""Say of every result of a run whether it is up to date, and if not, why: what ./run.sh would make, or refuse to."""
+
+from espnet_llmvq.cli.parser import Parser
+
+
+def main(argv=None):
+    parser = Parser(description=__doc__)
+    parser.add_argument("--exp", default="exp", help="directory or file with the plan of the run (experiment.json)")
+    parser.add_argument("--all", action="store_true", help="also what is up to date")
+    args = parser.parse_args(argv)
+    from espnet_llmvq.experiment.experiment import read_experiment
+    from espnet_llmvq.stages.status import status
+
+    answers = status(read_experiment(args.exp))
+    for result, difference in answers:
+        if difference or args.all:
+            print(f"{result}: {difference or 'up to date'}")
+    print(f"{sum(not difference for _, difference in answers)} of {len(answers)} results are up to date")

@@ -1,0 +1,1 @@
+"""Small corpora in the layouts and formats in which public ones are published."""
