@@ -5,7 +5,7 @@ import functools
 import os
 
 from espnet_llmvq.base.errors import UserError
-from espnet_llmvq.base.files import write_text, writing
+from espnet_llmvq.base.files import locked, write_text, writing
 from espnet_llmvq.base.made import Made, origin
 from espnet_llmvq.stages.report import up_to_date
 
@@ -42,9 +42,7 @@ def make_sequences(experiment, names):
 
         dropped, template = {}, resolved_prompt(experiment)
         rows = utterances(experiment.dump_dir(name), dropped)
-        made.forget()
-        write(made.out, (asr_sequence(*row, template) for row in rows), dropped, experiment.dump_dir(name))
-        made.note()
+        write_made(made, (asr_sequence(*row, template) for row in rows), dropped, experiment.dump_dir(name))
 
 
 def resolved_prompt(experiment):
@@ -62,6 +60,16 @@ def resolved_prompt(experiment):
 def files_of(llm, *names):
     """Files of an LLM as inputs of a `Made`, none of one from the hub."""
     return {f"LLM: {name}": os.path.join(llm, name) for name in names if os.path.exists(os.path.join(llm, name))}
+
+
+def write_made(made, sequences, dropped, source):
+    """`write` what is made, one process at a time, as recipes may share dump/: what another made meanwhile is taken."""
+    with locked(made.out):
+        if made.fresh():
+            return
+        made.forget()
+        write(made.out, sequences, dropped, source)
+        made.note()
 
 
 def write(out, sequences, dropped, source):
@@ -157,9 +165,7 @@ def make_text(experiment, name):
     dropped = {}
     sequences = (text_sequence(key, line) for key, line in documents(text, dropped))
     sequences = within_context(sequences, dropped, encoder=experiment.encoder, **context_options(experiment))
-    made.forget()
-    write(made.out, sequences, dropped, text)
-    made.note()
+    write_made(made, sequences, dropped, text)
 
 
 def make_interleaved(experiment, name, form):
@@ -178,9 +184,7 @@ def make_interleaved(experiment, name, form):
     directory, dropped, units = experiment.dump_dir(name), {}, {}
     how, step = from_mapping(Interleaving, keys, form), FrameRate(experiment.encoder).step
     sequences = interleaved(directory, read_ctm(experiment.ctm(name)), how, step, dropped, units)
-    made.forget()
-    write(made.out, within_context(sequences, dropped, encoder=experiment.encoder, **context), dropped, directory)
-    made.note()
+    write_made(made, within_context(sequences, dropped, encoder=experiment.encoder, **context), dropped, directory)
     print_units(made.out, units)
 
 
