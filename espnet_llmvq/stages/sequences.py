@@ -185,7 +185,8 @@ def make_interleaved(experiment, name, form):
     how, step = from_mapping(Interleaving, keys, form), FrameRate(experiment.encoder).step
     sequences = interleaved(directory, read_ctm(experiment.ctm(name)), how, step, dropped, units)
     write_made(made, within_context(sequences, dropped, encoder=experiment.encoder, **context), dropped, directory)
-    print_units(made.out, units)
+    if units:  # none where another run made it
+        print_units(made.out, units)
 
 
 def interleaved(data_dir, ctm, how, step, dropped, units):
