@@ -1,11 +1,10 @@
 """Noisy copies: text tokens spoilt as a frame-synchronous acoustic front end would spoil them.
 
-A large language model has the habit of copying what stands in its context. A small one trained on
-plain text alone has not, and then cannot use the token-like vectors a bridge puts in its prompt.
-Training it to write a sentence down after a noisy version of its tokens gives it the habit: this
-stands in for scale, and it never sees speech. A million tokens of such training are too few for the
-habit to arise from random weights (it did not, in trials), so the model also starts with it: see
-`copy_start`.
+A large language model has the habit of copying what stands in its context. A small one trained on plain text alone has
+not, and then cannot use the token-like vectors a bridge puts in its prompt. Training it to write a sentence down after
+a noisy version of its tokens gives it the habit: this stands in for scale, and it never sees speech. A million tokens
+of such training are too few for the habit to arise from random weights (it did not, in trials), so the model also
+starts with it: see `copy_start`.
 """
 
 import dataclasses

@@ -28,8 +28,7 @@ MAX_LINES = 1_000_000  # more lines than this do not change a small vocabulary
 def read_lines(paths):
     """Non-empty lines of plain text files (UTF-8, one sentence a line, no utterance ids), in order.
 
-    White space is reduced to single spaces. Raises UserError for a file that is missing,
-    not UTF-8 or empty.
+    White space is reduced to single spaces. Raises UserError for a file that is missing, not UTF-8 or empty.
     """
     lines = []
     for path in paths:
