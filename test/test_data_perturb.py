@@ -251,7 +251,7 @@ def test_foreign_destination_and_empty_request_are_refused(source, tmp_path):
     (other / "notes").write_text("mine")
     with pytest.raises(UserError, match="other would be replaced, but holds other files"):
         perturb_data_dir_speed.main([str(source), "0.9", str(other)])
-    with pytest.raises(UserError, match="same directory"):
+    with pytest.raises(UserError, match="is the source itself"):
         perturb_data_dir_speed.main([str(source), "0.9", str(source)])
     with pytest.raises(UserError, match="noise, rt60, tempo"):
         perturb_data_dir.main([str(source), str(tmp_path / "out")])
