@@ -4,6 +4,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from espnet_llmvq.score.table import tsv_text
+
 PERPLEXITY = 30.0  # scikit-learn's default; less for few points
 STEPS = 500  # half of scikit-learn's default: more moved nothing that can be seen, and costs the same again
 LIMIT = 100  # utterances drawn: more make no clearer picture, and t-SNE is what takes longest
@@ -46,13 +48,12 @@ def embed(speech, text, seed):
 
 def tsv(panels, ids, transcripts):
     """Places as lines: system, modality, utterance, x, y, transcript."""
-    lines = ["system\tmodality\tutterance\tx\ty\ttranscript\n"]
+    lines = []
     for panel in panels:
         for modality in ("text", "speech"):
             for utt, text, (x, y) in zip(ids, transcripts, getattr(panel, modality)):
-                cells = (panel.system, modality, utt, f"{x:.4f}", f"{y:.4f}", " ".join(text.split()))
-                lines.append("\t".join(cells) + "\n")
-    return "".join(lines)
+                lines.append((panel.system, modality, utt, f"{x:.4f}", f"{y:.4f}", " ".join(text.split())))
+    return tsv_text(("system", "modality", "utterance", "x", "y", "transcript"), lines)
 
 
 def draw(path, title, panels):

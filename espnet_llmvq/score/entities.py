@@ -12,6 +12,7 @@ from collections import Counter
 import regex
 
 from espnet_llmvq.base.errors import UserError
+from espnet_llmvq.data.tables import parse_entities, read_scp
 from espnet_llmvq.score.files import some
 
 # Thai and Lao, kana, Han
@@ -55,8 +56,6 @@ class Lexicon:
 
 def read_entities(path):
     """{utt: [(slot, value)]} of a data directory's `entities`; UserError if malformed."""
-    from espnet_llmvq.data.tables import parse_entities, read_scp
-
     return parse_entities(read_scp(path, empty=True))
 
 
