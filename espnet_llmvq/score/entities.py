@@ -1,9 +1,8 @@
 """Entities: which were recognised, which were made up, and word errors inside and outside of them.
 
-A mention is a run of whole tokens (words with their accents, numbers such as 2.5, or single punctuation marks)
-equal to the entity's value; how much space lies between tokens does not count, nor whether an accent is a character
-of its own. Scripts without spaces are matched by characters. Where values overlap, the longest one that starts first
-is taken.
+A mention is a run of whole tokens (words with their accents, numbers such as 2.5, or single punctuation marks) equal to
+the entity's value; how much space lies between tokens does not count, nor whether an accent is a character of its own.
+Scripts without spaces are matched by characters. Where values overlap, the longest one that starts first is taken.
 """
 
 import unicodedata

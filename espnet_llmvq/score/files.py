@@ -113,11 +113,10 @@ _PARSERS = {".trn": _parse_trn, ".jsonl": _parse_json, ".json": _parse_json}
 def read_transcript(path, rules=Rules(), notes=None):  # noqa: B008  Rules is frozen
     """{utterance: text} in the order of the file.
 
-    The name tells the format: `*.trn` has `words (utterance)`, `*.jsonl` and `*.json` have one
-    object with "id" and "text" a line, anything else has `utterance words...` as Kaldi's `text`.
-    Blank lines are skipped. UserError for a file that cannot be read, is not in its encoding, has a
-    malformed line, names an utterance twice, or holds nothing. A treatment by `rules` is named
-    in the list `notes`.
+    The name tells the format: `*.trn` has `words (utterance)`, `*.jsonl` and `*.json` have one object with "id" and
+    "text" a line, anything else has `utterance words...` as Kaldi's `text`. Blank lines are skipped. UserError for a
+    file that cannot be read, is not in its encoding, has a malformed line, names an utterance twice, or holds nothing.
+    A treatment by `rules` is named in the list `notes`.
     """
     parse = _PARSERS.get(Path(path).suffix, _parse_kaldi)
     texts, first, twice = {}, {}, []

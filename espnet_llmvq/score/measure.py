@@ -181,10 +181,9 @@ def names_of(*measured):
 class Reference:
     """The reference side of a test set.
 
-    refs: {utt: raw text}; words: {utt: normalised words}; skipped: utterances left out by --empty_ref;
-    entities: {utt: [(slot, value)]} or None; listed: entries of a word list, normalised words each,
-    or None; speakers: {utt: speaker} or None; resample: "utterance" or "speaker"; notes: treatments
-    of bad input, to be printed.
+    refs: {utt: raw text}; words: {utt: normalised words}; skipped: utterances left out by --empty_ref; entities: {utt:
+    [(slot, value)]} or None; listed: entries of a word list, normalised words each, or None; speakers: {utt: speaker}
+    or None; resample: "utterance" or "speaker"; notes: treatments of bad input, to be printed.
     """
 
     path: str
