@@ -38,10 +38,9 @@ def _axis(marks, start=0.0, end=100.0):
 def forest(table, limit=None):
     """The forest plot of a Table: "axis", "cut" and "groups", positions in percent.
 
-    axis: [(position, label)]. groups: [(Column, [(label, system, Cell, x, low x, high x)])], where
-    the last two are None without an interval. limit: where the axis ends at most, 100 for error rates, so that one
-    system that derails does not squeeze all others; what lies beyond is at its end, and `cut` says
-    that there is such a rate.
+    axis: [(position, label)]. groups: [(Column, [(label, system, Cell, x, low x, high x)])], where the last two are
+    None without an interval. limit: where the axis ends at most, 100 for error rates, so that one system that derails
+    does not squeeze all others; what lies beyond is at its end, and `cut` says that there is such a rate.
     """
     cells = [cell for row in table.rows for cell in row.cells if cell.is_number]
     values = [v for c in cells for v in (c.value, c.low, c.high) if v is not None]
@@ -84,8 +83,7 @@ def bar(counts, longest):
 def training_panel(losses):
     """The plot of one training as a dict: axes, one path a split, and the values.
 
-    losses: {"train": {epoch: loss}, "valid": {epoch: loss}}. Losses that are not finite leave a
-    gap in the line.
+    losses: {"train": {epoch: loss}, "valid": {epoch: loss}}. Losses that are not finite leave a gap in the line.
     """
     epochs = sorted({epoch for points in losses.values() for epoch in points})
     finite = [v for points in losses.values() for v in points.values() if math.isfinite(v)]

@@ -11,9 +11,8 @@ def worst(scores, count):
 
     Ordered by the most errors that any system has in it.
 
-    scores: {system: UtteranceScores of one set, the same utterances in the same order}. The
-    worst have most word errors; of equal ones the first in the set. An utterance without errors
-    is never among them.
+    scores: {system: UtteranceScores of one set, the same utterances in the same order}. The worst have most word
+    errors; of equal ones the first in the set. An utterance without errors is never among them.
     """
     worst_of, most = {}, {}  # most: in the order of the set
     for system, utterances in scores.items():

@@ -1,9 +1,8 @@
 """Entities: which were recognised, which were made up, and word errors inside and outside of them.
 
-A mention is a run of whole tokens (words with their accents, numbers such as 2.5, or single punctuation marks)
-equal to the entity's value; how much space lies between tokens does not count, nor whether an accent is a character
-of its own. Scripts without spaces are matched by characters. Where values overlap, the longest one that starts first
-is taken.
+A mention is a run of whole tokens (words with their accents, numbers such as 2.5, or single punctuation marks) equal to
+the entity's value; how much space lies between tokens does not count, nor whether an accent is a character of its own.
+Scripts without spaces are matched by characters. Where values overlap, the longest one that starts first is taken.
 """
 
 import unicodedata
@@ -12,6 +11,7 @@ from collections import Counter
 import regex
 
 from espnet_llmvq.base.errors import UserError
+from espnet_llmvq.data.tables import parse_entities, read_scp
 from espnet_llmvq.score.files import some
 
 # Thai and Lao, kana, Han
@@ -55,8 +55,6 @@ class Lexicon:
 
 def read_entities(path):
     """{utt: [(slot, value)]} of a data directory's `entities`; UserError if malformed."""
-    from espnet_llmvq.data.tables import parse_entities, read_scp
-
     return parse_entities(read_scp(path, empty=True))
 
 

@@ -9,12 +9,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from espnet_llmvq.base.environment import FILE
 from espnet_llmvq.base.errors import UserError
 from espnet_llmvq.data.normalise import get_normaliser
 from espnet_llmvq.data.questions import MULTIPLE_CHOICE, OPEN
 from espnet_llmvq.score import stats
-from espnet_llmvq.score.files import read_lines
+from espnet_llmvq.score.files import read_facts, read_lines
 from espnet_llmvq.score.measure import ratio
 from espnet_llmvq.score.rows import SET, bounded
 
@@ -75,9 +74,7 @@ def read_answers(path, normaliser="basic"):
     table = {}
     for (metric, form), values in right.items():
         table.setdefault(metric, {})[form] = np.array(values, dtype=np.float64)
-    beside = path.with_name(FILE)
-    facts = json.loads(beside.read_text(encoding="utf-8")) if beside.exists() else {}
-    return Answers(table, asked, facts.get("options", {}))
+    return Answers(table, asked, read_facts(path).get("options", {}))
 
 
 def find_answers(directories, normaliser="basic"):
