@@ -5,11 +5,10 @@ import os
 import re
 import shutil
 import signal
-import sys
 import time
 from dataclasses import dataclass
 
-from espnet_llmvq.base.errors import UserError, message_of
+from espnet_llmvq.base.errors import UserError, exit_with
 from espnet_llmvq.base.processes import ended
 from espnet_llmvq.bridge.collapse import MARK
 from espnet_llmvq.launch.call import tail
@@ -126,11 +125,7 @@ def _child(directory, settings, threads, distributed):
     try:
         train_phase(directory, settings, threads, distributed)
     except Exception as err:
-        message = message_of(err)
-        if message is None:
-            raise
-        print(f"error: {message}", file=sys.stderr)
-        sys.exit(1)
+        exit_with(err)
 
 
 class LogFollower:

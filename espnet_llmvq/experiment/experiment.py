@@ -187,11 +187,8 @@ class Experiment:
 
     @property
     def results_dir(self):
-        return results_dir(self.options)
-
-    def model(self, training):
-        """File of what a training made."""
-        return self.exp(training.tag, "model.pth")
+        """Where tables and reports of its seed go."""
+        return self.options.expdir if self.options.seed == 1 else self.exp(f"seed{self.options.seed}")
 
     def table(self):
         """The `ResultTable` of its systems and test sets."""
@@ -247,11 +244,6 @@ def flatten(config, prefix=""):
     return found
 
 
-def results_dir(options):
-    """Where tables and reports of a seed go."""
-    return options.expdir if options.seed == 1 else os.path.join(options.expdir, f"seed{options.seed}")
-
-
 def read_experiment(directory):
     """The `Experiment` whose file is in `directory`. Raises UserError where there is none, or a damaged one."""
     path = os.path.join(directory, FILE) if os.path.isdir(directory) else directory
@@ -290,11 +282,7 @@ def read_sets(options):
     for name in [*domains, *ours[1:]]:
         if ours.count(name) + (name in domains) > 1:
             raise UserError(f"the set {name} has two meanings; give one of them another name")
-    more = {
-        "set_normalisers": pairs(options.set_normalisers, "set_normalisers"),
-        "set_metrics": pairs(options.set_metrics, "set_metrics"),
-        "word_lists": pairs(options.word_lists, "word_lists"),
-    }
+    more = {where: pairs(getattr(options, where), where) for where in ("set_normalisers", "set_metrics", "word_lists")}
     for where, given in more.items():
         for name, _ in given:
             check_name(f"set in --{where}", name, domains)

@@ -7,7 +7,7 @@ from espnet_llmvq.base.errors import UserError
 from espnet_llmvq.base.made import Made
 from espnet_llmvq.experiment.experiment import read_weight
 from espnet_llmvq.stages.encoder import encoder_input, frames_of
-from espnet_llmvq.stages.report import tools, up_to_date
+from espnet_llmvq.stages.report import local, tools, up_to_date
 
 GRID = (0, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1)  # weights tried on the validation set
 
@@ -29,12 +29,7 @@ def weights_of(system):
 def model_inputs(experiment, system):
     """A system as inputs of a `Made`: its checkpoint, and the encoder and the LLM, which that may lack."""
     inputs = {"model": weights_of(system), **encoder_input(experiment)}
-    return inputs if system.decode == "ctc" else inputs | llm_input(experiment)
-
-
-def llm_input(experiment):
-    """The LLM as an input of a `Made`, where it is a directory."""
-    return {"llm": experiment.llm} if os.path.isdir(experiment.llm) else {}
+    return inputs if system.decode == "ctc" else inputs | local("llm", experiment.llm)
 
 
 def search_options(experiment, system, length_penalty=0.0):
@@ -159,7 +154,7 @@ def ask(
     audio = files_digest(q.wav for q in (*questions, *shown) if q.wav)
     both = forms or (TEXT, SPEECH)
     asked = [(s.name, s.model, model_inputs(experiment, s), both) for s in systems if s.decode == "llm"]
-    asked.append(("llm", None, llm_input(experiment), (TEXT,)))
+    asked.append(("llm", None, local("llm", experiment.llm), (TEXT,)))
     for label, directory, model, wanted in asked:
         out = os.path.join(directory or experiment.exp("llm_alone"), name, ANSWERS)
         heard = {"audio": audio} if SPEECH in wanted else {}
