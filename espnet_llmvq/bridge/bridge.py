@@ -40,16 +40,9 @@ class Bridge(torch.nn.Module):
     """
 
     def __init__(
-        self,
-        input_size,
-        embedding,
-        stack=5,
-        hidden_size=2048,
-        layer_norm=True,
-        dropout_rate=0.0,
-        match_norm=False,
-        output_scale=1.0,
-    ):
+        self, input_size, embedding, stack=5, hidden_size=2048, layer_norm=True, dropout_rate=0.0,
+        match_norm=False, output_scale=1.0,
+    ):  # fmt: skip
         super().__init__()
         self.stack, self.output_scale, self.match_norm = stack, output_scale, match_norm
         width = embedding.shape[1]
@@ -148,18 +141,9 @@ class QuantizingBridge(Bridge):
     """
 
     def __init__(
-        self,
-        input_size,
-        embedding,
-        codebook="frozen",
-        top_k="all",
-        temperature=1.0,
-        temperature_rate=0.0,
-        renormalise=True,
-        permute_codebook=None,
-        chunk="auto",
-        **kwargs,
-    ):
+        self, input_size, embedding, codebook="frozen", top_k="all", temperature=1.0, temperature_rate=0.0,
+        renormalise=True, permute_codebook=None, chunk="auto", **kwargs,
+    ):  # fmt: skip
         super().__init__(input_size, embedding, **kwargs)
         rows = len(embedding)
         self.top_k = check_top_k(top_k, rows)

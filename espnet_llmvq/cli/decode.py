@@ -12,14 +12,12 @@ def main(argv=None):
     parser.add_argument("--ngpu", type=int, default=0, help="1 to decode on a GPU")
     parser.add_argument("--redo", action="store_true", help="decode again what is decoded")
     args = parser.parse_args(argv)
-    from espnet_llmvq.base.errors import check_name
     from espnet_llmvq.experiment.experiment import read_experiment
-    from espnet_llmvq.experiment.options import words
     from espnet_llmvq.stages.decode import decode, decoded_sets
 
     experiment = read_experiment(args.exp)
-    sets = [check_name("set", name, experiment.set_names) for name in words(args.sets, "sets")]
+    sets = decoded_sets(experiment, args.sets)
     decode(
-        experiment, experiment.select(args.systems), sets or decoded_sets(experiment), nj=args.nj, ngpu=args.ngpu,
+        experiment, experiment.select(args.systems), sets, nj=args.nj, ngpu=args.ngpu,
         redo=args.redo, batch_seconds=args.batch_seconds, batch_size=args.batch_size,
     )  # fmt: skip

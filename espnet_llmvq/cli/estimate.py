@@ -10,9 +10,7 @@ def main(argv=None):
     add_options(parser, Question)
     parser.add_argument("--json", help="write the same to this file")
     args = parser.parse_args(argv)
-    import json
-
-    from espnet_llmvq.base.files import write_text
+    from espnet_llmvq.base.files import write_json
     from espnet_llmvq.experiment.experiment import read_experiment
 
     experiment = read_experiment(args.exp)
@@ -21,4 +19,4 @@ def main(argv=None):
     rows = estimate_all(experiment, question)
     print("\n".join(show(rows, question)))
     if args.json:
-        write_text(args.json, json.dumps(rows, indent=1) + "\n")
+        write_json(args.json, rows)

@@ -13,12 +13,9 @@ def main(argv=None):
     )
     parser.add_argument("--tune_only", action="store_true", help="print the WER of each weight on the validation set")
     args = parser.parse_args(argv)
-    from espnet_llmvq.base.errors import check_name
     from espnet_llmvq.experiment.experiment import read_experiment
-    from espnet_llmvq.experiment.options import words
     from espnet_llmvq.stages.decode import decoded_sets, rescore
 
     experiment = read_experiment(args.exp)
-    sets = [check_name("set", name, experiment.set_names) for name in words(args.sets, "sets")]
-    sets = sets or decoded_sets(experiment)
+    sets = decoded_sets(experiment, args.sets)
     rescore(experiment, experiment.select(args.systems), sets, args.ctc_weight, args.tune_only)

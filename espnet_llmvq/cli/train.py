@@ -28,13 +28,11 @@ def main(argv=None):
     if args.check:
         check(experiment)
     elif args.dry_run:
-        import json
-
-        from espnet_llmvq.base.files import write_text
+        from espnet_llmvq.base.files import write_json
 
         facts = dry_run(experiment)
         if args.json:
-            write_text(args.json, json.dumps(facts, indent=1) + "\n")
+            write_json(args.json, facts)
     else:
         distributed = {name: getattr(args, name) for name in DISTRIBUTED[1:] if getattr(args, name) is not None}
         train(experiment, args.encoder, args.nj, args.threads, distributed)

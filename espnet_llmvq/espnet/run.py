@@ -53,16 +53,10 @@ def epoch_batches(config, shape_file, gpus=1):
     from espnet2.samplers.build_batch_sampler import build_batch_sampler
 
     sampler = build_batch_sampler(
-        type=config["batch_type"],
-        shape_files=[shape_file],
-        fold_lengths=config["fold_length"],
-        batch_size=config["batch_size"],
-        batch_bins=config["batch_bins"],
-        sort_in_batch=config["sort_in_batch"],
-        sort_batch=config["sort_batch"],
-        drop_last=config["drop_last_iter"],
-        min_batch_size=gpus if gpus > 1 else config["min_batch_size"],
-    )
+        type=config["batch_type"], shape_files=[shape_file], fold_lengths=config["fold_length"],
+        drop_last=config["drop_last_iter"], min_batch_size=gpus if gpus > 1 else config["min_batch_size"],
+        **{key: config[key] for key in ("batch_size", "batch_bins", "sort_in_batch", "sort_batch")},
+    )  # fmt: skip
     return len(list(sampler))
 
 

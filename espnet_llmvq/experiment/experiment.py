@@ -13,7 +13,7 @@ from functools import cached_property
 
 from espnet_llmvq.base.config import from_mapping
 from espnet_llmvq.base.errors import UserError, check_name
-from espnet_llmvq.base.files import check_path, write_text
+from espnet_llmvq.base.files import check_path, write_json
 from espnet_llmvq.base.made import accept_versions
 from espnet_llmvq.experiment.options import Options, pairs, unique, words
 from espnet_llmvq.experiment.table import Answers, EvalSet, ResultTable, System, run_commands
@@ -221,8 +221,7 @@ class Experiment:
 
     def write(self, path=None):
         """Write it as JSON to `path`, or where commands find it."""
-        content = json.dumps(dataclasses.asdict(self), indent=1, ensure_ascii=False) + "\n"
-        write_text(path or os.path.join(self.results_dir, FILE), content)
+        write_json(path or os.path.join(self.results_dir, FILE), dataclasses.asdict(self))
 
     def select(self, names):
         """The systems named in `names` (text), all if it is empty. Raises UserError for one that is not planned."""

@@ -105,8 +105,11 @@ def make_all(experiment):
 
 
 def context_options(experiment):
-    """What decides how long a sequence of a mixture may be, beside the encoder."""
-    return {"context": experiment.options.context, "llm": experiment.llm, "stack": experiment.stack}
+    """What decides how long a sequence of a mixture may be."""
+    return {
+        "context": experiment.options.context, "llm": experiment.llm, "encoder": experiment.encoder,
+        "stack": experiment.stack,
+    }  # fmt: skip
 
 
 def context_files(experiment):
@@ -151,12 +154,12 @@ def make_text(experiment, name):
             write_text(text, "".join(f"{line}\n" for line in lines))
             transcripts.note()
     inputs = {"text": text} | context_files(experiment)
-    made = Made(experiment.sequences(f"{name}/text"), inputs, encoder=experiment.encoder, **context_options(experiment))
+    made = Made(experiment.sequences(f"{name}/text"), inputs, **context_options(experiment))
     if up_to_date(made):
         return
     dropped = {}
     sequences = (text_sequence(key, line) for key, line in documents(text, dropped))
-    sequences = within_context(sequences, dropped, encoder=experiment.encoder, **context_options(experiment))
+    sequences = within_context(sequences, dropped, **context_options(experiment))
     made.forget()
     write(made.out, sequences, dropped, text)
     made.note()
@@ -171,15 +174,14 @@ def make_interleaved(experiment, name, form):
 
     inputs = tables(experiment, name) | {"word times": experiment.ctm(name)} | context_files(experiment)
     keys, context = experiment.interleave[form], context_options(experiment)
-    options = {"interleave": keys, "encoder": experiment.encoder, **audio(experiment, name), **context}
-    made = Made(experiment.sequences(f"{name}/{form}"), inputs, **options)
+    made = Made(experiment.sequences(f"{name}/{form}"), inputs, interleave=keys, **audio(experiment, name), **context)
     if up_to_date(made):
         return
     directory, dropped, units = experiment.dump_dir(name), {}, {}
     how, step = from_mapping(Interleaving, keys, form), FrameRate(experiment.encoder).step
     sequences = interleaved(directory, read_ctm(experiment.ctm(name)), how, step, dropped, units)
     made.forget()
-    write(made.out, within_context(sequences, dropped, encoder=experiment.encoder, **context), dropped, directory)
+    write(made.out, within_context(sequences, dropped, **context), dropped, directory)
     made.note()
     print_units(made.out, units)
 
