@@ -162,6 +162,20 @@ def test_a_costly_result_is_resumed_with_the_same_only(room):
     assert made.done("") is True
 
 
+def test_a_directory_of_unknown_making_is_not_gone_on_with(room):
+    (room / "model").mkdir()
+    assert Made("model").done("") is False
+    (room / "model" / "checkpoint.pth").write_text("of an older version")
+    with pytest.raises(UserError, match=r"made otherwise \(it is not known how model was made\); remove model"):
+        Made("model").done("remove {out}")
+
+
+def test_other_versions_can_be_accepted_and_that_is_said(room):
+    make(room, tools={"torch": "1"})
+    with pytest.raises(UserError, match="tools.torch: '1' then, '2' now.; remove out, or accept it with --accept_vers"):
+        result(tools={"torch": "2"}).done("remove {out}")
+
+
 def test_an_input_that_changes_meanwhile_is_seen(room):
     made = result()
     made.changed({"options": {}, "inputs": {}})

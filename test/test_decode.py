@@ -13,6 +13,7 @@ from conftest import without_last_line
 
 from espnet_llmvq.base.errors import UserError
 from espnet_llmvq.base.files import write_text
+from espnet_llmvq.base.made import asking
 from espnet_llmvq.decode.batches import Batches, read_batches
 from espnet_llmvq.decode.choose import write_chosen
 from espnet_llmvq.decode.ctc import collapse, greedy
@@ -384,6 +385,9 @@ def test_what_hypotheses_are_made_of_is_noticed(decoding, monkeypatch, capsys):
     for damaged in ("", '{"num_beams": ', None):
         for name in whole:
             (room / name).unlink() if damaged is None else (room / name).write_text(damaged)
+            with asking() as answers:  # which makes nothing
+                assert decoded(wider) == []
+            assert [out for out, why in answers if why] == [str(room / "hyp.jsonl")]
             assert decoded(wider) == [] and content(room, *whole) == whole
     assert decoded(wider, redo=True) == everything
 

@@ -278,8 +278,8 @@ def test_a_damaged_llm_is_named(tmp_path, llm_dir, name):
 
 def test_damaged_records_are_named_or_made_again(tmp_path):
     (tmp_path / "phase").mkdir()
-    (tmp_path / "phase" / "made.json").write_text('{"options": ')
-    with pytest.raises(UserError, match="it is not known how .*phase was made.; remove .*phase to train again"):
+    (tmp_path / "phase" / "made.json").write_text('{"llm": ')
+    with pytest.raises(UserError, match="not known how .*phase was made.; remove .*phase to train again"):
         Made(tmp_path / "phase", llm="x").done("remove {out} to train again")
     (tmp_path / "phase" / "model.pth").touch()
     (tmp_path / "phase" / "config.yaml").write_text("a: [1\n")

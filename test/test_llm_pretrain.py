@@ -238,5 +238,5 @@ def test_command_errors(room, tmp_path):
         with pytest.raises(UserError, match=message):
             command.main(args)
     (tmp_path / "notes").write_text("keep")
-    with pytest.raises(UserError, match="not empty"):
+    with pytest.raises(UserError, match="not known how"):
         fit(room, tmp_path)

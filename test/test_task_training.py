@@ -231,6 +231,30 @@ def test_a_phase_that_fails_shows_its_log(settings, encoder_dir, tmp_path, capfd
         launch.run_phases([job], 1, 1, None, stage.REMEDY)
 
 
+def test_what_frames_are_made_of_is_noticed(copied, capsys):
+    def encoded(experiment=copied):
+        capsys.readouterr()
+        encode(experiment, 1)
+        return {
+            line.split(":")[0].split("/")[-1] for line in capsys.readouterr().out.splitlines() if ": frames of" in line
+        }
+
+    for path in (copied.sequences("train"), copied.encoder_file):
+        os.utime(path)
+    assert encoded() == set()
+    without_last_line(copied.sequences("valid"))
+    assert encoded() == {"valid"} and encoded() == set()
+    disturbed = replace(copied, options=replace(copied.options, augment_cache=True))
+    assert encoded(disturbed) == {"train"} and encoded(disturbed) == set()
+    assert encoded(replace(disturbed, options=replace(disturbed.options, base_seed=2))) == {"train"}
+    assert encoded() == {"train"}
+    # The weights of a pretrained encoder are the same files whichever of its layers is taken.
+    assert encoded(replace(copied, encoder={**copied.encoder, "encoder_conf": {"layer": 3}})) == {"train", "valid"}
+    assert encoded() == {"train", "valid"}
+    Path(copied.frames("valid"), "frames.ark").write_bytes(b"")
+    assert encoded() == {"valid"}
+
+
 def test_settings_of_a_phase(experiment):
     """What ESPnet gets: the config, where its data are, the phase before, and seeds of their own."""
     first, second = experiment.trainings

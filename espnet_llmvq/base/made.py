@@ -115,6 +115,11 @@ def files_digest(paths):
     return h.hexdigest()
 
 
+def part_of(out, name):
+    """Path of a part of a result: of a file in a directory, of one beside a file, or "" for the file itself."""
+    return os.path.join(out if os.path.isdir(out) else os.path.dirname(out), name) if name else out
+
+
 def plain(value):
     """A value as JSON gives it back: tuples become lists, keys strings."""
     return json.loads(json.dumps(value, ensure_ascii=False))
@@ -224,7 +229,7 @@ class Made:
         if not noted["complete"]:
             return f"{self.out} is not finished"
         for name, old in noted["files"].items():
-            path = os.path.join(self.out, name) if name else self.out
+            path = part_of(self.out, name)
             if not same(old, mark(path, old, as_input=False)):
                 return f"{path} is not as it was written"
         return self.changed(noted)
@@ -247,14 +252,16 @@ class Made:
         to be made.
         """
         if not os.path.exists(record_file(self.out)):
-            return self.answered(f"{self.out} is not there")
+            if not (os.path.isdir(self.out) and os.listdir(self.out)):
+                return self.answered(f"{self.out} is not there")
         noted = self.record()
         if noted and options_only:
             found = self.other_options(noted)
         else:
             found = self.changed(noted) if noted and not noted["complete"] else self.difference()
         if found and ANSWERS is None:
-            raise UserError(f"{self.out} was made otherwise ({found}); {remedy.format(out=self.out)}")
+            accept = ", or accept it with --accept_versions true" if found.startswith(f"{TOOLS}.") else ""
+            raise UserError(f"{self.out} was made otherwise ({found}); {remedy.format(out=self.out)}{accept}")
         return self.answered(found or ("" if noted["complete"] else f"{self.out} is not finished"))
 
     def begin(self):
@@ -262,13 +269,14 @@ class Made:
         self.write(self.out, complete=False, files={}, facts={})
 
     def note(self, files=(), at=None, **facts):
-        """Record that the result is complete. files: names in a directory that must stay as they are now.
+        """Record that the result is complete.
 
+        files: names in a directory, or beside a file, that must stay as they are now; the file itself always must.
         at: where the result is now, if it will be moved to its place with its record.
         """
         at = str(at or self.out)
-        names = [str(name) for name in files] if os.path.isdir(at) else [""]
-        marks = {name: mark(os.path.join(at, name) if name else at, as_input=False) for name in names}
+        names = [*map(str, files)] if os.path.isdir(at) else ["", *map(str, files)]
+        marks = {name: mark(part_of(at, name), as_input=False) for name in names}
         self.write(at, complete=True, files=marks, facts=plain(facts))
 
     def write(self, at, **rest):

@@ -9,7 +9,7 @@ from espnet_llmvq.cli.parser import Parser, add_options, options_of
 def main(argv=None):
     from espnet_llmvq.experiment.options import Options
 
-    parser = Parser(description=__doc__)
+    parser = Parser(description=__doc__, usage="%(prog)s [OPTION ...]")
     parser.add_argument("--out", help="file to write; default: experiment.json where the results of the seed go")
     parser.add_argument(
         "--script_options", default="", help="names that run.sh takes itself, for hints at typing errors"

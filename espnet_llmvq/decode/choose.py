@@ -2,7 +2,6 @@
 
 import json
 import os
-from pathlib import Path
 
 from espnet_llmvq.base.environment import FILE
 from espnet_llmvq.base.errors import UserError
@@ -61,22 +60,23 @@ def write_chosen(hypotheses, weight, source):
     """Write a hypothesis file for a weight, and the facts of decoding beside it, unless both are there.
 
     weight: as `choose` takes it; source: where it is from, in words. Both stand in the facts, but for the plain order
-    of the search. Returns {utterance: entry} of what was chosen.
+    of the search.
     """
-    nbest, path = beside(hypotheses, NBEST), Path(beside(hypotheses, FILE))
-    made, chosen = Made(hypotheses, {"n-best lists": nbest}, weight=weight, source=source), choose(nbest, weight)
-    told = {} if not weight and source == GIVEN else {WEIGHT: weight, SOURCE: source}
-    facts = json.dumps({**Made(nbest).facts(), **told}, indent=1) + "\n"
-    if made.fresh() and path.exists() and path.read_bytes() == facts.encode():
-        return chosen
+    nbest, told = beside(hypotheses, NBEST), {}
+    decoded = Made(nbest).facts()
+    made = Made(hypotheses, {"n-best lists": nbest}, weight=weight, source=source, decoded=decoded)
+    if made.fresh():
+        return
+    chosen = choose(nbest, weight)
+    if weight or source != GIVEN:
+        told = {WEIGHT: weight, SOURCE: source}
     made.forget()  # a run killed in between is seen, and done again
     write_hypotheses(hypotheses, chosen)
     # Scoring prints these, so that its tables do not depend on where they are made.
-    write_text(path, facts)
-    made.note()
+    write_text(beside(hypotheses, FILE), json.dumps({**decoded, **told}, indent=1) + "\n")
+    made.note(files=[FILE])
     if told:
         print(f"{hypotheses}: {WEIGHT} {weight:g} ({source})")
-    return chosen
 
 
 def restore(hypotheses, weight):

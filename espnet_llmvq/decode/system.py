@@ -86,7 +86,7 @@ def decode_set(system, work, model, config, tokenizer, decode, known, other_prom
     from tqdm import tqdm
 
     from espnet_llmvq.decode.batches import read_batches
-    from espnet_llmvq.decode.choose import GIVEN, ORDER, write_chosen
+    from espnet_llmvq.decode.choose import GIVEN, ORDER, choose, write_chosen
     from espnet_llmvq.decode.generate import encoded
     from espnet_llmvq.decode.nbest import Partial, nbest_line
     from espnet_llmvq.decode.rescore import add_ctc_scores
@@ -121,7 +121,8 @@ def decode_set(system, work, model, config, tokenizer, decode, known, other_prom
     seconds = time.perf_counter() - start
     partial.finish(nbest, batches.order)
     work.made.note(**known)
-    chosen = write_chosen(work.hypotheses, ORDER[system.decode], GIVEN)
+    write_chosen(work.hypotheses, ORDER[system.decode], GIVEN)
+    chosen = choose(nbest, ORDER[system.decode])
     print(
         f"{work.hypotheses}: {len(chosen)} utterances, real-time factor {seconds / max(heard, 1e-9):.3f}, "
         f"{sum(bool(h and h.get('at_limit')) for h in chosen.values())} at the length limit",

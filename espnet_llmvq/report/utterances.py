@@ -6,11 +6,6 @@ from dataclasses import dataclass
 MAX_PAIRS = 250  # words of a diff; a hypothesis that loops can have thousands
 
 
-def errors(score):
-    """The number of word errors of an UtteranceScore."""
-    return sum(pair[0] != "=" for pair in score.pairs)
-
-
 def worst(scores, count):
     """{utterance: systems among whose `count` worst it is}.
 
@@ -22,7 +17,7 @@ def worst(scores, count):
     """
     worst_of, most = {}, {}  # most: in the order of the set
     for system, utterances in scores.items():
-        counts = {score.utt: errors(score) for score in utterances}
+        counts = {score.utt: score.errors for score in utterances}
         for utt, count_here in counts.items():
             most[utt] = max(most.get(utt, 0), count_here)
         for utt in sorted(counts, key=counts.get, reverse=True)[:count]:

@@ -6,7 +6,7 @@ import numpy as np
 
 from espnet_llmvq.base.files import write_text
 from espnet_llmvq.score.files import trn
-from espnet_llmvq.score.wer import format_alignments, op_counts
+from espnet_llmvq.score.wer import format_alignments
 
 COUNTS = ("words", "correct", "substitutions", "deletions", "insertions", "chars", "char_errors")
 
@@ -28,10 +28,8 @@ def utterance_table(reference, evaluation):
             kinds.setdefault(utt, []).append(kind)
     rows = []
     for i, score in enumerate(evaluation.scores):
-        ops = op_counts(score)
         speaker = reference.speakers[score.utt] if reference.speakers else "-"
-        row = [score.utt, speaker, ops["="] + ops["S"] + ops["D"], *(ops[op] for op in "=SDI")]
-        row += [score.chars, score.char_errors]
+        row = [score.utt, speaker, score.words, *map(score.count, "=SDI"), score.chars, score.char_errors]
         for (errors, of), _ in ((column[i], names) for column, names in more):
             row += [int(of), int(errors)]
         rows.append([*row, ",".join(kinds.get(score.utt, ()))])

@@ -91,18 +91,15 @@ def check_entities(entities, refs, path, treatment="error", notes=None):
     return kept
 
 
-def entity_counts(refs, hyps, entities, listed=None):
+def entity_counts(refs, hyps, entities):
     """{utt: (instances, found, mentions, false)} of the utterances of `refs`.
 
     refs, hyps: {utt: text}; entities: {utt: [(slot, value)]}; all raw, or all normalised.
-    instances: annotated entities that the reference holds; found: those mentioned in the
-    hypothesis, each mention counting once. mentions: all mentions, in the hypothesis, of any
-    listed value; false: those of a value that is neither annotated nor mentioned in the
-    reference as often. listed: values; by default all that are annotated in the set.
+    instances: annotated entities that the reference holds; found: those mentioned in the hypothesis, each mention
+    counting once. mentions: all mentions, in the hypothesis, of any value annotated in the set; false: those of a value
+    that is neither annotated nor mentioned in the reference as often.
     """
-    if listed is None:
-        listed = {value for items in entities.values() for _, value in items}
-    lexicon = Lexicon(tokenise(value) for value in listed)
+    lexicon = Lexicon(tokenise(value) for items in entities.values() for _, value in items)
     counts = {}
     for utt, ref in refs.items():
         ref_tokens, hyp_tokens = tokenise(ref), tokenise(hyps[utt])

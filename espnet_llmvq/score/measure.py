@@ -71,8 +71,7 @@ class Sides:
 
 def word_errors(sides):
     """(N, 2): word errors and words."""
-    ops = map(wer.op_counts, sides.scores)
-    return np.array([(o["S"] + o["D"] + o["I"], o["="] + o["S"] + o["D"]) for o in ops], dtype=np.float64)
+    return np.array([(score.errors, score.words) for score in sides.scores], dtype=np.float64)
 
 
 def char_errors(sides):

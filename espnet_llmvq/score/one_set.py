@@ -6,7 +6,8 @@ from espnet_llmvq.score.compare import compare, measured, verdict
 from espnet_llmvq.score.derail import derailment_rows
 from espnet_llmvq.score.details import write_details
 from espnet_llmvq.score.measure import METRICS, evaluate
-from espnet_llmvq.score.stats import holm, interval
+from espnet_llmvq.score.rows import bounded
+from espnet_llmvq.score.stats import holm
 from espnet_llmvq.score.table import FEW, Cell, Column, Row, Table, number
 from espnet_llmvq.score.wer import total
 
@@ -34,15 +35,11 @@ class Files:
 
     def entry(self, name, metric):
         """What is printed of one metric of one file, as a dict."""
-        estimate = self.measured[name].estimate(metric)
-        low, high = interval(estimate, self.statistics.confidence)
         row = {
             "file": name,
             "metric": metric,
             "normaliser": self.reference.normaliser_of(metric),
-            "value": number(estimate.value),
-            "low": number(low),
-            "high": number(high),
+            **bounded(self.measured[name].estimate(metric), self.statistics.confidence),
         }
         if METRICS[metric].of:
             part, whole = self.measured[name].counts[metric].sum(axis=0)
@@ -133,10 +130,7 @@ def derailment_lines(rows):
 
 def changed(scores_a, scores_b):
     """[(errors of B - errors of A, utterance)] of two lists of UtteranceScores, in order."""
-    return [
-        (sum(p[0] != "=" for p in b.pairs) - sum(p[0] != "=" for p in a.pairs), a.utt)
-        for a, b in zip(scores_a, scores_b)
-    ]
+    return [(b.errors - a.errors, a.utt) for a, b in zip(scores_a, scores_b)]
 
 
 def word_outcomes(scores_a, scores_b):

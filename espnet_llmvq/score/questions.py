@@ -16,8 +16,7 @@ from espnet_llmvq.data.questions import MULTIPLE_CHOICE, OPEN
 from espnet_llmvq.score import stats
 from espnet_llmvq.score.files import read_lines
 from espnet_llmvq.score.measure import ratio
-from espnet_llmvq.score.rows import SET
-from espnet_llmvq.score.table import number
+from espnet_llmvq.score.rows import SET, bounded
 
 ANSWERS = "answers.jsonl"
 TEXT, SPEECH, GAP = "text", "speech", "gap"
@@ -128,7 +127,6 @@ def question_rows(answers_of, normaliser, seed, statistics):
             for metric, right in answers.right.items():
                 forms = estimates(right, statistics.replicates, statistics.draw_seed, f"{kind} {name}")
                 for form, (estimate, count, of) in forms.items():
-                    low, high = stats.interval(estimate, statistics.confidence, skewed=form != GAP)
                     rows.append(
                         {
                             "system": system,
@@ -136,9 +134,7 @@ def question_rows(answers_of, normaliser, seed, statistics):
                             "set": name,
                             "domain": "",
                             "metric": f"{metric}_{form}",
-                            "value": number(estimate.value),
-                            "low": number(low),
-                            "high": number(high),
+                            **bounded(estimate, statistics.confidence, skewed=form != GAP),
                             "utterances": of,
                             "words": None,
                             "seed": seed,

@@ -9,6 +9,7 @@ from espnet_llmvq.score.rows import COMPARED, DOMAINS, MACRO, MEANS, RATIO, SET
 from espnet_llmvq.score.table import SMALL, Cell, Column, Row, Table, cell_of, mark_best, markdown_table
 
 KINDS = (SET, *MEANS, RATIO)  # the order of columns
+DERAILMENT_HEADINGS = (*DERAILMENTS, "any", "utterances", "WER", "WER without any")
 
 
 class Results:
@@ -168,17 +169,13 @@ class Results:
 
     def derailment_table(self, derailments):
         """Entries of `derailments.json`: a row for each system and set in which some occurred."""
-        kinds = [*DERAILMENTS, "any"]
-        columns = [Column(heading) for heading in ("set", *kinds, "utterances", "WER", "WER without any")]
-        index = {(r["system"], r["set"], r["kind"]): r for r in derailments}
-        rows = []
-        for system, name in dict.fromkeys((r["system"], r["set"]) for r in derailments):
-            whole = index[system, name, "any"]
-            if whole["count"]:
-                counts = [Cell(index[system, name, kind]["count"], form="d") for kind in kinds]
-                rest = [Cell(whole["utterances"], form="d"), Cell(whole["wer_all"]), Cell(whole["wer_without"])]
-                rows.append(Row(self.labels.get(system, system), [Cell(name), *counts, *rest], system))
-        return Table("Derailments (utterances)", columns, rows)
+        rows = [
+            Row(self.labels.get(system, system), [Cell(name), *derailment_cells(of_set)], system)
+            for system, sets in by_system(derailments).items()
+            for name, of_set in sets.items()
+            if of_set["any"]["count"]
+        ]
+        return Table("Derailments (utterances)", [Column("set"), *map(Column, DERAILMENT_HEADINGS)], rows)
 
     def sections(self, published=(), level=0.05, facts=None, asked=None):
         """[(title, blocks)] of RESULTS.md that follow from the rows; a block is a Table or Markdown text.
@@ -216,6 +213,20 @@ class Results:
         tables = [self.metric_table(metric, KINDS) for metric in metrics]
         tables += [table for _, of_set in self.set_tables() for table in of_set]
         return tables + [table for _, table in self.question_tables()]
+
+
+def by_system(derailments):
+    """Entries of `derailments.json` as {system: {set: {kind: entry}}}."""
+    found = {}
+    for entry in derailments:
+        found.setdefault(entry["system"], {}).setdefault(entry["set"], {})[entry["kind"]] = entry
+    return found
+
+
+def derailment_cells(of_set):
+    """Cells below `DERAILMENT_HEADINGS`. of_set: {kind: entry} of a system on a set."""
+    counts = [of_set[kind]["count"] for kind in (*DERAILMENTS, "any")] + [of_set["any"]["utterances"]]
+    return [Cell(n, form="d") for n in counts] + [Cell(of_set["any"][key]) for key in ("wer_all", "wer_without")]
 
 
 def title_of(metric):

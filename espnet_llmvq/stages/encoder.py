@@ -54,6 +54,8 @@ def describe_pretrained(experiment):
     from espnet_llmvq.speech.frame_rate import described
     from espnet_llmvq.speech.pretrained import WEIGHTED
 
+    os.makedirs(made.out, exist_ok=True)
+    made.begin()
     write_text(os.path.join(made.out, "config.yaml"), yaml.safe_dump(config, sort_keys=False))
     # What a checkpoint of ours holds of such an encoder.
     rows = described(path)[0].num_hidden_layers + 1

@@ -45,4 +45,4 @@ def status(experiment):
             except UserError as err:
                 answers.append((f"stage {stage}", str(err)))
                 break
-    return list(dict.fromkeys(answers))
+    return list(dict(answers).items())  # of what is asked for twice the last says how it will be

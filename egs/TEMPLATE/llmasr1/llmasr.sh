@@ -139,7 +139,7 @@ mkdir -p "${results}"
 # Held by this script and by all it starts, so that a part that outlives a killed run still holds it.
 exec 9>"${expdir}/.lock"
 flock --nonblock 9 || die "another run, or what a killed one left running, works in ${expdir}: wait for it or stop it"
-echo "$0 ${run_args[*]}" >>"${expdir}/commands.log"
+echo "./${0##*/} ${run_args[*]}" >>"${expdir}/commands.log"
 cp "${plan}" "${results}/.experiment.json.tmp" && mv "${results}/.experiment.json.tmp" "${results}/experiment.json"
 exp=(--exp "${results}")
 # A mistyped key fails now, not after an hour of training.

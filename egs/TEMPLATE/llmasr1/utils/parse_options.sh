@@ -11,7 +11,7 @@ _passing=false
 while [ $# -gt 0 ]; do
     case $1 in
     --help | -h)
-        echo "Usage: $0 [options]"
+        echo "Usage: ./${0##*/} [options]"
         sed -n '2,/^$/s/^# \{0,1\}//p' "$0"
         echo "Options:"
         _options_of | sed -E 's/^([a-z_0-9]+)=([^#]*)(# *(.*))?$/  --\1 \2\n        \4/'
