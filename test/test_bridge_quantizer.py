@@ -8,7 +8,7 @@ import torch
 
 from espnet_llmvq.base.errors import UserError
 from espnet_llmvq.bridge.bridge import Bridge, HardBridge, SoftBridge, derangement
-from espnet_llmvq.bridge.quantizer import hard_quantize, hard_weights_quantize, permuted_quantize, soft_quantize
+from espnet_llmvq.bridge.quantizer import hard_quantize, permuted_quantize, soft_quantize
 from espnet_llmvq.speech.frames import stack_frames
 
 N, V, D = 5, 11, 6
@@ -69,7 +69,7 @@ def test_hard_weights_matches_reference(k, temperature, renormalise):
         onehot = torch.nn.functional.one_hot(a.argmax(-1), V).to(a)
         return (a + (onehot - a).detach()) @ e
 
-    ours = gradients(lambda z, e: hard_weights_quantize(z, e, k, temperature, renormalise)[0], z, e, grad)
+    ours = gradients(lambda z, e: soft_quantize(z, e, k, temperature, renormalise, hard=True)[0], z, e, grad)
     want = gradients(reference, z, e, grad)
     for a, b in zip(ours, want):
         torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-12)
