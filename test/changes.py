@@ -58,7 +58,7 @@ OPTIONS = {
     "train_overrides": (f"{SMOKE_TRAINING} grad_clip=2", r"^exp_smoke/encoder: settings.grad_clip: .* now"),
     "accumulate": (2, r"^exp_smoke/encoder: settings.accum_grad: 1 then, 2 now"),
     "ngpu": (1, r"^exp_smoke/encoder: settings.ngpu: 0 then, 1 now"),
-}  # fmt: skip
+}
 # What stages 13 and 15 read, which are always done: the table of the plan is another one.
 ALWAYS = {
     "published": "conf", "baseline": "lora_long", "normaliser": "whisper_english", "word_lists": "test_id=x.txt",
@@ -90,7 +90,7 @@ JOINT_CONFIGS = {
     "conf/encoder_smoke.yaml": (["optim_conf", "lr"], 0.5, r"^exp_smoke/encoder: settings.optim_conf.lr: .* 0.5 now"),
     "conf/questions_smoke.yaml": (["multiple_choice", "shots"], 0, r"/answers.jsonl: options.shots: .* 0 now"),
     "conf/template/paper_b.yaml": (["mixtures", "text", "domain/text"], 9, r"/text.jsonl: shares.domain_text: 1 then"),
-}  # fmt: skip
+}
 
 
 def seen(pattern, lines, expdir):

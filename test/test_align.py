@@ -13,7 +13,7 @@ from espnet_llmvq.align.ctc import align_tokens, align_words, word_tokens
 from espnet_llmvq.align.ctm import Word, boundary_errors, read_ctm, write_ctm
 from espnet_llmvq.base.errors import UserError
 from espnet_llmvq.cli.align import make as command
-from espnet_llmvq.speech.encoder import SpeechEncoder
+from espnet_llmvq.speech.frame_rate import FrameRate
 
 BLANK = 2  # not 0, where torchaudio has it unless told
 
@@ -81,9 +81,6 @@ def test_blank_is_not_token_zero():
     assert align_tokens(log_probs, [0, 1, 0], 2) == align_tokens(swapped, [2, 1, 2], 0)
 
 
-# Tokens of words
-
-
 def unigram(pieces):
     """A tokenizer as `train_tokenizer` makes it, with these pieces; id 0 is unknown."""
     tokenizer = Tokenizer(models.Unigram([("<unk>", 0.0), *pieces], unk_id=0))
@@ -145,9 +142,6 @@ def test_word_without_token_is_refused():
         word_tokens(fast, "one - two")
 
 
-# Files
-
-
 def test_ctm_round_trip(tmp_path):
     path = tmp_path / "words.ctm"
     words = {"u2": [Word("zwei", 0.5, 0.25), Word("eins", 0.1, 0.4)], "u1": [Word("naïve,", 0.0, 1.2346, 0.5)]}
@@ -205,14 +199,6 @@ def test_boundary_errors_by_hand():
     assert ends == pytest.approx([20, 40])
 
 
-# Frame times
-
-
-class Silent(torch.nn.Module):
-    def output_size(self):
-        return 1
-
-
 @pytest.mark.parametrize(
     "conf, stack, layer, seconds",
     [
@@ -225,14 +211,11 @@ class Silent(torch.nn.Module):
 )
 def test_frame_seconds_match_the_frame_count(conf, stack, layer, seconds):
     config = {"frontend_conf": conf, "frame_stack": stack, "encoder_conf": {"input_layer": layer}}
-    rate = SpeechEncoder(Silent(), None, None, Silent(), config).rate
+    rate = FrameRate(config)
     assert rate.seconds == pytest.approx(seconds)
     # Over a minute, the count of frames grows by 60 s / seconds, whatever the edges do.
     grown = rate.frames(16000 * 160) - rate.frames(16000 * 100)
     assert math.isclose(grown, 60 / seconds, abs_tol=1)
-
-
-# The command
 
 
 class Head:

@@ -160,9 +160,6 @@ def test_other_faults_of_textgrids(tmp_path):
         read_textgrids(tmp_path / "empty")
 
 
-# The command
-
-
 def data_dir(path, utterances):
     """A formatted data directory; utterances: {id: (text, samples)}."""
     path.mkdir()
@@ -217,9 +214,6 @@ def test_textgrids_are_imported(tmp_path):
     command.main(["--data_dir", data, "--textgrid", f"{tmp_path}/grids", "--out", f"{tmp_path}/w.ctm"])
     assert read_ctm(tmp_path / "w.ctm") == {"u2": WORDS}
     assert (tmp_path / "w.ctm.failed").read_text().startswith("u1 words differ: word 2 is '\"naive\"'")
-
-
-# HMM
 
 
 def test_hmm_aligner_finds_words_of_its_dictionary():

@@ -1,12 +1,12 @@
 """The AN4 recipe's data preparation, on generated public layouts and on the corpus itself."""
 
-import importlib.util
 import os
 from pathlib import Path
 
 import numpy as np
 import pytest
 from corpora.small import AN4_TRAIN, make_an4, make_so762, write_wav
+from recipe_modules import local_modules
 
 from espnet_llmvq.base.errors import UserError
 from espnet_llmvq.data.checks import validate
@@ -15,14 +15,8 @@ from espnet_llmvq.data.datadir import DataDir
 RECIPE = Path(__file__).resolve().parents[1] / "egs" / "an4" / "llmasr1"
 
 
-def load_recipe():
-    spec = importlib.util.spec_from_file_location("an4_data", RECIPE / "local" / "data.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-data = load_recipe()
+with local_modules(RECIPE / "local") as load:
+    data = load("data")
 
 
 @pytest.fixture(scope="module")
@@ -61,9 +55,7 @@ def test_sets_of_the_public_layouts(an4, fsdd, so762, tmp_path, capsys):
     out = tmp_path / "data"
     prepare(an4, out, "--fsdd", str(fsdd), "--so762", str(so762))
     sets = {p.name: DataDir.load(p) for p in out.iterdir() if p.name != "lm"}
-    assert set(sets) == {
-        "train", "valid", "test", "test_noise", "test_tempo", "test_fsdd", "test_so762",
-    }  # fmt: skip
+    assert set(sets) == {"train", "valid", *(f"test{x}" for x in ("", "_noise", "_tempo", "_fsdd", "_so762"))}
     for name in sets:
         assert validate(out / name) == []
     # Training speakers are split whole, persons with two names included.

@@ -2,6 +2,7 @@
 
 import itertools
 import math
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -61,17 +62,12 @@ def test_cross_entropy_with_a_ctc_head(blank, head_rows, head_blank):
     assert float(start.cross_entropy(z, posterior, head_blank)) == pytest.approx(expected, rel=1e-5)
 
 
-class NoEncoder(torch.nn.Module):
-    def output_size(self):
-        return WIDTH
-
-
 def speech_llm(freeze=("ctc",), stack=1):
     torch.manual_seed(4)
     return SpeechLLM(
-        NoEncoder(), CTCHead(WIDTH, 6, 3), Bridge(WIDTH, table(), stack=stack, hidden_size=8), None,
-        AlignedStart(table(), TEMPERATURE, 3, "ctc_head"), 2, start_weight=1.0, llm_weight=0.0,
-        drop_blank=0.5, merge_runs=True, freeze=freeze,
+        SimpleNamespace(output_size=lambda: WIDTH), CTCHead(WIDTH, 6, 3),
+        Bridge(WIDTH, table(), stack=stack, hidden_size=8), None, AlignedStart(table(), TEMPERATURE, 3, "ctc_head"), 2,
+        start_weight=1.0, llm_weight=0.0, drop_blank=0.5, merge_runs=True, freeze=freeze,
     )  # fmt: skip
 
 

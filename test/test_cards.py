@@ -120,8 +120,6 @@ def test_config_files_are_few():
     assert len([path for path in conf if path.is_symlink() or path.is_file()]) <= 40
 
 
-# What is merged, and when
-
 BELOW = """\
 phases:
   common: {max_epoch: 4, optim_conf: {lr: 1, betas: [1, 2]}, llm_conf: {lora: {r: 8}}}

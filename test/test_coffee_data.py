@@ -141,8 +141,6 @@ def test_absent_and_damaged_corpora_are_named(recipe, corpora, tmp_path):
         prepare(recipe, corpora, tmp_path / "data")
 
 
-# --- Text about coffee -----------------------------------------------------------------------------
-
 TEST = {
     "1": ("GET ME AN MEDIUM LATTE WITH MILK", ["medium", "latte", "milk"]),
     "2": ("BREW A MOCHA", ["mocha"]),

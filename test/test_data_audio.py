@@ -130,8 +130,7 @@ def put(path, table):
 def make(root, segments=None):
     """Four utterances: 16 kHz mono wav and flac, 16 kHz stereo, 22.05 kHz; or segments of them."""
     root.mkdir(parents=True)
-    kinds = {"u1": ("wav", 16000, 1), "u2": ("flac", 16000, 1), "u/3": ("wav", 16000, 2),
-             "u4": ("flac", 22050, 1)}  # fmt: skip
+    kinds = {"u1": ("wav", 16000, 1), "u2": ("flac", 16000, 1), "u/3": ("wav", 16000, 2), "u4": ("flac", 22050, 1)}
     wav_scp = {}
     for seed, (utt, (suffix, rate, channels)) in enumerate(kinds.items()):
         path = root / f"{utt[-1]}.{suffix}"
@@ -292,8 +291,6 @@ def test_format_overwrites_only_its_own_output(tmp_path, monkeypatch):
         format_audio(src, src, nj=1)
     assert (tmp_path / "home" / "thesis.txt").exists() and validate(src) == []
 
-
-# --- what libsndfile can, and what a header promises --------------------------------------------------------------
 
 # Codecs whose files cannot be searched.
 UNSEEKABLE = [

@@ -59,9 +59,6 @@ def from_audio(item):
     return f"{under(item['speaker'])}-audio-{under(item['name'])}"
 
 
-# --- Every form ----------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize("delimiter", [",", ";"])
 @pytest.mark.parametrize("style", ["plain", "bom", "crlf", "gz"])
 def test_csv(corpus, tmp_path, delimiter, style):
@@ -230,8 +227,6 @@ def test_entities(tmp_path, entities):
     assert sorted(data.entities["a"]) == [("drug", "Aspirin"), ("drug", "zinc"), ("person", "Mr. Lee")]
 
 
-# --- Damage --------------------------------------------------------------------------------------
-
 HEAD = "audio,text,speaker\n"
 BAD = {
     "missing column": ("a.csv", "audio,txt\na.wav,hi\n", "a.csv:1: the header lacks the column text (did you mean"),
@@ -264,7 +259,7 @@ BAD = {
     "other form": ("a.txt", "x\n", "a.txt: no known form; data is a Kaldi data directory"),
     "long id in ljspeech": ("metadata.csv", 300 * "a" + "|x\n", "metadata.csv:1: lj-aaa"),
     "gap in ljspeech": ("metadata.csv", "a|x\nb|\n", "metadata.csv:2: lj-b: empty text"),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("name", BAD)
@@ -350,9 +345,6 @@ def test_supervision_of_an_unknown_recording(tmp_path):
     os.remove(tmp_path / "recordings.jsonl")
     with pytest.raises(UserError, match="no recordings file beside it"):
         importer.read(tmp_path)
-
-
-# --- Holding out, writing ------------------------------------------------------------------------
 
 
 def data_of(speakers):

@@ -150,8 +150,6 @@ def test_a_cut_for_smoke_runs_is_undone_by_the_next_making(source, tmp_path, cap
     assert len(DataDir.load(tmp_path / "dest").text) == 4
 
 
-# --- two at once, and killed ones -------------------------------------------------------------------------------
-
 RUN = "import sys\nfrom espnet_llmvq.__main__ import main\nmain(sys.argv[1:])"
 
 

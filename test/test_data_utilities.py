@@ -71,10 +71,7 @@ def make(root, segments, prefix=""):
     return root
 
 
-# --- damage -----------------------------------------------------------------------------------------------
-
-LISTS = ["wav.scp", "text", "utt2spk", "spk2utt", "utt2dur", "utt2lang", "entities",
-         "spk2gender", "words.ctm"]  # fmt: skip
+LISTS = ["wav.scp", "text", "utt2spk", "spk2utt", "utt2dur", "utt2lang", "entities", "spk2gender", "words.ctm"]
 
 
 def damage(root, rng):
@@ -135,8 +132,6 @@ def damage(root, rng):
 KINDS = ["missing", "twice", "shuffle", "locale", "blank", "stray", "alone", "tab", "crlf", "bom", "no end", "audio",
          "missing", "stray", "alone", "twice", "shuffle", "times", "times", "times", "delete", "empty", "conflict",
          "latin", "pipe"]  # fmt: skip
-
-# --- the naive reader -------------------------------------------------------------------------------------------
 
 
 def naive_lines(path):
@@ -284,9 +279,6 @@ def spk2utt(spk):
     return "".join(
         " ".join([s, *(u for u in utts if spk[u] == s)]) + "\n" for s in sorted(set(spk.values()), key=str.encode)
     )
-
-
-# --- the comparison ---------------------------------------------------------------------------------------------
 
 
 def attempt(main, *arguments):
@@ -466,9 +458,6 @@ def test_damaged_directories_against_a_naive_reader(tmp_path, capsys):
     commands = ["combine", "copy", "subset", "durations", "segments", "speed"]
     assert seen >= {(c, fine) for c in commands for fine in (True, False)}
     assert seen >= {"by hand", "repaired", "rewritten", "clean"}
-
-
-# --- single options, worked out by hand ---------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(

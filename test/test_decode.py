@@ -224,25 +224,6 @@ def test_other_llms_search_as_transformers_does(kind):
             assert hypothesis.llm == pytest.approx(float(logits.gather(1, ids[:, None]).sum()), abs=1e-4)
 
 
-def test_greedy_search_by_hand(make_model, tokenizer, corpus):
-    """One token at a time from full forward passes."""
-    model = make_model()
-    found = outcomes(model, tokenizer, corpus.train, 4, num_beams=1)
-    for ids, batch in Batches(corpus.train, 1000, tokenizer, 1):
-        frames, lengths = model.encode(batch["speech"], batch["speech_lengths"])
-        steps = model.bridge_speech(frames, lengths)[:2]
-        inputs, _ = assemble(model.llm.get_input_embeddings(), batch["tokens"], batch["labels"], *steps)
-        x, tokens = inputs[0][None], []
-        with torch.no_grad():
-            while len(tokens) < length_limit(int(lengths) * model.speech_encoder.rate.seconds):
-                token = int(model.llm(inputs_embeds=x).logits[0, -1].argmax())
-                if token == tokenizer.eos_token_id:
-                    break
-                tokens.append(token)
-                x = torch.cat([x, model.llm.get_input_embeddings()(torch.tensor([[token]]))], 1)
-        assert [h.tokens for h in found[ids[0]]] == [tokens]
-
-
 def test_batches_do_not_depend_on_the_order_of_the_file(corpus, tokenizer, tmp_path, llm_dir):
     first = Batches(corpus.train, 1.5, tokenizer, 4)
     path = shuffled(corpus.train, tmp_path / "shuffled.jsonl")

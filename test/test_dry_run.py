@@ -63,9 +63,7 @@ def test_numbers_of_a_paper(experiment):
     assert stage1["scheduler_conf"] == {"warmup_steps": 1000} and stage2["scheduler"] is None
     assert stage2["bridge_conf"] == {"stack": 5, "hidden_size": 2048, "top_k": 10, "codebook": "trainable"}
     assert (encoder["trains"], encoder["frozen"]) == (["encoder", "CTC head"], [])
-    assert (stage1["trains"], stage1["frozen"]) == (
-        ["projector", "LoRA"], ["encoder", "CTC head", "codebook", "LLM"],
-    )  # fmt: skip
+    assert (stage1["trains"], stage1["frozen"]) == (["projector", "LoRA"], ["encoder", "CTC head", "codebook", "LLM"])
     assert stage2["trains"] == ["projector", "codebook", "LoRA"]
     # The encoder's config names no optimizer: ESPnet's default, with its arguments.
     assert (encoder["optim"], encoder["optim_conf"]) == ("adadelta", {"rho": 0.9})

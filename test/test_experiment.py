@@ -7,6 +7,7 @@ import re
 
 import pytest
 import yaml
+from conftest import write_cards
 
 from espnet_llmvq.base.errors import UserError
 from espnet_llmvq.cli import plan as command
@@ -26,7 +27,7 @@ CARDS = {
     "systems": {
         "ctc": {"decode": "ctc", "label": "CTC"},
         "ctc_lm": {"decode": "ctc_lm", "label": "CTC + LLM", "lm_weight": 0.5},
-        "plain": {"label": 'Plain | "quoted", a=b:c', "phases": ["start", "joint"], "note": "a note"},
+        "plain": {"label": """Plain | "quoted", a=b:c 'x' {set}""", "phases": ["start", "joint"], "note": "a note"},
         "mixed": {"phases": ["start", "joint_mixed"]},
         "both": {"phases": ["start", "joint_both"]},
         "all": {"systems": ["ctc", "plain", "mixed"]},
@@ -44,8 +45,7 @@ ENCODER = {"frontend_conf": {"hop_length": 160}, "encoder_conf": {"output_size":
 @pytest.fixture
 def recipe(tmp_path, monkeypatch):
     """Function: the `Experiment` of options, in a recipe that has cards and a config of an encoder."""
-    (tmp_path / "conf").mkdir()
-    (tmp_path / "conf/systems.yaml").write_text(yaml.safe_dump(CARDS, sort_keys=False))
+    write_cards(tmp_path / "conf", **CARDS)
     (tmp_path / "conf/encoder.yaml").write_text(yaml.safe_dump(ENCODER))
     monkeypatch.chdir(tmp_path)
 
@@ -58,12 +58,13 @@ def recipe(tmp_path, monkeypatch):
 def test_a_plan_is_read_as_it_was_written(recipe):
     experiment = recipe(
         systems="all both", texts="domain='a=b:c d.txt'", tts_text="tts.txt", set_metrics="phone=bleu phone=chrf",
-        set_normalisers="phone=softvq", word_lists="test=rare.txt", train_overrides="'optim_conf={lr: 0.5}'",
+        set_normalisers="phone=softvq", word_lists="test=rare.txt", train_overrides="'betas=[1, x]' seed=",
     )  # fmt: skip
     experiment.write()
     assert read_experiment("exp") == read_experiment("exp/experiment.json") == experiment
     assert [s.name for s in experiment.systems] == ["ctc", "plain", "mixed", "both"]
     assert experiment.texts == {"domain": "a=b:c d.txt"}
+    assert all(t.config["betas"] == [1, "x"] and t.config["seed"] is None for t in experiment.trainings)
     phone = experiment.eval_set(experiment.sets[1])
     assert (phone.domain, phone.normaliser, phone.metrics, phone.word_list) == ("ood", "softvq", ("bleu", "chrf"), "")
     assert (phone.text, phone.utt2spk, phone.entities) == ("dump/phone/text", "dump/phone/utt2spk", "")
@@ -74,7 +75,7 @@ def test_a_plan_is_read_as_it_was_written(recipe):
 
 def test_systems_know_where_their_models_and_hypotheses_are(recipe):
     systems = {s.name: s for s in recipe(systems="ctc ctc_lm plain").systems}
-    assert systems["plain"].label == 'Plain | "quoted", a=b:c' and systems["plain"].note == "a note"
+    assert systems["plain"].label == """Plain | "quoted", a=b:c 'x' {set}""" and systems["plain"].note == "a note"
     assert systems["plain"].phases == ("start", "start-joint") and systems["plain"].model == "exp/start-joint"
     paths = {name: str(s.hyp_path("a{set}")) for name, s in systems.items()}
     assert paths == {
@@ -201,8 +202,10 @@ def test_smoke_runs_look_into_their_own_data(recipe):
         ({"llm": "./none"}, "LLM directory ./none does not exist"),
         ({"encoder_config": "conf/none.yaml"}, "conf/none.yaml does not exist"),
         ({"train_overrides": "max_epoch"}, "override 'max_epoch': expected key=value"),
+        ({"train_overrides": "=1"}, "override '=1': expected key=value"),
+        ({"train_overrides": "a=1 betas=[1"}, r"override 'betas=\[1': the value is not YAML"),
     ],
-)  # fmt: skip
+)
 def test_what_cannot_be_is_told_before_anything_is_done(recipe, options, message, tmp_path):
     before = sorted(os.listdir(tmp_path))
     with pytest.raises(UserError, match=message):

@@ -2,7 +2,6 @@
 
 import ast
 import importlib.metadata
-import importlib.util
 import subprocess
 import sys
 from pathlib import Path
@@ -11,6 +10,7 @@ import pytest
 from packaging.markers import Marker
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
+from recipe_modules import local_modules
 
 import espnet_llmvq
 
@@ -20,11 +20,8 @@ PYTHONS = ("3.10", "3.11", "3.12")
 
 @pytest.fixture(scope="module")
 def check_install():
-    path = ROOT / "tools" / "check_install.py"
-    spec = importlib.util.spec_from_file_location("check_install", path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    with local_modules(ROOT / "tools") as load:
+        yield load("check_install")
 
 
 @pytest.fixture(scope="module")

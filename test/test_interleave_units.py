@@ -415,7 +415,7 @@ def test_show_sequences(data_dir):
         f'        speech   0.000 to   0.100 s "six"  {data_dir}/c.wav',
         '  loss  text   " seven"',
         "        end token",
-    ]  # fmt: skip
+    ]
 
 
 def test_letters_of_any_script_make_a_word():

@@ -52,9 +52,6 @@ def make_data(root, utts=4, seconds=1.0, rate=8000):
     return root
 
 
-# --- a full disk ------------------------------------------------------------------------------------------------
-
-
 def test_full_disk_in_formatting_is_told_and_a_rerun_recovers(tmp_path, full_disk, capsys):
     data, dump = make_data(tmp_path / "data"), tmp_path / "dump"
     limit = resource.getrlimit(resource.RLIMIT_FSIZE)
@@ -124,9 +121,6 @@ def test_full_disk_leaves_old_files_as_they_were(tmp_path, full_disk):
     assert after == before
 
 
-# --- a kill in the middle of writing a directory ---------------------------------------------------------------
-
-
 @pytest.mark.parametrize("at", [1, 2])
 def test_a_kill_while_a_directory_is_replaced_loses_nothing(tmp_path, monkeypatch, at):
     """Neither the old directory nor what others put into it; the same command then ends as it should."""
@@ -147,9 +141,6 @@ def test_a_kill_while_a_directory_is_replaced_loses_nothing(tmp_path, monkeypatc
     assert data.write(root) and not data.write(root)
     assert DataDir.load(root).utts == ["u0"] and (root / "notes").read_text() == "mine"
     assert sorted(os.listdir(tmp_path)) == ["data", "wavs_of_data"]
-
-
-# --- killed workers ---------------------------------------------------------------------------------------------
 
 
 def double_or_die(x):
@@ -203,9 +194,6 @@ def test_a_forked_job_that_fails_is_named_and_ends_the_others(tmp_path, how, mes
     assert time.monotonic() - start < 30  # not the minute that `a` would take
     assert not list(tmp_path.iterdir())
     assert ("error: set.jsonl: wrong" in capfd.readouterr().err) == (how == "user")
-
-
-# --- damaged files ------------------------------------------------------------------------------------------------
 
 
 def test_truncated_audio_of_dump_is_made_again(tmp_path, capsys):
@@ -295,13 +283,6 @@ def test_damaged_records_are_named_or_made_again(tmp_path):
         (tmp_path / ".fork" / "fork.json").write_text(content)
         with pytest.raises(UserError, match="is no fork: .*fork.json cannot be read"):
             read_record(tmp_path)
-
-
-def test_filtering_reads_the_new_dump(tmp_path, capsys):
-    data = make_data(tmp_path / "data")
-    format_audio(str(data), str(tmp_path / "raw"), nj=1)
-    assert filter_data(str(tmp_path / "raw"), str(tmp_path / "dump"))
-    assert validate(tmp_path / "dump") == []
 
 
 def test_a_damaged_index_of_sequences_is_made_again(tmp_path):
@@ -396,17 +377,3 @@ def test_damaged_and_unwritable_checkpoints(tmp_path, full_disk):
     with atomic_checkpoints(), pytest.raises(UserError, match=r"checkpoint\.pth: cannot be written .*last checkpoint"):
         torch.save({"x": torch.ones(100_000)}, path)
     assert path.read_bytes() == whole and os.listdir(tmp_path) == ["checkpoint.pth"]
-
-
-def test_a_killed_phase_is_told(tmp_path, monkeypatch, capsys):
-    from espnet_llmvq.espnet import run as launch
-
-    def train(directory, settings, threads, distributed):
-        os.write(1, b"epoch 1\n")
-        os.kill(os.getpid(), signal.SIGKILL)
-
-    monkeypatch.setattr(launch, "train_phase", train)
-    job = launch.Job("lora", "", {}, lambda: Made(tmp_path / "lora"))
-    with pytest.raises(UserError, match=r"(?s)phase lora failed: it was killed by signal 9.*train\.log:\nepoch 1"):
-        launch.run_phases([job], 2, 1, None, "")
-    assert not Made(tmp_path / "lora").done("")

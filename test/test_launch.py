@@ -47,9 +47,6 @@ def body(log):
     return [x for x in Path(log).read_text().splitlines() if not x.startswith("# ")]
 
 
-# --- local ---------------------------------------------------------------------------------------------------
-
-
 def check_arguments(back_end):
     """Every job gets the arguments as they were given, with its number for JOB."""
     run_call(back_end, call("JOB=2:4", "log/x.JOB.log", sys.executable, "-c", DUMP, *NASTY))
@@ -224,8 +221,6 @@ def test_command_line(room):
     assert done.returncode == 1 and done.stderr.startswith("error: job x ended with exit code 1; the end of log/x:")
     assert "Traceback" not in done.stderr
 
-
-# --- queueing systems -------------------------------------------------------------------------------------
 
 # What submits: notes its arguments, and runs the tasks one after another in the background. A file `lose.N` makes
 # the N-th task disappear without a trace but in the accounts. $state: directory of the stand-ins.
@@ -521,8 +516,6 @@ def test_config_that_is_no_utf8(tmp_path):
     with pytest.raises(UserError, match="c:3: unknown keyword"):
         load_config(str(tmp_path / "c"), "")
 
-
-# --- ssh ------------------------------------------------------------------------------------------------------
 
 # Runs the remote command here, in a clean environment. The host `dead` cannot be reached.
 SSH = """#!/usr/bin/env bash

@@ -323,9 +323,6 @@ def test_ami_segments_that_end_before_they_begin_are_left_out(data, roots, tmp_p
     assert "1 of 48 left out: segments that end before they begin" in capsys.readouterr().out
 
 
-# --- Download ------------------------------------------------------------------------------------
-
-
 class Ranges(http.server.BaseHTTPRequestHandler):
     """Serves `files` with byte ranges; cuts the first answer to each name after `first` bytes."""
 
@@ -421,9 +418,6 @@ def test_librispeech_download_is_asked_for_part_by_part(data, roots, tmp_path, m
     parts = ["dev-clean", "test-clean", "test-other", "train-clean-100"]
     assert asked == [(part, "http://mirror") for part in parts]
     assert len(DataDir.load(tmp_path / "data/train").text) == 16
-
-
-# --- run.sh --------------------------------------------------------------------------------------
 
 
 def run_options(tmp_path, **variables):

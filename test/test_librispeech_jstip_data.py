@@ -498,8 +498,6 @@ def test_run_takes_what_is_there(made, tmp_path):
     )
 
 
-# --- Configs: the figures are those of the paper, typed here ---------------------------------------------------------
-
 POSITIONS = 16384 * 4  # LLM positions of a step: ours
 CARDS = read_cards(CONF)
 

@@ -1,39 +1,26 @@
 """Sentences and corpus of the mini_tts recipe."""
 
-import importlib.util
 import random
 import re
-import sys
 from pathlib import Path
 
 import pytest
+from recipe_modules import local_modules
 
 from espnet_llmvq.base.errors import UserError
 from espnet_llmvq.data.checks import validate
 from espnet_llmvq.data.datadir import DataDir
 
 LOCAL = Path(__file__).resolve().parents[1] / "egs/mini_tts/llmasr1/local"
-
-
-def load(name):
-    spec = importlib.util.spec_from_file_location(f"mini_tts_{name}", LOCAL / f"{name}.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-text = load("text")
+with local_modules(LOCAL) as load:
+    text = load("text")
 
 
 @pytest.fixture(scope="module")
 def corpus():
     """local/data.py, which finds local/text.py under the name "text"."""
-    before = sys.modules.get("text")
-    sys.modules["text"] = text
-    yield load("data")
-    del sys.modules["text"]
-    if before:
-        sys.modules["text"] = before
+    with local_modules(LOCAL) as load:
+        yield load("data")
 
 
 @pytest.fixture(scope="module")
@@ -184,18 +171,8 @@ def test_entities(domains):
         assert f" {value.lower()} " not in everyday, value
 
 
-SIZES = {
-    "train": 60,
-    "valid": 10,
-    "test": 20,
-    "lm_everyday": 200,
-    "lm_medical": 80,
-    "lm_valid": 30,
-    "lm_valid_medical": 20,
-    "broad_share": 0.25,
-    "core_words": 10,
-    "seed": 1,
-}
+SIZES = {"train": 60, "valid": 10, "test": 20, "lm_everyday": 200, "lm_medical": 80, "lm_valid": 30}
+SIZES |= {"lm_valid_medical": 20, "broad_share": 0.25, "core_words": 10, "seed": 1}
 
 
 def test_sets_are_disjoint_and_deterministic(corpus):

@@ -1,6 +1,7 @@
 """`SpeechLLM`: losses against one-by-one forward passes and enumeration, checkpoints, freezing."""
 
 import itertools
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -16,20 +17,14 @@ WIDTH, EOS, BLANK = 6, 2, 4
 T, S = 0, 1  # kinds of spans
 
 
-class NoEncoder(torch.nn.Module):
-    """Stands where the encoder would: the tests give encoder frames."""
-
-    def output_size(self):
-        return WIDTH
-
-
 def model(llm_dir, bridge=Bridge, ctc=False, lora=None, bridge_conf=(), **kwargs):
     torch.manual_seed(0)
     llm = load_llm(llm_dir, lora=lora)
     table = llm.get_input_embeddings().weight
     head = CTCHead(WIDTH, len(table), BLANK) if ctc else None
     bridge = bridge(WIDTH, table, **{"stack": 2, "hidden_size": 10, **dict(bridge_conf)})
-    return SpeechLLM(NoEncoder(), head, bridge, llm, None, EOS, **kwargs).eval()
+    encoder = SimpleNamespace(output_size=lambda: WIDTH)  # the tests give encoder frames
+    return SpeechLLM(encoder, head, bridge, llm, None, EOS, **kwargs).eval()
 
 
 def batch(sequences):
@@ -238,9 +233,6 @@ def test_losses_need_their_parts(llm_dir):
         model(llm_dir, start_weight=1.0)
     with pytest.raises(UserError, match="drop_blank and merge_runs need an encoder with a CTC head"):
         model(llm_dir, drop_blank=0.9)
-
-
-# Checkpoints
 
 
 def test_checkpoint_holds_what_trains(llm_dir):

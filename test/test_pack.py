@@ -271,16 +271,13 @@ def no_tensors(d):
             signed("config.yaml", lambda c: c["encoder_conf"].update(output_size=24)),
             "model.safetensors: checkpoint does not fit the model: .* tensors of other shapes",
         ),
-        (
-            signed("config.yaml", lambda c: c["encoder_conf"].update(attention_heads="two")),
-            "cannot build its model",
-        ),
+        (signed("config.yaml", lambda c: c["encoder_conf"].update(attention_heads="two")), "cannot build its model"),
         (signed("llm/config.json", lambda c: c.update(auto_map={"AutoModel": "x.Y"})), "auto_map asks for code"),
         (other_shape, "model.safetensors: .* 1 tensors of other shapes: bridge.codebook"),
         (other_tensors, "model.safetensors: .* tensors missing"),
         (no_tensors, "model.safetensors cannot be read"),
     ],
-)  # fmt: skip
+)
 def test_a_directory_that_is_not_what_was_packed(copied, tamper, message):
     tamper(copied)
     with pytest.raises(UserError, match=message):

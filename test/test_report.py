@@ -33,9 +33,6 @@ def scored(pairs):
     return score_utterances(*({u: t[i].split() for u, t in texts.items()} for i in (0, 1)))
 
 
-# Tables
-
-
 def test_table_by_hand():
     rows = [
         row("a", "mean_ood", 20.004, kind="macro"),
@@ -110,9 +107,6 @@ def test_environment():
     assert content.environment("# Results\n") == []
 
 
-# Axes and plots
-
-
 @pytest.mark.parametrize(
     ("low", "high", "expected"),
     [
@@ -182,9 +176,6 @@ def test_training_panel():
     assert nothing["lines"][0]["path"] == ""
 
 
-# Training logs
-
-
 def epoch_line(epoch, train, valid):
     return (
         f"[host] 2025-01-01 10:00:00,000 (trainer:353) INFO: {epoch}epoch results: [train] "
@@ -211,9 +202,6 @@ def test_parse_train_log(tmp_path):
     (tmp_path / "begun").mkdir()
     (tmp_path / "begun" / "train.log").write_text("nothing yet\n")
     assert list(training.read_training(tmp_path)) == ["lora"]
-
-
-# Utterances
 
 
 def test_worst():
@@ -323,9 +311,6 @@ def test_derailments(tmp_path):
     path.write_text("{")
     with pytest.raises(UserError, match="derailments.json: not JSON"):
         content.derailments(path, [], {})
-
-
-# Media
 
 
 def wave(seconds, rate=16000):

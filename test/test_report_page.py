@@ -189,9 +189,6 @@ def cells(node):
     return [[c.words for c in row.walk() if c.tag in ("th", "td")] for row in rows]
 
 
-# What it says
-
-
 def test_numbers_are_those_of_the_json(tree):
     tables = find(tree, "results").all("table")
     assert [table.all("caption")[0].words.partition(".")[0] for table in tables] == [
@@ -342,9 +339,6 @@ def test_training_figures_derailments_environment(tree):
     assert "commit: 012345678901…" in tree.all("header")[0].words
 
 
-# Nothing is taken for markup, nothing comes from elsewhere
-
-
 def test_transcripts_stay_text(tree, page):
     assert tree.all("title")[0].text == f"Title {SCRIPT}: results"
     node = utterance(tree, "test_id", UTT)
@@ -387,9 +381,6 @@ def test_page_forbids_all_but_itself(tree):
         digest = hashlib.sha256(tree.all(tag)[0].text.encode()).digest()
         assert rules[name] == f"'sha256-{base64.b64encode(digest).decode()}'"
     assert rules["img-src"] == rules["media-src"] == "data:"
-
-
-# For everyone
 
 
 def test_structure_for_screen_readers(tree):
@@ -451,9 +442,6 @@ def test_contrast(tree):
         assert (pair[1] + 0.05) / (pair[0] + 0.05) >= 4.5
 
 
-# The command
-
-
 def test_same_input_same_page(page):
     room = page.parents[2]
     before = page.read_bytes()
@@ -503,9 +491,6 @@ def test_media_without_room_are_named(page, tmp_path, monkeypatch):
     assert f"Audio of {UTT} (test_id): left out" in notes
     assert "Utterances of test_far: not among the sets given." in notes
     assert len(find(tree, "utterances").all("details")) < 8
-
-
-# In a browser
 
 
 @pytest.fixture(scope="module")

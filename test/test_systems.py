@@ -6,10 +6,9 @@ import pytest
 import yaml
 from conftest import write_cards
 
-from espnet_llmvq.base.config import read_overrides
 from espnet_llmvq.base.errors import UserError
 from espnet_llmvq.experiment.cards import read_cards
-from espnet_llmvq.experiment.systems import expand, phases_of, read_phases, read_systems
+from espnet_llmvq.experiment.systems import expand, phases_of, read_systems
 
 EGS = Path(__file__).resolve().parent.parent / "egs"
 RECIPES = {"paper_a": EGS / "TEMPLATE/conf/paper_a.yaml", "an4": EGS / "an4/llmasr1/conf"}
@@ -52,13 +51,6 @@ def test_systems_share_phases(cards):
     assert str(ctc.hyp_path("test")) == "given/decode_ctc_test/hyp.jsonl"
 
 
-def test_each_phase_is_there_once_after_its_parent(cards):
-    phases = read_phases(cards, ["soft", "lora", "ctc", "hard", "soft_alone"])
-    assert [p.tag for p in phases] == ["start", "start-hard", "start-hard-soft", "start-lora", "soft"]
-    for i, phase in enumerate(phases):
-        assert not phase.parent or phase.parent in [p.tag for p in phases[:i]]
-
-
 def test_seed_is_part_of_every_tag(cards):
     phases = phases_of(cards, "soft", seed=3)
     assert [p.tag for p in phases] == ["start_seed3", "start-hard_seed3", "start-hard-soft_seed3"]
@@ -84,26 +76,6 @@ def test_seed_is_part_of_every_tag(cards):
 def test_mistakes_in_a_system(conf, text, message):
     with pytest.raises(UserError, match=message):
         read_systems(with_system(conf, text), ["soft", "bad"])
-
-
-def test_a_label_may_hold_anything(conf):
-    label = """LoRA | rank = 16: 'a' "b" {set}"""
-    (system,) = read_systems(with_system(conf, yaml.safe_dump({"phases": ["soft"], "label": label})), ["bad"])
-    assert system.label == label
-
-
-@pytest.mark.parametrize(
-    "pair, message",
-    [
-        ("max_epoch", "override 'max_epoch': expected key=value"),
-        ("=1", "override '=1': expected key=value"),
-        ("betas=[1", r"override 'betas=\[1': the value is not YAML"),
-    ],
-)
-def test_mistakes_in_an_override(pair, message):
-    assert read_overrides(["a=1", "b=[1, x]", "c="]) == {"a": 1, "b": [1, "x"], "c": None}
-    with pytest.raises(UserError, match=message):
-        read_overrides(["a=1", pair])
 
 
 def test_unknown_system(cards, tmp_path):

@@ -40,8 +40,7 @@ def test_batch_of_interleaved_and_text(wave, tokenizer):
               for spans in ((" one", " two three"), ("five", " six"), ("USER:", " nine"))]  # fmt: skip
     (one, two), (five, six), (user, nine) = tokens
     rows = [[SPEECH, *one, SPEECH, *two, 2], [*five, *six, 2], [*user, SPEECH, *nine]]
-    learnt = [[IGNORE, *one, IGNORE, *two, 2], [*[IGNORE] * len(five), *six, 2],
-              [*[IGNORE] * (len(user) + 1), *nine]]  # fmt: skip
+    learnt = [[IGNORE, *one, IGNORE, *two, 2], [*[IGNORE] * len(five), *six, 2], [*[IGNORE] * (len(user) + 1), *nine]]
     for key, expected, pad in (("tokens", rows, PAD), ("labels", learnt, IGNORE)):
         longest = max(map(len, rows))
         assert batch[key].tolist() == [[*row, *[pad] * (longest - len(row))] for row in expected]

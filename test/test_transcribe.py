@@ -33,9 +33,6 @@ def wave(corpus):
     return read_audio(f"{corpus.dir}/train00.wav")
 
 
-# Cutting
-
-
 def levels(*parts):
     """`Levels` of 20 ms frames from (seconds, decibels) parts."""
     frames = np.concatenate([np.full(round(s / 0.02), d, dtype=np.float32) for s, d in parts])
@@ -90,9 +87,6 @@ def test_split_takes_the_quietest_place():
     assert min(b - a for a, b in pieces) >= 999 // 4
 
 
-# Reading
-
-
 def test_blocks_are_the_file(tmp_path):
     x = np.random.default_rng(0).uniform(-0.5, 0.5, (1000, 3))
     soundfile.write(tmp_path / "x.flac", x, 44100, subtype="PCM_16")
@@ -117,9 +111,6 @@ def test_samples_that_are_no_numbers(tmp_path):
     soundfile.write(tmp_path / "x.wav", x, 16000, subtype="FLOAT")
     with pytest.raises(AudioError, match=r"holds samples that are no numbers, after 1.0 s"):
         list(read_blocks(tmp_path / "x.wav", 16000))
-
-
-# Transcribing
 
 
 def stage_12(phase, sequences, num_beams=2):
@@ -330,9 +321,6 @@ def test_word_times_are_of_the_recording(packed_dir, long_file):
     for s in timed:
         assert all(s.start <= w.start <= w.end <= s.end + 1e-6 for w in s.words)
         assert [w.start for w in s.words] == sorted(w.start for w in s.words)
-
-
-# Formats
 
 
 WORDS = tuple(Word(w, 3600.5 + 0.5 * i, 0.4, 0.9) for i, w in enumerate("a <b> & c".split()))
