@@ -291,11 +291,11 @@ def main():
     args = get_parser().parse_args()
     args.json = os.path.abspath(args.json)
     from espnet_llmvq.experiment.cards import read_cards
-    from espnet_llmvq.experiment.systems import read_systems, system_dir
+    from espnet_llmvq.experiment.systems import read_systems
 
     os.chdir(args.recipe)
-    (system,) = read_systems(read_cards("conf"), [args.system])
-    directory = system_dir(system, args.expdir, "")
+    (system,) = read_systems(read_cards("conf"), [args.system], args.expdir)
+    directory = system.model
     if not os.path.exists(os.path.join(directory, "model.pth")) or not os.path.exists(args.set):
         told = f"{args.recipe} has no trained {args.system}; run the recipe first"
         print(told)

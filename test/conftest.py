@@ -103,9 +103,10 @@ def corpus(tmp_path_factory, llm_dir):
     """Files of 12 training and 5 validation utterances: .train .valid (sequences), .train_shape .valid_shape."""
     import soundfile
 
-    from espnet_llmvq.cli.sequences import positions as collect_positions
+    from espnet_llmvq.base.config import read_config
     from espnet_llmvq.sequence.asr import asr_sequence
     from espnet_llmvq.sequence.sequence import write_sequences
+    from espnet_llmvq.stages.sequences import count_positions
 
     room = tmp_path_factory.mktemp("corpus")
     rng, files = np.random.default_rng(1), {"dir": str(room)}
@@ -121,9 +122,7 @@ def corpus(tmp_path_factory, llm_dir):
         files[name] = str(room / f"{name}.jsonl")
         files[f"{name}_shape"] = str(room / f"{name}_shape")
         write_sequences(files[name], sequences)
-        collect_positions.main(
-            ["--llm", llm_dir, "--encoder_config", str(room / "encoder.yaml"), files[name], files[f"{name}_shape"]]
-        )
+        count_positions([(files[name], files[f"{name}_shape"])], llm_dir, read_config(room / "encoder.yaml"), 1)
     return types.SimpleNamespace(**files)
 
 

@@ -82,7 +82,7 @@ def test_blank_is_not_token_zero():
 
 
 def unigram(pieces):
-    """A tokenizer as `llmvq lm tokenizer` makes it, with these pieces; id 0 is unknown."""
+    """A tokenizer as `train_tokenizer` makes it, with these pieces; id 0 is unknown."""
     tokenizer = Tokenizer(models.Unigram([("<unk>", 0.0), *pieces], unk_id=0))
     tokenizer.normalizer = normalizers.Sequence(
         [normalizers.Strip(), normalizers.Prepend(" "), normalizers.Replace(" ", "▁")]

@@ -91,7 +91,7 @@ def test_kaldi_folder_with_paths_from_its_parent(an4, fsdd, tmp_path):
     (only,) = data.read_fsdd(root)
     assert only == ("theo-1", "theo", str(root / "audio" / "a.wav"), ["FIVE"])
     (root / "audio" / "a.wav").unlink()
-    with pytest.raises(UserError, match="a.wav not found"):
+    with pytest.raises(UserError, match="no audio file digits/audio/a.wav"):
         data.read_fsdd(root)
 
 

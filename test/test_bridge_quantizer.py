@@ -8,7 +8,7 @@ import torch
 
 from espnet_llmvq.base.errors import UserError
 from espnet_llmvq.bridge.bridge import Bridge, HardBridge, SoftBridge, derangement
-from espnet_llmvq.bridge.quantizer import hard_quantize, hard_weights_quantize, permuted_quantize, soft_quantize
+from espnet_llmvq.bridge.quantizer import hard_quantize, permuted_quantize, soft_quantize
 from espnet_llmvq.speech.frames import stack_frames
 
 N, V, D = 5, 11, 6
@@ -64,8 +64,8 @@ def assert_same_gradients(ours, want, z, e, grad):
 @pytest.mark.parametrize("seed", range(3))
 def test_soft_and_hard_weights_match_reference(k, temperature, renormalise, seed):
     options = (k, temperature, renormalise)
-    for quantize, of in ((soft_quantize, lambda a: a), (hard_weights_quantize, straight_through)):
-        ours = lambda z, e, quantize=quantize: quantize(z, e, *options)[0]  # noqa: E731
+    for hard, of in ((False, lambda a: a), (True, straight_through)):
+        ours = lambda z, e, hard=hard: soft_quantize(z, e, *options, hard=hard)[0]  # noqa: E731
         assert_same_gradients(ours, lambda z, e, of=of: of(reference_weights(z, e, *options)) @ e, *draw(seed))
 
 

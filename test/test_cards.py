@@ -86,7 +86,8 @@ def test_every_system_of_the_recipes_can_be_trained(recipe):
     """Every key is read, nothing is cut short, every phase trains something; each phase has its system."""
     import torch
 
-    from espnet_llmvq.espnet.task import BRIDGES, SpeechLLMTask
+    from espnet_llmvq.bridge.bridge import BRIDGES
+    from espnet_llmvq.espnet.task import SpeechLLMTask
 
     cards, defaults = read_cards(RECIPES[recipe]), SpeechLLMTask.get_default_config()
     trainings = read_trainings(read_phases(cards, cards.names("systems")), Options(encoder_file="from elsewhere"))

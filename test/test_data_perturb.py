@@ -246,7 +246,7 @@ def test_failure_leaves_nothing_behind(source, tmp_path):
 
 
 def test_the_source_itself_and_an_empty_request_are_refused(source, tmp_path):
-    with pytest.raises(UserError, match="same directory"):
+    with pytest.raises(UserError, match="is the source itself"):
         perturb_data_dir_speed.main([str(source), "0.9", str(source)])
     with pytest.raises(UserError, match="noise, rt60, tempo"):
         perturb_data_dir.main([str(source), str(tmp_path / "out")])

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import os
+import re
 
 import pytest
 import yaml
@@ -246,3 +247,15 @@ def test_the_command_has_every_option(recipe, tmp_path, capsys):
     with pytest.raises(SystemExit):
         command.main(["--cache_encoder", "maybe"])
     assert "invalid true or false value: 'maybe'" in capsys.readouterr().err
+
+
+def test_the_docs_list_every_option():
+    root = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+    with open(os.path.join(root, "egs/TEMPLATE/llmasr1/llmasr.sh"), encoding="utf-8") as f:
+        block = f.read().partition("# begin options")[2].partition("# end options")[0]
+    with open(os.path.join(root, "docs/recipes.md"), encoding="utf-8") as f:
+        table = f.read().partition("\n## Options\n")[2].partition("\n## ")[0]
+    cells = [line.split(" |")[0] for line in table.splitlines() if line.startswith("| `--")]
+    listed = [name for cell in cells for name in re.findall("--([a-z_0-9]+)", cell)]
+    script = set(re.findall("^([a-z_0-9]+)=", block, re.MULTILINE))
+    assert sorted(listed) == sorted(script | {field.name for field in dataclasses.fields(Options)})

@@ -113,8 +113,9 @@ def test_two_machines_train_like_one_that_accumulates(plan, tmp_path, settings, 
 
 def test_a_process_without_speech(tmp_path, settings, corpus, llm_dir, encoder_dir):
     """A mixture's batch may give one process text alone: the same weights as in one process, and no waiting."""
-    from espnet_llmvq.cli.sequences import positions as collect_positions
+    from espnet_llmvq.base.config import read_config
     from espnet_llmvq.sequence.sequence import Sequence, Span, read_sequences, write_sequences
+    from espnet_llmvq.stages.sequences import count_positions
 
     speech = list(read_sequences(corpus.train))[:3]
     mixed = []
@@ -122,8 +123,7 @@ def test_a_process_without_speech(tmp_path, settings, corpus, llm_dir, encoder_d
         mixed += [sequence, Sequence(f"text{i}", [Span(text="one two three", loss=True, eos=True)])]
     write_sequences(str(tmp_path / "train.jsonl"), mixed)
     files = [str(tmp_path / "train.jsonl"), str(tmp_path / "train_shape")]
-    encoder = os.path.join(encoder_dir, "config.yaml")
-    collect_positions.main(["--llm", llm_dir, "--encoder_config", encoder, *files])
+    count_positions([files], llm_dir, read_config(os.path.join(encoder_dir, "config.yaml")), 1)
     config = settings(
         encoder_file=os.path.join(encoder_dir, "model.pth"), specaug=None, train_encoder=True, unused_parameters=True,
         bridge="soft", bridge_conf={"stack": 1, "hidden_size": 24, "codebook": "trainable", "top_k": 10},

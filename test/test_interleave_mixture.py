@@ -9,9 +9,10 @@ from conftest import write_cards
 
 from espnet_llmvq.base.errors import UserError
 from espnet_llmvq.cli.align import segments as segment_lengths
-from espnet_llmvq.cli.sequences import mix as mix_sequences
 from espnet_llmvq.sequence.asr import text_sequence
+from espnet_llmvq.sequence.mixture import Source
 from espnet_llmvq.sequence.sequence import Sequence, SequenceReader, Span, read_sequences, write_sequences
+from espnet_llmvq.stages.sequences import write_mixture
 
 
 @pytest.fixture
@@ -25,9 +26,9 @@ def sources(tmp_path):
     return found
 
 
-def arguments(room, out, shares, *options):
-    return ["--out", str(room / out), "--shape", str(room / f"{out}_shape"), *options,
-            *(f"{name}={share}:{room}/{name}.jsonl:{room}/{name}_shape" for name, share in shares.items())]  # fmt: skip
+def mix(room, out, shares, **options):
+    sources = [Source(name, share, f"{room}/{name}.jsonl", f"{room}/{name}_shape") for name, share in shares.items()]
+    write_mixture(str(room / out), str(room / f"{out}_shape"), sources, **options)
 
 
 def read(room, out):
@@ -38,7 +39,7 @@ def read(room, out):
 
 
 def test_shares_and_passes(tmp_path, sources, capsys):
-    mix_sequences.main(arguments(tmp_path, "mix", {"asr": 1, "il": 2, "text": 1}))
+    mix(tmp_path, "mix", {"asr": 1, "il": 2, "text": 1})
     made, shape = read(tmp_path, "mix")
     totals, times = collections.Counter(), collections.defaultdict(collections.Counter)
     for seq in made:
@@ -64,46 +65,41 @@ def test_shares_and_passes(tmp_path, sources, capsys):
 
 def test_the_seed_decides(tmp_path, sources):
     shares = {"asr": 1, "il": 1}
-    for out, seed in (("a", "3"), ("b", "3"), ("c", "4")):
-        mix_sequences.main(arguments(tmp_path, out, shares, "--seed", seed, "--positions", "500"))
+    for out, seed in (("a", 3), ("b", 3), ("c", 4)):
+        mix(tmp_path, out, shares, seed=seed, positions=500)
     assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
     assert (tmp_path / "a").read_bytes() != (tmp_path / "c").read_bytes()
     _, shape = read(tmp_path, "a")
     assert abs(sum(shape.values()) - 500) <= 30
     # What is drawn of a source does not depend on the others.
-    mix_sequences.main(arguments(tmp_path, "d", {"il": 1}, "--seed", "3", "--positions", "250"))
+    mix(tmp_path, "d", {"il": 1}, seed=3, positions=250)
     ids = {key for key in shape if key.startswith("il")}
     assert ids == set(read(tmp_path, "d")[1])
 
 
 @pytest.mark.parametrize(
-    "source, message",
+    "file, shape, message",
     [
-        ("asr", "is not NAME=SHARE"),
-        ("asr=0:{0}/asr.jsonl:{0}/asr_shape", "share above 0"),
-        ("asr=1:{0}/asr.jsonl:{0}/none", "none: No such file or directory; run llmvq sequences positions"),
-        (
-            "asr=1:{0}/text.jsonl:{0}/asr_shape",
-            "text.jsonl has 9 sequences, .*asr_shape 40 lines; run llmvq sequences positions",
-        ),
-        ("asr=1:{0}/asr.jsonl:{0}/asr.jsonl", "asr.jsonl:1: .* is not `id positions`"),
+        ("asr.jsonl", "none", "none: No such file or directory; run llmvq stage positions"),
+        ("text.jsonl", "asr_shape", "text.jsonl has 9 sequences, .*asr_shape 40 lines; run stage 10 again"),
+        ("asr.jsonl", "asr.jsonl", "asr.jsonl:1: .* is not `id positions`"),
     ],
 )
-def test_bad_sources(tmp_path, sources, source, message):
+def test_bad_sources(tmp_path, sources, file, shape, message):
+    source = Source("asr", 1, str(tmp_path / file), str(tmp_path / shape))
     with pytest.raises(UserError, match=message):
-        mix_sequences.main(["--out", str(tmp_path / "o"), "--shape", str(tmp_path / "s"), source.format(tmp_path)])
+        write_mixture(str(tmp_path / "o"), str(tmp_path / "s"), [source])
     assert not (tmp_path / "o").exists()
 
 
 def test_no_two_ids_of_a_mixture_are_the_same(tmp_path):
     """Names and ids with dashes, slashes and numbers, twice through each source."""
-    command = ["--out", str(tmp_path / "o"), "--shape", str(tmp_path / "s"), "--positions", "24"]
     for name, keys in (("x", ["a", "a-2", "y-1", "2/a"]), ("x-y", ["1", "1-2", "2", "x/1"])):
-        path = tmp_path / f"{name}.jsonl"
-        write_sequences(path, [Sequence(key, (Span(text=f"{name} {key}", loss=True),)) for key in keys])
-        (tmp_path / name).write_text("".join(f"{key} 1\n" for key in keys))
-        command.append(f"{name}=1:{path}:{tmp_path / name}")
-    mix_sequences.main(command)
+        write_sequences(
+            tmp_path / f"{name}.jsonl", [Sequence(key, (Span(text=f"{name} {key}", loss=True),)) for key in keys]
+        )
+        (tmp_path / f"{name}_shape").write_text("".join(f"{key} 1\n" for key in keys))
+    mix(tmp_path, "o", {"x": 1, "x-y": 1}, positions=24)
     made = list(read_sequences(tmp_path / "o"))
     assert len({s.id for s in made}) == len(made) == 24
     assert set(collections.Counter(s.transcript for s in made).values()) == {3}
@@ -117,8 +113,8 @@ def test_nothing_is_left_after_an_error(tmp_path, sources):
     lines[3] = lines[3].replace('"id": "u3"', '"id": "other"')
     (tmp_path / "asr.jsonl").write_text("\n".join(lines) + "\n")
     before = sorted(os.listdir(tmp_path))
-    with pytest.raises(UserError, match="asr.jsonl has no u3, .*asr_shape has; run llmvq sequences positions again"):
-        mix_sequences.main(arguments(tmp_path, "o", {"asr": 1}))
+    with pytest.raises(UserError, match="asr.jsonl has no u3, .*asr_shape has; run stage 10 again"):
+        mix(tmp_path, "o", {"asr": 1})
     assert [name for name in sorted(os.listdir(tmp_path)) if not name.endswith(".idx")] == [
         name for name in before if not name.endswith(".idx")
     ]

@@ -277,10 +277,11 @@ def test_reserved_tokens(tmp_path):
 
 def test_a_phase_trains_on_a_mixture(tmp_path, llm_dir, corpus, settings):
     """The whole way: files of sequences, positions, mixture, ESPnet's sampler and trainer, packing."""
-    from espnet_llmvq.cli.sequences import mix as mix_sequences
-    from espnet_llmvq.cli.sequences import positions as collect_positions
+    from espnet_llmvq.base.config import read_config
     from espnet_llmvq.espnet.run import train_phase
+    from espnet_llmvq.sequence.mixture import Source
     from espnet_llmvq.sequence.sequence import read_sequences, write_sequences
+    from espnet_llmvq.stages.sequences import count_positions, write_mixture
 
     paths = [next(s.audio for s in seq.spans if s.is_speech) for seq in read_sequences(corpus.train)]
     spans = [(Span(text="one", loss=True), Span(audio=path, start=9, samples=k), Span(text=" two", loss=True),
@@ -289,15 +290,12 @@ def test_a_phase_trains_on_a_mixture(tmp_path, llm_dir, corpus, settings):
     write_sequences(tmp_path / "il", [Sequence(f"u{i}", s) for i, s in enumerate(spans)])
     text = [Sequence(f"t{i}", (Span(text="two " * (i + 1), loss=True, eos=True),)) for i in range(4)]
     write_sequences(tmp_path / "text", text)
-    pairs = [str(tmp_path / name) for name in ("il", "il_shape", "text", "text_shape")]
-    config = str(tmp_path / "encoder.yaml")
-    with open(config, "w") as f:
-        f.write("frontend_conf: {hop_length: 160, center: false}\nframe_stack: 4\n")
-        f.write("encoder_conf: {input_layer: linear}\n")
-    collect_positions.main(["--llm", llm_dir, "--encoder_config", config, *pairs])
-    mixed, shape = str(tmp_path / "mix"), str(tmp_path / "mix_shape")
-    mix_sequences.main(["--out", mixed, "--shape", shape, f"asr=1:{corpus.train}:{corpus.train_shape}",
-                        f"il=1:{pairs[0]}:{pairs[1]}", f"text=1:{pairs[2]}:{pairs[3]}"])  # fmt: skip
+    pairs = {name: (str(tmp_path / name), str(tmp_path / f"{name}_shape")) for name in ("il", "text", "mix")}
+    encoder = read_config(f"{corpus.dir}/encoder.yaml")
+    count_positions([pairs["il"], pairs["text"]], llm_dir, encoder, 1)
+    sources = {"asr": (corpus.train, corpus.train_shape), "il": pairs["il"], "text": pairs["text"]}
+    mixed, shape = pairs["mix"]
+    write_mixture(mixed, shape, [Source(name, 1, *files) for name, files in sources.items()])
     directory = str(tmp_path / "exp")
     phase = settings(
         **SOFT, model_conf={"packing": 100}, max_epoch=1, keep_nbest_models=1, batch_type="numel", batch_bins=150,

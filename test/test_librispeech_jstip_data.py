@@ -1,5 +1,6 @@
 """The recipe librispeech/jstip1: data from public layouts, and configs against the figures of the paper."""
 
+import collections
 import gzip
 import json
 import os
@@ -129,7 +130,7 @@ def test_librispeech_pc_is_the_simple_way(local, made, tmp_path):
 
 
 def test_abstracts_are_filtered_and_joined(local, made):
-    pubmed, counts = local["pubmed"], {}
+    pubmed, counts = local["pubmed"], collections.Counter()
     found = dict(pubmed.documents(pubmed.baseline_files(made / "pubmed"), words=(4, 600), counts=counts))
     assert found == {
         "101": "Aspirin inhibits platelets in most patients. We treated ten of them with aspirin.",

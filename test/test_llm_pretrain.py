@@ -11,7 +11,6 @@ import torch
 import transformers
 
 from espnet_llmvq.base.errors import UserError
-from espnet_llmvq.cli.lm import train as command
 from espnet_llmvq.llm import perplexity, pretrain
 from espnet_llmvq.llm.directory import load_tokenizer
 from espnet_llmvq.llm.noisy_copy import Noise, NoisyCopy, copy_start
@@ -162,14 +161,14 @@ def test_directory_loads_as_any_other(room, trained):
     assert (trained / "tokenizer.model").exists()
 
 
-def test_perplexity_of_uniform_model_is_the_vocabulary(room, trained, tmp_path, capsys):
+def test_perplexity_of_uniform_model_is_the_vocabulary(room, trained, tmp_path):
     llm = transformers.AutoModelForCausalLM.from_pretrained(trained)
     for p in llm.parameters():
         p.data.zero_()
     llm.save_pretrained(tmp_path)
     load_tokenizer(str(trained)).save_pretrained(tmp_path)
-    command.main(["--perplexity_only", "true", "--llm", str(tmp_path), "--valid", f"v={room / 'valid.txt'}"])
-    assert "125.000" in capsys.readouterr().out
+    report = perplexity.measure(str(tmp_path), {"v": room / "valid.txt"}, TEMPLATE, Noise(), 1, str(tmp_path))
+    assert "125.000" in perplexity.table(report)
     row = json.loads((tmp_path / "perplexity.json").read_text())["files"]["v"]
     lines = (room / "valid.txt").read_text().splitlines()
     assert (row["lines"], row["words"]) == (9, len(" ".join(lines).split()) + 9)
@@ -221,15 +220,7 @@ def test_config_errors(tmp_path):
     assert (config.learning_rate, config.noise.p_drop, config.epochs) == (1e-3, 0, pretrain.Config().epochs)
 
 
-def test_command_errors(room, tmp_path):
-    for args, message in (
-        (["--train", "x"], "--tokenizer, --out must be given"),
-        (["--valid", "x"], "NAME=FILE"),
-        (["--valid", "x=/nowhere"], "does not exist"),
-        (["--perplexity_only", "true"], "--llm, --valid must be given"),
-    ):
-        with pytest.raises(UserError, match=message):
-            command.main(args)
+def test_other_files_are_not_deleted(room, tmp_path):
     (tmp_path / "notes").write_text("keep")
     with pytest.raises(UserError, match="not known how"):
         fit(room, tmp_path)

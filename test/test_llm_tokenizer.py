@@ -6,7 +6,6 @@ import random
 import pytest
 
 from espnet_llmvq.base.errors import UserError
-from espnet_llmvq.cli.lm import tokenizer as command
 from espnet_llmvq.llm.tokenizer import fitting_sizes, read_lines, train_tokenizer
 
 SYLLABLES = ["ba", "ring", "to", "el", "mis", "ter", "ka", "on", "shu", "le", "pra", "dy", "I'm"]
@@ -77,14 +76,13 @@ def test_user_symbols_are_one_token(fast):
     assert tokens.count("\u2581USER:") == tokens.count("\u2581ASSISTANT:") == 1
 
 
-def test_same_text_same_tokenizer(text, directory, tmp_path, capsys):
+def test_same_text_same_tokenizer(text, directory, tmp_path):
     out = str(tmp_path / "again")
-    command.main(["--text", text, "--vocab-size", "250", "--out", out])
+    assert train_tokenizer([text], 250, out)
     assert filecmp.cmp(f"{directory}/tokenizer.json", f"{out}/tokenizer.json", shallow=False)
-    command.main(["--text", text, "--vocab-size", "250", "--out", out])
-    assert "already" in capsys.readouterr().out
+    assert not train_tokenizer([text], 250, out)
     with pytest.raises(UserError, match=r"again was made otherwise \(vocab_size: 250 then, 240 now\); delete .*again"):
-        command.main(["--text", text, "--vocab-size", "240", "--out", out])
+        train_tokenizer([text], 240, out)
     assert filecmp.cmp(f"{directory}/tokenizer.json", f"{out}/tokenizer.json", shallow=False)
 
 

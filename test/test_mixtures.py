@@ -291,16 +291,14 @@ def test_frames_with_other_noise_are_made_again(recipe, monkeypatch):
     """Sets that are encoded, and whether with noise."""
     found = []
 
-    class Encoding:
-        def __init__(self, directory, threads, ngpu, batch_seconds):
-            assert directory == "given"
-
-        def write(self, file, target, made, augment, seed):
-            found.append((target, file, bool(augment)))
-            os.makedirs(target, exist_ok=True)
+    def write_frames(directory, waiting, threads, ngpu, batch_seconds):
+        assert directory == "given"
+        for made in waiting:
+            found.append((made.out, made.inputs["sequences"], bool(made.options.get("augment"))))
+            os.makedirs(made.out, exist_ok=True)
             made.note()
 
-    monkeypatch.setattr("espnet_llmvq.decode.encode.Encoding", Encoding)
+    monkeypatch.setattr("espnet_llmvq.decode.encode.write_frames", write_frames)
 
     def encoded(*systems, **options):
         found.clear()

@@ -12,7 +12,7 @@ import yaml
 
 from espnet_llmvq.base.errors import UserError
 from espnet_llmvq.bundle.card import card
-from espnet_llmvq.bundle.files import list_files, publish, temporary_beside, verify
+from espnet_llmvq.bundle.files import list_files, replacing, verify
 from espnet_llmvq.bundle.model import load_packed, pack
 from espnet_llmvq.bundle.upload import copy_to, upload_to
 from espnet_llmvq.cli import pack as pack_command
@@ -372,9 +372,8 @@ def test_a_packed_system_is_replaced_or_stays(tmp_path, monkeypatch, ending):
         return json.loads((tmp_path / name / "manifest.json").read_text())["made"]
 
     def replace(name):
-        temporary = temporary_beside(f"{tmp_path}/{name}{ending}")
-        made(temporary, 2)
-        publish(temporary, f"{tmp_path}/{name}{ending}")
+        with replacing(f"{tmp_path}/{name}{ending}") as temporary:
+            made(temporary, 2)
 
     def failing(old, new, rename=os.rename):
         if old.endswith(".tmp"):

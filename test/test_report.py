@@ -13,8 +13,8 @@ from espnet_llmvq.base.errors import UserError
 from espnet_llmvq.experiment.table import EvalSet, System
 from espnet_llmvq.report import content, media, plots, training
 from espnet_llmvq.report.page import clean
-from espnet_llmvq.report.scale import position, tick_label, ticks
-from espnet_llmvq.report.utterances import MAX_PAIRS, confusions, errors, make_diff, worst
+from espnet_llmvq.report.plots import position, ticks
+from espnet_llmvq.report.utterances import MAX_PAIRS, confusions, make_diff, worst
 from espnet_llmvq.score.derail import KINDS as KINDS_OF_DERAILMENT
 from espnet_llmvq.score.results import KINDS, Results
 from espnet_llmvq.score.rows import read_rows
@@ -136,7 +136,6 @@ def test_ticks_enclose_and_are_round():
 def test_position():
     assert position(25, [0, 50, 100]) == 25
     assert position(0.5, [0, 1], 200, 100) == 150
-    assert tick_label(20.0) == "20" and tick_label(0.25) == "0.25"
 
 
 def test_forest_by_hand():
@@ -208,8 +207,8 @@ def test_parse_train_log(tmp_path):
 def test_worst():
     lora = scored({"u1": "a b/a b", "u2": "a b/x y", "u3": "a/a", "u4": "a b/a"})
     ours = scored({"u1": "a b/a", "u2": "a b/a b", "u3": "a/b c d", "u4": "a b/b"})
-    assert [errors(s) for s in lora] == [0, 2, 0, 1]
-    assert [errors(s) for s in ours] == [1, 0, 3, 1]
+    assert [s.errors for s in lora] == [0, 2, 0, 1]
+    assert [s.errors for s in ours] == [1, 0, 3, 1]
     assert list(worst({"lora": lora, "ours": ours}, 1).items()) == [("u3", ["ours"]), ("u2", ["lora"])]
     # of the equally bad u1 and u4 of `ours`, the first; u4 is in for `lora`
     assert worst({"lora": lora, "ours": ours}, 2) == {"u3": ["ours"], "u2": ["lora"], "u1": ["ours"], "u4": ["lora"]}
@@ -258,7 +257,7 @@ def experiment(tmp_path, monkeypatch):
 def test_normaliser_of_the_results_wins(experiment):
     missing = []
     (found,) = content.score_sets(*experiment, [], "basic", missing)
-    assert [errors(s) for s in found.scores["lora"]] == [0, 1]
+    assert [s.errors for s in found.scores["lora"]] == [0, 1]
     assert found.refs["u1"] == "One, two"  # raw
     assert len(missing) == 2
     assert missing[0].startswith("Utterances of ours on test: no_test.trn: cannot read it")
@@ -266,7 +265,7 @@ def test_normaliser_of_the_results_wins(experiment):
     # what a mean of the same name says is no matter
     rows = [row("lora", "test", 50.0, normaliser="none"), row("lora", "test", 1.0, kind="macro", normaliser="softvq")]
     (found,) = content.score_sets(*experiment, rows, "basic", [])
-    assert [errors(s) for s in found.scores["lora"]] == [1, 1]
+    assert [s.errors for s in found.scores["lora"]] == [1, 1]
     with pytest.raises(UserError, match="did you mean 'basic'"):
         content.score_sets(*experiment, [row("lora", "test", 0, normaliser="basics")], "none", [])
 
@@ -368,11 +367,10 @@ def test_audio_locations(tmp_path):
 
 
 def test_figures(tmp_path):
-    for name in ("analysis/gap.png", "analyse/lora/nearest_tokens.png", "report/wer.png", "analysis/x.txt"):
+    for name in ("analysis/gap_of_x.png", "analysis/cka.png", "report/wer.png", "analysis/x.txt"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text("")
-    captions = [media.caption(path, tmp_path) for path in media.find_figures(tmp_path)]
-    assert captions == ["lora: nearest tokens", "gap"]
+    assert [caption for caption, _ in content.figures(tmp_path, media.Budget(1000))] == ["cka", "gap of x"]
 
 
 def test_clean():

@@ -1,9 +1,7 @@
 """The files of an alignment, however it was made."""
 
-import os
-
 from espnet_llmvq.align.ctm import write_ctm
-from espnet_llmvq.align.quality import Quality, write_report
+from espnet_llmvq.align.quality import Quality
 from espnet_llmvq.base.errors import UserError
 from espnet_llmvq.base.files import write_text
 
@@ -14,12 +12,12 @@ def write_alignment(out, aligned, failed, seconds, reference=None):
     Arguments as of `Quality`. Raises UserError when nothing is aligned, or nothing can be compared with the reference;
     in both cases OUT.failed is there.
     """
-    os.makedirs(os.path.dirname(out) or ".", exist_ok=True)
     write_text(f"{out}.failed", "".join(f"{utt} {failed[utt]}\n" for utt in sorted(failed)))
     if not aligned:
         raise UserError(f"{out}: no utterance could be aligned; {out}.failed has the reasons")
     quality = Quality(aligned, failed, seconds, reference)
-    write_report(out, quality)
+    write_text(f"{out}.report.tsv", quality.table())
+    quality.draw(f"{out}.report.png")
     # Last, so that it is not up to date before the others are.
     write_ctm(out, aligned)
     print(f"{out}: {quality.summary()}")

@@ -7,7 +7,6 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from espnet_llmvq.align.ctm import boundary_errors
-from espnet_llmvq.base.files import write_text
 
 LIMITS = (20, 50, 100)  # ms
 BIN = 0.02  # s, of the tables of lengths
@@ -54,17 +53,11 @@ class Quality:
         if not self.compared or not len(self.errors["start"]):
             return []
         both = {**self.errors, "both": np.concatenate(list(self.errors.values()))}
-        return [
-            (
-                name,
-                {
-                    "median_ms": np.median(e),
-                    "p90_ms": np.percentile(e, 90),
-                    **{f"within_{limit}_ms": (e <= limit).mean() for limit in LIMITS},
-                },
-            )
-            for name, e in both.items()
-        ]
+        rows = []
+        for name, e in both.items():
+            shares = {f"within_{limit}_ms": (e <= limit).mean() for limit in LIMITS}
+            rows.append((name, {"median_ms": np.median(e), "p90_ms": np.percentile(e, 90), **shares}))
+        return rows
 
     def table(self):
         """Lines `part<TAB>item<TAB>value`; the item of a length is the lower end of its bin, in seconds."""
@@ -100,11 +93,8 @@ class Quality:
         return "\n".join(lines)
 
     def draw(self, path):
-        """Histograms of words, silences and, with a reference, boundary errors, as PNG."""
-        import matplotlib
-
-        matplotlib.use("Agg")
-        import matplotlib.pyplot as plt
+        """Histograms of words, silences and, with a reference, boundary errors, as PNG, in one step."""
+        from matplotlib.figure import Figure
 
         panels = [
             ("seconds of a word", {"words": self.words}),
@@ -112,8 +102,8 @@ class Quality:
         ]
         if len(self.errors["start"]):
             panels.append(("boundary error (ms)", {f"word {k}s": e for k, e in self.errors.items()}))
-        figure, axes = plt.subplots(1, len(panels), figsize=(4.2 * len(panels), 3.2), layout="constrained")
-        for axis, (name, groups) in zip(axes, panels):
+        figure = Figure(figsize=(4.2 * len(panels), 3.2), layout="constrained")
+        for axis, (name, groups) in zip(figure.subplots(1, len(panels)), panels):
             groups = {label: values for label, values in groups.items() if len(values)}
             axis.set_xlabel(name)
             axis.set_ylabel("count")
@@ -127,13 +117,5 @@ class Quality:
             clipped = [np.minimum(v, edges[-1]) for v in groups.values()]
             axis.hist(clipped, bins=edges, histtype="step", label=labels)
             axis.legend(loc="lower left", bbox_to_anchor=(0, 1), frameon=False, fontsize="small")
-        figure.savefig(path, format="png", dpi=150)
-        plt.close(figure)
-
-
-def write_report(prefix, quality):
-    """Write PREFIX.report.tsv and PREFIX.report.png."""
-    write_text(f"{prefix}.report.tsv", quality.table())
-    temporary = f"{prefix}.report.png.tmp"
-    quality.draw(temporary)
-    os.replace(temporary, f"{prefix}.report.png")
+        figure.savefig(f"{path}.tmp", format="png", dpi=150)
+        os.replace(f"{path}.tmp", path)

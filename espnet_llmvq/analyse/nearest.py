@@ -1,5 +1,7 @@
 """The tokens nearest to each step of some utterances, beside reference and hypothesis: a page and a TSV."""
 
+from espnet_llmvq.score.table import tsv_text
+
 TOKENS = 5  # shown of each step
 
 
@@ -55,13 +57,12 @@ def describe(model, tokenizer, found, i, count=TOKENS):
 
 def tsv(entries):
     """Entries of the page as lines: system, set, utterance, step, rank, token, cosine, weight."""
-    lines = ["system\tset\tutterance\tstep\trank\ttoken\tcosine\tweight"]
+    lines = []
     for entry in entries:
         for system in entry["systems"]:
             for n, step in enumerate(system["steps"], 1):
                 for rank, (token, cosine, weight) in enumerate(step, 1):
                     # A token may be white space, which would break the line.
                     cells = [system["name"], entry["set"], entry["utt"], n, rank, "".join(token.split()) or "?"]
-                    share = "" if weight is None else f"{weight:.4f}"
-                    lines.append("\t".join(map(str, [*cells, f"{cosine:.4f}", share])))
-    return "".join(line + "\n" for line in lines)
+                    lines.append([*cells, f"{cosine:.4f}", None if weight is None else f"{weight:.4f}"])
+    return tsv_text(("system", "set", "utterance", "step", "rank", "token", "cosine", "weight"), lines)

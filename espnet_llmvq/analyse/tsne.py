@@ -4,11 +4,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from espnet_llmvq.score.table import tsv_text
+
 PERPLEXITY = 30.0  # scikit-learn's default; less for few points
 STEPS = 500  # half of scikit-learn's default: more moved nothing that can be seen, and costs the same again
 LIMIT = 100  # utterances drawn: more make no clearer picture, and t-SNE is what takes longest
-COLOURS = {"text": "#1b6ca8", "speech": "#d1495b"}
-MARKS = {"text": "o", "speech": "^"}
+# {modality: (colour, mark, name)}
+MODALITIES = {"text": ("#1b6ca8", "o", "text embeddings"), "speech": ("#d1495b", "^", "bridge output")}
 
 
 @dataclass
@@ -46,13 +48,12 @@ def embed(speech, text, seed):
 
 def tsv(panels, ids, transcripts):
     """Places as lines: system, modality, utterance, x, y, transcript."""
-    lines = ["system\tmodality\tutterance\tx\ty\ttranscript\n"]
+    lines = []
     for panel in panels:
-        for modality in ("text", "speech"):
+        for modality in MODALITIES:
             for utt, text, (x, y) in zip(ids, transcripts, getattr(panel, modality)):
-                cells = (panel.system, modality, utt, f"{x:.4f}", f"{y:.4f}", " ".join(text.split()))
-                lines.append("\t".join(cells) + "\n")
-    return "".join(lines)
+                lines.append((panel.system, modality, utt, f"{x:.4f}", f"{y:.4f}", " ".join(text.split())))
+    return tsv_text(("system", "modality", "utterance", "x", "y", "transcript"), lines)
 
 
 def draw(path, title, panels):
@@ -72,15 +73,15 @@ def draw(path, title, panels):
     for panel, axis in zip(panels, axes.flat):
         pairs = np.stack([panel.text, panel.speech], 1)
         axis.plot(*pairs.transpose(2, 1, 0), color="0.75", linewidth=0.4, zorder=1)
-        for modality, colour in COLOURS.items():
+        for modality, (colour, mark, _) in MODALITIES.items():
             places = getattr(panel, modality)
-            axis.scatter(*places.T, s=14, c=colour, marker=MARKS[modality], alpha=0.8, linewidths=0, zorder=2)
+            axis.scatter(*places.T, s=14, c=colour, marker=mark, alpha=0.8, linewidths=0, zorder=2)
         axis.set_title(panel.label, fontsize=10, parse_math=False)
         axis.set_xticks([])
         axis.set_yticks([])
     handles = [
-        plt.Line2D([], [], color=COLOURS[m], marker=MARKS[m], linestyle="", label=name)
-        for m, name in (("text", "text embeddings"), ("speech", "bridge output"))
+        plt.Line2D([], [], color=colour, marker=mark, linestyle="", label=name)
+        for colour, mark, name in MODALITIES.values()
     ]
     figure.suptitle(title, parse_math=False)
     figure.legend(handles=handles, loc="outside lower center", ncols=2, frameon=False)

@@ -4,6 +4,7 @@ import contextlib
 import difflib
 import errno
 import re
+import sys
 
 # A full disk, a used up quota, a file that may not grow further.
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
@@ -37,6 +38,15 @@ def message_of(err):
             return f"a file cannot be written ({cause}): free some disk space and run again; finished work is kept"
         cause = cause.__cause__ or cause.__context__
     return None
+
+
+def exit_with(err):
+    """End this process with the line of an exception for the user; raise what is a bug."""
+    message = message_of(err)
+    if message is None:
+        raise err
+    print(f"error: {message}", file=sys.stderr, flush=True)
+    sys.exit(1)
 
 
 @contextlib.contextmanager

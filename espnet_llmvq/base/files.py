@@ -2,6 +2,7 @@
 
 import contextlib
 import fcntl
+import json
 import os
 import shutil
 import socket
@@ -16,6 +17,11 @@ def write_text(path, text):
     """Write `text` as UTF-8 to `path` in one step, making the directory if needed."""
     with writing(path, f"{os.getpid()}.tmp") as f:
         f.write(text)
+
+
+def write_json(path, value):
+    """Write a value as JSON in one step."""
+    write_text(path, json.dumps(value, indent=1, ensure_ascii=False) + "\n")
 
 
 @contextlib.contextmanager

@@ -20,7 +20,7 @@ import os
 from pathlib import Path
 
 from espnet_llmvq.base.errors import UserError
-from espnet_llmvq.base.files import write_text
+from espnet_llmvq.base.files import write_json
 
 NAME = "made.json"
 WHOLE = 64 << 20  # bytes; of a larger file only both ends are read
@@ -58,14 +58,11 @@ def origin(path):
 
     Versions of tools are left out: where they matter, the content differs.
     """
-    try:
-        noted = json.loads(record_file(path).read_text(encoding="utf-8"))
-        if not noted["complete"]:
-            return None
-        options = {key: value for key, value in noted["options"].items() if key != TOOLS}
-        made_of = [options, content(noted["inputs"]), content(noted["files"])]
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+    noted = Made(path).record()
+    if not (noted and noted["complete"]):
         return None
+    options = {key: value for key, value in noted["options"].items() if key != TOOLS}
+    made_of = [options, content(noted["inputs"]), content(noted["files"])]
     return hashlib.sha256(json.dumps(made_of, sort_keys=True).encode()).hexdigest()
 
 
@@ -182,7 +179,8 @@ class Made:
         """What is noted of the result (dict), or None: not made, or the record is damaged."""
         with contextlib.suppress(OSError, ValueError):
             noted = json.loads(record_file(self.out).read_text(encoding="utf-8"))
-            if isinstance(noted, dict) and {"inputs", "options", "files", "complete"} <= noted.keys():
+            whole = isinstance(noted, dict) and {"inputs", "options", "files", "complete"} <= noted.keys()
+            if whole and isinstance(noted["options"], dict):
                 return noted
         return None
 
@@ -282,8 +280,7 @@ class Made:
         self.write(at, complete=True, files=marks, facts=plain(facts))
 
     def write(self, at, **rest):
-        noted = {"options": self.options, "inputs": self.look(), **rest}
-        write_text(record_file(at), json.dumps(noted, indent=1, ensure_ascii=False) + "\n")
+        write_json(record_file(at), {"options": self.options, "inputs": self.look(), **rest})
 
     def forget(self):
         """Remove the record, before the result is made again: a killed making is then no result."""

@@ -2,14 +2,13 @@
 
 import multiprocessing
 import os
-import sys
 import threading
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from functools import partial
 from multiprocessing.connection import wait
 
-from espnet_llmvq.base.errors import UserError, message_of
+from espnet_llmvq.base.errors import UserError, exit_with
 
 
 def exit_reason(code):
@@ -69,11 +68,7 @@ def _call(work, arguments, sender):
     try:
         sender.send(work(*arguments))
     except Exception as err:
-        message = message_of(err)
-        if message is None:
-            raise
-        print(f"error: {message}", file=sys.stderr, flush=True)
-        sys.exit(1)
+        exit_with(err)
 
 
 def run_forked(work, jobs, nj, what):

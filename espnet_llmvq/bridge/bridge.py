@@ -5,7 +5,7 @@ import torch
 from espnet_llmvq.base.errors import UserError, check_name
 from espnet_llmvq.bridge import diagnostics
 from espnet_llmvq.bridge.collapse import collapse_warnings
-from espnet_llmvq.bridge.quantizer import hard_quantize, hard_weights_quantize, permuted_quantize, soft_quantize
+from espnet_llmvq.bridge.quantizer import hard_quantize, permuted_quantize, soft_quantize
 from espnet_llmvq.speech.frames import stack_frames, valid_mask
 
 
@@ -40,16 +40,9 @@ class Bridge(torch.nn.Module):
     """
 
     def __init__(
-        self,
-        input_size,
-        embedding,
-        stack=5,
-        hidden_size=2048,
-        layer_norm=True,
-        dropout_rate=0.0,
-        match_norm=False,
-        output_scale=1.0,
-    ):
+        self, input_size, embedding, stack=5, hidden_size=2048, layer_norm=True, dropout_rate=0.0,
+        match_norm=False, output_scale=1.0,
+    ):  # fmt: skip
         super().__init__()
         self.stack, self.output_scale, self.match_norm = stack, output_scale, match_norm
         width = embedding.shape[1]
@@ -148,18 +141,9 @@ class QuantizingBridge(Bridge):
     """
 
     def __init__(
-        self,
-        input_size,
-        embedding,
-        codebook="frozen",
-        top_k="all",
-        temperature=1.0,
-        temperature_rate=0.0,
-        renormalise=True,
-        permute_codebook=None,
-        chunk="auto",
-        **kwargs,
-    ):
+        self, input_size, embedding, codebook="frozen", top_k="all", temperature=1.0, temperature_rate=0.0,
+        renormalise=True, permute_codebook=None, chunk="auto", **kwargs,
+    ):  # fmt: skip
         super().__init__(input_size, embedding, **kwargs)
         rows = len(embedding)
         self.top_k = check_top_k(top_k, rows)
@@ -194,14 +178,11 @@ class QuantizingBridge(Bridge):
             return self.first_temperature * (self.temperature_rate * self.temperature_shift).exp()
         return self.first_temperature
 
-    def choices(self):
-        return dict(top_k=self.top_k, temperature=self.temperature, renormalise=self.renormalise, chunk=self.chunk)
-
     def weigh(self, z, hard):
         """The weighted sum of the kept rows; hard: the top row, straight through on the weights."""
         if self.permutation is not None:
             return permuted_quantize(z, self.codebook, self.permutation, self.top_k, self.temperature, hard, self.chunk)
-        return (hard_weights_quantize if hard else soft_quantize)(z, self.codebook, **self.choices())
+        return soft_quantize(z, self.codebook, self.top_k, self.temperature, self.renormalise, hard, self.chunk)
 
     @property
     def keeps_all(self):

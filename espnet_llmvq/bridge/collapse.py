@@ -8,7 +8,7 @@ import math
 import os
 
 from espnet_llmvq.base.errors import UserError
-from espnet_llmvq.base.files import write_text
+from espnet_llmvq.base.files import write_json
 
 FILE = "diagnostics.json"
 MARK = "bridge collapse"  # begins each warning of the training log
@@ -54,8 +54,7 @@ def collapse_warnings(means, all_rows=0):
 
 def write_diagnostics(directory, epoch, means, found):
     """Leave the means of the validation set after `epoch`, and the warnings, in a phase's directory."""
-    made = {"epoch": epoch, "means": means, "warnings": found}
-    write_text(os.path.join(directory, FILE), json.dumps(made, indent=1) + "\n")
+    write_json(os.path.join(directory, FILE), {"epoch": epoch, "means": means, "warnings": found})
 
 
 def read_warnings(directory):

@@ -29,25 +29,18 @@ def hard_quantize(z, codebook, chunk=0, permutation=None):
     return z + (values - z).detach(), TopK(rows, cosines)
 
 
-def soft_quantize(z, codebook, top_k, temperature=1.0, renormalise=True, chunk=0):
+def soft_quantize(z, codebook, top_k, temperature=1.0, renormalise=True, hard=False, chunk=0):
     """Stage 2 soft: sum of the k most similar rows weighted by A = softmax(cos / temperature).
+
+    hard (the ablation): one-hot of the argmax, straight through on the weights, w = A + sg[onehot(A) - A] over the k
+    kept rows; output w E. The value is the top row; all k rows get gradient through A.
 
     renormalise: the kept weights sum to one (softmax over the kept similarities); otherwise they keep the
     mass they have in the softmax over all V rows. Gradients reach z and, through keys and values, the k
     kept rows of the codebook; if not renormalised, all rows through the softmax's denominator.
     Returns ((N, D), TopK).
     """
-    out, *kept = soft_vq_kept(z, codebook, top_k, temperature, renormalise, hard=False, chunk=chunk)
-    return out, TopK(*kept)
-
-
-def hard_weights_quantize(z, codebook, top_k, temperature=1.0, renormalise=True, chunk=0):
-    """Stage 2 hard (the ablation): one-hot of the argmax, straight through on the weights.
-
-    w = A + sg[onehot(A) - A] over the k kept rows; output w E. The value is the top row; all k rows
-    get gradient through A. Returns ((N, D), TopK).
-    """
-    out, *kept = soft_vq_kept(z, codebook, top_k, temperature, renormalise, hard=True, chunk=chunk)
+    out, *kept = soft_vq_kept(z, codebook, top_k, temperature, renormalise, hard, chunk)
     return out, TopK(*kept)
 
 
@@ -59,7 +52,7 @@ def permuted_quantize(z, codebook, permutation, top_k, temperature=1.0, hard=Fal
     To permute the codebook itself would change nothing but the numbers of its rows, as similarity and value
     come from the same row. Here the tie between them is cut, as a permuted table does for C-Gate
     (2606.09366), and everything else is as in the quantizer: the same rows as inputs, as many of them, the
-    same weights. permutation (V,) long; `hard` as in `hard_weights_quantize`.
+    same weights. permutation (V,) long; `hard` as in `soft_quantize`.
     The k rows of every step are gathered, N k D numbers twice: enough for a control.
     Returns ((N, D), TopK, before the permutation).
     """

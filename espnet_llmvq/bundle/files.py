@@ -11,6 +11,7 @@ There are no pickles and no code. A file that the manifest does not name is refu
 huggingface_hub leave behind.
 """
 
+import contextlib
 import hashlib
 import json
 import math
@@ -23,14 +24,8 @@ from espnet_llmvq.base.errors import UserError, reading
 from espnet_llmvq.score.files import some
 
 FORMAT, VERSION = "espnet_llmvq packed system", 1
-MANIFEST, WEIGHTS, CONFIG, LLM, ENCODER, CARD = (
-    "manifest.json",
-    "model.safetensors",
-    "config.yaml",
-    "llm",
-    "encoder",
-    "README.md",
-)
+MANIFEST, CARD = "manifest.json", "README.md"
+WEIGHTS, CONFIG, LLM, ENCODER = "model.safetensors", "config.yaml", "llm", "encoder"
 SUFFIXES = (".safetensors", ".json", ".yaml", ".model", ".txt", ".jinja")
 LEFT_BEHIND = (".git", ".cache", ".gitattributes")  # by git and huggingface_hub
 KEYS = ("system", "label", "decode", "search", "max_segment", "prompt", "llm", "files")
@@ -175,34 +170,33 @@ def verify(directory):
     return manifest
 
 
-def publish(temporary, out):
-    """Give the finished directory `temporary` the name `out`, in place of a packed system of that name.
+@contextlib.contextmanager
+def replacing(out):
+    """In a `with`, a new directory to write into, which gets the name `out` at the end, or vanishes after an error.
 
-    If that fails, the one before keeps the name. A link to one is replaced, and what it leads to left alone.
+    A packed system of that name keeps it until then. A link to one is replaced, and what it leads to left alone. Raises
+    UserError if `out` is something else's.
     """
-    out, old = os.path.abspath(out), None
-    if os.path.lexists(out):
-        old = f"{temporary}.old"
-        os.rename(out, old)
-    try:
-        os.rename(temporary, out)
-    except BaseException:
-        if old:
-            os.rename(old, out)
-        raise
-    if old:
-        os.unlink(old) if os.path.islink(old) else shutil.rmtree(old)
-
-
-def temporary_beside(out):
-    """A new directory beside `out` to write into, for `publish`. Raises UserError if `out` is something else's."""
     if os.path.lexists(out) and not is_packed(out):
         raise UserError(f"{out} exists and is not a packed system; give another directory")
     out = os.path.abspath(out)
     temporary = os.path.join(os.path.dirname(out), f".{os.path.basename(out)}.{os.getpid()}.tmp")
+    old = f"{temporary}.old"
     shutil.rmtree(temporary, ignore_errors=True)
     os.makedirs(temporary)
-    return temporary
+    try:
+        yield temporary
+        if os.path.lexists(out):
+            os.rename(out, old)
+        os.rename(temporary, out)
+    except BaseException:
+        if os.path.lexists(old):
+            os.rename(old, out)
+        raise
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+    if os.path.lexists(old):
+        os.unlink(old) if os.path.islink(old) else shutil.rmtree(old)
 
 
 def decoded_with(system):

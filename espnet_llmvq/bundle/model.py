@@ -2,7 +2,6 @@
 
 import json
 import os
-import shutil
 from dataclasses import dataclass
 
 from espnet_llmvq import __version__
@@ -20,8 +19,7 @@ from espnet_llmvq.bundle.files import (
     WEIGHTS,
     digest,
     list_files,
-    publish,
-    temporary_beside,
+    replacing,
     verify,
 )
 
@@ -69,22 +67,6 @@ def embedding_digest(llm):
     return hashlib.sha256(table.numpy().tobytes()).hexdigest()
 
 
-def untrained_llm(path, llm_conf):
-    """The LLM that training began with, in the precision of training."""
-    from espnet_llmvq.llm.directory import load_llm
-
-    return load_llm(path, dtype=llm_conf.get("dtype", "float32"))
-
-
-def save_llm(path, target, copy_weights, llm_conf):
-    """Write the tokenizer of an LLM, and with `copy_weights` the LLM as safetensors, into a directory."""
-    from espnet_llmvq.llm.directory import load_tokenizer
-
-    load_tokenizer(path).save_pretrained(target)
-    if copy_weights:
-        untrained_llm(path, llm_conf).save_pretrained(target)
-
-
 def longest_segment(trained, default=20.0, ratio=2.0, lowest=1.0, highest=30.0):
     """Seconds that a recording may have to be transcribed in one piece: `ratio` times the longest of training.
 
@@ -114,19 +96,18 @@ def pack(directory, out, *, system, label, decode, search, llm=None, prompt=None
     """
     from safetensors.torch import save_file
 
+    from espnet_llmvq.llm.directory import load_llm, load_tokenizer
     from espnet_llmvq.model.build import load_model
     from espnet_llmvq.speech.frame_rate import PRETRAINED
 
-    temporary = temporary_beside(out)
-    try:
+    with replacing(out) as temporary:
         model, trained = load_model(directory)
         prompt = trained.get("prompt") or prompt
         if decode == "llm" and not prompt:
             raise UserError(f"{directory}: its prompt is not recorded; give --prompt")
         local = os.path.isdir(trained["llm"])
-        named = None if llm == "copy" or (llm is None and local) else (llm or trained["llm"])
-        if model.llm is None:
-            named = None  # of a CTC system the tokenizer is enough
+        copied = model.llm is None or llm == "copy" or (llm is None and local)
+        named = None if copied else (llm or trained["llm"])
         config = model_config(trained, model)
         if config["encoder"] in PRETRAINED:
             model.speech_encoder.save_description(os.path.join(temporary, ENCODER))
@@ -136,7 +117,16 @@ def pack(directory, out, *, system, label, decode, search, llm=None, prompt=None
                 f"{directory}: its normalisation reads {config['normalize_conf']['stats_file']}, which a packed "
                 "system cannot hold; train with normalize: utterance_mvn"
             )
-        save_llm(trained["llm"], os.path.join(temporary, LLM), model.llm is not None and not named, config["llm_conf"])
+        load_tokenizer(trained["llm"]).save_pretrained(os.path.join(temporary, LLM))
+        identity = {}
+        if model.llm is not None:  # of a CTC system the tokenizer is enough
+            # What training began with, in its precision: the model's own table may have been trained.
+            untrained = load_llm(trained["llm"], dtype=config["llm_conf"].get("dtype", "float32"))
+            if named:
+                identity = {"llm_sha256": embedding_digest(untrained)}
+            else:
+                untrained.save_pretrained(os.path.join(temporary, LLM))
+            del untrained  # its memory is needed to load what was packed
         state = packed_state(model)
         save_file(state, os.path.join(temporary, WEIGHTS), metadata={"format": "pt"})
         import yaml
@@ -156,17 +146,12 @@ def pack(directory, out, *, system, label, decode, search, llm=None, prompt=None
             "prompt": prompt if decode == "llm" else None,
             "llm": named or LLM,
             "files": {name: digest(os.path.join(temporary, name)) for name in list_files(temporary)},
+            **identity,
         }
-        if named:
-            # Not of the model's own LLM: its table may have been trained.
-            manifest["llm_sha256"] = embedding_digest(untrained_llm(trained["llm"], config["llm_conf"]))
         write_text(os.path.join(temporary, MANIFEST), json.dumps(manifest, indent=1) + "\n")
         write_text(os.path.join(temporary, CARD), card(manifest, rows))
         # A name given for a local LLM is not looked up here.
         load_packed(temporary, llm=trained["llm"] if named else None)
-        publish(temporary, out)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def load_packed(directory, device="cpu", llm=None):

@@ -4,7 +4,7 @@ import os
 import shutil
 
 from espnet_llmvq.base.errors import UserError
-from espnet_llmvq.bundle.files import CARD, HUB_ID, MANIFEST, publish, temporary_beside, verify
+from espnet_llmvq.bundle.files import CARD, HUB_ID, MANIFEST, replacing, verify
 
 
 def packed_files(directory):
@@ -18,15 +18,11 @@ def packed_files(directory):
 def copy_to(directory, target):
     """Write a copy of a packed system as the directory `target`, complete or not at all."""
     names = packed_files(directory)
-    temporary = temporary_beside(target)
-    try:
+    with replacing(target) as temporary:
         for name in names:
             os.makedirs(os.path.dirname(os.path.join(temporary, name)), exist_ok=True)
             shutil.copyfile(os.path.join(directory, name), os.path.join(temporary, name))
         verify(temporary)
-        publish(temporary, target)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def upload_to(directory, repo, private=False, api=None):

@@ -5,13 +5,11 @@ analysis.tsv and ANALYSIS.md (numbers, warnings), tsne_SET.png and .tsv, nearest
 explains them.
 """
 
-from espnet_llmvq.cli.parser import Parser
+from espnet_llmvq.cli.parser import experiment_parser
 
 
-def get_parser():
-    parser = Parser(description=__doc__)
-    parser.add_argument("--exp", default="exp", help="directory with the plan of the run (experiment.json)")
-    parser.add_argument("--systems", default="", help="of them only these")
+def main(argv=None):
+    parser = experiment_parser(__doc__, systems=True)
     parser.add_argument("--utterances", type=int, default=200, help="most utterances of a set")
     parser.add_argument("--examples", type=int, default=3, help="utterances of a set with nearest tokens")
     parser.add_argument("--replicates", type=int, default=1000, help="of the bootstrap")
@@ -19,11 +17,7 @@ def get_parser():
     parser.add_argument("--nj", type=int, default=1, help="systems analysed at once, in processes of their own (CPU)")
     parser.add_argument("--ngpu", type=int, default=0, help="1 to run the bridge on a GPU")
     parser.add_argument("--redo", action="store_true", help="analyse again what is analysed")
-    return parser
-
-
-def main(argv=None):
-    args = get_parser().parse_args(argv)
+    args = parser.parse_args(argv)
     from espnet_llmvq.analyse.run import LEAST, Analysis
     from espnet_llmvq.experiment.experiment import read_experiment
     from espnet_llmvq.stages.analyse import analyse

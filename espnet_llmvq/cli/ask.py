@@ -3,14 +3,12 @@
 Answers go to answers.jsonl in a directory KIND_FILE beside each model, for those of the LLM in EXPDIR/llm_alone.
 """
 
-from espnet_llmvq.cli.parser import Parser
+from espnet_llmvq.cli.parser import experiment_parser
 
 
-def get_parser():
-    parser = Parser(description=__doc__)
+def main(argv=None):
+    parser = experiment_parser(__doc__, systems=True)
     parser.add_argument("kind", nargs="?", choices=("mc", "sqa"), help="mc: multiple choice; sqa: open; default: all")
-    parser.add_argument("--exp", default="exp", help="directory with the plan of the run (experiment.json)")
-    parser.add_argument("--systems", default="", help="of them only these")
     parser.add_argument("--questions", help="JSON lines; its name names the result; default: those of the run")
     parser.add_argument("--examples", help="of multiple choice; default: those of the run, or the first --questions")
     parser.add_argument(
@@ -22,11 +20,7 @@ def get_parser():
     parser.add_argument("--nj", type=int, default=1, help="systems asked at once, in processes of their own (CPU)")
     parser.add_argument("--ngpu", type=int, default=0, help="1 to use a GPU")
     parser.add_argument("--redo", action="store_true", help="ask again what is answered")
-    return parser
-
-
-def main(argv=None):
-    args = get_parser().parse_args(argv)
+    args = parser.parse_args(argv)
     from espnet_llmvq.base.config import read_overrides
     from espnet_llmvq.base.errors import UserError
     from espnet_llmvq.experiment.experiment import read_experiment

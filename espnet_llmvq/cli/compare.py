@@ -28,26 +28,17 @@ def main(argv=None):
     options = scoring_options(args)
     if args.show < 0:
         raise UserError(f"--show {args.show}: give 0 or more")
-    from espnet_llmvq.score.one_set import Files, changed, derailment_lines, word_outcomes
-    from espnet_llmvq.score.table import Cell, Column, Row, Table, text_table
+    from espnet_llmvq.score.one_set import Files, changed, comparisons_table, scores_table, word_outcomes
+    from espnet_llmvq.score.table import text_table
     from espnet_llmvq.score.wer import format_alignments
 
     reference, metrics = load(args, options)
     names = {"A": args.a, "B": args.b}
     files = Files(reference, metrics, names, options)
-    values = {(e["file"], e["metric"]): e["value"] for e in files.entries}
-    rows, entries = [], []
-    for row in files.comparisons("A"):
-        pair = {name.lower(): values[name, row["metric"]] for name in names}
-        cells = [Cell(row["normaliser"]), *map(Cell, pair.values())]
-        cells.append(Cell(row["change"], row["low"], row["high"], form="+.2f"))
-        cells += [Cell(row["p"], form=".4f"), Cell(row["p_holm"], form=".4f"), Cell(row["improvement"], form=".3f")]
-        rows.append(Row(row["metric"], [*cells, Cell(row["verdict"])]))
-        entries.append({**pair, **{key: value for key, value in row.items() if key not in ("file", "baseline")}})
+    comparisons = files.comparisons("A")
     for name, path in names.items():
         print(f"{name}: {path}")
-    headings = ("normaliser", "A", "B", "B - A", "p", "p corrected", "P(B better)", "verdict")
-    print(text_table(Table("", [Column(heading) for heading in headings], rows, first="metric")), end="")
+    print(f"\n{text_table(scores_table(files.entries))}\nB - A:\n{text_table(comparisons_table(comparisons))}")
     a, b = files.scores["A"], files.scores["B"]
     gains = changed(a, b)
     fewer, more = sum(g < 0 for g, _ in gains), sum(g > 0 for g, _ in gains)
@@ -63,10 +54,12 @@ def main(argv=None):
             for name, scores in (("A", a), ("B", b)):
                 print(f"\n{name} {format_alignments([scores[order[utt]]])}", end="")
     print()
-    for line in derailment_lines(files.derailments) + files.cautions():
+    for line in files.remarks():
         print(line)
     print(f"resampled: {options.statistics.resample}; {options.statistics}")
     if args.json:
+        values = {(e["file"], e["metric"]): e["value"] for e in files.entries}
+        entries = [{**{k.lower(): values[k, row["metric"]] for k in names}, **row} for row in comparisons]
         content = {
             **{name.lower(): path for name, path in names.items()},
             "comparisons": entries,

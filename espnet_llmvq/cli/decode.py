@@ -1,31 +1,23 @@
 """Decode sets with trained systems (stage 12): hypotheses and n-best lists in EXPDIR/PHASES/decode_SET."""
 
-from espnet_llmvq.cli.parser import Parser
+from espnet_llmvq.cli.parser import experiment_parser
 
 
-def get_parser():
-    parser = Parser(description=__doc__)
-    parser.add_argument("--exp", default="exp", help="directory with the plan of the run (experiment.json)")
-    parser.add_argument("--systems", default="", help="of them only these")
+def main(argv=None):
+    parser = experiment_parser(__doc__, systems=True)
     parser.add_argument("--sets", default="", help="sets to decode; default: what the run scores")
     parser.add_argument("--batch_seconds", type=float, default=120.0, help="audio in a batch, padding included")
     parser.add_argument("--batch_size", type=int, default=64, help="most utterances in a batch")
     parser.add_argument("--nj", type=int, default=1, help="systems decoded at once")
     parser.add_argument("--ngpu", type=int, default=0, help="1 to decode on a GPU")
     parser.add_argument("--redo", action="store_true", help="decode again what is decoded")
-    return parser
-
-
-def main(argv=None):
-    args = get_parser().parse_args(argv)
-    from espnet_llmvq.base.errors import check_name
+    args = parser.parse_args(argv)
     from espnet_llmvq.experiment.experiment import read_experiment
-    from espnet_llmvq.experiment.options import words
     from espnet_llmvq.stages.decode import decode, decoded_sets
 
     experiment = read_experiment(args.exp)
-    sets = [check_name("set", name, experiment.set_names) for name in words(args.sets, "sets")]
+    sets = decoded_sets(experiment, args.sets)
     decode(
-        experiment, experiment.select(args.systems), sets or decoded_sets(experiment), nj=args.nj, ngpu=args.ngpu,
+        experiment, experiment.select(args.systems), sets, nj=args.nj, ngpu=args.ngpu,
         redo=args.redo, batch_seconds=args.batch_seconds, batch_size=args.batch_size,
     )  # fmt: skip

@@ -1,5 +1,8 @@
 """Pack a trained system into one directory that loads on another machine (stage 16): safetensors, no pickles."""
 
+import os
+
+from espnet_llmvq.base.errors import UserError
 from espnet_llmvq.cli.parser import Parser
 
 
@@ -21,9 +24,6 @@ def get_parser():
 
 def main(argv=None):
     args = get_parser().parse_args(argv)
-    import os
-
-    from espnet_llmvq.base.errors import UserError
     from espnet_llmvq.bundle.files import SEARCH, decoded_with
     from espnet_llmvq.experiment.experiment import read_experiment
     from espnet_llmvq.score.rows import read_rows
@@ -33,9 +33,7 @@ def main(argv=None):
     if system.decode == "ctc_lm":
         raise UserError(f"--system {args.system}: a system that decodes with ctc_lm cannot be packed; ctc and llm can")
     given = {key: getattr(args, key) for key in SEARCH if getattr(args, key) is not None}
-    decoded = {}
-    if system.decode == "llm" and len(given) < len(SEARCH):
-        decoded = decoded_with(system)
+    decoded = decoded_with(system) if system.decode == "llm" and len(given) < len(SEARCH) else {}
     search = {"num_beams": 4, "length_penalty": 0.0, "ctc_weight": 0.0, **decoded, **given}
     if search["num_beams"] < 1 or not 0 <= search["ctc_weight"] <= 1:
         raise UserError(f"num_beams {search['num_beams']} must be 1 or more, ctc_weight {search['ctc_weight']} 0 to 1")

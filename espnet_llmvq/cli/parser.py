@@ -5,7 +5,7 @@ import dataclasses
 import os
 import sys
 
-from espnet_llmvq.base.errors import message_of, nearest
+from espnet_llmvq.base.errors import UserError, exit_with, nearest
 
 # Modules that `pip install espnet_llmvq` leaves to its extra [train].
 TRAIN = {
@@ -64,6 +64,15 @@ def jobs(text):
     return max(1, int(text))
 
 
+def experiment_parser(doc, systems=False):
+    """The `Parser` of a command that works on a planned run, with `systems` on some of its systems."""
+    parser = Parser(description=doc)
+    parser.add_argument("--exp", default="exp", help="directory or file with the plan of the run (experiment.json)")
+    if systems:
+        parser.add_argument("--systems", default="", help="of them only these")
+    return parser
+
+
 def add_nj(parser, help="processes"):
     parser.add_argument("--nj", type=jobs, default=2, help=help)
 
@@ -117,13 +126,9 @@ def run(main, argv=None):
     except BrokenPipeError:
         sys.exit(141)
     except Exception as err:
-        message = message_of(err)
         missing = isinstance(err, ModuleNotFoundError) and (err.name or "").partition(".")[0]
         if missing in TRAIN:
-            message = (
+            err = UserError(
                 f"this needs {missing}, which is not installed: pip install 'espnet_llmvq[train]' (docs/install.md)"
             )
-        if message is None:
-            raise
-        print(f"error: {message}", file=sys.stderr)
-        sys.exit(1)
+        exit_with(err)

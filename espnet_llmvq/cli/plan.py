@@ -6,7 +6,7 @@ The options are those of run.sh.
 from espnet_llmvq.cli.parser import Parser, add_options, options_of
 
 
-def get_parser():
+def main(argv=None):
     from espnet_llmvq.experiment.options import Options
 
     parser = Parser(description=__doc__, usage="%(prog)s [OPTION ...]")
@@ -15,15 +15,9 @@ def get_parser():
         "--script_options", default="", help="names that run.sh takes itself, for hints at typing errors"
     )
     add_options(parser, Options)
-    return parser
-
-
-def main(argv=None):
-    parser = get_parser()
     known, _ = parser.parse_known_args(argv)
     parser.also = [f"--{name}" for name in known.script_options.split()]
     args = parser.parse_args(argv)
-    from espnet_llmvq.experiment.options import Options
     from espnet_llmvq.experiment.plan import make_plan
 
     experiment = make_plan(options_of(Options, args))

@@ -1,12 +1,10 @@
 """Choose hypotheses from stored n-best lists by (1 - w) * LLM + w * CTC score (end of stage 12), without decoding."""
 
-from espnet_llmvq.cli.parser import Parser
+from espnet_llmvq.cli.parser import experiment_parser
 
 
-def get_parser():
-    parser = Parser(description=__doc__)
-    parser.add_argument("--exp", default="exp", help="directory with the plan of the run (experiment.json)")
-    parser.add_argument("--systems", default="", help="of them only these")
+def main(argv=None):
+    parser = experiment_parser(__doc__, systems=True)
     parser.add_argument("--sets", default="", help="sets whose hypotheses are written; default: what the run scores")
     parser.add_argument(
         "--ctc_weight",
@@ -14,17 +12,10 @@ def get_parser():
         "the validation set; default: that of the run",
     )
     parser.add_argument("--tune_only", action="store_true", help="print the WER of each weight on the validation set")
-    return parser
-
-
-def main(argv=None):
-    args = get_parser().parse_args(argv)
-    from espnet_llmvq.base.errors import check_name
+    args = parser.parse_args(argv)
     from espnet_llmvq.experiment.experiment import read_experiment
-    from espnet_llmvq.experiment.options import words
     from espnet_llmvq.stages.decode import decoded_sets, rescore
 
     experiment = read_experiment(args.exp)
-    sets = [check_name("set", name, experiment.set_names) for name in words(args.sets, "sets")]
-    sets = sets or decoded_sets(experiment)
+    sets = decoded_sets(experiment, args.sets)
     rescore(experiment, experiment.select(args.systems), sets, args.ctc_weight, args.tune_only)

@@ -1,10 +1,9 @@
 """Score hypothesis files against a reference, with intervals and, for several, paired tests.
 
-Files are Kaldi text (`utterance words...`), `.trn` (`words (utterance)`) or `.jsonl`
-({"id": ..., "text": ...} a line). Rates are over the whole set: errors of all utterances divided
-by all reference words (CER: characters, the spaces between words included; TER: tokens of raw
-text). Several files are compared with the first. Bad input is an error unless an option says
-how to treat it; the treatment is printed.
+Files are Kaldi text (`utterance words...`), `.trn` (`words (utterance)`) or `.jsonl` ({"id": ..., "text": ...} a line).
+Rates are over the whole set: errors of all utterances divided by all reference words (CER: characters, the spaces
+between words included; TER: tokens of raw text). Several files are compared with the first. Bad input is an error
+unless an option says how to treat it; the treatment is printed.
 """
 
 import json
@@ -75,7 +74,7 @@ def main(argv=None):
     if len(set(args.hyp)) < len(args.hyp):
         raise UserError("--hyp: a file is given twice; give each one once")
     from espnet_llmvq.score.files import read_transcript
-    from espnet_llmvq.score.one_set import Files, comparisons_table, derailment_lines, scores_table
+    from espnet_llmvq.score.one_set import Files, comparisons_table, scores_table
     from espnet_llmvq.score.table import number, text_table
     from espnet_llmvq.score.wer import oov_rate, split_words
 
@@ -91,7 +90,7 @@ def main(argv=None):
         train = split_words(read_transcript(args.train_text, options.rules), get_normaliser(args.normaliser))
         oov = oov_rate(reference.words, train)
         print(f"OOV rate ({args.normaliser}): {oov:.2f} % of the reference words")
-    for line in derailment_lines(files.derailments) + files.cautions():
+    for line in files.remarks():
         print(line)
     resample = options.statistics.resample
     print(f"{len(reference.refs)} utterances; resampled: {resample}; {options.statistics}")

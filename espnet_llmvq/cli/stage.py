@@ -1,6 +1,6 @@
 """Do the work of a stage of a recipe: what is not made, or was made otherwise, is made (stages 1 to 10)."""
 
-from espnet_llmvq.cli.parser import Parser
+from espnet_llmvq.cli.parser import experiment_parser
 
 # {name: (module of espnet_llmvq.stages, function, arguments it takes, help)}
 STAGES = {
@@ -20,19 +20,14 @@ STAGES = {
 }
 
 
-def get_parser():
-    parser = Parser(description=__doc__)
+def main(argv=None):
+    parser = experiment_parser(__doc__)
     listed = "; ".join(f"{name}: {text}" for name, (*_, text) in STAGES.items())
     parser.add_argument("stage", choices=STAGES, metavar="STAGE", help=listed)
-    parser.add_argument("--exp", default="exp", help="directory with the plan of the run (experiment.json)")
     parser.add_argument("--nj", type=int, default=1, help="parallel jobs")
     parser.add_argument("--threads", type=int, default=1, help="threads of one job")
     parser.add_argument("--ngpu", type=int, default=0, help="1 to use a GPU")
-    return parser
-
-
-def main(argv=None):
-    args = get_parser().parse_args(argv)
+    args = parser.parse_args(argv)
     import importlib
 
     from espnet_llmvq.experiment.experiment import read_experiment

@@ -1,11 +1,10 @@
 """Say of every result of a run whether it is up to date, and if not, why: what ./run.sh would make, or refuse to."""
 
-from espnet_llmvq.cli.parser import Parser
+from espnet_llmvq.cli.parser import experiment_parser
 
 
 def main(argv=None):
-    parser = Parser(description=__doc__)
-    parser.add_argument("--exp", default="exp", help="directory or file with the plan of the run (experiment.json)")
+    parser = experiment_parser(__doc__)
     parser.add_argument("--all", action="store_true", help="also what is up to date")
     args = parser.parse_args(argv)
     from espnet_llmvq.experiment.experiment import read_experiment

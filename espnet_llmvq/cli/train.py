@@ -1,6 +1,6 @@
 """Train with ESPnet's trainer: the encoder (stage 7), or all phases of the systems (stage 11)."""
 
-from espnet_llmvq.cli.parser import Parser
+from espnet_llmvq.cli.parser import experiment_parser
 
 # Options of ESPnet's trainer by which the processes of several GPUs and machines find each other.
 DISTRIBUTED = (
@@ -9,9 +9,8 @@ DISTRIBUTED = (
 )  # fmt: skip
 
 
-def get_parser():
-    parser = Parser(description=__doc__)
-    parser.add_argument("--exp", default="exp", help="directory with the plan of the run (experiment.json)")
+def main(argv=None):
+    parser = experiment_parser(__doc__)
     parser.add_argument("--encoder", action="store_true", help="the speech encoder instead of the systems")
     parser.add_argument("--nj", type=int, default=1, help="phases trained at once")
     parser.add_argument("--threads", type=int, default=1, help="threads of each")
@@ -21,11 +20,7 @@ def get_parser():
     group = parser.add_argument_group("given by ESPnet's launcher (espnet2.bin.launch), see its help")
     for name in DISTRIBUTED:
         group.add_argument(f"--{name}", help="as ESPnet's trainer has it")
-    return parser
-
-
-def main(argv=None):
-    args = get_parser().parse_args(argv)
+    args = parser.parse_args(argv)
     from espnet_llmvq.experiment.experiment import read_experiment
     from espnet_llmvq.stages.train import check, dry_run, train
 
@@ -33,13 +28,11 @@ def main(argv=None):
     if args.check:
         check(experiment)
     elif args.dry_run:
-        import json
-
-        from espnet_llmvq.base.files import write_text
+        from espnet_llmvq.base.files import write_json
 
         facts = dry_run(experiment)
         if args.json:
-            write_text(args.json, json.dumps(facts, indent=1) + "\n")
+            write_json(args.json, facts)
     else:
         distributed = {name: getattr(args, name) for name in DISTRIBUTED[1:] if getattr(args, name) is not None}
         train(experiment, args.encoder, args.nj, args.threads, distributed)

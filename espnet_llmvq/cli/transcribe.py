@@ -3,6 +3,13 @@
 Files that cannot be read are reported; the others are transcribed, and the exit status is 1.
 """
 
+import contextlib
+import os
+import sys
+import time
+
+from espnet_llmvq.base.errors import UserError
+from espnet_llmvq.base.files import write_text
 from espnet_llmvq.cli.parser import Parser
 
 FORMATS = ("text", "json", "srt", "vtt")
@@ -31,10 +38,6 @@ def get_parser():
 
 def output_files(paths, out_dir, suffix):
     """{sound file: file to write}. Raises UserError when two would write the same one."""
-    import os
-
-    from espnet_llmvq.base.errors import UserError
-
     taken = {}
     for path in paths:
         target = os.path.join(out_dir, os.path.splitext(os.path.basename(path))[0] + suffix)
@@ -46,23 +49,14 @@ def output_files(paths, out_dir, suffix):
 
 def check(args):
     """Raise UserError for options out of range."""
-    import os
-
-    from espnet_llmvq.base.errors import UserError
-
     if args.out_dir and os.path.exists(args.out_dir) and not os.path.isdir(args.out_dir):
         raise UserError(f"--out_dir {args.out_dir} is not a directory")
     if args.format in ("srt", "vtt") and len(args.audio) > 1 and not args.out_dir:
         raise UserError(f"--format {args.format} of several files needs --out_dir")
     if args.ctc_weight is not None and not 0 <= args.ctc_weight <= 1:
         raise UserError(f"--ctc_weight {args.ctc_weight}: expected a number from 0 to 1")
-    for name, lowest in (
-        ("num_beams", 1),
-        ("max_segment", 1.0),
-        ("min_pause", 0.02),
-        ("margin", 0.0),
-        ("batch_seconds", 0.0),
-    ):
+    least = {"num_beams": 1, "max_segment": 1.0, "min_pause": 0.02, "margin": 0.0, "batch_seconds": 0.0}
+    for name, lowest in least.items():
         value = getattr(args, name)
         if value is not None and not value >= lowest:
             raise UserError(f"--{name} {value}: expected at least {lowest}")
@@ -74,22 +68,14 @@ def header_seconds(paths):
 
     total = 0.0
     for path in paths:
-        try:
+        with contextlib.suppress(AudioError):
             total += info(path).duration
-        except AudioError:
-            pass
     return total
 
 
 def main(argv=None):
     args = get_parser().parse_args(argv)
     check(args)
-    import contextlib
-    import sys
-    import time
-
-    from espnet_llmvq.base.errors import UserError
-    from espnet_llmvq.base.files import write_text
     from espnet_llmvq.transcribe.transcript import FORMATS as WRITERS
 
     suffix, write = WRITERS[args.format]

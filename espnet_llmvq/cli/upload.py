@@ -1,5 +1,8 @@
 """Upload a packed system with its model card to the Hugging Face hub (stage 17), or copy it to a local directory."""
 
+import os
+
+from espnet_llmvq.base.errors import UserError
 from espnet_llmvq.cli.parser import Parser
 
 
@@ -15,9 +18,6 @@ def get_parser():
 
 def main(argv=None):
     args = get_parser().parse_args(argv)
-    import os
-
-    from espnet_llmvq.base.errors import UserError
     from espnet_llmvq.bundle.upload import copy_to, packed_files, upload_to
 
     if args.dry_run:

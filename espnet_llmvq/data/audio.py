@@ -87,9 +87,8 @@ def check(path):
 def read_audio(path, rate=16000, start=0.0, end=None):
     """Samples of a file from `start` to `end` seconds as float32 mono (N,) at `rate` Hz.
 
-    Channels are averaged; the piece is cut first and then resampled with soxr. Full scale is 1.0.
-    Raises AudioError when the file is missing, unreadable, empty or truncated, or ends before
-    `end`.
+    Channels are averaged; the piece is cut first and then resampled with soxr. Full scale is 1.0. Raises AudioError
+    when the file is missing, unreadable, empty or truncated, or ends before `end`.
     """
     with _open(path) as f:
         native, frames = f.samplerate, f.frames

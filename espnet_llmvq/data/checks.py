@@ -68,7 +68,7 @@ def validate(path, audio=True, rate=None, nj=2, allow_empty_text=False):
     """
     tables, segments, problems = inspect(path, allow_empty_text)
     if audio:
-        problems += _check_audio(Path(path), tables, segments, rate, nj)
+        problems += _check_audio(tables, segments, rate, nj)
     order = {name: i for i, name in enumerate(tables)}
     return sorted(problems, key=lambda p: (order.get(Path(p.file).name, -1), p.line, p.utt))
 
@@ -97,15 +97,14 @@ def inspect(path, allow_empty_text):
             found = [replace(p, repair="rewrite") for p in found]  # it is rebuilt from utt2spk
         problems += found
     problems += _check_files(path, tables)
-    problems += _check_values(path, tables, allow_empty_text)
+    problems += _check_values(tables, allow_empty_text)
     for row in tables.get("segments", ()):
         try:
             segments.setdefault(row.key, (*parse_segment(row.value), row))
         except ValueError as err:
-            at = str(path / "segments"), row.line, row.key
-            problems.append(Problem(*at, str(err), "correct it or drop it", "drop"))
-    problems += _check_ids(path, tables, segments)
-    problems += _check_speakers(path, tables)
+            problems.append(row.problem(str(err), "correct it or drop it", "drop"))
+    problems += _check_ids(tables, segments)
+    problems += _check_speakers(tables)
     return tables, segments, problems
 
 
@@ -115,91 +114,74 @@ def _check_files(path, tables):
         if tables.get(name) or (name == "segments" and name not in tables):
             continue
         what = "is empty" if name in tables else "is missing"
-        at = str(path / name), 0, "-", f"file {what}"
+        at = str(path / name), 0, "-"
         if (path / name).exists() and not (path / name).is_file():
-            yield Problem(str(path / name), 0, "-", "is no file", "move it away")
+            yield Problem(*at, "is no file", "move it away")
         elif name == "spk2utt" and tables.get("utt2spk"):
-            yield Problem(*at, "make it with llmvq data spk2utt", "rewrite")
+            yield Problem(*at, f"file {what}", "make it with llmvq data spk2utt", "rewrite")
         else:
-            yield Problem(*at, "write it")
+            yield Problem(*at, f"file {what}", "write it")
 
 
-def _check_values(path, tables, allow_empty_text):
-    """Problems of single lines in wav.scp, text and utt2spk."""
+def _check_values(tables, allow_empty_text):
+    """Problems of single lines in wav.scp, text, utt2spk and CTM files."""
     for row in tables.get("wav.scp", ()):
-        at = str(path / "wav.scp"), row.line, row.key
         if is_pipe(row.value):
-            yield Problem(*at, *PIPE)
+            yield row.problem(*PIPE)
         elif not row.value:
-            yield Problem(*at, "no audio path", "add the path or drop it", "drop")
+            yield row.problem("no audio path", "add the path or drop it", "drop")
     for row in tables.get("text", ()):
         if not allow_empty_text and not row.value.strip():
-            at = str(path / "text"), row.line, row.key
-            yield Problem(*at, "empty transcript", "add it, drop it, or --allow_empty_text true", "drop")
+            yield row.problem("empty transcript", "add it, drop it, or --allow_empty_text true", "drop")
     for row in tables.get("utt2spk", ()):
         fields = len(re.findall(r"[^ \t]+", row.value))
-        if fields != 1:
-            at = str(path / "utt2spk"), row.line, row.key
-            if fields == 0:
-                yield Problem(*at, "no speaker", "add one or drop it", "drop")
-            else:
-                yield Problem(*at, f"{fields} speakers", "leave one, without blanks")
-
+        if fields == 0:
+            yield row.problem("no speaker", "add one or drop it", "drop")
+        elif fields > 1:
+            yield row.problem(f"{fields} speakers", "leave one, without blanks")
     for name in tables:
         for row in tables[name] if name.endswith(".ctm") else ():
             try:
                 scaled_times(row.value)
             except ValueError as err:
-                yield Problem(str(path / name), row.line, row.key, str(err), "correct it")
+                yield row.problem(str(err), "correct it")
 
 
-def _check_ids(path, tables, segments):
+def _check_ids(tables, segments):
     """Problems of ids that one table has and another lacks."""
     audio = "segments" if "segments" in tables else "wav.scp"
-    names = [n for n in ("text", audio, "utt2spk") if tables.get(n)]
-    lines = {n: {row.key: row.line for row in reversed(tables[n])} for n in names}
-    for utt in sorted(set().union(*lines.values())):
-        lacking = [n for n in names if utt not in lines[n]]
+    rows = {n: {row.key: row for row in reversed(tables[n])} for n in ("text", audio, "utt2spk") if tables.get(n)}
+    utts = set().union(*rows.values())
+    for utt in sorted(utts):
+        lacking = [n for n in rows if utt not in rows[n]]
         if lacking:
-            here = next(n for n in names if utt in lines[n])
+            here = next(n for n in rows if utt in rows[n])
             message = f"not in {' and '.join(lacking)}"
-            at = str(path / here), lines[here][utt], utt
-            yield Problem(*at, message, "add the missing line or drop it", "drop")
-    recs = {row.key: row.line for row in reversed(tables.get("wav.scp", ()))}
+            yield rows[here][utt].problem(message, "add the missing line or drop it", "drop")
+    recs = {row.key: row for row in reversed(tables.get("wav.scp", ()))}
     if tables.get("segments") and recs:
-        for utt, (rec, _, _, row) in segments.items():
+        for rec, _, _, row in segments.values():
             if rec not in recs:
-                at = str(path / "segments"), row.line, utt
-                message = f"recording {rec!r} is not in wav.scp"
-                yield Problem(*at, message, "add the recording or drop it", "drop")
+                yield row.problem(f"recording {rec!r} is not in wav.scp", "add the recording or drop it", "drop")
         # A malformed segment still names its recording; the segment itself is reported already.
         used = {row.value.split()[0] for row in tables["segments"] if row.value}
         for rec in sorted(recs.keys() - used):
-            at = str(path / "wav.scp"), recs[rec], rec
-            yield Problem(*at, "no segment uses this recording", "drop it", "drop")
-    known = {
-        "utt": set().union(*lines.values()) or None,
-        "spk": {row.value for row in tables["utt2spk"]} if tables.get("utt2spk") else None,
-        "rec": set(recs) or None,
-    }
+            yield recs[rec].problem("no segment uses this recording", "drop it", "drop")
+    known = {"utt": utts, "spk": {row.value for row in tables.get("utt2spk", ())}, "rec": recs}
     what = {"utt": "utterance", "spk": "speaker", "rec": "recording"}
-    for name in tables:
-        ids = known.get(level(name))
-        if ids is None:
-            continue
+    for name in filter(level, tables):
+        ids = known[level(name)]
         for row in tables[name]:
-            if row.key not in ids:
-                at = str(path / name), row.line, row.key
-                yield Problem(*at, f"unknown {what[level(name)]}", "drop the line", "drop")
+            if ids and row.key not in ids:
+                yield row.problem(f"unknown {what[level(name)]}", "drop the line", "drop")
     if "utt2num_samples" in tables:
         counted = {row.key for row in tables["utt2num_samples"]}
         for row in tables.get("text", ()):
             if row.key not in counted:
-                at = str(path / "text"), row.line, row.key
-                yield Problem(*at, "not in utt2num_samples", "run llmvq data format again")
+                yield row.problem("not in utt2num_samples", "run llmvq data format again")
 
 
-def _check_speakers(path, tables):
+def _check_speakers(tables):
     """Problems where utt2spk and spk2utt disagree; utt2spk is taken to be right."""
     if not tables.get("utt2spk") or not tables.get("spk2utt"):
         return
@@ -207,8 +189,7 @@ def _check_speakers(path, tables):
     listed = set()
     fix = "rebuild it with llmvq data spk2utt"
     for row in tables["spk2utt"]:
-        at = str(path / "spk2utt"), row.line
-        utts = row.value.split()
+        at, utts = (row.file, row.line), row.value.split()
         for utt, count in Counter(utts).items():
             if utt not in speaker:
                 yield Problem(*at, utt, "not in utt2spk", fix, "drop")
@@ -224,11 +205,10 @@ def _check_speakers(path, tables):
             yield Problem(*at, "-", f"utterances of {row.key!r} are not sorted", fix, "rewrite")
     for row in tables["utt2spk"]:
         if row.key not in listed:
-            at = str(path / "utt2spk"), row.line, row.key
-            yield Problem(*at, "not in spk2utt", fix, "rewrite")
+            yield row.problem("not in spk2utt", fix, "rewrite")
 
 
-def _check_audio(path, tables, segments, rate, nj):
+def _check_audio(tables, segments, rate, nj):
     """Problems found by opening every file of wav.scp."""
     from concurrent.futures import ThreadPoolExecutor
 
@@ -247,25 +227,21 @@ def _check_audio(path, tables, segments, rate, nj):
     with ThreadPoolExecutor(nj) as pool:
         results = tqdm(pool.map(look, rows), "audio", len(rows), unit="file", mininterval=1)
         for row, result in zip(rows, results, strict=True):
-            at = str(path / "wav.scp"), row.line, row.key
             if isinstance(result, audio.AudioError):
-                message = f"{result.path}: {result.message}"
                 or_drop = ", or drop it" if result.repair == "drop" else ""
-                yield Problem(*at, message, result.fix + or_drop, result.repair)
+                yield row.problem(f"{result.path}: {result.message}", result.fix + or_drop, result.repair)
                 continue
             found.setdefault(row.key, result)
             if rate and result.rate != rate:
                 message = f"{row.value}: {result.rate} Hz instead of {rate} Hz"
-                yield Problem(*at, message, f"run llmvq data format --rate {rate}", "convert")
-    for utt, (rec, _, end, row) in segments.items():
+                yield row.problem(message, f"run llmvq data format --rate {rate}", "convert")
+    for rec, _, end, row in segments.values():
         if rec in found and end > found[rec].duration + audio.END_TOLERANCE:
-            at = str(path / "segments"), row.line, utt
             message = f"segment ends at {end:g} s, the audio at {found[rec].duration:.3f} s"
-            yield Problem(*at, message, "correct it or drop it", "drop")
+            yield row.problem(message, "correct it or drop it", "drop")
     if "segments" in tables:
         return
     for row in tables.get("utt2num_samples", ()):
         if row.key in found and row.value != str(found[row.key].frames):
-            at = str(path / "utt2num_samples"), row.line, row.key
             message = f"says {row.value!r} samples, the audio has {found[row.key].frames}"
-            yield Problem(*at, message, "run llmvq data format again")
+            yield row.problem(message, "run llmvq data format again")

@@ -1,11 +1,11 @@
 """Several data directories as one."""
 
-import os
 import sys
 
 from espnet_llmvq.base.errors import UserError
 from espnet_llmvq.data.datadir import DataDir
 from espnet_llmvq.data.durations import durations
+from espnet_llmvq.data.made import check_apart
 from espnet_llmvq.data.tables import level
 
 # Half a table of these misleads its readers, so they are combined only when every source has them.
@@ -32,19 +32,16 @@ def combine(sources):
     """
     text = _merge([(s, d.text) for s, d in sources], "text", shared=False)
     segmented = any(data.segments is not None for _, data in sources)
-    segments = None
-    if segmented:
-        segments = _merge([(s, _segments(d)) for s, d in sources], "segments", shared=False)
+    segments = _merge([(s, _segments(d)) for s, d in sources], "segments", shared=False) if segmented else None
     extra, left_out = {}, []
     for name in sorted({name for _, data in sources for name in data.extra}):
         lacking = [s for s, data in sources if name not in data.extra]
         if lacking and name in _COMPLETE:
             left_out.append((name, lacking[0]))
             continue
-        tables = [(s, data.extra.get(name, {})) for s, data in sources]
-        if name == "utt2uniq":
-            # Kaldi's meaning: an utterance that is no copy is its own original.
-            tables = [(s, data.extra.get(name) or {utt: [utt] for utt in data.text}) for s, data in sources]
+        # Kaldi's meaning of utt2uniq: an utterance that is no copy is its own original.
+        own = name == "utt2uniq"
+        tables = [(s, data.extra.get(name) or {utt: [utt] for utt in data.text if own}) for s, data in sources]
         extra[name] = _merge(tables, name, shared=level(name) != "utt")
     wav_scp = _merge([(s, d.wav_scp) for s, d in sources], "wav.scp", shared=segmented)
     utt2spk = _merge([(s, d.utt2spk) for s, d in sources], "utt2spk", shared=False)
@@ -63,8 +60,7 @@ def combine_data(sources, dest):
 
     Raises UserError for an utterance in two of them, or a speaker or recording with other content.
     """
-    if os.path.realpath(dest) in map(os.path.realpath, sources):
-        raise UserError(f"{dest}: is one of the sources (give another DEST)")
+    check_apart(dest, *sources)
     loaded = []
     for source in sources:
         dropped = []

@@ -16,9 +16,9 @@ from espnet_llmvq.base.environment import versions
 from espnet_llmvq.base.errors import UserError, check_name
 from espnet_llmvq.base.files import write_text
 from espnet_llmvq.base.processes import run_jobs
-from espnet_llmvq.data.audio import read_audio, write_audio
+from espnet_llmvq.data.audio import SAMPLE_RATE, read_audio, write_audio
 from espnet_llmvq.data.datadir import DataDir
-from espnet_llmvq.data.made import MadeDir
+from espnet_llmvq.data.made import MadeDir, check_apart
 from espnet_llmvq.data.perturb import NOISE_KINDS, add_noise, change_speed, change_tempo, reverberate
 from espnet_llmvq.data.tables import audio_name, level, scaled_times
 
@@ -53,35 +53,35 @@ def utterance_rng(seed, utt, purpose=0):
 class _OtherVoices(Sequence):
     """Waveforms of utterances of `src`, read only when one is drawn."""
 
-    def __init__(self, src, utts, rate):
-        self.src, self.utts, self.rate = src, utts, rate
+    def __init__(self, src, utts):
+        self.src, self.utts = src, utts
 
     def __len__(self):
         return len(self.utts)
 
     def __getitem__(self, index):
         path, start, end = self.src.location(self.utts[index])
-        return read_audio(path, self.rate, start, end)
+        return read_audio(path, SAMPLE_RATE, start, end)
 
 
-def _write_copy(copy, location, src, folder, seed, rate):
+def _write_copy(copy, location, src, folder, seed):
     """Write the audio of one Copy to `folder`; return its number of samples."""
     path, start, end = location
-    x = read_audio(path, rate, start, end)
+    x = read_audio(path, SAMPLE_RATE, start, end)
     if copy.speed != 1.0:
         x = change_speed(x, copy.speed)
     if copy.tempo != 1.0:
-        x = change_tempo(x, copy.tempo, rate)
+        x = change_tempo(x, copy.tempo, SAMPLE_RATE)
     rng = utterance_rng(seed, copy.utt, purpose=1)
     if copy.rt60_s is not None:
-        x = reverberate(x, copy.rt60_s, rng, rate)
+        x = reverberate(x, copy.rt60_s, rng, SAMPLE_RATE)
     if copy.noise is not None:
         # Only babble reads other voices, so only then is `src` sent here.
         utts = [u for u in src.utts if u != copy.source] if src else []
-        x = add_noise(x, copy.snr_db, copy.noise, rng, _OtherVoices(src, utts, rate))
+        x = add_noise(x, copy.snr_db, copy.noise, rng, _OtherVoices(src, utts))
     if len(x) == 0:
         raise UserError(f"{copy.source}: no samples are left at speed {copy.speed * copy.tempo:g}")
-    write_audio(folder / copy.filename, x, rate)
+    write_audio(folder / copy.filename, x, SAMPLE_RATE)
     return len(x)
 
 
@@ -93,16 +93,13 @@ def _extra_tables(src, copies):
             continue
         new = extra.setdefault(name, {})
         for copy in copies:
+            old, key = copy.source, copy.utt
             if level(name) == "spk":
                 old, key = src.utt2spk[copy.source], copy.spk
-            else:
-                old, key = copy.source, copy.utt
             if old in table:
                 factor = copy.speed * copy.tempo
-                ctm = name.endswith(".ctm") and factor != 1.0
-                new[key] = table[old]
-                if ctm:
-                    new[key] = [scaled_times(v, factor) for v in table[old]]
+                scaled = name.endswith(".ctm") and factor != 1.0
+                new[key] = [scaled_times(v, factor) for v in table[old]] if scaled else table[old]
     return extra
 
 
@@ -155,17 +152,16 @@ def perturb_data(source, dest, *, noise=(), snr=(5.0, 15.0), rt60=None, tempo=No
         copies.append(Copy(utt, utt + suffix, src.utt2spk[utt], **drawn))
     rows = [COLUMNS]
     for copy in sorted(copies, key=lambda c: c.utt):
-        row = copy.utt, copy.source, copy.tempo, copy.rt60_s, copy.noise, copy.snr_db
+        row = (getattr(copy, column) for column in COLUMNS)
         rows.append(["-" if value is None else str(value) for value in row])
-    files = {"perturbation.tsv": "".join("\t".join(row) + "\n" for row in rows)}
+    drawn = "".join("\t".join(row) + "\n" for row in rows)
     options = {"noise": noise, "snr": snr if noise else None, "rt60": rt60, "tempo": tempo, "suffix": suffix}
-    return _write_copies(source, src, dest, copies, options, seed, nj, files)
+    return _write_copies(source, src, dest, copies, options, seed, nj, drawn)
 
 
-def _write_copies(source, src, dest, copies, options, seed, nj, files=None, rate=16000):
-    """Make `dest` of Copies of the DataDir `src`, read from `source`, and {file name: content} besides."""
-    if os.path.realpath(dest) == os.path.realpath(source):
-        raise UserError(f"{dest}: source and destination are the same directory")
+def _write_copies(source, src, dest, copies, options, seed, nj, drawn=None):
+    """Make `dest` of Copies of the DataDir `src`, read from `source`. drawn: content of perturbation.tsv."""
+    check_apart(dest, source)
     wav_scp = {c.utt: os.path.join(dest, "audio", c.filename) for c in copies}
     if len(wav_scp) < len(copies):
         raise UserError(f"{dest}: two copies would have the same id; give them other names")
@@ -173,7 +169,7 @@ def _write_copies(source, src, dest, copies, options, seed, nj, files=None, rate
     def build(new):
         (new / "audio").mkdir()
         voices = src if any(c.noise == "babble" for c in copies) else None
-        work = partial(_write_copy, src=voices, folder=new / "audio", seed=seed, rate=rate)
+        work = partial(_write_copy, src=voices, folder=new / "audio", seed=seed)
         jobs = copies, [src.location(c.source) for c in copies]
         lengths = list(run_jobs(work, *jobs, nj=nj, desc=os.path.basename(dest)))
         extra = _extra_tables(src, copies)
@@ -182,10 +178,10 @@ def _write_copies(source, src, dest, copies, options, seed, nj, files=None, rate
         extra["utt2uniq"] = {c.utt: uniq.get(c.source, [c.source]) for c in copies}
         text = {c.utt: src.text[c.source] for c in copies}
         DataDir(wav_scp, text, {c.utt: c.spk for c in copies}, None, extra).write_tables(new)
-        for name, content in (files or {}).items():
-            write_text(new / name, content)
+        if drawn:
+            write_text(new / "perturbation.tsv", drawn)
 
-    options = {**options, "seed": seed, "rate": rate, "tools": versions("soxr", "scipy", "numpy")}
+    options = {**options, "seed": seed, "rate": SAMPLE_RATE, "tools": versions("soxr", "scipy", "numpy")}
     made = MadeDir(dest, [source], src.wav_scp.values(), **options).make(build)
     print(f"{dest}: {len(copies)} utterances" if made else f"{dest} is there already, made with the same options")
     return made

@@ -1,9 +1,7 @@
 """Data directories with other ids."""
 
-import os
-
-from espnet_llmvq.base.errors import UserError
 from espnet_llmvq.data.datadir import DataDir
+from espnet_llmvq.data.made import check_apart
 from espnet_llmvq.data.tables import level
 
 
@@ -28,8 +26,7 @@ def rename(data, new_utt, new_spk):
 
 def copy_data(source, dest, utt=("", ""), spk=("", "")):
     """Copy a data directory; utt, spk: what is put before and behind the ids of utterances and of speakers."""
-    if os.path.realpath(source) == os.path.realpath(dest):
-        raise UserError(f"{dest}: is the source itself (give another DEST)")
+    check_apart(dest, source)
     data = DataDir.load(source)
     new_utt = {old: old.join(utt) for old in data.text}
     new_spk = {old: old.join(spk) for old in data.utt2spk.values()}

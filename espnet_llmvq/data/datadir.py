@@ -83,9 +83,8 @@ class DataDir:
                 tables[name] = [r for r in rows if name == "spk2utt" or r.key in kept[of]]
             segments = {utt: s for utt, s in segments.items() if utt in kept["utt"]}
         core = [{r.key: r.value for r in tables[n]} for n in ("wav.scp", "text", "utt2spk")]
-        extra = {}
-        for name in filter(level, tables):
-            table = extra.setdefault(name, {})
+        extra = {name: {} for name in filter(level, tables)}
+        for name, table in extra.items():
             for row in tables[name]:
                 if name.endswith(".ctm"):
                     table.setdefault(row.key, []).append(row.value)
@@ -100,8 +99,7 @@ class DataDir:
         unknown = min(keys - self.text.keys(), default=None)
         if unknown is not None:
             raise UserError(f"utterance {unknown!r} is not in this data directory (correct its id)")
-        segments = None
-        recs = keys
+        segments, recs = None, keys
         if self.segments is not None:
             segments = {u: self.segments[u] for u in self.utts if u in keys}
             recs = {segment[0] for segment in segments.values()}
@@ -113,15 +111,11 @@ class DataDir:
 
     def files(self):
         """{file name: content} as they are written."""
-        tables = {
-            "wav.scp": {k: [v] for k, v in self.wav_scp.items()},
-            "text": {k: [v] for k, v in self.text.items()},
-            "utt2spk": {k: [v] for k, v in self.utt2spk.items()},
-            "spk2utt": {k: [" ".join(v)] for k, v in self.spk2utt.items()},
-        }
+        core = {"wav.scp": self.wav_scp, "text": self.text, "utt2spk": self.utt2spk}
+        core["spk2utt"] = {spk: " ".join(utts) for spk, utts in self.spk2utt.items()}
         if self.segments is not None:
-            tables["segments"] = {u: [f"{r} {s!r} {e!r}"] for u, (r, s, e) in self.segments.items()}
-        tables.update(self.extra)
+            core["segments"] = {u: f"{r} {s!r} {e!r}" for u, (r, s, e) in self.segments.items()}
+        tables = {name: {k: [v] for k, v in table.items()} for name, table in core.items()} | self.extra
         content = {}
         for name, table in tables.items():
             gap = "\t" if name == "entities" else " "

@@ -42,18 +42,8 @@ class _Event(ctypes.Structure):
     ]
 
 
-class _Voice(ctypes.Structure):
-    _fields_ = [
-        ("name", ctypes.c_char_p),
-        ("languages", ctypes.c_void_p),
-        ("identifier", ctypes.c_char_p),
-        ("gender", ctypes.c_ubyte),
-        ("age", ctypes.c_ubyte),
-        ("variant", ctypes.c_ubyte),
-        ("xx1", ctypes.c_ubyte),
-        ("score", ctypes.c_int),
-        ("spare", ctypes.c_void_p),
-    ]
+class _Voice(ctypes.Structure):  # the rest is not read
+    _fields_ = [("name", ctypes.c_char_p), ("languages", ctypes.c_void_p), ("identifier", ctypes.c_char_p)]
 
 
 _CALLBACK = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.POINTER(ctypes.c_short), ctypes.c_int, ctypes.POINTER(_Event))
@@ -84,9 +74,8 @@ class Espeak:
     def _engine(self):
         """Yield (library, sample rate), loaded anew.
 
-        espeak-ng carries glottal phase, flutter and noise state from one utterance to the next,
-        even over espeak_Terminate; only unloading the library makes samples a function of the
-        request alone. It costs about 4 ms.
+        espeak-ng carries glottal phase, flutter and noise state from one utterance to the next, even over
+        espeak_Terminate; only unloading the library makes samples a function of the request alone. It costs about 4 ms.
         """
         lib = ctypes.CDLL(self._library)
         try:
@@ -108,25 +97,22 @@ class Espeak:
     def voice(self, name):
         """espeak's own identifier for a voice such as "en-gb+f4".
 
-        Raises UserError for an unknown language or variant (espeak itself would silently
-        speak with another one).
+        Raises UserError for an unknown language or variant; espeak itself would silently speak with another one.
         """
         base, plus, variant = name.partition("+")
         found = self._voices.get(base.lower())
         if found is None:
             raise UserError(f"unknown voice {name!r}{nearest(base.lower(), self._voices)}")
         if plus and variant not in self._variants:
-            hint = nearest(variant, self._variants)
-            raise UserError(f"unknown variant {variant!r} of voice {name!r}{hint}")
+            raise UserError(f"unknown variant {variant!r} of voice {name!r}{nearest(variant, self._variants)}")
         return found + plus + variant
 
     def speak(self, text, voice="en-us", rate_wpm=175, pitch=50):
         """Speak `text` -> (samples float32 (N,) at 16 kHz, words [(start_s, end_s, word)]).
 
-        One interval per whitespace token of `text`, from espeak's own events, never decreasing
-        and within the audio. A token espeak does not speak (a lone dash) has an empty interval.
-        The result depends on the arguments only. Raises UserError for an unknown voice or empty
-        text.
+        One interval per whitespace token of `text`, from espeak's own events, never decreasing and within the audio. A
+        token espeak does not speak (a lone dash) has an empty interval. The result depends on the arguments only.
+        Raises UserError for an unknown voice or empty text.
         """
         tokens = [(m.start(), m.end(), m.group()) for m in re.finditer(r"\S+", text)]
         if not tokens:
@@ -210,11 +196,9 @@ def _phonemes(lib, word):
 def _token_spans(tokens, events, total, phones):
     """Map espeak's events to one (start, end) in samples per whitespace token.
 
-    tokens: [(first char, last char + 1, word)]; events: [(sample, "word" | "phone" | "pause",
-    char)] in time order; total: samples; phones(word) -> number of phonemes.
-
-    Several events of one token ("twenty-five") make one interval. Tokens without an event of
-    their own ("of the" is one dictionary entry of espeak) share the interval of the token
+    tokens: [(first char, last char + 1, word)]; events: [(sample, "word" | "phone" | "pause", char)] in time order;
+    total: samples; phones(word) -> number of phonemes. Several events of one token ("twenty-five") make one interval.
+    Tokens without an event of their own ("of the" is one dictionary entry of espeak) share the interval of the token
     before them, cut at a phoneme boundary. Pauses belong to no word.
     """
     starts, current = {}, 0
@@ -223,9 +207,7 @@ def _token_spans(tokens, events, total, phones):
             while current + 1 < len(tokens) and char >= tokens[current + 1][0]:
                 current += 1
             starts.setdefault(current, sample)
-    if not starts:
-        starts[0] = 0
-    starts.setdefault(0, min(starts.values()))
+    starts.setdefault(0, min(starts.values(), default=0))
     heads = sorted(starts)
     spans = [None] * len(tokens)
     for head, following in zip(heads, [*heads[1:], len(tokens)], strict=True):

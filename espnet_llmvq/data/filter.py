@@ -5,7 +5,7 @@ import os
 from espnet_llmvq.base.errors import UserError
 from espnet_llmvq.base.files import write_text
 from espnet_llmvq.data.datadir import DataDir
-from espnet_llmvq.data.made import MadeDir
+from espnet_llmvq.data.made import MadeDir, check_apart
 
 
 def reasons(data, source, rate, shortest, longest):
@@ -30,8 +30,7 @@ def filter_data(source, dest, *, min_duration=0.1, max_duration=20.0, rate=16000
 
     Durations in seconds, rate of the audio in Hz. Whether it was made. Raises UserError if nothing would be left.
     """
-    if os.path.realpath(source) == os.path.realpath(dest):
-        raise UserError(f"{dest}: is the source itself (give another DEST)")
+    check_apart(dest, source)
     data = DataDir.load(source)
     dropped = reasons(data, source, rate, min_duration, max_duration)
     if len(dropped) == len(data.text):

@@ -1,5 +1,6 @@
 """Repairing data directories where nothing has to be guessed; every line that goes is listed."""
 
+import itertools
 import os
 import shutil
 from pathlib import Path
@@ -19,15 +20,14 @@ def fix(path, audio=True, rate=None, nj=2, allow_empty_text=False):
     """
     path = Path(path)
     problems = validate(path, audio, rate, nj, allow_empty_text)
-    by_hand = [p for p in problems if p.repair == "hand"]
+    by_hand, left, repairs, drops = (
+        [p for p in problems if p.repair == kind] for kind in ("hand", "convert", "rewrite", "drop")
+    )
     if by_hand:
         for problem in by_hand:
             print(problem)
         print(f"{path}: unchanged; problems to correct by hand first: {len(by_hand)}")
         return 1
-    left = [p for p in problems if p.repair == "convert"]
-    repairs = [p for p in problems if p.repair == "rewrite"]
-    drops = [p for p in problems if p.repair == "drop"]
     tables = {name: scan(path / name)[0] for name in managed_files(path)}
     if repairs or drops:
         segmented = "segments" in tables
@@ -67,13 +67,10 @@ def _back_up(path, names):
     """Copy files to `path`/.backup; an earlier backup moves to .backup.1, .backup.2, ..."""
     backup = path / ".backup"
     if backup.exists():
-        number = 1
-        while (path / f".backup.{number}").exists():
-            number += 1
-        os.rename(backup, path / f".backup.{number}")
+        old = (path / f".backup.{number}" for number in itertools.count(1))
+        os.rename(backup, next(place for place in old if not place.exists()))
     temporary = path / ".backup.tmp"
-    if temporary.exists():
-        shutil.rmtree(temporary)
+    shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir()
     for name in names:
         if (path / name).exists():

@@ -74,6 +74,14 @@ class MadeDir(Made):
         return strangers
 
 
+def check_apart(dest, *sources):
+    """Raise UserError if `dest` is one of the directories that it is made of."""
+    if os.path.realpath(dest) in map(os.path.realpath, sources):
+        raise UserError(
+            f"{dest}: is {'the source itself' if len(sources) == 1 else 'one of the sources'} (give another DEST)"
+        )
+
+
 def carry(old, new):
     """Let a file be at `new` too. Raises UserError if there is one."""
     new.parent.mkdir(parents=True, exist_ok=True)

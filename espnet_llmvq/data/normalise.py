@@ -45,14 +45,6 @@ def basic(text):
     return " ".join(unicodedata.normalize("NFKC", text).split())
 
 
-def _none():
-    return lambda text: text
-
-
-def _basic():
-    return basic
-
-
 def _whisper_basic():
     from whisper_normalizer.basic import BasicTextNormalizer
 
@@ -74,8 +66,8 @@ def _softvq():
 
 
 NORMALISERS = {
-    "none": _none,
-    "basic": _basic,
+    "none": lambda: str,
+    "basic": lambda: basic,
     "whisper_basic": _whisper_basic,
     "whisper_english": _whisper_english,
     "softvq": _softvq,

@@ -55,10 +55,9 @@ def change_speed(x, factor):
 def change_tempo(x, factor, rate=16000):
     """Play `x` (N,) `factor` times as fast with its pitch kept (sox ``tempo``; WSOLA).
 
-    40 ms windows are taken every 20 ms * factor, each shifted by up to 10 ms to where it best
-    continues the one before, and overlap-added every 20 ms. A phase vocoder would smear plosives
-    over its window. `rate` in Hz. Returns round(N / factor) samples. Raises UserError unless
-    factor > 0.
+    40 ms windows are taken every 20 ms * factor, each shifted by up to 10 ms to where it best continues the one before,
+    and overlap-added every 20 ms. A phase vocoder would smear plosives over its window. `rate` in Hz. Returns round(N /
+    factor) samples. Raises UserError unless factor > 0.
     """
     from scipy.signal import correlate
 
@@ -153,8 +152,7 @@ def room_impulse_response(rt60_s, rng, rate=16000):
 def reverberate(x, rt60_s, rng, rate=16000):
     """Put `x` (N,) at `rate` Hz in a synthetic room whose sound falls by 60 dB in `rt60_s` seconds.
 
-    The direct path is not delayed, the length is kept and so is the RMS. Raises UserError unless
-    rt60_s > 0.
+    The direct path is not delayed, the length is kept and so is the RMS. Raises UserError unless rt60_s > 0.
     """
     from scipy.signal import fftconvolve
 

@@ -1,11 +1,11 @@
 """Parts of data directories, as Kaldi's subset_data_dir.sh chooses them."""
 
-import os
 import random
 
 from espnet_llmvq.base.errors import UserError
 from espnet_llmvq.data.datadir import DataDir
 from espnet_llmvq.data.durations import durations
+from espnet_llmvq.data.made import check_apart
 from espnet_llmvq.data.tables import scan
 
 
@@ -75,8 +75,7 @@ def chosen(data, source, count, how, seed):
 
 def subset_data(source, dest, count=None, *, how=None, utt_list=None, spk_list=None, seed=0):
     """Write `count` utterances of a data directory to `dest`, as `chosen` says; or those of a list, or its speakers."""
-    if os.path.realpath(source) == os.path.realpath(dest):
-        raise UserError(f"{dest}: is the source itself (give another DEST)")
+    check_apart(dest, source)
     data = DataDir.load(source)
     if utt_list:
         keys = read_list(utt_list, data.text, f"{source}/text")

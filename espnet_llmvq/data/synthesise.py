@@ -30,54 +30,35 @@ def safe_name(voice):
 
 
 def plan(utterances, voices, seed):
-    """Give every utterance a voice, a rate and a pitch.
+    """A voice, a rate and a pitch for every utterance of [(utt, text)].
 
-    utterances: [(utt, text)]. Voices are dealt evenly in an order drawn from `seed`; rate (words
-    per minute) and pitch depend on `seed` and the utterance id. Return a list of dicts with utt
-    ("<speaker>-<utt>"), spk, text, voice, rate_wpm, pitch, sorted by utt.
+    Voices are dealt evenly in an order drawn from `seed`; rate (words per minute) and pitch depend on `seed` and the
+    utterance id. Dicts with source, utt ("<speaker>-<source>"), spk, text, voice, rate_wpm, pitch, sorted by utt.
     """
-    ids = [utt for utt, _ in utterances]
-    deal = np.random.default_rng([seed, 1]).permutation(len(ids)) % len(voices)
+    deal = np.random.default_rng([seed, 1]).permutation(len(utterances)) % len(voices)
     jobs = []
     for (utt, text), v in zip(sorted(utterances), deal, strict=True):
         rng = np.random.default_rng([seed, zlib.crc32(utt.encode("utf-8"))])
-        spk = safe_name(voices[v])
-        jobs.append(
-            {
-                "source": utt,
-                "utt": f"{spk}-{utt}",
-                "spk": spk,
-                "text": text,
-                "voice": voices[v],
-                "rate_wpm": int(rng.integers(RATE_WPM[0], RATE_WPM[1] + 1)),
-                "pitch": int(rng.integers(PITCH[0], PITCH[1] + 1)),
-            }
-        )
-    return sorted(jobs, key=lambda job: job["utt"].encode("utf-8"))
+        rate, pitch = (int(rng.integers(*bounds, endpoint=True)) for bounds in (RATE_WPM, PITCH))
+        spk, how = safe_name(voices[v]), {"voice": voices[v], "rate_wpm": rate, "pitch": pitch}
+        jobs.append({"source": utt, "utt": f"{spk}-{utt}", "spk": spk, "text": text, **how})
+    return sorted(jobs, key=lambda job: job["utt"])
 
 
-_worker_engine = None
-
-
-def _start_worker():
-    global _worker_engine
-    _worker_engine = Espeak()
+_engine = functools.cache(Espeak)  # one a process
 
 
 def _speak_job(job, wav):
     """Synthesise one job with espeak-ng, write `wav`, return its words."""
-    if _worker_engine is None:
-        _start_worker()
-    samples, words = _worker_engine.speak(job["text"], job["voice"], rate_wpm=job["rate_wpm"], pitch=job["pitch"])
+    samples, words = _engine().speak(job["text"], job["voice"], rate_wpm=job["rate_wpm"], pitch=job["pitch"])
     _write(wav, samples)
     return words
 
 
 def _command_job(template, job, wav):
     """Synthesise one job with an outside command; its word times are not known."""
-    raw = str(wav) + ".raw.wav"
-    fields = {**job, "wav": raw, "rate": job["rate_wpm"]}
-    command = [part.format(**fields) for part in shlex.split(template)]
+    raw = f"{wav}.raw.wav"
+    command = [part.format(**job, wav=raw, rate=job["rate_wpm"]) for part in shlex.split(template)]
     try:
         done = subprocess.run(command, capture_output=True, text=True, check=False)
     except OSError as err:
@@ -101,10 +82,9 @@ def _write(wav, samples):
 def synthesise(utterances, out, *, voices, seed=0, nj=2, command=None, entities=None):
     """Speak `utterances` [(utt, text)] into the data directory `out`, unless it is up to date; the jobs of `plan`.
 
-    `out` gets wav.scp, text, utt2spk, spk2utt, words.ctm (espeak-ng only) and wav/. command: a
-    template for another engine with {text} and {wav}, and optionally {voice}, {rate}, {pitch}. entities:
-    {utt: [(slot, value)]} for the file `entities`. Raises UserError for an unknown voice, repeated ids, or an engine
-    that fails.
+    With espeak-ng also words.ctm. command: a template for another engine with {text} and {wav}, and optionally {voice},
+    {rate}, {pitch}. entities: {utt: [(slot, value)]} for the file `entities`. Raises UserError for an unknown voice,
+    repeated ids, or an engine that fails.
     """
     if not utterances:
         raise UserError(f"there is nothing to speak for {out}")
@@ -125,7 +105,7 @@ def synthesise(utterances, out, *, voices, seed=0, nj=2, command=None, entities=
         if not named:
             raise UserError(f"the command template {command!r} needs {{text}} and {{wav}}")
     else:
-        engine = Espeak()
+        engine = _engine()
         for voice in voices:
             engine.voice(voice)
         tools = {**tools, "espeak-ng": engine.version, **versions("espeakng-loader")}
@@ -135,8 +115,7 @@ def synthesise(utterances, out, *, voices, seed=0, nj=2, command=None, entities=
     def build(new):
         (new / "wav").mkdir()
         work = functools.partial(_command_job, command) if command else _speak_job
-        paths, start = [new / "wav" / name for name in names], None if command else _start_worker
-        words = list(run_jobs(work, jobs, paths, nj=nj, desc=os.path.basename(out), initializer=start))
+        words = list(run_jobs(work, jobs, [new / "wav" / name for name in names], nj=nj, desc=os.path.basename(out)))
         extra = {}
         if not command:
             extra["words.ctm"] = {

@@ -51,12 +51,16 @@ class Problem:
 
 @dataclass(frozen=True)
 class Row:
-    """One line: number from 1, id, the rest without outer blanks, and the whole cleaned line."""
+    """One line of a file: number from 1, id, the rest without outer blanks, and the whole cleaned line."""
 
+    file: str
     line: int
     key: str
     value: str
     raw: str
+
+    def problem(self, message, fix, repair="hand"):
+        return Problem(self.file, self.line, self.key, message, fix, repair)
 
 
 def level(name):
@@ -89,10 +93,6 @@ def scan(path):
     if lines[-1] == b"":
         lines.pop()
     rows, problems, seen, style, last = [], [], {}, {}, ""
-
-    def add(line, utt, message, fix, repair="hand"):
-        problems.append(Problem(str(path), line, utt, message, fix, repair))
-
     for number, data in enumerate(lines, 1):
         marks = []
         if number == 1 and data.startswith(b"\xef\xbb\xbf"):
@@ -103,40 +103,36 @@ def scan(path):
             marks.append("ends in CR LF")
         raw = data.decode("utf-8", "replace").strip(" \t")
         key, value = _LINE.fullmatch(raw).groups() if raw else ("-", "")
+        row = Row(str(path), number, key, value or "", raw)
         if not raw:
             marks.append("is blank")
         elif key < last:
             marks.append(f"is out of order: it sorts before {last!r}")
         for mark in marks:
-            kind = mark.partition(":")[0]
-            style.setdefault(kind, [number, key, mark, 0])[3] += 1
+            style.setdefault(mark.partition(":")[0], []).append((row, mark))
         if not raw:
             continue
         try:
             data.decode("utf-8")
         except UnicodeDecodeError as err:
             byte = f"byte 0x{data[err.start]:02x} at column {err.start + 1}"
-            add(number, key, f"not UTF-8: {byte}", "convert it, e.g. iconv -f latin1 -t utf-8")
+            problems.append(row.problem(f"not UTF-8: {byte}", "convert it, e.g. iconv -f latin1 -t utf-8"))
         if b"\0" in data:
-            add(number, key, "holds a NUL byte", "write the line again")
-        value = value or ""
-        row = Row(number, key, value, raw)
+            problems.append(row.problem("holds a NUL byte", "write the line again"))
         first = seen.setdefault(key, row)
         if first is not row and not path.name.endswith(".ctm"):
-            if first.value == value:
-                add(number, key, f"repeats line {first.line}", "remove one of the lines", "rewrite")
+            if first.value == row.value:
+                problems.append(row.problem(f"repeats line {first.line}", "remove one of the lines", "rewrite"))
             else:
                 message = f"this id has other content in line {first.line}"
-                add(number, key, message, "keep the right line or rename one")
+                problems.append(row.problem(message, "keep the right line or rename one"))
         last = max(last, key)
         rows.append(row)
     fixes = {"is out of order": "sort with LC_ALL=C sort -k1,1", "is blank": "remove the line"}
-    for kind, (number, key, mark, count) in style.items():
-        more = f"; so do {count - 1} more lines" if count > 1 else ""
-        if mark.startswith("is") and count > 1:
-            more = f"; so are {count - 1} more lines"
+    for kind, [(row, mark), *others] in style.items():
+        more = f"; so {'are' if mark.startswith('is') else 'do'} {len(others)} more lines" if others else ""
         fix = fixes.get(kind, "save as UTF-8 with unix line ends")
-        add(number, key, f"line {mark}{more}", fix, "rewrite")
+        problems.append(row.problem(f"line {mark}{more}", fix, "rewrite"))
     return rows, problems
 
 

@@ -1,10 +1,9 @@
 """Questions put to systems: answers lie in DIRECTORY/KIND_NAME/answers.jsonl, with facts beside them."""
 
-import json
 from pathlib import Path
 
 from espnet_llmvq.base.environment import FILE, facts
-from espnet_llmvq.base.files import write_text
+from espnet_llmvq.base.files import write_json, write_text
 from espnet_llmvq.score.questions import SPEECH, read_answers
 
 
@@ -43,9 +42,7 @@ def ask_all(jobs, kind, options, questions, examples, llm, path, nj=1, ngpu=0, b
         made.forget()
         write_text(made.out, lines)
         told = {"options": {**made.options["options"], "examples": [q.id for q in examples]}, "forms": list(forms)}
-        write_text(
-            Path(made.out).with_name(FILE), json.dumps(facts(**told, ngpu=ngpu), indent=1, ensure_ascii=False) + "\n"
-        )
+        write_json(Path(made.out).with_name(FILE), facts(**told, ngpu=ngpu))
         made.note()
         print_accuracy(made.out)
 

@@ -5,11 +5,10 @@ import os
 import re
 import shutil
 import signal
-import sys
 import time
 from dataclasses import dataclass
 
-from espnet_llmvq.base.errors import UserError, message_of
+from espnet_llmvq.base.errors import UserError, exit_with
 from espnet_llmvq.base.processes import ended
 from espnet_llmvq.bridge.collapse import MARK
 from espnet_llmvq.launch.call import tail
@@ -54,16 +53,10 @@ def epoch_batches(config, shape_file, gpus=1):
     from espnet2.samplers.build_batch_sampler import build_batch_sampler
 
     sampler = build_batch_sampler(
-        type=config["batch_type"],
-        shape_files=[shape_file],
-        fold_lengths=config["fold_length"],
-        batch_size=config["batch_size"],
-        batch_bins=config["batch_bins"],
-        sort_in_batch=config["sort_in_batch"],
-        sort_batch=config["sort_batch"],
-        drop_last=config["drop_last_iter"],
-        min_batch_size=gpus if gpus > 1 else config["min_batch_size"],
-    )
+        type=config["batch_type"], shape_files=[shape_file], fold_lengths=config["fold_length"],
+        drop_last=config["drop_last_iter"], min_batch_size=gpus if gpus > 1 else config["min_batch_size"],
+        **{key: config[key] for key in ("batch_size", "batch_bins", "sort_in_batch", "sort_batch")},
+    )  # fmt: skip
     return len(list(sampler))
 
 
@@ -126,11 +119,7 @@ def _child(directory, settings, threads, distributed):
     try:
         train_phase(directory, settings, threads, distributed)
     except Exception as err:
-        message = message_of(err)
-        if message is None:
-            raise
-        print(f"error: {message}", file=sys.stderr)
-        sys.exit(1)
+        exit_with(err)
 
 
 class LogFollower:

@@ -8,14 +8,17 @@ from espnet2.utils.nested_dict_action import NestedDictAction
 from espnet2.utils.types import str2bool, str_or_none
 
 from espnet_llmvq.base.errors import UserError, check_name
-from espnet_llmvq.bridge.bridge import BRIDGES
 from espnet_llmvq.espnet.data import SequencePreprocessor
 from espnet_llmvq.espnet.trainer import SpeechLLMTrainer
 from espnet_llmvq.llm.directory import load_tokenizer
 from espnet_llmvq.model.batch import Augmenter, collate
-from espnet_llmvq.model.build import CHOICES, build, check_config, signature_keys, with_encoder
+from espnet_llmvq.model.build import CHOICES, DEFAULTS, build, check_config, signature_keys, with_encoder
 from espnet_llmvq.speech.frame_rate import FrameRate
 from espnet_llmvq.speech.pretrained import frames_are_trained
+
+# What a training reads beside the keys of a model: the template of the validation sequences (written by training), the
+# encoder frames of training and validation set (scp), and the noise of training.
+OF_TRAINING = {"prompt": None, "train_cache": None, "valid_cache": None, "augment_conf": {}}
 
 
 class SpeechLLMTask(AbsTask):
@@ -26,53 +29,20 @@ class SpeechLLMTask(AbsTask):
     @classmethod
     def add_task_arguments(cls, parser):
         parser.set_defaults(required=["output_dir"])
-        group = parser.add_argument_group(description="Speech LLM")
-        group.add_argument("--llm", type=str_or_none, help="Hugging Face directory or hub id of a causal LM")
-        group.add_argument(
-            "--llm_conf",
-            action=NestedDictAction,
-            default=dict(),
-            help="dtype, gradient_checkpointing, attn_implementation, lora: keyword arguments of peft.LoraConfig",
-        )
-        group.add_argument("--bridge", default="none", choices=sorted(BRIDGES), help="The bridge type")
-        group.add_argument(
-            "--bridge_conf", action=NestedDictAction, default=dict(), help="Keyword arguments of the bridge"
-        )
-        group.add_argument("--aligned_start_conf", action=NestedDictAction, default=dict(), help="temperature, targets")
-        group.add_argument(
-            "--prompt", type=str_or_none, help="Template of the validation sequences, written by training"
-        )
-        group.add_argument("--ctc", type=str2bool, default=True, help="Give the encoder a CTC head")
-        group.add_argument("--ctc_conf", action=NestedDictAction, default=dict(), help="dropout_rate")
-        group.add_argument("--frame_stack", type=int, default=1, help="Feature frames stacked into one encoder input")
-        group.add_argument(
-            "--encoder_file",
-            type=str_or_none,
-            help="Checkpoint with frontend, normalisation, encoder and CTC head; they are frozen",
-        )
-        group.add_argument(
-            "--train_encoder", type=str2bool, default=False, help="Train the pretrained encoder; not its CTC head"
-        )
-        group.add_argument(
-            "--model_conf",
-            action=NestedDictAction,
-            default=dict(),
-            help="ctc_weight, start_weight, llm_weight, drop_blank, merge_runs, span_encoding, packing",
-        )
-        group.add_argument("--freeze", type=str, nargs="*", default=[], help="Regular expressions of frozen parameters")
-        group.add_argument(
-            "--autocast",
-            type=str,
-            default="auto",
-            choices=["auto", "bfloat16", "none"],
-            help="bfloat16 in our own forward; auto: where the hardware is faster in it",
-        )
-        group.add_argument("--init_from", type=str_or_none, help="Checkpoint of the phase before")
-        group.add_argument("--train_cache", type=str_or_none, help="Encoder frames of the training set (scp)")
-        group.add_argument("--valid_cache", type=str_or_none, help="Encoder frames of the validation set")
-        group.add_argument("--augment_conf", action=NestedDictAction, default=dict(), help="Noise added in training")
+        group = parser.add_argument_group(description="Speech LLM, see docs/config.md")
         for choices in cls.class_choices_list:
             choices.add_arguments(group)
+        known = {action.dest for action in parser._actions}
+        for name, default in {**DEFAULTS, **OF_TRAINING}.items():
+            if name in known:
+                continue
+            if isinstance(default, dict):
+                group.add_argument(f"--{name}", action=NestedDictAction, default={})
+            elif isinstance(default, list):
+                group.add_argument(f"--{name}", nargs="*", default=[])
+            else:
+                kind = {type(None): str_or_none, bool: str2bool}.get(type(default), type(default))
+                group.add_argument(f"--{name}", type=kind, default=default)
 
     @classmethod
     def get_default_config(cls):

@@ -4,6 +4,7 @@ import dataclasses
 import os
 from dataclasses import dataclass
 
+from espnet_llmvq.base.config import option
 from espnet_llmvq.base.errors import UserError, check_name
 
 # Operations of dense matrix products a second, in bfloat16 (V100: float16), and memory in GB: NVIDIA's data sheets.
@@ -16,20 +17,17 @@ GB = 1e9
 
 @dataclass(frozen=True)
 class Question:
-    """What is assumed of data and machine.
+    """What is assumed of data and machine. ngpu, num_nodes: GPUs of a machine, and machines, that share a batch."""
 
-    seconds, tokens, prompt_tokens: of an utterance. corpus_hours: speech of an epoch, where no positions are counted
-    yet. gpu: a name of GPUS; device_flops: operations a second of another one. utilisation: share of them that training
-    reaches. ngpu, num_nodes: GPUs of a machine, and machines, that share a batch.
-    """
-
-    seconds: float = 12.3
-    tokens: int = 45
-    prompt_tokens: int = 12
-    corpus_hours: float | None = None
-    gpu: str = "a100"
-    device_flops: float | None = None
-    utilisation: float = 0.3
+    seconds: float = option(12.3, "speech of an utterance (LibriSpeech: 12.3)")
+    tokens: int = option(45, "tokens of its transcript with the end token")
+    prompt_tokens: int = option(12, "tokens of the prompt")
+    corpus_hours: float = option(None, "speech of an epoch, where no positions are counted yet")
+    gpu: str = option("a100", " or ".join(GPUS))
+    device_flops: float = option(None, "of another GPU: operations a second, without sparsity")
+    utilisation: float = option(
+        0.3, "share of them that training reaches: 0.21 to 0.46 in large trainings (2204.02311, table 3)"
+    )
     ngpu: int = 1
     num_nodes: int = 1
 
@@ -125,8 +123,6 @@ def estimate(experiment, question, training, encoder_file, llm):
         "gradients_bytes": cost.gradients + buckets,
         "optimizer_bytes": cost.optimizer,
         "activations_bytes": cost.activations,
-        "saved_bytes": cost.saved,
-        "logits_bytes": cost.logits,
         "peak_bytes": cost.peak + buckets,
         "gpu_bytes": None if question.device_flops else memory * GB,
         "flops_per_batch": cost.flops,

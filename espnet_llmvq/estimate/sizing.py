@@ -52,7 +52,7 @@ class Size:
     parts: {part: (parameters, trainable ones)}. weights, gradients, optimizer: all of them. peak: memory when it is
     highest; gradients come as activations go, so it is less than the sum of all. activations: what there is at that
     moment beside weights, gradients and the optimizer's state: what is kept for the backward pass, what is in work,
-    the batch. saved: what the forward pass keeps. logits: of the LLM's loss, in float32.
+    the batch.
     """
 
     parts: dict
@@ -60,8 +60,6 @@ class Size:
     gradients: int
     optimizer: int
     activations: int
-    saved: int
-    logits: int
     peak: int
     flops: int
 
@@ -341,17 +339,12 @@ def size(settings, batch, device="cuda"):
         # From the second batch of a step on, gradients are there from the beginning.
         for _ in range(min(config["accum_grad"], 2)):
             with alive:
-                loss = model(**arguments)[0]
-                saved = alive.now
-                loss.backward()
-                del loss
+                model(**arguments)[0].backward()
         for hook in hooks:
             hook.remove()
         state = optimizer_bytes(model, config)
         with flop_counter() as flops:  # by itself, as it keeps tensors alive
             model(**arguments)[0].backward()
-    labels = int((arguments["labels"] != IGNORE).sum())
-    rows = model.llm.get_output_embeddings().weight.shape[0] if model.llm is not None else 0
     weights, inputs_bytes = nbytes(held), nbytes(arguments.values())
     return Size(
         parts=count_parameters(model),
@@ -359,8 +352,6 @@ def size(settings, batch, device="cuda"):
         gradients=nbytes(p.grad for p in trainable if p.grad is not None),
         optimizer=state,
         activations=inputs_bytes + alive.peak - alive.gradients_at_peak,
-        saved=saved,
-        logits=4 * labels * rows,
         peak=weights + state + inputs_bytes + alive.peak,
         flops=flops.get_total_flops(),
     )

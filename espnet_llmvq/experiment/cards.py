@@ -125,7 +125,7 @@ def _check_new_name(section, name, where):
     if not (isinstance(name, str) and NAME.fullmatch(name)):
         hint = "; put quotes around it" if not isinstance(name, str) else ""
         raise UserError(f"{where}: a name has letters, digits, _ . + -, and begins with none of the last three{hint}")
-    if name in TAKEN.get(section, ()):
+    if name in TAKEN.get(section, ()) or (section == "phases" and re.fullmatch(r"seeds|seed\d+", name)):
         raise UserError(f"{where}: this name is taken by a file or directory of each run; choose another")
     if section == "phases" and "-" in name:
         raise UserError(f"{where}: the name of a phase has no -, which joins phases in the names of directories")

@@ -13,7 +13,7 @@ from functools import cached_property
 
 from espnet_llmvq.base.config import from_mapping
 from espnet_llmvq.base.errors import UserError, check_name
-from espnet_llmvq.base.files import check_path, write_text
+from espnet_llmvq.base.files import check_path, write_json
 from espnet_llmvq.base.made import accept_versions
 from espnet_llmvq.experiment.options import Options, pairs, unique, words
 from espnet_llmvq.experiment.table import Answers, EvalSet, ResultTable, System, run_commands
@@ -187,11 +187,8 @@ class Experiment:
 
     @property
     def results_dir(self):
-        return results_dir(self.options)
-
-    def model(self, training):
-        """File of what a training made."""
-        return self.exp(training.tag, "model.pth")
+        """Where tables and reports of its seed go."""
+        return self.options.expdir if self.options.seed == 1 else self.exp(f"seed{self.options.seed}")
 
     def table(self):
         """The `ResultTable` of its systems and test sets."""
@@ -224,8 +221,7 @@ class Experiment:
 
     def write(self, path=None):
         """Write it as JSON to `path`, or where commands find it."""
-        content = json.dumps(dataclasses.asdict(self), indent=1, ensure_ascii=False) + "\n"
-        write_text(path or os.path.join(self.results_dir, FILE), content)
+        write_json(path or os.path.join(self.results_dir, FILE), dataclasses.asdict(self))
 
     def select(self, names):
         """The systems named in `names` (text), all if it is empty. Raises UserError for one that is not planned."""
@@ -245,11 +241,6 @@ def flatten(config, prefix=""):
     for key, value in config.items():
         found |= flatten(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
     return found
-
-
-def results_dir(options):
-    """Where tables and reports of a seed go."""
-    return options.expdir if options.seed == 1 else os.path.join(options.expdir, f"seed{options.seed}")
 
 
 def read_experiment(directory):
@@ -290,11 +281,7 @@ def read_sets(options):
     for name in [*domains, *ours[1:]]:
         if ours.count(name) + (name in domains) > 1:
             raise UserError(f"the set {name} has two meanings; give one of them another name")
-    more = {
-        "set_normalisers": pairs(options.set_normalisers, "set_normalisers"),
-        "set_metrics": pairs(options.set_metrics, "set_metrics"),
-        "word_lists": pairs(options.word_lists, "word_lists"),
-    }
+    more = {where: pairs(getattr(options, where), where) for where in ("set_normalisers", "set_metrics", "word_lists")}
     for where, given in more.items():
         for name, _ in given:
             check_name(f"set in --{where}", name, domains)

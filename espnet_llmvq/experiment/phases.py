@@ -3,6 +3,11 @@
 from espnet_llmvq.base.errors import UserError
 
 CRITERION = [["valid", "loss", "min"]]
+# Keys of a config that a dry run tells as they are.
+DESCRIBED = (
+    "model_conf", "llm_conf", "batch_type", "accum_grad", "optim", "optim_conf", "scheduler", "scheduler_conf",
+    "grad_clip", "max_epoch",
+)  # fmt: skip
 BRIDGE_STACK = 5  # of a bridge whose config does not say it, as in its class
 
 
@@ -166,28 +171,19 @@ def describe(training, defaults, gpus=1, batches=None):
     unit = "batch_bins" if counts_positions(config) else "batch_size"
     trains, frozen = trained_parts(training)
     return {
+        **{key: config[key] for key in DESCRIBED},
         "phase": training.tag,
         "config": training.where,
         "parent": training.parent or None,
         "mixture": training.mixture or None,
         "bridge": None if training.is_encoder else config["bridge"],
         "bridge_conf": {} if training.is_encoder else config["bridge_conf"],
-        "model_conf": config["model_conf"],
-        "llm_conf": config["llm_conf"],
         "trains": trains,
         "frozen": frozen,
-        "batch_type": config["batch_type"],
         "unit": "LLM positions" if unit == "batch_bins" else "sequences",
         "batch": config[unit],
-        "accum_grad": config["accum_grad"],
         "effective_batch": config[unit] * config["accum_grad"],
         "gpus": gpus,
-        "optim": config["optim"],
-        "optim_conf": config["optim_conf"],
-        "scheduler": config["scheduler"],
-        "scheduler_conf": config["scheduler_conf"],
-        "grad_clip": config["grad_clip"],
-        "max_epoch": config["max_epoch"],
         "batches_per_epoch": config["num_iters_per_epoch"] or batches,
         "steps": optimizer_steps(config, batches),
     }

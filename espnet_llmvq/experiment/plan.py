@@ -1,6 +1,7 @@
 """From the options of run.sh and the recipe's cards to an `Experiment`."""
 
 import os
+import shlex
 from dataclasses import asdict, replace
 
 from espnet_llmvq.base.config import read_config, read_overrides
@@ -32,20 +33,14 @@ def smoke_options(options):
     def moved(path):
         return options.datadir + path.removeprefix(home) if path.startswith(f"{home}/") else path
 
-    changed = {name: quoted(map(moved, words(getattr(options, name), name))) for name in SMOKE_PATHS}
+    changed = {name: shlex.join(map(moved, words(getattr(options, name), name))) for name in SMOKE_PATHS}
     for name in SMOKE_PAIRS:
-        changed[name] = quoted(f"{key}={moved(path)}" for key, path in pairs(getattr(options, name), name))
+        changed[name] = shlex.join(f"{key}={moved(path)}" for key, path in pairs(getattr(options, name), name))
     return replace(
         options, **changed, lm_config=SMOKE_LM, question_examples=moved(options.question_examples),
         train_overrides=f"{SMOKE_TRAINING} {options.train_overrides}",
         interleave_overrides=f"{SMOKE_INTERLEAVING} {options.interleave_overrides}",
     )  # fmt: skip
-
-
-def quoted(items):
-    import shlex
-
-    return shlex.join(items)
 
 
 def make_plan(options):
@@ -78,16 +73,8 @@ def make_plan(options):
     forms = {source.split("/")[1] for shares in mixtures.values() for source in shares} - set(FORMS)
     interleave = {form: plain(asdict(read_interleaving(cards, form, overrides))) for form in sorted(forms)}
     trainings = read_trainings(phases, options)
-    return Experiment(
-        options,
-        sets,
-        systems,
-        trainings,
-        mixtures,
-        interleave,
-        encoder_keys(trainings, options),
-        bridge_stack(trainings),
-    )
+    encoder, stack = encoder_keys(trainings, options), bridge_stack(trainings)
+    return Experiment(options, sets, systems, trainings, mixtures, interleave, encoder, stack)
 
 
 def read_mixtures(cards, phases, options):
@@ -118,7 +105,7 @@ def read_trainings(phases, options):
             layer = options.pretrained_layer or None
             config = with_pretrained(config, options.pretrained_encoder, layer, phase.where)
         config = finished(config, options, phase.where)
-        found.append(Training(phase.tag, phase.where, config, phase.parent or "", phase.mixture or ""))
+        found.append(replace(phase, config=config))
     return tuple(found)
 
 

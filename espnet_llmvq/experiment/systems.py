@@ -54,11 +54,6 @@ def expand(cards, wanted):
     return list(found)
 
 
-def suffix_of(seed):
-    """What stands behind the tags of a seed."""
-    return "" if seed == 1 else f"_seed{seed}"
-
-
 def phases_of(cards, name, seed=1):
     """The phases of a system in their order, as `Training`s with the configs of the cards.
 
@@ -67,14 +62,17 @@ def phases_of(cards, name, seed=1):
     where, names = cards.where("systems", name), cards.entry("systems", name).get("phases", [])
     if not isinstance(names, list):
         raise UserError(f"{where}: phases must be a list of names; leave the key out if there are none")
-    phases, parent, suffix = [], "", suffix_of(seed)
+    phases, parent, suffix = [], "", "" if seed == 1 else f"_seed{seed}"
     for phase in names:
         if cards.has_dropped("phases", str(phase)):
             continue
         check_name(f"phase in {where}:", phase, cards.names("phases"))
         tag = (f"{parent.removesuffix(suffix)}-{phase}" if parent else phase) + suffix
-        config, mixture = split_mixture(cards, phase)
-        phases.append(Training(tag, cards.where("phases", phase), config, parent, mixture or ""))
+        config, place = cards.phase(phase), cards.where("phases", phase)
+        mixture = config.pop(MIXTURE_KEY, None)
+        if mixture is not None:
+            check_name(f"mixture in {place}:", mixture, cards.names("mixtures"))
+        phases.append(Training(tag, place, config, parent, mixture or ""))
         parent = tag
     return phases
 
@@ -129,15 +127,6 @@ def read_fusion(where, data, decode):
             wanted = "a number of at least 0" if key == "lm_weight" else "a number"
             raise UserError(f"{where}: {key} is {value!r}; decode: ctc_lm needs {wanted}")
     return {key: float(value) for key, value in fusion.items()}
-
-
-def split_mixture(cards, name):
-    """(training config of a phase without its mixture, name of the mixture or None). UserError for an unknown one."""
-    config = cards.phase(name)
-    mixture = config.pop(MIXTURE_KEY, None)
-    if mixture is not None:
-        check_name(f"mixture in {cards.where('phases', name)}:", mixture, cards.names("mixtures"))
-    return config, mixture
 
 
 def read_mixture(cards, name, sets, texts=()):

@@ -104,10 +104,8 @@ class Call:
                 os.remove(log)
         except OSError as err:
             raise UserError(f"{self.log}: no log can be written there: {err.strerror}") from None
-        command = " ".join(map(self.quoted, self.command))
-        text = _SCRIPT.format(
-            name=self.script, log=self.quoted(self.log), cwd=shlex.quote(os.getcwd()), command=command
-        )
+        command, here = " ".join(map(self.quoted, self.command)), shlex.quote(os.getcwd())
+        text = _SCRIPT.format(name=self.script, log=self.quoted(self.log), cwd=here, command=command)
         # Arguments and paths are bytes, which need not be UTF-8.
         with open(self.script + ".tmp", "w", encoding="utf-8", errors="surrogateescape") as f:
             f.write(text)
@@ -116,10 +114,8 @@ class Call:
     def clean(self):
         """Remove the launcher's own files after success."""
         shutil.rmtree(self.work, ignore_errors=True)
-        try:
+        with contextlib.suppress(OSError):  # another call has files there
             os.rmdir(os.path.dirname(self.work))
-        except OSError:
-            pass  # another call has files there
 
 
 def parse_call(arguments, resources):

@@ -9,6 +9,7 @@ import subprocess
 import time
 
 from espnet_llmvq.base.errors import UserError
+from espnet_llmvq.base.files import write_text
 from espnet_llmvq.base.processes import exit_reason
 from espnet_llmvq.launch.config import load_config, submit_command
 
@@ -117,12 +118,8 @@ class Queueing:
         )
         with open(script, "w", encoding="utf-8") as f:
             f.write(text)
-        command = [
-            *submit_command(self.config, call.resources),
-            *self.name_flags(call.name, call.work),
-            *self.array_flags(len(chunk), call.resources.max_jobs_run),
-            script,
-        ]
+        flags = self.name_flags(call.name, call.work) + self.array_flags(len(chunk), call.resources.max_jobs_run)
+        command = [*submit_command(self.config, call.resources), *flags, script]
         done = ask(command)
         job = self.job_id(done.stdout) if done.returncode == 0 else None
         if job is None:
@@ -174,9 +171,7 @@ class Queueing:
         """Keep the ids of running jobs in a file, for a launcher that comes after one that was killed."""
         path = os.path.join(call.work, SUBMITTED)
         if jobs:
-            with open(path + ".tmp", "w", encoding="utf-8") as f:
-                json.dump(sorted({job for job, _ in jobs.values()}), f)
-            os.replace(f.name, path)
+            write_text(path, json.dumps(sorted({job for job, _ in jobs.values()})))
         elif os.path.exists(path):
             os.remove(path)
 

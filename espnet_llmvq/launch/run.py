@@ -1,5 +1,6 @@
 """Running all jobs of a call on a back end."""
 
+import importlib
 import sys
 
 from espnet_llmvq.base.errors import UserError
@@ -7,23 +8,12 @@ from espnet_llmvq.launch.call import tail
 from espnet_llmvq.launch.follow import Follower
 
 
-def make_back_end(name, config=None, array_limit=None, machines="conf/machines"):
-    """The back end of a name. config: file of a queueing system's flags; machines: of ssh."""
+def make_back_end(name, config, array_limit, machines):
+    """The back end of a name. config, array_limit: of queueing systems, as `Queueing` takes them; machines: of ssh."""
+    back_end = getattr(importlib.import_module(f"espnet_llmvq.launch.{name}"), name.capitalize())
     if name == "local":
-        from espnet_llmvq.launch.local import Local
-
-        return Local()
-    if name == "ssh":
-        from espnet_llmvq.launch.ssh import Ssh
-
-        return Ssh(machines)
-    if name == "slurm":
-        from espnet_llmvq.launch.slurm import Slurm as System
-    elif name == "sge":
-        from espnet_llmvq.launch.sge import Sge as System
-    else:
-        from espnet_llmvq.launch.pbs import Pbs as System
-    return System(config=config, array_limit=array_limit)
+        return back_end()
+    return back_end(machines) if name == "ssh" else back_end(config, array_limit=array_limit)
 
 
 def run_call(back_end, call, retries=0, follow=False):

@@ -1,11 +1,10 @@
 """Noisy copies: text tokens spoilt as a frame-synchronous acoustic front end would spoil them.
 
-A large language model has the habit of copying what stands in its context. A small one trained on
-plain text alone has not, and then cannot use the token-like vectors a bridge puts in its prompt.
-Training it to write a sentence down after a noisy version of its tokens gives it the habit: this
-stands in for scale, and it never sees speech. A million tokens of such training are too few for the
-habit to arise from random weights (it did not, in trials), so the model also starts with it: see
-`copy_start`.
+A large language model has the habit of copying what stands in its context. A small one trained on plain text alone has
+not, and then cannot use the token-like vectors a bridge puts in its prompt. Training it to write a sentence down after
+a noisy version of its tokens gives it the habit: this stands in for scale, and it never sees speech. A million tokens
+of such training are too few for the habit to arise from random weights (it did not, in trials), so the model also
+starts with it: see `copy_start`.
 """
 
 import dataclasses
@@ -51,10 +50,8 @@ class Resegmenter:
 
     def __init__(self, scores, alpha):
         """`scores`: {piece: log probability}."""
-        self.scores = scores
-        self.alpha = alpha
+        self.scores, self.alpha, self.lattices = scores, alpha, {}
         self.longest = max(map(len, scores))
-        self.lattices = {}
 
     def lattice(self, word):
         """For each end 1..len(word): starts of the pieces ending there, cumulative probabilities.
@@ -109,8 +106,7 @@ class NoisyCopy:
 
     def __init__(self, tokenizer, template, noise):
         """`tokenizer`: Hugging Face tokenizer; `template`: "USER: {speech} ASSISTANT: {text}"."""
-        self.tokenizer = tokenizer
-        self.noise = noise
+        self.tokenizer, self.noise = tokenizer, noise
         self.lead = separator(template, TRANSCRIPT)
         self.head, self.middle = [], []
         part = self.head
@@ -121,18 +117,13 @@ class NoisyCopy:
                 part = self.middle
         vocab = tokenizer.get_vocab()
         self.blank = vocab.get(BLANK_TOKEN)
-        barred = {*tokenizer.all_special_ids, *tokenizer.get_added_vocab().values()}
-        barred |= {*self.head, *self.middle}
+        barred = {*tokenizer.all_special_ids, *tokenizer.get_added_vocab().values(), *self.head, *self.middle}
         self.ordinary = [i for i in sorted(vocab.values()) if i not in barred]
-        self.eos = tokenizer.eos_token_id
-        self.ids = vocab
-        self.pieces = {i: piece for piece, i in vocab.items()}
-        scores = unigram_scores(tokenizer)
-        if scores:
+        self.eos, self.ids = tokenizer.eos_token_id, vocab
+        self.pieces, self.resegmenter = {i: piece for piece, i in vocab.items()}, None
+        if scores := unigram_scores(tokenizer):
             scores = {p: s for p, s in scores.items() if vocab[p] not in barred}
             self.resegmenter = Resegmenter(scores, noise.resegment_alpha)
-        else:
-            self.resegmenter = None
 
     def encode(self, lines):
         """Token ids of each line as a transcript, without special tokens: a list of lists."""

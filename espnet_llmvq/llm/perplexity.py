@@ -43,22 +43,17 @@ def negative_log_likelihood(llm, examples):
     return total
 
 
-def measure(model_dir, files, template, noise, seed=1, out_dir=None, ngpu=0):
-    """Perplexity on held-out files, measured unless `perplexity.json` in `out_dir` or `model_dir` has it.
+def measure(model_dir, files, template, noise, seed, out_dir, ngpu=0):
+    """Perplexity of a causal LM on {name: plain text file}, measured unless perplexity.json in `out_dir` has it.
 
-    Args:
-        model_dir: any Hugging Face causal LM directory.
-        files: {name: plain text file}.
-        template: prompt of the copy task.
-        noise: Noise of the copy task; an example's disturbance depends on (seed, line) alone.
-        ngpu: 0 for the CPU.
-    The end of a line counts as a token and as a word. Per-word values can be compared between
-    tokenizers as long as `unknown_tokens` is 0, for `<unk>` hides what the word was. What is
-    in the file: {..., "files": {name: {lines, words, tokens, unknown_tokens, text: {...}, noisy_copy: {...}}}}.
+    template, noise: of the copy task; an example's disturbance depends on (seed, line) alone. The end of a line counts
+    as a token and as a word. Per-word values can be compared between tokenizers as long as `unknown_tokens` is 0, for
+    `<unk>` hides what the word was. In the file: {..., "files": {name: {lines, words, tokens, unknown_tokens,
+    text: {...}, noisy_copy: {...}}}}.
     """
     import torch
 
-    out = os.path.join(out_dir or model_dir, FILE)
+    out = os.path.join(out_dir, FILE)
     weights = sorted(os.listdir(model_dir)) if os.path.isdir(model_dir) else []
     model = {name: os.path.join(model_dir, name) for name in weights if name.endswith((".safetensors", ".bin"))}
     texts = {f"held-out text {name}": path for name, path in files.items()}
@@ -81,8 +76,8 @@ def measure(model_dir, files, template, noise, seed=1, out_dir=None, ngpu=0):
         words = sum(len(line.split()) for line in lines) + len(lines)
         tokens = sum(map(len, ids)) + len(lines)
         unknown = tokenizer.unk_token_id
-        row = {"lines": len(lines), "words": words, "tokens": tokens}
-        row["unknown_tokens"] = 0 if unknown is None else sum(i.count(unknown) for i in ids)
+        unknowns = sum(i.count(unknown) for i in ids)
+        row = {"lines": len(lines), "words": words, "tokens": tokens, "unknown_tokens": unknowns}
         rngs = (np.random.default_rng((seed, i)) for i in range(len(ids)))
         limit = context(llm.config)
         tasks = {

@@ -7,6 +7,7 @@ import math
 import os
 import shutil
 import sys
+from pathlib import Path
 
 import numpy as np
 
@@ -22,6 +23,8 @@ from espnet_llmvq.llm.tokenizer import SP_MODEL, check_free, read_lines
 log = logging.getLogger(__name__)
 
 WINDOW = 50  # batches' worth of examples sorted together by length
+# Keys of `Config` that transformers has under the same names.
+OF_TRAINER = ("learning_rate", "warmup_steps", "weight_decay", "adam_beta2", "max_grad_norm", "save_steps")
 COMPLETE = "complete"  # marks a checkpoint directory that was written to its end
 LOG_FILE = "train.log"
 
@@ -93,13 +96,9 @@ class Batches:
 
     def __init__(self, lines, copier, config, seed):
         """`lines`: token ids of each line; `copier`: NoisyCopy."""
-        self.lines = lines
-        self.copier = copier
-        self.config = config
-        self.seed = seed
+        self.lines, self.copier, self.config, self.seed = lines, copier, config, seed
         self.per_epoch = math.ceil(len(lines) / config.batch_size)
-        self.epoch = None
-        self.batches = []
+        self.epoch, self.batches = None, []
 
     def __len__(self):
         return self.config.epochs * self.per_epoch
@@ -151,35 +150,28 @@ def pad(examples, filler):
 def last_checkpoint(work):
     """The newest complete checkpoint in `work`, or None. Half-written ones are deleted."""
     found = []
-    for name in os.listdir(work):
-        stem, _, step = name.rpartition("-")
-        if stem == "checkpoint" and step.isdigit():
-            path = os.path.join(work, name)
-            if os.path.exists(os.path.join(path, COMPLETE)):
-                found.append((int(step), path))
-            else:
-                log.warning("%s is half-written: deleted", path)
-                shutil.rmtree(path)
-    return max(found)[1] if found else None
+    for path in Path(work).glob("checkpoint-*"):
+        if (path / COMPLETE).exists():
+            found.append(path)
+        else:
+            log.warning("%s is half-written: deleted", path)
+            shutil.rmtree(path)
+    return max(map(str, found), key=lambda path: int(path.rpartition("-")[2]), default=None)
 
 
 def train(config, train_files, tokenizer_dir, out_dir, template, seed=1, ngpu=0, callbacks=()):
-    """Train a language model; continue from the newest checkpoint of a run that was stopped.
+    """Train a language model on plain texts, one sentence a line; continue a run that was stopped. Whether it trained.
 
     Args:
-        config: Config.
-        train_files: plain text, one sentence a line.
-        tokenizer_dir: Hugging Face tokenizer, such as `llmvq lm tokenizer` writes.
-        out_dir: appears when the training is done, with model, tokenizer, log and `made.json` (what
-            it was made from). Checkpoints are in `out_dir`.work until then.
+        out_dir: appears when the training is done, with model, tokenizer and log. Checkpoints are in `out_dir`.work
+            until then.
         template: prompt of the copy task, "USER: {speech} ASSISTANT: {text}".
         ngpu: 0 for the CPU; else a GPU where there is one, never several.
         callbacks: more `transformers.TrainerCallback`s.
-    Does nothing when `out_dir` is finished. Returns True when it trained. Raises UserError when what is
-    there, or the checkpoints, are of other settings, text or another tokenizer.
+    Raises UserError when what is there, or the checkpoints, are of other settings, text or another tokenizer.
     """
     if not os.path.isdir(tokenizer_dir):
-        raise UserError(f"tokenizer directory {tokenizer_dir} does not exist; run llmvq lm tokenizer")
+        raise UserError(f"tokenizer directory {tokenizer_dir} does not exist; run stage 5")
     inputs = {f"text {i}": path for i, path in enumerate(train_files, 1)}
     inputs["tokenizer"] = os.path.join(tokenizer_dir, "tokenizer.json")
     work = f"{out_dir.rstrip('/')}.work"
@@ -210,17 +202,9 @@ def train(config, train_files, tokenizer_dir, out_dir, template, seed=1, ngpu=0,
     bf16 = config.precision == "bfloat16" or (config.precision == "auto" and fast_bfloat16(gpu))
 
     set_seed(seed)
-    eos = tokenizer.eos_token_id
-    bos, padding = tokenizer.bos_token_id, tokenizer.pad_token_id
-    model = LlamaForCausalLM(
-        LlamaConfig(
-            vocab_size=len(tokenizer),
-            bos_token_id=bos,
-            eos_token_id=eos,
-            pad_token_id=eos if padding is None else padding,
-            **dataclasses.asdict(config.model),
-        )
-    )
+    bos, eos, padding = tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.pad_token_id
+    ids = {"bos_token_id": bos, "eos_token_id": eos, "pad_token_id": eos if padding is None else padding}
+    model = LlamaForCausalLM(LlamaConfig(vocab_size=len(tokenizer), **ids, **dataclasses.asdict(config.model)))
     if config.copy_start:
         copy_start(model)
     batches = Batches(lines, copier, config, seed)
@@ -230,18 +214,13 @@ def train(config, train_files, tokenizer_dir, out_dir, template, seed=1, ngpu=0,
         per_device_train_batch_size=1,  # an item of the data is a batch
         train_sampling_strategy="sequential",
         remove_unused_columns=False,
-        learning_rate=config.learning_rate,
         lr_scheduler_type=config.schedule,
-        warmup_steps=config.warmup_steps,
-        weight_decay=config.weight_decay,
-        adam_beta2=config.adam_beta2,
-        max_grad_norm=config.max_grad_norm,
         bf16=bf16,
         use_cpu=not gpu,
         save_strategy="steps",
-        save_steps=config.save_steps,
         save_total_limit=2,  # with one, a kill while saving could leave none
         logging_steps=config.log_steps,
+        **{name: getattr(config, name) for name in OF_TRAINER},
         report_to="none",
         dataloader_pin_memory=gpu,
         seed=seed,
@@ -252,13 +231,8 @@ def train(config, train_files, tokenizer_dir, out_dir, template, seed=1, ngpu=0,
         len(lines), len(text) - len(lines), len(batches), model.num_parameters() / 1e6,
         "bfloat16" if bf16 else "float32", torch.get_num_threads(),
     )  # fmt: skip
-    trainer = Trainer(
-        model=model,
-        args=args,
-        train_dataset=batches,
-        data_collator=lambda items: items[0],
-        callbacks=[_run_log(work), *callbacks],
-    )
+    callbacks = [_run_log(work), *callbacks]
+    trainer = Trainer(model, args, lambda items: items[0], train_dataset=batches, callbacks=callbacks)
     resume = last_checkpoint(work)
     if resume:
         log.info("resuming from %s", resume)
@@ -295,9 +269,7 @@ def _run_log(work):
                 f.write(json.dumps(row) + "\n")
 
         def on_save(self, args, state, control, **kwargs):
-            path = os.path.join(work, f"checkpoint-{state.global_step}")
-            with open(os.path.join(path, COMPLETE), "w"):
-                pass
+            Path(work, f"checkpoint-{state.global_step}", COMPLETE).touch()
 
     return RunLog()
 

@@ -22,14 +22,15 @@ from espnet_llmvq.llm.directory import BLANK_TOKEN
 UNK, BOS, EOS, PAD = "<unk>", "<s>", "</s>", "<pad>"
 SPACE = "\u2581"  # sentencepiece's mark for the space in front of a word
 SP_MODEL = "tokenizer.model"
+ROLES = ("USER:", "ASSISTANT:")  # of the prompt
+PRINTABLE = "".join(map(chr, range(33, 127)))  # ASCII
 MAX_LINES = 1_000_000  # more lines than this do not change a small vocabulary
 
 
 def read_lines(paths):
     """Non-empty lines of plain text files (UTF-8, one sentence a line, no utterance ids), in order.
 
-    White space is reduced to single spaces. Raises UserError for a file that is missing,
-    not UTF-8 or empty.
+    White space is reduced to single spaces. Raises UserError for a file that is missing, not UTF-8 or empty.
     """
     lines = []
     for path in paths:
@@ -71,16 +72,13 @@ def lexicon_lines(lines, n, rng, copies=200, length=5):
     return found
 
 
-def train_tokenizer(
-    text_files, vocab_size, out_dir, user_symbols=("USER:", "ASSISTANT:"), seed=1, whole_words=0, reserved=()
-):
+def train_tokenizer(text_files, vocab_size, out_dir, seed=1, whole_words=0, reserved=()):
     """Train a tokenizer and write it to `out_dir`: tokenizer.json, sentencepiece's tokenizer.model.
 
     Args:
         text_files: plain text, one sentence a line.
-        vocab_size: number of pieces, with `<unk> <s> </s> <pad> <blank>` (ids 0..4; `<blank>`
-            is never produced by text: the row a CTC blank or filler uses) and the user symbols.
-        user_symbols: words that are always one token each, such as the roles of the prompt.
+        vocab_size: number of pieces, with `<unk> <s> </s> <pad> <blank>` (ids 0..4; `<blank>` is never produced by
+            text: the row a CTC blank or filler uses) and the roles of the prompt, which are one token each.
         seed: draws the lines used when there are more than MAX_LINES.
         whole_words: most frequent words that are one piece each.
         reserved: further special tokens, ids 5 and up, such as the "<N>" between interleaved segments.
@@ -90,7 +88,7 @@ def train_tokenizer(
     """
     import sentencepiece
 
-    options = {"vocab_size": vocab_size, "user_symbols": user_symbols, "seed": seed, "whole_words": whole_words}
+    options = {"vocab_size": vocab_size, "user_symbols": ROLES, "seed": seed, "whole_words": whole_words}
     inputs = {f"text {i}": path for i, path in enumerate(text_files, 1)}
     made = Made(out_dir, inputs, **options, reserved=reserved, tools=versions("sentencepiece"))
     if made.done("delete {out}, and all that was trained with it, to train again, or give the former settings"):
@@ -99,14 +97,10 @@ def train_tokenizer(
     if len(lines) > MAX_LINES:
         lines = random.Random(seed).sample(lines, MAX_LINES)
     lexicon = lexicon_lines(lines, whole_words, random.Random(seed))
-    symbols = list(dict.fromkeys(user_symbols))
-    if any(not s or len(s.split()) != 1 or s.split()[0] != s for s in symbols):
-        raise UserError(f"user symbols {symbols} must be single words without spaces")
     check_free(out_dir)
     tmp = f"{out_dir.rstrip('/')}.tmp"
     shutil.rmtree(tmp, ignore_errors=True)
     os.makedirs(tmp)
-    required = {chr(c) for c in range(33, 127)} | set("".join(symbols))
     try:
         sentencepiece.SentencePieceTrainer.train(
             sentence_iterator=iter(lines + lexicon),
@@ -115,12 +109,12 @@ def train_tokenizer(
             model_type="unigram",
             normalization_rule_name="identity",
             character_coverage=1.0,
-            required_chars="".join(sorted(required)),
+            required_chars=PRINTABLE,
             # ids are those of a new LM; the space mark makes "USER:" after a space one token
             unk_id=0, bos_id=1, eos_id=2, pad_id=3,
             unk_piece=UNK, bos_piece=BOS, eos_piece=EOS, pad_piece=PAD,
             control_symbols=[BLANK_TOKEN, *reserved],
-            user_defined_symbols=[SPACE + s for s in symbols],
+            user_defined_symbols=[SPACE + role for role in ROLES],
             max_sentence_length=1 << 20,
             num_threads=1,  # the sums of EM, and so the pieces, depend on the number of threads
             minloglevel=2,
@@ -130,10 +124,6 @@ def train_tokenizer(
         raise UserError(f"cannot train {vocab_size} pieces from {len(lines)} lines: {err}; change vocab_size") from None
     os.remove(os.path.join(tmp, "tokenizer.vocab"))
     fast = convert(os.path.join(tmp, SP_MODEL))
-    for symbol in symbols:
-        if len(fast.encode(symbol, add_special_tokens=False)) != 1:
-            shutil.rmtree(tmp)
-            raise UserError(f"user symbol {symbol!r} does not come out as one token; choose another")
     cut = [w for w in dict.fromkeys(" ".join(lexicon).split()) if len(fast.encode(w, add_special_tokens=False)) != 1]
     if cut:
         shutil.rmtree(tmp)
@@ -148,7 +138,7 @@ def train_tokenizer(
 
 
 def fitting_sizes(lines, vocab_size, whole_words, sample=20_000):
-    """Return (vocab_size, whole_words) nearest to those asked for with which `llmvq lm tokenizer` takes `lines`.
+    """Return (vocab_size, whole_words) nearest to those asked for with which `train_tokenizer` takes `lines`.
 
     Found by training on at most `sample` lines. There must be at least one piece a character and no more pieces than
     the text has substrings that repeat. A word seen once is no whole word: text without spaces has no other words.
@@ -157,7 +147,7 @@ def fitting_sizes(lines, vocab_size, whole_words, sample=20_000):
     counts = collections.Counter(word.strip(string.punctuation) for line in lines for word in line.split())
     whole_words = min(whole_words, sum(n > 1 and word.isalpha() for word, n in counts.items()))
     # Special tokens, symbols of the prompt and the space mark are pieces too.
-    fewest = len({chr(c) for c in range(33, 127)} | set("".join(lines)) - {" "}) + 8
+    fewest = len(set("".join([PRINTABLE, *lines])) - {" "}) + 8
     vocab_size = max(vocab_size, fewest + whole_words)
     most = math.inf
     with tempfile.TemporaryDirectory() as room:
@@ -182,7 +172,7 @@ def fitting_sizes(lines, vocab_size, whole_words, sample=20_000):
 
 
 def convert(model_file):
-    """The Hugging Face fast tokenizer that equals a sentencepiece model made by `llmvq lm tokenizer`.
+    """The Hugging Face fast tokenizer that equals a sentencepiece model made by `train_tokenizer`.
 
     Equal for all text but the literal names of special tokens ("</s>"): it reads the tokens.
     """

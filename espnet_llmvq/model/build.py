@@ -61,15 +61,12 @@ DEFAULTS = {
 }  # fmt: skip
 
 
-def signature_keys(*functions):
-    """Names of the keyword arguments of functions and classes, base classes included."""
-    keys = set()
-    for function in functions:
-        for cls in inspect.getmro(function) if inspect.isclass(function) else (function,):
-            if cls is not object and "__init__" in vars(cls) or not inspect.isclass(cls):
-                target = cls.__init__ if inspect.isclass(cls) else cls
-                keys |= set(inspect.signature(target).parameters)
-    return keys - {"self", "args", "kwargs", "cls"}
+def signature_keys(function):
+    """Names of the keyword arguments of a function or a class, base classes included."""
+    parts = [function]
+    if inspect.isclass(function):
+        parts = [vars(cls)["__init__"] for cls in function.__mro__[:-1] if "__init__" in vars(cls)]
+    return {name for part in parts for name in inspect.signature(part).parameters} - {"self", "args", "kwargs", "cls"}
 
 
 def check_config(config, where="config", others=None):
@@ -214,17 +211,9 @@ def _assembled(config, weights):
             llm = None
     freeze, external = frozen_and_external(config, ctc is not None, bool(conf["ctc_weight"]))
     autocast = config["autocast"] == "bfloat16" or (config["autocast"] == "auto" and fast_bfloat16(config["ngpu"]))
+    freeze = [pattern for pattern in freeze if llm is not None or not pattern.startswith("llm")]
     return SpeechLLM(
-        speech_encoder,
-        ctc,
-        bridge,
-        llm,
-        start,
-        tokenizer.eos_token_id,
-        freeze=[f for f in freeze if llm is not None or not f.startswith("llm")],
-        external=external,
-        autocast=autocast,
-        **conf,
+        speech_encoder, ctc, bridge, llm, start, tokenizer.eos_token_id, freeze, external, autocast, **conf
     )
 
 

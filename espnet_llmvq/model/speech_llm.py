@@ -45,25 +45,10 @@ class SpeechLLM(PartialCheckpoint, AbsESPnetModel):
     """
 
     def __init__(
-        self,
-        speech_encoder,
-        ctc,
-        bridge,
-        llm,
-        aligned_start,
-        eos_id,
-        freeze=(),
-        external=(),
-        autocast=False,
-        *,
-        ctc_weight=0.0,
-        start_weight=0.0,
-        llm_weight=1.0,
-        drop_blank=None,
-        merge_runs=False,
-        span_encoding="concatenated",
-        packing=None,
-    ):
+        self, speech_encoder, ctc, bridge, llm, aligned_start, eos_id, freeze=(), external=(), autocast=False, *,
+        ctc_weight=0.0, start_weight=0.0, llm_weight=1.0,
+        drop_blank=None, merge_runs=False, span_encoding="concatenated", packing=None,
+    ):  # fmt: skip
         super().__init__()
         self.speech_encoder, self.ctc, self.bridge = speech_encoder, ctc, bridge
         self.llm, self.aligned_start, self.eos_id = llm, aligned_start, eos_id

@@ -7,9 +7,10 @@ from espnet_llmvq.base.errors import UserError
 from espnet_llmvq.bridge import collapse
 from espnet_llmvq.data.normalise import get_normaliser
 from espnet_llmvq.report import analysis, media, plots
-from espnet_llmvq.report.utterances import confusions, errors, make_diff, worst
+from espnet_llmvq.report.utterances import confusions, make_diff, worst
 from espnet_llmvq.score import derail
 from espnet_llmvq.score.files import match_utterances, read_transcript
+from espnet_llmvq.score.results import DERAILMENT_HEADINGS, by_system, derailment_cells
 from espnet_llmvq.score.rows import COMPARED, SET, read_rows
 from espnet_llmvq.score.table import Cell, Column, Row, Table
 from espnet_llmvq.score.wer import score_utterances, split_words, total
@@ -128,22 +129,17 @@ def worst_utterances(scored, labels, count, budget, missing):
         by_utt = {system: {score.utt: score for score in s.scores[system]} for system in s.scores}
         entries = []
         for utt, systems in worst(s.scores, count).items():
+            scores = {system: of_utt[utt] for system, of_utt in by_utt.items()}
             hyps = [
-                {
-                    "system": labels.get(system, system),
-                    "text": s.hyps[system][utt],
-                    "score": by_utt[system][utt],
-                    "errors": errors(by_utt[system][utt]),
-                    "diff": make_diff(by_utt[system][utt]),
-                }
-                for system in s.scores
+                (labels.get(system, system), s.hyps[system][utt], score.errors, make_diff(score))
+                for system, score in scores.items()
             ]
             entries.append(
                 {
                     "utt": utt,
                     "ref": s.refs[utt],
-                    "words": sum(pair[0] != "I" for pair in hyps[0]["score"].pairs),
-                    "most": max(hyp["errors"] for hyp in hyps),
+                    "words": scores[systems[0]].words,
+                    "most": max(score.errors for score in scores.values()),
                     "worst_of": [labels.get(system, system) for system in systems],
                     "hyps": hyps,
                     **_audio(utt, s.name, locations, silent, budget, missing),
@@ -194,14 +190,10 @@ def read_analysis(exp_dir, results_dir, labels, missing):
 
 
 def figures(results_dir, budget):
-    """[(caption, data URI)] of the figures of the analysis."""
-    figures_shown = []
-    for path in media.find_figures(results_dir):
-        text = media.caption(path, results_dir)
-        uri = budget.data_uri("image/png", path.read_bytes(), f"figure {text}")
-        if uri:
-            figures_shown.append((text, uri))
-    return figures_shown
+    """[(caption, data URI)] of the figures that the analysis left in RESULTS_DIR/analysis."""
+    found = {path.stem.replace("_", " "): path for path in sorted((results_dir / "analysis").glob("*.png"))}
+    uris = {name: budget.data_uri("image/png", path.read_bytes(), f"figure {name}") for name, path in found.items()}
+    return [(name, uri) for name, uri in uris.items() if uri]
 
 
 def derailments(path, scored, labels):
@@ -211,36 +203,25 @@ def derailments(path, scored, labels):
     UserError for a file that is not there or not what scoring writes.
     """
     rows = read_rows(path, DERAILED)
-    index = {(r["system"], r["set"], r["kind"]): r for r in rows}
-    systems, sets = (list(dict.fromkeys(r[key] for r in rows)) for key in ("system", "set"))
-    columns = [Column(name, kind=SET, name=name) for name in sets]
-    lines = [
-        Row(labels.get(s, s), [Cell((index.get((s, name, "any")) or {}).get("count"), form="d") for name in sets], s)
-        for s in systems
-    ]
-    texts, details = {s.name: s for s in scored}, []
-    headings = [*derail.KINDS, "any", "utterances", "WER", "WER without any"]
-    for system in systems:
-        kinds, examples = [], {}
-        for name in sets:
-            whole = index.get((system, name, "any"))
-            if not (whole and whole["count"]):
-                continue
-            counts = [Cell(index[system, name, kind]["count"], form="d") for kind in [*derail.KINDS, "any"]]
-            counts.append(Cell(whole["utterances"], form="d"))
-            kinds.append(Row(name, [*counts, Cell(whole["wer_all"]), Cell(whole["wer_without"])], name))
+    sets = list(dict.fromkeys(r["set"] for r in rows))
+    texts, lines, details = {s.name: s for s in scored}, [], []
+    for system, found in by_system(rows).items():
+        label = labels.get(system, system)
+        counts = [found[name]["any"]["count"] if name in found else None for name in sets]
+        lines.append(Row(label, [Cell(count, form="d") for count in counts], system))
+        derailed = {name: of_set for name, of_set in found.items() if of_set["any"]["count"]}
+        examples = {}
+        for name, of_set in derailed.items():
+            hyps = texts[name].hyps.get(system, {}) if name in texts else {}
             for kind in derail.KINDS:
-                for utt in index[system, name, kind]["examples"]:
-                    examples.setdefault((name, utt), []).append(kind)
-        if kinds:
-            shown = []
-            for (name, utt), kinds_of in examples.items():
-                hyps = texts[name].hyps.get(system, {}) if name in texts else {}
-                if utt in hyps:
-                    shown.append((kinds_of, name, utt, texts[name].refs[utt], shorten(hyps[utt])))
-            table = Table("", [Column(heading) for heading in headings], kinds, first="set")
-            details.append((labels.get(system, system), table, shown))
-    return Table("Derailed utterances", columns, lines), details
+                for utt in of_set[kind]["examples"]:
+                    if utt in hyps:
+                        examples.setdefault((name, utt, texts[name].refs[utt], shorten(hyps[utt])), []).append(kind)
+        if derailed:
+            kinds = [Row(name, derailment_cells(of_set), name) for name, of_set in derailed.items()]
+            table = Table("", list(map(Column, DERAILMENT_HEADINGS)), kinds, first="set")
+            details.append((label, table, [(kinds_of, *example) for example, kinds_of in examples.items()]))
+    return Table("Derailed utterances", [Column(name, kind=SET, name=name) for name in sets], lines), details
 
 
 def shorten(text):

@@ -68,14 +68,3 @@ def encode_audio(path, start=0.0, end=None):
         return "audio/mpeg", out.getvalue()
     soundfile.write(out, samples.clip(-1, 1), RATE, format="WAV", subtype="PCM_16")
     return "audio/wav", out.getvalue()
-
-
-def find_figures(results_dir):
-    """The PNG files that the analysis left under RESULTS_DIR/analy*/, sorted."""
-    return sorted(path for path in Path(results_dir).glob("analy*/**/*.png") if path.is_file())
-
-
-def caption(path, results_dir):
-    """A figure's caption: its path below the directory of the analysis, in words."""
-    parts = Path(path).relative_to(results_dir).with_suffix("").parts[1:]
-    return ": ".join(part.replace("_", " ") for part in parts)

@@ -75,7 +75,7 @@ def write_report(exp_dir, results_dir, table=None, options=None):
     budget = Budget(int(options.max_media_mib * MIB))
     figures = content.figures(results_dir, budget)
     if not figures and not budget.left_out:
-        missing.append(f"Figures of the analysis: none under {results_dir}/analy*/.")
+        missing.append(f"Figures of the analysis: none in {results_dir}/analysis.")
     analysis, collapses = content.read_analysis(exp_dir, results_dir, labels, missing)
     worst = content.worst_utterances(scored, labels, options.worst, budget, missing)
     missing += [

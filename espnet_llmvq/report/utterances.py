@@ -6,23 +6,17 @@ from dataclasses import dataclass
 MAX_PAIRS = 250  # words of a diff; a hypothesis that loops can have thousands
 
 
-def errors(score):
-    """The number of word errors of an UtteranceScore."""
-    return sum(pair[0] != "=" for pair in score.pairs)
-
-
 def worst(scores, count):
     """{utterance: systems among whose `count` worst it is}.
 
     Ordered by the most errors that any system has in it.
 
-    scores: {system: UtteranceScores of one set, the same utterances in the same order}. The
-    worst have most word errors; of equal ones the first in the set. An utterance without errors
-    is never among them.
+    scores: {system: UtteranceScores of one set, the same utterances in the same order}. The worst have most word
+    errors; of equal ones the first in the set. An utterance without errors is never among them.
     """
     worst_of, most = {}, {}  # most: in the order of the set
     for system, utterances in scores.items():
-        counts = {score.utt: errors(score) for score in utterances}
+        counts = {score.utt: score.errors for score in utterances}
         for utt, count_here in counts.items():
             most[utt] = max(most.get(utt, 0), count_here)
         for utt in sorted(counts, key=counts.get, reverse=True)[:count]:

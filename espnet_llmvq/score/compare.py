@@ -1,6 +1,6 @@
 """Estimates of a system, and the comparison of two systems on the same units."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -49,15 +49,19 @@ class Comparison:
     improvement: float
 
 
+def untested(new, old, metric, statistics):
+    """The Comparison of two Estimates, p not defined."""
+    change = stats.difference(new, old)
+    bounds = stats.interval(change, statistics.confidence, skewed=False)
+    return Comparison(change.value, *bounds, np.nan, stats.improvement(change, METRICS[metric].better))
+
+
 def compare(new, old, metric, statistics, stratum=""):
     """The Comparison of two Measured of one set."""
-    change = stats.difference(new.estimate(metric), old.estimate(metric))
-    low, high = stats.interval(change, statistics.confidence, skewed=False)
-    function = METRICS[metric].function
-    a, b = new.counts[metric], old.counts[metric]
+    found = untested(new.estimate(metric), old.estimate(metric), metric, statistics)
+    a, b, function = new.counts[metric], old.counts[metric], METRICS[metric].function
     drawn = stats.permuted(a, b, function, statistics.permutations, statistics.draw_seed, stratum)
-    better = stats.improvement(change, METRICS[metric].better)
-    return Comparison(change.value, low, high, stats.p_value(change.value, drawn), better)
+    return replace(found, p=stats.p_value(found.change, drawn))
 
 
 def verdict(comparison, p_corrected, confidence, new, old):

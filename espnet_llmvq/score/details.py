@@ -6,7 +6,8 @@ import numpy as np
 
 from espnet_llmvq.base.files import write_text
 from espnet_llmvq.score.files import trn
-from espnet_llmvq.score.wer import format_alignments, op_counts
+from espnet_llmvq.score.table import tsv_text
+from espnet_llmvq.score.wer import format_alignments
 
 COUNTS = ("words", "correct", "substitutions", "deletions", "insertions", "chars", "char_errors")
 
@@ -17,24 +18,19 @@ def utterance_table(reference, evaluation):
     Further columns, where measured: tokens, token_errors; entities, entities_missed (raw). The last
     is `derailed`, kinds joined by commas.
     """
-    counts, header = evaluation.counts, ["utterance", "speaker", *COUNTS]
-    more = [(counts["ter"], ("tokens", "token_errors"))] if "ter" in counts else []
-    more += [(counts["eer"], ("entities", "entities_missed"))] if "eer" in counts else []
-    for _, names in more:
-        header += names
-    kinds = {}
+    header, more, kinds = ["utterance", "speaker", *COUNTS], [], {}
+    for metric, names in (("ter", ("tokens", "token_errors")), ("eer", ("entities", "entities_missed"))):
+        if metric in evaluation.counts:
+            header += names
+            more.append(evaluation.counts[metric][:, ::-1].astype(int).tolist())
     for kind, utts in evaluation.derailed.items():
         for utt in utts:
             kinds.setdefault(utt, []).append(kind)
     rows = []
     for i, score in enumerate(evaluation.scores):
-        ops = op_counts(score)
         speaker = reference.speakers[score.utt] if reference.speakers else "-"
-        row = [score.utt, speaker, ops["="] + ops["S"] + ops["D"], *(ops[op] for op in "=SDI")]
-        row += [score.chars, score.char_errors]
-        for (errors, of), _ in ((column[i], names) for column, names in more):
-            row += [int(of), int(errors)]
-        rows.append([*row, ",".join(kinds.get(score.utt, ()))])
+        row = [score.utt, speaker, score.words, *map(score.count, "=SDI"), score.chars, score.char_errors]
+        rows.append([*row, *sum((counts[i] for counts in more), []), ",".join(kinds.get(score.utt, ()))])
     return [*header, "derailed"], rows
 
 
@@ -52,11 +48,6 @@ def speaker_table(header, rows):
         rate = f"{100 * sum(errors) / words:.2f}" if words else ""
         table.append([speaker, utterances, rate, *counts.tolist(), derailed])
     return ["speaker", "utterances", "wer", *header[2:]], table
-
-
-def tsv(header, rows):
-    """A table as tab-separated lines."""
-    return "".join("\t".join(map(str, row)) + "\n" for row in [header, *rows])
 
 
 def sclite_summary(rows, name):
@@ -84,8 +75,8 @@ def write_details(directory, reference, evaluation):
     write_text(directory / "ref.trn", trn(reference.refs))
     write_text(directory / "hyp.trn", trn(evaluation.hyps))
     header, rows = utterance_table(reference, evaluation)
-    write_text(directory / "utterances.tsv", tsv(header, rows))
+    write_text(directory / "utterances.tsv", tsv_text(header, rows))
     if reference.speakers:
-        write_text(directory / "speakers.tsv", tsv(*speaker_table(header, rows)))
+        write_text(directory / "speakers.tsv", tsv_text(*speaker_table(header, rows)))
     summary = sclite_summary(rows, f"{Path(evaluation.path).name}, {reference.normaliser}")
     write_text(directory / "result.txt", f"{summary}\n{format_alignments(evaluation.scores)}")

@@ -1,9 +1,8 @@
 """Entities: which were recognised, which were made up, and word errors inside and outside of them.
 
-A mention is a run of whole tokens (words with their accents, numbers such as 2.5, or single punctuation marks)
-equal to the entity's value; how much space lies between tokens does not count, nor whether an accent is a character
-of its own. Scripts without spaces are matched by characters. Where values overlap, the longest one that starts first
-is taken.
+A mention is a run of whole tokens (words with their accents, numbers such as 2.5, or single punctuation marks) equal to
+the entity's value; how much space lies between tokens does not count, nor whether an accent is a character of its own.
+Scripts without spaces are matched by characters. Where values overlap, the longest one that starts first is taken.
 """
 
 import unicodedata
@@ -12,6 +11,7 @@ from collections import Counter
 import regex
 
 from espnet_llmvq.base.errors import UserError
+from espnet_llmvq.data.tables import parse_entities, read_scp
 from espnet_llmvq.score.files import some
 
 # Thai and Lao, kana, Han
@@ -55,8 +55,6 @@ class Lexicon:
 
 def read_entities(path):
     """{utt: [(slot, value)]} of a data directory's `entities`; UserError if malformed."""
-    from espnet_llmvq.data.tables import parse_entities, read_scp
-
     return parse_entities(read_scp(path, empty=True))
 
 
@@ -91,18 +89,15 @@ def check_entities(entities, refs, path, treatment="error", notes=None):
     return kept
 
 
-def entity_counts(refs, hyps, entities, listed=None):
+def entity_counts(refs, hyps, entities):
     """{utt: (instances, found, mentions, false)} of the utterances of `refs`.
 
     refs, hyps: {utt: text}; entities: {utt: [(slot, value)]}; all raw, or all normalised.
-    instances: annotated entities that the reference holds; found: those mentioned in the
-    hypothesis, each mention counting once. mentions: all mentions, in the hypothesis, of any
-    listed value; false: those of a value that is neither annotated nor mentioned in the
-    reference as often. listed: values; by default all that are annotated in the set.
+    instances: annotated entities that the reference holds; found: those mentioned in the hypothesis, each mention
+    counting once. mentions: all mentions, in the hypothesis, of any value annotated in the set; false: those of a value
+    that is neither annotated nor mentioned in the reference as often.
     """
-    if listed is None:
-        listed = {value for items in entities.values() for _, value in items}
-    lexicon = Lexicon(tokenise(value) for value in listed)
+    lexicon = Lexicon(tokenise(value) for items in entities.values() for _, value in items)
     counts = {}
     for utt, ref in refs.items():
         ref_tokens, hyp_tokens = tokenise(ref), tokenise(hyps[utt])

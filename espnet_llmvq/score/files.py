@@ -10,6 +10,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 
 from espnet_llmvq.base.config import option
+from espnet_llmvq.base.environment import FILE
 from espnet_llmvq.base.errors import UserError, check_name, nearest
 
 
@@ -48,6 +49,7 @@ class Rules:
 
 
 _TRN = re.compile(r"^(.*?)\s*\(([^()\s]+)\)$")
+_UNDECODED = re.compile("[\udc80-\udcff]")
 
 
 def some(items):
@@ -63,24 +65,15 @@ def read_lines(path, encoding="utf-8"):
         data = Path(path).read_bytes()
     except OSError as err:
         raise UserError(f"{path}: cannot read it: {err.strerror}; check the path") from None
-    if encoding.lower().replace("_", "-").startswith("utf-16"):
-        # Its line ends are no single bytes.
-        try:
-            data = data.decode(encoding).encode("utf-8")
-        except UnicodeDecodeError as err:
-            raise UserError(f"{path}: not valid {encoding}: {err}; give its --encoding") from None
-        encoding = "utf-8"
-    lines, bad = [], []
+    try:
+        # Bytes that are none of the encoding become U+DC80 to U+DCFF.
+        text = data.removeprefix(b"\xef\xbb\xbf").decode(encoding, "surrogateescape")
+    except UnicodeDecodeError as err:  # of UTF-16
+        raise UserError(f"{path}: not valid {encoding}: {err}; give its --encoding") from None
     # str.splitlines would also split at characters such as U+2028.
-    for number, raw in enumerate(data.removeprefix(b"\xef\xbb\xbf").split(b"\n"), 1):
-        try:
-            line = raw.decode(encoding).strip()
-        except UnicodeDecodeError:
-            utt = raw.split(maxsplit=1)[0].decode("utf-8", "backslashreplace")
-            bad.append(f"line {number} ({utt[:80]})")
-            continue
-        if line:
-            lines.append((number, line))
+    lines = [(number, line.strip()) for number, line in enumerate(text.split("\n"), 1) if line.strip()]
+    ids = {n: line.split()[0].encode("utf-8", "surrogateescape") for n, line in lines if _UNDECODED.search(line)}
+    bad = [f"line {number} ({utt.decode('utf-8', 'backslashreplace')[:80]})" for number, utt in ids.items()]
     if bad:
         raise UserError(
             f"{path}: not valid {encoding.upper()}: {some(bad)}; convert the file, for example: "
@@ -120,11 +113,10 @@ _PARSERS = {".trn": _parse_trn, ".jsonl": _parse_json, ".json": _parse_json}
 def read_transcript(path, rules=Rules(), notes=None):  # noqa: B008  Rules is frozen
     """{utterance: text} in the order of the file.
 
-    The name tells the format: `*.trn` has `words (utterance)`, `*.jsonl` and `*.json` have one
-    object with "id" and "text" a line, anything else has `utterance words...` as Kaldi's `text`.
-    Blank lines are skipped. UserError for a file that cannot be read, is not in its encoding, has a
-    malformed line, names an utterance twice, or holds nothing. A treatment by `rules` is named
-    in the list `notes`.
+    The name tells the format: `*.trn` has `words (utterance)`, `*.jsonl` and `*.json` have one object with "id" and
+    "text" a line, anything else has `utterance words...` as Kaldi's `text`. Blank lines are skipped. UserError for a
+    file that cannot be read, is not in its encoding, has a malformed line, names an utterance twice, or holds nothing.
+    A treatment by `rules` is named in the list `notes`.
     """
     parse = _PARSERS.get(Path(path).suffix, _parse_kaldi)
     texts, first, twice = {}, {}, []
@@ -162,6 +154,20 @@ def read_at_limit(path, rules=Rules()):  # noqa: B008
         return set()
     entries = (json.loads(line) for _, line in read_lines(path, rules.encoding))
     return {entry["id"] for entry in entries if entry.get("at_limit") is True}
+
+
+def read_facts(path):
+    """Facts that decoding left beside the hypothesis file `path`, {} if none. Raises UserError for a damaged file."""
+    path = Path(path).with_name(FILE)
+    try:
+        facts = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return {}
+    except ValueError:
+        facts = None
+    if not isinstance(facts, dict):
+        raise UserError(f"{path}: not a JSON object; delete it, or decode again")
+    return facts
 
 
 def match_utterances(refs, hyps, ref_path, hyp_path, rules=Rules(), notes=None):  # noqa: B008

@@ -7,8 +7,9 @@ from typing import Literal
 
 import numpy as np
 
-from espnet_llmvq.base.errors import UserError, check_name
+from espnet_llmvq.base.errors import UserError
 from espnet_llmvq.data.normalise import get_normaliser
+from espnet_llmvq.data.tables import read_scp
 from espnet_llmvq.score import entities as ent
 from espnet_llmvq.score import sacre, wer
 from espnet_llmvq.score.derail import AuditRules, audit
@@ -71,8 +72,7 @@ class Sides:
 
 def word_errors(sides):
     """(N, 2): word errors and words."""
-    ops = map(wer.op_counts, sides.scores)
-    return np.array([(o["S"] + o["D"] + o["I"], o["="] + o["S"] + o["D"]) for o in ops], dtype=np.float64)
+    return np.array([(score.errors, score.words) for score in sides.scores], dtype=np.float64)
 
 
 def char_errors(sides):
@@ -181,10 +181,9 @@ def names_of(*measured):
 class Reference:
     """The reference side of a test set.
 
-    refs: {utt: raw text}; words: {utt: normalised words}; skipped: utterances left out by --empty_ref;
-    entities: {utt: [(slot, value)]} or None; listed: entries of a word list, normalised words each,
-    or None; speakers: {utt: speaker} or None; resample: "utterance" or "speaker"; notes: treatments
-    of bad input, to be printed.
+    refs: {utt: raw text}; words: {utt: normalised words}; skipped: utterances left out by --empty_ref; entities: {utt:
+    [(slot, value)]} or None; listed: entries of a word list, normalised words each, or None; speakers: {utt: speaker}
+    or None; resample: "utterance" or "speaker"; notes: treatments of bad input, to be printed.
     """
 
     path: str
@@ -223,20 +222,17 @@ class Reference:
 def load_reference(
     path,
     normaliser="basic",
-    entities=None,
-    word_list=None,
-    utt2spk=None,
+    entities="",
+    word_list="",
+    utt2spk="",
     resample="utterance",
-    rules=Rules(),  # noqa: B008  frozen
+    rules=Rules(),  # noqa: B008
 ):
     """The Reference of a transcript file.
 
-    entities, word_list, utt2spk: files, or None. A word list has an entry of one or more words a line.
+    entities, word_list, utt2spk: files, "" for none. A word list has an entry of one or more words a line.
     UserError for bad input that `rules` does not treat.
     """
-    from espnet_llmvq.data.tables import read_scp
-
-    check_name("value of --resample", resample, ("utterance", "speaker"))
     notes, normalise = [], get_normaliser(normaliser)
     refs = read_transcript(path, rules, notes)
     words = wer.split_words(refs, normalise)

@@ -6,7 +6,8 @@ from espnet_llmvq.score.compare import compare, measured, verdict
 from espnet_llmvq.score.derail import derailment_rows
 from espnet_llmvq.score.details import write_details
 from espnet_llmvq.score.measure import METRICS, evaluate
-from espnet_llmvq.score.stats import holm, interval
+from espnet_llmvq.score.rows import bounded
+from espnet_llmvq.score.stats import holm
 from espnet_llmvq.score.table import FEW, Cell, Column, Row, Table, number
 from espnet_llmvq.score.wer import total
 
@@ -34,15 +35,11 @@ class Files:
 
     def entry(self, name, metric):
         """What is printed of one metric of one file, as a dict."""
-        estimate = self.measured[name].estimate(metric)
-        low, high = interval(estimate, self.statistics.confidence)
         row = {
             "file": name,
             "metric": metric,
             "normaliser": self.reference.normaliser_of(metric),
-            "value": number(estimate.value),
-            "low": number(low),
-            "high": number(high),
+            **bounded(self.measured[name].estimate(metric), self.statistics.confidence),
         }
         if METRICS[metric].of:
             part, whole = self.measured[name].counts[metric].sum(axis=0)
@@ -57,26 +54,31 @@ class Files:
         tested = [metric for metric in self.metrics if METRICS[metric].tested]
         pairs = [(name, metric) for name in self.measured if name != first for metric in tested]
         compared = [compare(self.measured[n], self.measured[first], m, self.statistics) for n, m in pairs]
-        rows = []
-        for (name, metric), one, p in zip(pairs, compared, holm([one.p for one in compared])):
-            rows.append(
-                {
-                    "file": name,
-                    "baseline": first,
-                    "metric": metric,
-                    "normaliser": self.reference.normaliser_of(metric),
-                    **{key: number(value) for key, value in vars(one).items()},
-                    "p_holm": number(p),
-                    "comparisons": len(pairs),
-                    "verdict": verdict(one, p, self.statistics.confidence, name, first),
-                }
-            )
-        return rows
+        return [
+            {
+                "file": name,
+                "baseline": first,
+                "metric": metric,
+                "normaliser": self.reference.normaliser_of(metric),
+                **{key: number(value) for key, value in vars(one).items()},
+                "p_holm": number(p),
+                "comparisons": len(pairs),
+                "verdict": verdict(one, p, self.statistics.confidence, name, first),
+            }
+            for (name, metric), one, p in zip(pairs, compared, holm([one.p for one in compared]))
+        ]
 
-    def cautions(self):
-        """Lines on small sets, few resampling units, and how bad input was treated."""
-        reference, units = self.reference, int(self.reference.units().max()) + 1
-        lines = ["small: under 500 words; do not draw conclusions from this set alone"] * reference.small
+    def remarks(self):
+        """Lines on derailments that occur, small sets, few resampling units, and how bad input was treated."""
+        reference, units, lines = self.reference, int(self.reference.units().max()) + 1, []
+        for row in self.derailments:
+            if row["count"]:
+                without = "none left" if row["wer_without"] is None else f"{row['wer_without']:.2f}"
+                lines.append(
+                    f"{row['system']}: derailed ({row['kind']}): {row['count']} of {row['utterances']} "
+                    f"utterances; WER {row['wer_all']:.2f}, without them {without}"
+                )
+        lines += ["small: under 500 words; do not draw conclusions from this set alone"] * reference.small
         if units < FEW:
             lines.append(f"few: only {units} {reference.resample}s to resample; intervals are too narrow")
         return lines + [f"input: {note}" for note in self.notes]
@@ -118,25 +120,9 @@ def comparisons_table(rows):
     return Table("", [Column(heading) for heading in headings], lines, first="file")
 
 
-def derailment_lines(rows):
-    """Lines on the kinds of derailment that occur, of entries of `derailment_rows`."""
-    lines = []
-    for row in rows:
-        if row["count"]:
-            without = "none left" if row["wer_without"] is None else f"{row['wer_without']:.2f}"
-            lines.append(
-                f"{row['system']}: derailed ({row['kind']}): {row['count']} of {row['utterances']} "
-                f"utterances; WER {row['wer_all']:.2f}, without them {without}"
-            )
-    return lines
-
-
 def changed(scores_a, scores_b):
     """[(errors of B - errors of A, utterance)] of two lists of UtteranceScores, in order."""
-    return [
-        (sum(p[0] != "=" for p in b.pairs) - sum(p[0] != "=" for p in a.pairs), a.utt)
-        for a, b in zip(scores_a, scores_b)
-    ]
+    return [(b.errors - a.errors, a.utt) for a, b in zip(scores_a, scores_b)]
 
 
 def word_outcomes(scores_a, scores_b):

@@ -9,15 +9,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from espnet_llmvq.base.environment import FILE
 from espnet_llmvq.base.errors import UserError
 from espnet_llmvq.data.normalise import get_normaliser
 from espnet_llmvq.data.questions import MULTIPLE_CHOICE, OPEN
 from espnet_llmvq.score import stats
-from espnet_llmvq.score.files import read_lines
+from espnet_llmvq.score.files import read_facts, read_lines
 from espnet_llmvq.score.measure import ratio
-from espnet_llmvq.score.rows import SET
-from espnet_llmvq.score.table import number
+from espnet_llmvq.score.rows import SET, bounded
 
 ANSWERS = "answers.jsonl"
 TEXT, SPEECH, GAP = "text", "speech", "gap"
@@ -76,9 +74,7 @@ def read_answers(path, normaliser="basic"):
     table = {}
     for (metric, form), values in right.items():
         table.setdefault(metric, {})[form] = np.array(values, dtype=np.float64)
-    beside = path.with_name(FILE)
-    facts = json.loads(beside.read_text(encoding="utf-8")) if beside.exists() else {}
-    return Answers(table, asked, facts.get("options", {}))
+    return Answers(table, asked, read_facts(path).get("options", {}))
 
 
 def find_answers(directories, normaliser="basic"):
@@ -128,7 +124,6 @@ def question_rows(answers_of, normaliser, seed, statistics):
             for metric, right in answers.right.items():
                 forms = estimates(right, statistics.replicates, statistics.draw_seed, f"{kind} {name}")
                 for form, (estimate, count, of) in forms.items():
-                    low, high = stats.interval(estimate, statistics.confidence, skewed=form != GAP)
                     rows.append(
                         {
                             "system": system,
@@ -136,9 +131,7 @@ def question_rows(answers_of, normaliser, seed, statistics):
                             "set": name,
                             "domain": "",
                             "metric": f"{metric}_{form}",
-                            "value": number(estimate.value),
-                            "low": number(low),
-                            "high": number(high),
+                            **bounded(estimate, statistics.confidence, skewed=form != GAP),
                             "utterances": of,
                             "words": None,
                             "seed": seed,

@@ -9,6 +9,7 @@ from espnet_llmvq.score.rows import COMPARED, DOMAINS, MACRO, MEANS, RATIO, SET
 from espnet_llmvq.score.table import SMALL, Cell, Column, Row, Table, cell_of, mark_best, markdown_table
 
 KINDS = (SET, *MEANS, RATIO)  # the order of columns
+DERAILMENT_HEADINGS = (*DERAILMENTS, "any", "utterances", "WER", "WER without any")
 
 
 class Results:
@@ -110,19 +111,22 @@ class Results:
             rows.append(Row(r["system"], cells, r["system"]))
         return Table(f"WER against {self.baseline} (points)", [Column(heading) for heading in headings], rows)
 
+    def of_set(self, name, metrics):
+        """(systems with one of `metrics` on the set `name`, {metric: entry of each, or None})."""
+        entries = {(r["system"], r["metric"]): r for r in self.rows if (r["set"], r["kind"]) == (name, SET)}
+        names = list(dict.fromkeys(system for system, metric in entries if metric in metrics))
+        return names, {metric: [entries.get((system, metric)) for system in names] for metric in metrics}
+
     def set_tables(self):
         """[(set, Tables)] of sets with entities or a word list: systems by metrics."""
         groups = {"entities (%)": names_of("entities"), "inside and outside of the list (%)": names_of("list")}
         by_set, every = [], sum(groups.values(), [])
-        own = {row["set"] for row in self.rows if row["metric"] in every and row["kind"] == SET}
-        for name in dict.fromkeys(row["set"] for row in self.rows if row["set"] in own):
+        for name in dict.fromkeys(r["set"] for r in self.rows if r["metric"] in every and r["kind"] == SET):
             tables = []
             for title, metrics in groups.items():
-                entries = {(r["system"], r["metric"]): r for r in self.rows if r["set"] == name and r["kind"] == SET}
-                names = [s for s in self.systems(metrics) if any((s, metric) in entries for metric in metrics)]
+                names, entries = self.of_set(name, metrics)
                 columns, normalisers = [], []
-                for metric in metrics:
-                    having = [entries.get((s, metric)) for s in names]
+                for metric, having in entries.items():
                     if not any(having):
                         continue
                     cells = mark_best([cell_of(row) for row in having], METRICS[metric].better)
@@ -145,14 +149,12 @@ class Results:
         for kind, title, metrics in QUESTIONS:
             sets = {r["set"]: r["utterances"] for r in self.rows if r["metric"].startswith(f"{kind}_")}
             for name, size in sets.items():
-                entries = {(r["system"], r["metric"]): r for r in self.rows if r["set"] == name}
-                names = list(dict.fromkeys(s for s, metric in entries if metric.startswith(f"{kind}_")))
+                forms = [(metric, form) for metric in metrics for form in (TEXT, SPEECH, GAP)]
+                names, entries = self.of_set(name, [f"{metric}_{form}" for metric, form in forms])
                 columns = []
-                for metric, heading in metrics.items():
-                    for form in (TEXT, SPEECH, GAP):
-                        having = [entries.get((s, f"{metric}_{form}")) for s in names]
-                        cells = [cell_of(row, form="+.2f" if form == GAP else ".2f") for row in having]
-                        columns.append((Column(heading + form), mark_best(cells, "" if form == GAP else "high")))
+                for (metric, form), having in zip(forms, entries.values()):
+                    cells = [cell_of(row, form="+.2f" if form == GAP else ".2f") for row in having]
+                    columns.append((Column(metrics[metric] + form), mark_best(cells, "" if form == GAP else "high")))
                 title_here = f"{name}: {title}, {size} questions"
                 tables.append(((kind, name), self.table(title_here, names, columns)))
         return tables
@@ -168,17 +170,13 @@ class Results:
 
     def derailment_table(self, derailments):
         """Entries of `derailments.json`: a row for each system and set in which some occurred."""
-        kinds = [*DERAILMENTS, "any"]
-        columns = [Column(heading) for heading in ("set", *kinds, "utterances", "WER", "WER without any")]
-        index = {(r["system"], r["set"], r["kind"]): r for r in derailments}
-        rows = []
-        for system, name in dict.fromkeys((r["system"], r["set"]) for r in derailments):
-            whole = index[system, name, "any"]
-            if whole["count"]:
-                counts = [Cell(index[system, name, kind]["count"], form="d") for kind in kinds]
-                rest = [Cell(whole["utterances"], form="d"), Cell(whole["wer_all"]), Cell(whole["wer_without"])]
-                rows.append(Row(self.labels.get(system, system), [Cell(name), *counts, *rest], system))
-        return Table("Derailments (utterances)", columns, rows)
+        rows = [
+            Row(self.labels.get(system, system), [Cell(name), *derailment_cells(of_set)], system)
+            for system, sets in by_system(derailments).items()
+            for name, of_set in sets.items()
+            if of_set["any"]["count"]
+        ]
+        return Table("Derailments (utterances)", [Column("set"), *map(Column, DERAILMENT_HEADINGS)], rows)
 
     def sections(self, published=(), level=0.05, facts=None, asked=None):
         """[(title, blocks)] of RESULTS.md that follow from the rows; a block is a Table or Markdown text.
@@ -199,11 +197,8 @@ class Results:
         sections += [("Entities and word lists (%)", blocks)] * bool(blocks)
         blocks = []
         for key, table in self.question_tables():
-            options = [
-                f"{k}: {json.dumps(v, ensure_ascii=False)}"
-                for k, v in (asked or {}).get(key, {}).items()
-                if k != "examples"
-            ]
+            options = {k: v for k, v in (asked or {}).get(key, {}).items() if k != "examples"}
+            options = [f"{k}: {json.dumps(v, ensure_ascii=False)}" for k, v in options.items()]
             blocks += [f"### {table.title}\n", table, *[f"`{'; '.join(options)}`\n"] * bool(options)]
         title = "Questions in writing and spoken (accuracy, %; gap in points)"
         return sections + [(title, blocks)] * bool(blocks)
@@ -216,6 +211,20 @@ class Results:
         tables = [self.metric_table(metric, KINDS) for metric in metrics]
         tables += [table for _, of_set in self.set_tables() for table in of_set]
         return tables + [table for _, table in self.question_tables()]
+
+
+def by_system(derailments):
+    """Entries of `derailments.json` as {system: {set: {kind: entry}}}."""
+    found = {}
+    for entry in derailments:
+        found.setdefault(entry["system"], {}).setdefault(entry["set"], {})[entry["kind"]] = entry
+    return found
+
+
+def derailment_cells(of_set):
+    """Cells below `DERAILMENT_HEADINGS`. of_set: {kind: entry} of a system on a set."""
+    counts = [of_set[kind]["count"] for kind in (*DERAILMENTS, "any")] + [of_set["any"]["utterances"]]
+    return [Cell(n, form="d") for n in counts] + [Cell(of_set["any"][key]) for key in ("wer_all", "wer_without")]
 
 
 def title_of(metric):

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from espnet_llmvq.base.errors import UserError
 from espnet_llmvq.score import stats
-from espnet_llmvq.score.compare import compare
+from espnet_llmvq.score.compare import compare, untested
 from espnet_llmvq.score.measure import METRICS, ratio
 from espnet_llmvq.score.table import number
 
@@ -43,15 +43,10 @@ def read_rows(path, needed=NEEDED):
     return rows
 
 
-def _pooled(estimates):
-    """Estimate of the ratio of pooled counts; estimates: [[2 Estimates] of each set]."""
-    flat = [estimate for pair in estimates for estimate in pair]
-    return stats.combine(lambda *counts: ratio(sum(counts[::2]), sum(counts[1::2])), flat)
-
-
-def _over_zero(a, b):
-    """a / b, or nan where b is 0."""
-    return ratio(a, b) / 100
+def bounded(estimate, confidence, skewed=True):
+    """{"value", "low", "high"} of an Estimate, for JSON."""
+    low, high = stats.interval(estimate, confidence, skewed)
+    return {"value": number(estimate.value), "low": number(low), "high": number(high)}
 
 
 def domain_means(measured, system, sets, metric):
@@ -81,9 +76,11 @@ def result_rows(systems, sets, references, measured, seed, confidence):
     """
     rows = []
 
-    def add(kind, system, set_name, domain, metric, estimate, members, normalisers, counts=()):
+    def add(kind, set_name, domain, metric, estimate, members, counts=()):
+        """An entry of `system`. members: sets that it is of; counts: of a ratio, its [2 Estimates] on each of them."""
         count, of = [round(sum(c.value for c in column)) for column in zip(*counts)] or (None, None)
-        low, high = stats.interval(estimate, confidence)
+        members = [references[s.name] for s in members]
+        counted = metric.removesuffix(f"_{RATIO}")
         rows.append(
             {
                 "system": system.name,
@@ -91,13 +88,11 @@ def result_rows(systems, sets, references, measured, seed, confidence):
                 "set": set_name,
                 "domain": domain,
                 "metric": metric,
-                "value": number(estimate.value),
-                "low": number(low),
-                "high": number(high),
+                **bounded(estimate, confidence),
                 "utterances": sum(len(m.refs) for m in members),
                 "words": sum(len(words) for m in members for words in m.words.values()),
                 "seed": seed,
-                "normaliser": "+".join(dict.fromkeys(normalisers)),
+                "normaliser": "+".join(dict.fromkeys(member.normaliser_of(counted) for member in members)),
                 "count": count,
                 "of": of,
             }
@@ -106,25 +101,22 @@ def result_rows(systems, sets, references, measured, seed, confidence):
     for system in systems:
         for metric in METRICS:
             having = [s for s in sets if metric in measured[system.name, s.name].counts]
+            own = {s.name: measured[system.name, s.name] for s in having}
+            sums = {name: one.sums[metric] for name, one in own.items() if METRICS[metric].of}
             for s in having:
-                reference = references[s.name]
-                own = measured[system.name, s.name]
-                used = [reference.normaliser_of(metric)]
-                counts = [own.sums[metric]] if METRICS[metric].of else ()
-                add(SET, system, s.name, s.domain, metric, own.estimate(metric), [reference], used, counts)
+                counts = [sums[s.name]] if sums else ()
+                add(SET, s.name, s.domain, metric, own[s.name].estimate(metric), [s], counts)
             means = domain_means(measured, system, sets, metric)
             for domain, estimate in means.items():
-                members = [references[s.name] for s in having if s.domain == domain]
-                used = [member.normaliser_of(metric) for member in members]
-                add(MACRO, system, f"mean_{domain}", domain, metric, estimate, members, used)
-                if METRICS[metric].of:
-                    sums = [measured[system.name, s.name].sums[metric] for s in having if s.domain == domain]
-                    add(MICRO, system, f"micro_{domain}", domain, metric, _pooled(sums), members, used, sums)
+                members = [s for s in having if s.domain == domain]
+                add(MACRO, f"mean_{domain}", domain, metric, estimate, members)
+                if sums:
+                    counts = [sums[s.name] for s in members]
+                    pooled = stats.combine(lambda *c: ratio(sum(c[::2]), sum(c[1::2])), sum(counts, []))
+                    add(MICRO, f"micro_{domain}", domain, metric, pooled, members, counts)
             if metric == COMPARED and len(means) == 2:
-                members = [references[s.name] for s in having]
-                used = [member.normaliser_of(metric) for member in members]
-                estimate = stats.combine(_over_zero, [means["ood"], means["id"]])
-                add(RATIO, system, "ood/id", "ood", f"{metric}_{RATIO}", estimate, members, used)
+                estimate = stats.combine(lambda a, b: ratio(a, b) / 100, [means["ood"], means["id"]])
+                add(RATIO, "ood/id", "ood", f"{metric}_{RATIO}", estimate, having)
     return rows
 
 
@@ -135,12 +127,12 @@ def comparison_rows(systems, sets, references, measured, baseline, statistics):
     that value corrected for all sets and systems, and the probability of improvement; for macro means no p-value.
     `relative`: the change in percent of the baseline's value, with its interval.
     """
-    rows, p_values, confidence = [], [], statistics.confidence
+    rows, found = [], []
     (baseline,) = (system for system in systems if system.name == baseline)
 
-    def add(kind, system, set_name, domain, normaliser, new, old, change, p):
+    def add(kind, set_name, domain, members, new, old, compared):
         relative = stats.combine(lambda x, y: ratio(x, y) - 100, [new, old])
-        low, high = stats.interval(relative, confidence, skewed=False)
+        relative = bounded(relative, statistics.confidence, skewed=False)
         rows.append(
             {
                 "system": system.name,
@@ -149,17 +141,17 @@ def comparison_rows(systems, sets, references, measured, baseline, statistics):
                 "set": set_name,
                 "domain": domain,
                 "metric": COMPARED,
-                "normaliser": normaliser,
-                "change": number(change[0]),
-                "low": number(change[1]),
-                "high": number(change[2]),
-                "relative": number(relative.value),
-                "relative_low": number(low),
-                "relative_high": number(high),
-                "improvement": number(change[3]),
+                "normaliser": "+".join(dict.fromkeys(references[s.name].normaliser for s in members)),
+                "change": number(compared.change),
+                "low": number(compared.low),
+                "high": number(compared.high),
+                "relative": relative["value"],
+                "relative_low": relative["low"],
+                "relative_high": relative["high"],
+                "improvement": number(compared.improvement),
             }
         )
-        p_values.append(p)
+        found.append(compared.p)
 
     for system in systems:
         if system.name == baseline.name:
@@ -167,20 +159,12 @@ def comparison_rows(systems, sets, references, measured, baseline, statistics):
         for s in sets:
             new, old = measured[system.name, s.name], measured[baseline.name, s.name]
             compared = compare(new, old, COMPARED, statistics, s.name)
-            change = (compared.change, compared.low, compared.high, compared.improvement)
-            estimates = new.estimate(COMPARED), old.estimate(COMPARED)
-            add(SET, system, s.name, s.domain, references[s.name].normaliser, *estimates, change, compared.p)
+            add(SET, s.name, s.domain, [s], new.estimate(COMPARED), old.estimate(COMPARED), compared)
         olds = domain_means(measured, baseline, sets, COMPARED)
         for domain, new in domain_means(measured, system, sets, COMPARED).items():
-            change = stats.difference(new, olds[domain])
-            bounds = stats.interval(change, confidence, skewed=False)
-            used = dict.fromkeys(references[s.name].normaliser for s in sets if s.domain == domain)
-            change = (change.value, *bounds, stats.improvement(change))
-            add(MACRO, system, f"mean_{domain}", domain, "+".join(used), new, olds[domain], change, None)
-    corrected = iter(stats.holm([p for p in p_values if p is not None]))
-    number_of = sum(p is not None for p in p_values)
-    for row, p in zip(rows, p_values):
-        row["p"] = None if p is None else number(p)
-        row["p_holm"] = None if p is None else number(next(corrected))
-        row["comparisons"] = number_of
+            compared = untested(new, olds[domain], COMPARED, statistics)
+            add(MACRO, f"mean_{domain}", domain, [s for s in sets if s.domain == domain], new, olds[domain], compared)
+    comparisons = sum(row["kind"] == SET for row in rows)
+    for row, p, corrected in zip(rows, found, stats.holm(found)):
+        row |= {"p": number(p), "p_holm": number(corrected), "comparisons": comparisons}
     return rows

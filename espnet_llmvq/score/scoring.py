@@ -14,7 +14,7 @@ from espnet_llmvq.data.normalise import get_normaliser
 from espnet_llmvq.score.compare import measured
 from espnet_llmvq.score.derail import KINDS, derailment_rows
 from espnet_llmvq.score.details import write_details
-from espnet_llmvq.score.files import read_transcript
+from espnet_llmvq.score.files import read_facts, read_transcript
 from espnet_llmvq.score.measure import evaluate, load_reference, names_of
 from espnet_llmvq.score.options import Options
 from espnet_llmvq.score.published import Published
@@ -51,38 +51,17 @@ def load_sets(table, options):
     for s in table.sets:
         for name in s.metrics:
             check_name(f"metric of the set {s.name}", name, names_of("asked"))
-        references[s.name] = load_reference(
-            s.text,
-            s.normaliser or table.normaliser,
-            s.entities or None,
-            s.word_list or None,
-            s.utt2spk or None,
-            options.statistics.resample,
-            options.rules,
-        )
+        normaliser, files = s.normaliser or table.normaliser, (s.entities, s.word_list, s.utt2spk)
+        references[s.name] = load_reference(s.text, normaliser, *files, options.statistics.resample, options.rules)
         metrics[s.name] = references[s.name].metrics((*names_of("always"), *s.metrics))
     return references, metrics
 
 
 def oov_rates(references, train_text, rules):
     """{set: rate in percent of words that the training transcript lacks}, each with the set's normaliser."""
-    train, vocabulary = read_transcript(train_text, rules), {}
-    for reference in references.values():
-        name = reference.normaliser
-        if name not in vocabulary:
-            vocabulary[name] = split_words(train, get_normaliser(name))
-    return {s: oov_rate(r.words, vocabulary[r.normaliser]) for s, r in references.items()}
-
-
-def check_hypotheses(table):
-    """Raise UserError if a system has no hypotheses for a set."""
-    for system in table.systems:
-        for s in table.sets:
-            path = system.hyp_path(s.name)
-            if not path.is_file():
-                raise UserError(
-                    f"{path}: no hypotheses of {system.name} on {s.name}; decode them first or leave out the system"
-                )
+    train = read_transcript(train_text, rules)
+    known = {name: split_words(train, get_normaliser(name)) for name in {r.normaliser for r in references.values()}}
+    return {s: oov_rate(r.words, known[r.normaliser]) for s, r in references.items()}
 
 
 def all_answers(table):
@@ -104,18 +83,21 @@ def score_all(table, options=None):
 
     options = options or Options()
     statistics, sets = options.statistics, table.sets
-    published = [from_mapping(Published, read_yaml(path), path) for path in table.published]
-    published = [one.only(list(table.labels)) for one in published]
+    published = [from_mapping(Published, read_yaml(path), path).only(table.labels) for path in table.published]
     published = [one for one in published if one.rows]
     answers = all_answers(table)
     references, metrics = load_sets(table, options)
-    check_hypotheses(table)
+    pairs = [(system, s) for system in table.systems for s in sets]
+    for system, s in pairs:
+        path = system.hyp_path(s.name)
+        if not path.is_file():
+            told = f"{path}: no hypotheses of {system.name} on {s.name}"
+            raise UserError(f"{told}; decode them first or leave out the system")
     notes, counts, scores, derailments = [], {}, {}, []
     for s in sets:
         # Names, not paths: tables do not depend on where the files are.
         for path in (s.text, s.entities, s.utt2spk, s.word_list):
             notes += [f"{s.name}{n[len(path) :]}" for n in references[s.name].notes if n.startswith(path + ":")]
-    pairs = [(system, s) for system in table.systems for s in sets]
     for system, s in tqdm(pairs, "scoring", disable=None):  # None: no bar in log files
         path, reference = system.hyp_path(s.name), references[s.name]
         one = evaluate(reference, path, metrics[s.name], options.rules, options.prompt, options.audit)
@@ -216,20 +198,6 @@ def made_by(table):
     title = f"Settings that differ from those of {table.baseline}"
     settings = Table(title, [Column(key) for key in keys], rows)
     return blocks + [f"{title}:\n", settings] * bool(keys)
-
-
-def read_facts(path):
-    """Facts that decoding left beside a hypothesis file, {} if it left none. Raises UserError for a damaged file."""
-    path = path.with_name(FILE)
-    try:
-        facts = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        return {}
-    except ValueError:
-        facts = None
-    if not isinstance(facts, dict):
-        raise UserError(f"{path}: not a JSON object; delete it, or decode again")
-    return facts
 
 
 def environment(table, options):

@@ -1,9 +1,8 @@
 """Bootstrap intervals, a paired test, and its correction, on counts of resampling units.
 
-A *unit* is what is drawn: an utterance, or a speaker with all of their utterances. All metrics are
-functions of counts summed over units, so a replicate of a metric is the function of a replicate of
-the sums. Two systems that are resampled with one seed and stratum get the same units: their
-replicates are paired. Deterministic for a seed.
+A *unit* is what is drawn: an utterance, or a speaker with all of their utterances. All metrics are functions of counts
+summed over units, so a replicate of a metric is the function of a replicate of the sums. Two systems that are resampled
+with one seed and stratum get the same units: their replicates are paired. Deterministic for a seed.
 """
 
 import zlib
@@ -112,11 +111,10 @@ def _correct(z, estimate, drawn):
 def interval(estimate, confidence=0.95, skewed=True):
     """(low, high): the BCa interval of Efron (1987), widened for few units.
 
-    Levels are those of Student's t with the variance's n/(n - 1), the "expanded" percentile of
-    Hesterberg (2015), before bias and acceleration are corrected. skewed=False leaves that
-    correction out: for differences of two systems, which hardly are skewed, it was measured to
-    add noise. Replicates that are not defined are left out. (nan, nan) where the statistic
-    itself is not defined, or there is only one unit.
+    Levels are those of Student's t with the variance's n/(n - 1), the "expanded" percentile of Hesterberg (2015),
+    before bias and acceleration are corrected. skewed=False leaves that correction out: for differences of two systems,
+    which hardly are skewed, it was measured to add noise. Replicates that are not defined are left out. (nan, nan)
+    where the statistic itself is not defined, or there is only one unit.
     """
     from scipy import special
 
@@ -148,10 +146,9 @@ def improvement(change, better="low"):
 def permuted(a, b, function, replicates, seed, stratum=""):
     """(replicates,) differences function(A) - function(B) under exchangeable systems.
 
-    a, b: (U, K) counts of two systems on the same units. Each replicate exchanges the systems in
-    a random half of the units: approximate randomisation (Noreen 1989), a matched-pairs test
-    that assumes nothing of the counts but that, without a difference, either system could have
-    made either result.
+    a, b: (U, K) counts of two systems on the same units. Each replicate exchanges the systems in a random half of the
+    units: approximate randomisation (Noreen 1989), a matched-pairs test that assumes nothing of the counts but that,
+    without a difference, either system could have made either result.
     """
     rng = generator(seed, "permuted " + stratum)
     a, b = np.asarray(a, dtype=np.float64), np.asarray(b, dtype=np.float64)

@@ -181,8 +181,11 @@ def latex_table(table, caption):
     )
 
 
+def tsv_text(header, rows):
+    """Tab-separated lines; None is an empty field."""
+    return "".join("\t".join("" if v is None else str(v) for v in row) + "\n" for row in (header, *rows))
+
+
 def rows_tsv(rows):
-    """Flat dicts with the same keys as tab-separated lines; None is an empty field."""
-    lines = ["\t".join(rows[0])] if rows else []
-    lines += ["\t".join("" if v is None else str(v) for v in row.values()) for row in rows]
-    return "".join(line + "\n" for line in lines)
+    """Flat dicts with the same keys, one at least, as `tsv_text`."""
+    return tsv_text(rows[0], (row.values() for row in rows))

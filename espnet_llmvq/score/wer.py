@@ -23,18 +23,23 @@ class UtteranceScore:
     def count(self, op):
         return sum(pair[0] == op for pair in self.pairs)
 
+    @property
+    def words(self):
+        return len(self.pairs) - self.count("I")
+
+    @property
+    def errors(self):
+        return len(self.pairs) - self.count("=")
+
 
 @dataclass(frozen=True)
 class Score:
     """Counts summed over a set; `wer` is in percent."""
 
-    utterances: int
     words: int
     substitutions: int
     deletions: int
     insertions: int
-    chars: int
-    char_errors: int
 
     @property
     def wer(self):
@@ -49,12 +54,6 @@ def _pairs(ref, hyp, chunks):
         op = {"equal": "=", "substitute": "S", "delete": "D", "insert": "I"}[chunk.type]
         pairs += zip([op] * max(len(r), len(h)), r or [""] * len(h), h or [""] * len(r))
     return tuple(pairs)
-
-
-def align(ref_words, hyp_words):
-    """A Levenshtein alignment of two word lists as a tuple of (op, ref word, hyp word)."""
-    (score,) = score_utterances({"": ref_words}, {"": hyp_words})
-    return score.pairs
 
 
 def score_utterances(refs, hyps):
@@ -83,31 +82,15 @@ def score_utterances(refs, hyps):
     return scores
 
 
-def op_counts(score):
-    """{"=": n, "S": n, "D": n, "I": n} of an UtteranceScore."""
-    ops = [pair[0] for pair in score.pairs]
-    return {op: ops.count(op) for op in "=SDI"}
-
-
 def total(scores):
     """The Score of a list of UtteranceScores; UserError if the references have no word."""
-    counts = [op_counts(score) for score in scores]
-    ops = {op: sum(count[op] for count in counts) for op in "=SDI"}
-    words = ops["="] + ops["S"] + ops["D"]
+    words = sum(score.words for score in scores)
     if not words:
         raise UserError(
             "the references hold no words after normalisation, so there is no error rate; "
             "check the reference file and the normaliser"
         )
-    return Score(
-        utterances=len(scores),
-        words=words,
-        substitutions=ops["S"],
-        deletions=ops["D"],
-        insertions=ops["I"],
-        chars=sum(score.chars for score in scores),
-        char_errors=sum(score.char_errors for score in scores),
-    )
+    return Score(words, *(sum(score.count(op) for score in scores) for op in "SDI"))
 
 
 def split_words(texts, normalise):

@@ -2,7 +2,6 @@
 
 import json
 import random
-import re
 from dataclasses import dataclass
 
 from espnet_llmvq.base.errors import UserError
@@ -11,25 +10,12 @@ from espnet_llmvq.base.errors import UserError
 @dataclass(frozen=True)
 class Source:
     """name: prefix of its ids; share: of the positions, in proportion to the others; path, shape: sequences and their
-    positions (`id positions` lines of llmvq sequences positions)."""
+    positions (lines `id positions`)."""
 
     name: str
     share: float
     path: str
     shape: str
-
-
-def parse_source(text):
-    """A `Source` from "name=share:sequences:shape". Raises UserError."""
-    name, _, rest = text.partition("=")
-    parts = rest.split(":")
-    try:
-        share = float(parts[0])
-    except ValueError:
-        share = -1.0
-    if len(parts) != 3 or not re.fullmatch(r"[\w.-]+", name) or not 0 < share < float("inf"):
-        raise UserError(f"source {text!r} is not NAME=SHARE:SEQUENCES:SHAPE with a share above 0")
-    return Source(name, share, parts[1], parts[2])
 
 
 def read_shape(path):
@@ -41,16 +27,14 @@ def read_shape(path):
                 key, _, value = line.strip().partition(" ")
                 if not value.isdecimal() or int(value) < 1:
                     raise UserError(
-                        f"{path}:{number}: {line.strip()!r} is not `id positions`; remove it and run llmvq sequences "
-                        "positions again (stage 10; 7 for the encoder)"
+                        f"{path}:{number}: {line.strip()!r} is not `id positions`; remove it and run stage 10 again "
+                        "(7 for the encoder)"
                     )
                 found[key] = int(value)
     except OSError as err:
-        raise UserError(f"{path}: {err.strerror}; run llmvq sequences positions (stage 10)") from None
+        raise UserError(f"{path}: {err.strerror}; run llmvq stage positions (stage 10)") from None
     except UnicodeDecodeError as err:
-        raise UserError(
-            f"{path} is not UTF-8: {err}; remove it and run llmvq sequences positions again (stage 10)"
-        ) from None
+        raise UserError(f"{path} is not UTF-8: {err}; remove it and run stage 10 again") from None
     if not found:
         raise UserError(f"{path} is empty")
     return found
@@ -90,10 +74,7 @@ def mix(sources, positions=None, seed=1):
     for source in sources:
         there, counted = len(readers[source.name]), len(shapes[source.name])
         if there != counted:
-            raise UserError(
-                f"{source.path} has {there} sequences, {source.shape} {counted} lines; "
-                "run llmvq sequences positions again"
-            )
+            raise UserError(f"{source.path} has {there} sequences, {source.shape} {counted} lines; run stage 10 again")
     shares = sum(s.share for s in sources)
     if positions is None:
         positions = sum(shapes[names[0]].values()) * shares / sources[0].share
@@ -111,9 +92,7 @@ def mix(sources, positions=None, seed=1):
             try:
                 raw = json.loads(readers[source.name][key])
             except KeyError:
-                raise UserError(
-                    f"{source.path} has no {key}, {source.shape} has; run llmvq sequences positions again"
-                ) from None
+                raise UserError(f"{source.path} has no {key}, {source.shape} has; run stage 10 again") from None
             raw["id"] = f"{source.name}/{number}/{key}"
             yield raw["id"], shapes[source.name][key], json.dumps(raw, ensure_ascii=False)
 

@@ -5,8 +5,9 @@ examples, and open questions without any. It says nothing about the words of the
 """
 
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
+from espnet_llmvq.base.config import option
 from espnet_llmvq.base.errors import UserError, check_name
 from espnet_llmvq.sequence import prompt
 from espnet_llmvq.sequence.asr import asr_sequence, text_question
@@ -16,24 +17,20 @@ LETTERS = "ABCD"
 ANSWERS = ("letter", "text")
 
 
-def _key(default, help):
-    return field(default=default, metadata={"help": help})
-
-
 @dataclass(frozen=True)
 class MultipleChoice:
     """How multiple-choice questions are put."""
 
-    shots: int = _key(5, "examples with their answers before each question")
-    answer: str = _key("letter", "what is scored: letter, the next token; text, all tokens of the choice")
-    length_normalise: bool = _key(True, "divide the log probability of a choice's text by its tokens")
-    instruction: str = _key("", "words before everything")
-    prompt: str = _key(
+    shots: int = option(5, "examples with their answers before each question")
+    answer: str = option("letter", "what is scored: letter, the next token; text, all tokens of the choice")
+    length_normalise: bool = option(True, "divide the log probability of a choice's text by its tokens")
+    instruction: str = option("", "words before everything")
+    prompt: str = option(
         "{speech}\nA. {A}\nB. {B}\nC. {C}\nD. {D}\nAnswer: {text}",
         "a question: {speech} is the question, {A} to {D} the choices, {text} the answer",
     )
-    separator: str = _key("\n\n", "words after an example")
-    spoken_examples: bool = _key(False, "before a spoken question the examples are spoken too")
+    separator: str = option("\n\n", "words after an example")
+    spoken_examples: bool = option(False, "before a spoken question the examples are spoken too")
 
     def __post_init__(self):
         check_name("value of answer", self.answer, ANSWERS)
@@ -57,10 +54,10 @@ class MultipleChoice:
 class OpenQuestions:
     """How open questions are put and answered."""
 
-    prompt: str = _key("Question: {speech} Answer: {text}", "{speech} is the question, {text} the answer")
-    num_beams: int = _key(1, "beam of the search; 1 is greedy")
-    max_tokens: int = _key(32, "most tokens of an answer")
-    stop: str = _key("\n", "where it occurs the answer ends; empty: nowhere")
+    prompt: str = option("Question: {speech} Answer: {text}", "{speech} is the question, {text} the answer")
+    num_beams: int = option(1, "beam of the search; 1 is greedy")
+    max_tokens: int = option(32, "most tokens of an answer")
+    stop: str = option("\n", "where it occurs the answer ends; empty: nowhere")
 
     def __post_init__(self):
         prompt.parse(self.prompt)

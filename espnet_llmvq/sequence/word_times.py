@@ -36,7 +36,7 @@ def import_word_times(data_dir, word_times, out, reference=None, tolerance=0.02,
 
 def segment_lengths(data_dir, ctm, options, dropped):
     """[(cut, utterance, words, seconds)] of all segments, by each cut in turn."""
-    rows = {cut: [] for cut in CUTS}
+    rows = []
     for utt, _, samples, text, words in joined(data_dir, ctm, NO_ALIGNMENT, dropped):
         try:
             units = timed_words(text, words, samples, options.tolerance, options.silence_words)
@@ -45,20 +45,17 @@ def segment_lengths(data_dir, ctm, options, dropped):
             continue
         for cut in CUTS:
             for s in replace(options, cut=cut).segments(units):
-                rows[cut].append((cut, utt, len(s.words), (s.end - s.start) / SAMPLE_RATE))
-    return [row for cut in CUTS for row in rows[cut]]
+                rows.append((cut, utt, len(s.words), (s.end - s.start) / SAMPLE_RATE))
+    return sorted(rows, key=lambda row: CUTS.index(row[0]))
 
 
 def draw_lengths(rows, path):
-    """Histograms of words and of seconds, shares of all segments of a cut, as PNG."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
+    """Histograms of words and of seconds, shares of all segments of a cut, as PNG, in one step."""
     import numpy as np
+    from matplotlib.figure import Figure
 
-    figure, panels = plt.subplots(1, 2, figsize=(9, 3.2), layout="constrained")
-    for panel, at, name in zip(panels, (2, 3), ("words", "seconds")):
+    figure = Figure(figsize=(9, 3.2), layout="constrained")
+    for panel, at, name in zip(figure.subplots(1, 2), (2, 3), ("words", "seconds")):
         values = [np.array([row[at] for row in rows if row[0] == cut]) for cut in CUTS]
         # Few segments are very long: the axis ends where 99 % of them do.
         top = max(np.percentile(v, 99) for v in values)
@@ -69,8 +66,8 @@ def draw_lengths(rows, path):
         panel.set_xlabel(f"{name} in a segment")
         panel.set_ylabel("% of segments")
         panel.legend(loc="lower left", bbox_to_anchor=(0, 1), frameon=False, fontsize="small")
-    figure.savefig(path, format="png", dpi=150)
-    plt.close(figure)
+    figure.savefig(f"{path}.tmp", format="png", dpi=150)
+    os.replace(f"{path}.tmp", path)
 
 
 def write_segment_lengths(data_dir, word_times, options, out):
@@ -82,8 +79,7 @@ def write_segment_lengths(data_dir, word_times, options, out):
     lines = ["cut\tutterance\twords\tseconds\n"]
     lines += [f"{cut}\t{utt}\t{words}\t{seconds:.3f}\n" for cut, utt, words, seconds in rows]
     write_text(f"{out}.tsv", "".join(lines))
-    draw_lengths(rows, f"{out}.png.tmp")
-    os.replace(f"{out}.png.tmp", f"{out}.png")
+    draw_lengths(rows, f"{out}.png")
     for cut in CUTS:
         own = [row for row in rows if row[0] == cut]
         n, words, seconds = len(own), sum(r[2] for r in own), sum(r[3] for r in own)

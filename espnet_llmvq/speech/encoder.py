@@ -11,7 +11,6 @@ from functools import partial
 import torch
 from espnet.nets.pytorch_backend.transformer.attention import LegacyRelPositionMultiHeadedAttention
 
-from espnet_llmvq.base.errors import UserError
 from espnet_llmvq.speech.frame_rate import FrameRate, subsampling
 from espnet_llmvq.speech.frames import stack_frames, valid_mask
 
@@ -77,13 +76,7 @@ class SpeechEncoder(torch.nn.Module):
 
         augment: apply SpecAugment; None: in training only.
         """
-        frames = self.rate.frames(lengths)
-        if int(frames.min()) < 1:
-            i = int(frames.argmin())
-            raise UserError(
-                f"speech {i} of the batch has {int(lengths[i])} samples, less than one encoder frame; "
-                "run stage 4 with a larger --min_duration"
-            )
+        frames = self.rate.batch(lengths)
         if self._width_matters and len(speech) > 1 and not self.training:
             return each_alone(partial(self, augment=augment), speech, lengths)
         x, n = self.features(speech, lengths)

@@ -105,6 +105,17 @@ class FrameRate:
             frames = (frames - kernel) // stride + 1
         return frames * (samples > self.more_than)
 
+    def batch(self, samples):
+        """Frames (B,) of waveforms of `samples` (B,). Raises UserError for one of less than a frame."""
+        frames = self.frames(samples)
+        if int(frames.min()) < 1:
+            i = int(frames.argmin())
+            raise UserError(
+                f"speech {i} of the batch has {int(samples[i])} samples, less than one encoder frame; "
+                "run stage 4 with a larger --min_duration"
+            )
+        return frames
+
     def piece(self, samples):
         """Frames of a piece cut out of a sound file: its steps, the last one filled up with zeros."""
         return -(-samples // self.step)

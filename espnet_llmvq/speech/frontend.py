@@ -58,22 +58,9 @@ class Frontend(AbsFrontend):
     """
 
     def __init__(
-        self,
-        fs=16000,
-        n_fft=512,
-        win_length=None,
-        hop_length=128,
-        window="hann",
-        center=True,
-        normalized=False,
-        onesided=True,
-        n_mels=80,
-        fmin=None,
-        fmax=None,
-        htk=False,
-        frontend_conf=None,
-        apply_stft=True,
-    ):
+        self, fs=16000, n_fft=512, win_length=None, hop_length=128, window="hann", center=True, normalized=False,
+        onesided=True, n_mels=80, fmin=None, fmax=None, htk=False, frontend_conf=None, apply_stft=True,
+    ):  # fmt: skip
         super().__init__()
         if not apply_stft or any((frontend_conf or {}).get(key) for key in ("use_wpe", "use_beamformer")):
             raise UserError("frontend_conf: speech of one channel is read; leave frontend_conf and apply_stft out")

@@ -104,14 +104,8 @@ class PretrainedEncoder(torch.nn.Module):
 
         augment: no effect, there is no SpecAugment here. Raises UserError for speech of less than a frame.
         """
-        counts = self.rate.frames(lengths)
-        done = []
-        for i, (wave, n, count) in enumerate(zip(speech, lengths.tolist(), counts.tolist())):
-            if count < 1:
-                raise UserError(
-                    f"speech {i} of the batch has {n} samples, less than one encoder frame; "
-                    "run stage 4 with a larger --min_duration"
-                )
+        counts, done = self.rate.batch(lengths), []
+        for wave, n, count in zip(speech, lengths.tolist(), counts.tolist()):
             # Cloned: sums over memory that begins elsewhere round otherwise.
             done.append(self.alone(wave[:n].clone()))
             if len(done[-1]) != count:

@@ -1,5 +1,7 @@
 """Encoding the speech spans of sequences: whole files alone, the pieces of a sequence together."""
 
+import itertools
+
 import torch
 
 WHOLE = 0  # steps of a span that is a whole file: the encoder makes as many as it makes
@@ -21,13 +23,9 @@ def groups_of(counts, steps, concatenate):
     """
     groups, at = [], 0
     for count in counts:
-        joins = False
-        for i in range(at, at + count):
-            if concatenate and joins and steps[i] != WHOLE:
-                groups[-1].append(i)
-            else:
-                groups.append([i])
-            joins = steps[i] != WHOLE
+        for whole, run in itertools.groupby(range(at, at + count), lambda i: steps[i] == WHOLE):
+            run = list(run)
+            groups += [run] if concatenate and not whole else [[i] for i in run]
         at += count
     return groups
 

@@ -3,17 +3,20 @@
 import os
 from dataclasses import asdict
 
-from espnet_llmvq.base.errors import UserError
+from espnet_llmvq.base.errors import UserError, check_name
 from espnet_llmvq.base.made import Made
 from espnet_llmvq.experiment.experiment import read_weight
+from espnet_llmvq.experiment.options import words
 from espnet_llmvq.stages.encoder import encoder_input, frames_of
-from espnet_llmvq.stages.report import tools, up_to_date
+from espnet_llmvq.stages.report import local, tools, up_to_date
 
 GRID = (0, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1)  # weights tried on the validation set
 
 
-def decoded_sets(experiment):
-    """Test sets, and the validation set where weights are chosen on it."""
+def decoded_sets(experiment, names=""):
+    """The sets in `names` (text); if it is empty, test sets, and the validation set where weights are chosen on it."""
+    if names:
+        return [check_name("set", name, experiment.set_names) for name in words(names, "sets")]
     extra = [experiment.options.valid_set] if experiment.options.ctc_weight == "valid" else []
     return [*experiment.test_names, *extra]
 
@@ -29,20 +32,15 @@ def weights_of(system):
 def model_inputs(experiment, system):
     """A system as inputs of a `Made`: its checkpoint, and the encoder and the LLM, which that may lack."""
     inputs = {"model": weights_of(system), **encoder_input(experiment)}
-    return inputs if system.decode == "ctc" else inputs | llm_input(experiment)
+    return inputs if system.decode == "ctc" else inputs | local("llm", experiment.llm)
 
 
-def llm_input(experiment):
-    """The LLM as an input of a `Made`, where it is a directory."""
-    return {"llm": experiment.llm} if os.path.isdir(experiment.llm) else {}
-
-
-def search_options(experiment, system, length_penalty=0.0):
+def search_options(experiment, system):
     """What decides the hypotheses of a system, beside its model and the sequences."""
     if system.decode == "ctc":
         return {}
     options = {"num_beams": experiment.options.num_beams}
-    return {**options, **({"length_penalty": length_penalty} if system.decode == "llm" else system.fusion)}
+    return {**options, **({"length_penalty": 0.0} if system.decode == "llm" else system.fusion)}
 
 
 def nbest_made(experiment, system, name, search):
@@ -119,7 +117,6 @@ def rescore(experiment, systems, sets, weight=None, tune_only=False, grid=GRID):
 def question_options(experiment, kind, config=None, overrides=None):
     """`MultipleChoice` or `OpenQuestions` of a section of a YAML file, and of {key: value} laid over it."""
     from espnet_llmvq.base.config import from_mapping, read_yaml
-    from espnet_llmvq.base.errors import check_name
     from espnet_llmvq.sequence.questions import MultipleChoice, OpenQuestions
 
     sections = {"mc": ("multiple_choice", MultipleChoice), "sqa": ("spoken_qa", OpenQuestions)}
@@ -159,7 +156,7 @@ def ask(
     audio = files_digest(q.wav for q in (*questions, *shown) if q.wav)
     both = forms or (TEXT, SPEECH)
     asked = [(s.name, s.model, model_inputs(experiment, s), both) for s in systems if s.decode == "llm"]
-    asked.append(("llm", None, llm_input(experiment), (TEXT,)))
+    asked.append(("llm", None, local("llm", experiment.llm), (TEXT,)))
     for label, directory, model, wanted in asked:
         out = os.path.join(directory or experiment.exp("llm_alone"), name, ANSWERS)
         heard = {"audio": audio} if SPEECH in wanted else {}

@@ -4,7 +4,7 @@ import os
 
 from espnet_llmvq.base.errors import UserError
 from espnet_llmvq.base.made import Made, origin
-from espnet_llmvq.stages.report import is_there, tools, up_to_date
+from espnet_llmvq.stages.report import REMEDY, local, tools, up_to_date
 from espnet_llmvq.stages.sequences import count_positions, make_sequences
 
 # What the task needs to build a model that is an encoder and nothing else.
@@ -45,8 +45,9 @@ def describe_pretrained(experiment):
     path = experiment.options.pretrained_encoder
     config = {**experiment.encoder, **ENCODER_ONLY, "frontend_conf": {}, "normalize_conf": {}}
     config["llm"] = experiment.tokenizer
-    made = Made(experiment.encoder_dir, pretrained_input(experiment), config=config)
-    if is_there(made):
+    made = Made(experiment.encoder_dir, local("pretrained encoder", path), config=config)
+    if made.done(REMEDY):
+        print(f"{made.out} is there, nothing to do", flush=True)
         return
     import torch
 
@@ -66,15 +67,9 @@ def describe_pretrained(experiment):
     print(f"{made.out}: {config['encoder']}, {config['encoder_conf']}")
 
 
-def pretrained_input(experiment):
-    """A pretrained encoder in a local directory as input of a `Made`."""
-    path = experiment.options.pretrained_encoder
-    return {"pretrained encoder": path} if os.path.isdir(path) else {}
-
-
 def encoder_input(experiment):
     """The encoder as inputs of a `Made`."""
-    return {"encoder": experiment.encoder_file} | pretrained_input(experiment)
+    return {"encoder": experiment.encoder_file} | local("pretrained encoder", experiment.options.pretrained_encoder)
 
 
 def align(experiment, threads, ngpu=0):
@@ -114,17 +109,12 @@ def encode(experiment, threads, ngpu=0, batch_seconds=120.0):
         if experiment.options.cache_encoder:
             print(f"the weights of the layers of {experiment.options.pretrained_encoder} train: no frames are cached")
         return
-    waiting = [made for made in (frames_made(experiment, n) for n in experiment.set_names)
-               if not up_to_date(made)]  # fmt: skip
-    if not waiting:
-        return
-    from espnet_llmvq.decode.encode import Encoding
+    wanted = [frames_made(experiment, name) for name in experiment.set_names]
+    waiting = [made for made in wanted if not up_to_date(made)]
+    if waiting:
+        from espnet_llmvq.decode.encode import write_frames
 
-    encoding = Encoding(experiment.encoder_dir, threads, ngpu, batch_seconds)
-    for made in waiting:
-        encoding.write(
-            made.inputs["sequences"], made.out, made, made.options.get("augment"), made.options.get("seed", 1)
-        )
+        write_frames(experiment.encoder_dir, waiting, threads, ngpu, batch_seconds)
 
 
 def frames_of(experiment, name):

@@ -1,5 +1,7 @@
 """How stages say what they find."""
 
+import os
+
 from espnet_llmvq.base.environment import versions
 
 REMEDY = "remove {out} to make it again, or give another --expdir"
@@ -10,6 +12,11 @@ def tools(*packages):
     return {"tools": versions(*packages)}
 
 
+def local(name, path):
+    """An LLM or encoder as input of a `Made`, {name: path}: {} for one on the hub, or none."""
+    return {name: path} if os.path.isdir(path) else {}
+
+
 def up_to_date(made, redo=False):
     """Whether a cheap result need not be made; says so, or why it is made again."""
     if not redo and made.fresh():
@@ -17,12 +24,4 @@ def up_to_date(made, redo=False):
         return True
     if made.record():
         print(f"{made.out} is made again: {'asked for' if redo else made.difference()}", flush=True)
-    return False
-
-
-def is_there(made, remedy=REMEDY):
-    """Whether a costly result is there; says so. Raises UserError, with the difference, if it was made otherwise."""
-    if made.done(remedy):
-        print(f"{made.out} is there, nothing to do", flush=True)
-        return True
     return False

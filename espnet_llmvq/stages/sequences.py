@@ -5,7 +5,7 @@ import functools
 import os
 
 from espnet_llmvq.base.errors import UserError
-from espnet_llmvq.base.files import write_text, writing
+from espnet_llmvq.base.files import locked, write_text, writing
 from espnet_llmvq.base.made import Made, origin
 from espnet_llmvq.stages.report import up_to_date
 
@@ -26,7 +26,7 @@ def audio(experiment, name):
 
 def make_sequences(experiment, names):
     """The sequences of transcribed speech of sets."""
-    from espnet_llmvq.sequence.prompt import CHAT
+    from espnet_llmvq.sequence.prompt import CHAT, resolved
 
     prompt = experiment.options.prompt
     for name in names:
@@ -37,31 +37,30 @@ def make_sequences(experiment, names):
         made = Made(experiment.sequences(name), inputs, prompt=prompt, **options)
         if up_to_date(made):
             continue
+        from espnet_llmvq.llm.directory import load_tokenizer
         from espnet_llmvq.sequence.asr import asr_sequence
         from espnet_llmvq.sequence.corpus import utterances
 
-        dropped, template = {}, resolved_prompt(experiment)
+        dropped, template = {}, prompt
+        if prompt.startswith(CHAT):
+            template = resolved(prompt, load_tokenizer(experiment.tokenizer))
         rows = utterances(experiment.dump_dir(name), dropped)
-        made.forget()
-        write(made.out, (asr_sequence(*row, template) for row in rows), dropped, experiment.dump_dir(name))
-        made.note()
-
-
-def resolved_prompt(experiment):
-    """The template of sequences, a chat prompt in the format of the LLM."""
-    from espnet_llmvq.sequence.prompt import CHAT, resolved
-
-    prompt = experiment.options.prompt
-    if not prompt.startswith(CHAT):
-        return prompt
-    from espnet_llmvq.llm.directory import load_tokenizer
-
-    return resolved(prompt, load_tokenizer(experiment.tokenizer))
+        write_made(made, (asr_sequence(*row, template) for row in rows), dropped, experiment.dump_dir(name))
 
 
 def files_of(llm, *names):
     """Files of an LLM as inputs of a `Made`, none of one from the hub."""
     return {f"LLM: {name}": os.path.join(llm, name) for name in names if os.path.exists(os.path.join(llm, name))}
+
+
+def write_made(made, sequences, dropped, source):
+    """`write` what is made, one process at a time, as recipes may share dump/: what another made meanwhile is taken."""
+    with locked(made.out):
+        if made.fresh():
+            return
+        made.forget()
+        write(made.out, sequences, dropped, source)
+        made.note()
 
 
 def write(out, sequences, dropped, source):
@@ -105,8 +104,11 @@ def make_all(experiment):
 
 
 def context_options(experiment):
-    """What decides how long a sequence of a mixture may be, beside the encoder."""
-    return {"context": experiment.options.context, "llm": experiment.llm, "stack": experiment.stack}
+    """What decides how long a sequence of a mixture may be."""
+    return {
+        "context": experiment.options.context, "llm": experiment.llm, "encoder": experiment.encoder,
+        "stack": experiment.stack,
+    }  # fmt: skip
 
 
 def context_files(experiment):
@@ -151,15 +153,12 @@ def make_text(experiment, name):
             write_text(text, "".join(f"{line}\n" for line in lines))
             transcripts.note()
     inputs = {"text": text} | context_files(experiment)
-    made = Made(experiment.sequences(f"{name}/text"), inputs, encoder=experiment.encoder, **context_options(experiment))
+    made = Made(experiment.sequences(f"{name}/text"), inputs, **context_options(experiment))
     if up_to_date(made):
         return
     dropped = {}
     sequences = (text_sequence(key, line) for key, line in documents(text, dropped))
-    sequences = within_context(sequences, dropped, encoder=experiment.encoder, **context_options(experiment))
-    made.forget()
-    write(made.out, sequences, dropped, text)
-    made.note()
+    write_made(made, within_context(sequences, dropped, **context_options(experiment)), dropped, text)
 
 
 def make_interleaved(experiment, name, form):
@@ -171,17 +170,15 @@ def make_interleaved(experiment, name, form):
 
     inputs = tables(experiment, name) | {"word times": experiment.ctm(name)} | context_files(experiment)
     keys, context = experiment.interleave[form], context_options(experiment)
-    options = {"interleave": keys, "encoder": experiment.encoder, **audio(experiment, name), **context}
-    made = Made(experiment.sequences(f"{name}/{form}"), inputs, **options)
+    made = Made(experiment.sequences(f"{name}/{form}"), inputs, interleave=keys, **audio(experiment, name), **context)
     if up_to_date(made):
         return
     directory, dropped, units = experiment.dump_dir(name), {}, {}
     how, step = from_mapping(Interleaving, keys, form), FrameRate(experiment.encoder).step
     sequences = interleaved(directory, read_ctm(experiment.ctm(name)), how, step, dropped, units)
-    made.forget()
-    write(made.out, within_context(sequences, dropped, encoder=experiment.encoder, **context), dropped, directory)
-    made.note()
-    print_units(made.out, units)
+    write_made(made, within_context(sequences, dropped, **context), dropped, directory)
+    if units:  # none where another run made it
+        print_units(made.out, units)
 
 
 def interleaved(data_dir, ctm, how, step, dropped, units):

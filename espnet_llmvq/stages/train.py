@@ -5,7 +5,7 @@ import os
 from espnet_llmvq.base.errors import UserError
 from espnet_llmvq.base.made import Made
 from espnet_llmvq.stages.encoder import encoder_shapes, frames_of
-from espnet_llmvq.stages.report import REMEDY, tools
+from espnet_llmvq.stages.report import REMEDY, local, tools
 
 SHAPES = ("train_shape_file", "valid_shape_file")
 DATA = ("train_data_path_and_name_and_type", "valid_data_path_and_name_and_type")
@@ -67,11 +67,6 @@ def settings_of(experiment, training, distributed=None):
     }
 
 
-def local(path):
-    """A directory as it is, None for a name on the hub or nothing."""
-    return path if os.path.isdir(path) else None
-
-
 def made_of(experiment, training, settings):
     """The `Made` of a training: its directory, the content of all it reads, and its settings."""
     inputs = {
@@ -80,11 +75,11 @@ def made_of(experiment, training, settings):
         "training positions": settings[SHAPES[0]][0],
         "validation positions": settings[SHAPES[1]][0],
         "encoder": settings["encoder_file"],
-        "pretrained encoder": local(experiment.options.pretrained_encoder),
+        **local("pretrained encoder", experiment.options.pretrained_encoder),
         "phase before": settings["init_from"],
         "training frames": settings["train_cache"] and os.path.dirname(settings["train_cache"]),
         "validation frames": settings["valid_cache"] and os.path.dirname(settings["valid_cache"]),
-        "llm": local(settings["llm"]),
+        **local("llm", settings["llm"]),
     }
     inputs = {name: path for name, path in inputs.items() if path}
     return Made(

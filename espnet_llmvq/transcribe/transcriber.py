@@ -69,25 +69,18 @@ class Transcriber:
         batch_seconds=120.0,
     ):
         from espnet_llmvq.bundle.model import load_packed
-
-        packed = load_packed(directory, device)
-        self.model, self.tokenizer, self.manifest = packed.model, packed.tokenizer, packed.manifest
-        self.search = dict(self.manifest["search"])
-        if num_beams is not None:
-            self.search["num_beams"] = num_beams
-        if ctc_weight is not None:
-            self.search["ctc_weight"] = ctc_weight
-        if self.search["ctc_weight"] and self.model.ctc is None:
-            raise UserError(f"{directory}: its encoder has no CTC head; give ctc_weight 0")
-        self.max_segment = self.manifest["max_segment"] if max_segment is None else max_segment
-        self.min_pause, self.margin, self.batch_seconds = min_pause, margin, batch_seconds
-        self._set_prompt()
-
-    def _set_prompt(self):
         from espnet_llmvq.model.batch import SequenceArrays
         from espnet_llmvq.sequence import prompt
         from espnet_llmvq.sequence.asr import asr_sequence
 
+        packed = load_packed(directory, device)
+        self.model, self.tokenizer, self.manifest = packed.model, packed.tokenizer, packed.manifest
+        given = {"num_beams": num_beams, "ctc_weight": ctc_weight}
+        self.search = {**self.manifest["search"], **{k: v for k, v in given.items() if v is not None}}
+        if self.search["ctc_weight"] and self.model.ctc is None:
+            raise UserError(f"{directory}: its encoder has no CTC head; give ctc_weight 0")
+        self.max_segment = self.manifest["max_segment"] if max_segment is None else max_segment
+        self.min_pause, self.margin, self.batch_seconds = min_pause, margin, batch_seconds
         # A CTC system has no prompt, and does not look at it.
         template = self.manifest["prompt"] or "{speech}{text}"
         self._separator = prompt.separator(template, prompt.TRANSCRIPT)

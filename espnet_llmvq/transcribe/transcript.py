@@ -3,7 +3,7 @@
 import html
 import json
 import textwrap
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 
 LINE, LINES = 42, 2  # characters of a subtitle line, lines of a subtitle
 CUE = 6.0  # seconds of a subtitle at most, where word times are known
@@ -43,28 +43,18 @@ def to_text(transcript):
     return "".join(f"{s.text}\n" for s in transcript.segments if s.text)
 
 
-def to_dict(transcript):
-    """For JSON; times are rounded to milliseconds."""
+def to_json(transcript):
+    """JSON in one line; times are rounded to milliseconds."""
     segments = []
     for s in transcript.segments:
         entry = {"start": round(s.start, 3), "end": round(s.end, 3), "text": s.text}
         if s.words is not None:
-            entry["words"] = [
-                {
-                    "word": w.word,
-                    "start": round(w.start, 3),
-                    "end": round(w.end, 3),
-                    "confidence": round(w.confidence, 3),
-                }
-                for w in s.words
-            ]
+            numbers = ("start", "end", "confidence")
+            entry["words"] = [{"word": w.word, **{k: round(getattr(w, k), 3) for k in numbers}} for w in s.words]
         segments.append({**entry, "at_limit": True} if s.at_limit else entry)
-    head = {k: v for k, v in asdict(transcript).items() if k != "segments"}
-    return {**head, "duration": round(transcript.duration, 3), "text": transcript.text, "segments": segments}
-
-
-def to_json(transcript):
-    return json.dumps(to_dict(transcript), ensure_ascii=False) + "\n"
+    duration = round(transcript.duration, 3)
+    content = {"audio": transcript.audio, "duration": duration, "text": transcript.text, "segments": segments}
+    return json.dumps(content, ensure_ascii=False) + "\n"
 
 
 def cues(transcript):

@@ -16,6 +16,8 @@ from espnet_llmvq.base.files import write_lines
 from espnet_llmvq.cli.parser import Parser, run
 from espnet_llmvq.data.copies import perturb_data
 from espnet_llmvq.data.datadir import DataDir
+from espnet_llmvq.data.importer import read_kaldi
+from espnet_llmvq.data.manifest import read_lines
 
 words_of = str.split
 DIGITS = words_of("ZERO ONE TWO THREE FOUR FIVE SIX SEVEN EIGHT NINE")
@@ -29,31 +31,14 @@ MONTHS = words_of("JANUARY FEBRUARY MARCH APRIL MAY JUNE JULY AUGUST SEPTEMBER O
 COMMANDS = words_of("YES NO GO HELP STOP START REPEAT")
 STREET_KINDS = words_of("AVENUE AVE DRIVE ROAD LANE PLACE STREET")
 # How often each kind of sentence is drawn; close to its share of the training transcripts.
-SENTENCE_WEIGHTS = {
-    "spelling": 30,
-    "command": 4,
-    "enter": 10,
-    "edit": 12,
-    "code": 12,
-    "zip_code": 8,
-    "phone": 9,
-    "address": 9,
-    "date": 6,
-}
+SENTENCE_WEIGHTS = {"spelling": 30, "command": 4, "enter": 10, "edit": 12, "code": 12, "zip_code": 8, "phone": 9,
+                    "address": 9, "date": 6}  # fmt: skip
 SMOKE_TRAIN, SMOKE_OTHER, SMOKE_LM_LINES = 32, 8, 300
 
 Utterance = collections.namedtuple("Utterance", "utt spk wav words")
 
 
 # --- Corpora -------------------------------------------------------------------------------------
-
-
-def read_lines(path):
-    """The non-empty lines of `path`. Raises UserError if it cannot be read."""
-    try:
-        return [line for line in Path(path).read_text(encoding="utf-8").splitlines() if line.strip()]
-    except (OSError, UnicodeDecodeError) as err:
-        raise UserError(f"cannot read {path}: {err}") from None
 
 
 def parse_transcription(line, where):
@@ -68,13 +53,10 @@ def read_an4(root, part):
     """Read `part` ("train" or "test") of AN4 as cmusphinx/an4 lays it out; a sorted list."""
     root = Path(root)
     transcription = root / "etc" / f"an4_{part}.transcription"
-    words = {}
-    for n, line in enumerate(read_lines(transcription), 1):
-        name, sentence = parse_transcription(line, f"{transcription}:{n}")
-        words[name] = sentence
+    lines = enumerate(read_lines(transcription), 1)
+    words = dict(parse_transcription(line, f"{transcription}:{n}") for n, line in lines if line.strip())
     found = []
-    for fileid in read_lines(root / "etc" / f"an4_{part}.fileids"):
-        fileid = fileid.strip()
+    for fileid in filter(None, map(str.strip, read_lines(root / "etc" / f"an4_{part}.fileids"))):
         spk, name = fileid.split("/")[-2:]
         wav = (root / "wav" / f"{fileid}.wav").absolute()
         if name not in words:
@@ -85,35 +67,19 @@ def read_an4(root, part):
     return sorted(found)
 
 
-def find_audio(path, root):
-    """Resolve a wav.scp path: as given, else from the parent of `root`, else from `root`."""
-    for base in (Path(), root.parent, root):
-        if (base / path).is_file():
-            return str((base / path).absolute())
-    raise UserError(f"{root}: audio file {path} not found, neither beside nor inside {root}")
-
-
 def read_kaldi_parts(root, parts, prefix):
     """Read Kaldi-style folders ``root/part``; a sorted list.
 
     Ids that do not begin with their speaker, as sorting demands, get ``prefix-speaker-`` in front.
     """
     found = []
-    for folder in (root / part for part in parts):
-        tables = {
-            name: dict((line.split(maxsplit=1) + [""])[:2] for line in read_lines(folder / name))
-            for name in ("wav.scp", "text", "utt2spk")
-        }
-        for key, wav in tables["wav.scp"].items():
-            for name in ("text", "utt2spk"):
-                if key not in tables[name]:
-                    raise UserError(f"{folder / name}: no line for {key}, which wav.scp has")
-            utt, spk = key, tables["utt2spk"][key].strip()
+    for data in (read_kaldi(root / part) for part in parts):
+        for key, text in data.text.items():
+            utt, spk = key, data.utt2spk[key]
             if not utt.startswith(spk):
                 spk = f"{prefix}-{spk}"
                 utt = f"{spk}-{utt}"
-            words = tables["text"][key].upper().split()
-            found.append(Utterance(utt, spk, find_audio(wav.strip(), root), words))
+            found.append(Utterance(utt, spk, data.wav_scp[key], text.upper().split()))
     return sorted(found)
 
 
@@ -285,13 +251,9 @@ class Grammar:
         year = self.below_hundred(int(self.rng.integers(19, 92)))
         if self.chance(0.6):
             return self.below_hundred(month) + self.below_hundred(day) + year
-        ordinal = (
-            [ORDINALS[day - 1]]
-            if day <= 20
-            else ["THIRTIETH"]
-            if day == 30
-            else [TENS[day // 10 - 2], ORDINALS[day % 10 - 1]]
-        )
+        ordinal = ["THIRTIETH"] if day == 30 else [TENS[day // 10 - 2], ORDINALS[day % 10 - 1]]
+        if day <= 20:
+            ordinal = [ORDINALS[day - 1]]
         name = [MONTHS[month - 1]]
         if self.chance(0.1):
             name = list(name[0])
@@ -334,12 +296,9 @@ def lm_lines(train, test, n, rng):
 # --- Output --------------------------------------------------------------------------------------
 
 
-def write_data_dir(path, utterances):
-    DataDir(
-        {u.utt: u.wav for u in utterances},
-        {u.utt: " ".join(u.words) for u in utterances},
-        {u.utt: u.spk for u in utterances},
-    ).write(path)
+def data_dir(utterances):
+    texts, speakers = {u.utt: " ".join(u.words) for u in utterances}, {u.utt: u.spk for u in utterances}
+    return DataDir({u.utt: u.wav for u in utterances}, texts, speakers)
 
 
 def thin(utterances, n):
@@ -400,7 +359,7 @@ def main(argv=None):
         lm_train = thin(lm_train, SMOKE_LM_LINES)
     vocabulary = {w for u in sets["train"] for w in u.words}
     for name, utterances in sets.items():
-        write_data_dir(out / name, utterances)
+        data_dir(utterances).write(out / name)
         report(name, utterances, vocabulary)
 
     room = {"noise": ["pink", "white", "babble"], "snr": (5.0, 15.0), "rt60": (0.2, 0.4), "suffix": "-noise"}

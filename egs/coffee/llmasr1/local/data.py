@@ -18,7 +18,7 @@ from espnet_llmvq.base.errors import UserError
 from espnet_llmvq.base.files import write_lines
 from espnet_llmvq.cli.parser import Parser, run
 from espnet_llmvq.data import importer
-from espnet_llmvq.data.datadir import DataDir
+from espnet_llmvq.data.manifest import read_lines
 from espnet_llmvq.data.tables import parse_entities, read_scp
 
 PLACES = {
@@ -109,7 +109,7 @@ def lower(utterances):
 
 def more_text(path, n, held_out):
     """`n` sentences spread over a file, as written here: those of letters alone that are not in `held_out`."""
-    lines = dict.fromkeys(map(orders.plain, an4.read_lines(path)))
+    lines = dict.fromkeys(filter(None, map(orders.plain, read_lines(path))))
     letters = set("abcdefghijklmnopqrstuvwxyz' ")
     return an4.thin([line for line in lines if line not in held_out and letters.issuperset(line)], n)
 
@@ -151,11 +151,7 @@ def main(argv=None):
     sets = {name: lower(utterances) for name, utterances in sets.items()}
     vocabulary = {word for u in sets["train"] for word in u.words}
     for name, utterances in sets.items():
-        data = DataDir(
-            {u.utt: u.wav for u in utterances},
-            {u.utt: " ".join(u.words) for u in utterances},
-            {u.utt: u.spk for u in utterances},
-        )
+        data = an4.data_dir(utterances)
         if name == "test_coffee":
             pairs = {utt: [f"{slot}={value}" for slot, value in entities[utt]] for utt in data.text}
             data.extra["entities"] = {utt: ["\t".join(items)] for utt, items in pairs.items()}

@@ -5,6 +5,7 @@ What is left out, and why, is listed in DATADIR/left_out/. Corpora whose path is
 """
 
 import collections
+import functools
 import json
 import os
 from pathlib import Path
@@ -16,7 +17,11 @@ from espnet_llmvq.cli.parser import Parser, run
 from espnet_llmvq.data.datadir import DataDir
 
 TEST_PARTS = {"test_clean": "test-clean", "test_other": "test-other"}
-SMOKE = {"most": 60, "pubmed_documents": 200, "tts_sentences": 12, "questions": 12, "lm_sentences": 400}
+SMOKE = {
+    "pubmed_documents": 200, "tts_sentences": 12, "questions": 12, "lm_sentences": 400, "held_out_share": 0.2,
+    "tts_share": 0.2,
+}  # fmt: skip
+SMOKE_MOST = 60  # utterances of a part of LibriSpeech
 SHOTS = 5  # examples at the top of questions/mmlu.jsonl ([2607.01733])
 
 
@@ -81,7 +86,7 @@ class Preparation:
         """List what is left out of a set, and say how much it is."""
         path = self.out / "left_out" / f"{name}.tsv"
         self.write(f"left_out/{name}.tsv", [f"{utt}\t{reasons[utt]}" for utt in sorted(reasons)])
-        kinds = collections.Counter(reason.split(":")[0] if ":" in reason else reason for reason in reasons.values())
+        kinds = collections.Counter(reason.split(":")[0] for reason in reasons.values())
         most = ", ".join(f"{n} {kind}" for kind, n in kinds.most_common(3))
         if len(reasons) == total:
             raise UserError(f"{name}: nothing is left of {total}; {path} has the reasons")
@@ -120,7 +125,7 @@ class Preparation:
         sets.update((name, [part]) for name, part in TEST_PARTS.items() if (root / part).is_dir())
         chapters = {} if a.librispeech_pc else books.read_chapters(root)
         shelf = None if a.librispeech_pc else books.books_root(a.librispeech_books)
-        most = SMOKE["most"] if a.smoke == "true" else None
+        most = SMOKE_MOST if a.smoke == "true" else None
         made = {}
         for name, parts in sets.items():
             texts, reasons, audio, readers = {}, {}, {}, {}
@@ -260,10 +265,7 @@ class Preparation:
 def main(argv=None):
     args = get_parser().parse_args(argv)
     if args.smoke == "true":
-        for name, value in SMOKE.items():
-            if name != "most":
-                setattr(args, name, value)
-        args.held_out_share = args.tts_share = 0.2
+        vars(args).update(SMOKE)
     record = made_of(args)
     if record.fresh():
         print(f"{args.datadir} is complete; nothing to do (delete {args.datadir}/made.json if a corpus has changed)")
@@ -274,10 +276,8 @@ def main(argv=None):
     work = Preparation(args)
     # What is small comes first: a mistake in it is told before LibriSpeech is read.
     work.domain_set("test_medical", domain_sets.read_primock, args.primock57, args.primock57_entities)
-    locales = args.minds14_locales.split()
-    work.domain_set(
-        "test_banking", lambda path: domain_sets.read_minds(path, locales), args.minds14, args.minds14_entities
-    )
+    minds = functools.partial(domain_sets.read_minds, locales=args.minds14_locales.split())
+    work.domain_set("test_banking", minds, args.minds14, args.minds14_entities)
     work.all_questions()
     texts = work.librispeech()
     sentences = work.pubmed()

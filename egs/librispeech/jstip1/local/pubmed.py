@@ -4,6 +4,7 @@ import gzip
 import hashlib
 import re
 import zlib
+from collections import Counter
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -75,11 +76,7 @@ def documents(paths, language="eng", words=(30, 600), counts=None):
     """
     from tqdm import tqdm
 
-    seen, counts = set(), {} if counts is None else counts
-
-    def leave_out(reason):
-        counts[reason] = counts.get(reason, 0) + 1
-
+    seen, counts = set(), Counter() if counts is None else counts
     sizes = [path.stat().st_size for path in paths]
     with tqdm(total=sum(sizes), desc="PubMed", unit="B", unit_scale=True, mininterval=1) as bar:
         before = 0
@@ -89,21 +86,18 @@ def documents(paths, language="eng", words=(30, 600), counts=None):
                 bar.update(before + at - bar.n)
 
             for pmid, languages, text in articles(path, progress):
-                if not text:
-                    leave_out("without abstract")
-                    continue
-                if language not in languages:
-                    leave_out(f"not {language}")
-                    continue
-                if not words[0] <= len(text.split()) <= words[1]:
-                    leave_out(f"not {words[0]} to {words[1]} words")
-                    continue
                 digest = hashlib.blake2b(text.lower().encode(), digest_size=8).digest()
-                if digest in seen:
-                    leave_out("repeated")
-                    continue
-                seen.add(digest)
-                yield pmid, text
+                if not text:
+                    counts["without abstract"] += 1
+                elif language not in languages:
+                    counts[f"not {language}"] += 1
+                elif not words[0] <= len(text.split()) <= words[1]:
+                    counts[f"not {words[0]} to {words[1]} words"] += 1
+                elif digest in seen:
+                    counts["repeated"] += 1
+                else:
+                    seen.add(digest)
+                    yield pmid, text
             before += size
 
 

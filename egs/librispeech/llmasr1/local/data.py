@@ -5,7 +5,6 @@ All corpora are read, and all faults of one told, before anything is written.
 """
 
 import importlib
-from dataclasses import dataclass
 from pathlib import Path
 
 import download
@@ -17,24 +16,16 @@ from espnet_llmvq.cli.parser import Parser, run
 from espnet_llmvq.data import importer
 from espnet_llmvq.data.manifest import Faults
 
-
-@dataclass(frozen=True)
-class Corpus:
-    """A corpus beside LibriSpeech: its name in full, and the part that is its test set."""
-
-    name: str
-    test: str = "test"
-
-
-# By the name of the reader in local/, of the option, and in capitals of the variable in db.sh.
+# The corpora beside LibriSpeech, by the name of the reader in local/, of the option, and in capitals of the variable in
+# db.sh. The first of a reader's PARTS is the test set.
 CORPORA = {
-    "commonvoice": Corpus("Common Voice 17, English"),
-    "tedlium3": Corpus("TED-LIUM 3"),
-    "voxpopuli": Corpus("VoxPopuli, English"),
-    "gigaspeech": Corpus("GigaSpeech"),
-    "ami": Corpus("AMI, headsets"),
-    "earnings22": Corpus("Earnings-22"),
-    "spgispeech": Corpus("SPGISpeech", "val"),
+    "commonvoice": "Common Voice 17, English",
+    "tedlium3": "TED-LIUM 3",
+    "voxpopuli": "VoxPopuli, English",
+    "gigaspeech": "GigaSpeech",
+    "ami": "AMI, headsets",
+    "earnings22": "Earnings-22",
+    "spgispeech": "SPGISpeech",
 }
 LIBRISPEECH_SETS = {"valid": ["dev-clean"], "test_clean": ["test-clean"], "test_other": ["test-other"]}
 
@@ -93,16 +84,13 @@ def get_parser():
     )
     parser.add_argument("--downloads", default="downloads", help="where to fetch it to")
     parser.add_argument("--url", default=download.URL, help="where from: OpenSLR or a mirror of it")
+    parts = librispeech.TRAIN_PARTS
     parser.add_argument(
-        "--train_parts",
-        nargs="+",
-        default=librispeech.TRAIN_PARTS,
-        metavar="PART",
-        help=f"of {', '.join(librispeech.TRAIN_PARTS)}: the set train",
+        "--train_parts", nargs="+", default=parts, metavar="PART", help=f"of {', '.join(parts)}: the set train"
     )
     parser.add_argument("--text_case", choices=("lower", "keep"), default="lower", help="of LibriSpeech's transcripts")
-    for name, corpus in CORPORA.items():
-        parser.add_argument(f"--{name}", default="", help=f"{corpus.name}; empty: no test_{name}")
+    for name, full in CORPORA.items():
+        parser.add_argument(f"--{name}", default="", help=f"{full}; empty: no test_{name}")
     parser.add_argument(
         "--more", nargs="*", default=[], metavar="CORPUS:PART", help="further parts, written as CORPUS_PART"
     )
@@ -127,7 +115,7 @@ def main(argv=None):
     for part in args.train_parts:
         check_name("part in --train_parts", part, librispeech.TRAIN_PARTS)
     roots = {name: Path(getattr(args, name)) for name in CORPORA if getattr(args, name)}
-    wanted = {f"test_{name}": (name, corpus.test) for name, corpus in CORPORA.items()}
+    wanted = {f"test_{name}": (name, reader(name).PARTS[0]) for name in CORPORA}
     for name, part in parse_more(args.more):
         if name not in roots:
             raise UserError(f"--more {name}:{part}: {name.upper()} is not set (see db.sh)")
@@ -139,8 +127,7 @@ def main(argv=None):
         if corpus in roots:
             further[name] = prepare(reader(corpus).read, roots[corpus], part, args.nj)
         else:
-            why = f"{corpus.upper()} is not set ({CORPORA[corpus].name}; see db.sh)"
-            print(f"{name}: left out, as {why}")
+            print(f"{name}: left out, as {corpus.upper()} is not set ({CORPORA[corpus]}; see db.sh)")
     home, sets = find_librispeech(args), {}
     for name, parts in {"train": args.train_parts, **LIBRISPEECH_SETS}.items():
         sets[name] = prepare_librispeech(home, parts, args.text_case, args.nj)

@@ -17,31 +17,25 @@ from espnet_llmvq.cli.parser import Parser, run
 VOICES = "en-us en-us+f2 en-gb+m3 en-gb+f4".split()
 SPOKEN = ("test_id", "test_domain", "valid", "train")
 QUESTIONS = ("mc", "sqa")
-SMOKE = {
-    "train": 30,
-    "valid": 6,
-    "test": 8,
-    "lm_everyday": 350,
-    "lm_medical": 150,
-    "lm_valid": 30,
-    "domain": 12,
-    "mc": 6,
-    "sqa": 6,
+# Sizes: of the recipe, of smoke runs, and what they are.
+SIZES = {
+    "train": (6000, 30, "training utterances"),
+    "valid": (120, 6, "validation utterances"),
+    "test": (300, 8, "utterances of each test set"),
+    "lm_everyday": (10000, 350, "LM lines, those of train included"),
+    "lm_medical": (7500, 150, "LM lines that state medical facts"),
+    "lm_valid": (200, 30, "lines of each held-out LM text"),
+    "domain": (2000, 12, "documents of text/domain.txt and of domain_tts/text"),
+    "mc": (150, 6, "multiple-choice questions"),
+    "sqa": (120, 6, "questions answered freely"),
 }
 
 
 def get_parser():
     parser = Parser(prog="local/data.py", description=__doc__)
     parser.add_argument("--datadir", default="data", help="directory to write")
-    parser.add_argument("--train", type=int, default=6000, help="training utterances")
-    parser.add_argument("--valid", type=int, default=120, help="validation utterances")
-    parser.add_argument("--test", type=int, default=300, help="utterances of each test set")
-    parser.add_argument("--lm_everyday", type=int, default=10000, help="LM lines, those of train included")
-    parser.add_argument("--lm_medical", type=int, default=7500, help="LM lines that state medical facts")
-    parser.add_argument("--lm_valid", type=int, default=200, help="lines of each held-out LM text")
-    parser.add_argument("--domain", type=int, default=2000, help="documents of text/domain.txt and of domain_tts/text")
-    parser.add_argument("--mc", type=int, default=150, help="multiple-choice questions")
-    parser.add_argument("--sqa", type=int, default=120, help="questions answered freely")
+    for name, (size, _, what) in SIZES.items():
+        parser.add_argument(f"--{name}", type=int, default=size, help=what)
     parser.add_argument("--joined", type=float, default=0.3, help="share of texts that are two sentences of llmasr1")
     parser.add_argument("--broad_share", type=float, default=0.15, help="share of slots with a rarer word")
     parser.add_argument("--core_words", type=int, default=12, help="frequent words of each class that are used")
@@ -174,8 +168,8 @@ def main(argv=None):
     args = get_parser().parse_args(argv)
     options = {k: v for k, v in vars(args).items() if k not in ("datadir", "nj", "smoke")}
     if args.smoke == "true":
-        options.update(SMOKE)
-    for name in SMOKE:
+        options.update({name: size for name, (_, size, _) in SIZES.items()})
+    for name in SIZES:
         if options[name] < 1:
             raise UserError(f"--{name} must be at least 1, not {options[name]}")
     for name in ("joined", "broad_share"):

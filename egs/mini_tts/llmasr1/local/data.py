@@ -26,27 +26,23 @@ SPOKEN = {
     "valid": ("everyday", TRAIN_VOICES, "valid"),
     "train": ("everyday", TRAIN_VOICES, "train"),
 }
-SMOKE = {
-    "train": 40,
-    "valid": 8,
-    "test": 8,
-    "lm_everyday": 450,
-    "lm_medical": 150,
-    "lm_valid": 40,
-    "lm_valid_medical": 20,
+# Sizes: of the recipe, of smoke runs, and what they are.
+SIZES = {
+    "train": (10000, 40, "training utterances"),
+    "valid": (150, 8, "validation utterances"),
+    "test": (200, 8, "utterances of each test set"),
+    "lm_everyday": (20000, 450, "LM lines, those of train included"),
+    "lm_medical": (6000, 150, "LM lines, medical domain"),
+    "lm_valid": (400, 40, "lines of lm/valid.txt"),
+    "lm_valid_medical": (200, 20, "lines of lm/valid_medical.txt"),
 }
 
 
 def get_parser():
     parser = Parser(prog="local/data.py", description=__doc__)
     parser.add_argument("--datadir", default="data", help="directory to write")
-    parser.add_argument("--train", type=int, default=10000, help="training utterances")
-    parser.add_argument("--valid", type=int, default=150, help="validation utterances")
-    parser.add_argument("--test", type=int, default=200, help="utterances of each test set")
-    parser.add_argument("--lm_everyday", type=int, default=20000, help="LM lines, those of train included")
-    parser.add_argument("--lm_medical", type=int, default=6000, help="LM lines, medical domain")
-    parser.add_argument("--lm_valid", type=int, default=400, help="lines of lm/valid.txt")
-    parser.add_argument("--lm_valid_medical", type=int, default=200)
+    for name, (size, _, what) in SIZES.items():
+        parser.add_argument(f"--{name}", type=int, default=size, help=what)
     parser.add_argument("--broad_share", type=float, default=0.04, help="share of slots with a rarer word")
     parser.add_argument("--core_words", type=int, default=8, help="frequent words of each class that are used")
     parser.add_argument("--smoke", default="false", choices=("true", "false"), help="a few utterances of everything")
@@ -98,8 +94,8 @@ def main(argv=None):
     args = get_parser().parse_args(argv)
     options = {k: v for k, v in vars(args).items() if k not in ("datadir", "nj", "smoke")}
     if args.smoke == "true":
-        options.update(SMOKE)
-    for name in SMOKE:
+        options.update({name: size for name, (_, size, _) in SIZES.items()})
+    for name in SIZES:
         if options[name] < 1:
             raise UserError(f"--{name} must be at least 1, not {options[name]}")
     if not 0 <= options["broad_share"] <= 1:
