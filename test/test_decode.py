@@ -5,6 +5,7 @@ import os
 import random
 import shutil
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -270,11 +271,11 @@ def decoding(trained, encoder_dir, corpus, experiment_of, tmp_path):
 
 
 def content(directory, *names):
-    found = {}
-    for name in names:
-        with open(os.path.join(directory, name)) as f:
-            found[name] = f.read()
-    return found
+    return {name: Path(directory, name).read_text() for name in names}
+
+
+def lines_of(path):
+    return [json.loads(line) for line in Path(path).read_text().splitlines()]
 
 
 def test_decode_command(decoding, corpus, capsys):
@@ -286,18 +287,15 @@ def test_decode_command(decoding, corpus, capsys):
     directories = {s.name: str(s.hyp_path("NAME").parent).removesuffix("_NAME") for s in decoding.systems}
     for system, directory in directories.items():
         for name, source in (("a", corpus.valid), ("b", corpus.train)):
-            with open(f"{directory}_{name}/hyp.jsonl") as f:
-                lines = [json.loads(line) for line in f]
+            lines = lines_of(f"{directory}_{name}/hyp.jsonl")
             assert [line["id"] for line in lines] == [s.id for s in read_sequences(source)]
             assert all(isinstance(line["text"], str) for line in lines)
-            with open(f"{directory}_{name}/environment.json") as f:
-                facts = json.load(f)
+            facts = json.loads(Path(f"{directory}_{name}/environment.json").read_text())
             assert {"torch", "espnet", "platform", "CPUs", "commit"} < facts.keys()
             assert facts.get("num_beams") == (None if system == "ctc" else 2)
             assert facts.get("lm_weight") == (0.3 if system == "ctc_lm" else None)
             assert facts.get("prompt") == (PROMPT if system == "slam" else None)
-            with open(f"{directory}_{name}/nbest.jsonl") as f:
-                lists = [json.loads(line)["nbest"] for line in f]
+            lists = [line["nbest"] for line in lines_of(f"{directory}_{name}/nbest.jsonl")]
             assert [n[0]["text"] for n in lists] == [line["text"] for line in lines]
             assert {len(n) for n in lists} <= {1} if system == "ctc" else {1, 2}
             assert all((h["llm"] is None) == (system == "ctc") for n in lists for h in n)
@@ -432,13 +430,12 @@ def test_frames_of_the_frozen_encoder_are_not_those_of_a_trained_one(
     experiment = experiment_of(tmp_path, systems, {"a": corpus.valid})
     assert frames_of(experiment, "a") is None
     os.makedirs(experiment.frames("a"))
-    with open(f"{experiment.frames('a')}/frames.scp", "w") as f:
-        f.write("")  # reading it would fail
+    Path(experiment.frames("a"), "frames.scp").touch()  # reading it would fail
     frames_made(experiment, "a").note(files=["frames.scp"])
     assert frames_of(experiment, "a") == f"{experiment.frames('a')}/frames.scp"
     decode(experiment, experiment.select("joint"), ["a"])
-    with open(f"{phase}/decode_a/hyp.jsonl") as f:
-        assert [json.loads(line)["id"] for line in f] == [s.id for s in read_sequences(corpus.valid)]
+    decoded = [line["id"] for line in lines_of(f"{phase}/decode_a/hyp.jsonl")]
+    assert decoded == [s.id for s in read_sequences(corpus.valid)]
     with pytest.raises(UserError, match="no encoder frames"):
         decode(experiment, experiment.select("slam"), ["a"])
 
@@ -447,8 +444,7 @@ def test_prompt_of_the_checkpoint(decoding, corpus):
     """It is recorded in training; another one is an error, or on demand told beside the hypotheses."""
     from espnet_llmvq.stages.decode import decode
 
-    with open(f"{decoding.exp('slam')}/config.yaml") as f:
-        assert yaml.safe_load(f)["prompt"] == PROMPT
+    assert yaml.safe_load(Path(decoding.exp("slam"), "config.yaml").read_text())["prompt"] == PROMPT
     write_sequences(decoding.sequences("a"), [asr_sequence(s.id, s.spans[1].audio, s.spans[1].samples, s.transcript,
                                               "USER: {speech} Write it down. ASSISTANT: {text}")
                                               for s in read_sequences(corpus.valid)])  # fmt: skip
@@ -461,8 +457,7 @@ def test_prompt_of_the_checkpoint(decoding, corpus):
         decode(decoding, slam, ["a"])
     assert not os.path.exists(f"{decoding.exp('slam')}/decode_a")
     decode(replace(decoding, options=replace(decoding.options, other_prompt=True)), slam, ["a"])
-    with open(f"{decoding.exp('slam')}/decode_a/environment.json") as f:
-        facts = json.load(f)
+    facts = json.loads(Path(decoding.exp("slam"), "decode_a/environment.json").read_text())
     assert facts["prompt"] == "USER:{speech} Write it down. ASSISTANT: {text}"
     assert facts["prompt of training"] == PROMPT
 

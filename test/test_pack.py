@@ -4,6 +4,7 @@ import hashlib
 import json
 import os
 import shutil
+from pathlib import Path
 
 import pytest
 import standins
@@ -22,18 +23,14 @@ SEARCH = {"num_beams": 2, "length_penalty": 0.0, "ctc_weight": 0.0}
 
 
 def sha(path):
-    with open(path, "rb") as f:
-        return hashlib.sha256(f.read()).hexdigest()
+    return hashlib.sha256(Path(path).read_bytes()).hexdigest()
 
 
 def edit(path, change):
     """Change the JSON or YAML file `path` by a function of its content."""
-    kind = json if path.endswith(".json") else yaml
-    with open(path) as f:
-        data = json.load(f) if kind is json else yaml.safe_load(f)
+    data = yaml.safe_load(Path(path).read_text())  # of which JSON is a part
     change(data)
-    with open(path, "w") as f:
-        kind.dump(data, f)
+    Path(path).write_text(json.dumps(data) if path.endswith(".json") else yaml.safe_dump(data))
 
 
 def sign(directory):
@@ -61,8 +58,7 @@ def test_the_model_is_the_trained_one(packed_dir, trained_soft, tmp_path, monkey
     assert wanted.keys() == found.keys() and any("lora_" in n for n in wanted)
     assert all(torch.equal(wanted[n], found[n]) for n in wanted)
     assert not packed.model.training and (packed.model.drop_blank, packed.model.merge_runs) == (0.95, True)
-    with open(moved / "config.yaml") as f:
-        text = f.read()
+    text = (moved / "config.yaml").read_text()
     assert str(tmp_path.parent) not in text and trained_soft[0] not in text
     assert packed.manifest["prompt"] == "USER:{speech} ASSISTANT: {text}"
     assert packed.manifest["search"] == SEARCH
@@ -139,8 +135,7 @@ def test_a_pretrained_encoder_is_read_from_inside_alone(pretrained, tmp_path):
 
 
 def test_files_of_a_packed_system(packed_dir):
-    with open(f"{packed_dir}/manifest.json") as f:
-        manifest = json.load(f)
+    manifest = json.loads(Path(packed_dir, "manifest.json").read_text())
     names = list_files(packed_dir)
     assert sorted([*manifest["files"], "manifest.json", "README.md"]) == names
     for name, told in manifest["files"].items():
@@ -158,33 +153,27 @@ def remove(name):
 
 def foreign(name):
     def add(d):
-        os.makedirs(os.path.dirname(f"{d}/{name}"), exist_ok=True)
-        with open(f"{d}/{name}", "w") as f:
-            f.write("x")
+        Path(d, name).parent.mkdir(parents=True, exist_ok=True)
+        Path(d, name).write_text("x")
 
     return add
 
 
-def flip(name):
-    def change(d):
-        with open(f"{d}/{name}", "r+b") as f:
-            f.seek(-1, os.SEEK_END)
-            last = f.read(1)[0]
-            f.seek(-1, os.SEEK_END)
-            f.write(bytes([last ^ 1]))
+def rewritten(name, change):
+    """The bytes of a file as a function makes them."""
+    return lambda d: Path(d, name).write_bytes(change(Path(d, name).read_bytes()))
 
-    return change
+
+def flip(name):
+    return rewritten(name, lambda x: x[:-1] + bytes([x[-1] ^ 1]))
 
 
 def listed(name):
     """A manifest that names a file of that path, which exists."""
 
     def change(d):
-        path = os.path.join(d, name)
-        os.makedirs(os.path.dirname(path), exist_ok=True)
-        with open(path, "w") as f:
-            f.write("x")
-        told = {"size": 1, "sha256": sha(path)}
+        foreign(name)(d)
+        told = {"size": 1, "sha256": sha(f"{d}/{name}")}
         edit(f"{d}/manifest.json", lambda m: m["files"].update({name: told}))
 
     return change
@@ -202,11 +191,6 @@ def linked_card(d):
 
 def manifest(**values):
     return lambda d: edit(f"{d}/manifest.json", lambda m: m.update(values))
-
-
-def garbled(d):
-    with open(f"{d}/manifest.json", "w") as f:
-        f.write("{")
 
 
 def signed(name, change):
@@ -233,8 +217,7 @@ def other_tensors(d):
 
 
 def no_tensors(d):
-    with open(f"{d}/model.safetensors", "wb") as f:
-        f.write(b"\x80\x04K\x01.")  # a pickle
+    Path(d, "model.safetensors").write_bytes(b"\x80\x04K\x01.")  # a pickle
     sign(d)
 
 
@@ -242,7 +225,7 @@ def no_tensors(d):
     "tamper, message",
     [
         (remove("manifest.json"), r"manifest.json does not exist; pack the system \(stage 16\)"),
-        (garbled, "manifest.json: cannot be read"),
+        (rewritten("manifest.json", lambda x: b"{"), "manifest.json: cannot be read"),
         (manifest(format="other"), "is not of a packed system"),
         (manifest(version=99), "version 99 of the format, this program reads 1"),
         (lambda d: edit(f"{d}/manifest.json", lambda m: m.pop("search")), "manifest.json lacks search"),
@@ -317,8 +300,7 @@ def test_an_llm_by_name(trained_soft, llm_dir, tmp_path):
     out = str(tmp_path / "named")
     pack(trained_soft[1], out, system="soft", label="", decode="llm", search=SEARCH, llm="owner/tiny")
     assert {n for n in list_files(out) if n.startswith("llm/")} == {"llm/tokenizer.json", "llm/tokenizer_config.json"}
-    with open(f"{out}/README.md") as f:
-        assert "base_model: owner/tiny" in f.read()
+    assert "base_model: owner/tiny" in Path(out, "README.md").read_text()
     assert load_packed(out, llm=llm_dir).manifest["llm"] == "owner/tiny"
     with pytest.raises(UserError, match="owner/tiny: cannot be read .*or give a local directory"):  # tests are offline
         load_packed(out)

@@ -2,6 +2,7 @@
 
 import argparse
 import os
+import shutil
 
 import pytest
 import torch
@@ -84,8 +85,7 @@ def test_encoder_file_that_lacks_tensors(make_model, encoder_dir, tmp_path):
     torch.save(state, tmp_path / "model.pth")
     with pytest.raises(UserError, match="config.yaml does not exist"):
         make_model(encoder_file=str(tmp_path / "model.pth"))
-    with open(os.path.join(encoder_dir, "config.yaml")) as f:
-        (tmp_path / "config.yaml").write_text(f.read())
+    shutil.copy(os.path.join(encoder_dir, "config.yaml"), tmp_path)
     with pytest.raises(UserError, match="lacks 2 .*: speech_encoder.encoder.embed.0.weight, ctc.ctc_lo.bias"):
         make_model(encoder_file=str(tmp_path / "model.pth"))
 
@@ -112,8 +112,7 @@ def espnet_asr(directory, tokens, **overrides):
     del config["frame_stack"]
     args = argparse.Namespace(**config)
     model = ASRTask.build_model(args).eval()
-    with open(directory / "config.yaml", "w") as f:
-        yaml.safe_dump(vars(args), f)
+    (directory / "config.yaml").write_text(yaml.safe_dump(vars(args)))
     torch.save(model.state_dict(), directory / "valid.loss.best.pth")
     return model, str(directory / "valid.loss.best.pth")
 

@@ -38,8 +38,7 @@ def test_two_processes_train_like_one(settings, encoder_dir, tmp_path, losses):
         optim="sgd", optim_conf={"lr": 0.05, "momentum": 0.5},
     )  # fmt: skip
     path = str(tmp_path / "config.yaml")
-    with open(path, "w") as f:
-        yaml.safe_dump(config, f)
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(config))
     port, fork = free_port(), multiprocessing.get_context("fork")
     processes = [fork.Process(target=train, args=(tmp_path / "two", path, rank, port)) for rank in (0, 1)]
     for process in processes:
@@ -48,8 +47,7 @@ def test_two_processes_train_like_one(settings, encoder_dir, tmp_path, losses):
     for process in processes:
         process.join(120)
         assert process.exitcode == 0
-    with open(tmp_path / "two/config.yaml") as f:
-        used = yaml.safe_load(f)
+    used = yaml.safe_load((tmp_path / "two/config.yaml").read_text())
     assert used["distributed"] and used["dist_world_size"] == 2
     one, two = (torch.load(tmp_path / d / "checkpoint.pth", weights_only=True) for d in ("one", "two"))
     first = torch.load(tmp_path / "one/1epoch.pth", weights_only=True)

@@ -248,8 +248,8 @@ def test_bad_input(transcriber, packed_dir, wave, tmp_path, capsys):
     good = sorted(name.replace(".wav", ".json") for name, what in expected.items() if not what)
     assert sorted(os.listdir(tmp_path / "out")) == good
     for name in good:
-        with open(tmp_path / "out" / name) as f:
-            assert json.load(f)["text"] == results[str(room / name.replace(".json", ".wav"))].text
+        text = json.loads((tmp_path / "out" / name).read_text())["text"]
+        assert text == results[str(room / name.replace(".json", ".wav"))].text
 
 
 @pytest.fixture
