@@ -9,6 +9,9 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
+import collections  # noqa: E402
+import itertools  # noqa: E402
+import math  # noqa: E402
 import time  # noqa: E402
 import types  # noqa: E402
 from pathlib import Path  # noqa: E402
@@ -308,6 +311,15 @@ def alive(pid):
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
     except (FileNotFoundError, ProcessLookupError):
         return False
+
+
+def ctc_texts(log_probs, blank, labels=None):
+    """{text: log likelihood} by the sum over all paths of `labels`, of all tokens if none are given."""
+    sums = collections.defaultdict(float)
+    for path in itertools.product(labels or range(log_probs.shape[1]), repeat=len(log_probs)):
+        text = tuple(k for k, _ in itertools.groupby(path) if k != blank)
+        sums[text] += math.exp(sum(float(log_probs[t, token]) for t, token in enumerate(path)))
+    return {text: math.log(p) for text, p in sums.items()}
 
 
 def without_last_line(path):

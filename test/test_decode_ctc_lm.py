@@ -1,11 +1,10 @@
 """CTC prefix beam search with an LM: against all texts of a tiny vocabulary, scored one by one."""
 
-import itertools
-import math
 import types
 
 import pytest
 import torch
+from conftest import ctc_texts
 
 from espnet_llmvq.base.errors import UserError
 from espnet_llmvq.decode.ctc_lm import search
@@ -40,16 +39,6 @@ def frames(tokenizer, count, blank, rows, seed=0):
     return x
 
 
-def all_texts(logits, blank):
-    """{text: CTC log likelihood} by the sum over all paths."""
-    log_probs, sums = logits.double().log_softmax(-1), {}
-    for path in itertools.product((*LABELS, blank), repeat=FRAMES):
-        score = sum(float(log_probs[t, token]) for t, token in enumerate(path))
-        text = tuple(k for k, _ in itertools.groupby(path) if k != blank)
-        sums[text] = sums.get(text, 0.0) + math.exp(score)
-    return {text: math.log(p) for text, p in sums.items()}
-
-
 def lm_score(llm, text):
     ids = torch.tensor([[1, *text, 2]])
     with torch.no_grad():
@@ -68,7 +57,7 @@ def test_a_wide_beam_finds_the_best_of_all(llm, tokenizer, own_row, lm_weight, b
     batch = {"speech": torch.cat([x, torch.randn(3, 2, x.shape[2])], 1), "speech_lengths": torch.full((3,), FRAMES)}
     found = search(model, llm, tokenizer, batch, 150, lm_weight, bonus)
     for logits, hypotheses in zip(x, found):
-        ctc = all_texts(logits, blank)
+        ctc = ctc_texts(logits.double().log_softmax(-1), blank, (*LABELS, blank))
         lm = {text: lm_score(llm, text) if lm_weight else 0.0 for text in ctc}
         score = {t: ctc[t] + lm_weight * lm[t] + bonus * (len(t) + 1) for t in ctc}
         ranked = sorted(score, key=score.get, reverse=True)

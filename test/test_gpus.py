@@ -1,7 +1,6 @@
 """Several processes through ESPnet's launcher: gloo on CPU over a stand-in for ssh, and the command lines of Slurm."""
 
 import json
-import multiprocessing
 import os
 import subprocess
 import sys
@@ -9,8 +8,7 @@ import sys
 import pytest
 import torch
 import yaml
-from test_task_ddp import free_port
-from test_task_ddp import train as train_rank
+from test_task_ddp import trained_by_one_and_by_two
 
 from espnet_llmvq.launch.call import Resources
 from espnet_llmvq.launch.config import read_config, submit_command
@@ -131,18 +129,7 @@ def test_a_process_without_speech(tmp_path, settings, corpus, llm_dir, encoder_d
         batch_type="unsorted", batch_size=2, min_batch_size=2, optim="sgd", optim_conf={"lr": 0.05}, scheduler=None,
         max_epoch=1,
     )  # fmt: skip
-    path = str(tmp_path / "config.yaml")
-    with open(path, "w") as f:
-        yaml.safe_dump(config, f)
-    port, fork = free_port(), multiprocessing.get_context("fork")
-    processes = [fork.Process(target=train_rank, args=(tmp_path / "two", path, rank, port)) for rank in (0, 1)]
-    for process in processes:
-        process.start()
-    train_rank(tmp_path / "one", path, None, None)
-    for process in processes:
-        process.join(120)
-        assert process.exitcode == 0
-    one, two = (torch.load(tmp_path / d / "checkpoint.pth", weights_only=True) for d in ("one", "two"))
+    one, two = trained_by_one_and_by_two(tmp_path, config)
     assert any(name.startswith("speech_encoder.") for name in one["model"])
     for name, value in one["model"].items():
         torch.testing.assert_close(two["model"][name], value, atol=1e-6, rtol=1e-5)

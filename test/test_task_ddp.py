@@ -28,6 +28,21 @@ def free_port():
         return s.getsockname()[1]
 
 
+def trained_by_one_and_by_two(room, config):
+    """Checkpoints of a training in one process, and in two that share its batches."""
+    path = str(room / "config.yaml")
+    (room / "config.yaml").write_text(yaml.safe_dump(config))
+    port, fork = free_port(), multiprocessing.get_context("fork")
+    processes = [fork.Process(target=train, args=(room / "two", path, rank, port)) for rank in (0, 1)]
+    for process in processes:
+        process.start()
+    train(room / "one", path, None, None)
+    for process in processes:
+        process.join(120)
+        assert process.exitcode == 0
+    return (torch.load(room / name / "checkpoint.pth", weights_only=True) for name in ("one", "two"))
+
+
 @pytest.mark.parametrize("losses", [{}, {"start_weight": 0.5}], ids=["one loss", "two losses"])
 def test_two_processes_train_like_one(settings, encoder_dir, tmp_path, losses):
     """Batches of 4 are shared as 2 + 2, with different numbers of tokens in each half, and of each loss."""
@@ -37,19 +52,9 @@ def test_two_processes_train_like_one(settings, encoder_dir, tmp_path, losses):
         bridge="soft", bridge_conf={"stack": 1, "hidden_size": 24, "codebook": "trainable", "top_k": 10},
         optim="sgd", optim_conf={"lr": 0.05, "momentum": 0.5},
     )  # fmt: skip
-    path = str(tmp_path / "config.yaml")
-    (tmp_path / "config.yaml").write_text(yaml.safe_dump(config))
-    port, fork = free_port(), multiprocessing.get_context("fork")
-    processes = [fork.Process(target=train, args=(tmp_path / "two", path, rank, port)) for rank in (0, 1)]
-    for process in processes:
-        process.start()
-    train(tmp_path / "one", path, None, None)
-    for process in processes:
-        process.join(120)
-        assert process.exitcode == 0
+    one, two = trained_by_one_and_by_two(tmp_path, config)
     used = yaml.safe_load((tmp_path / "two/config.yaml").read_text())
     assert used["distributed"] and used["dist_world_size"] == 2
-    one, two = (torch.load(tmp_path / d / "checkpoint.pth", weights_only=True) for d in ("one", "two"))
     first = torch.load(tmp_path / "one/1epoch.pth", weights_only=True)
     assert one["model"].keys() == two["model"].keys() and "bridge.codebook" in one["model"]
     for name, value in one["model"].items():
