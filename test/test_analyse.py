@@ -184,10 +184,8 @@ def test_nearest_tokens_of_the_others():
 
 def test_rows_of_the_table_without_a_token_are_named_by_their_number():
     table = torch.eye(3)
-    model = types.SimpleNamespace(
-        bridge=Bridge(2, table, stack=1),
-        llm=types.SimpleNamespace(get_input_embeddings=lambda: types.SimpleNamespace(weight=table)),
-    )
+    llm = types.SimpleNamespace(get_input_embeddings=lambda: types.SimpleNamespace(weight=table))
+    model = types.SimpleNamespace(bridge=Bridge(2, table, stack=1), llm=llm)
     tokenizer = types.SimpleNamespace(convert_ids_to_tokens=lambda ids: [["a", "b", None][i] for i in ids])
     out = torch.tensor([[0.1, 0.2, 0.9]])
     found = types.SimpleNamespace(steps_of=lambda i: slice(0, 1), z=out, out=out)
@@ -353,14 +351,8 @@ def test_what_an_analysis_is_made_of_is_noticed(experiment, made, corpus, tmp_pa
     )
     out, options = tmp_path / "exp" / "analysis", run.Analysis(utterances=10, examples=2, title="Tones")
     assert is_done(options, systems)
-    for other in (
-        replace(options, utterances=9),
-        replace(options, examples=1),
-        replace(options, replicates=9),
-        replace(options, draw_seed=2),
-        replace(options, title="Other"),
-    ):
-        assert not is_done(other, systems)
+    for change in {"utterances": 9, "examples": 1, "replicates": 9, "draw_seed": 2, "title": "Other"}.items():
+        assert not is_done(replace(options, **dict([change])), systems)
     assert not is_done(options, systems[:2]) and not is_done(options, systems, "a")
     assert not is_done(options, (*systems[:2], replace(systems[2], label="Other")))
     for name in ("exp/soft/model.pth", "exp/slam/decode_a/hyp.jsonl", "dump/b/sequences.jsonl",

@@ -21,19 +21,10 @@ SOFT = {"bridge": "soft", "bridge_conf": {"stack": 2, "hidden_size": 24, "codebo
 
 def interleaved(key, path):
     """Three pieces: less than a step, 2 steps and a bit, a whole number of steps."""
-    return Sequence(
-        key,
-        (
-            Span(text="<s>", special=True),
-            Span(audio=path, start=1000, samples=70),
-            Span(text=" one", loss=True),
-            Span(audio=path, start=4000, samples=2 * STEP + 1),
-            Span(text=" two three", loss=True),
-            Span(audio=path, start=8000, samples=3 * STEP),
-            Span(text=" four", loss=True),
-            Span(text="", eos=True),
-        ),
-    )
+    pieces = [Span(audio=path, start=at, samples=n) for at, n in ((1000, 70), (4000, 2 * STEP + 1), (8000, 3 * STEP))]
+    texts = [Span(text=text, loss=True) for text in (" one", " two three", " four")]
+    parts = [span for pair in zip(pieces, texts) for span in pair]
+    return Sequence(key, (Span(text="<s>", special=True), *parts, Span(text="", eos=True)))
 
 
 def sequences(room):

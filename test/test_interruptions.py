@@ -12,7 +12,6 @@ import pytest
 import soundfile
 
 from espnet_llmvq.base.errors import UserError, message_of
-from espnet_llmvq.base.made import Made
 from espnet_llmvq.base.processes import run_forked, run_jobs
 from espnet_llmvq.cli.data import format as format_command
 from espnet_llmvq.cli.parser import run
@@ -252,9 +251,6 @@ def test_a_damaged_llm_is_named(tmp_path, llm_dir, name):
 
 def test_damaged_records_are_named_or_made_again(tmp_path):
     (tmp_path / "phase").mkdir()
-    (tmp_path / "phase" / "made.json").write_text('{"llm": ')
-    with pytest.raises(UserError, match="not known how .*phase was made.; remove .*phase to train again"):
-        Made(tmp_path / "phase", llm="x").done("remove {out} to train again")
     (tmp_path / "phase" / "model.pth").touch()
     (tmp_path / "phase" / "config.yaml").write_text("a: [1\n")
     with pytest.raises(UserError, match="config.yaml: cannot be read .*; if damaged, remove .*phase and run stage 11"):

@@ -18,12 +18,12 @@ def sequences(n):
 
 def test_asr_sequence_follows_the_template():
     seq = asr_sequence("u", "u.wav", 16000, "Hello.", TEMPLATE)
-    assert [(s.text, s.audio, s.loss, s.eos) for s in seq.spans] == [
-        ("USER:", None, False, False),
-        (None, "u.wav", False, False),
-        (" Transcribe speech to text. ASSISTANT:", None, False, False),
-        (" Hello.", None, True, True),
-    ]
+    before, speech, after = (
+        Span(text="USER:"),
+        Span(audio="u.wav", samples=16000),
+        " Transcribe speech to text. ASSISTANT:",
+    )
+    assert seq.spans == (before, speech, Span(text=after), Span(text=" Hello.", loss=True, eos=True))
     assert seq.transcript == "Hello."
     assert seq.prompt == seq.spans[:3]
     assert text_sequence("t", "Plain.").prompt == ()

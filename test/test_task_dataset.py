@@ -22,15 +22,9 @@ def wave(tmp_path_factory):
 
 def test_batch_of_interleaved_and_text(wave, tokenizer):
     path, samples = wave
-    interleaved = Sequence(
-        "a",
-        (
-            Span(audio=path, start=4000, samples=3000),
-            Span(text=" one", loss=True),
-            Span(audio=path, start=8000, samples=2000),
-            Span(text=" two three", loss=True, eos=True),
-        ),
-    )
+    pieces = [Span(audio=path, start=4000, samples=3000), Span(audio=path, start=8000, samples=2000)]
+    texts = [Span(text=" one", loss=True), Span(text=" two three", loss=True, eos=True)]
+    interleaved = Sequence("a", (pieces[0], texts[0], pieces[1], texts[1]))
     text = Sequence("b", (Span(text="five"), Span(text=" six", loss=True, eos=True)))
     whole = Sequence("c", (Span(text="USER:"), Span(audio=path, samples=16000), Span(text=" nine", loss=True)))
     arrays = SequenceArrays(tokenizer, step=1280)
