@@ -351,8 +351,8 @@ def test_what_an_analysis_is_made_of_is_noticed(experiment, made, corpus, tmp_pa
     )
     out, options = tmp_path / "exp" / "analysis", run.Analysis(utterances=10, examples=2, title="Tones")
     assert is_done(options, systems)
-    for change in {"utterances": 9, "examples": 1, "replicates": 9, "draw_seed": 2, "title": "Other"}.items():
-        assert not is_done(replace(options, **dict([change])), systems)
+    for key, value in {"utterances": 9, "examples": 1, "replicates": 9, "draw_seed": 2, "title": "Other"}.items():
+        assert not is_done(replace(options, **{key: value}), systems)
     assert not is_done(options, systems[:2]) and not is_done(options, systems, "a")
     assert not is_done(options, (*systems[:2], replace(systems[2], label="Other")))
     for name in ("exp/soft/model.pth", "exp/slam/decode_a/hyp.jsonl", "dump/b/sequences.jsonl",

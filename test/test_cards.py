@@ -209,6 +209,8 @@ def test_mistakes(cards, text, message):
 def test_files_in_a_circle(cards):
     with pytest.raises(UserError, match="below.yaml: its base .*systems.yaml has this file as its base"):
         cards("", "base: ../systems.yaml\n" + BELOW)
+    with pytest.raises(UserError, match="nowhere does not exist"):
+        read_cards("nowhere")
 
 
 @pytest.mark.parametrize("section", SECTIONS)

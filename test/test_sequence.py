@@ -18,12 +18,9 @@ def sequences(n):
 
 def test_asr_sequence_follows_the_template():
     seq = asr_sequence("u", "u.wav", 16000, "Hello.", TEMPLATE)
-    before, speech, after = (
-        Span(text="USER:"),
-        Span(audio="u.wav", samples=16000),
-        " Transcribe speech to text. ASSISTANT:",
-    )
-    assert seq.spans == (before, speech, Span(text=after), Span(text=" Hello.", loss=True, eos=True))
+    before, after = Span(text="USER:"), Span(text=" Transcribe speech to text. ASSISTANT:")
+    speech, transcript = Span(audio="u.wav", samples=16000), Span(text=" Hello.", loss=True, eos=True)
+    assert seq.spans == (before, speech, after, transcript)
     assert seq.transcript == "Hello."
     assert seq.prompt == seq.spans[:3]
     assert text_sequence("t", "Plain.").prompt == ()

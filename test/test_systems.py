@@ -78,13 +78,6 @@ def test_mistakes_in_a_system(conf, text, message):
         read_systems(with_system(conf, text), ["soft", "bad"])
 
 
-def test_unknown_system(cards, tmp_path):
-    with pytest.raises(UserError, match=r"unknown system 'lara' \(did you mean 'lora'\?\)"):
-        read_systems(cards, ["soft", "lara"])
-    with pytest.raises(UserError, match="nowhere does not exist"):
-        read_cards(tmp_path / "nowhere")
-
-
 @pytest.mark.parametrize(
     "wanted, names",
     [
