@@ -8,6 +8,7 @@ starts with it: see `copy_start`.
 """
 
 import dataclasses
+import itertools
 import math
 
 from espnet_llmvq.base.errors import UserError
@@ -72,12 +73,9 @@ class Resegmenter:
             cumulative = []
             if starts:
                 top = max(logs)
-                total = 0.0
-                for log in logs:
-                    total += math.exp(log - top)
-                    cumulative.append(total)
-                forward[end] = top + math.log(total)
-                cumulative = [c / total for c in cumulative]
+                sums = list(itertools.accumulate(math.exp(log - top) for log in logs))
+                forward[end] = top + math.log(sums[-1])
+                cumulative = [c / sums[-1] for c in sums]
             arcs.append((starts, cumulative))
         self.lattices[word] = arcs if forward[-1] > -math.inf else None
         return self.lattices[word]
