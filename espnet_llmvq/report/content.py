@@ -1,5 +1,6 @@
 """What the report shows: hypotheses scored by utterance, media, and notes on what is missing."""
 
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -94,16 +95,8 @@ def error_rows(scored, labels):
     for name, label, score in totals:
         counts = (score.substitutions, score.deletions, score.insertions)
         rates = [100 * count / score.words for count in counts]
-        lines.append(
-            {
-                "set": name,
-                "system": label,
-                "words": score.words,
-                "counts": list(zip(counts, rates)),
-                "wer": score.wer,
-                "bar": plots.bar(rates, longest),
-            }
-        )
+        row = {"set": name, "system": label, "words": score.words, "wer": score.wer}
+        lines.append({**row, "counts": list(zip(counts, rates)), "bar": plots.bar(rates, longest)})
     return lines
 
 
@@ -232,9 +225,4 @@ def shorten(text):
 def environment(markdown):
     """[(name, value)] of the list under "## Environment" in RESULTS.md."""
     _, _, section = f"\n{markdown}".partition("\n## Environment\n")
-    facts = []
-    for line in section.partition("\n## ")[0].splitlines():
-        name, colon, value = line.removeprefix("- ").partition(": ")
-        if line.startswith("- ") and colon:
-            facts.append((name, value))
-    return facts
+    return re.findall(r"^- (.*?): (.*)$", section.partition("\n## ")[0], re.MULTILINE)

@@ -169,16 +169,10 @@ def cautions(references, answers):
     """Notes on small sets, few resampling units and few questions."""
     small = [name for name, reference in references.items() if reference.small]
     notes = [f"small, under {SMALL} words, no ground for conclusions: {', '.join(small)}"] * bool(small)
-    few = {name: (int(r.units().max()) + 1, f"{r.resample}s") for name, r in references.items()}
-    few = [
-        *few.items(),
-        *((name, (len(next(iter(a.values())).asked), "questions")) for (_, name), a in answers.items()),
-    ]
-    return notes + [
-        f"{name}: only {count} {what} to resample; intervals are too narrow"
-        for name, (count, what) in few
-        if count < FEW
-    ]
+    units = [(name, int(r.units().max()) + 1, f"{r.resample}s") for name, r in references.items()]
+    units += [(name, len(next(iter(of_set.values())).asked), "questions") for (_, name), of_set in answers.items()]
+    few = [f"{name}: only {count} {what} to resample" for name, count, what in units if count < FEW]
+    return notes + [f"{note}; intervals are too narrow" for note in few]
 
 
 def collapse_notes(table):
