@@ -46,13 +46,11 @@ def describe(model, tokenizer, found, i, count=TOKENS):
         table = model.llm.get_input_embeddings().weight
         rows, cosines, weights = nearest(model.bridge, table, found.z[at], found.out[at], count)
     weights = [[None] * rows.shape[1]] * len(rows) if weights is None else weights.tolist()
-
-    def names(step):
-        return [token or f"<row {row}>" for row, token in zip(step, tokenizer.convert_ids_to_tokens(step))]
-
-    return [
-        list(zip(names(step), values, shares)) for step, values, shares in zip(rows.tolist(), cosines.tolist(), weights)
+    tokens = [
+        [token or f"<row {row}>" for row, token in zip(step, tokenizer.convert_ids_to_tokens(step))]
+        for step in rows.tolist()
     ]
+    return [list(zip(*step)) for step in zip(tokens, cosines.tolist(), weights)]
 
 
 def tsv(entries):

@@ -67,18 +67,22 @@ def score_sets(systems, sets, rows, normaliser, missing):
     return scored_sets
 
 
+def totals(scored):
+    """[(set name, system, Score)]."""
+    return [(s.name, system, total(scores)) for s in scored for system, scores in s.scores.items()]
+
+
 def disagreements(scored, rows):
     """A sentence for each word error rate in `rows` that the hypotheses do not confirm."""
     values = {(r["system"], r["set"]): r["value"] for r in of_sets(rows)}
     sentences = []
-    for s in scored:
-        for system, scores in s.scores.items():
-            value, wer = values.get((system, s.name)), total(scores).wer
-            if isinstance(value, (int, float)) and abs(value - wer) > TOLERANCE:
-                sentences.append(
-                    f"{system} on {s.name}: the hypotheses have a word error rate of {wer:.2f}, "
-                    f"results.json says {value:.2f}. Score again."
-                )
+    for name, system, score in totals(scored):
+        value = values.get((system, name))
+        if isinstance(value, (int, float)) and abs(value - score.wer) > TOLERANCE:
+            sentences.append(
+                f"{system} on {name}: the hypotheses have a word error rate of {score.wer:.2f}, "
+                f"results.json says {value:.2f}. Score again."
+            )
     return sentences
 
 
@@ -87,15 +91,12 @@ def error_rows(scored, labels):
 
     The scale ends at 100 %, as that of the forest plot does.
     """
-    totals = [
-        (s.name, labels.get(system, system), total(scores)) for s in scored for system, scores in s.scores.items()
-    ]
     lines = []
-    longest = min(100.0, max((score.wer for _, _, score in totals), default=0))
-    for name, label, score in totals:
+    longest = min(100.0, max((score.wer for *_, score in totals(scored)), default=0))
+    for name, system, score in totals(scored):
         counts = (score.substitutions, score.deletions, score.insertions)
         rates = [100 * count / score.words for count in counts]
-        row = {"set": name, "system": label, "words": score.words, "wer": score.wer}
+        row = {"set": name, "system": labels.get(system, system), "words": score.words, "wer": score.wer}
         lines.append({**row, "counts": list(zip(counts, rates)), "bar": plots.bar(rates, longest)})
     return lines
 
