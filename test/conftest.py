@@ -9,7 +9,9 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
+import time  # noqa: E402
 import types  # noqa: E402
+from pathlib import Path  # noqa: E402
 
 import numpy as np  # noqa: E402
 import pytest  # noqa: E402
@@ -259,7 +261,6 @@ def experiment_of(llm_dir):
     label}; more: further options.
     """
     import shutil
-    from pathlib import Path
 
     from espnet_llmvq.experiment.experiment import Experiment, TestSet
     from espnet_llmvq.experiment.options import Options
@@ -292,6 +293,21 @@ def experiment_of(llm_dir):
         return experiment
 
     return make
+
+
+def wait_for(condition, seconds=20):
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "waited too long"
+        time.sleep(0.02)
+
+
+def alive(pid):
+    """Whether a process runs; one that is dead and not yet reaped does not."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except (FileNotFoundError, ProcessLookupError):
+        return False
 
 
 def without_last_line(path):

@@ -8,7 +8,7 @@ export HF_HUB_OFFLINE=1
 . "$(dirname "${BASH_SOURCE[0]}")/smoke_room.sh" librispeech/llmasr1
 
 note "corpora and checkpoints"
-python3 "${root}/test/corpora/librispeech.py" corpora >variables
+PYTHONPATH="${root}/test:${PYTHONPATH:-}" python3 -m corpora.librispeech corpora >variables
 # shellcheck source=/dev/null
 . ./variables
 python3 "${root}/test/standins.py" models >models.log

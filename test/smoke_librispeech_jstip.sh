@@ -13,7 +13,7 @@ systems="ctc ctc_lm asr_only il_word il_seg_sil il_seg_sil_punc il_mixed_sil tex
 sets="test_clean test_other test_medical test_banking"
 
 note "corpora and LLM"
-python3 "${root}/test/corpora/jstip.py" corpora >variables
+PYTHONPATH="${root}/test:${PYTHONPATH:-}" python3 -m corpora.jstip corpora >variables
 # shellcheck source=/dev/null
 . ./variables
 PYTHONPATH=${root}/test:${PYTHONPATH:-} python3 - >models.log <<'END'

@@ -7,18 +7,7 @@ import pytest
 
 from espnet_llmvq.align import refine as module
 from espnet_llmvq.align.ctm import Word
-from espnet_llmvq.align.refine import (
-    HOP,
-    SILENCE,
-    STATES,
-    WINDOW,
-    LetterModels,
-    features,
-    first_path,
-    letters,
-    refine,
-    timed,
-)
+from espnet_llmvq.align.refine import HOP, SILENCE, STATES, WINDOW, LetterModels, first_path, letters, refine, timed
 
 RATE = 16000
 
@@ -177,7 +166,7 @@ def test_too_short_audio_is_noted():
 
 
 def test_features_have_mean_0_and_variance_1():
-    x = features(np.random.default_rng(0).normal(size=WINDOW + 99 * HOP + 7).astype(np.float32) * 0.1)
+    x = module.features(np.random.default_rng(0).normal(size=WINDOW + 99 * HOP + 7).astype(np.float32) * 0.1)
     assert x.shape == (100, 39)
     np.testing.assert_allclose(x.mean(0), 0, atol=1e-4)
     np.testing.assert_allclose(x.std(0), 1, atol=1e-3)

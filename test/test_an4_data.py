@@ -5,7 +5,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from corpora.small import AN4_TRAIN, make_an4, make_so762, write_wav
+from corpora import write_audio
+from corpora.small import AN4_TRAIN, make_an4, make_so762
 from recipe_modules import local_modules
 
 from espnet_llmvq.base.errors import UserError
@@ -29,7 +30,7 @@ def fsdd(an4):
     root = an4.parent / "fsdd"
     for digit in range(10):
         for take in (0, 4, 5, 12):
-            write_wav(root / "recordings" / f"{digit}_theo_{take}.wav", rate=8000)
+            write_audio(root / "recordings" / f"{digit}_theo_{take}.wav", rate=8000)
     return root
 
 
@@ -83,7 +84,7 @@ def test_sets_of_the_public_layouts(an4, fsdd, so762, tmp_path, capsys):
 def test_kaldi_folder_with_paths_from_its_parent(an4, fsdd, tmp_path):
     root = tmp_path / "digits"
     (root / "test").mkdir(parents=True)
-    write_wav(root / "audio" / "a.wav")
+    write_audio(root / "audio" / "a.wav")
     (root / "test" / "wav.scp").write_text("theo-1 digits/audio/a.wav\n")
     (root / "test" / "text").write_text("theo-1 five\n")
     (root / "test" / "utt2spk").write_text("theo-1 theo\n")

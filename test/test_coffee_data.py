@@ -7,7 +7,8 @@ import re
 from pathlib import Path
 
 import pytest
-from corpora.small import make_an4, make_so762, write_wav
+from corpora import write_audio
+from corpora.small import make_an4, make_so762
 from recipe_modules import local_modules
 
 from espnet_llmvq.base.errors import UserError
@@ -19,15 +20,8 @@ LOCAL = Path(__file__).resolve().parents[1] / "egs/coffee/llmasr1/local"
 SETS = ("train", "valid", "test_an4", "test_so762", "test_coffee")
 TEXTS = ("lm/train.txt", "text/domain.txt", "domain_tts/text", "lm/valid_domain.txt")
 SPEAKERS = {"0001": "I SEE A DOG", "0002": "IT'S NOT FISH", "0003": "WE CALL IT BEAR", "0004": "GO HOME"}
-LABELS = {
-    "aa-1.wav": {
-        "coffeeDrink": "latte",
-        "size": "twelve ounce",
-        "milkAmount": " soy milk",
-        "sugarAmount": "a bit of sugar",
-    },
-    "bb-2.wav": {"coffeeDrink": "espresso"},
-}
+LATTE = {"coffeeDrink": "latte", "size": "twelve ounce", "milkAmount": " soy milk", "sugarAmount": "a bit of sugar"}
+LABELS = {"aa-1.wav": LATTE, "bb-2.wav": {"coffeeDrink": "espresso"}}
 CORPORA = {"AN4": "an4", "SO762": "so762", "KATHLEEN": "kathleen", "S2I": "s2i"}
 PLACES = {n: os.environ.get(n) or os.path.join(os.environ.get("CORPORA", ""), d) for n, d in CORPORA.items()}
 real = pytest.mark.skipif(
@@ -51,10 +45,10 @@ def corpora(tmp_path):
     test = {"0004": said.pop("0004")}
     make_so762(tmp_path / "so762", {"train": said, "test": test})
     (tmp_path / "kathleen" / "wavs").mkdir(parents=True)
-    write_wav(tmp_path / "kathleen" / "wavs" / "a1.wav")
+    write_audio(tmp_path / "kathleen" / "wavs" / "a1.wav")
     (tmp_path / "kathleen" / "metadata.csv").write_text("a1|Not at this case, Tom, “he’d” said.\n")
     for name in LABELS:
-        write_wav(tmp_path / "s2i" / "data" / "speech" / "clean" / name)
+        write_audio(tmp_path / "s2i" / "data" / "speech" / "clean" / name)
     labels = {name: {"intent": "orderDrink", "slots": slots} for name, slots in LABELS.items()}
     (tmp_path / "s2i" / "data" / "label").mkdir()
     (tmp_path / "s2i" / "data" / "label" / "label.json").write_text(json.dumps(labels))

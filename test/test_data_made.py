@@ -9,6 +9,7 @@ import time
 import numpy as np
 import pytest
 import soundfile
+from conftest import alive, wait_for
 
 from espnet_llmvq.base.errors import UserError
 from espnet_llmvq.base.files import beside, locked
@@ -190,14 +191,6 @@ def children(pid):
     return found + [grandchild for child in found for grandchild in children(child)]
 
 
-def alive(pid):
-    try:
-        with open(f"/proc/{pid}/stat", encoding="utf-8") as f:
-            return f.read().rpartition(")")[2].split()[0] != "Z"
-    except OSError:
-        return False
-
-
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
 def test_workers_end_with_their_parent_and_the_same_command_goes_on(tmp_path, number):
     slow_corpus(tmp_path)
@@ -210,10 +203,7 @@ def test_workers_end_with_their_parent_and_the_same_command_goes_on(tmp_path, nu
     assert len(workers) >= 2
     process.send_signal(number)
     process.communicate(timeout=60)
-    end = time.monotonic() + 10
-    while any(map(alive, workers)):
-        assert time.monotonic() < end, "workers live on"
-        time.sleep(0.02)
+    wait_for(lambda: not any(map(alive, workers)))
     assert not (tmp_path / "dest").exists()
     again = start(*command, cwd=tmp_path)
     assert again.wait(timeout=120) == 0, again.communicate()

@@ -245,15 +245,10 @@ def test_failure_leaves_nothing_behind(source, tmp_path):
     assert not dest.exists() and not dest.with_name(".out.llmvq-new").exists()
 
 
-def test_foreign_destination_and_empty_request_are_refused(source, tmp_path):
-    other = tmp_path / "other"
-    other.mkdir()
-    (other / "notes").write_text("mine")
-    with pytest.raises(UserError, match="other would be replaced, but holds other files"):
-        perturb_data_dir_speed.main([str(source), "0.9", str(other)])
+def test_the_source_itself_and_an_empty_request_are_refused(source, tmp_path):
     with pytest.raises(UserError, match="is the source itself"):
         perturb_data_dir_speed.main([str(source), "0.9", str(source)])
     with pytest.raises(UserError, match="noise, rt60, tempo"):
         perturb_data_dir.main([str(source), str(tmp_path / "out")])
     with pytest.raises(UserError, match="LOW HIGH"):
-        perturb_data_dir.main(["--noise=pink", "--snr", "9", "1", str(source), str(other)])
+        perturb_data_dir.main(["--noise=pink", "--snr", "9", "1", str(source), str(tmp_path / "out")])

@@ -5,11 +5,11 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+from conftest import alive, wait_for
 
 from espnet_llmvq.base.errors import UserError
 from espnet_llmvq.launch.call import Resources, parse_call
@@ -141,21 +141,6 @@ def test_gpus_are_shared_out(room, monkeypatch):
 
 def command_line(*arguments):
     return [sys.executable, "-m", "espnet_llmvq", "launch", *arguments]
-
-
-def wait_for(condition, seconds=20):
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end, "waited too long"
-        time.sleep(0.02)
-
-
-def alive(pid):
-    """Whether a process runs; one that is dead and not yet reaped does not."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except (FileNotFoundError, ProcessLookupError):
-        return False
 
 
 @pytest.fixture(autouse=True)

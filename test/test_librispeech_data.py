@@ -10,7 +10,7 @@ import threading
 from pathlib import Path
 
 import pytest
-from corpora import librispeech
+from corpora import damage, librispeech, write_audio
 from recipe_modules import local_modules
 
 from espnet_llmvq.base.errors import UserError
@@ -115,7 +115,7 @@ def test_voxpopuli_converted_to_wav(data, roots, tmp_path):
     root = shutil.copytree(roots["voxpopuli"], tmp_path / "voxpopuli")
     for path in root.rglob("*.ogg"):
         path.unlink()
-        librispeech.write_audio(path.with_suffix(".wav"), 1.0)
+        write_audio(path.with_suffix(".wav"), 1.0)
     found = data.prepare(data.reader("voxpopuli").read, root, "test", 1)
     assert all(path.endswith(".wav") for path in found.wav_scp.values()) and len(found.text) == 2
 
@@ -196,13 +196,6 @@ def test_wrong_paths_and_names(data, roots, tmp_path, argv, message):
     with pytest.raises(UserError, match=message):
         data.main([*arguments(roots, tmp_path / "data"), *argv])
     assert not (tmp_path / "data").exists()
-
-
-def replace(path, old, new, count=1):
-    """Replace in a file of the corpora, whatever its encoding."""
-    content = path.read_bytes()
-    assert old.encode() in content, path
-    path.write_bytes(content.replace(old.encode(), new.encode(), count))
 
 
 LIBRI = "test-clean/61/121550/61-121550"
@@ -289,12 +282,9 @@ DAMAGE = {
 
 @pytest.mark.parametrize("corpus, case", [(c, case) for c in DAMAGE for case in DAMAGE[c]], ids=lambda v: str(v)[:40])
 def test_damage_is_told_with_its_place_and_leaves_nothing(data, roots, tmp_path, corpus, case):
-    _, damage, message = case
+    _, what, message = case
     root = shutil.copytree(roots[corpus], tmp_path / corpus)
-    if isinstance(damage, str):
-        (root / damage).unlink()
-    else:
-        replace(root / damage[0], *damage[1:])
+    damage(root, what)
     given = {"librispeech": roots["librispeech"], corpus: root}
     with pytest.raises(UserError, match=message):
         data.main(arguments(given, tmp_path / "data"))
@@ -317,7 +307,7 @@ def test_truncated_audio(data, roots, tmp_path):
 
 def test_ami_segments_that_end_before_they_begin_are_left_out(data, roots, tmp_path, capsys):
     root = shutil.copytree(roots["ami"], tmp_path / "ami")
-    replace(root / f"{NOTES}/segments/ES2004b.A.segments.xml", 'transcriber_end="4.500"', 'transcriber_end="3.9"')
+    damage(root, (f"{NOTES}/segments/ES2004b.A.segments.xml", 'transcriber_end="4.500"', 'transcriber_end="3.9"'))
     found = data.prepare(data.reader("ami").read, root, "test", 1)
     assert len(found.text) == 31 and not any(utt.startswith("FEE005-ES2004b-1-0000400") for utt in found.text)
     assert "1 of 48 left out: segments that end before they begin" in capsys.readouterr().out

@@ -11,7 +11,7 @@ import tracemalloc
 from pathlib import Path
 
 import pytest
-from corpora import jstip
+from corpora import damage, jstip
 from recipe_modules import local_modules
 
 from espnet_llmvq.base.config import from_mapping, read_config, read_yaml
@@ -21,14 +21,7 @@ from espnet_llmvq.data.datadir import DataDir
 from espnet_llmvq.data.questions import read_questions
 from espnet_llmvq.experiment.cards import read_cards
 from espnet_llmvq.experiment.phases import with_schedule
-from espnet_llmvq.experiment.systems import (
-    expand,
-    phases_of,
-    read_interleaving,
-    read_mixture,
-    read_phases,
-    read_systems,
-)
+from espnet_llmvq.experiment.systems import expand, phases_of, read_interleaving, read_mixture, read_systems
 from espnet_llmvq.score.entities import check_entities, read_entities
 
 RECIPE = Path(__file__).resolve().parents[1] / "egs/librispeech/jstip1"
@@ -307,23 +300,14 @@ def test_json_questions_in_other_writings(local, tmp_path):
     ]
 
 
-def change(path, old, new):
-    path.write_bytes(path.read_bytes().replace(old.encode(), new.encode(), 1))
+def rewritten(path, change):
+    """A damage: the bytes of a file as a function makes them."""
+    return lambda root: (root / path).write_bytes(change((root / path).read_bytes()))
 
 
-def cut_gzip(path):
-    path.write_bytes(path.read_bytes()[:-60])
-
-
-def cut_xml(path):
-    data = gzip.decompress(path.read_bytes())
-    path.write_bytes(gzip.compress(data[: data.index(b"105</PMID>")]))
-
-
-TRANS = "librispeech/LibriSpeech/train-clean-100/84/121/84-121.trans.txt"
-GRID = "primock/transcripts/day1_consultation01_doctor.TextGrid"
-TEST = "spoken_mmlu/test.jsonl"
-WEB = "spoken_qa/eval_datas/web_questions"
+def without_end(data):
+    whole = gzip.decompress(data)
+    return gzip.compress(whole[: whole.index(b"105</PMID>")])
 
 
 def keep_lines(path, n):
@@ -335,96 +319,57 @@ def only_examples(root):
     (root / TEST).with_name("dev.jsonl").unlink()
 
 
+LIBRI = "librispeech/LibriSpeech"
+CHAPTER = f"{LIBRI}/train-clean-100/84/121/84-121"
+TRANS = f"{CHAPTER}.trans.txt"
+XML = "pubmed/pubmed25n0001.xml.gz"
+GRID = "primock/transcripts/day1_consultation01_doctor.TextGrid"
+DOCTOR = "primock/audio/day1_consultation01_doctor.wav"
+TEST = "spoken_mmlu/test.jsonl"
+WEB = "spoken_qa/eval_datas/web_questions"
+CARD = "minds/audio/en-GB~CARD_ISSUES/603b9a5f.wav"
+POINTER = b"version https://git-lfs.github.com/spec/v1"
 DAMAGES = {
-    "no clips": (
-        lambda r: [keep_lines(p, 1) for p in (r / "minds/text").iterdir()],
-        "test_banking: nothing is left of 0",
-    ),
+    "no clips": (lambda r: [keep_lines(p, 1) for p in (r / "minds/text").iterdir()],
+                 "test_banking: nothing is left of 0"),
     "only examples": (only_examples, "mmlu: nothing is left of 0"),
-    "no flac": (
-        lambda r: (r / TRANS).with_name("84-121-0004.flac").unlink(),
-        r"84-121.trans.txt:5: 84-121-0004: no audio file .*84-121-0004.flac",
-    ),
-    "no line": (lambda r: change(r / TRANS, "84-121-0003 YES\n", ""), "84-121.trans.txt: no line for 84-121-0003.flac"),
-    "other utterance": (
-        lambda r: change(r / TRANS, "84-121-0003", "85-121-0003"),
-        "84-121.trans.txt:4: expected '84-121-NNNN WORDS', found '85-121-0003 YES'",
-    ),
-    "no words": (
-        lambda r: change(r / TRANS, "0003 YES", "0003"),
-        "84-121.trans.txt:4: expected '84-121-NNNN WORDS', found '84-121-0003'",
-    ),
-    "no chapters": (lambda r: (r / "librispeech/LibriSpeech/CHAPTERS.TXT").unlink(), "CHAPTERS.TXT: cannot be read"),
-    "bad chapters": (
-        lambda r: change(r / "librispeech/LibriSpeech/CHAPTERS.TXT", "| 8.23 ", ""),
-        "CHAPTERS.TXT:2: 7 fields",
-    ),
-    "no books": (
-        lambda r: shutil.rmtree(r / "books/LibriSpeech/books"),
-        "LIBRISPEECH_BOOKS=.*: neither utf-8/ nor ascii/",
-    ),
-    "cut gzip": (lambda r: cut_gzip(r / "pubmed/pubmed25n0001.xml.gz"), "pubmed25n0001.xml.gz: damaged after article"),
-    "cut xml": (
-        lambda r: cut_xml(r / "pubmed/pubmed25n0001.xml.gz"),
-        "pubmed25n0001.xml.gz: not XML after article 4: .*line",
-    ),
-    "other xml": (
-        lambda r: (r / "pubmed/pubmed25n0001.xml.gz").write_bytes(gzip.compress(b"<html></html>")),
-        "its root is <html>, not <PubmedArticleSet>",
-    ),
-    "no pubmed": (lambda r: (r / "pubmed/pubmed25n0001.xml.gz").unlink(), r"PUBMED=.*: no \*.xml.gz in it"),
-    "unknown mark": (
-        lambda r: change(r / GRID, "<UNIN/>", "<NOISE/>"),
-        r"doctor.TextGrid:\d+: unknown mark <NOISE/>; known",
-    ),
-    "overlap": (
-        lambda r: change(r / GRID, "xmin = 2.5", "xmin = 1.9"),
-        r"doctor.TextGrid:\d+: an interval begins at 1.9 s",
-    ),
-    "no recording": (
-        lambda r: (r / "primock/audio/day1_consultation01_doctor.wav").unlink(),
-        r"audio: no day1_consultation01_doctor.wav, which the other side has",
-    ),
-    "a pointer": (
-        lambda r: (r / "primock/audio/day1_consultation01_doctor.wav").write_text(
-            "version https://git-lfs.github.com/spec/v1"
-        ),
-        "doctor.wav: is a pointer, not the recording .*git lfs pull",
-    ),
-    "no clip": (
-        lambda r: (r / "minds/audio/en-GB~CARD_ISSUES/603b9a5f.wav").unlink(),
-        r"en-GB.csv:2: no .*603b9a5f.wav",
-    ),
-    "fields": (
-        lambda r: change(r / "minds/text/en-GB.csv", ",6", ",6,x"),
-        "en-GB.csv:2: 5 fields, not file, transcript",
-    ),
-    "quotes": (lambda r: change(r / "minds/text/en-US.csv", '"the', '"the"'), r"en-US.csv:\d: .*quotation mark"),
-    "no locale": (
-        lambda r: (r / "minds/text/en-GB.csv").unlink(),
-        "unknown locale 'en-GB' .*known: en-AU, en-US, fr-FR",
-    ),
-    "answer": (
-        lambda r: change(r / TEST, '"answer": "B"', '"answer": "E"'),
-        "test.jsonl:2: answer 'E' is none of the choices",
-    ),
-    "choices": (lambda r: change(r / TEST, '"green", ', ""), "test.jsonl:1: not a question with four choices"),
-    "json": (lambda r: change(r / TEST, '{"subject"', '{"subject'), "test.jsonl:1: not JSON"),
-    "question audio": (
-        lambda r: (r / "spoken_mmlu/audio/test3.wav").unlink(),
-        "test.jsonl:4: no audio file .*test3.wav",
-    ),
-    "column": (lambda r: change(r / WEB / "web_questions.csv", "answers", "replies"), "lacks the column answers"),
-    "clip": (lambda r: (r / WEB / "audios/w.mp3").unlink(), "web_questions.csv:2: no audio file .*w.mp3"),
-}
+    "no flac": (f"{CHAPTER}-0004.flac", r"84-121.trans.txt:5: 84-121-0004: no audio file .*84-121-0004.flac"),
+    "no line": ((TRANS, "84-121-0003 YES\n", ""), "84-121.trans.txt: no line for 84-121-0003.flac"),
+    "other utterance": ((TRANS, "84-121-0003", "85-121-0003"),
+                        "84-121.trans.txt:4: expected '84-121-NNNN WORDS', found '85-121-0003 YES'"),
+    "no words": ((TRANS, "0003 YES", "0003"), "84-121.trans.txt:4: expected '84-121-NNNN WORDS', found '84-121-0003'"),
+    "no chapters": (f"{LIBRI}/CHAPTERS.TXT", "CHAPTERS.TXT: cannot be read"),
+    "bad chapters": ((f"{LIBRI}/CHAPTERS.TXT", "| 8.23 ", ""), "CHAPTERS.TXT:2: 7 fields"),
+    "no books": (lambda r: shutil.rmtree(r / "books/LibriSpeech/books"),
+                 "LIBRISPEECH_BOOKS=.*: neither utf-8/ nor ascii/"),
+    "cut gzip": (rewritten(XML, lambda x: x[:-60]), "pubmed25n0001.xml.gz: damaged after article"),
+    "cut xml": (rewritten(XML, without_end), "pubmed25n0001.xml.gz: not XML after article 4: .*line"),
+    "other xml": (rewritten(XML, lambda x: gzip.compress(b"<html></html>")),
+                  "its root is <html>, not <PubmedArticleSet>"),
+    "no pubmed": (XML, r"PUBMED=.*: no \*.xml.gz in it"),
+    "unknown mark": ((GRID, "<UNIN/>", "<NOISE/>"), r"doctor.TextGrid:\d+: unknown mark <NOISE/>; known"),
+    "overlap": ((GRID, "xmin = 2.5", "xmin = 1.9"), r"doctor.TextGrid:\d+: an interval begins at 1.9 s"),
+    "no recording": (DOCTOR, r"audio: no day1_consultation01_doctor.wav, which the other side has"),
+    "a pointer": (rewritten(DOCTOR, lambda x: POINTER), "doctor.wav: is a pointer, not the recording .*git lfs pull"),
+    "no clip": (CARD, r"en-GB.csv:2: no .*603b9a5f.wav"),
+    "fields": (("minds/text/en-GB.csv", ",6", ",6,x"), "en-GB.csv:2: 5 fields, not file, transcript"),
+    "quotes": (("minds/text/en-US.csv", '"the', '"the"'), r"en-US.csv:\d: .*quotation mark"),
+    "no locale": ("minds/text/en-GB.csv", "unknown locale 'en-GB' .*known: en-AU, en-US, fr-FR"),
+    "answer": ((TEST, '"answer": "B"', '"answer": "E"'), "test.jsonl:2: answer 'E' is none of the choices"),
+    "choices": ((TEST, '"green", ', ""), "test.jsonl:1: not a question with four choices"),
+    "json": ((TEST, '{"subject"', '{"subject'), "test.jsonl:1: not JSON"),
+    "question audio": ("spoken_mmlu/audio/test3.wav", "test.jsonl:4: no audio file .*test3.wav"),
+    "column": ((f"{WEB}/web_questions.csv", "answers", "replies"), "lacks the column answers"),
+    "clip": (f"{WEB}/audios/w.mp3", "web_questions.csv:2: no audio file .*w.mp3"),
+}  # fmt: skip
 
 
 @pytest.mark.parametrize("name", DAMAGES)
 def test_damaged_copies(local, made, tmp_path, name):
-    damage, message = DAMAGES[name]
+    what, message = DAMAGES[name]
     copy, out = tmp_path / "copy", tmp_path / "data"
     shutil.copytree(made, copy)
-    damage(copy)
+    damage(copy, what)
     with pytest.raises(UserError, match=message):
         local["data"].main(options(copy, out))
     assert not list(out.rglob("*.tmp"))
@@ -491,11 +436,8 @@ def test_run_takes_what_is_there(made, tmp_path):
     assert options["--systems"] == "paper_b" and told == ""
     assert options["--questions"] == "mc=data/questions/mmlu.jsonl sqa=data/questions/sqa.jsonl"
     assert options["--texts"] == "domain=data/text/pubmed.txt" and options["--tts_text"] == "data/domain_tts/text"
-    assert (options["--llm"], options["--encoder_file"], options["--tts_command"]) == (
-        "/LLM",
-        "/ENCODER",
-        "/TTS_COMMAND",
-    )
+    given = [options[name] for name in ("--llm", "--encoder_file", "--tts_command")]
+    assert given == ["/LLM", "/ENCODER", "/TTS_COMMAND"]
 
 
 POSITIONS = 16384 * 4  # LLM positions of a step: ours
@@ -584,7 +526,7 @@ def test_rows_and_shares():
     assert shares["text_mixed"] == {"train/asr": third, "train/mixed_sil_punc": third, "domain/text": third}
     assert shares["ttstext_mixed"] == {"train/asr": third, "train/mixed_sil_punc": third, "tts/text": third}
     assert shares["tts_mixed"] == {"train/asr": third, "train/mixed_sil_punc": third, "tts/asr": third}
-    tags = {phase.tag for phase in read_phases(CARDS, ["paper_b"])}
+    tags = {phase.tag for name in names for phase in phases_of(CARDS, name)}
     assert tags >= {"adapter", "adapter-joint", "adapter-joint_best"}
     (published,) = Path(CONF, "published").glob("*.yaml")
     rows = read_yaml(published)["rows"]

@@ -87,16 +87,9 @@ def test_copy_share(room, copier, share):
 @pytest.mark.parametrize("width,heads,least", [(192, 2, 0.75), (192, 3, 0.97), (256, 4, 0.97)])
 def test_copy_start_copies(width, heads, least, tie):
     torch.manual_seed(1)
-    llm = transformers.LlamaForCausalLM(
-        transformers.LlamaConfig(
-            vocab_size=300,
-            hidden_size=width,
-            intermediate_size=64,
-            num_hidden_layers=3,
-            num_attention_heads=heads,
-            tie_word_embeddings=tie,
-        )
-    )
+    sizes = {"vocab_size": 300, "hidden_size": width, "intermediate_size": 64, "num_hidden_layers": 3}
+    config = transformers.LlamaConfig(**sizes, num_attention_heads=heads, tie_word_embeddings=tie)
+    llm = transformers.LlamaForCausalLM(config)
 
     def right(words):
         twice = torch.cat([words, torch.full((len(words), 1), 299), words], 1)

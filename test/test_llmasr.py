@@ -101,15 +101,8 @@ def test_options_that_are_not_the_scripts_go_to_the_plan_as_they_are(script, tmp
 
 
 def test_smoke_runs_have_directories_of_their_own(script):
-    status, calls, error = script(
-        "--smoke",
-        "--stop_stage",
-        "1",
-        "--smoke_opts",
-        "--local_data_opts=--smoke=true --vocab_size 9",
-        "--vocab_size",
-        "8",
-    )
+    more = ["--smoke_opts", "--local_data_opts=--smoke=true --vocab_size 9", "--vocab_size", "8"]
+    status, calls, error = script("--smoke", "--stop_stage", "1", *more)
     assert status == 0, error
     assert "--datadir data_smoke --dumpdir dump_smoke --expdir exp_smoke --seed 1 --smoke true" in calls[0]
     assert calls[0].index("--vocab_size 8") < calls[0].index("--vocab_size 9")  # the later one counts

@@ -59,16 +59,8 @@ def test_rows():
     found = {"loop": ["u1"], "empty": [], "at_limit": ["u1"], "length": ["u2"], "prompt": []}
     rows = derailment_rows("lora", "test", found, ["u1", "u2", "u3"], [[30, 10], [5, 10], [1, 10]])
     by_kind = {row["kind"]: row for row in rows}
-    assert by_kind["loop"] == {
-        "system": "lora",
-        "set": "test",
-        "kind": "loop",
-        "count": 1,
-        "utterances": 3,
-        "wer_all": 120.0,
-        "wer_without": 30.0,
-        "examples": ["u1"],
-    }
+    loop = {"system": "lora", "set": "test", "kind": "loop", "count": 1, "utterances": 3}
+    assert by_kind["loop"] == {**loop, "wer_all": 120.0, "wer_without": 30.0, "examples": ["u1"]}
     assert by_kind["empty"]["wer_without"] == 120.0
     assert (by_kind["any"]["count"], by_kind["any"]["wer_without"]) == (2, 10.0)
     assert (by_kind["empty"]["examples"], by_kind["any"]["examples"]) == ([], ["u1", "u2"])

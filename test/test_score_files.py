@@ -169,25 +169,21 @@ def test_command_options(files, tmp_path, capsys):
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].split() == "file metric normaliser value interval count S / D / I".split()
     assert lines[1].split()[1:4] == ["WER", "none", "60.00"]
-    with pytest.raises(UserError, match="1 of 2 .*: u1; .*--missing empty"):
-        main(["--ref", ref, "--hyp", two])
-    with pytest.raises(UserError, match="did you mean 'basic'"):
-        main(["--ref", ref, "--hyp", one, "--normaliser", "basc"])
-    with pytest.raises(UserError, match="unknown metric 'wr'.*did you mean 'wer'"):
-        main(["--ref", ref, "--hyp", one, "--metric", "wr"])
-    with pytest.raises(UserError, match="given twice"):
-        main(["--ref", ref, "--hyp", one, "--hyp", one])
-    with pytest.raises(UserError, match="--replicates 5"):
-        main(["--ref", ref, "--hyp", one, "--replicates", "5"])
-    with pytest.raises(UserError, match="--confidence 95"):
-        main(["--ref", ref, "--hyp", one, "--confidence", "95"])
-    with pytest.raises(UserError, match="--resample speaker needs the speakers"):
-        main(["--ref", ref, "--hyp", one, "--resample", "speaker"])
     spk = write(tmp_path / "utt2spk", "u1 s1\n")
-    speakers = ["--ref", ref, "--hyp", one, "--resample", "speaker", "--utt2spk", spk]
-    with pytest.raises(UserError, match="1 of 2 utterances have no speaker: u2; .*--unmapped own"):
-        main(speakers)
-    main([*speakers, "--unmapped", "own"])
+    speakers = [one, "--resample", "speaker", "--utt2spk", spk]
+    for options, message in (
+        ([two], "1 of 2 .*: u1; .*--missing empty"),
+        ([one, "--normaliser", "basc"], "did you mean 'basic'"),
+        ([one, "--metric", "wr"], "unknown metric 'wr'.*did you mean 'wer'"),
+        ([one, "--hyp", one], "given twice"),
+        ([one, "--replicates", "5"], "--replicates 5"),
+        ([one, "--confidence", "95"], "--confidence 95"),
+        ([one, "--resample", "speaker"], "--resample speaker needs the speakers"),
+        (speakers, "1 of 2 utterances have no speaker: u2; .*--unmapped own"),
+    ):
+        with pytest.raises(UserError, match=message):
+            main(["--ref", ref, "--hyp", *options])
+    main(["--ref", ref, "--hyp", *speakers, "--unmapped", "own"])
     assert f"input: {spk}: 1 utterances without a speaker are one each" in capsys.readouterr().out
 
 
@@ -210,14 +206,6 @@ def test_empty_references_and_hypotheses(tmp_path, capsys):
     assert "2 / 4 words" in printed
     assert "1 utterances with an empty reference left out" in printed
     assert "derailed (empty): 1 of 2 utterances; WER 50.00, without them 0.00" in printed
-
-
-def test_command_exits_1_without_traceback(files):
-    command = [sys.executable, "-m", "espnet_llmvq", "score", "--ref", files[0], "--hyp", "no"]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert done.returncode == 1
-    assert done.stderr.startswith("error: no: cannot read")
-    assert "Traceback" not in done.stderr
 
 
 def test_no_torch_and_no_espnet(files):

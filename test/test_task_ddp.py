@@ -32,19 +32,11 @@ def free_port():
 def test_two_processes_train_like_one(settings, encoder_dir, tmp_path, losses):
     """Batches of 4 are shared as 2 + 2, with different numbers of tokens in each half, and of each loss."""
     config = settings(
-        encoder_file=os.path.join(encoder_dir, "model.pth"),
-        specaug=None,
-        model_conf=losses,
-        llm_conf={"lora": {**LORA, "lora_dropout": 0.0}},
-        bridge="soft",
-        bridge_conf={"stack": 1, "hidden_size": 24, "codebook": "trainable", "top_k": 10},
-        optim="sgd",
-        optim_conf={"lr": 0.05, "momentum": 0.5},
-        scheduler=None,
-        max_epoch=2,
-        keep_nbest_models=2,
-        min_batch_size=2,
-    )
+        encoder_file=os.path.join(encoder_dir, "model.pth"), specaug=None, model_conf=losses, scheduler=None,
+        llm_conf={"lora": {**LORA, "lora_dropout": 0.0}}, max_epoch=2, keep_nbest_models=2, min_batch_size=2,
+        bridge="soft", bridge_conf={"stack": 1, "hidden_size": 24, "codebook": "trainable", "top_k": 10},
+        optim="sgd", optim_conf={"lr": 0.05, "momentum": 0.5},
+    )  # fmt: skip
     path = str(tmp_path / "config.yaml")
     with open(path, "w") as f:
         yaml.safe_dump(config, f)

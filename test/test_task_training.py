@@ -131,12 +131,10 @@ def test_killed_training_ends_like_an_undisturbed_one(config, undisturbed, tmp_p
     assert_same(found["model"], expected["model"])
     assert found["schedulers"] == expected["schedulers"]
     moments, others = found["optimizers"][0]["state"], expected["optimizers"][0]["state"]
-    assert moments.keys() == others.keys() and all(
-        torch.equal(moments[i]["exp_avg"], others[i]["exp_avg"]) for i in others
-    )
-    assert sorted(p.name for p in directory.glob("*epoch.pth")) == sorted(
-        p.name for p in undisturbed.glob("*epoch.pth")
-    )
+    assert moments.keys() == others.keys()
+    assert all(torch.equal(moments[i]["exp_avg"], others[i]["exp_avg"]) for i in others)
+    names, expected = ({p.name for p in room.glob("*epoch.pth")} for room in (directory, undisturbed))
+    assert names == expected
 
 
 def test_checkpoints_hold_no_pickled_objects(undisturbed):
@@ -151,17 +149,7 @@ def test_checkpoints_hold_no_pickled_objects(undisturbed):
     trainer.set_random_state(state)
 
 
-FROM_DATA = (
-    "llm",
-    "encoder_file",
-    "init_from",
-    "train_cache",
-    "valid_cache",
-    "seed",
-    "ngpu",
-    *stage.SHAPES,
-    *stage.DATA,
-)
+FROM_DATA = "llm encoder_file init_from train_cache valid_cache seed ngpu".split() + [*stage.SHAPES, *stage.DATA]
 
 
 @pytest.fixture(scope="module")
@@ -316,15 +304,11 @@ def no_training(monkeypatch):
 
 def test_other_settings_are_refused(copied, phases, no_training):
     """Before anything is trained, also where the phase before is trained first."""
-    for which, keys, message in (
-        (
-            0,
-            {"optim_conf": {"lr": 0.02}},
-            r"a was made otherwise \(settings.optim_conf.lr: 0.01 then, 0.02 now\); remove",
-        ),
-        (1, {"weight_decay": 1}, r"a-b was made otherwise \(settings.weight_decay: not there then, 1 now\)"),
+    for which, tag, keys, difference in (
+        (0, "a", {"optim_conf": {"lr": 0.02}}, "optim_conf.lr: 0.01 then, 0.02 now"),
+        (1, "a-b", {"weight_decay": 1}, "weight_decay: not there then, 1 now"),
     ):
-        with pytest.raises(UserError, match=message):
+        with pytest.raises(UserError, match=rf"{tag} was made otherwise \(settings.{difference}\); remove"):
             stage.train(changed(copied, which, **keys))
     with pytest.raises(UserError, match=r"settings.seed: 1 then, 3 now.*another --expdir"):
         stage.train(replace(copied, options=replace(copied.options, seed=3)))

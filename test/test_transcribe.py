@@ -217,17 +217,9 @@ def bad_files(room, wave):
     data = (room / "long.flac").read_bytes()
     (room / "half.flac").write_bytes(data[: len(data) // 2])
     os.remove(room / "long.flac")
-    return {
-        **expected,
-        "nan.wav": "samples that are no numbers",
-        "whole.wav": None,
-        "cut.wav": "truncated",
-        "text.wav": "cannot be read as audio",
-        "empty.wav": r"empty \(0 bytes\)",
-        "half.flac": "breaks off|truncated",
-        "missing.wav": "audio file not found",
-        "": "is a directory",
-    }
+    expected |= {"nan.wav": "samples that are no numbers", "whole.wav": None, "cut.wav": "truncated"}
+    expected |= {"text.wav": "cannot be read as audio", "empty.wav": r"empty \(0 bytes\)", "": "is a directory"}
+    return {**expected, "half.flac": "breaks off|truncated", "missing.wav": "audio file not found"}
 
 
 def test_bad_input(transcriber, packed_dir, wave, tmp_path, capsys):

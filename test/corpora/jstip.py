@@ -1,18 +1,16 @@
 """Small copies of the public layouts that egs/librispeech/jstip1 reads: a few files each, in their true formats.
 
 Audio is noise of a plausible length, texts are our own. Each function returns the path for db.sh.
-`python test/corpora/jstip.py DIR` writes them all, enough for a run of the recipe, and prints what db.sh needs.
+`python -m corpora.jstip DIR`, in test/, writes them all, enough for a run of the recipe, and prints what db.sh needs.
 """
 
 import csv
 import gzip
 import json
 import sys
-import zlib
 from pathlib import Path
 
-import numpy as np
-import soundfile
+from . import write_audio
 
 # Two books. What the reader of LibriSpeech says stands in CHAPTERS, in capital letters as in *.trans.txt.
 BOOK = """\ufeffThe Project Gutenberg EBook of The Lamp, by Nobody
@@ -40,35 +38,22 @@ BOOKS = {"1234": ("utf-8", "1234.txt.utf-8", BOOK), "77": ("ascii", "77.txt", OT
 # part: {(reader, chapter): (book, [lines])}
 CHAPTERS = {
     "train-clean-100": {
-        ("84", "121"): (
-            "1234",
-            [
-                "GOOD NIGHT MISTER BROWN SAID ANNA THE LAMP IS NOT LIT",
-                "HE WENT AWAY AND NOBODY SAW HIM AGAIN",
-                "FOR THE CAFE WAS CLOSED IN EIGHTEEN SIXTY",
-                "YES",
-                "SAID HE THE KEEPER'S BOAT SHE THOUGHT COULD NOT CARRY THREE MEN",
-                "YES CRIED THE OTHER",
-                "THE OLD MAN WAITED",
-                "NOBODY KNEW THE OLD MAN WAITED",
-            ],
-        ),
-        ("84", "122"): (
-            "77",
-            [
-                "WE LEFT AT DAWN",
-                "THE ROAD WAS LONG AND TOM HAD NO SHOES HE CARRIED THEM",
-                "WHERE ARE THEY I ASKED",
-                "IT RAINED AT NOON BUT NO ONE COMPLAINED",
-                "A WHALE SWAM PAST THE HUT",
-            ],
-        ),
+        ("84", "121"): ("1234", [
+            "GOOD NIGHT MISTER BROWN SAID ANNA THE LAMP IS NOT LIT", "HE WENT AWAY AND NOBODY SAW HIM AGAIN",
+            "FOR THE CAFE WAS CLOSED IN EIGHTEEN SIXTY", "YES",
+            "SAID HE THE KEEPER'S BOAT SHE THOUGHT COULD NOT CARRY THREE MEN", "YES CRIED THE OTHER",
+            "THE OLD MAN WAITED", "NOBODY KNEW THE OLD MAN WAITED",
+        ]),
+        ("84", "122"): ("77", [
+            "WE LEFT AT DAWN", "THE ROAD WAS LONG AND TOM HAD NO SHOES HE CARRIED THEM", "WHERE ARE THEY I ASKED",
+            "IT RAINED AT NOON BUT NO ONE COMPLAINED", "A WHALE SWAM PAST THE HUT",
+        ]),
         ("26", "500"): ("9999", ["THIS BOOK IS NOT THERE"]),
     },
     "dev-clean": {("1272", "128"): ("77", ["THE HUT AT LAST WAS WARM", "WE ATE BREAD CHEESE AND AN ONION"])},
     "test-clean": {("61", "70"): ("77", ["TOM HAD NO SHOES", "HE CARRIED THEM WHERE ARE THEY I ASKED"])},
     "test-other": {("367", "130"): ("1234", ["THE LAMP IS NOT LIT"])},
-}
+}  # fmt: skip
 # What the books make of it, worked out by hand.
 RESTORED = {
     "84-121-0000": '"Good-night, Mr. Brown," said Anna; "the lamp is not lit."',
@@ -89,22 +74,16 @@ RESTORED = {
     "367-130-0000": '"the lamp is not lit."',
 }
 ABSTRACTS = [  # (PMID, language, [(label or None, XML of a part)])
-    (
-        "101",
-        "eng",
-        [(None, "Aspirin inhibits platelets in <i>most</i> patients. We treated ten of them with aspirin.")],
-    ),
-    (
-        "102",
-        "eng",
-        [("BACKGROUND", "Gout is &lt;common&gt; now."), ("RESULTS", "No patient had fever. One had a rash.")],
-    ),
+    ("101", "eng", [
+        (None, "Aspirin inhibits platelets in <i>most</i> patients. We treated ten of them with aspirin.")]),
+    ("102", "eng", [
+        ("BACKGROUND", "Gout is &lt;common&gt; now."), ("RESULTS", "No patient had fever. One had a rash.")]),
     ("103", "fre", [(None, "La goutte est une maladie que nous avons vue ici chez dix malades.")]),
     ("104", "eng", []),
     ("105", "eng", [(None, "Too short.")]),
     ("106", "eng", [(None, "ASPIRIN inhibits  platelets in most patients. We treated ten of them with aspirin.")]),
     ("107", "eng", [(None, "Dr. A. Smith saw CO2 rise. He vs. Lee was right (ABSTRACT TRUNCATED AT 250 WORDS)")]),
-]
+]  # fmt: skip
 GRID = """File type = "ooTextFile"
 Object class = "TextGrid"
 
@@ -159,14 +138,6 @@ MMLU = {  # split: {subject: rows}
 }
 
 
-def noise(path, seconds, rate=16000, channels=1):
-    """Noise of a length, the same each time."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    rng = np.random.default_rng(zlib.crc32(path.name.encode()))
-    x = 0.05 * rng.standard_normal((round(seconds * rate), channels))
-    soundfile.write(path, x, rate, subtype=None if path.suffix == ".mp3" else "PCM_16")
-
-
 def librispeech(root, copies=1):
     """OpenSLR 12: PART/READER/CHAPTER/*.flac, *.trans.txt and CHAPTERS.TXT. copies: readers who read the same."""
     rows = [";ID    |READER|MINUTES| SUBSET           | PROJ.|BOOK ID| CH. TITLE | PROJECT TITLE"]
@@ -179,7 +150,7 @@ def librispeech(root, copies=1):
                     reader, chapter = f"{reader}{copy:02d}", f"{chapter}{copy:02d}"
                 folder = corpus / part / reader / chapter
                 for number, line in enumerate(lines):
-                    noise(folder / f"{reader}-{chapter}-{number:04d}.flac", 0.6 + 0.35 * len(line.split()))
+                    write_audio(folder / f"{reader}-{chapter}-{number:04d}.flac", 0.6 + 0.35 * len(line.split()))
                 text = "".join(f"{reader}-{chapter}-{n:04d} {line}\n" for n, line in enumerate(lines))
                 (folder / f"{reader}-{chapter}.trans.txt").write_text(text)
                 rows.append(f"{chapter:<6} | {reader:<4} | 8.23  | {part:<16} | 53   | {book:<5} | Title, a | The Lamp")
@@ -260,7 +231,7 @@ def primock(root):
             grid += f'\t\tintervals [{number}]:\n\t\t\txmin = {start}\n\t\t\txmax = {end}\n\t\t\ttext = "{text}"\n'
         (root / "transcripts").mkdir(parents=True, exist_ok=True)
         (root / "transcripts" / f"{name}.TextGrid").write_text(grid)
-        noise(root / "audio" / f"{name}.wav", 6.2 if name.endswith("patient") else 9)
+        write_audio(root / "audio" / f"{name}.wav", 6.2 if name.endswith("patient") else 9)
     return root
 
 
@@ -273,7 +244,7 @@ def minds(root):
             writer.writerow(["filepath", "text_asr", "text_translated", "intent"])
             writer.writerows(rows)
         for name, *_ in rows:
-            noise(root / "audio" / name, 3, rate=8000)
+            write_audio(root / "audio" / name, 3, rate=8000)
     return root
 
 
@@ -305,7 +276,7 @@ def spoken_qa(root):
         with open(folder / f"{name}.csv", "w", newline="") as f:
             csv.writer(f).writerows(rows)
         for row in rows[1:]:
-            noise(folder / "audios" / row[-1], 2)
+            write_audio(folder / "audios" / row[-1], 2)
     return root
 
 
@@ -315,7 +286,7 @@ def spoken_mmlu(root, n=20):
     for split, count in (("dev", 5), ("test", n)):
         lines = []
         for i in range(count):
-            noise(root / "audio" / f"{split}{i}.wav", 2)
+            write_audio(root / "audio" / f"{split}{i}.wav", 2)
             entry = {"subject": "colours", "question": f"Which colour has number {split} {i}?", "answer": "ABCD"[i % 4]}
             lines.append(
                 json.dumps({**entry, "choices": ["red", "blue", "green", "gold"], "audio": f"audio/{split}{i}.wav"})

@@ -1,6 +1,6 @@
 """Corpora of egs/librispeech in small: a few utterances of noise each, in the public layouts and file formats.
 
-`python test/corpora/librispeech.py DIR` writes them all and prints what db.sh needs.
+`python -m corpora.librispeech DIR`, in test/, writes them all and prints what db.sh needs.
 """
 
 import json
@@ -8,27 +8,17 @@ import sys
 from pathlib import Path
 
 import numpy as np
-import soundfile
+
+from . import noise, write_audio
 
 LIBRISPEECH = {
-    "train-clean-100": {"19": "F", "26": "M"},
-    "train-clean-360": {"14": "F"},
-    "train-other-500": {"20": "F"},
-    "dev-clean": {"84": "F"},
-    "test-clean": {"61": "M"},
-    "test-other": {"367": "F"},
-}
+    "train-clean-100": {"19": "F", "26": "M"}, "train-clean-360": {"14": "F"}, "train-other-500": {"20": "F"},
+    "dev-clean": {"84": "F"}, "test-clean": {"61": "M"}, "test-other": {"367": "F"},
+}  # fmt: skip
 LIBRISPEECH_WORDS = "HE HOPED THERE WOULD BE STEW FOR DINNER TURNIPS AND CARROTS AND BRUISED POTATOES".split()
 PER_CHAPTER = 8
 MEETINGS = [f"{name}{letter}" for name in ("EN2002", "ES2004", "IS1009", "TS3003") for letter in "abcd"]
 EARNINGS_CALLS = ("4432298", "4450488", "4470290", "4479741", "4483338", "4485244")
-
-
-def noise(seconds, rate=16000, seed=0):
-    """(N,) float32, quiet at first and louder to its end."""
-    n = round(seconds * rate)
-    x = np.random.default_rng([seed, n]).standard_normal(n) * np.linspace(0.02, 0.1, n)
-    return x.astype(np.float32)
 
 
 def write_text(path, text, encoding="utf-8"):
@@ -36,22 +26,13 @@ def write_text(path, text, encoding="utf-8"):
     path.write_bytes(text.encode(encoding))
 
 
-def write_audio(path, seconds, rate=16000, **form):
-    path.parent.mkdir(parents=True, exist_ok=True)
-    soundfile.write(path, noise(seconds, rate), rate, **form)
-
-
 def write_sphere(path, seconds, rate=16000):
     """A NIST SPHERE file as TED-LIUM has them: a header of 1,024 bytes and 16-bit samples."""
     pcm = np.rint(noise(seconds, rate) * 32767).astype("<i2")
-    fields = [
-        "NIST_1A\n   1024\n",
-        f"sample_count -i {len(pcm)}\n",
-        "sample_n_bytes -i 2\nchannel_count -i 1\nsample_byte_format -s2 01\n",
-        f"sample_rate -i {rate}\nsample_coding -s3 pcm\nend_head\n",
-    ]
+    head = f"NIST_1A\n   1024\nsample_count -i {len(pcm)}\nsample_n_bytes -i 2\nchannel_count -i 1\n"
+    head += f"sample_byte_format -s2 01\nsample_rate -i {rate}\nsample_coding -s3 pcm\nend_head\n"
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes("".join(fields).encode().ljust(1024) + pcm.tobytes())
+    path.write_bytes(head.encode().ljust(1024) + pcm.tobytes())
 
 
 def make_librispeech(root):
@@ -139,17 +120,10 @@ def make_gigaspeech(root):
     }
     for aid, found in texts.items():
         path = f"audio/youtube/P0000/{aid}.opus"
-        segments = [
-            {
-                "sid": f"{aid}_S{n:07d}",
-                "speaker": "N/A",
-                "begin_time": 1.0 * n,
-                "end_time": n + 0.9,
-                "text_tn": text,
-                "subsets": ["{TEST}"],
-            }
-            for n, text in enumerate(found)
-        ]
+        segments = []
+        for n, text in enumerate(found):
+            segment = {"sid": f"{aid}_S{n:07d}", "speaker": "N/A", "begin_time": 1.0 * n, "end_time": n + 0.9}
+            segments.append({**segment, "text_tn": text, "subsets": ["{TEST}"]})
         segments.append({**segments[0], "sid": f"{aid}_S0000099", "text_tn": "UNUSED", "subsets": ["{XL}", "{L}"]})
         audio = {"title": "A title", "url": "http://a.b", "path": path, "aid": aid, "source": "youtube"}
         form = {"format": "opus", "sample_rate": 16000, "codec": "s16le", "channels": 1, "duration": 3.0}
@@ -238,15 +212,10 @@ def make_spgispeech(root):
 
 
 MAKERS = {
-    "LIBRISPEECH": make_librispeech,
-    "COMMONVOICE": make_commonvoice,
-    "TEDLIUM3": make_tedlium3,
-    "VOXPOPULI": make_voxpopuli,
-    "GIGASPEECH": make_gigaspeech,
-    "AMI": make_ami,
-    "EARNINGS22": make_earnings22,
+    "LIBRISPEECH": make_librispeech, "COMMONVOICE": make_commonvoice, "TEDLIUM3": make_tedlium3,
+    "VOXPOPULI": make_voxpopuli, "GIGASPEECH": make_gigaspeech, "AMI": make_ami, "EARNINGS22": make_earnings22,
     "SPGISPEECH": make_spgispeech,
-}
+}  # fmt: skip
 
 
 def main(argv):

@@ -1,7 +1,6 @@
-"""AN4 and speechocean762 as they are published, with a tone for each utterance."""
+"""AN4 and speechocean762 as they are published, with noise for each utterance."""
 
-import numpy as np
-import soundfile
+from . import write_audio
 
 # {speaker: sentences}
 AN4_TRAIN = {
@@ -12,12 +11,6 @@ AN4_TRAIN = {
     "mjkl2": ["HELP"],
 }
 AN4_TEST = {"fxyz": ["YES", "J O H N", "K I M", "NOVEMBER FIRST", "ONE FIVE TWO OH SEVEN"]}
-
-
-def write_wav(path, seconds=0.3, rate=16000):
-    path.parent.mkdir(parents=True, exist_ok=True)
-    x = 0.1 * np.sin(np.arange(round(seconds * rate)) * 0.2)
-    soundfile.write(path, x, rate, subtype="PCM_16")
 
 
 def make_an4(root):
@@ -31,7 +24,7 @@ def make_an4(root):
                 fileids.append(f"{folder}/{spk}/{name}\n")
                 marked = f"<s> {sentence} </s>" if part == "train" else sentence
                 transcription.append(f"{marked} ({name})\n")
-                write_wav(root / "wav" / folder / spk / f"{name}.wav")
+                write_audio(root / "wav" / folder / spk / f"{name}.wav")
         (root / "etc" / f"an4_{part}.fileids").write_text("".join(fileids))
         (root / "etc" / f"an4_{part}.transcription").write_text("".join(transcription))
     return root
@@ -46,7 +39,7 @@ def make_so762(root, parts):
             for n, sentence in enumerate(sentences):
                 utt = f"0{spk}001{1 + n}"
                 wav = f"WAVE/SPEAKER{spk}/{utt}.WAV"
-                write_wav(root / wav)
+                write_audio(root / wav)
                 for name, value in (("wav.scp", wav), ("text", sentence), ("utt2spk", spk)):
                     tables[name].append(f"{utt}\t{value}\n")
         for name, lines in tables.items():
