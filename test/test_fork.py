@@ -66,9 +66,6 @@ def everything(folder):
     return {str(p.relative_to(folder)): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
 
 
-# --- Making one ----------------------------------------------------------------------------------
-
-
 def test_check_counts_and_writes_nothing(here, capsys):
     before = everything(here)
     make(*TRAIN, *PHONE, "--check")
@@ -231,9 +228,6 @@ def test_turns_that_overlap_can_be_held_out(here):
     fork_recipe.main(["an4", "x", "--train", "meeting", "--check"])
 
 
-# --- What changed upstream -----------------------------------------------------------------------
-
-
 def test_switches_of_a_recipe_are_read_as_llmasr_reads_them(here):
     """--cache_encoder is a switch: it takes no --smoke_opts as its value; nor does the last one need a value."""
     make(*TRAIN)
@@ -283,9 +277,6 @@ def test_changes(here, capsys):
     }
     assert lines.count("+# theirs") == 2
     assert lines[-1] == "5 files differ upstream"
-
-
-# --- Data of a fork ------------------------------------------------------------------------------
 
 
 def call(*command, cwd, **more):
@@ -370,8 +361,6 @@ def test_the_how_to_has_three_commands_that_work(here):
     assert done.returncode == 0, done.stderr
     assert os.access(here / "mycorpus" / "run.sh", os.X_OK)
 
-
-# --- Options of scripts --------------------------------------------------------------------------
 
 SCRIPT = """#!/usr/bin/env bash
 set -euo pipefail

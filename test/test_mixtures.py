@@ -10,13 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from espnet_llmvq.base.config import from_mapping, read_yaml
 from espnet_llmvq.base.errors import UserError
 from espnet_llmvq.data.tables import level
 from espnet_llmvq.experiment.cards import read_cards
 from espnet_llmvq.experiment.phases import with_schedule
-from espnet_llmvq.experiment.systems import phases_of, read_interleaving, read_mixture, read_phases, read_systems
-from espnet_llmvq.score.published import Published
+from espnet_llmvq.experiment.systems import phases_of, read_mixture, read_systems
 from espnet_llmvq.sequence.sequence import read_sequences
 from espnet_llmvq.stages import data, encoder, language, sequences, train
 
@@ -57,13 +55,6 @@ def mixtures(plan):
     return read
 
 
-def test_shares_of_a_mixture(mixtures):
-    assert mixtures("plain") == {}
-    found = mixtures("both plain mixed")
-    assert list(found) == ["both", "mixed"] and found["mixed"] == {"train/asr": 2, "train/word": 1}
-    assert list(found["both"].items()) == [("train/asr", 1), ("tts/text", 0.5), ("domain/text", 1), ("tts/asr", 1)]
-
-
 @pytest.mark.parametrize(
     "entry, message",
     [
@@ -96,43 +87,6 @@ def test_only_what_the_systems_need_is_read(mixtures):
         mixtures("mixed", changed("interleave", word=wrong))
     with pytest.raises(UserError, match=r"unknown mixture in .*phase joint_both: 'mixd' \(did you mean 'mixed'\?\)"):
         mixtures("both", changed("phases", joint_both={"mixture": "mixd"}))
-
-
-def test_each_phase_trains_on_its_files(plan):
-    """Cached frames belong to the plain sequences and to the encoder that stays as it is."""
-    options = {"systems": "plain mixed both", "llm": "a/b", "tts_text": "tts.txt", "texts": "domain=d.txt"}
-    experiment = plan(CARDS, **options)
-    Path("given/model.pth").touch()
-    for name in ("train", "valid"):
-        os.makedirs(experiment.frames(name))
-        encoder.frames_made(experiment, name).note()
-    found = {t.tag: train.settings_of(experiment, t) for t in experiment.trainings}
-    read = {
-        tag: (
-            s["train_data_path_and_name_and_type"][0][0],
-            s["train_shape_file"][0],
-            s["train_cache"],
-            s["valid_cache"],
-        )
-        for tag, s in found.items()
-    }
-    t, v = (f"given/frames/{name}/frames.scp" for name in ("train", "valid"))
-    assert read == {
-        "start": ("dump/train/sequences.jsonl", "exp/stats/train_shape", t, v),
-        "start-joint": ("dump/train/sequences.jsonl", "exp/stats/train_shape", None, None),
-        "start-joint_mixed": ("exp/mixtures/mixed.jsonl", "exp/mixtures/mixed_shape", None, None),
-        "start-joint_both": ("exp/mixtures/both.jsonl", "exp/mixtures/both_shape", None, v),
-    }
-    for settings in found.values():
-        assert settings["valid_data_path_and_name_and_type"] == [["dump/valid/sequences.jsonl", "sequence", "sequence"]]
-        assert settings["valid_shape_file"] == ["exp/stats/valid_shape"]
-        assert "mixture" not in settings and settings["encoder_file"] == "given/model.pth"
-    assert found["start"]["init_from"] is None and found["start-joint"]["init_from"] == "exp/start/model.pth"
-    without = plan(systems="plain", llm="a/b", cache_encoder=False)
-    assert train.settings_of(without, without.trainings[0])["train_cache"] is None
-
-
-# What the stages make of mixtures, and when again
 
 
 @pytest.fixture
@@ -287,39 +241,6 @@ def test_other_files_are_noticed_whatever_their_times(recipe, tmp_path):
     assert recipe(sequences.make_all, **options, ctms="train=other.ctm")[0] == ["dump/train/word.jsonl"]
 
 
-def test_frames_with_other_noise_are_made_again(recipe, monkeypatch):
-    """Sets that are encoded, and whether with noise."""
-    found = []
-
-    def write_frames(directory, waiting, threads, ngpu, batch_seconds):
-        assert directory == "given"
-        for made in waiting:
-            found.append((made.out, made.inputs["sequences"], bool(made.options.get("augment"))))
-            os.makedirs(made.out, exist_ok=True)
-            made.note()
-
-    monkeypatch.setattr("espnet_llmvq.decode.encode.write_frames", write_frames)
-
-    def encoded(*systems, **options):
-        found.clear()
-        recipe(lambda experiment: encoder.encode(experiment, 1), systems="plain", **options)
-        return [(Path(target).name, noise) for target, _, noise in found]
-
-    Path("given").mkdir()
-    Path("given/model.pth").write_text("weights")
-    recipe(sequences.make_all)
-    assert encoded(cache_encoder=False) == []
-    assert encoded() == [("train", False), ("valid", False), ("test", False)]
-    assert found[0][:2] == ("given/frames/train", "dump/train/sequences.jsonl")
-    assert encoded() == []
-    assert encoded(augment_cache=True) == [("train", True)]
-    assert encoded(augment_cache=True) == []
-    assert encoded(augment_cache=True, base_seed=2) == [("train", True)]
-    assert encoded() == [("train", False)]
-    Path("given/model.pth").write_text("others")
-    assert [name for name, _ in encoded()] == ["train", "valid", "test"]
-
-
 def test_options_of_speech_tokenizer_and_alignment_reach_their_functions(plan, monkeypatch, tmp_path):
     called = {}
 
@@ -366,21 +287,9 @@ def test_configs_are_checked_for_other_systems(plan, capsys):
     assert checked(systems="plain mixed", train_overrides="max_epoch=1")
 
 
-# The rows of paper_b
-
-
 def test_rows_of_jstip():
-    """Equal steps, thirds that are filled up with ASR, and configs that can be read."""
-    from espnet_llmvq.espnet.task import SpeechLLMTask
-
-    for form in RECIPE.names("interleave"):
-        read_interleaving(RECIPE, form)
+    """Equal steps, and thirds that are filled up with ASR."""
     systems = {s.name: s for s in read_systems(RECIPE, ["paper_b"])}
-    for path in sorted((EGS / "mini_tts/jstip1/conf/published").glob("*.yaml")):
-        rows = list(from_mapping(Published, read_yaml(path), path).rows)
-        assert [name for name in systems if name in rows] == rows
-    for phase in read_phases(RECIPE, ["paper_b"]):
-        SpeechLLMTask.check_config(phase.config, phase.where)
     thirds, last = {}, {}
     for system in systems.values():
         if system.decode != "llm":

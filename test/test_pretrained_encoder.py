@@ -322,6 +322,7 @@ def test_cached_frames_are_those_of_the_encoder(models, plan, corpus, llm_dir, t
         prepare(experiment)
         encode(experiment, threads=1)
         frames, model = kaldiio.load_scp(frames_of(experiment, "train")), load_model(f"{name}/encoder")[0]
+        assert frames_of(experiment, "test")
         sequences = list(read_sequences(corpus.train))
         assert len(sequences) == len(frames) == 12
         for seq in sequences:

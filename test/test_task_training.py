@@ -241,6 +241,10 @@ def test_what_frames_are_made_of_is_noticed(copied, capsys):
     assert encoded() == {"train", "valid"}
     Path(copied.frames("valid"), "frames.ark").write_bytes(b"")
     assert encoded() == {"valid"}
+    doubled = {name: 2 * value for name, value in weights(Path(copied.encoder_dir)).items()}
+    torch.save(doubled, copied.encoder_file)
+    assert encoded(replace(copied, options=replace(copied.options, cache_encoder=False))) == set()
+    assert encoded() == {"train", "valid"}
 
 
 def test_settings_of_a_phase(experiment):
@@ -261,6 +265,8 @@ def test_settings_of_a_phase(experiment):
     given = stage.settings_of(other, second)
     assert (given["seed"], given["ngpu"], given["multiprocessing_distributed"]) == (3, 2, True)
     assert "unused_parameters" not in given and "multiprocessing_distributed" not in found
+    uncached = replace(experiment, options=replace(experiment.options, cache_encoder=False))
+    assert stage.settings_of(uncached, second)["train_cache"] is None
     # Frames of an encoder that trains are its own, those of a mixture of many files are not cached.
     joint = replace(second, config={**second.config, "train_encoder": True})
     mixed = replace(second, mixture="m")
