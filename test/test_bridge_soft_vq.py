@@ -120,15 +120,6 @@ def test_chunk_size_changes_nothing():
             torch.testing.assert_close(a, b, rtol=1e-6, atol=1e-7)
 
 
-def test_frames_do_not_depend_on_their_neighbours():
-    z, e, *_ = draw(4, 12, 800, 16, torch.float32)
-    out, rows = soft_vq(z, e, 4, 0.1)
-    for i in range(len(z)):
-        alone, row = soft_vq(z[i : i + 1], e, 4, 0.1)
-        assert row.item() == rows[i].item()
-        torch.testing.assert_close(alone[0], out[i], rtol=1e-6, atol=1e-7)
-
-
 @pytest.mark.parametrize("chunk", (0, 1, 64, 300))
 def test_ties_go_to_the_lowest_index(chunk):
     z, e, *_ = draw(5, 6, 40, 8, torch.float32)
@@ -198,16 +189,6 @@ def test_sparse_gradient_holds_the_kept_rows(hard):
     assert torch.equal(sparse[2].coalesce().indices()[0], kept)
     torch.testing.assert_close(sparse[2].to_dense(), dense[2])
     torch.testing.assert_close(sparse[1], dense[1])
-
-
-def test_sparse_adam_moves_kept_rows_only():
-    z, e, *_ = draw(12, 5, 90, 6)
-    table = torch.nn.Parameter(e.clone())
-    optimizer = torch.optim.SparseAdam([table], lr=0.1)
-    soft_vq(z, table, 3, sparse=True)[0].sum().backward()
-    optimizer.step()
-    moved = (table.detach() != e).any(1).nonzero().flatten()
-    assert torch.equal(moved, nearest_rows(z, e, 3)[1].unique())
 
 
 @pytest.mark.parametrize("k", (3, 90))

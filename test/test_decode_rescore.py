@@ -13,7 +13,7 @@ from espnet_llmvq.base.made import Made
 from espnet_llmvq.cli import rescore
 from espnet_llmvq.decode.choose import choose, restore, write_chosen
 from espnet_llmvq.decode.generate import Hypothesis
-from espnet_llmvq.decode.nbest import Partial, best, nbest_line, read_nbest, write_hypotheses
+from espnet_llmvq.decode.nbest import best, nbest_line, read_nbest, write_hypotheses
 from espnet_llmvq.decode.rescore import add_ctc_scores, ctc_log_likelihood
 from espnet_llmvq.stages.decode import rescore as choose_all
 
@@ -109,22 +109,6 @@ def test_file_of_nbest_lists(tmp_path):
         read_nbest(path)
     with pytest.raises(UserError, match=r"gone: cannot read it: .*stage 12"):
         read_nbest(tmp_path / "gone")
-
-
-def test_partial_file(tmp_path):
-    path = str(tmp_path / "a" / "nbest.jsonl")
-    lines = {u: nbest_line(u, [Hypothesis([1], -1.0)], [u]) for u in "abc"}
-    Partial(path, {"beam": 4}).add({"a": lines["a"], "b": lines["b"]})
-    with open(path + ".part", "a") as f:
-        f.write(lines["c"][:20])  # killed while writing
-    again = Partial(path, {"beam": 4})
-    assert again.done == {"a": lines["a"], "b": lines["b"]} and not os.path.exists(path)
-    again.add({"c": lines["c"]})
-    again.finish(path, ["c", "a", "b"])
-    assert open(path).read() == lines["c"] + lines["a"] + lines["b"]
-    assert os.listdir(tmp_path / "a") == ["nbest.jsonl"]
-    Partial(path, {"beam": 4}).add({"a": lines["a"]})
-    assert Partial(path, {"beam": 8}).done == {}
 
 
 def write_nbest(path, lists):

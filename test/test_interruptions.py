@@ -21,7 +21,6 @@ from espnet_llmvq.data.copies import perturb_speed
 from espnet_llmvq.data.datadir import DataDir
 from espnet_llmvq.data.filter import filter_data
 from espnet_llmvq.data.format import format_audio
-from espnet_llmvq.data.tables import read_scp
 from espnet_llmvq.decode.nbest import Partial
 from espnet_llmvq.experiment.fork import read_record
 from espnet_llmvq.llm.directory import load_llm, load_tokenizer
@@ -196,19 +195,6 @@ def test_a_forked_job_that_fails_is_named_and_ends_the_others(tmp_path, how, mes
     assert ("error: set.jsonl: wrong" in capfd.readouterr().err) == (how == "user")
 
 
-def test_truncated_audio_of_dump_is_made_again(tmp_path, capsys):
-    data, dump = make_data(tmp_path / "data"), tmp_path / "dump"
-    assert format_audio(str(data), str(dump), nj=1)
-    assert not format_audio(str(data), str(dump), nj=1)
-    path = read_scp(dump / "wav.scp")["u2"]
-    whole = open(path, "rb").read()
-    for size in (0, 30, 44, len(whole) - 2):
-        with open(path, "r+b") as f:
-            f.truncate(size)
-        assert format_audio(str(data), str(dump), nj=1)
-        assert open(path, "rb").read() == whole
-
-
 @pytest.mark.parametrize("name", ["text", "wav.scp", "utt2spk", "utt2num_samples"])
 @pytest.mark.parametrize("cut", [1, 9])
 def test_cut_tables_of_dump_are_made_again(tmp_path, capsys, name, cut):
@@ -308,8 +294,12 @@ def test_decoding_goes_on_from_the_sound_part_of_a_partial_file(tmp_path, end):
     second = Partial(str(tmp_path / "nbest.jsonl"), {"beam": 4})
     assert second.done == lines
     second.add({"u2": '{"id": "u2", "nbest": []}\n'})
+    assert not (tmp_path / "nbest.jsonl").exists()
     second.finish(str(tmp_path / "nbest.jsonl"), ["u2", "u0", "u1"])
+    assert os.listdir(tmp_path) == ["nbest.jsonl"]
     assert [json.loads(x)["id"] for x in open(tmp_path / "nbest.jsonl")] == ["u2", "u0", "u1"]
+    Partial(str(tmp_path / "nbest.jsonl"), {"beam": 4}).add(lines)
+    assert Partial(str(tmp_path / "nbest.jsonl"), {"beam": 8}).done == {}
 
 
 @pytest.mark.filterwarnings("ignore:An error happend when loading")  # kaldiio's, beside what it raises

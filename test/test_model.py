@@ -126,18 +126,6 @@ def test_loss_and_gradients_one_by_one(llm_dir, bridge, conf):
         torch.testing.assert_close(found[name], value, atol=1e-5, rtol=1e-4, msg=lambda m, n=name: f"{n}: {m}")
 
 
-def test_prompt_has_no_loss(llm_dir):
-    """A prompt token that nothing after it sees (it ends the sequence) changes nothing; one with loss does."""
-    ours = model(llm_dir)
-    seq = sequences()[0]
-    with torch.no_grad():
-        plain = ours(**batch([seq]))
-        silent = ours(**batch([[*seq, (T, [60, 61], 0)]]))
-        loud = ours(**batch([[*seq, (T, [60, 61], 1)]]))
-    torch.testing.assert_close(silent[0], plain[0])
-    assert silent[2] == plain[2] == 4 and loud[2] == 6 and abs(loud[0] - plain[0]) > 1e-3
-
-
 def test_accuracy(llm_dir):
     """Share of labelled tokens that the LLM, given the true ones before, finds most likely."""
     ours = model(llm_dir)
