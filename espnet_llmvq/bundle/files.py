@@ -156,8 +156,8 @@ def verify(directory):
     foreign = sorted(set(found) - set(manifest["files"]) - {MANIFEST, CARD})
     if foreign:
         raise UserError(f"{directory}: {some(foreign)} is not in {MANIFEST}; remove it, or copy the directory again")
-    for name, told in manifest["files"].items():
-        if digest(os.path.join(directory, name)) != told:
+    for name, recorded in manifest["files"].items():
+        if digest(os.path.join(directory, name)) != recorded:
             raise UserError(f"{directory}: {name} is not what was packed (SHA-256 differs); copy it again")
         if name.startswith((f"{LLM}/", f"{ENCODER}/")) and name.endswith(".json"):
             check_no_code(directory, name)

@@ -57,20 +57,20 @@ def write_chosen(hypotheses, weight, source):
     weight: as `choose` takes it; source: where it is from, in words. Both stand in the facts, but for the plain order
     of the search.
     """
-    nbest, told = beside(hypotheses, NBEST), {}
+    nbest, weighed = beside(hypotheses, NBEST), {}
     decoded = Made(nbest).facts()
     made = Made(hypotheses, {"n-best lists": nbest}, weight=weight, source=source, decoded=decoded)
     if made.fresh():
         return
     chosen = choose(nbest, weight)
     if weight or source != GIVEN:
-        told = {WEIGHT: weight, SOURCE: source}
+        weighed = {WEIGHT: weight, SOURCE: source}
     made.forget()  # a run killed in between is seen, and done again
     write_hypotheses(hypotheses, chosen)
     # Scoring prints these, so that its tables do not depend on where they are made.
-    write_text(beside(hypotheses, FILE), json.dumps({**decoded, **told}, indent=1) + "\n")
+    write_text(beside(hypotheses, FILE), json.dumps({**decoded, **weighed}, indent=1) + "\n")
     made.note(files=[FILE])
-    if told:
+    if weighed:
         print(f"{hypotheses}: {WEIGHT} {weight:g} ({source})")
 
 

@@ -119,7 +119,7 @@ def search(model, llm, tokenizer, batch, num_beams, lm_weight, length_bonus=0.0)
             text = [i for i in hyp.yseq[1:].tolist() if i != own_eos]
             lm, ctc = (float(hyp.scores.get(key, 0.0)) for key in ("lm", "ctc"))
             # At its last step ESPnet ends what has ended once more.
-            if ctc > -1e9:  # spelt by some path
+            if ctc > -1e9:  # some path spells it
                 found.setdefault(tuple(ids[text].tolist()), (lm, ctc))
         lists.append([Hypothesis(list(t), lm, ctc) for t, (lm, ctc) in found.items()][:num_beams])
     return lists

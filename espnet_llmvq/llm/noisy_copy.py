@@ -1,4 +1,4 @@
-"""Noisy copies: text tokens spoilt as a frame-synchronous acoustic front end would spoil them.
+"""Noisy copies: text tokens corrupted as a frame-synchronous acoustic front end would corrupt them.
 
 A large language model has the habit of copying what stands in its context. A small one trained on plain text alone has
 not, and then cannot use the token-like vectors a bridge puts in its prompt. Training it to write a sentence down after
@@ -129,7 +129,7 @@ class NoisyCopy:
         return self.tokenizer(texts, add_special_tokens=False)["input_ids"]
 
     def resegment(self, tokens, rate, rng):
-        """Segment each word anew with probability `rate`."""
+        """Segment each word again with probability `rate`."""
         out, word = [], []
 
         def close():

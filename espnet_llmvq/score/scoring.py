@@ -85,8 +85,8 @@ def score_all(table, options=None):
     for system, s in pairs:
         path = system.hyp_path(s.name)
         if not path.is_file():
-            told = f"{path}: no hypotheses of {system.name} on {s.name}"
-            raise UserError(f"{told}; decode them first or leave out the system")
+            message = f"{path}: no hypotheses of {system.name} on {s.name}"
+            raise UserError(f"{message}; decode them first or leave out the system")
     notes, counts, scores, derailments = [], {}, {}, []
     for s in sets:
         # Names, not paths: tables do not depend on where the files are.

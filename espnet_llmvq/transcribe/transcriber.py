@@ -17,13 +17,13 @@ BATCH_SIZE = 64  # segments decoded at once, at most
 
 @dataclass
 class _Recording:
-    """A file while its segments are decoded. told: seconds that progress knows of."""
+    """A file while its segments are decoded. reported: seconds that progress knows of."""
 
     path: str
     duration: float = 0.0
     pending: int = 0
     read: bool = False
-    told: float = 0.0
+    reported: float = 0.0
     error: UserError = None
     segments: list = field(default_factory=list)
 
@@ -138,7 +138,7 @@ class Transcriber:
         """Take the first recordings that wait for nothing from the queue, and yield (path, result) of each."""
         while queue and queue[0].read and not queue[0].pending:
             done = queue.popleft()
-            progress(done.duration - done.told)
+            progress(done.duration - done.reported)
             result = done.error or Transcript(done.path, done.duration, tuple(done.segments))
             yield done.path, result
 
@@ -148,8 +148,8 @@ class Transcriber:
             recording = piece.recording
             recording.segments.append(segment)
             recording.pending -= 1
-            progress(piece.end - recording.told)
-            recording.told = piece.end
+            progress(piece.end - recording.reported)
+            recording.reported = piece.end
 
     def _segments(self, pieces, words):
         """[`Segment`] of pieces."""
