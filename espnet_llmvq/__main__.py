@@ -53,11 +53,6 @@ def usage(group=()):
     return "\n".join(lines)
 
 
-def fail(message):
-    print(f"error: {message}", file=sys.stderr)
-    sys.exit(2)
-
-
 def main(argv=None):
     """Find the command that the first words name, and call its main with the others."""
     words = list(sys.argv[1:] if argv is None else argv)
@@ -73,7 +68,9 @@ def main(argv=None):
         known = children(group)
         if name not in known:
             where = f"in `llmvq {' '.join(group)}`" if group else "of llmvq"
-            fail(f"{name!r} is no command {where}{nearest(name, known)}; known: {', '.join(known)}")
+            hint = nearest(name, known)
+            print(f"error: {name!r} is no command {where}{hint}; known: {', '.join(known)}", file=sys.stderr)
+            sys.exit(2)
         group = (*group, name)
         if not os.path.isdir(os.path.join(CLI, *group)):
             break

@@ -12,7 +12,7 @@ from transformers import PreTrainedTokenizerFast
 from espnet_llmvq.align.ctc import align_tokens, align_words, word_tokens
 from espnet_llmvq.align.ctm import Word, boundary_errors, read_ctm, write_ctm
 from espnet_llmvq.base.errors import UserError
-from espnet_llmvq.cli.align import make as command
+from espnet_llmvq.decode.align import align_sets
 from espnet_llmvq.speech.frame_rate import FrameRate
 
 BLANK = 2  # not 0, where torchaudio has it unless told
@@ -238,7 +238,7 @@ class Model:
         return torch.nn.functional.one_hot((speech * 100).round().long(), 10).float() * 20, lengths
 
 
-def test_command(tmp_path, monkeypatch, capsys):
+def test_sets(tmp_path, monkeypatch, capsys):
     import soundfile
 
     from espnet_llmvq.sequence.asr import asr_sequence
@@ -267,9 +267,9 @@ def test_command(tmp_path, monkeypatch, capsys):
     written = {}
     reference = {"u1": [Word("good", 0.001, 0.002), Word("hey", 0.01, 0.001)]}
     write_ctm(tmp_path / "true.ctm", reference)
-    options = ["--encoder", "exp", "--threads", "1", "--boundaries", "ctc"]
-    first = f"{tmp_path}/sequences.jsonl={tmp_path}/out/w.ctm={tmp_path}/true.ctm"
-    command.main([*options, "--set", first, "--set", f"{tmp_path}/more.jsonl={tmp_path}/out/more.ctm"])
+    first = f"{tmp_path}/sequences.jsonl", f"{tmp_path}/out/w.ctm", f"{tmp_path}/true.ctm"
+    second = f"{tmp_path}/more.jsonl", f"{tmp_path}/out/more.ctm", None
+    align_sets([first, second], encoder="exp", threads=1, boundaries="ctc")
     more = written.pop("u4")
 
     def samples(words):

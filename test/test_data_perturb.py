@@ -217,7 +217,7 @@ def test_second_call_does_nothing_and_other_options_replace(source, tmp_path, ca
 
 def test_noisy_version_records_what_was_drawn(source, tmp_path):
     options = ["--noise", "pink babble", "--snr", "5", "15", "--rt60", "0.2", "0.4"]
-    options += ["--tempo", "0.8", "1.25", "--suffix", "-noise", "--seed", "7"]
+    options += ["--tempo", "0.8", "1.25", "--suffix=-noise", "--seed", "7"]
     for name, nj in (("one", "1"), ("two", "2")):
         perturb_data_dir.main([*options, "--nj", nj, str(source), str(tmp_path / name)])
     one, two = tmp_path / "one", tmp_path / "two"

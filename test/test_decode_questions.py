@@ -57,7 +57,7 @@ def test_files(tmp_path):
         ({**GOOD, "answer": "C"}, r"mc.jsonl:2: answer is 'C'; it must be the number .* 0 to 3"),
         ({**GOOD, "answer": 4}, r"mc.jsonl:2: answer is 4"),
         ({**GOOD, "answer": True}, r"mc.jsonl:2: answer is True"),
-        (GOOD, r"mc.jsonl:2: the id q1 is that of line 1 too"),
+        (GOOD, r"mc.jsonl:2: the id q1 is that of .*mc.jsonl:1 too"),
     ],
 )
 def test_malformed_lines(tmp_path, entry, message):
@@ -66,9 +66,9 @@ def test_malformed_lines(tmp_path, entry, message):
 
 
 def test_bad_files_and_open_answers(tmp_path):
-    with pytest.raises(UserError, match="cannot read it"):
+    with pytest.raises(UserError, match="cannot be read"):
         read_questions(str(tmp_path / "none"), OPEN)
-    with pytest.raises(UserError, match="holds no questions"):
+    with pytest.raises(UserError, match="is empty"):
         read_questions(write(tmp_path / "empty"), OPEN)
     (tmp_path / "latin").write_bytes(b"\xe9\n")
     with pytest.raises(UserError, match="not UTF-8"):

@@ -94,7 +94,7 @@ def test_data_preparation_needs_no_extras(llmvq):
 
 @pytest.mark.slow
 def test_a_command_that_needs_the_extra_says_so(llmvq):
-    done = llmvq("align", "make", "--aligner=hmm", "--set=sequences.jsonl=words.ctm", status=1)
+    done = llmvq("align", "make", "--aligner=hmm", "sequences.jsonl", "words.ctm", status=1)
     assert re.fullmatch(
         r"error: this needs \w+, which is not installed: pip install 'espnet_llmvq\[train\]' \(docs/install.md\)\n",
         done.stderr,

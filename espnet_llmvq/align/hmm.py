@@ -36,15 +36,15 @@ class HmmAligner:
         """Words as strings and their (S,) waveform at 16 kHz -> [Word]. Raises ValueError with the reason."""
         if not words:
             raise ValueError("the transcript is empty")
-        spelt = [self.spelling(word) for word in words]
-        self.decoder.set_align_text(" ".join(spelt))
+        spellings = [self.spelling(word) for word in words]
+        self.decoder.set_align_text(" ".join(spellings))
         self.decoder.start_utt()
         pcm = np.clip(np.rint(np.asarray(wave) * 32768), -32768, 32767).astype(np.int16)
         self.decoder.process_raw(pcm.tobytes(), full_utt=True)
         self.decoder.end_utt()
         # Silences and noises are in brackets, second pronunciations are "the(2)".
         spoken = [s for s in self.decoder.seg() or () if s.word[0] not in "<["]
-        if [s.word.partition("(")[0] for s in spoken] != spelt:
+        if [s.word.partition("(")[0] for s in spoken] != spellings:
             raise ValueError("the aligner found no path")
         end = len(wave) / SAMPLE_RATE
         times = [(s.start_frame * SHIFT, min((s.end_frame + 1) * SHIFT, end)) for s in spoken]

@@ -7,6 +7,7 @@ import numpy as np
 
 from espnet_llmvq.score import stats
 
+CONFIDENCE = 0.95  # of intervals
 GROUPS = 100  # of the jackknife
 SHUFFLES = 20  # pairings at random, for the CKA that chance gives
 
@@ -57,7 +58,7 @@ def linear_cka(speech, text):
     return alignment(gram(speech), gram(text))
 
 
-def cka_interval(speech, text, confidence=0.95, seed=1, name=""):
+def cka_interval(speech, text, seed=1, name=""):
     """(low, high) of `linear_cka`: value +- t * standard error of the grouped jackknife, within 0 to 1.
 
     Not the bootstrap: an utterance drawn twice is twice the same point in both clouds, which raises the CKA of
@@ -76,7 +77,7 @@ def cka_interval(speech, text, confidence=0.95, seed=1, name=""):
         values.append(alignment(*(centred(x[np.ix_(rest, rest)]) for x in (k, m))))
     g = len(groups)
     error = np.sqrt((g - 1) / g * np.sum((np.array(values) - np.mean(values)) ** 2))
-    wide = -special.stdtrit(g - 1, (1 - confidence) / 2) * error
+    wide = -special.stdtrit(g - 1, (1 - CONFIDENCE) / 2) * error
     value = alignment(k, m)
     return float(max(0.0, value - wide)), float(min(1.0, value + wide))
 
@@ -102,22 +103,22 @@ def retrieval(speech, text, transcripts):
     return np.array(hits, dtype=bool), len(candidates)
 
 
-def wilson(hits, confidence=0.95):
+def wilson(hits):
     """(low, high) of the share of hits (U,) bool, by Wilson (1927)."""
     from scipy.stats import binomtest
 
-    found = binomtest(int(hits.sum()), len(hits)).proportion_ci(confidence, method="wilson")
+    found = binomtest(int(hits.sum()), len(hits)).proportion_ci(CONFIDENCE, method="wilson")
     return float(found.low), float(found.high)
 
 
-def gap_rows(speech, text, transcripts, replicates=1000, confidence=0.95, seed=1, name=""):
+def gap_rows(speech, text, transcripts, replicates=1000, seed=1, name=""):
     """All numbers of one system and set: [{"metric", "value", "low", "high"}]; R@1 in percent."""
     estimate = centroid_distance(speech, text, replicates, seed, name)
     hits, candidates = retrieval(speech, text, transcripts)
-    low, high = wilson(hits, confidence)
+    low, high = wilson(hits)
     rows = [
-        ("centroid_distance", estimate.value, *stats.interval(estimate, confidence)),
-        ("cka", linear_cka(speech, text), *cka_interval(speech, text, confidence, seed, name)),
+        ("centroid_distance", estimate.value, *stats.interval(estimate, CONFIDENCE)),
+        ("cka", linear_cka(speech, text), *cka_interval(speech, text, seed, name)),
         ("cka_by_chance", cka_by_chance(speech, text, seed, name), None, None),
         ("r1", 100 * hits.mean(), 100 * low, 100 * high),
         ("r1_by_chance", 100 / candidates, None, None),

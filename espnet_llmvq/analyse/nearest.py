@@ -34,7 +34,7 @@ def nearest(bridge, table, z, out, count=TOKENS):
     return rows[:, :count], cosines[:, :count], weights[:, :count]
 
 
-def describe(model, tokenizer, found, i, count=TOKENS):
+def describe(model, tokenizer, found, i):
     """Steps of utterance i of `Collected`: [[(token, cosine, weight or None), ...], ...].
 
     The table of a downloaded LLM may have rows that no token uses; they are named by their number.
@@ -44,15 +44,13 @@ def describe(model, tokenizer, found, i, count=TOKENS):
     at = found.steps_of(i)
     with torch.inference_mode():
         table = model.llm.get_input_embeddings().weight
-        rows, cosines, weights = nearest(model.bridge, table, found.z[at], found.out[at], count)
+        rows, cosines, weights = nearest(model.bridge, table, found.z[at], found.out[at])
     weights = [[None] * rows.shape[1]] * len(rows) if weights is None else weights.tolist()
-
-    def names(step):
-        return [token or f"<row {row}>" for row, token in zip(step, tokenizer.convert_ids_to_tokens(step))]
-
-    return [
-        list(zip(names(step), values, shares)) for step, values, shares in zip(rows.tolist(), cosines.tolist(), weights)
+    tokens = [
+        [token or f"<row {row}>" for row, token in zip(step, tokenizer.convert_ids_to_tokens(step))]
+        for step in rows.tolist()
     ]
+    return [list(zip(*step)) for step in zip(tokens, cosines.tolist(), weights)]
 
 
 def tsv(entries):

@@ -2,10 +2,11 @@
 
 import json
 import os
+import shutil
 from dataclasses import asdict, dataclass
 
 from espnet_llmvq.base.errors import UserError
-from espnet_llmvq.base.files import replace_directory, write_text
+from espnet_llmvq.base.files import beside, replace_directory, write_text
 from espnet_llmvq.base.made import Made, record_file
 from espnet_llmvq.report.analysis import FILE
 from espnet_llmvq.score.files import read_transcript
@@ -54,12 +55,10 @@ def analyse_system(options, system, sets, chosen, ngpu=0):
         found = collect(model, tokenizer, sequences, cache, chosen[name])
         numbers, collapsed = diagnose(model, found)
         warnings += [f"{system.label} on {name}: {text}" for text in collapsed]
-        for row in [
-            *gap_rows(
-                found.speech, found.text, found.transcripts, options.replicates, seed=options.draw_seed, name=name
-            ),
-            *({"metric": m, "value": v, "low": None, "high": None} for m, v in numbers.items()),
-        ]:
+        clouds = (found.speech, found.text, found.transcripts)
+        measured = gap_rows(*clouds, options.replicates, options.draw_seed, name)
+        measured += [{"metric": m, "value": v, "low": None, "high": None} for m, v in numbers.items()]
+        for row in measured:
             values = {key: number(row[key]) for key in ("value", "low", "high")}
             size = {"utterances": len(found.ids), "steps": sum(found.counts)}
             rows.append({"system": system.name, "set": name, "metric": row["metric"], **values, **size})
@@ -109,8 +108,6 @@ def analyse(systems, sets, out_dir, options, *, nj=1, ngpu=0, redo=False):
     if os.path.isdir(out_dir) and os.listdir(out_dir) and not record_file(out_dir).exists():
         raise UserError(f"{out_dir} holds files that were not made here; remove it or name another --expdir")
     print("loading libraries", flush=True)
-    import shutil
-
     import torch
 
     from espnet_llmvq.analyse import nearest, tsne
@@ -143,8 +140,7 @@ def analyse(systems, sets, out_dir, options, *, nj=1, ngpu=0, redo=False):
         for name, panel in places.items():
             panels[name].append(panel)
     # All of it again: figures of sets or systems that are no longer asked for must not reach the report.
-    home, name = os.path.split(os.path.abspath(out_dir))
-    new_dir = os.path.join(home, f".{name}.tmp")
+    new_dir = beside(out_dir, "new")
     shutil.rmtree(new_dir, ignore_errors=True)
     os.makedirs(new_dir)
     for name in sets:

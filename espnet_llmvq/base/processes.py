@@ -12,16 +12,12 @@ from espnet_llmvq.base.errors import UserError, exit_with
 
 
 def exit_reason(code):
-    """What an exit code of bash means."""
+    """What the exit code of a process means: killed by a signal above 128, as bash has it, or below 0."""
+    code = 128 - code if code < 0 else code
     if code > 128:
         more = ", often for lack of memory" if code == 137 else ""
         return f"was killed by signal {code - 128}{more}"
     return f"ended with exit code {code}"
-
-
-def ended(code):
-    """What the exit code of a process means; negative ones are signals."""
-    return exit_reason(code if code >= 0 else 128 - code)
 
 
 def end_with_parent():
@@ -30,13 +26,7 @@ def end_with_parent():
     threading.Thread(target=lambda: (wait([sentinel]), os._exit(1)), daemon=True).start()
 
 
-def _start_worker(initializer):
-    end_with_parent()
-    if initializer:
-        initializer()
-
-
-def run_jobs(work, *jobs, nj, desc, chunksize=8, initializer=None):
+def run_jobs(work, *jobs, nj, desc, chunksize=8):
     """Yield work(*job) in order, in `nj` spawned processes, with a progress bar on stderr.
 
     jobs: as `map` takes them, sequences of equal length. Raises UserError if a process is killed.
@@ -51,7 +41,7 @@ def run_jobs(work, *jobs, nj, desc, chunksize=8, initializer=None):
     # spawn: forking a process that has threads (tqdm, torch) can hang
     spawn = multiprocessing.get_context("spawn")
     try:
-        with ProcessPoolExecutor(nj, mp_context=spawn, initializer=_start_worker, initargs=(initializer,)) as pool:
+        with ProcessPoolExecutor(nj, mp_context=spawn, initializer=end_with_parent) as pool:
             for result in bar(pool.map(work, *jobs, chunksize=chunksize)):
                 yield result
                 done += 1
@@ -95,7 +85,9 @@ def run_forked(work, jobs, nj, what):
                 receiver.close()
                 process.join()
                 if process.exitcode != 0:
-                    raise UserError(f"{what} {name} {ended(process.exitcode)}; run again: what is finished is kept")
+                    raise UserError(
+                        f"{what} {name} {exit_reason(process.exitcode)}; run again: what is finished is kept"
+                    )
     finally:
         for _, process in running.values():
             process.terminate()

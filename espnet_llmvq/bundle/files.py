@@ -65,17 +65,11 @@ def digest(path):
 
 
 def list_files(directory):
-    """Relative paths, with "/", of all files below a directory, without what is `LEFT_BEHIND`."""
-    names = []
-    for room, folders, files in os.walk(directory):
-        inside = Path(room).relative_to(directory)
-        if inside == Path("."):
-            folders[:] = [name for name in folders if name not in LEFT_BEHIND]
-            files = [name for name in files if name not in LEFT_BEHIND]
-        # A link to a directory is listed as a folder, and not walked into.
-        links = [name for name in folders if os.path.islink(os.path.join(room, name))]
-        names += [(inside / name).as_posix() for name in files + links]
-    return sorted(names)
+    """Relative paths, with "/", of all files and links below a directory, without what is `LEFT_BEHIND`."""
+    # Links to directories are not walked into.
+    found = (path for path in Path(directory).rglob("*") if path.is_symlink() or not path.is_dir())
+    names = (path.relative_to(directory) for path in found)
+    return sorted(name.as_posix() for name in names if name.parts[0] not in LEFT_BEHIND)
 
 
 def is_packed(directory):
@@ -162,8 +156,8 @@ def verify(directory):
     foreign = sorted(set(found) - set(manifest["files"]) - {MANIFEST, CARD})
     if foreign:
         raise UserError(f"{directory}: {some(foreign)} is not in {MANIFEST}; remove it, or copy the directory again")
-    for name, told in manifest["files"].items():
-        if digest(os.path.join(directory, name)) != told:
+    for name, recorded in manifest["files"].items():
+        if digest(os.path.join(directory, name)) != recorded:
             raise UserError(f"{directory}: {name} is not what was packed (SHA-256 differs); copy it again")
         if name.startswith((f"{LLM}/", f"{ENCODER}/")) and name.endswith(".json"):
             check_no_code(directory, name)

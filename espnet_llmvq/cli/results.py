@@ -27,6 +27,7 @@ def main(argv=None):
     args = get_parser().parse_args(argv)
     options = scoring_options(args)
     from espnet_llmvq.experiment.table import read_table
+    from espnet_llmvq.score.results import head
     from espnet_llmvq.score.scoring import score_all, write_results
 
     if args.exp:
@@ -42,6 +43,6 @@ def main(argv=None):
         table = replace(table, commands=(*table.commands, shlex.join(["llmvq", "results", *words])))
     scored = score_all(table, options)
     write_results(scored, out_dir)
-    print(scored.head, end="")
+    print(head(scored.sections), end="")
     confidence = 100 * options.statistics.confidence
     print(f"WER in % [{confidence:g} % interval]; written to {out_dir}/RESULTS.md")

@@ -6,10 +6,7 @@ from espnet_llmvq.base.errors import UserError
 from espnet_llmvq.data.datadir import DataDir
 from espnet_llmvq.data.durations import durations
 from espnet_llmvq.data.made import check_apart
-from espnet_llmvq.data.tables import level
-
-# Half a table of these misleads its readers, so they are combined only when every source has them.
-_COMPLETE = ("utt2num_samples", "utt2num_frames", "utt2dur", "feats.scp", "vad.scp", "cmvn.scp")
+from espnet_llmvq.data.tables import OF_AUDIO, level
 
 
 def _merge(tables, name, shared):
@@ -36,7 +33,7 @@ def combine(sources):
     extra, left_out = {}, []
     for name in sorted({name for _, data in sources for name in data.extra}):
         lacking = [s for s, data in sources if name not in data.extra]
-        if lacking and name in _COMPLETE:
+        if lacking and name in OF_AUDIO:
             left_out.append((name, lacking[0]))
             continue
         # Kaldi's meaning of utt2uniq: an utterance that is no copy is its own original.

@@ -20,10 +20,8 @@ from espnet_llmvq.data.audio import SAMPLE_RATE, read_audio, write_audio
 from espnet_llmvq.data.datadir import DataDir
 from espnet_llmvq.data.made import MadeDir, check_apart
 from espnet_llmvq.data.perturb import NOISE_KINDS, add_noise, change_speed, change_tempo, reverberate
-from espnet_llmvq.data.tables import audio_name, level, scaled_times
+from espnet_llmvq.data.tables import OF_AUDIO, audio_name, level, scaled_times
 
-# Files that describe the audio or features of the source and would be wrong for the copy.
-_STALE = ("feats.scp", "vad.scp", "cmvn.scp", "utt2dur", "utt2num_frames", "utt2num_samples")
 COLUMNS = ("utt", "source", "tempo", "rt60_s", "noise", "snr_db")
 
 
@@ -89,7 +87,7 @@ def _extra_tables(src, copies):
     """Optional files of `src` for `copies`: ids renamed, CTM times scaled, stale ones left out."""
     extra = {}
     for name, table in src.extra.items():
-        if name in _STALE or level(name) == "rec":
+        if name in OF_AUDIO or level(name) == "rec":
             continue
         new = extra.setdefault(name, {})
         for copy in copies:

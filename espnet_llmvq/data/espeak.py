@@ -72,7 +72,7 @@ class Espeak:
 
     @contextlib.contextmanager
     def _engine(self):
-        """Yield (library, sample rate), loaded anew.
+        """Yield (library, sample rate), loaded for itself.
 
         espeak-ng carries glottal phase, flutter and noise state from one utterance to the next, even over
         espeak_Terminate; only unloading the library makes samples a function of the request alone. It costs about 4 ms.

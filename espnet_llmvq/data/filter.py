@@ -8,31 +8,23 @@ from espnet_llmvq.data.datadir import DataDir
 from espnet_llmvq.data.made import MadeDir, check_apart
 
 
-def reasons(data, source, rate, shortest, longest):
-    """{utt: reason} of the utterances of a formatted DataDir, read from `source`, to be dropped.
+def filter_data(source, dest, *, min_duration=0.1, max_duration=20.0, rate=16000):
+    """Make `dest` of what is left of `source`, and list the rest in dropped.tsv, unless it is up to date.
 
-    rate in Hz; shortest and longest in seconds, both still allowed.
+    Durations in seconds, both still allowed, rate of the audio in Hz. Whether it was made. Raises UserError if nothing
+    would be left.
     """
+    check_apart(dest, source)
+    data = DataDir.load(source)
     dropped, samples = {}, data.samples(source)
     for utt in data.utts:
         seconds = samples[utt] / rate
         if not data.text[utt].strip():
             dropped[utt] = "empty transcript"
-        elif seconds < shortest:
-            dropped[utt] = f"{seconds:.3f} s is shorter than {shortest:g} s"
-        elif seconds > longest:
-            dropped[utt] = f"{seconds:.3f} s is longer than {longest:g} s"
-    return dropped
-
-
-def filter_data(source, dest, *, min_duration=0.1, max_duration=20.0, rate=16000):
-    """Make `dest` of what is left of `source`, and list the rest in dropped.tsv, unless it is up to date.
-
-    Durations in seconds, rate of the audio in Hz. Whether it was made. Raises UserError if nothing would be left.
-    """
-    check_apart(dest, source)
-    data = DataDir.load(source)
-    dropped = reasons(data, source, rate, min_duration, max_duration)
+        elif seconds < min_duration:
+            dropped[utt] = f"{seconds:.3f} s is shorter than {min_duration:g} s"
+        elif seconds > max_duration:
+            dropped[utt] = f"{seconds:.3f} s is longer than {max_duration:g} s"
     if len(dropped) == len(data.text):
         utt, why = next(iter(dropped.items()))
         raise UserError(f"{source}: no utterance would be left, e.g. {utt}: {why}")

@@ -106,7 +106,7 @@ def read_json_lines(path, faults):
         if isinstance(item, dict):
             found.append((where, item))
         else:
-            faults.add(where, 'not a JSON object, such as {"audio": ..., "text": ...}')
+            faults.add(where, "not a JSON object (one object a line)")
     return found
 
 

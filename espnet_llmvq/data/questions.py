@@ -12,11 +12,11 @@ Open questions::
 `answer` is the number of the right choice, from 0, or what is accepted as right: a text or a list of texts.
 """
 
-import json
 import os
 from dataclasses import dataclass
 
 from espnet_llmvq.base.errors import UserError, check_name
+from espnet_llmvq.data.manifest import Faults, read_json_lines
 
 MULTIPLE_CHOICE, OPEN = "mc", "sqa"
 CHOICES = 4
@@ -40,8 +40,6 @@ def _is_text(value):
 
 def _question(entry, kind, directory):
     """The Question of a parsed line; UserError that says what is wrong with it."""
-    if not isinstance(entry, dict):
-        raise UserError("not a JSON object")
     for key in entry:
         check_name("key", key, (*REQUIRED[kind], "wav"))
     for key in REQUIRED[kind]:
@@ -74,25 +72,16 @@ def read_questions(path, kind):
     A relative `wav` starts at the directory of the file. Raises UserError with file and line for a line that is
     malformed, an unknown key or an id given twice; and for a file that cannot be read or has no questions.
     """
-    found, first = [], {}
-    try:
-        with open(path, encoding="utf-8") as f:
-            lines = [(number, line) for number, line in enumerate(f, 1) if line.strip()]
-    except OSError as err:
-        raise UserError(f"{path}: cannot read it: {err.strerror}; check the path") from None
-    except UnicodeDecodeError as err:
-        raise UserError(f"{path} is not UTF-8 ({err}); convert it with iconv") from None
-    for number, line in lines:
+    faults, found, first = Faults(), [], {}
+    for where, entry in read_json_lines(path, faults):
         try:
-            question = _question(json.loads(line), kind, os.path.dirname(path))
-        except ValueError as err:
-            raise UserError(f"{path}:{number}: not JSON: {err}; give one object a line") from None
+            question = _question(entry, kind, os.path.dirname(path))
         except UserError as err:
-            raise UserError(f"{path}:{number}: {err}") from None
+            faults.add(where, str(err))
+            continue
         if question.id in first:
-            raise UserError(f"{path}:{number}: the id {question.id} is that of line {first[question.id]} too")
-        first[question.id] = number
+            faults.add(where, f"the id {question.id} is that of {first[question.id]} too")
+        first[question.id] = where
         found.append(question)
-    if not found:
-        raise UserError(f"{path}: holds no questions")
+    faults.check()
     return found

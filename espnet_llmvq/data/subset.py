@@ -25,17 +25,6 @@ def per_speaker(items, count):
     return items[: count * step : step]
 
 
-def some_speakers(spk2utt, count, seed):
-    """The utterances of speakers drawn one by one until there are at least `count`."""
-    order, keys = list(spk2utt), []
-    random.Random(seed).shuffle(order)
-    for spk in order:
-        if len(keys) >= count:
-            break
-        keys += spk2utt[spk]
-    return keys
-
-
 def read_list(path, known, where):
     """The first fields of a list; UserError for one that is not in `known`, or for none."""
     rows, problems = scan(path)
@@ -69,7 +58,11 @@ def chosen(data, source, count, how, seed):
         seconds = durations(data)
         return sorted(utts, key=lambda utt: (seconds[utt], utt))[:count]
     if how == "speakers":
-        return some_speakers(data.spk2utt, count, seed)
+        speakers, keys = list(data.spk2utt.values()), []
+        random.Random(seed).shuffle(speakers)
+        while len(keys) < count:
+            keys += speakers.pop(0)
+        return keys
     return spread(utts, count)
 
 

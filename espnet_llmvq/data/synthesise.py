@@ -24,11 +24,6 @@ PITCH = (35, 65)  # espeak's scale, 0 to 100
 VERSION = 2  # raise it when the same request would give other samples
 
 
-def safe_name(voice):
-    """A speaker id for a voice: "en-us+f2" -> "en_us_f2"."""
-    return re.sub(r"[^A-Za-z0-9]+", "_", voice).strip("_")
-
-
 def plan(utterances, voices, seed):
     """A voice, a rate and a pitch for every utterance of [(utt, text)].
 
@@ -40,7 +35,8 @@ def plan(utterances, voices, seed):
     for (utt, text), v in zip(sorted(utterances), deal, strict=True):
         rng = np.random.default_rng([seed, zlib.crc32(utt.encode("utf-8"))])
         rate, pitch = (int(rng.integers(*bounds, endpoint=True)) for bounds in (RATE_WPM, PITCH))
-        spk, how = safe_name(voices[v]), {"voice": voices[v], "rate_wpm": rate, "pitch": pitch}
+        spk = re.sub(r"[^A-Za-z0-9]+", "_", voices[v]).strip("_")  # "en-us+f2" is en_us_f2
+        how = {"voice": voices[v], "rate_wpm": rate, "pitch": pitch}
         jobs.append({"source": utt, "utt": f"{spk}-{utt}", "spk": spk, "text": text, **how})
     return sorted(jobs, key=lambda job: job["utt"])
 

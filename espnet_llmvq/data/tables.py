@@ -20,6 +20,8 @@ _LEVELS = {
     "spk": ("spk2*", "cmvn.scp"),
     "rec": ("reco2*",),
 }
+# Optional files that describe the audio or features of a directory: wrong for a copy, and misleading as half a table.
+OF_AUDIO = ("utt2num_samples", "utt2num_frames", "utt2dur", "feats.scp", "vad.scp", "cmvn.scp")
 _LINE = re.compile(r"([^ \t]+)(?:[ \t]+(.*))?", re.DOTALL)
 
 

@@ -43,17 +43,6 @@ def transcripts(wanted, tokenizer, failed):
     return found
 
 
-def load_encoder(directory, device):
-    """(model, tokenizer) of an encoder with a CTC head."""
-    from espnet_llmvq.llm.directory import load_tokenizer
-    from espnet_llmvq.model.build import load_model
-
-    model, config = load_model(directory, device)
-    if model.ctc is None:
-        raise UserError(f"{directory}: the encoder has no CTC head (ctc: false); train one that has")
-    return model, load_tokenizer(config["llm"])
-
-
 def align_ctc(model, tokenizer, path, wanted, failed, batch_seconds, device):
     """{utterance: [Word]} by the CTC head of a model, for the sequences of `path`."""
     import torch
@@ -121,7 +110,13 @@ def align_sets(sets, *, encoder=None, aligner="ctc", boundaries="letters", batch
 
     device = "cuda" if ngpu else "cpu"
     if aligner == "ctc":
-        model, tokenizer = load_encoder(encoder, device)
+        from espnet_llmvq.llm.directory import load_tokenizer
+        from espnet_llmvq.model.build import load_model
+
+        model, config = load_model(encoder, device)
+        if model.ctc is None:
+            raise UserError(f"{encoder}: the encoder has no CTC head (ctc: false); train one that has")
+        tokenizer = load_tokenizer(config["llm"])
     for made, sequences, ctm, wanted, reference in todo:
         failed = {}
 

@@ -41,8 +41,8 @@ def ask_all(jobs, kind, options, questions, examples, llm, path, nj=1, ngpu=0, b
         lines = asker.ask(model, tokenizer, forms, f"{label} {name}")
         made.forget()
         write_text(made.out, lines)
-        told = {"options": {**made.options["options"], "examples": [q.id for q in examples]}, "forms": list(forms)}
-        write_json(Path(made.out).with_name(FILE), facts(**told, ngpu=ngpu))
+        asked = {"options": {**made.options["options"], "examples": [q.id for q in examples]}, "forms": list(forms)}
+        write_json(Path(made.out).with_name(FILE), facts(**asked, ngpu=ngpu))
         made.note()
         print_accuracy(made.out)
 

@@ -35,24 +35,19 @@ def choose(path, weight):
     return {utt: entries[best(entries, weight)] if entries else None for utt, entries in lists.items()}
 
 
-def word_errors(chosen, reference, path, normalise):
-    """(word errors, words, utterances at the length limit) of what was chosen."""
-    refs, ref_path = reference
-    hyps = match_utterances(refs, {utt: h["text"] if h else "" for utt, h in chosen.items()}, ref_path, path)
-    score = total(score_utterances(split_words(refs, normalise), split_words(hyps, normalise)))
-    cut = sum(bool(h and h.get("at_limit")) for h in chosen.values())
-    return score.substitutions + score.deletions + score.insertions, score.words, cut
-
-
 def fewest_errors(label, hypotheses, reference, grid, normalise):
     """The weight of the grid with the fewest word errors, the lowest of equals; prints the WER of each.
 
     hypotheses: hypothesis file of the validation set; reference: ({utterance: text}, its path).
     """
-    nbest, errors = beside(hypotheses, NBEST), {}
+    nbest, (refs, path), errors = beside(hypotheses, NBEST), reference, {}
     for weight in grid:
-        errors[weight], words, cut = word_errors(choose(nbest, weight), reference, nbest, normalise)
-        print(f"[{label}] ctc_weight {weight:<5g} WER {100 * errors[weight] / words:6.2f}, {cut} at the limit")
+        chosen = choose(nbest, weight)
+        hyps = match_utterances(refs, {utt: h["text"] if h else "" for utt, h in chosen.items()}, path, nbest)
+        score = total(score_utterances(split_words(refs, normalise), split_words(hyps, normalise)))
+        errors[weight] = score.substitutions + score.deletions + score.insertions
+        cut = sum(bool(h and h.get("at_limit")) for h in chosen.values())
+        print(f"[{label}] ctc_weight {weight:<5g} WER {100 * errors[weight] / score.words:6.2f}, {cut} at the limit")
     return min(sorted(errors), key=errors.get)
 
 
@@ -62,20 +57,20 @@ def write_chosen(hypotheses, weight, source):
     weight: as `choose` takes it; source: where it is from, in words. Both stand in the facts, but for the plain order
     of the search.
     """
-    nbest, told = beside(hypotheses, NBEST), {}
+    nbest, weighed = beside(hypotheses, NBEST), {}
     decoded = Made(nbest).facts()
     made = Made(hypotheses, {"n-best lists": nbest}, weight=weight, source=source, decoded=decoded)
     if made.fresh():
         return
     chosen = choose(nbest, weight)
     if weight or source != GIVEN:
-        told = {WEIGHT: weight, SOURCE: source}
+        weighed = {WEIGHT: weight, SOURCE: source}
     made.forget()  # a run killed in between is seen, and done again
     write_hypotheses(hypotheses, chosen)
     # Scoring prints these, so that its tables do not depend on where they are made.
-    write_text(beside(hypotheses, FILE), json.dumps({**decoded, **told}, indent=1) + "\n")
+    write_text(beside(hypotheses, FILE), json.dumps({**decoded, **weighed}, indent=1) + "\n")
     made.note(files=[FILE])
-    if told:
+    if weighed:
         print(f"{hypotheses}: {WEIGHT} {weight:g} ({source})")
 
 

@@ -21,6 +21,7 @@ from espnet_llmvq.decode.generate import Hypothesis
 
 # ESPnet gives the blank -1e10 as a label, and gives it back to what follows, as scores are differences of sums.
 IMPOSSIBLE = -1e20
+PRUNE = 1e-5  # tokens whose CTC posterior is not above this in any frame are not tried
 
 
 class PrefixScorer(CTCPrefixScorer):
@@ -77,22 +78,14 @@ class Search(BatchBeamSearch):
             self.beam_size = beam
 
 
-def labels(log_probs, blank, eos, prune):
-    """Labels of an utterance's search: ids whose posterior exceeds `prune` in some frame, blank and end: (K,)."""
-    chosen = log_probs.max(0).values.exp() > prune
-    chosen[[blank, eos]] = True
-    return chosen.nonzero()[:, 0]
-
-
 @torch.inference_mode()
-def search(model, llm, tokenizer, batch, num_beams, lm_weight, length_bonus=0.0, prune=1e-5):
+def search(model, llm, tokenizer, batch, num_beams, lm_weight, length_bonus=0.0):
     """N-best lists of one batch.
 
     Args:
         model: `SpeechLLM` with a CTC head, in eval mode. llm: causal LM over the same tokens.
         batch: `encoded`.
         lm_weight, length_bonus: see above; 0 leaves the LM out.
-        prune: tokens whose CTC posterior is below this in all frames are not tried.
     Returns a list of B lists of `Hypothesis`, best first; `llm` is the LM's log probability, 0 without LM.
     """
     # It warns of texts as long as allowed, which here is as long as CTC can spell.
@@ -102,7 +95,9 @@ def search(model, llm, tokenizer, batch, num_beams, lm_weight, length_bonus=0.0,
     lists = []
     for frames, length in zip(batch["speech"], batch["speech_lengths"].tolist()):
         log_probs = model.ctc(frames[None, :length])[0].float().log_softmax(-1)
-        ids = labels(log_probs, blank, eos, prune)
+        chosen = log_probs.max(0).values.exp() > PRUNE
+        chosen[[blank, eos]] = True
+        ids = chosen.nonzero()[:, 0]  # (K,), of the labels of this search
         own_blank, own_eos = (int((ids == i).nonzero()) for i in (blank, eos))
         # The blank of a head with a row of its own is no token of the LLM.
         tokens = torch.where(ids == blank, eos, ids)
@@ -124,7 +119,7 @@ def search(model, llm, tokenizer, batch, num_beams, lm_weight, length_bonus=0.0,
             text = [i for i in hyp.yseq[1:].tolist() if i != own_eos]
             lm, ctc = (float(hyp.scores.get(key, 0.0)) for key in ("lm", "ctc"))
             # At its last step ESPnet ends what has ended once more.
-            if ctc > -1e9:  # spelt by some path
+            if ctc > -1e9:  # some path spells it
                 found.setdefault(tuple(ids[text].tolist()), (lm, ctc))
         lists.append([Hypothesis(list(t), lm, ctc) for t, (lm, ctc) in found.items()][:num_beams])
     return lists

@@ -133,13 +133,8 @@ def generate(model, tokenizer, batch, num_beams=4, length_penalty=0.0):
 @torch.inference_mode()
 def search(model, tokenizer, prompts, limits, num_beams=4, length_penalty=0.0):
     """N-best lists, as `generate` returns them, after prompts (of `prompt_inputs`) of at most `limits` tokens each."""
-    device = prompts[0].device
-    longest = max(len(p) for p in prompts)
-    inputs = prompts[0].new_zeros(len(prompts), longest, prompts[0].shape[1])
-    mask = torch.zeros(len(prompts), longest, dtype=torch.long, device=device)
-    for i, prompt in enumerate(prompts):
-        inputs[i, longest - len(prompt) :] = prompt
-        mask[i, longest - len(prompt) :] = 1
+    inside = [prompt.new_ones(len(prompt), dtype=torch.long) for prompt in prompts]
+    inputs, mask = (torch.nn.utils.rnn.pad_sequence(rows, True, padding_side="left") for rows in (prompts, inside))
     eos, pad = tokenizer.eos_token_id, tokenizer.pad_token_id
     rows = model.llm.generate(
         inputs_embeds=inputs,
@@ -151,7 +146,7 @@ def search(model, tokenizer, prompts, limits, num_beams=4, length_penalty=0.0):
         **({"length_penalty": length_penalty} if num_beams > 1 else {}),
         do_sample=False,
         max_new_tokens=max(limits) + 1,
-        logits_processor=[EndAtLimit(torch.tensor(limits, device=device), num_beams, eos)],
+        logits_processor=[EndAtLimit(torch.tensor(limits, device=inputs.device), num_beams, eos)],
         eos_token_id=eos,
         pad_token_id=eos if pad is None else pad,
     ).tolist()

@@ -89,7 +89,7 @@ class Partial:
     """Lines of an n-best file as they come, so that a decoding that was killed goes on where it was.
 
     path: of the n-best file; the partial one lies beside it. made: what the lines depend on, as JSON can hold it; a
-    partial file made otherwise is begun anew. done: {utterance: line}.
+    partial file made otherwise is begun again. done: {utterance: line}.
     """
 
     def __init__(self, path, made):

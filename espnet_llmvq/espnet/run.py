@@ -9,7 +9,8 @@ import time
 from dataclasses import dataclass
 
 from espnet_llmvq.base.errors import UserError, exit_with
-from espnet_llmvq.base.processes import ended
+from espnet_llmvq.base.made import NAME
+from espnet_llmvq.base.processes import exit_reason
 from espnet_llmvq.bridge.collapse import MARK
 from espnet_llmvq.launch.call import tail
 
@@ -185,12 +186,15 @@ def run_phases(jobs, nj, threads, distributed, remedy):
                     waiting.remove(job)
                     made = job.made()
                     directory = made.out
+                    if not first:
+                        # What another machine puts there before the record would look like a directory of someone else.
+                        wait_for(os.path.join(directory, NAME))
                     if made.done(remedy):
                         print(f"[{job.tag}] is trained, nothing to do: {directory}/{DONE}")
                         open_tags.discard(job.tag)
                         continue
-                    os.makedirs(directory, exist_ok=True)
                     if first:
+                        os.makedirs(directory, exist_ok=True)
                         made.begin()
                     log = log_file(directory, distributed)
                     follower = LogFollower(job.tag, log)
@@ -205,7 +209,7 @@ def run_phases(jobs, nj, threads, distributed, remedy):
                 if over:
                     del running[tag]
                     if process.exitcode != 0:
-                        why = ended(process.exitcode)
+                        why = exit_reason(process.exitcode)
                         raise UserError(f"phase {tag} failed: it {why}; the end of {log}:\n{tail(log)}")
                     if first:
                         made.note(files=[DONE, "config.yaml"])

@@ -38,30 +38,30 @@ TAKEN = {
 class Cards:
     """The entries of a card file and of those below it.
 
-    path: the file. entries: {section: {name: mapping, or None where a file takes it away}}. files: {section: {name: the
-    uppermost file that has it}}.
+    path: the file. sections: {section: {name: (mapping, or None where a file takes it away; the uppermost file that has
+    it)}}.
     """
 
     path: str
-    entries: dict
-    files: dict
+    sections: dict
 
     def names(self, section):
         """Names of a section, sorted."""
-        return sorted(name for name, entry in self.entries[section].items() if entry is not None)
+        return sorted(name for name, (entry, _) in self.sections[section].items() if entry is not None)
 
     def has_dropped(self, section, name):
         """Whether a file takes the entry away that another has below it."""
-        return self.entries[section].get(name, "") is None
+        return self.sections[section].get(name, ("",))[0] is None
 
     def where(self, section, name):
         """An entry in messages: file, kind and name."""
-        return f"{self.files[section].get(name, self.path)}, {SECTIONS[section]} {name}"
+        _, file = self.sections[section].get(name, (None, self.path))
+        return f"{file}, {SECTIONS[section]} {name}"
 
     def entry(self, section, name):
         """The mapping of an entry. Raises UserError, with the nearest name, for one that is not there."""
         check_name(f"{SECTIONS[section]} in {self.path}:", name, self.names(section))
-        return self.entries[section][name]
+        return self.sections[section][name][0]
 
     def phase(self, name, above=()):
         """The training config of a phase with those below it merged. above: phases that led here.
@@ -88,11 +88,7 @@ def read_cards(path):
     """
     path = os.path.join(path, FILE) if os.path.isdir(path) else str(path)
     sections = read_based(path, _merge_files)
-    return Cards(
-        path,
-        {section: {name: entry for name, (entry, _) in sections.get(section, {}).items()} for section in SECTIONS},
-        {section: {name: file for name, (_, file) in sections.get(section, {}).items()} for section in SECTIONS},
-    )
+    return Cards(path, {section: sections.get(section, {}) for section in SECTIONS})
 
 
 def _merge_files(below, data, path):

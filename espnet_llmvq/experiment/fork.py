@@ -1,4 +1,4 @@
-"""A recipe of one's own, made from another one: what is copied, what is written anew, what changed upstream since.
+"""A recipe of one's own, made from another one: what is copied, what is written for it, what changed upstream since.
 
 A fork is made of copies, so nothing in it breaks when the toolkit is moved, updated or installed elsewhere. `.fork/`
 keeps the files as they were upstream, to compare with.

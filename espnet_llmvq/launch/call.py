@@ -138,7 +138,7 @@ def parse_call(arguments, resources):
 
 
 def tail(path, lines=15):
-    """The last lines of a log; a carriage return starts a line anew, as on a terminal."""
+    """The last lines of a log; a carriage return starts a line again, as on a terminal."""
     try:
         with open(path, encoding="utf-8", errors="replace", newline="\n") as f:
             last = collections.deque(f, lines)

@@ -1,37 +1,34 @@
 """Print a growing log."""
 
+import contextlib
 import sys
 import threading
 
 
-class Follower:
-    """Context manager: bytes that are appended to `path` go to standard output; None follows nothing."""
+@contextlib.contextmanager
+def following(path, interval=0.3):
+    """In a `with`: bytes that are appended to `path` go to standard output; None follows nothing."""
+    ended, position = threading.Event(), 0
 
-    def __init__(self, path, interval=0.3):
-        self.path, self.interval, self.position = path, interval, 0
-        self.ended, self.thread = threading.Event(), None
-
-    def __enter__(self):
-        if self.path is not None:
-            self.thread = threading.Thread(target=self._loop, daemon=True)
-            self.thread.start()
-        return self
-
-    def __exit__(self, *exc):
-        if self.thread is not None:
-            self.ended.set()
-            self.thread.join()
-
-    def _loop(self):
-        last = False
+    def loop():
+        nonlocal position
+        last = path is None
         while not last:
-            last = self.ended.wait(self.interval)  # after the end, look once more
+            last = ended.wait(interval)  # after the end, look once more
             try:
-                with open(self.path, "rb") as f:
-                    f.seek(self.position)
+                with open(path, "rb") as f:
+                    f.seek(position)
                     new = f.read()
             except FileNotFoundError:
                 continue
-            self.position += len(new)
+            position += len(new)
             sys.stdout.buffer.write(new)
             sys.stdout.flush()
+
+    thread = threading.Thread(target=loop, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join()

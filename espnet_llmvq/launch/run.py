@@ -5,7 +5,7 @@ import sys
 
 from espnet_llmvq.base.errors import UserError
 from espnet_llmvq.launch.call import tail
-from espnet_llmvq.launch.follow import Follower
+from espnet_llmvq.launch.follow import following
 
 
 def make_back_end(name, config, array_limit, machines):
@@ -23,7 +23,7 @@ def run_call(back_end, call, retries=0, follow=False):
     """
     back_end.prepare(call)
     attempt, left = 1, call.numbers
-    with Follower(call.log_of(call.numbers[0]) if follow and len(call.numbers) == 1 else None):
+    with following(call.log_of(call.numbers[0]) if follow and len(call.numbers) == 1 else None):
         while True:
             failed = back_end.run(call, left, attempt)
             if not failed or attempt > retries:

@@ -1,4 +1,4 @@
-"""Noisy copies: text tokens spoilt as a frame-synchronous acoustic front end would spoil them.
+"""Noisy copies: text tokens corrupted as a frame-synchronous acoustic front end would corrupt them.
 
 A large language model has the habit of copying what stands in its context. A small one trained on plain text alone has
 not, and then cannot use the token-like vectors a bridge puts in its prompt. Training it to write a sentence down after
@@ -8,6 +8,7 @@ starts with it: see `copy_start`.
 """
 
 import dataclasses
+import itertools
 import math
 
 from espnet_llmvq.base.errors import UserError
@@ -72,12 +73,9 @@ class Resegmenter:
             cumulative = []
             if starts:
                 top = max(logs)
-                total = 0.0
-                for log in logs:
-                    total += math.exp(log - top)
-                    cumulative.append(total)
-                forward[end] = top + math.log(total)
-                cumulative = [c / total for c in cumulative]
+                sums = list(itertools.accumulate(math.exp(log - top) for log in logs))
+                forward[end] = top + math.log(sums[-1])
+                cumulative = [c / sums[-1] for c in sums]
             arcs.append((starts, cumulative))
         self.lattices[word] = arcs if forward[-1] > -math.inf else None
         return self.lattices[word]
@@ -131,7 +129,7 @@ class NoisyCopy:
         return self.tokenizer(texts, add_special_tokens=False)["input_ids"]
 
     def resegment(self, tokens, rate, rng):
-        """Segment each word anew with probability `rate`."""
+        """Segment each word again with probability `rate`."""
         out, word = [], []
 
         def close():

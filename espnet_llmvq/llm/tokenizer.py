@@ -73,10 +73,9 @@ def lexicon_lines(lines, n, rng, copies=200, length=5):
 
 
 def train_tokenizer(text_files, vocab_size, out_dir, seed=1, whole_words=0, reserved=()):
-    """Train a tokenizer and write it to `out_dir`: tokenizer.json, sentencepiece's tokenizer.model.
+    """Train a tokenizer on plain texts and write it to `out_dir`: tokenizer.json, sentencepiece's tokenizer.model.
 
     Args:
-        text_files: plain text, one sentence a line.
         vocab_size: number of pieces, with `<unk> <s> </s> <pad> <blank>` (ids 0..4; `<blank>` is never produced by
             text: the row a CTC blank or filler uses) and the roles of the prompt, which are one token each.
         seed: draws the lines used when there are more than MAX_LINES.

@@ -1,5 +1,6 @@
 """What the report shows: hypotheses scored by utterance, media, and notes on what is missing."""
 
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -66,18 +67,22 @@ def score_sets(systems, sets, rows, normaliser, missing):
     return scored_sets
 
 
+def totals(scored):
+    """[(set name, system, Score)]."""
+    return [(s.name, system, total(scores)) for s in scored for system, scores in s.scores.items()]
+
+
 def disagreements(scored, rows):
     """A sentence for each word error rate in `rows` that the hypotheses do not confirm."""
     values = {(r["system"], r["set"]): r["value"] for r in of_sets(rows)}
     sentences = []
-    for s in scored:
-        for system, scores in s.scores.items():
-            value, wer = values.get((system, s.name)), total(scores).wer
-            if isinstance(value, (int, float)) and abs(value - wer) > TOLERANCE:
-                sentences.append(
-                    f"{system} on {s.name}: the hypotheses have a word error rate of {wer:.2f}, "
-                    f"results.json says {value:.2f}. Score again."
-                )
+    for name, system, score in totals(scored):
+        value = values.get((system, name))
+        if isinstance(value, (int, float)) and abs(value - score.wer) > TOLERANCE:
+            sentences.append(
+                f"{system} on {name}: the hypotheses have a word error rate of {score.wer:.2f}, "
+                f"results.json says {value:.2f}. Score again."
+            )
     return sentences
 
 
@@ -86,24 +91,13 @@ def error_rows(scored, labels):
 
     The scale ends at 100 %, as that of the forest plot does.
     """
-    totals = [
-        (s.name, labels.get(system, system), total(scores)) for s in scored for system, scores in s.scores.items()
-    ]
     lines = []
-    longest = min(100.0, max((score.wer for _, _, score in totals), default=0))
-    for name, label, score in totals:
+    longest = min(100.0, max((score.wer for *_, score in totals(scored)), default=0))
+    for name, system, score in totals(scored):
         counts = (score.substitutions, score.deletions, score.insertions)
         rates = [100 * count / score.words for count in counts]
-        lines.append(
-            {
-                "set": name,
-                "system": label,
-                "words": score.words,
-                "counts": list(zip(counts, rates)),
-                "wer": score.wer,
-                "bar": plots.bar(rates, longest),
-            }
-        )
+        row = {"set": name, "system": labels.get(system, system), "words": score.words, "wer": score.wer}
+        lines.append({**row, "counts": list(zip(counts, rates)), "bar": plots.bar(rates, longest)})
     return lines
 
 
@@ -232,9 +226,4 @@ def shorten(text):
 def environment(markdown):
     """[(name, value)] of the list under "## Environment" in RESULTS.md."""
     _, _, section = f"\n{markdown}".partition("\n## Environment\n")
-    facts = []
-    for line in section.partition("\n## ")[0].splitlines():
-        name, colon, value = line.removeprefix("- ").partition(": ")
-        if line.startswith("- ") and colon:
-            facts.append((name, value))
-    return facts
+    return re.findall(r"^- (.*?): (.*)$", section.partition("\n## ")[0], re.MULTILINE)

@@ -109,25 +109,22 @@ def derailment_rows(system, set_name, derailed, utts, counts):
 
     counts = np.asarray(counts)
 
-    def rate(keep):
-        errors, words = counts[keep].sum(axis=0)
+    def rate(kept):
+        errors, words = counts[kept].sum(axis=0)
         return round(100 * float(errors / words), 4) if words else None
 
-    rows, everything = [], np.ones(len(utts), dtype=bool)
-    anything = {utt for listed in derailed.values() for utt in listed}
-    for kind, listed in [*derailed.items(), ("any", anything)]:
-        listed = set(listed)
-        keep = np.array([utt not in listed for utt in utts])
-        rows.append(
-            {
-                "system": system,
-                "set": set_name,
-                "kind": kind,
-                "count": len(listed),
-                "utterances": len(utts),
-                "wer_all": rate(everything),
-                "wer_without": rate(keep),
-                "examples": [utt for utt in utts if utt in listed][:EXAMPLES],
-            }
-        )
-    return rows
+    kinds = {kind: set(listed) for kind, listed in derailed.items()}
+    kinds["any"] = set().union(*kinds.values())
+    return [
+        {
+            "system": system,
+            "set": set_name,
+            "kind": kind,
+            "count": len(listed),
+            "utterances": len(utts),
+            "wer_all": rate(slice(None)),
+            "wer_without": rate(np.array([utt not in listed for utt in utts])),
+            "examples": [utt for utt in utts if utt in listed][:EXAMPLES],
+        }
+        for kind, listed in kinds.items()
+    ]

@@ -34,30 +34,29 @@ def utterance_table(reference, evaluation):
     return [*header, "derailed"], rows
 
 
+def by_speaker(rows):
+    """[(speaker, rows of the utterances)], sorted."""
+    found = {}
+    for row in rows:
+        found.setdefault(row[1], []).append(row)
+    return sorted(found.items())
+
+
 def speaker_table(header, rows):
     """(header, rows) summed by speaker, with utterances and WER in percent, from the above."""
-    grouped = {}
-    for row in rows:
-        sums = grouped.setdefault(row[1], [0, np.zeros(len(row) - 3, dtype=np.int64), 0])
-        sums[0] += 1
-        sums[1] += np.array(row[2:-1], dtype=np.int64)
-        sums[2] += bool(row[-1])
     table = []
-    for speaker, (utterances, counts, derailed) in sorted(grouped.items()):
-        words, _, *errors = counts[:5].tolist()
+    for speaker, members in by_speaker(rows):
+        counts = np.array([row[2:-1] for row in members]).sum(axis=0).tolist()
+        words, _, *errors = counts[:5]
         rate = f"{100 * sum(errors) / words:.2f}" if words else ""
-        table.append([speaker, utterances, rate, *counts.tolist(), derailed])
+        table.append([speaker, len(members), rate, *counts, sum(bool(row[-1]) for row in members)])
     return ["speaker", "utterances", "wer", *header[2:]], table
 
 
 def sclite_summary(rows, name):
     """sclite's table by speaker, with its last line Sum/Avg, from rows of utterances."""
-    grouped = {}
-    for row in rows:
-        if row[1] != "-":
-            grouped.setdefault(row[1], []).append(row)
     lines = []
-    for speaker, members in [*sorted(grouped.items()), ("Sum/Avg", rows)]:
+    for speaker, members in [*by_speaker(row for row in rows if row[1] != "-"), ("Sum/Avg", rows)]:
         words, correct, subs, dels, ins = np.array([row[2:7] for row in members]).sum(axis=0).tolist()
         wrong = sum(sum(row[4:7]) > 0 for row in members)
         shares = [100 * n / words if words else 0.0 for n in (correct, subs, dels, ins)]

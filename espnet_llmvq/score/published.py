@@ -7,7 +7,7 @@ has and how they lie to each other there.
 from dataclasses import dataclass, replace
 
 from espnet_llmvq.base.errors import UserError
-from espnet_llmvq.score.rows import COMPARED, DOMAINS
+from espnet_llmvq.score.rows import COMPARED, DOMAINS, MACRO
 from espnet_llmvq.score.table import Cell, Column, cell_of
 
 
@@ -34,22 +34,19 @@ class Published:
 
     def only(self, systems):
         """The same with the rows of these systems alone."""
-        rows = {name: row for name, row in self.rows.items() if name in systems}
-        return replace(self, rows=rows)
+        return replace(self, rows={name: row for name, row in self.rows.items() if name in systems})
 
-    def table(self, results):
-        """Our macro means by domain beside the paper's figures, "-" where it has none; the systems of `Results`."""
+    def sections(self, results):
+        """[(title, blocks)] for RESULTS.md: our macro means by domain beside the paper's figures.
+
+        Of the systems of `Results`, "-" where the paper has no figure; empty if it has none of them.
+        """
         names = [name for name in results.systems([COMPARED]) if name in self.rows]
         columns = []
         for domain in results.domains:
-            cells = [cell_of(results.macro_mean(name, domain)) for name in names]
+            cells = [cell_of(results.index.get((name, MACRO, f"mean_{domain}", COMPARED))) for name in names]
             columns.append((Column(f"ours: {DOMAINS[domain]} macro mean"), cells))
         for i, heading in enumerate(self.columns):
             columns.append((Column(heading), [Cell(self.rows[name][i]) for name in names]))
         title = f"Published figures, another scale of data and model ({self.measure}, %): {self.source}"
-        return results.table(title, names, columns)
-
-    def sections(self, results):
-        """[(title, blocks)] for RESULTS.md, empty if the paper has none of the systems."""
-        table = self.table(results)
-        return [(table.title, [table, f"{self.note}\n"])] if table.rows else []
+        return [(title, [results.table(title, names, columns), f"{self.note}\n"])] if names else []

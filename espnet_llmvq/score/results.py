@@ -1,12 +1,14 @@
 """The rows of `results.json` as tables, and the sections that RESULTS.md, that of pooled seeds and the report share."""
 
 import json
+from pathlib import Path
 
+from espnet_llmvq.base.files import write_text
 from espnet_llmvq.score.derail import KINDS as DERAILMENTS
 from espnet_llmvq.score.measure import METRICS, names_of
 from espnet_llmvq.score.questions import GAP, QUESTION_METRICS, QUESTIONS, SPEECH, TEXT
 from espnet_llmvq.score.rows import COMPARED, DOMAINS, MACRO, MEANS, RATIO, SET
-from espnet_llmvq.score.table import SMALL, Cell, Column, Row, Table, cell_of, mark_best, markdown_table
+from espnet_llmvq.score.table import SMALL, Cell, Column, Row, Table, cell_of, mark_best, markdown_table, rows_tsv
 
 KINDS = (SET, *MEANS, RATIO)  # the order of columns
 DERAILMENT_HEADINGS = (*DERAILMENTS, "any", "utterances", "WER", "WER without any")
@@ -33,11 +35,6 @@ class Results:
     def has(self, metric):
         """Whether a set has this metric."""
         return any(row["metric"] == metric and row["kind"] == SET for row in self.rows)
-
-    def macro_mean(self, system, domain):
-        """The entry of the macro mean of WER, or None."""
-        entries = (r for r in self.rows if (r["system"], r["kind"], r["domain"]) == (system, MACRO, domain))
-        return next((row for row in entries if row["metric"] == COMPARED), None)
 
     def table(self, title, names, columns, lines=(), noted=False):
         """Table of [(Column, its cells, one of each of the systems `names`)]. noted: with the notes on systems."""
@@ -246,6 +243,22 @@ def column_of(row):
     details += [f"normaliser {row['normaliser']}"] if row.get("normaliser") else []
     small = kind == SET and row.get("words") is not None and row["words"] < SMALL
     return Column(heading, tuple(details), kind, name, small)
+
+
+def head(sections):
+    """The first two tables, as Markdown."""
+    return "\n".join(markdown_table(table) for _, (table, *_) in sections[:2])
+
+
+def write_tables(out_dir, title, sections, results, **more):
+    """Write RESULTS.md, results.json, results.tsv, comparisons.json, and NAME.json of `more`, {name: list}.
+
+    title: of RESULTS.md, with what stands before its `sections`.
+    """
+    for name, content in {"results": results.rows, "comparisons": results.comparisons, **more}.items():
+        write_text(Path(out_dir, f"{name}.json"), json.dumps(content, indent=1, ensure_ascii=False) + "\n")
+    write_text(Path(out_dir, "results.tsv"), rows_tsv(results.rows))
+    write_text(Path(out_dir, "RESULTS.md"), f"# {title}\n{markdown(sections)}")
 
 
 def markdown(sections):

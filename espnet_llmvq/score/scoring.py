@@ -1,6 +1,5 @@
 """Score the systems of a ResultTable on its sets, and write what comes of it."""
 
-import json
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -19,9 +18,9 @@ from espnet_llmvq.score.measure import evaluate, load_reference, names_of
 from espnet_llmvq.score.options import Options
 from espnet_llmvq.score.published import Published
 from espnet_llmvq.score.questions import find_answers, question_rows
-from espnet_llmvq.score.results import Results, markdown
+from espnet_llmvq.score.results import Results, write_tables
 from espnet_llmvq.score.rows import comparison_rows, result_rows
-from espnet_llmvq.score.table import FEW, SMALL, Cell, Column, Row, Table, latex_table, markdown_table, rows_tsv
+from espnet_llmvq.score.table import FEW, SMALL, Cell, Column, Row, Table, latex_table
 from espnet_llmvq.score.wer import oov_rate, split_words, total
 
 
@@ -38,11 +37,6 @@ class Scored:
     derailments: list
     published: list
     confidence: float
-
-    @property
-    def head(self):
-        """The first two tables, as Markdown."""
-        return "\n".join(markdown_table(table) for _, (table, *_) in self.sections[:2])
 
 
 def load_sets(table, options):
@@ -91,8 +85,8 @@ def score_all(table, options=None):
     for system, s in pairs:
         path = system.hyp_path(s.name)
         if not path.is_file():
-            told = f"{path}: no hypotheses of {system.name} on {s.name}"
-            raise UserError(f"{told}; decode them first or leave out the system")
+            message = f"{path}: no hypotheses of {system.name} on {s.name}"
+            raise UserError(f"{message}; decode them first or leave out the system")
     notes, counts, scores, derailments = [], {}, {}, []
     for s in sets:
         # Names, not paths: tables do not depend on where the files are.
@@ -134,15 +128,9 @@ def score_all(table, options=None):
 
 def write_results(scored, out_dir):
     """Write RESULTS.md, results.json, results.tsv, results.tex, comparisons.json, derailments.json, published.json."""
-    out_dir, results = Path(out_dir), scored.results
-    files = {"results": results.rows, "comparisons": results.comparisons, "derailments": scored.derailments}
-    if scored.published:
-        files["published"] = [asdict(one) for one in scored.published]
-    for name, content in files.items():
-        write_text(out_dir / f"{name}.json", json.dumps(content, indent=1, ensure_ascii=False) + "\n")
-    write_text(out_dir / "results.tsv", rows_tsv(results.rows))
-    write_text(out_dir / "results.tex", latex(scored.sections, scored.confidence))
-    write_text(out_dir / "RESULTS.md", f"# Results\n{markdown(scored.sections)}")
+    more = {"published": [asdict(one) for one in scored.published]} if scored.published else {}
+    write_text(Path(out_dir, "results.tex"), latex(scored.sections, scored.confidence))
+    write_tables(out_dir, "Results", scored.sections, scored.results, derailments=scored.derailments, **more)
 
 
 def latex(sections, confidence):
@@ -169,16 +157,10 @@ def cautions(references, answers):
     """Notes on small sets, few resampling units and few questions."""
     small = [name for name, reference in references.items() if reference.small]
     notes = [f"small, under {SMALL} words, no ground for conclusions: {', '.join(small)}"] * bool(small)
-    few = {name: (int(r.units().max()) + 1, f"{r.resample}s") for name, r in references.items()}
-    few = [
-        *few.items(),
-        *((name, (len(next(iter(a.values())).asked), "questions")) for (_, name), a in answers.items()),
-    ]
-    return notes + [
-        f"{name}: only {count} {what} to resample; intervals are too narrow"
-        for name, (count, what) in few
-        if count < FEW
-    ]
+    units = [(name, int(r.units().max()) + 1, f"{r.resample}s") for name, r in references.items()]
+    units += [(name, len(next(iter(of_set.values())).asked), "questions") for (_, name), of_set in answers.items()]
+    few = [f"{name}: only {count} {what} to resample" for name, count, what in units if count < FEW]
+    return notes + [f"{note}; intervals are too narrow" for note in few]
 
 
 def collapse_notes(table):

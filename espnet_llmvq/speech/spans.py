@@ -55,11 +55,10 @@ def encode_spans(encoder, speech, lengths, steps, counts, concatenate=True):
         # Windows and convolutions need some samples after the last step to make a frame of it.
         while sum(pieces) > int(encoder.rate.frames(totals[i])):
             totals[i] += step
-    padded = speech.new_zeros(len(rows), max(totals))
-    for i, row in enumerate(rows):
-        padded[i, : len(row)] = row
+    pad = torch.nn.utils.rnn.pad_sequence
+    padded = pad([torch.nn.functional.pad(row, (0, n - len(row))) for row, n in zip(rows, totals)], True)
     frames, encoded = encode(encoder, padded, lengths.new_tensor(totals))
     spans = []
     for row, n, pieces in zip(frames, encoded.tolist(), wanted):
         spans += row[: sum(pieces)].split(pieces) if any(pieces) else [row[:n]]
-    return torch.nn.utils.rnn.pad_sequence(spans, True), lengths.new_tensor([len(span) for span in spans])
+    return pad(spans, True), lengths.new_tensor([len(span) for span in spans])

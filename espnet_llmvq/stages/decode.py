@@ -21,17 +21,15 @@ def decoded_sets(experiment, names=""):
     return [*experiment.test_names, *extra]
 
 
-def weights_of(system):
-    """The checkpoint of a system. Raises UserError where it is not trained."""
-    path = os.path.join(system.model, "model.pth")
-    if not os.path.exists(path):
-        raise UserError(f"{path} does not exist; run stage {11 if system.phases else 7}")
-    return path
-
-
 def model_inputs(experiment, system):
-    """A system as inputs of a `Made`: its checkpoint, and the encoder and the LLM, which that may lack."""
-    inputs = {"model": weights_of(system), **encoder_input(experiment)}
+    """A system as inputs of a `Made`: its checkpoint, and the encoder and the LLM, which that may lack.
+
+    Raises UserError where it is not trained.
+    """
+    weights = os.path.join(system.model, "model.pth")
+    if not os.path.exists(weights):
+        raise UserError(f"{weights} does not exist; run stage {11 if system.phases else 7}")
+    inputs = {"model": weights, **encoder_input(experiment)}
     return inputs if system.decode == "ctc" else inputs | local("llm", experiment.llm)
 
 

@@ -79,10 +79,10 @@ def align(experiment, threads, ngpu=0):
     if pretrained:  # what an HMM aligner made there is taken
         names = [name for name in names if not os.path.exists(experiment.ctm(name))]
     if names and pretrained:
-        pair = f"{experiment.sequences(names[0])}={experiment.ctm(names[0])}"
+        files = f"{experiment.sequences(names[0])} {experiment.ctm(names[0])}"
         raise UserError(
             f"{pretrained} has no CTC head to align {names[0]} with. Give its word times with --ctms {names[0]}=FILE "
-            f"(see llmvq align import), or make them with an HMM aligner: llmvq align make --aligner hmm --set {pair}"
+            f"(see llmvq align import), or make them with an HMM aligner: llmvq align make --aligner hmm {files}"
         )
     from espnet_llmvq.decode.align import align_sets
 

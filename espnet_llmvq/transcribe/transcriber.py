@@ -17,13 +17,13 @@ BATCH_SIZE = 64  # segments decoded at once, at most
 
 @dataclass
 class _Recording:
-    """A file while its segments are decoded. told: seconds that progress knows of."""
+    """A file while its segments are decoded. reported: seconds that progress knows of."""
 
     path: str
     duration: float = 0.0
     pending: int = 0
     read: bool = False
-    told: float = 0.0
+    reported: float = 0.0
     error: UserError = None
     segments: list = field(default_factory=list)
 
@@ -94,7 +94,7 @@ class Transcriber:
             raise result
         return result
 
-    def transcribe(self, paths, words=False, progress=None):
+    def transcribe(self, paths, words=False, progress=lambda seconds: None):
         """Yield (path, `Transcript`, or the UserError that says why there is none) of each file, in order.
 
         words: with word times, by CTC forced alignment. progress: called with the seconds of audio newly done.
@@ -138,8 +138,7 @@ class Transcriber:
         """Take the first recordings that wait for nothing from the queue, and yield (path, result) of each."""
         while queue and queue[0].read and not queue[0].pending:
             done = queue.popleft()
-            if progress is not None:
-                progress(done.duration - done.told)
+            progress(done.duration - done.reported)
             result = done.error or Transcript(done.path, done.duration, tuple(done.segments))
             yield done.path, result
 
@@ -149,9 +148,8 @@ class Transcriber:
             recording = piece.recording
             recording.segments.append(segment)
             recording.pending -= 1
-            if progress is not None:
-                progress(piece.end - recording.told)
-                recording.told = piece.end
+            progress(piece.end - recording.reported)
+            recording.reported = piece.end
 
     def _segments(self, pieces, words):
         """[`Segment`] of pieces."""
@@ -161,11 +159,8 @@ class Transcriber:
         from espnet_llmvq.model.batch import collate
 
         found = [Segment(p.start, p.end, "", () if words else None) for p in pieces]
-        audible = [
-            i
-            for i, p in enumerate(pieces)
-            if np.ptp(p.samples) > SILENCE and self.model.speech_encoder.rate.frames(len(p.samples)) > 0
-        ]
+        frames = self.model.speech_encoder.rate.frames
+        audible = [i for i, p in enumerate(pieces) if np.ptp(p.samples) > SILENCE and frames(len(p.samples)) > 0]
         if not audible:
             return found
         with torch.inference_mode():

@@ -1,8 +1,7 @@
-"""Word times of transcribed speech (stage 8), by CTC with the trained encoder or by an HMM aligner.
+"""Word times of transcribed speech, by an HMM aligner or, as stage 8 makes them, by CTC with a trained encoder.
 
-Writes, for each set, CTM, its word times; CTM.failed, `<utt> <reason>` for each utterance that could not be aligned;
-and the quality of the alignment, CTM.report.tsv and CTM.report.png. `llmvq align import` takes word times from
-elsewhere.
+Writes CTM, the word times; CTM.failed, `<utt> <reason>` for each utterance that could not be aligned; and the quality
+of the alignment, CTM.report.tsv and CTM.report.png. `llmvq align import` takes word times from elsewhere.
 """
 
 from espnet_llmvq.cli.parser import Parser
@@ -10,16 +9,14 @@ from espnet_llmvq.cli.parser import Parser
 
 def get_parser():
     parser = Parser(description=__doc__)
-    parser.add_argument("--encoder", help="experiment directory of the encoder (ctc)")
-    parser.add_argument(
-        "--set", dest="sets", action="append", required=True, metavar="SEQUENCES=CTM[=REFERENCE]",
-        help="sequences (JSON lines) with transcripts, word times to write, and true word times (CTM) to measure the "
-        "error against; repeated",
-    )  # fmt: skip
+    parser.add_argument("sequences", metavar="SEQUENCES", help="sequences (JSON lines) with transcripts")
+    parser.add_argument("ctm", metavar="CTM", help="word times to write")
+    parser.add_argument("--reference", metavar="CTM", help="true word times, to measure the error against")
     parser.add_argument(
         "--aligner", default="ctc", choices=("ctc", "hmm"),
         help="hmm: pocketsphinx with its English model, for the words of its dictionary",
     )  # fmt: skip
+    parser.add_argument("--encoder", help="experiment directory of the encoder (ctc)")
     parser.add_argument(
         "--boundaries", default="letters", choices=("letters", "ctc"),
         help="letters: place them by letter models fitted to this speech; ctc: where the CTC path has them (ctc)",
@@ -32,18 +29,9 @@ def get_parser():
 
 def main(argv=None):
     parser = get_parser()
-    args = parser.parse_args(argv)
-    if args.aligner == "ctc" and not args.encoder:
+    options = vars(parser.parse_args(argv))
+    if options["aligner"] == "ctc" and not options["encoder"]:
         parser.error("--aligner ctc needs --encoder")
-    from espnet_llmvq.base.errors import UserError
     from espnet_llmvq.decode.align import align_sets
 
-    sets = []
-    for item in args.sets:
-        sequences, _, rest = item.partition("=")
-        ctm, _, reference = rest.partition("=")
-        if not sequences or not ctm:
-            raise UserError(f"--set {item}: expected SEQUENCES=CTM[=REFERENCE]")
-        sets.append((sequences, ctm, reference or None))
-    options = {name: getattr(args, name) for name in ("aligner", "boundaries", "batch_seconds", "threads", "ngpu")}
-    align_sets(sets, encoder=args.encoder, **options)
+    align_sets([tuple(options.pop(name) for name in ("sequences", "ctm", "reference"))], **options)

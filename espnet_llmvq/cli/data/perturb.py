@@ -1,20 +1,13 @@
 """Make an out-of-domain version of a test set: other tempo, a room, noise, in this order.
 
-What was drawn for each utterance is written to DEST/perturbation.tsv, the audio to DEST/audio as
-16-bit WAV. Each utterance draws from its own random generator, so --nj changes nothing.
+What was drawn for each utterance is written to DEST/perturbation.tsv, the audio to DEST/audio as 16-bit WAV. Each
+utterance draws from its own random generator, so --nj changes nothing.
 """
-
-import sys
 
 from espnet_llmvq.cli.parser import Parser, add_nj
 
 
 def main(argv=None):
-    argv = list(sys.argv[1:] if argv is None else argv)
-    # argparse takes the value in "--suffix -noise" for an option unless it is joined by "=".
-    if "--suffix" in argv[:-1]:
-        at = argv.index("--suffix")
-        argv[at : at + 2] = [f"--suffix={argv[at + 1]}"]
     parser = Parser(description=__doc__)
     parser.add_argument("src", metavar="SRC", help="data directory")
     parser.add_argument("dest", metavar="DEST", help="data directory to write")
@@ -22,7 +15,7 @@ def main(argv=None):
     parser.add_argument("--snr", type=float, nargs=2, default=[5.0, 15.0], metavar=("LOW", "HIGH"), help="dB")
     parser.add_argument("--rt60", type=float, nargs=2, metavar=("LOW", "HIGH"), help="seconds")
     parser.add_argument("--tempo", type=float, nargs=2, metavar=("SLOW", "FAST"), help="each utterance gets one")
-    parser.add_argument("--suffix", default="", help="put behind utterance ids")
+    parser.add_argument("--suffix", default="", help="put behind utterance ids, as --suffix=-noise")
     parser.add_argument("--seed", type=int, default=0, help="random seed")
     add_nj(parser)
     args = parser.parse_args(argv)

@@ -5,11 +5,9 @@ OUT_DIR/RESULTS.md, results.json, results.tsv and comparisons.json. Intervals ar
 they tell how a new training would vary on these sets, not how other sets would.
 """
 
-import json
 from pathlib import Path
 
 from espnet_llmvq.base.errors import UserError, check_name
-from espnet_llmvq.base.files import write_text
 from espnet_llmvq.cli.parser import Parser
 
 
@@ -29,10 +27,9 @@ def main(argv=None):
         raise UserError(f"--confidence {args.confidence:g}: give a share such as 0.95")
     from espnet_llmvq.base.config import from_mapping
     from espnet_llmvq.score.published import Published
-    from espnet_llmvq.score.results import Results, markdown
+    from espnet_llmvq.score.results import Results, head, write_tables
     from espnet_llmvq.score.rows import read_rows
     from espnet_llmvq.score.seeds import check_runs, pooled_comparisons, pooled_rows
-    from espnet_llmvq.score.table import markdown_table, rows_tsv
 
     runs = {name: read_rows(Path(name) / "results.json") for name in args.exp_dir}
     if args.systems:
@@ -55,10 +52,5 @@ def main(argv=None):
         f"Means over {len(runs)} seeds ({seeds}) with {100 * args.confidence:g} % intervals of "
         "Student's t over seeds. Changes are paired by seed; P(better) is the share of seeds that are better.\n"
     )
-    out_dir = Path(args.out_dir)
-    for name, content in (("results", rows), ("comparisons", results.comparisons)):
-        write_text(out_dir / f"{name}.json", json.dumps(content, indent=1, ensure_ascii=False) + "\n")
-    write_text(out_dir / "results.tsv", rows_tsv(rows))
-    write_text(out_dir / "RESULTS.md", f"# Results over seeds\n\n{note}{markdown(sections)}")
-    print("\n".join(markdown_table(table) for _, (table, *_) in sections[:2]), end="")
-    print(f"{note}written to {out_dir / 'RESULTS.md'}")
+    write_tables(args.out_dir, f"Results over seeds\n\n{note.rstrip()}", sections, results)
+    print(f"{head(sections)}{note}written to {args.out_dir}/RESULTS.md")
