@@ -5,7 +5,6 @@ import os
 
 import pytest
 
-from espnet_llmvq.base import made as module
 from espnet_llmvq.base.errors import UserError
 from espnet_llmvq.base.made import Made, accept_versions, files_digest, first_difference
 
@@ -121,22 +120,6 @@ def test_versions_of_tools_are_not_passed_on(room):
             (room / "out").write_text("")
             last.note()
     assert last.fresh()
-
-
-def test_both_ends_of_a_large_file_are_read(room, monkeypatch):
-    monkeypatch.setattr(module, "WHOLE", 100)
-    monkeypatch.setattr(module, "END", 10)
-    (room / "text").write_bytes(b"a" * 200)
-    made = make(room)
-    for at in (0, 199):
-        content = bytearray(b"a" * 200)
-        content[at] = 98
-        (room / "text").write_bytes(content)
-        assert made.difference() == "text has changed"
-    (room / "text").write_bytes(b"a" * 200)
-    assert made.fresh()
-    (room / "text").write_bytes(b"a" * 201)
-    assert made.difference() == "text has changed"
 
 
 def test_files_of_a_directory_that_must_stay(room):

@@ -14,6 +14,7 @@ that is an input of another passes its own record on (`origin`).
 """
 
 import contextlib
+import functools
 import hashlib
 import json
 import os
@@ -23,8 +24,7 @@ from espnet_llmvq.base.errors import UserError
 from espnet_llmvq.base.files import write_json
 
 NAME = "made.json"
-WHOLE = 64 << 20  # bytes; of a larger file only both ends are read
-END = 1 << 20
+BLOCK = 1 << 20
 SHOWN = 80  # characters of a value in a message
 TOOLS = "tools"  # the option that holds versions of libraries
 IGNORED = set()  # options that are not compared
@@ -41,14 +41,12 @@ def record_file(out):
     return out / NAME if out.is_dir() else out.with_name(f"{out.name}.{NAME}")
 
 
-def digest_of(path, size):
-    """Hash of a file's content; of a file above `WHOLE` bytes, of its size and both ends."""
+@functools.lru_cache(maxsize=4096)
+def digest_of(path, size, mtime_ns):
+    """Hash of a file's content, read once for each size and time of it."""
     h = hashlib.sha256()
     with open(path, "rb") as f:
-        if size > WHOLE:
-            h.update(f"{size} ".encode() + f.read(END))
-            f.seek(size - END)
-        for block in iter(lambda: f.read(END), b""):
+        for block in iter(lambda: f.read(BLOCK), b""):
             h.update(block)
     return h.hexdigest()
 
@@ -87,7 +85,7 @@ def mark(path, old=None, as_input=True):
         return None
     found = {"size": stat.st_size, "mtime_ns": stat.st_mtime_ns}
     known = isinstance(old, dict) and all(old.get(key) == value for key, value in found.items())
-    found["sha256"] = old["sha256"] if known else digest_of(path, stat.st_size)
+    found["sha256"] = old["sha256"] if known else digest_of(str(path), stat.st_size, stat.st_mtime_ns)
     return {**found, "origin": made_of} if made_of else found
 
 
