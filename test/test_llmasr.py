@@ -97,7 +97,7 @@ def test_options_that_are_not_the_scripts_go_to_the_plan_as_they_are(script, tmp
     assert " --systems a\\ b --texts=x=a=b:c.txt --prompt a\\|b\\ \\{speech\\}\\ \\'q\\' --other_prompt " in plan
     assert plan.count("--datadir data --dumpdir dump --expdir exp --seed 2 --smoke false --ngpu 0") == 1
     assert (tmp_path / "exp/seed2/experiment.json").is_file() and calls[-1] == "stage check --exp exp/seed2 --nj 1"
-    assert "--systems a b" in (tmp_path / "exp/commands.log").read_text()
+    assert "--systems a\\ b" in (tmp_path / "exp/seed2/commands.log").read_text()
 
 
 def test_smoke_runs_have_directories_of_their_own(script):

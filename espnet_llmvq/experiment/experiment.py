@@ -201,7 +201,7 @@ class Experiment:
         return ResultTable(
             self.systems, tuple(map(self.eval_set, self.sets)), options.baseline, options.normaliser,
             os.path.join(self.dump_dir(options.train_set), "text"), published, answers, options.seed,
-            run_commands(self.exp("commands.log")), self.differences(),
+            run_commands(os.path.join(self.results_dir, "commands.log")), self.differences(),
         )  # fmt: skip
 
     def differences(self):

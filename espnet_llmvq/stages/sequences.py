@@ -282,8 +282,10 @@ def write_mixture(out, shape, sources, positions=None, seed=1):
     from espnet_llmvq.sequence.sequence import build_index
 
     inputs = {s.name: s.path for s in sources} | {f"{s.name}: positions": s.shape for s in sources}
-    made = Made(out, inputs, shares={s.name: s.share for s in sources}, positions=positions, seed=seed)
-    if up_to_date(made) and os.path.exists(shape):
+    # The order of sources counts: the first is given once, and draws come in it.
+    shares = [(s.name, s.share) for s in sources]
+    made = Made(out, inputs, shares=shares, positions=positions, seed=seed)
+    if up_to_date(made):
         return
     made.forget()
     lines, held = mix(sources, positions, seed)
@@ -293,7 +295,7 @@ def write_mixture(out, shape, sources, positions=None, seed=1):
                 f.write(line + "\n")
                 g.write(f"{key} {length}\n")
         build_index(out)
-    made.note()
+    made.note(files=[os.path.basename(shape)])
     total = sum(length for _, length, _ in held.values())
     print(f"{out}: {sum(n for n, _, _ in held.values())} sequences, {total} positions")
     for part, (n, length, passes) in held.items():

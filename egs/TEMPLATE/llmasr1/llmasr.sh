@@ -83,11 +83,20 @@ train_on() {
     "${python}" -m espnet2.bin.launch --cmd "${submit}" --log "${log}" --ngpu "${ngpu}" "${where[@]}" --envfile path.sh \
         --init_file_prefix "${expdir}/.meeting/" -- "${words[@]}"
 }
-# On CPUs, a command beside those that follow: background COMMAND [ARG...]; then finish WHAT, which waits for all.
+# failed WHAT [LOG]: with the end of its log.
+failed() {
+    [ $# -eq 1 ] || tail -n 20 "$2" >&2
+    die "$1 failed; its message is above${2:+ and in $2}"
+}
+# On CPUs, a command beside those that follow: background COMMAND [ARG...]; then finish WHAT [LOG], which waits for all.
 jobs=()
 background() {
     if [ "${nj}" -gt 1 ] && [ "${ngpu}" -eq 0 ]; then
-        "$@" &
+        # Python takes the place of the subshell, so that it is what stop_jobs ends.
+        (
+            llmvq() { exec "${python}" -m espnet_llmvq "$@"; }
+            "$@"
+        ) &
         jobs+=("$!")
     else
         "$@"
@@ -95,7 +104,7 @@ background() {
 }
 finish() {
     local job
-    for job in ${jobs[@]+"${jobs[@]}"}; do wait "${job}" || die "$1 failed; its message is above or in its log"; done
+    for job in ${jobs[@]+"${jobs[@]}"}; do wait "${job}" || failed "$@"; done
     jobs=()
 }
 stop_jobs() {
@@ -139,7 +148,7 @@ mkdir -p "${results}"
 # Held by this script and by all it starts, so that a part that outlives a killed run still holds it.
 exec 9>"${expdir}/.lock"
 flock --nonblock 9 || die "another run, or what a killed one left running, works in ${expdir}: wait for it or stop it"
-echo "./${0##*/} ${run_args[*]}" >>"${expdir}/commands.log"
+echo "./${0##*/}${run_args[*]+$(printf ' %q' "${run_args[@]}")}" >>"${results}/commands.log"
 cp "${plan}" "${results}/.experiment.json.tmp" && mv "${results}/.experiment.json.tmp" "${results}/experiment.json"
 exp=(--exp "${results}")
 # A mistyped key fails now, not after an hour of training.
@@ -167,13 +176,14 @@ if turn 5 "tokenizer -> ${expdir}/tokenizer"; then
 fi
 # The language model and the encoder need the tokenizer and nothing of each other, so they train side by side.
 if turn 6 "language model, and its perplexity -> ${expdir}/llm; log in ${expdir}/llm.log"; then
-    background llmvq stage lm "${exp[@]}" --ngpu "${ngpu}" --threads "${nj}" >"${expdir}/llm.log" 2>&1
+    background llmvq stage lm "${exp[@]}" --ngpu "${ngpu}" --threads "${nj}" >>"${expdir}/llm.log" 2>&1 ||
+        failed "stage 6" "${expdir}/llm.log"
 fi
 if turn 7 "speech encoder -> ${expdir}/encoder"; then
     llmvq stage encoder "${exp[@]}"
     train_on "${expdir}/log/encoder.log" "${exp[@]}" --encoder
 fi
-finish "stage 6 (${expdir}/llm.log)"
+finish "stage 6" "${expdir}/llm.log"
 ! turn 6 || tail -n 8 "${expdir}/llm.log"
 if turn 8 "word alignment, where it is needed -> ${expdir}/align"; then
     llmvq stage align "${exp[@]}" --ngpu "${ngpu}" --threads "${nj}"
