@@ -10,8 +10,12 @@ from espnet_llmvq.base.made import Made, origin
 from espnet_llmvq.stages.report import elsewhere, up_to_date
 
 OF_DATA = ("text", "utt2num_samples", "wav.scp")  # what sequences of a data directory hold
-TOKENIZER = "tokenizer.json"
-CHAT_FILES = (TOKENIZER, "tokenizer_config.json", "chat_template.jinja")  # what a chat prompt is written by
+# Of an LLM: what tokens are counted by, and what a chat prompt is written by.
+TOKENIZER = (
+    "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "tokenizer.model",
+    "vocab.json", "merges.txt",
+)  # fmt: skip
+CHAT_FILES = ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja")
 
 
 def tables(experiment, name):
@@ -130,7 +134,7 @@ def bounded(experiment, out, inputs, **options):
     limit = ("config.json",) if experiment.options.context == "llm" else ()
     context = context_options(experiment)
     context |= elsewhere("llm", context.pop("llm"))
-    return Made(out, inputs | files_of(experiment.llm, TOKENIZER, *limit), **options, **context)
+    return Made(out, inputs | files_of(experiment.llm, *TOKENIZER, *limit), **options, **context)
 
 
 def within_context(sequences, dropped, context, llm, encoder, stack):
@@ -243,7 +247,7 @@ def count_positions(pairs, llm, encoder, stack):
     """
     waiting = []
     for source, target in pairs:
-        inputs = {"sequences": source} | files_of(llm, TOKENIZER)
+        inputs = {"sequences": source} | files_of(llm, *TOKENIZER)
         made = Made(target, inputs, encoder=encoder, stack=stack, **elsewhere("llm", llm))
         if not up_to_date(made):
             waiting.append((source, made))
