@@ -219,3 +219,18 @@ def test_options_are_compared_as_json_gives_them_back(room):
     made.note()
     assert Made("out", [], pair=[1, 2], by={"1": "x"}).fresh()
     assert json.loads((room / "out.made.json").read_text())["options"] == {"pair": [1, 2], "by": {"1": "x"}}
+
+
+def test_a_directory_as_input_counts_by_its_record_and_by_its_files(room):
+    (room / "frames").mkdir()
+    (room / "frames/a.ark").write_text("one")
+    Made("frames", name="frames").note(files=["a.ark"])
+    (room / "out").write_text("")
+    made = Made("out", ["frames"])
+    made.note()
+    os.utime(room / "frames/a.ark", (1, 1))
+    assert made.fresh()
+    for text in ("two", None):
+        (room / "frames/a.ark").write_text(text) if text else (room / "frames/a.ark").unlink()
+        assert made.difference() == "frames has changed"
+        Made("out", ["frames"]).note()

@@ -421,7 +421,8 @@ def test_frames_of_the_frozen_encoder_are_not_those_of_a_trained_one(
     decoding, encoder_dir, settings, corpus, tmp_path, experiment_of
 ):
     from espnet_llmvq.espnet.run import train_phase
-    from espnet_llmvq.stages.decode import decode
+    from espnet_llmvq.experiment.training import Training
+    from espnet_llmvq.stages.decode import decode, nbest_made
     from espnet_llmvq.stages.encoder import frames_made, frames_of
 
     phase, file = str(tmp_path / "exp" / "joint"), os.path.join(encoder_dir, "model.pth")
@@ -438,6 +439,34 @@ def test_frames_of_the_frozen_encoder_are_not_those_of_a_trained_one(
     assert decoded == [s.id for s in read_sequences(corpus.valid)]
     with pytest.raises(UserError, match="no encoder frames"):
         decode(experiment, experiment.select("slam"), ["a"])
+    trained = replace(experiment, trainings=(Training("joint", "", {"train_encoder": True}),))
+    joint, slam = (nbest_made(trained, system, "a", {}) for system in trained.systems)
+    assert "frames" not in joint.inputs and slam.inputs["frames"] == experiment.frames("a")
+    without_last_line(experiment.sequences("a"))
+    with pytest.raises(UserError, match=r"frames/a is not of what this run has \(sequences .*changed\); run stage 10"):
+        decode(experiment, experiment.select("slam"), ["a"])
+    with asking() as answers:
+        assert frames_of(experiment, "a") and not answers
+
+
+def test_sequences_of_another_run_are_not_decoded(decoding):
+    from espnet_llmvq.stages.decode import decode
+    from espnet_llmvq.stages.sequences import sequences_made
+
+    sequences_made(decoding, "a").note()
+    other = replace(decoding, options=replace(decoding.options, prompt="ASK: {speech} SAY: {text}"))
+    with pytest.raises(UserError, match=r"a/sequences.jsonl is not what this run makes \(prompt: .*from stage 9"):
+        decode(other, other.select("slam"), ["a"])
+
+
+def test_another_llm_of_the_hub_is_noticed(decoding):
+    from espnet_llmvq.stages.decode import nbest_made
+
+    (slam,) = decoding.select("slam")
+    assert "llm" not in nbest_made(decoding, slam, "a", {}).options
+    for name in ("owner/one", "owner/two"):
+        hub = replace(decoding, options=replace(decoding.options, llm=name))
+        assert nbest_made(hub, slam, "a", {}).options["llm"] == name
 
 
 def test_prompt_of_the_checkpoint(decoding, corpus):

@@ -146,8 +146,23 @@ def test_an_encoder_and_an_llm_from_elsewhere(recipe, tmp_path):
     assert not experiment.trains_encoder and [t.tag for t in experiment.trainings] == ["start", "start-joint"]
     assert experiment.encoder_dir == "given" and experiment.encoder["frame_stack"] == 3
     assert (experiment.llm, experiment.tokenizer, experiment.trains_llm) == ("owner/name", "owner/name", False)
+    given = recipe(systems="ctc ctc_lm plain", encoder_file="given/model.pth")
+    assert {s.model for s in given.systems if not s.phases} == {"given"} and given.frames("a") == "exp/encoder/frames/a"
+    assert str(given.system("ctc").hyp_path("a")) == "exp/encoder/decode_ctc_a/hyp.jsonl"
+    assert str(given.system("ctc_lm").hyp_path("a")) == "exp/encoder/decode_ctc_lm_a/hyp.jsonl"
     own = recipe()
     assert (own.llm, own.tokenizer, own.encoder_file) == ("exp/llm", "exp/tokenizer", "exp/encoder/model.pth")
+
+
+def test_settings_of_the_results_are_those_trained(recipe):
+    from espnet_llmvq.base.made import Made
+
+    planned = recipe(systems="plain mixed")
+    base, mixed = (t.config for t in planned.trainings if t.tag.startswith("start-"))
+    assert planned.differences() == {"plain": {}, "mixed": {}} and base == mixed
+    os.makedirs("exp/start-joint_mixed")
+    Made("exp/start-joint_mixed", settings={**mixed, "max_epoch": 9, "seed": 1, "ngpu": 0}).note()
+    assert planned.differences() == {"plain": {}, "mixed": {"max_epoch": 9}}
 
 
 def test_smoke_runs_look_into_their_own_data(recipe):

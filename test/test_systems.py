@@ -48,7 +48,7 @@ def test_systems_share_phases(cards):
     assert (hard.label, hard.note, lora.label, ctc.decode) == ("Stage 1", "frozen codebook", "lora", "ctc")
     assert (soft.model, ctc.model) == ("x/start-hard-soft", "given")
     assert str(soft.hyp_path("test")) == "x/start-hard-soft/decode_test/hyp.jsonl"
-    assert str(ctc.hyp_path("test")) == "given/decode_ctc_test/hyp.jsonl"
+    assert str(ctc.hyp_path("test")) == "x/encoder/decode_ctc_test/hyp.jsonl"
 
 
 def test_seed_is_part_of_every_tag(cards):

@@ -20,6 +20,7 @@ from espnet_llmvq.espnet import trainer
 from espnet_llmvq.experiment.training import Training
 from espnet_llmvq.stages import train as stage
 from espnet_llmvq.stages.encoder import encode, frames_of
+from espnet_llmvq.stages.sequences import sequences_made
 
 
 @pytest.fixture(scope="module")
@@ -340,6 +341,7 @@ def test_other_settings_are_refused(copied, phases, no_training):
 )
 def test_what_a_phase_is_made_of_is_refused_when_it_changed(copied, no_training, what, said):
     room = Path(copied.options.expdir).parent
+    results = [stage.made_of(copied, t, stage.settings_of(copied, t)) for t in copied.trainings]
     if what == "frames/train/made.json":  # as if made of other sequences: their content is what the record says
         path = room / "exp/encoder" / what
         path.write_text(path.read_text().replace('"sha256": "', '"sha256": "0', 1))
@@ -352,7 +354,40 @@ def test_what_a_phase_is_made_of_is_refused_when_it_changed(copied, no_training,
         (path,) = room.rglob(what)
         path.write_bytes(path.read_bytes()[: -3 if what.endswith("made.json") else -1])
     with pytest.raises(UserError, match=f"was made otherwise .*{said}"):
+        for made in results:
+            made.done(stage.REMEDY)
+    if "sequences" in what or "encoder" in what:  # of which the frames are made
+        said = r"frames/\w+ is not of what this run has \((sequences|encoder) .*has changed\); run stage 10 again"
+    with pytest.raises(UserError, match=said):
         stage.train(copied)
+
+
+def test_the_same_files_under_another_spelling_are_the_same(copied, no_training, capsys):
+    names = ("expdir", "dumpdir", "llm")
+    paths = {name: os.path.relpath(getattr(copied.options, name)) for name in names}
+    stage.train(replace(copied, options=replace(copied.options, **paths)))
+    assert capsys.readouterr().out.count("is trained, nothing to do") == 2
+
+
+def test_frames_that_are_no_more_read_or_were_changed_are_noticed(copied, no_training):
+    with pytest.raises(UserError, match="a was made otherwise .training frames is no more an input"):
+        stage.train(replace(copied, options=replace(copied.options, cache_encoder=False)))
+    first = copied.trainings[0]
+    made = stage.made_of(copied, first, stage.settings_of(copied, first))
+    with open(os.path.join(copied.frames("train"), "frames.ark"), "ab") as f:
+        f.write(b"x")
+    with pytest.raises(UserError, match="a was made otherwise .training frames .*frames/train. has changed"):
+        made.done(stage.REMEDY)
+
+
+def test_sequences_of_another_run_are_refused(copied, no_training):
+    """Of two runs that share dump/ with other prompts."""
+    other = replace(copied, options=replace(copied.options, prompt="ASK: {speech} SAY: {text}"))
+    for name in ("valid", "train"):
+        sequences_made(copied, name).note()
+        message = rf"{name}/sequences.jsonl is not what this run makes \(prompt: .* now\); run again from stage 9"
+        with pytest.raises(UserError, match=message):
+            stage.train(other)
 
 
 def test_an_interrupted_phase_goes_on_with_the_same_only(copied, phases, monkeypatch, capsys):
@@ -377,10 +412,18 @@ def test_an_interrupted_phase_goes_on_with_the_same_only(copied, phases, monkeyp
     with pytest.raises(UserError, match=r"a was made otherwise \(settings.weight_decay: not there then, 1 now\)"):
         stage.train(changed(copied, 0, weight_decay=1))
     whole = Path(copied.sequences("train")).read_text()
+    first = copied.trainings[0]
+    made = stage.made_of(copied, first, stage.settings_of(copied, first))
     without_last_line(copied.sequences("train"))
     with pytest.raises(UserError, match="training sequences .* has changed"):
+        made.done(stage.REMEDY)
+    with pytest.raises(UserError, match="frames/train is not of what this run has .sequences .* has changed"):
+        stage.train(copied)
+    encode(copied, 1)
+    with pytest.raises(UserError, match="a was made otherwise .training frames .* has changed"):
         stage.train(copied)
     Path(copied.sequences("train")).write_text(whole)
+    encode(copied, 1)
     capsys.readouterr()
     stage.train(copied, nj=2)
     out = capsys.readouterr().out
@@ -399,9 +442,10 @@ def test_sequences_that_change_while_a_phase_trains_are_noticed(copied, phases, 
         shutil.rmtree(directory)
     monkeypatch.setattr(launch, "train_phase", train)
     one = replace(copied, trainings=copied.trainings[:1])
+    made = stage.made_of(one, one.trainings[0], stage.settings_of(one, one.trainings[0]))
     stage.train(one)
     with pytest.raises(UserError, match="training sequences .* has changed"):
-        stage.train(one)
+        made.done(stage.REMEDY)
 
 
 def test_cached_frames_train_the_same_model(settings, encoder_dir, corpus, tmp_path, experiment_of):

@@ -95,6 +95,7 @@ def analyse(systems, sets, out_dir, options, *, nj=1, ngpu=0, redo=False):
     if not systems:
         return
     inputs = {f"sequences of {name}": sequences for name, (sequences, _) in sets.items()}
+    inputs |= {f"frames of {name}": os.path.dirname(cache) for name, (_, cache) in sets.items() if cache}
     for system in systems:
         inputs[f"model of {system.name}"] = os.path.join(system.model, "model.pth")
         inputs |= {f"{system.name} on {name}": system.hyp_path(name) for name in sets}

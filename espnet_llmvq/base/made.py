@@ -68,14 +68,15 @@ def mark(path, old=None, as_input=True):
     """The mark of a file or directory, None if it is absent.
 
     Of a file: size, time and hash, and as an input its `origin` if it has one, so that what it was made of counts too:
-    the names and lengths of sound files say little about the sound. Of a directory: its origin or, without one,
-    {name: mark} of all files in it. old: a mark from before; where size and time are as they were, the content is not
-    read again.
+    the names and lengths of sound files say little about the sound. Of a directory: its origin, with the marks of files
+    that are not as its record has them; without one, {name: mark} of all files in it. old: a mark from before; where
+    size and time are as they were, the content is not read again.
     """
     path, made_of = Path(path), origin(path) if as_input else None
     if path.is_dir():
         if made_of:
-            return {"origin": made_of}
+            changed = changed_files(path, Made(path).record())
+            return {"origin": made_of} | ({"changed": changed} if changed else {})
         old = old if isinstance(old, dict) and "sha256" not in old else {}
         names = sorted(str(p.relative_to(path)) for p in path.rglob("*") if p.is_file() and p.name != NAME)
         return {name: mark(path / name, old.get(name), as_input) for name in names}
@@ -87,6 +88,12 @@ def mark(path, old=None, as_input=True):
     known = isinstance(old, dict) and all(old.get(key) == value for key, value in found.items())
     found["sha256"] = old["sha256"] if known else digest_of(str(path), stat.st_size, stat.st_mtime_ns)
     return {**found, "origin": made_of} if made_of else found
+
+
+def changed_files(out, noted):
+    """{name: mark now} of files of `out` that are not as its record has them; cheap where size and time are."""
+    now = {name: mark(part_of(out, name), old, as_input=False) for name, old in noted["files"].items()}
+    return {name: found for name, found in now.items() if not same(noted["files"][name], found)}
 
 
 def content(found):
@@ -226,15 +233,22 @@ class Made:
             return f"it is not known how {self.out} was made"
         if not noted["complete"]:
             return f"{self.out} is not finished"
-        for name, old in noted["files"].items():
-            path = part_of(self.out, name)
-            if not same(old, mark(path, old, as_input=False)):
-                return f"{path} is not as it was written"
+        for name in changed_files(self.out, noted):
+            return f"{part_of(self.out, name)} is not as it was written"
         return self.changed(noted)
 
     def fresh(self):
         """Whether the result is there and what inputs and options make. For cheap results: if not, make it again."""
         return self.answered(self.difference())
+
+    def check(self, said):
+        """Raise UserError if there is a record, and the result is not what inputs and options make.
+
+        said: the message; {out} stands for the result, {found} for the difference. Nothing is said while `asking`: that
+        is answered where the result is made.
+        """
+        if ANSWERS is None and self.record() and (found := self.difference()):
+            raise UserError(said.format(out=self.out, found=found))
 
     def answered(self, found):
         """Whether nothing was found; `asking` notes what was, and takes it as if there were nothing."""

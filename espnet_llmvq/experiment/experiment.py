@@ -14,13 +14,15 @@ from functools import cached_property
 from espnet_llmvq.base.config import from_mapping
 from espnet_llmvq.base.errors import UserError, check_name
 from espnet_llmvq.base.files import check_path, write_json
-from espnet_llmvq.base.made import accept_versions
+from espnet_llmvq.base.made import Made, accept_versions
 from espnet_llmvq.experiment.options import Options, pairs, unique, words
 from espnet_llmvq.experiment.table import Answers, EvalSet, ResultTable, System, run_commands
 from espnet_llmvq.experiment.training import Training
 
 FILE = "experiment.json"
 TTS = "tts"  # the set that --tts_text becomes
+# Settings of a training that a run adds to its config.
+OF_RUN = ("seed", "ngpu", "multiprocessing_distributed", "unused_parameters")
 NAME = re.compile(r"\w[\w.+-]*")  # of a set: a directory and a part of file names
 
 
@@ -137,8 +139,8 @@ class Experiment:
         return self.ctms.get(name) or self.exp("align", f"{name}.ctm")
 
     def frames(self, name):
-        """Directory of the cached encoder frames of a set."""
-        return os.path.join(self.encoder_dir, "frames", name)
+        """Directory of the cached encoder frames of a set, the run's own also where the encoder is from elsewhere."""
+        return self.exp("encoder", "frames", name)
 
     @property
     def trains_encoder(self):
@@ -205,8 +207,15 @@ class Experiment:
         )  # fmt: skip
 
     def differences(self):
-        """{system: {key: value}} of what the last training of a system has otherwise than that of the baseline."""
-        flat = {t.tag: flatten(t.config) for t in self.trainings}
+        """{system: {key: value}} of what the last training of a system has otherwise than that of the baseline.
+
+        As it was trained: its record says more than the plan, which may have changed since.
+        """
+        flat = {}
+        for training in self.trainings:
+            noted = Made(self.exp(training.tag)).record() or {"options": {"settings": training.config}}
+            settings = noted["options"].get("settings", training.config).items()
+            flat[training.tag] = flatten({k: v for k, v in settings if k in training.config or k not in OF_RUN})
         last = {s.name: flat[s.phases[-1]] for s in self.systems if s.phases}
         base = last.get(self.options.baseline)
         if base is None:

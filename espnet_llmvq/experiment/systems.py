@@ -89,7 +89,8 @@ def read_phases(cards, wanted, seed=1):
 def read_systems(cards, wanted, expdir="exp", encoder_dir="exp/encoder", seed=1):
     """The systems named in `wanted` (list; systems and groups), in its order, as `System`s.
 
-    encoder_dir: where the encoder is. Raises UserError for unknown names, keys, phases and mixtures.
+    encoder_dir: where the encoder is; its hypotheses are in EXPDIR/encoder in any case. Raises UserError for unknown
+    names, keys, phases and mixtures.
     """
     systems = []
     for name in expand(cards, wanted):
@@ -106,9 +107,10 @@ def read_systems(cards, wanted, expdir="exp", encoder_dir="exp/encoder", seed=1)
             if not isinstance(value, str):
                 raise UserError(f"{where}: {key} is {value!r}; it must be text; put quotes around it")
         model = os.path.join(expdir, phases[-1].tag) if phases else encoder_dir
-        # Systems that are the encoder share its directory.
+        # Systems that are the encoder share a directory.
         prefix = {"llm": "decode", "ctc": "decode_ctc", "ctc_lm": f"decode_{name}"}[decode]
-        hypotheses = os.path.join(model, prefix + "_{set}", "hyp.jsonl")
+        home = model if phases else os.path.join(expdir, "encoder")
+        hypotheses = os.path.join(home, prefix + "_{set}", "hyp.jsonl")
         tags = tuple(phase.tag for phase in phases)
         systems.append(System(name, label, hypotheses, note, decode, tags, model, fusion))
     return tuple(systems)

@@ -4,12 +4,15 @@ import os
 from dataclasses import replace
 
 from espnet_llmvq.analyse import run
-from espnet_llmvq.stages.encoder import frames_of
+from espnet_llmvq.stages.encoder import frames_read
 
 
 def analyse(experiment, systems, options=None, *, nj=1, ngpu=0, redo=False):
     """Analyse systems on the test sets. options: `Analysis`, its title that of the experiment."""
     options = replace(options or run.Analysis(), title=experiment.options.title)
-    sets = {name: (experiment.sequences(name), frames_of(experiment, name)) for name in experiment.test_names}
+    sets = {}
+    for name in experiment.test_names:
+        frames = {frames_read(experiment, system, name) for system in systems if system.phases} - {None}
+        sets[name] = (experiment.sequences(name), next(iter(frames), None))
     out_dir = os.path.join(experiment.results_dir, "analysis")
     run.analyse(systems, sets, out_dir, options, nj=nj, ngpu=ngpu, redo=redo)

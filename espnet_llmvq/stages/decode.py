@@ -7,8 +7,9 @@ from espnet_llmvq.base.errors import UserError, check_name
 from espnet_llmvq.base.made import Made
 from espnet_llmvq.experiment.experiment import read_weight
 from espnet_llmvq.experiment.options import words
-from espnet_llmvq.stages.encoder import encoder_input, frames_of
-from espnet_llmvq.stages.report import local, tools, up_to_date
+from espnet_llmvq.stages.encoder import encoder_input, frames_read
+from espnet_llmvq.stages.report import elsewhere, local, tools, up_to_date
+from espnet_llmvq.stages.sequences import check_sequences
 
 GRID = (0, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1)  # weights tried on the validation set
 
@@ -46,7 +47,11 @@ def nbest_made(experiment, system, name, search):
     from espnet_llmvq.decode.nbest import NBEST
 
     inputs = model_inputs(experiment, system) | {"sequences": experiment.sequences(name)}
+    if frames := frames_read(experiment, system, name):
+        inputs["frames"] = os.path.dirname(frames)
     more = {"other_prompt": True} if experiment.options.other_prompt and system.decode == "llm" else {}
+    if system.decode != "ctc":
+        more |= elsewhere("llm", experiment.llm)
     path = os.path.join(system.hyp_path(name).parent, NBEST)
     return Made(path, inputs, search=search, decode=system.decode, **more, **tools("torch", "transformers"))
 
@@ -56,13 +61,14 @@ def decode(experiment, systems, sets, *, nj=1, ngpu=0, redo=False, **batching):
     from espnet_llmvq.decode.choose import ORDER, restore
     from espnet_llmvq.decode.system import Work, decode_system
 
+    check_sequences(experiment, sets)
     jobs = {}
     for system in systems:
         search, waiting = search_options(experiment, system), []
         for name in sets:
             made = nbest_made(experiment, system, name, search)
             if redo or not made.fresh():
-                frames = frames_of(experiment, name)
+                frames = frames_read(experiment, system, name)
                 waiting.append(Work(name, experiment.sequences(name), frames, made, str(system.hyp_path(name))))
             else:
                 restore(str(system.hyp_path(name)), ORDER[system.decode])
@@ -159,8 +165,8 @@ def ask(
         out = os.path.join(directory or experiment.exp("llm_alone"), name, ANSWERS)
         heard = {"audio": audio} if SPEECH in wanted else {}
         made = Made(
-            out, inputs | model, options=asdict(options), forms=wanted, llm=experiment.llm, **heard,
-            **tools("torch", "transformers"),
+            out, inputs | model, options=asdict(options), forms=wanted, **elsewhere("llm", experiment.llm),
+            **heard, **tools("torch", "transformers"),
         )  # fmt: skip
         if not up_to_date(made, redo):
             jobs[label] = (label, directory, wanted, made)

@@ -118,6 +118,15 @@ def encode(experiment, threads, ngpu=0, batch_seconds=120.0):
 
 
 def frames_of(experiment, name):
-    """frames.scp of a set, None if its frames are not cached."""
-    path = os.path.join(experiment.frames(name), "frames.scp")
-    return path if experiment.caches_frames and origin(experiment.frames(name)) else None
+    """frames.scp of a set, None if its frames are not cached. Raises UserError if they are those of something else."""
+    made = frames_made(experiment, name)
+    if not (experiment.caches_frames and origin(made.out)):
+        return None
+    made.check("{out} is not of what this run has ({found}); run stage 10 again")
+    return os.path.join(made.out, "frames.scp")
+
+
+def frames_read(experiment, system, name):
+    """`frames_of` a set as a system reads them: None where its last phase trains the encoder."""
+    own = {training.tag for training in experiment.trainings if training.config.get("train_encoder")}
+    return None if own.intersection(system.phases[-1:]) else frames_of(experiment, name)

@@ -17,6 +17,11 @@ def local(name, path):
     return {name: path} if os.path.isdir(path) else {}
 
 
+def elsewhere(name, path):
+    """The same as an option, {} for a local directory: its content counts, not how its path is written."""
+    return {} if os.path.isdir(path) else {name: path}
+
+
 def up_to_date(made, redo=False):
     """Whether a cheap result need not be made; says so, or why it is made again."""
     if not redo and made.fresh():

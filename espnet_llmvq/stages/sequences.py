@@ -7,11 +7,15 @@ import os
 from espnet_llmvq.base.errors import UserError
 from espnet_llmvq.base.files import locked, write_text, writing
 from espnet_llmvq.base.made import Made, origin
-from espnet_llmvq.stages.report import up_to_date
+from espnet_llmvq.stages.report import elsewhere, up_to_date
 
 OF_DATA = ("text", "utt2num_samples", "wav.scp")  # what sequences of a data directory hold
-TOKENIZER = "tokenizer.json"
-CHAT_FILES = (TOKENIZER, "tokenizer_config.json", "chat_template.jinja")  # what a chat prompt is written by
+# Of an LLM: what tokens are counted by, and what a chat prompt is written by.
+TOKENIZER = (
+    "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "tokenizer.model",
+    "vocab.json", "merges.txt",
+)  # fmt: skip
+CHAT_FILES = ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja")
 
 
 def tables(experiment, name):
@@ -24,17 +28,31 @@ def audio(experiment, name):
     return {"audio": origin(experiment.dump_dir(name))}
 
 
+def sequences_made(experiment, name):
+    """The `Made` of the sequences of a set."""
+    from espnet_llmvq.sequence.prompt import CHAT
+
+    inputs, options = tables(experiment, name), audio(experiment, name)
+    if experiment.options.prompt.startswith(CHAT):  # written in the format of the LLM
+        options |= elsewhere("chat_format", experiment.tokenizer)
+        inputs |= files_of(experiment.tokenizer, *CHAT_FILES)
+    return Made(experiment.sequences(name), inputs, prompt=experiment.options.prompt, **options)
+
+
+def check_sequences(experiment, names):
+    """Raise UserError for sequences of sets that are another run's, as recipes may share dump/; pass those from
+    elsewhere, without a record."""
+    for name in dict.fromkeys(names):
+        sequences_made(experiment, name).check("{out} is not what this run makes ({found}); run again from stage 9")
+
+
 def make_sequences(experiment, names):
     """The sequences of transcribed speech of sets."""
     from espnet_llmvq.sequence.prompt import CHAT, resolved
 
     prompt = experiment.options.prompt
     for name in names:
-        inputs, options = tables(experiment, name), audio(experiment, name)
-        if prompt.startswith(CHAT):  # written in the format of the LLM
-            options |= {"chat_format": experiment.tokenizer}
-            inputs |= files_of(experiment.tokenizer, *CHAT_FILES)
-        made = Made(experiment.sequences(name), inputs, prompt=prompt, **options)
+        made = sequences_made(experiment, name)
         if up_to_date(made):
             continue
         from espnet_llmvq.llm.directory import load_tokenizer
@@ -104,17 +122,19 @@ def make_all(experiment):
 
 
 def context_options(experiment):
-    """What decides how long a sequence of a mixture may be."""
+    """What decides how long a sequence of a mixture may be, as `within_context` takes it."""
     return {
         "context": experiment.options.context, "llm": experiment.llm, "encoder": experiment.encoder,
         "stack": experiment.stack,
     }  # fmt: skip
 
 
-def context_files(experiment):
-    """The same of files, as inputs of a `Made`."""
+def bounded(experiment, out, inputs, **options):
+    """The `Made` of sequences of a mixture: of inputs, options and what decides how long a sequence may be."""
     limit = ("config.json",) if experiment.options.context == "llm" else ()
-    return files_of(experiment.llm, TOKENIZER, *limit)
+    context = context_options(experiment)
+    context |= elsewhere("llm", context.pop("llm"))
+    return Made(out, inputs | files_of(experiment.llm, *TOKENIZER, *limit), **options, **context)
 
 
 def within_context(sequences, dropped, context, llm, encoder, stack):
@@ -152,8 +172,7 @@ def make_text(experiment, name):
             lines = read_scp(experiment.dump_dir(os.path.join(name, "text"))).values()
             write_text(text, "".join(f"{line}\n" for line in lines))
             transcripts.note()
-    inputs = {"text": text} | context_files(experiment)
-    made = Made(experiment.sequences(f"{name}/text"), inputs, **context_options(experiment))
+    made = bounded(experiment, experiment.sequences(f"{name}/text"), {"text": text})
     if up_to_date(made):
         return
     dropped = {}
@@ -168,15 +187,15 @@ def make_interleaved(experiment, name, form):
     from espnet_llmvq.sequence.interleaved import Interleaving
     from espnet_llmvq.speech.frame_rate import FrameRate
 
-    inputs = tables(experiment, name) | {"word times": experiment.ctm(name)} | context_files(experiment)
-    keys, context = experiment.interleave[form], context_options(experiment)
-    made = Made(experiment.sequences(f"{name}/{form}"), inputs, interleave=keys, **audio(experiment, name), **context)
+    inputs = tables(experiment, name) | {"word times": experiment.ctm(name)}
+    keys, out = experiment.interleave[form], experiment.sequences(f"{name}/{form}")
+    made = bounded(experiment, out, inputs, interleave=keys, **audio(experiment, name))
     if up_to_date(made):
         return
     directory, dropped, units = experiment.dump_dir(name), {}, {}
     how, step = from_mapping(Interleaving, keys, form), FrameRate(experiment.encoder).step
     sequences = interleaved(directory, read_ctm(experiment.ctm(name)), how, step, dropped, units)
-    write_made(made, within_context(sequences, dropped, **context), dropped, directory)
+    write_made(made, within_context(sequences, dropped, **context_options(experiment)), dropped, directory)
     if units:  # none where another run made it
         print_units(made.out, units)
 
@@ -228,7 +247,8 @@ def count_positions(pairs, llm, encoder, stack):
     """
     waiting = []
     for source, target in pairs:
-        made = Made(target, {"sequences": source} | files_of(llm, TOKENIZER), encoder=encoder, stack=stack, llm=llm)
+        inputs = {"sequences": source} | files_of(llm, *TOKENIZER)
+        made = Made(target, inputs, encoder=encoder, stack=stack, **elsewhere("llm", llm))
         if not up_to_date(made):
             waiting.append((source, made))
     if not waiting:

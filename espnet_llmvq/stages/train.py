@@ -5,10 +5,13 @@ import os
 from espnet_llmvq.base.errors import UserError
 from espnet_llmvq.base.made import Made
 from espnet_llmvq.stages.encoder import encoder_shapes, frames_of
-from espnet_llmvq.stages.report import REMEDY, local, tools
+from espnet_llmvq.stages.report import REMEDY, elsewhere, local, tools
+from espnet_llmvq.stages.sequences import check_sequences
 
 SHAPES = ("train_shape_file", "valid_shape_file")
 DATA = ("train_data_path_and_name_and_type", "valid_data_path_and_name_and_type")
+# Settings that are paths of inputs, of which the content counts and not how the path is written.
+PATHS = (*DATA, *SHAPES, "train_cache", "valid_cache", "encoder_file", "init_from", "llm")
 
 
 def frames_are_trained(experiment, training):
@@ -23,18 +26,22 @@ def phase_encoder(experiment, training):
     return None if training.is_encoder or experiment.options.pretrained_encoder else experiment.encoder_file
 
 
+def shapes_of(experiment, training):
+    """(training, validation) files of the positions that batches of a training are planned by."""
+    if training.is_encoder:
+        return encoder_shapes(experiment)
+    train, valid = map(experiment.positions, (experiment.options.train_set, experiment.options.valid_set))
+    return (experiment.mixture(training.mixture)[1] if training.mixture else train), valid
+
+
 def data_of(experiment, training):
     """What a training reads: settings of its sequences, their positions and cached encoder frames.
 
     Cached frames are those of the frozen encoder, and of the plain transcribed speech of the training set.
     """
     options = experiment.options
-    train, shape = experiment.sequences(options.train_set), experiment.positions(options.train_set)
-    valid_shape = experiment.positions(options.valid_set)
-    if training.is_encoder:
-        shape, valid_shape = encoder_shapes(experiment)
-    elif training.mixture:
-        train, shape = experiment.mixture(training.mixture)
+    train = experiment.mixture(training.mixture)[0] if training.mixture else experiment.sequences(options.train_set)
+    shape, valid_shape = shapes_of(experiment, training)
     own = frames_are_trained(experiment, training)
     return {
         "train_data_path_and_name_and_type": [[train, "sequence", "sequence"]],
@@ -82,9 +89,9 @@ def made_of(experiment, training, settings):
         **local("llm", settings["llm"]),
     }
     inputs = {name: path for name, path in inputs.items() if path}
-    return Made(
-        experiment.exp(training.tag), inputs, settings=settings, **tools("torch", "espnet", "transformers", "peft")
-    )
+    libraries = tools("torch", "espnet", "transformers", "peft")
+    kept = {key: value for key, value in settings.items() if key not in PATHS} | elsewhere("llm", settings["llm"])
+    return Made(experiment.exp(training.tag), inputs, settings=kept, **libraries)
 
 
 def train(experiment, encoder=False, nj=1, threads=1, distributed=None):
@@ -97,6 +104,9 @@ def train(experiment, encoder=False, nj=1, threads=1, distributed=None):
         what = f"the encoder is {experiment.encoder_file}" if encoder else "the systems have no phases"
         print(f"{what}, nothing to train")
         return
+    options = experiment.options
+    plain = not all(training.mixture for training in trainings)
+    check_sequences(experiment, [options.train_set] * plain + [options.valid_set])
     jobs = []
     for training in trainings:
         settings = settings_of(experiment, training, distributed)
@@ -154,7 +164,7 @@ def dry_run(experiment):
     gpus = max(options.ngpu, 1) * options.num_nodes
     for training in experiment.trainings:
         SpeechLLMTask.check_config(training.config, training.where)
-        shape, batches = data_of(experiment, training)["train_shape_file"][0], None
+        shape, batches = shapes_of(experiment, training)[0], None
         if os.path.exists(shape):
             batches = epoch_batches(with_defaults(training.config, defaults), shape, gpus)
         found.append(describe(training, defaults, gpus, batches))
