@@ -160,7 +160,7 @@ def test_packing_and_upload(script):
 
 def test_a_failure_beside_other_work_ends_the_run(script):
     status, calls, error = script("--nj", "2", FAIL="stage lm")
-    assert status == 1 and "stage 6 (exp/llm.log) failed" in error
+    assert status == 1 and "it failed\nllmasr.sh: error: stage 6 failed" in error
     assert "train --exp exp --encoder" in calls and "stage align" not in " ".join(calls)
 
 

@@ -94,6 +94,7 @@ background() {
     if [ "${nj}" -gt 1 ] && [ "${ngpu}" -eq 0 ]; then
         # Python takes the place of the subshell, so that it is what stop_jobs ends.
         (
+            # shellcheck disable=SC2329  # called through "$@"
             llmvq() { exec "${python}" -m espnet_llmvq "$@"; }
             "$@"
         ) &
