@@ -202,6 +202,21 @@ def test_mistyped_option_gets_the_nearest_name(command, capsys):
 
 
 @pytest.mark.parametrize("command", COMMANDS)
+def test_no_jobs_are_refused(command, capsys):
+    parser = parser_of(command)
+    if "--nj" in parser._option_string_actions:
+        with pytest.raises(SystemExit):
+            parser.parse_args([*required_arguments(parser), "--nj", "0"])
+        assert "argument --nj: invalid positive number value: '0'" in capsys.readouterr().err
+
+
+def test_a_report_of_a_run_takes_no_other_directories(capsys):
+    with pytest.raises(SystemExit):
+        main_of("report")(["--exp", "exp", "--results_dir", "x"])
+    assert "--exp says where all is: leave out --exp_dir, --results_dir and --table" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("command", COMMANDS)
 def test_hyphens_do_for_underscores(command):
     parser = parser_of(command)
     arguments = required_arguments(parser)
