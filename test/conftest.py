@@ -34,6 +34,13 @@ def write_cards(directory, **sections):
     return str(directory)
 
 
+def link_template(directory):
+    """Link the shared configs into DIRECTORY/template, as recipes have them."""
+    os.makedirs(directory, exist_ok=True)
+    if not os.path.lexists(os.path.join(directory, "template")):
+        os.symlink(Path(__file__).resolve().parent.parent / "egs/TEMPLATE/conf", os.path.join(directory, "template"))
+
+
 @pytest.fixture
 def plan(tmp_path, monkeypatch):
     """Function: the `Experiment` of cards and options, in a recipe that is the working directory.
@@ -50,6 +57,7 @@ def plan(tmp_path, monkeypatch):
     def make(cards=None, encoder=None, **options):
         if cards:
             write_cards("conf", **cards)
+        link_template("conf")
         if encoder:
             (tmp_path / "conf/encoder.yaml").write_text(yaml.safe_dump(encoder))
         elif "encoder_file" not in options and "pretrained_encoder" not in options:

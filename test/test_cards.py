@@ -225,7 +225,7 @@ def test_names_that_would_break_paths(cards, section, name):
 @pytest.mark.parametrize(
     "section, name, message",
     [
-        ("phases", "encoder", "this name is taken by a file or directory of each run"),
+        ("phases", "encoder", "this name is taken by a file, directory or row of each run"),
         ("interleave", "asr", "this name is taken"),
         ("phases", "soft-k10", "the name of a phase has no -, which joins phases"),
     ],

@@ -202,6 +202,39 @@ def test_mistyped_option_gets_the_nearest_name(command, capsys):
 
 
 @pytest.mark.parametrize("command", COMMANDS)
+def test_no_jobs_are_refused(command, capsys):
+    parser = parser_of(command)
+    if "--nj" in parser._option_string_actions:
+        with pytest.raises(SystemExit):
+            parser.parse_args([*required_arguments(parser), "--nj", "0"])
+        assert "argument --nj: invalid positive number value: '0'" in capsys.readouterr().err
+
+
+def test_a_report_of_a_run_takes_no_other_directories(capsys):
+    with pytest.raises(SystemExit):
+        main_of("report")(["--exp", "exp", "--results_dir", "x"])
+    assert "--exp says where all is: leave out --exp_dir, --results_dir and --table" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("words, title, resample", [([], "Ours", "utterance"), (["x"], "x", "speaker")])
+def test_what_is_asked_beside_a_run_counts(plan, monkeypatch, words, title, resample):
+    """The title of a report and what scoring resamples; else they are those of the run."""
+    plan({"systems": {"ctc": {"decode": "ctc"}}}, systems="ctc", title="Ours").write()
+    asked = {}
+    monkeypatch.setattr("espnet_llmvq.report.report.write_report", lambda *args: asked.update(title=args[3].title))
+
+    def scored(table, options):
+        asked["resample"] = options.statistics.resample
+        raise UserError("enough")
+
+    monkeypatch.setattr("espnet_llmvq.score.scoring.score_all", scored)
+    main_of("report")(["--exp", "exp", *(f"--title={word}" for word in words)])
+    with pytest.raises(UserError, match="enough"):
+        main_of("results")(["--exp", "exp", *("--resample=speaker" for _ in words)])
+    assert asked == {"title": title, "resample": resample}
+
+
+@pytest.mark.parametrize("command", COMMANDS)
 def test_hyphens_do_for_underscores(command):
     parser = parser_of(command)
     arguments = required_arguments(parser)

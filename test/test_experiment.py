@@ -7,7 +7,7 @@ import re
 
 import pytest
 import yaml
-from conftest import write_cards
+from conftest import link_template, write_cards
 
 from espnet_llmvq.base.errors import UserError
 from espnet_llmvq.cli import plan as command
@@ -47,6 +47,7 @@ def recipe(tmp_path, monkeypatch):
     """Function: the `Experiment` of options, in a recipe that has cards and a config of an encoder."""
     write_cards(tmp_path / "conf", **CARDS)
     (tmp_path / "conf/encoder.yaml").write_text(yaml.safe_dump(ENCODER))
+    link_template(tmp_path / "conf")
     monkeypatch.chdir(tmp_path)
 
     def make(**options):
@@ -58,13 +59,13 @@ def recipe(tmp_path, monkeypatch):
 def test_a_plan_is_read_as_it_was_written(recipe):
     experiment = recipe(
         systems="all both", texts="domain='a=b:c d.txt'", tts_text="tts.txt", set_metrics="phone=bleu phone=chrf",
-        set_normalisers="phone=softvq", word_lists="test=rare.txt", train_overrides="'betas=[1, x]' seed=",
+        set_normalisers="phone=softvq", word_lists="test=rare.txt", train_overrides="'betas=[1, x]' grad_clip=",
     )  # fmt: skip
     experiment.write()
     assert read_experiment("exp") == read_experiment("exp/experiment.json") == experiment
     assert [s.name for s in experiment.systems] == ["ctc", "plain", "mixed", "both"]
     assert experiment.texts == {"domain": "a=b:c d.txt"}
-    assert all(t.config["betas"] == [1, "x"] and t.config["seed"] is None for t in experiment.trainings)
+    assert all(t.config["betas"] == [1, "x"] and t.config["grad_clip"] is None for t in experiment.trainings)
     phone = experiment.eval_set(experiment.sets[1])
     assert (phone.domain, phone.normaliser, phone.metrics, phone.word_list) == ("ood", "softvq", ("bleu", "chrf"), "")
     assert (phone.text, phone.utt2spk, phone.entities) == ("dump/phone/text", "dump/phone/utt2spk", "")
@@ -219,6 +220,40 @@ def test_smoke_runs_look_into_their_own_data(recipe):
         ({"train_overrides": "max_epoch"}, "override 'max_epoch': expected key=value"),
         ({"train_overrides": "=1"}, "override '=1': expected key=value"),
         ({"train_overrides": "a=1 betas=[1"}, r"override 'betas=\[1': the value is not YAML"),
+        ({"set_metrics": "test=foo"}, "unknown metric in --set_metrics 'foo'"),
+        ({"align_sets": "nosuch"}, "unknown set in --align_sets 'nosuch'"),
+        ({"align_sets": "tts"}, "unknown set in --align_sets 'tts'"),
+        ({"prompt": "no speech {text}"}, "prompt .* must hold {speech} once and end with {text}"),
+        ({"questions_config": "conf/none.yaml"}, "--questions_config conf/none.yaml does not exist"),
+        ({"lm_config": "conf/none.yaml"}, "--lm_config conf/none.yaml does not exist"),
+        ({"whole_words": -1}, "--whole_words -1 must be 0 or more"),
+        ({"seed": -1}, "--seed -1 must be 0 or more"),
+        ({"base_seed": -1}, "--base_seed -1 must be 0 or more"),
+        ({"ngpu": -1}, "--ngpu -1 must be 0 or more"),
+        ({"num_nodes": 0}, "--num_nodes 0 must be 1 or more"),
+        ({"tts_text": "x", "tts_voices": " "}, "--tts_voices is empty"),
+        ({"speed_perturb_factors": "0.9 fast"}, "--speed_perturb_factors 0.9 fast: expected numbers from 0.1 to 10"),
+        ({"speed_perturb_factors": "nan"}, "expected numbers from 0.1 to 10"),
+        ({"speed_perturb_factors": "11"}, "expected numbers from 0.1 to 10"),
+        ({"speed_perturb_factors": "0.9 0.90"}, "expected numbers from 0.1 to 10, each once"),
+        ({"test_sets": "lm:id"}, "set 'lm': this name is taken"),
+        ({"test_sets": "train.unfiltered:id"}, "set 'train.unfiltered': this name is taken"),
+        ({"expdir": "exp_{set}"}, "--expdir exp_{set}: {set} stands for the name of a set"),
+        ({"questions": "mc=a/q.jsonl mc=b/q.jsonl"}, "two files would share the results of mc=q"),
+        (
+            {"systems": "ctc ctc_lm", "test_sets": "test:id lm_test:ood"},
+            "system ctc on lm_test and system ctc_lm on test would both write exp/encoder/decode_ctc_lm_test/hyp.jsonl",
+        ),
+        ({"train_overrides": "seed=3"}, "--train_overrides: seed is set by the run .it is --seed or --base_seed."),
+        ({"train_overrides": "train_shape_file=x"}, "train_shape_file is set by the run"),
+        ({"train_overrides": "optim_conf=3"}, "--train_overrides: optim_conf is 3; it must be keys and values"),
+        ({"train_overrides": "optim_conf=[1]"}, r"optim_conf is \[1\]; it must be keys and values"),
+        ({"train_overrides": "bridge_conf=x"}, "bridge_conf is 'x'; it must be keys and values"),
+        ({"train_overrides": "scheduler_conf=5"}, "scheduler_conf is 5; it must be keys and values"),
+        ({"train_overrides": "accum_grad=0"}, "accum_grad is 0; it must be a whole number of 1 or more"),
+        ({"train_overrides": "accum_grad=x"}, "accum_grad is 'x'; it must be a whole number"),
+        ({"train_overrides": "max_epoch=x"}, "max_epoch is 'x'; it must be a whole number"),
+        ({"train_overrides": "batch_bins="}, "batch_bins is None; it must be a whole number"),
     ],
 )
 def test_what_cannot_be_is_told_before_anything_is_done(recipe, options, message, tmp_path):
@@ -234,6 +269,60 @@ def test_systems_that_differ_in_what_positions_count_are_refused(recipe, tmp_pat
     (tmp_path / "conf/systems.yaml").write_text(yaml.safe_dump(cards))
     with pytest.raises(UserError, match="bridge_conf.stack"):
         recipe()
+
+
+@pytest.mark.parametrize(
+    "section, name, entry, message",
+    [
+        ("phases", "joint", {"optim_conf": 3}, "phase joint: optim_conf is 3; it must be keys and values"),
+        ("phases", "joint", {"accum_grad": 0}, "phase joint: accum_grad is 0; it must be a whole number"),
+        ("phases", "joint", {"init_from": "x"}, "phase joint: init_from is set by the run .it is the phase before."),
+        ("systems", "llm", {"phases": ["start"]}, "system llm: this name is taken"),
+    ],
+)
+def test_cards_that_cannot_be(recipe, tmp_path, section, name, entry, message):
+    cards = json.loads(json.dumps(CARDS))
+    cards[section][name] = entry
+    (tmp_path / "conf/systems.yaml").write_text(yaml.safe_dump(cards))
+    with pytest.raises(UserError, match=message):
+        recipe()
+
+
+def test_systems_share_hypotheses_only_where_they_are_the_same(recipe, tmp_path):
+    cards = json.loads(json.dumps(CARDS))
+    cards["systems"] |= {
+        "greedy": {"decode": "ctc"},
+        "ctc": {"decode": "ctc_lm", "lm_weight": 1},
+        "ctc_too": {"decode": "ctc"},
+    }
+    (tmp_path / "conf/systems.yaml").write_text(yaml.safe_dump(cards))
+    assert len(recipe(systems="greedy ctc_too").systems) == 2
+    with pytest.raises(UserError, match="system greedy on valid and system ctc on valid would both write"):
+        recipe(systems="greedy ctc")
+
+
+def test_null_takes_keyword_arguments_away(recipe):
+    config = recipe(train_overrides="optim_conf= encoder_conf= num_iters_per_epoch=").trainings[-1].config
+    assert config["optim_conf"] is config["num_iters_per_epoch"] is None
+    assert recipe(train_overrides="encoder_conf=").caches_frames
+
+
+def test_chat_prompts_wait_for_their_tokenizer(recipe):
+    assert recipe(prompt="chat: {speech} Transcribe.").options.prompt == "chat: {speech} Transcribe."
+
+
+def test_the_metrics_that_may_be_asked_for():
+    from espnet_llmvq.experiment.table import METRICS
+    from espnet_llmvq.score.measure import names_of
+
+    assert list(METRICS) == names_of("always", "asked")
+
+
+def test_directories_are_the_same_however_they_are_spelled(recipe):
+    options = recipe(datadir="./data", dumpdir="dump/", expdir="exp//").options
+    assert (options.datadir, options.dumpdir, options.expdir) == ("data", "dump", "exp")
+    options = recipe(smoke=True, datadir="./data_smoke", lm_train_text="data/lm/train.txt ./data/b.txt").options
+    assert options.lm_train_text == "data_smoke/lm/train.txt data_smoke/b.txt"
 
 
 def test_damaged_or_absent_plans(recipe, tmp_path):
@@ -259,6 +348,9 @@ def test_the_command_has_every_option(recipe, tmp_path, capsys):
     with pytest.raises(SystemExit):
         command.main(["--script_options", "stage nj", "--stge", "1"])
     assert "--stge (did you mean '--stage'?)" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        command.main(["--conf_dir", "conf", "--bridge_stack", "2"])
+    assert "--conf_dir (now --cards), --bridge_stack (now known from the phases)" in capsys.readouterr().err
     with pytest.raises(SystemExit):
         command.main(["--cache_encoder", "maybe"])
     assert "invalid true or false value: 'maybe'" in capsys.readouterr().err

@@ -112,6 +112,11 @@ def test_smoke_runs_have_directories_of_their_own(script):
     ]  # fmt: skip
 
 
+def test_a_slash_at_the_end_of_a_directory_does_not_count(script):
+    _, calls, _ = script("--smoke", "--datadir", "./data/", "--expdir", "exp/", "--stop_stage", "1")
+    assert "--datadir ./data_smoke --dumpdir dump_smoke --expdir exp_smoke " in calls[0]
+
+
 def test_nothing_is_written_where_the_plan_fails(script, tmp_path):
     before = sorted(os.listdir(tmp_path))
     status, calls, error = script("--systems", "none", FAIL="plan --out")
@@ -139,6 +144,8 @@ def test_dry_runs_and_estimates_write_nothing(script, tmp_path):
         (["--stop_stage", "17", "--pack_system", "lora"], "stage 17 needs --hf_repo"),
         (["--num_nodes", "2"], "--num_nodes 2: name the machines with --hosts"),
         (["--num_nodes", "2", "--hosts", "a,b"], "--hosts says how many machines there are"),
+        (["--nj", "0"], "--nj 0: give a whole number of 1 or more"),
+        (["--nj", "x"], "--nj x: give a whole number of 1 or more"),
         (["--smoke=maybe"], "--smoke must be true or false, not maybe"),
         (["lora"], "unexpected argument lora"),
     ],

@@ -5,7 +5,7 @@ analysis.tsv and ANALYSIS.md (numbers, warnings), tsne_SET.png and .tsv, nearest
 explains them.
 """
 
-from espnet_llmvq.cli.parser import experiment_parser
+from espnet_llmvq.cli.parser import add_nj, experiment_parser
 
 
 def main(argv=None):
@@ -14,7 +14,7 @@ def main(argv=None):
     parser.add_argument("--examples", type=int, default=3, help="utterances of a set with nearest tokens")
     parser.add_argument("--replicates", type=int, default=1000, help="of the bootstrap")
     parser.add_argument("--draw_seed", type=int, default=1, help="of utterances, bootstrap and t-SNE")
-    parser.add_argument("--nj", type=int, default=1, help="systems analysed at once, in processes of their own (CPU)")
+    add_nj(parser, "systems analysed at once, in processes of their own (CPU)", default=1)
     parser.add_argument("--ngpu", type=int, default=0, help="1 to run the bridge on a GPU")
     parser.add_argument("--redo", action="store_true", help="analyse again what is analysed")
     args = parser.parse_args(argv)

@@ -3,7 +3,7 @@
 Answers go to answers.jsonl in a directory KIND_FILE beside each model, for those of the LLM in EXPDIR/llm_alone.
 """
 
-from espnet_llmvq.cli.parser import experiment_parser
+from espnet_llmvq.cli.parser import add_nj, experiment_parser
 
 
 def main(argv=None):
@@ -17,7 +17,7 @@ def main(argv=None):
     parser.add_argument("--override", action="append", default=[], help="key=value laid over --config, repeated")
     parser.add_argument("--text_only", action="store_true", help="ask systems in writing only; no audio is needed")
     parser.add_argument("--batch_size", type=int, default=16, help="questions in a batch")
-    parser.add_argument("--nj", type=int, default=1, help="systems asked at once, in processes of their own (CPU)")
+    add_nj(parser, "systems asked at once, in processes of their own (CPU)", default=1)
     parser.add_argument("--ngpu", type=int, default=0, help="1 to use a GPU")
     parser.add_argument("--redo", action="store_true", help="ask again what is answered")
     args = parser.parse_args(argv)

@@ -1,6 +1,6 @@
 """Decode sets with trained systems (stage 12): hypotheses and n-best lists in EXPDIR/PHASES/decode_SET."""
 
-from espnet_llmvq.cli.parser import experiment_parser
+from espnet_llmvq.cli.parser import add_nj, experiment_parser
 
 
 def main(argv=None):
@@ -8,7 +8,7 @@ def main(argv=None):
     parser.add_argument("--sets", default="", help="sets to decode; default: what the run scores")
     parser.add_argument("--batch_seconds", type=float, default=120.0, help="audio in a batch, padding included")
     parser.add_argument("--batch_size", type=int, default=64, help="most utterances in a batch")
-    parser.add_argument("--nj", type=int, default=1, help="systems decoded at once")
+    add_nj(parser, "systems decoded at once", default=1)
     parser.add_argument("--ngpu", type=int, default=0, help="1 to decode on a GPU")
     parser.add_argument("--redo", action="store_true", help="decode again what is decoded")
     args = parser.parse_args(argv)

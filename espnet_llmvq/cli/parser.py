@@ -18,6 +18,7 @@ class Parser(argparse.ArgumentParser):
     """ArgumentParser that takes ``--a-b`` for ``--a_b`` and names the nearest option on a typo."""
 
     also = ()  # options that belong elsewhere, for hints
+    gone = {}  # {option that is no more: what is instead}
 
     def __init__(self, *args, **kwargs):
         kwargs.setdefault("formatter_class", argparse.ArgumentDefaultsHelpFormatter)
@@ -44,7 +45,8 @@ class Parser(argparse.ArgumentParser):
         args, extra = self.parse_known_args(args, namespace)
         if extra:
             flags = [a.partition("=")[0] for a in extra if a.startswith("-")] or extra
-            hints = [f"{f}{nearest(f, [*self._option_string_actions, *self.also])}" for f in flags]
+            known = [*self._option_string_actions, *self.also]
+            hints = [f"{f} ({self.gone[f]})" if f in self.gone else f"{f}{nearest(f, known)}" for f in flags]
             self.error("unknown option: " + ", ".join(hints))
         return args
 
@@ -59,11 +61,6 @@ def positive(text):
 positive.__name__ = "positive number"  # argparse puts it into its message
 
 
-def jobs(text):
-    """Type of --nj: at least 1."""
-    return max(1, int(text))
-
-
 def experiment_parser(doc, systems=False):
     """The `Parser` of a command that works on a planned run, with `systems` on some of its systems."""
     parser = Parser(description=doc)
@@ -73,8 +70,8 @@ def experiment_parser(doc, systems=False):
     return parser
 
 
-def add_nj(parser, help="processes"):
-    parser.add_argument("--nj", type=jobs, default=2, help=help)
+def add_nj(parser, help="processes", default=2):
+    parser.add_argument("--nj", type=positive, default=default, help=help)
 
 
 def add_checks(parser):

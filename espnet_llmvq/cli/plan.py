@@ -5,6 +5,8 @@ The options are those of run.sh.
 
 from espnet_llmvq.cli.parser import Parser, add_options, options_of
 
+GONE = {"--conf_dir": "now --cards", "--bridge_stack": "now known from the phases"}
+
 
 def main(argv=None):
     from espnet_llmvq.experiment.options import Options
@@ -17,6 +19,7 @@ def main(argv=None):
     add_options(parser, Options)
     known, _ = parser.parse_known_args(argv)
     parser.also = [f"--{name}" for name in known.script_options.split()]
+    parser.gone = GONE
     args = parser.parse_args(argv)
     from espnet_llmvq.experiment.plan import make_plan
 

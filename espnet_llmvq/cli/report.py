@@ -13,7 +13,7 @@ from espnet_llmvq.report.report import ReportOptions
 def get_parser():
     parser = Parser(description=__doc__)
     parser.add_argument("--exp", help="directory with the plan of a run (experiment.json), which says all that follows")
-    parser.add_argument("--exp_dir", default="exp", help="directory of the experiment")
+    parser.add_argument("--exp_dir", help="directory of the experiment (exp if not given)")
     parser.add_argument("--results_dir", help="directory that `llmvq results` wrote to (EXP_DIR if not given)")
     parser.add_argument("--table", help="YAML file of systems and sets (docs/scoring.md), for utterances and audio")
     add_options(parser, ReportOptions)
@@ -21,7 +21,10 @@ def get_parser():
 
 
 def main(argv=None):
-    args = get_parser().parse_args(argv)
+    parser = get_parser()
+    args = parser.parse_args(argv)
+    if args.exp and (args.exp_dir or args.results_dir or args.table):
+        parser.error("--exp says where all is: leave out --exp_dir, --results_dir and --table")
     from espnet_llmvq.experiment.table import read_table
     from espnet_llmvq.report.report import write_report
 
@@ -33,8 +36,10 @@ def main(argv=None):
 
         experiment = read_experiment(args.exp)
         exp_dir, results_dir, table = experiment.options.expdir, experiment.results_dir, experiment.table()
-        options = replace(options, title=experiment.options.title)
+        if options.title == ReportOptions.title:
+            options = replace(options, title=experiment.options.title)
     else:
-        exp_dir, results_dir = args.exp_dir, args.results_dir or args.exp_dir
+        exp_dir = args.exp_dir or "exp"
+        results_dir = args.results_dir or exp_dir
         table = read_table(args.table) if args.table else None
     print(f"written: {write_report(exp_dir, results_dir, table, options)}")

@@ -27,6 +27,7 @@ def main(argv=None):
     args = get_parser().parse_args(argv)
     options = scoring_options(args)
     from espnet_llmvq.experiment.table import read_table
+    from espnet_llmvq.score.options import Statistics
     from espnet_llmvq.score.results import head
     from espnet_llmvq.score.scoring import score_all, write_results
 
@@ -35,8 +36,10 @@ def main(argv=None):
 
         experiment = read_experiment(args.exp)
         table, out_dir = experiment.table(), args.out_dir or experiment.results_dir
-        asked = {"resample": experiment.options.resample}
-        options = replace(options, prompt=experiment.options.prompt, statistics=replace(options.statistics, **asked))
+        statistics = options.statistics
+        if statistics.resample == Statistics.resample:
+            statistics = replace(statistics, resample=experiment.options.resample)
+        options = replace(options, prompt=experiment.options.prompt, statistics=statistics)
     else:
         table, out_dir = read_table(args.table), args.out_dir or "exp"
         words = sys.argv[1:] if argv is None else argv

@@ -1,6 +1,6 @@
 """Do the work of a stage of a recipe: what is not made, or was made otherwise, is made (stages 1 to 10)."""
 
-from espnet_llmvq.cli.parser import experiment_parser
+from espnet_llmvq.cli.parser import add_nj, experiment_parser
 
 # {name: (module of espnet_llmvq.stages, function, arguments it takes, help)}
 STAGES = {
@@ -24,7 +24,7 @@ def main(argv=None):
     parser = experiment_parser(__doc__)
     listed = "; ".join(f"{name}: {text}" for name, (*_, text) in STAGES.items())
     parser.add_argument("stage", choices=STAGES, metavar="STAGE", help=listed)
-    parser.add_argument("--nj", type=int, default=1, help="parallel jobs")
+    add_nj(parser, "parallel jobs", default=1)
     parser.add_argument("--threads", type=int, default=1, help="threads of one job")
     parser.add_argument("--ngpu", type=int, default=0, help="1 to use a GPU")
     args = parser.parse_args(argv)

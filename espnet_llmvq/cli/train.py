@@ -1,6 +1,6 @@
 """Train with ESPnet's trainer: the encoder (stage 7), or all phases of the systems (stage 11)."""
 
-from espnet_llmvq.cli.parser import experiment_parser
+from espnet_llmvq.cli.parser import add_nj, experiment_parser
 
 # Options of ESPnet's trainer by which the processes of several GPUs and machines find each other.
 DISTRIBUTED = (
@@ -12,7 +12,7 @@ DISTRIBUTED = (
 def main(argv=None):
     parser = experiment_parser(__doc__)
     parser.add_argument("--encoder", action="store_true", help="the speech encoder instead of the systems")
-    parser.add_argument("--nj", type=int, default=1, help="phases trained at once")
+    add_nj(parser, "phases trained at once", default=1)
     parser.add_argument("--threads", type=int, default=1, help="threads of each")
     parser.add_argument("--check", action="store_true", help="only check names and keys, read no data")
     parser.add_argument("--dry_run", action="store_true", help="check, and say what would be trained and how")

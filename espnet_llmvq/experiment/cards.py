@@ -24,12 +24,13 @@ from espnet_llmvq.base.errors import UserError, check_name, nearest
 SECTIONS = {"phases": "phase", "systems": "system", "mixtures": "mixture", "interleave": "form of interleaving"}
 FILE = "systems.yaml"
 NAME = re.compile(r"\w[\w.+-]*")  # part of paths, and one word of --systems
-# Names of other things where the first phase of a system has its directory, or a form its file of sequences.
+# Names of other things where the first phase of a system has its directory, a form its file or a system its row.
 TAKEN = {
     "phases": (
         "encoder", "encoder_stats", "tokenizer", "llm", "llm_alone", "perplexity", "align", "stats", "mixtures", "log",
         "analysis", "report", "packed",
     ),
+    "systems": ("llm",),  # the LLM alone, in tables of answers
     "interleave": ("asr", "text", "plain", "sequences"),
 }  # fmt: skip
 
@@ -122,6 +123,6 @@ def _check_new_name(section, name, where):
         hint = "; put quotes around it" if not isinstance(name, str) else ""
         raise UserError(f"{where}: a name has letters, digits, _ . + -, and begins with none of the last three{hint}")
     if name in TAKEN.get(section, ()) or (section == "phases" and re.fullmatch(r"seeds|seed\d+", name)):
-        raise UserError(f"{where}: this name is taken by a file or directory of each run; choose another")
+        raise UserError(f"{where}: this name is taken by a file, directory or row of each run; choose another")
     if section == "phases" and "-" in name:
         raise UserError(f"{where}: the name of a phase has no -, which joins phases in the names of directories")

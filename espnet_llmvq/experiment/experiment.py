@@ -13,10 +13,10 @@ from functools import cached_property
 
 from espnet_llmvq.base.config import from_mapping
 from espnet_llmvq.base.errors import UserError, check_name
-from espnet_llmvq.base.files import check_path, write_json
+from espnet_llmvq.base.files import write_json
 from espnet_llmvq.base.made import Made, accept_versions
 from espnet_llmvq.experiment.options import Options, pairs, unique, words
-from espnet_llmvq.experiment.table import Answers, EvalSet, ResultTable, System, run_commands
+from espnet_llmvq.experiment.table import METRICS, Answers, EvalSet, ResultTable, System, run_commands
 from espnet_llmvq.experiment.training import Training
 
 FILE = "experiment.json"
@@ -159,7 +159,7 @@ class Experiment:
     @property
     def caches_frames(self):
         """Whether encoder frames are cached: not those of an encoder whose layers are weighted in training."""
-        return self.options.cache_encoder and self.encoder.get("encoder_conf", {}).get("layer") != "weighted"
+        return self.options.cache_encoder and (self.encoder.get("encoder_conf") or {}).get("layer") != "weighted"
 
     @property
     def trains_llm(self):
@@ -284,6 +284,8 @@ def read_sets(options):
             raise UserError(
                 f"set {name!r}: a name has letters, digits and . _ + - only, and begins with one of the first"
             )
+        if name.endswith(".unfiltered") or (name == "lm" and name not in texts):
+            raise UserError(f"set {name!r}: this name is taken by a directory of each run; choose another")
     ours = [options.train_set, options.valid_set, *texts, *([TTS] if options.tts_text else [])]
     if options.speed_perturb_factors:
         ours.append(f"{options.train_set}_sp")
@@ -294,6 +296,11 @@ def read_sets(options):
     for where, given in more.items():
         for name, _ in given:
             check_name(f"set in --{where}", name, domains)
+    for _, name in more["set_metrics"]:
+        check_name("metric in --set_metrics", name, METRICS)
+    spoken = [options.train_set, options.valid_set, *domains, *([TTS] if options.tts_text else [])]
+    for name in words(options.align_sets, "align_sets"):
+        check_name("set in --align_sets", name, spoken)
     normalisers, lists = unique(more["set_normalisers"], "set_normalisers"), unique(more["word_lists"], "word_lists")
     return tuple(
         TestSet(
@@ -302,45 +309,3 @@ def read_sets(options):
         )
         for name, domain in domains.items()
     )  # fmt: skip
-
-
-def check_options(options):
-    """Raise UserError for options that contradict each other or name what cannot be."""
-    from espnet_llmvq.data.normalise import get_normaliser
-
-    if not words(options.systems, "systems"):
-        raise UserError("--systems is empty; call ./run.sh, which names them")
-    if options.pretrained_encoder and options.encoder_file:
-        raise UserError("give --pretrained_encoder or --encoder_file, not both")
-    if options.pretrained_layer and not options.pretrained_encoder:
-        raise UserError("--pretrained_layer is for --pretrained_encoder")
-    if options.question_examples and "mc" not in dict(pairs(options.questions, "questions")):
-        raise UserError("--question_examples is for multiple choice: --questions mc=FILE")
-    for kind, _ in pairs(options.questions, "questions"):
-        check_name("kind of --questions", kind, ("mc", "sqa"))
-    for name, value in (("num_beams", options.num_beams), ("vocab_size", options.vocab_size)):
-        if value < 1:
-            raise UserError(f"--{name} {value} must be 1 or more")
-    if options.mixture_positions < 0:
-        raise UserError(f"--mixture_positions {options.mixture_positions} must be 0 or more")
-    if not 0 <= options.min_duration < options.max_duration:
-        raise UserError(f"--min_duration {options.min_duration} must be 0 or more, and below --max_duration")
-    if options.context != "llm" and not (options.context.isdecimal() and int(options.context) > 0):
-        raise UserError(f"--context {options.context!r}: expected a number of positions, or llm")
-    if options.ctc_weight != "valid":
-        read_weight(options.ctc_weight, "--ctc_weight")
-    for name in (options.normaliser, *(value for _, value in pairs(options.set_normalisers, "set_normalisers"))):
-        get_normaliser(name)
-    if options.llm:
-        check_path(options.llm)
-
-
-def read_weight(text, where):
-    """A weight from 0 to 1. Raises UserError."""
-    try:
-        weight = float(text)
-    except ValueError:
-        weight = -1.0
-    if not 0 <= weight <= 1:
-        raise UserError(f"{where} {text!r}: expected a number from 0 to 1")
-    return weight

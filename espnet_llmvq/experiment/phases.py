@@ -39,15 +39,15 @@ def with_pretrained(config, path, layer, where):
     from espnet_llmvq.speech.pretrained import settings
 
     given = settings(path, None if layer is None else yaml.safe_load(layer))
-    conf = {**config.get("encoder_conf", {}), **given.pop("encoder_conf")}
-    written = {**config.get("encoder_conf", {}), **config}
+    conf = {**(config.get("encoder_conf") or {}), **given.pop("encoder_conf")}
+    written = {**(config.get("encoder_conf") or {}), **config}
     for key, value in {**given, **conf}.items():
         if key in written and written[key] != value:
             raise UserError(
                 f"{where}: {key} is {written[key]!r}, but with the pretrained encoder {path} it is {value!r}; "
                 "leave it out"
             )
-    model, start = config.get("model_conf", {}), config.get("aligned_start_conf", {})
+    model, start = config.get("model_conf") or {}, config.get("aligned_start_conf") or {}
     needs = {key: model.get(key) for key in ("ctc_weight", "drop_blank", "merge_runs")}
     needs["aligned_start_conf.targets"] = start.get("targets", "transcript") == "ctc_head"
     for key, value in needs.items():

@@ -8,7 +8,8 @@ from espnet_llmvq.base.config import read_config, read_overrides
 from espnet_llmvq.base.errors import UserError, check_name
 from espnet_llmvq.base.made import plain
 from espnet_llmvq.experiment.cards import read_cards
-from espnet_llmvq.experiment.experiment import TTS, Experiment, check_options, read_sets
+from espnet_llmvq.experiment.checks import check_config, check_hypotheses, check_options
+from espnet_llmvq.experiment.experiment import TTS, Experiment, read_sets
 from espnet_llmvq.experiment.options import pairs, unique, words
 from espnet_llmvq.experiment.phases import CRITERION, bridge_stack, split_batches, with_pretrained, with_schedule
 from espnet_llmvq.experiment.systems import FORMS, is_group, read_interleaving, read_mixture, read_phases, read_systems
@@ -31,7 +32,8 @@ def smoke_options(options):
     home = options.datadir.removesuffix(SMOKE)
 
     def moved(path):
-        return options.datadir + path.removeprefix(home) if path.startswith(f"{home}/") else path
+        plain_path = os.path.normpath(path)
+        return options.datadir + plain_path.removeprefix(home) if plain_path.startswith(f"{home}/") else path
 
     changed = {name: shlex.join(map(moved, words(getattr(options, name), name))) for name in SMOKE_PATHS}
     for name in SMOKE_PAIRS:
@@ -45,6 +47,8 @@ def smoke_options(options):
 
 def make_plan(options):
     """The `Experiment` of `Options`. Raises UserError for whatever cannot be, before anything costs time."""
+    homes = {name: os.path.normpath(getattr(options, name)) for name in ("datadir", "dumpdir", "expdir")}
+    options = replace(options, **homes)
     if options.smoke:
         options = smoke_options(options)
     check_options(options)
@@ -63,6 +67,7 @@ def make_plan(options):
         systems = without
         if not systems:
             raise UserError("no system is left: a pretrained encoder has no CTC head")
+    check_hypotheses(systems, [options.valid_set, *(s.name for s in sets)])
     if options.baseline:
         check_name("baseline", options.baseline, [n for n in cards.names("systems") if not is_group(cards, n)])
     # A run of fewer systems than run.sh names may lack its baseline.
@@ -94,13 +99,17 @@ def read_mixtures(cards, phases, options):
 def read_trainings(phases, options):
     """The `Training`s of phases, before them that of the encoder, overrides laid over their configs."""
     overrides = read_overrides(words(options.train_overrides, "train_overrides"))
+    check_config(overrides, "--train_overrides")
     found = []
     if not (options.pretrained_encoder or options.encoder_file):
         path = options.encoder_config
-        config = finished({**read_config(path), **overrides}, options, path)
+        config = {**read_config(path), **overrides}
+        check_config(config, path)
+        config = finished(config, options, path)
         found.append(Training("encoder", path, config, is_encoder=True))
     for phase in phases:
         config = {**phase.config, **overrides}
+        check_config(config, phase.where)
         if options.pretrained_encoder:
             layer = options.pretrained_layer or None
             config = with_pretrained(config, options.pretrained_encoder, layer, phase.where)

@@ -17,6 +17,8 @@ from espnet_llmvq.base.config import from_mapping, read_yaml
 from espnet_llmvq.base.errors import UserError, check_name
 from espnet_llmvq.data.normalise import NORMALISERS
 
+METRICS = ("wer", "cer", "ter", "bleu", "chrf")  # that may be asked for
+
 
 @dataclass(frozen=True)
 class EvalSet:

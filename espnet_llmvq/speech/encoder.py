@@ -54,9 +54,9 @@ class SpeechEncoder(torch.nn.Module):
         super().__init__()
         self.frontend, self.normalize, self.specaug, self.encoder = frontend, normalize, specaug, encoder
         self.rate, self.frame_stack = FrameRate(config), config.get("frame_stack", 1)
-        self.centered = config.get("frontend_conf", {}).get("center", True)
+        self.centered = (config.get("frontend_conf") or {}).get("center", True)
         # Encoder input frames (after stacking) per encoder frame.
-        self.stride = math.prod(stride for _, stride in subsampling(config.get("encoder_conf", {})))
+        self.stride = math.prod(stride for _, stride in subsampling(config.get("encoder_conf") or {}))
         # ESPnet's first relative positions, `rel_pos_type: legacy`, shift with the width of the batch.
         self._width_matters = any(isinstance(m, LegacyRelPositionMultiHeadedAttention) for m in encoder.modules())
 

@@ -80,12 +80,12 @@ class FrameRate:
     """
 
     def __init__(self, config):
-        name, conf = config.get("encoder", "conformer"), config.get("encoder_conf", {})
+        name, conf = config.get("encoder", "conformer"), config.get("encoder_conf") or {}
         self.more_than = 0
         if name in PRETRAINED:
             self.windows = PRETRAINED[name](*described_as(name, conf.get("path")))
         else:
-            frontend, stack = config.get("frontend_conf", {}), config.get("frame_stack", 1)
+            frontend, stack = config.get("frontend_conf") or {}, config.get("frame_stack", 1)
             size, hop = frontend.get("n_fft", 512), frontend.get("hop_length", HOP_LENGTH)
             if frontend.get("center", True):
                 # The ends are reflected, which takes more than half a window of samples.

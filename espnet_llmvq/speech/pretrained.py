@@ -29,7 +29,7 @@ def frames_are_trained(config, encoder_file):
 
     config: dict. With an encoder_file the weights of the layers are those of its training, and frozen.
     """
-    weighted = config.get("encoder") in PRETRAINED and config.get("encoder_conf", {}).get("layer") == WEIGHTED
+    weighted = config.get("encoder") in PRETRAINED and (config.get("encoder_conf") or {}).get("layer") == WEIGHTED
     return bool(config.get("train_encoder")) or (weighted and not encoder_file)
 
 

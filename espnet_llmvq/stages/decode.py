@@ -5,7 +5,7 @@ from dataclasses import asdict
 
 from espnet_llmvq.base.errors import UserError, check_name
 from espnet_llmvq.base.made import Made
-from espnet_llmvq.experiment.experiment import read_weight
+from espnet_llmvq.experiment.checks import read_weight
 from espnet_llmvq.experiment.options import words
 from espnet_llmvq.stages.encoder import encoder_input, frames_read
 from espnet_llmvq.stages.report import elsewhere, local, tools, up_to_date

@@ -144,7 +144,7 @@ def check_kept_rows(experiment, configs):
     from espnet_llmvq.bridge.bridge import check_top_k
     from espnet_llmvq.llm.directory import table_rows
 
-    kept = {where: config.get("bridge_conf", {}).get("top_k") for where, config in configs.items()}
+    kept = {where: (config.get("bridge_conf") or {}).get("top_k") for where, config in configs.items()}
     kept = {where: top_k for where, top_k in kept.items() if top_k is not None}
     rows = experiment.options.vocab_size if experiment.trains_llm else table_rows(experiment.llm) if kept else None
     for where, top_k in kept.items():

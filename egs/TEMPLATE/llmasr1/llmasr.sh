@@ -44,6 +44,7 @@ cmd_sh=${MAIN_ROOT}/egs/TEMPLATE/llmasr1/cmd.sh
 # shellcheck source=cmd.sh
 . "${cmd_sh}"
 
+datadir=${datadir%/} dumpdir=${dumpdir%/} expdir=${expdir%/}
 if ${smoke}; then
     read -ra words <<<"${smoke_opts}"
     set -- ${words[@]+"${words[@]}"}
@@ -118,6 +119,7 @@ turn() {
     [ $# -eq 1 ] || log "Stage $1: $2"
 }
 
+[[ ${nj} =~ ^[1-9][0-9]*$ ]] || die "--nj ${nj}: give a whole number of 1 or more"
 for number in stage stop_stage ${skip_stages:+skip_stages}; do
     for value in ${!number}; do
         if ! [[ ${value} =~ ^[0-9]+$ ]] || [ "${value}" -lt 1 ] || [ "${value}" -gt 17 ]; then
