@@ -152,7 +152,11 @@ def test_sources_of_mixtures_are_made(recipe, tmp_path):
     records = {name: json.loads(Path(f"exp/mixtures/{name}.jsonl.made.json").read_text()) for name in ("mixed", "both")}
     assert [record["options"] for record in records.values()] == [
         {"shares": [["train_asr", 2], ["train_word", 1]], "positions": 900, "seed": 1},
-        {"shares": [["train_asr", 1], ["tts_text", 0.5], ["domain_text", 1], ["tts_asr", 1]], "positions": 900, "seed": 1},
+        {
+            "shares": [["train_asr", 1], ["tts_text", 0.5], ["domain_text", 1], ["tts_asr", 1]],
+            "positions": 900,
+            "seed": 1,
+        },
     ]
     for name, file in (("train_word", "dump/train/word.jsonl"), ("domain_text", "dump/domain/plain.jsonl"),
                        ("tts_asr", "dump/tts/sequences.jsonl"), ("tts_text", "dump/tts/plain.jsonl")):  # fmt: skip
