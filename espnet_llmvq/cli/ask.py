@@ -32,7 +32,7 @@ def main(argv=None):
     experiment = read_experiment(args.exp)
     asked = [(args.kind, args.questions)] if args.questions else pairs(experiment.options.questions, "questions")
     if not asked:
-        print("no questions are named (--questions KIND=FILE of run.sh), nothing to do")
+        print("no questions are named (--questions KIND=FILE of run.sh)")
     for kind, path in asked:
         if args.kind not in (None, kind):
             continue
