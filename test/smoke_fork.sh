@@ -16,12 +16,12 @@ import random
 from pathlib import Path
 
 from espnet_llmvq.data.datadir import DataDir
-from espnet_llmvq.data.espeak import synthesise
+from espnet_llmvq.data.synthesise import synthesise
 
 rng = random.Random(1)
 words = "please open close the door window red green blue one two three four five now and then".split()
 utterances = [(f"{i:03d}", " ".join(rng.choices(words, k=rng.randint(2, 6)))) for i in range(70)]
-synthesise(utterances, ["en-us", "en-gb+m3"], Path("spoken"), 1, 1)
+synthesise(utterances, Path("spoken"), voices=["en-us", "en-gb+m3"], seed=1, nj=1)
 data = DataDir.load("spoken")
 os.makedirs("recordings/wavs")
 with open("recordings/metadata.csv", "w", newline="") as f:

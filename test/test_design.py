@@ -1,8 +1,11 @@
 """The rooms of the package: docs/design.md draws which imports which, and the code must agree."""
 
 import ast
+import importlib
 import re
 from pathlib import Path
+
+import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "espnet_llmvq"
@@ -67,3 +70,20 @@ def test_one_room_alone_knows_espnets_task_and_trainer():
         if module.startswith(("espnet2.tasks", "espnet2.train.trainer", "espnet2.bin")) and room != "espnet"
     ]
     assert strangers == []
+
+
+# ruff does not look into these.
+IMPORTING = [
+    path for pattern in ("egs/**/*.sh", "test/*.sh", "tools/*.sh", "docs/*.md", "*.md") for path in ROOT.glob(pattern)
+    if not path.is_symlink() and "from espnet_llmvq" in path.read_text(encoding="utf-8")
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("path", IMPORTING, ids=lambda path: str(path.relative_to(ROOT)))
+def test_what_scripts_and_documents_import_is_there(path):
+    for line in path.read_text(encoding="utf-8").splitlines():
+        if found := re.match(r"\s*from (espnet_llmvq[\w.]*) import ([\w, ]+)$", line):
+            module = importlib.import_module(found[1])
+            for name in found[2].split(","):
+                word = name.split()[0]
+                assert hasattr(module, word) or importlib.import_module(f"{found[1]}.{word}"), line
