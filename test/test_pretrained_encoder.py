@@ -234,6 +234,10 @@ def test_errors_tell_what_to_do(models, tmp_path):
     (tmp_path / "bare" / "config.json").write_text('{"model_type": "wavlm"}')
     with pytest.raises(UserError, match="has no preprocessor_config.json"):
         described(str(tmp_path / "bare"))
+    damaged = standins.wavlm(tmp_path / "damaged")
+    (tmp_path / "damaged" / "config.json").write_text('{"model_type": ')
+    with pytest.raises(UserError, match="damaged: cannot be read .*; if damaged, download it again"):
+        described(str(damaged))
 
 
 PRETRAINED_KEYS = {"frontend": None, "normalize": None, "specaug": None, "frame_stack": 1, "ctc": False}

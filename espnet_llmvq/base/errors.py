@@ -49,6 +49,10 @@ def exit_with(err):
     sys.exit(1)
 
 
+# Remedy for what comes from a hub.
+DOWNLOAD = "download it again; else see if there is a network and a model of that name, or give a local directory"
+
+
 @contextlib.contextmanager
 def reading(path, remedy):
     """In a `with` that reads a file that was made here: turn what a damaged one causes into a UserError.

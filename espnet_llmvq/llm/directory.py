@@ -3,14 +3,11 @@
 import json
 import os
 
-from espnet_llmvq.base.errors import UserError, reading
+from espnet_llmvq.base.errors import DOWNLOAD, UserError, reading
 from espnet_llmvq.base.files import check_path
 
 BLANK_TOKEN = "<blank>"
-REMEDIES = {
-    True: "remove it and make it again (stages 5 and 6), or download it again",
-    False: "download it again; else see if there is a network and a model of that name, or give a local directory",
-}
+REMEDIES = {True: "remove it and make it again (stages 5 and 6), or download it again", False: DOWNLOAD}
 
 
 def load_tokenizer(path):
