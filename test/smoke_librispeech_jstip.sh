@@ -58,4 +58,8 @@ for file in RESULTS.md report/report.html analysis/ANALYSIS.md align/train.ctm a
     [ -s "exp_smoke/${file}" ] || fail "exp_smoke/${file} is missing or empty"
 done
 grep -q "arXiv 2607.01733" exp_smoke/RESULTS.md || fail "the published figures are not in RESULTS.md"
+
+note "every change of an option or a config is seen"
+python3 "${root}/test/changes.py" exp_smoke "${root}/docs/recipes.md"
+
 note "passed"

@@ -302,7 +302,7 @@ def write_mixture(out, shape, sources, positions=None, seed=1):
     from espnet_llmvq.sequence.sequence import build_index
 
     inputs = {s.name: s.path for s in sources} | {f"{s.name}: positions": s.shape for s in sources}
-    # The order of sources counts: the first is given once, and draws come in it.
+    # Pairs, as the order of sources counts: the first sets how many positions there are.
     shares = [(s.name, s.share) for s in sources]
     made = Made(out, inputs, shares=shares, positions=positions, seed=seed)
     if up_to_date(made):
