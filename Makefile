@@ -3,14 +3,15 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .ONESHELL:
-.PHONY: help env recipe test lint unit smoke bench clean
+.PHONY: help env recipe test lint unit oldest smoke bench clean
 
 help:
 	@cat <<-'END'
 	make recipe  make the environment if missing, then run egs/mini_tts/llmasr1
-	make test    make the environment if missing, then lint, unit and smoke
+	make test    make the environment if missing, then lint, unit, oldest and smoke
 	make lint    ruff (errors and format) on the Python files, shellcheck on the shell scripts
 	make unit    pytest
+	make oldest  the tests of pretrained models with the oldest transformers that setup.py allows
 	make smoke   every stage of the recipe template on a tiny corpus, of a fork, and of LibriSpeech's recipes on stand-ins
 	make bench   run bench/*.py, results as JSON in bench/out
 	make env     make the environment only (see tools/Makefile)
@@ -25,13 +26,13 @@ recipe: env
 	cd egs/mini_tts/llmasr1
 	./run.sh
 
-test: lint unit smoke
+test: lint unit oldest smoke
 
 lint: env
 	@. tools/activate_env.sh
 	python -m ruff check .
 	python -m ruff format --check .
-	find . \( -name .git -o -name venv -o -name data -o -name dump -o -name exp -o -name downloads \) -type d -prune \
+	find . \( -name .git -o -name venv -o -name oldest -o -name data -o -name dump -o -name exp -o -name downloads \) -type d -prune \
 	    -o -type f \( -name '*.sh' -o -path './.ci/*' \) -print0 \
 	    | xargs -0 --no-run-if-empty shellcheck --shell=bash --external-sources --source-path=SCRIPTDIR --severity=warning
 	echo "lint: nothing found"
@@ -39,6 +40,13 @@ lint: env
 unit: env
 	@. tools/activate_env.sh
 	python -m pytest
+
+oldest: env
+	@. tools/activate_env.sh
+	$(MAKE) --no-print-directory -C tools oldest
+	export PYTHONPATH=$(CURDIR)/tools/oldest
+	python -c 'import transformers; print("transformers", transformers.__version__)'
+	python -m pytest -q test/test_families.py test/test_pretrained_llm.py test/test_pretrained_encoder.py
 
 smoke: env
 	@. tools/activate_env.sh
@@ -61,4 +69,4 @@ bench: env
 
 clean:
 	@rm -rf build dist bench/out .pytest_cache .ruff_cache *.egg-info
-	find . \( -name .git -o -name venv \) -type d -prune -o -type d -name __pycache__ -print0 | xargs -0 rm -rf
+	find . \( -name .git -o -name venv -o -name oldest \) -type d -prune -o -type d -name __pycache__ -print0 | xargs -0 rm -rf

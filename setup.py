@@ -35,7 +35,7 @@ EXTRAS_REQUIRE = {
         "espnet==202511",
         "sentencepiece==0.2.0",
         "setuptools>=68,<74",
-        "transformers>=5,<6",
+        "transformers>=5.20.0,<6",
         "peft>=0.18,<1",
         "safetensors>=0.6,<1",
         "huggingface_hub>=1,<3",

@@ -124,7 +124,7 @@ def llama(path, hidden=32, layers=2, vocab=400, words=WORDS, **changes):
     words: what the tokenizer is trained on. Of others each letter is a token, too many for CTC on short audio.
     """
     import torch
-    from tokenizers import Tokenizer, decoders, models, normalizers, trainers
+    from tokenizers import Tokenizer, decoders, models, normalizers, processors, trainers
     from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
     special = ["<unk>", "<s>", "</s>"]
@@ -145,6 +145,7 @@ def llama(path, hidden=32, layers=2, vocab=400, words=WORDS, **changes):
     tokenizer = Tokenizer(models.BPE(base.get_vocab(), merges, unk_token="<unk>", fuse_unk=True, byte_fallback=True))
     tokenizer.normalizer, tokenizer.decoder = base.normalizer, base.decoder
     tokenizer.add_special_tokens(special)
+    tokenizer.post_processor = processors.TemplateProcessing("<s> $A", "<s> $A <s> $B", [("<s>", 1)])
     PreTrainedTokenizerFast(
         tokenizer_object=tokenizer, unk_token="<unk>", bos_token="<s>", eos_token="</s>",
         clean_up_tokenization_spaces=False, chat_template=LLAMA_CHAT,

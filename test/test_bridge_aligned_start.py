@@ -47,6 +47,18 @@ def test_transcript_is_the_sum_over_all_paths(blank):
     assert float(loss.detach()) == pytest.approx(-math.log(total), rel=1e-5)
 
 
+def test_autocast_rounds_neither_cosines_nor_gradient():
+    """At temperature 0.05, what bfloat16 leaves of a cosine is some nats of a logit."""
+    torch.manual_seed(4)
+    start, z, grads = AlignedStart(table(50), 0.05, 3), torch.randn(2, 6, WIDTH, requires_grad=True), []
+    for autocast in (False, True):
+        with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+            loss = start(z, torch.tensor([6, 5]), torch.tensor([[0, 5, 7], [1, 1, 0]]), torch.tensor([3, 2]))
+        grads.append(torch.autograd.grad(loss, z)[0])
+    assert grads[0].abs().max() > 0.1
+    torch.testing.assert_close(grads[1], grads[0], rtol=1e-6, atol=1e-6)
+
+
 @pytest.mark.parametrize("blank,head_rows,head_blank", [(3, 6, 3), (None, 7, 6), (None, 5, 4)])
 def test_cross_entropy_with_a_ctc_head(blank, head_rows, head_blank):
     """Also of a head with a blank after its tokens, and of fewer tokens than the table has rows."""

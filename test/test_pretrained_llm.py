@@ -149,6 +149,53 @@ def test_chat_prompt_errors(models, llm_dir):
         resolved(CHAT, load_tokenizer(llm_dir))
 
 
+def ids_of(tokenizer, *spans):
+    """Tokens of a sequence, checked against the count of its positions."""
+    from espnet_llmvq.model.batch import SequenceArrays
+    from espnet_llmvq.model.positions import Positions
+    from espnet_llmvq.sequence.sequence import Sequence
+
+    sequence = Sequence("u", spans)
+    arrays = SequenceArrays(tokenizer)(sequence)
+    assert len(arrays["tokens"]) == Positions(tokenizer, {}, 1)(sequence) <= Positions(None, {}).upper_bound(sequence)
+    assert [t for t, wanted in zip(arrays["tokens"], arrays["labels"]) if wanted != IGNORE] == [
+        wanted for wanted in arrays["labels"] if wanted != IGNORE
+    ]
+    return arrays["tokens"].tolist()
+
+
+def test_the_begin_token_stands_once_where_the_tokenizer_puts_one(models):
+    """As in what the tokenizer makes of the whole text."""
+    qwen, llama = (load_tokenizer(models[name]) for name in FAMILIES)
+    learnt = Span(text=" good", loss=True)
+    whole = llama.encode("USER: hello good")
+    assert whole[0] == llama.bos_token_id and whole.count(llama.bos_token_id) == 1
+    for said in ("USER: hello", "<s>USER: hello"):
+        assert ids_of(llama, Span(text=said), learnt) == whole
+    assert ids_of(llama, Span(text="<s>", special=True), Span(text="USER: hello"), learnt) == whole
+    assert ids_of(llama, Span(text="{no_begin}USER: hello"), learnt) == whole[1:]
+    assert ids_of(llama, Span(text="USER: hello good", loss=True)) == whole
+    # The name in data is text, and there is nothing to put it in front of for Qwen.
+    assert ids_of(llama, Span(text="<s> good", loss=True)).count(llama.bos_token_id) == 1
+    assert ids_of(qwen, Span(text="USER: hello"), learnt) == qwen.encode("USER: hello good")
+    assert ids_of(qwen, Span(text="{no_begin}USER: hello"), learnt) == qwen.encode("USER: hello good")
+
+
+def test_the_begin_token_of_a_chat_prompt(models):
+    qwen, llama = (load_tokenizer(models[name]) for name in FAMILIES)
+    plain = resolved(CHAT, llama)
+    assert resolved("<s>" + CHAT, llama) == resolved("<s> " + CHAT, llama) == "<s>" + plain
+    assert resolved("{no_begin}" + CHAT, llama) == "{no_begin}" + plain
+    with_begin = load_tokenizer(models["llama"])
+    with_begin.chat_template = "{{ bos_token }}" + with_begin.chat_template  # as those of Gemma and Llama 3
+    assert resolved(CHAT, with_begin) == resolved("<s>" + CHAT, with_begin) == "<s>" + plain
+    assert resolved("{no_begin}" + CHAT, with_begin) == "{no_begin}" + plain
+    for mark in ("<s>", "<bos>", "<|user|>", "<start_of_turn>"):
+        with pytest.raises(UserError, match="is no token of the LLM's tokenizer, which has .*<.im_end"):
+            resolved(f"{mark}USER: {{speech}} {{text}}", qwen)
+    assert resolved("<noise> {speech} <3 {text}", qwen) == "<noise> {speech} <3 {text}"
+
+
 def test_line_breaks_of_a_prompt_stay():
     assert parse("Q: {speech}\nA:\n{text}") == [("text", "Q:"), ("speech",), ("text", "\nA:\n"), ("transcript",)]
 

@@ -57,7 +57,9 @@ def text_means(model, tokenizer, texts):
     """(U, D) mean embedding of the tokens of each text, in the LLM's own table."""
     import torch
 
-    table = model.llm.get_input_embeddings().weight
+    from espnet_llmvq.llm.ends import token_inputs
+
+    table = token_inputs(model.llm)
     rows = []
     for text in texts:
         ids = tokenizer.encode(text, add_special_tokens=False)

@@ -41,9 +41,11 @@ def describe(model, tokenizer, found, i):
     """
     import torch
 
+    from espnet_llmvq.llm.ends import token_inputs
+
     at = found.steps_of(i)
     with torch.inference_mode():
-        table = model.llm.get_input_embeddings().weight
+        table = token_inputs(model.llm)
         rows, cosines, weights = nearest(model.bridge, table, found.z[at], found.out[at])
     weights = [[None] * rows.shape[1]] * len(rows) if weights is None else weights.tolist()
     tokens = [

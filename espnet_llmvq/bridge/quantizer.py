@@ -13,8 +13,9 @@ from espnet_llmvq.bridge.soft_vq import nearest_rows, soft_vq_kept
 
 
 def cosine(z, codebook):
-    """Cosine similarity of every z (N, D) with every row (V, D): (N, V)."""
-    return F.normalize(z, dim=-1) @ F.normalize(codebook, dim=-1).T
+    """Cosine similarity of every z (N, D) with every row (V, D): (N, V) float32, under autocast too."""
+    with torch.autocast(z.device.type, enabled=False):
+        return F.normalize(z.float(), dim=-1) @ F.normalize(codebook.float(), dim=-1).T
 
 
 def hard_quantize(z, codebook, chunk=0, permutation=None):

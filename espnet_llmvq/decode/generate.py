@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import torch
 
 from espnet_llmvq.decode.prompt_cache import for_beams, read_prompts
+from espnet_llmvq.llm.ends import logits_of
 from espnet_llmvq.model.losses import SPEECH, assemble
 
 
@@ -108,7 +109,7 @@ def log_probability(model, prompts, texts, end=True):
         ).last_hidden_state
         found = []
         for row, i in zip(ids, which):
-            logits = model.llm.get_output_embeddings()(hidden[i, : len(row)])
+            logits = logits_of(model.llm, hidden[i, : len(row)])
             found.append(float(logits.double().log_softmax(-1).gather(1, row[:, None]).sum()))
         scores.append(found)
     return scores

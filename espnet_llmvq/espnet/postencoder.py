@@ -7,6 +7,7 @@ from espnet2.asr.postencoder.abs_postencoder import AbsPostEncoder
 from espnet_llmvq.base.errors import UserError, check_name
 from espnet_llmvq.bridge.bridge import BRIDGES
 from espnet_llmvq.llm.directory import load_llm
+from espnet_llmvq.llm.ends import token_inputs
 from espnet_llmvq.model.build import signature_keys
 
 
@@ -37,7 +38,7 @@ class BridgePostEncoder(AbsPostEncoder):
 
     def load_table(self):
         """(V, D) the LLM's input embeddings."""
-        return load_llm(self.model_name_or_path).get_input_embeddings().weight.detach()
+        return token_inputs(load_llm(self.model_name_or_path)).detach()
 
     def forward(self, input, input_lengths):
         """(B, T, input_size), (B,) -> ((B, S, D), (B,)). Padding is zero and does not influence the rest."""

@@ -8,7 +8,7 @@ import torch
 from espnet_llmvq.base.errors import UserError
 from espnet_llmvq.data.audio import SAMPLE_RATE, AudioError, read_audio
 from espnet_llmvq.model.losses import IGNORE, PAD, SPEECH
-from espnet_llmvq.model.positions import at_start, encode_text
+from espnet_llmvq.model.positions import at_start, begin_ids, encode_text
 from espnet_llmvq.speech.spans import WHOLE
 
 
@@ -105,7 +105,8 @@ class SequenceArrays:
 
     def __call__(self, sequence, samples=None):
         """The arrays of a sequence. samples: of each speech span, (S,) float32 at 16 kHz; None: read from its file."""
-        tokens, labels = [], []
+        tokens = begin_ids(self.tokenizer, sequence.spans)
+        labels = [IGNORE] * len(tokens)
         for span, first in zip(sequence.spans, at_start(sequence.spans)):
             ids = [SPEECH] if span.is_speech else encode_text(self.tokenizer, span, self.eos_id, first)
             tokens += ids

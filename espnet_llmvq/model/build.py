@@ -24,6 +24,7 @@ from espnet_llmvq.base.errors import UserError, check_name, reading
 from espnet_llmvq.base.precision import fast_bfloat16
 from espnet_llmvq.bridge.bridge import BRIDGES
 from espnet_llmvq.llm.directory import BLANK_TOKEN, load_llm, load_tokenizer, tokenizer_or_config
+from espnet_llmvq.llm.ends import check_ends, token_inputs
 from espnet_llmvq.llm.packing import needs_gpu
 from espnet_llmvq.model.alignment import AlignedStart
 from espnet_llmvq.model.checkpoint import PRETRAINED, load_encoder, load_previous, load_weights
@@ -183,7 +184,8 @@ def build(config, weights=True):
     with contextlib.nullcontext() if weights else torch.device("meta"):
         model = _assembled(config, weights)
     if weights:
-        if model.packing and not needs_gpu(model.llm):
+        if model.llm is not None and not needs_gpu(model.llm):
+            check_ends(model.llm)
             model.check_packing()
         if config["encoder_file"]:
             load_encoder(model, config["encoder_file"])
@@ -203,7 +205,7 @@ def _assembled(config, weights):
     llm = bridge = start = None
     if conf["llm_weight"] or conf["start_weight"]:
         llm = load_llm(config["llm"], weights=weights, **config["llm_conf"])
-        table = llm.get_input_embeddings().weight
+        table = token_inputs(llm)
         bridge = BRIDGES[config["bridge"]](speech_encoder.output_size(), table, **config["bridge_conf"])
         if conf["start_weight"]:
             start = AlignedStart(table, blank=blank, **config["aligned_start_conf"])

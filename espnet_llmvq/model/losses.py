@@ -9,6 +9,7 @@ import torch.nn.functional as F
 
 from espnet_llmvq.base.errors import UserError
 from espnet_llmvq.llm.directory import context
+from espnet_llmvq.llm.ends import logits_of
 from espnet_llmvq.llm.packing import pack
 
 SPEECH, PAD = -1, -2  # in tokens; ids are 0 and more
@@ -66,7 +67,7 @@ def next_token_loss(llm, inputs, labels, packing=None):
     targets = labels[:, 1:]
     chosen = targets != IGNORE
     # Logits of labelled positions only: a row of them is the size of the vocabulary.
-    logits = llm.get_output_embeddings()(hidden[:, :-1][chosen]).float()
+    logits = logits_of(llm, hidden[:, :-1][chosen]).float()
     loss = F.cross_entropy(logits, targets[chosen], reduction="sum")
     accuracy = (logits.detach().argmax(-1) == targets[chosen]).float().mean()
     return loss, int(chosen.sum()), accuracy

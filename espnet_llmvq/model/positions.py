@@ -3,6 +3,7 @@
 import functools
 
 from espnet_llmvq.base.errors import UserError
+from espnet_llmvq.sequence.prompt import NO_BEGIN
 from espnet_llmvq.speech.frame_rate import FrameRate
 
 
@@ -18,14 +19,36 @@ def puts_space_first(tokenizer):
     return "missing" if spaced == plain else None
 
 
+@functools.lru_cache
+def begin_token(tokenizer):
+    """(id, name) of the token that a tokenizer puts in front of plain text, as those of Llama and Gemma do; or None."""
+    plain, whole = tokenizer.encode("a", add_special_tokens=False), tokenizer.encode("a")
+    if len(whole) <= len(plain) or whole[: len(plain)] == plain or whole[0] not in tokenizer.all_special_ids:
+        return None
+    return whole[0], tokenizer.convert_ids_to_tokens(whole[0])
+
+
+def begin_ids(tokenizer, spans):
+    """Ids in front of the first span: the begin token of such a tokenizer, once, or none where the prompt wants none.
+
+    An LLM that was trained with it reads texts without it badly.
+    """
+    begin, first = begin_token(tokenizer), spans[0] if spans else None
+    if begin is None or (first and first.text and not first.loss and first.text.startswith((begin[1], NO_BEGIN))):
+        return []
+    return [begin[0]]
+
+
 def encode_text(tokenizer, span, eos_id, first=False):
     """Token ids of a text span, with the end token where it asks for one.
 
-    first: neither speech nor text stands before it. The name of a special token is that token in a prompt; a text
-    with loss is data, where it is plain text, or a UserError if the tokenizer can't but make the token of it. Also
-    for a special span whose text is not one token.
+    first: neither speech nor text stands before it; NO_BEGIN is dropped there. The name of a special token is that
+    token in a prompt; a text with loss is data, where it is plain text, or a UserError if the tokenizer can't but make
+    the token of it. Also for a special span whose text is not one token.
     """
     text, before, plain, rule = span.text, [], span.loss and not span.special, puts_space_first(tokenizer)
+    if first and not span.loss:
+        text = text.removeprefix(NO_BEGIN)
     if rule and not text.startswith(" ") and not (first or span.special):
         # A line break keeps the space away, and joins with nothing; if there is a token for it.
         line_break = tokenizer.encode("\n", add_special_tokens=False)
@@ -76,15 +99,18 @@ class Positions:
     def upper_bound(self, sequence):
         """No fewer positions than a sequence has, without the tokenizer: of ASCII a token is a character or more.
 
-        One more for the space that some put in front, one for the end token. None for other texts.
+        One more for the space that some put in front, one for the end token, and one for a begin token. None for other
+        texts.
         """
         texts = [span.text for span in sequence.spans if not span.is_speech]
         if not all(map(str.isascii, texts)):
             return None
-        return sum(len(text) + 2 for text in texts) + sum(map(self.span, filter(lambda s: s.is_speech, sequence.spans)))
+        speech = sum(map(self.span, filter(lambda s: s.is_speech, sequence.spans)))
+        return 1 + sum(len(text) + 2 for text in texts) + speech
 
     def __call__(self, sequence):
         try:
-            return sum(self.span(span, first) for span, first in zip(sequence.spans, at_start(sequence.spans)))
+            begin, spans = begin_ids(self.tokenizer, sequence.spans), zip(sequence.spans, at_start(sequence.spans))
+            return len(begin) + sum(self.span(span, first) for span, first in spans)
         except UserError as err:
             raise UserError(f"{sequence.id}: {err}") from None

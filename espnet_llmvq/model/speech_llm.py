@@ -8,6 +8,7 @@ from espnet2.train.abs_espnet_model import AbsESPnetModel
 
 from espnet_llmvq.base.errors import UserError, check_name
 from espnet_llmvq.bridge.diagnostics import drift
+from espnet_llmvq.llm.ends import token_inputs
 from espnet_llmvq.llm.packing import check_no_leak, packed_length
 from espnet_llmvq.model.checkpoint import PartialCheckpoint
 from espnet_llmvq.model.ctc import ctc_loss, ctc_targets
@@ -111,7 +112,7 @@ class SpeechLLM(PartialCheckpoint, AbsESPnetModel):
         codebook = getattr(self.bridge, "codebook", None)
         if codebook is None or self.llm is None:
             return {}
-        return {"codebook_drift": drift(codebook, self.llm.get_input_embeddings().weight)}
+        return {"codebook_drift": drift(codebook, token_inputs(self.llm))}
 
     def start_loss(self, frames, lengths, targets, target_lengths):
         """(sum, count) of the loss of the aligned start: over tokens by CTC, over steps when it follows the CTC head.

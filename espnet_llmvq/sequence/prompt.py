@@ -1,7 +1,7 @@
 """Prompt templates: the words around speech and transcript, from the config.
 
 A template that begins with "chat:" is what the user says in the chat format of the LLM's tokenizer; `resolved` puts the
-format around it.
+format around it. One that begins with "{no_begin}" is read without the begin token that the tokenizer puts in front.
 """
 
 import re
@@ -10,6 +10,17 @@ from espnet_llmvq.base.errors import UserError
 
 SPEECH, TRANSCRIPT = "{speech}", "{text}"
 CHAT = "chat:"
+NO_BEGIN = "{no_begin}"
+# What published tokenizers call their marks: no one means these letters.
+MARK = re.compile(r"<\|[^<|>]+\|>|</?s>|<(?:bos|eos|pad|unk|(?:start|end)_of_turn)>")
+
+
+def check_marks(template, tokenizer):
+    """Raise UserError for the name of a special token, such as "<s>", that is no token of the tokenizer."""
+    for name in (found[0] for found in MARK.finditer(template)):
+        if len(tokenizer.encode(name, add_special_tokens=False)) != 1:
+            known = ", ".join(sorted(set(tokenizer.all_special_tokens)))
+            raise UserError(f"prompt {template!r}: {name} is no token of the LLM's tokenizer, which has {known}")
 
 
 def resolved(template, tokenizer):
@@ -17,17 +28,22 @@ def resolved(template, tokenizer):
 
     "chat: {speech} Transcribe." becomes, for the ChatML of Qwen, the tokenizer's default system message, then
     "<|im_start|>user", the words, "<|im_end|>", "<|im_start|>assistant", each on a line, then {text}. Raises UserError
-    for a tokenizer without a chat format, and unless {speech} occurs once.
+    for a tokenizer without a chat format, unless {speech} occurs once, and for marks that the tokenizer does not have.
+    A begin token before "chat:" stands once, whether or not the format has it.
     """
-    if not template.startswith(CHAT):
+    check_marks(template, tokenizer)
+    begin = next((mark for mark in (NO_BEGIN, tokenizer.bos_token) if mark and template.startswith(mark)), "")
+    said = template[len(begin) :].lstrip() if begin else template
+    if not said.startswith(CHAT):
         return template
     if not tokenizer.chat_template:
         raise UserError(f"prompt {template!r}: the LLM's tokenizer has no chat template; write the roles yourself")
-    said = template[len(CHAT) :].strip().removesuffix(TRANSCRIPT).rstrip()
+    said = said[len(CHAT) :].strip().removesuffix(TRANSCRIPT).rstrip()
     turns = [{"role": "user", "content": said}]
     chat = tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
-    parse(chat + TRANSCRIPT)
-    return chat + TRANSCRIPT
+    chat = chat.removeprefix(tokenizer.bos_token) if begin and tokenizer.bos_token else chat
+    parse(begin + chat + TRANSCRIPT)
+    return begin + chat + TRANSCRIPT
 
 
 def parse(template):

@@ -48,7 +48,7 @@ def check_sequences(experiment, names):
 
 def make_sequences(experiment, names):
     """The sequences of transcribed speech of sets."""
-    from espnet_llmvq.sequence.prompt import CHAT, resolved
+    from espnet_llmvq.sequence.prompt import resolved
 
     prompt = experiment.options.prompt
     for name in names:
@@ -59,9 +59,7 @@ def make_sequences(experiment, names):
         from espnet_llmvq.sequence.asr import asr_sequence
         from espnet_llmvq.sequence.corpus import utterances
 
-        dropped, template = {}, prompt
-        if prompt.startswith(CHAT):
-            template = resolved(prompt, load_tokenizer(experiment.tokenizer))
+        dropped, template = {}, resolved(prompt, load_tokenizer(experiment.tokenizer))
         rows = utterances(experiment.dump_dir(name), dropped)
         write_made(made, (asr_sequence(*row, template) for row in rows), dropped, experiment.dump_dir(name))
 

@@ -97,7 +97,7 @@ def main(argv=None):
     from espnet_llmvq.stages.sequences import print_units, within_context, write
 
     needed = NEEDED[args.builder]
-    if args.prompt and args.prompt.startswith(CHAT) and args.builder in ("asr", "qa", "qa_text"):
+    if args.prompt and args.builder in ("asr", "qa", "qa_text") and (args.llm is not None or CHAT in args.prompt):
         from espnet_llmvq.llm.directory import load_tokenizer
 
         if args.llm is None:
