@@ -184,7 +184,7 @@ def test_nearest_tokens_of_the_others():
 
 def test_rows_of_the_table_without_a_token_are_named_by_their_number():
     table = torch.eye(3)
-    llm = types.SimpleNamespace(get_input_embeddings=lambda: types.SimpleNamespace(weight=table))
+    llm = types.SimpleNamespace(get_input_embeddings=lambda: torch.nn.Embedding.from_pretrained(table))
     model = types.SimpleNamespace(bridge=Bridge(2, table, stack=1), llm=llm)
     tokenizer = types.SimpleNamespace(convert_ids_to_tokens=lambda ids: [["a", "b", None][i] for i in ids])
     out = torch.tensor([[0.1, 0.2, 0.9]])
