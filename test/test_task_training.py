@@ -96,6 +96,44 @@ def test_batches_at_the_end_of_an_epoch_make_a_step_of_their_own(arguments, accu
     assert optimizer_steps({"max_epoch": 2, "accum_grad": accum_grad}, batches=5) == len(found)
 
 
+def precisions(model):
+    return {name: p.dtype for name, p in model.named_parameters()}
+
+
+def test_a_frozen_llm_in_half_precision_is_the_same_in_training_and_decoding(config, tmp_path, monkeypatch):
+    """ESPnet's trainer makes float32 of all parts; so training would have another LLM than decoding has."""
+    from espnet_llmvq.model.build import load_model
+    from espnet_llmvq.model.speech_llm import SpeechLLM
+
+    forward, seen = SpeechLLM.forward, []
+
+    def look(self, *args, **kwargs):
+        result = forward(self, *args, **kwargs)
+        if not self.training:
+            seen.append((precisions(self), float(result[0].detach()), args, kwargs))
+        return result
+
+    half = {**config, "llm_conf": {"lora": LORA, "dtype": "bfloat16"}, "max_epoch": 1, "valid_batch_size": 5}
+    with monkeypatch.context() as patch:
+        patch.setattr(SpeechLLM, "forward", look)
+        launch.train_phase(str(tmp_path / "phase"), half, 1)
+    ((kinds, loss, args, kwargs),) = seen
+    model = load_model(str(tmp_path / "phase"))[0]
+    assert precisions(model) == kinds
+    frozen = {n for n, p in model.named_parameters() if n.startswith("llm.") and not p.requires_grad}
+    assert frozen and {n for n, dtype in kinds.items() if dtype == torch.bfloat16} == frozen
+    assert set(kinds.values()) == {torch.bfloat16, torch.float32}
+    with torch.no_grad():
+        assert float(model(*args, **kwargs)[0]) == loss
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_weights_that_train_are_not_in_half_precision(make_model, dtype):
+    with pytest.raises(UserError, match=f"llm_conf.dtype: {dtype} is for frozen weights, and llm.* trains: .* freeze"):
+        make_model(llm_conf={"dtype": dtype})
+    make_model(llm_conf={"dtype": dtype}, freeze=["llm"])
+
+
 def test_training_learns(undisturbed):
     stats = weights(undisturbed, "checkpoint.pth")["reporter"]["stats"]
     losses = [stats[epoch]["valid"]["loss"] for epoch in (1, 2, 3)]

@@ -61,6 +61,11 @@ class SpeechLLMTask(AbsTask):
                 check_name(key, config[key], classes)
                 others[f"{key}_conf"] = signature_keys(classes[config[key]]) - {"params", "optimizer"}
         check_config(config, where, others)
+        if config.get("train_dtype", "float32") != "float32":
+            raise UserError(
+                f"{where}: train_dtype is {config['train_dtype']!r}; leave it out: autocast and llm_conf.dtype are for "
+                "lower precision"
+            )
 
     @classmethod
     def build_collate_fn(cls, args, train):
