@@ -56,6 +56,7 @@ class Options:
     context: str = option("llm", "LLM positions that a sequence of a mixture may have; llm: as many as the LLM has")
     mixture_positions: int = option(0, "LLM positions of every mixture; 0: as many as give its first source once")
     num_beams: int = option(4, "beam of the LLM")
+    tokens_per_second: float = option(0.0, "of speech, that a text may have, and 8 more; 0: as training found")
     ctc_weight: str = option(
         "0", 'of the CTC score in choosing from n-best lists, 0 to 1; "valid": chosen on the validation set'
     )

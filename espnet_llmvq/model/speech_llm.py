@@ -11,8 +11,8 @@ from espnet_llmvq.bridge.diagnostics import drift
 from espnet_llmvq.llm.packing import check_no_leak, packed_length
 from espnet_llmvq.model.checkpoint import PartialCheckpoint
 from espnet_llmvq.model.ctc import ctc_loss, ctc_targets
-from espnet_llmvq.model.freezing import freeze as freeze_parameters
 from espnet_llmvq.model.freezing import check_precision, keep_frozen_in_eval, trains
+from espnet_llmvq.model.freezing import freeze as freeze_parameters
 from espnet_llmvq.model.losses import COUNT, SPEECH, assemble, check_context, next_token_loss, weighed
 from espnet_llmvq.speech import spans
 from espnet_llmvq.speech.frames import compact, merge_runs, valid_mask
