@@ -69,8 +69,7 @@ class Toy(torch.nn.Module):
 
 
 @pytest.mark.parametrize(
-    "accum_grad, steps",
-    [(1, [1.0, 2.0, 4.0, 8.0, 16.0]), (2, [1.5, 6.0, 16.0]), (5, [6.2]), (7, [6.2])],
+    "accum_grad, steps", [(1, [1.0, 2.0, 4.0, 8.0, 16.0]), (2, [1.5, 6.0, 16.0]), (5, [6.2]), (7, [6.2])]
 )
 def test_batches_at_the_end_of_an_epoch_make_a_step_of_their_own(arguments, accum_grad, steps):
     """The mean of as many as there are, in each epoch; what is left of one would be lost by a kill."""

@@ -11,7 +11,14 @@ from espnet_llmvq.experiment.cards import read_cards
 from espnet_llmvq.experiment.checks import check_config, check_hypotheses, check_options
 from espnet_llmvq.experiment.experiment import TTS, Experiment, read_sets
 from espnet_llmvq.experiment.options import pairs, unique, words
-from espnet_llmvq.experiment.phases import CRITERION, bridge_stack, split_batches, with_pretrained, with_schedule
+from espnet_llmvq.experiment.phases import (
+    CRITERION,
+    bridge_stack,
+    split_batches,
+    trained_parts,
+    with_pretrained,
+    with_schedule,
+)
 from espnet_llmvq.experiment.systems import FORMS, is_group, read_interleaving, read_mixture, read_phases, read_systems
 from espnet_llmvq.experiment.training import Training
 
@@ -78,6 +85,7 @@ def make_plan(options):
     forms = {source.split("/")[1] for shares in mixtures.values() for source in shares} - set(FORMS)
     interleave = {form: plain(asdict(read_interleaving(cards, form, overrides))) for form in sorted(forms)}
     trainings = read_trainings(phases, options)
+    check_text(trainings, mixtures)
     encoder, stack = encoder_keys(trainings, options), bridge_stack(trainings)
     return Experiment(options, sets, systems, trainings, mixtures, interleave, encoder, stack)
 
@@ -116,6 +124,17 @@ def read_trainings(phases, options):
         config = finished(config, options, phase.where)
         found.append(replace(phase, config=config))
     return tuple(found)
+
+
+def check_text(trainings, mixtures):
+    """Raise UserError for plain text in the mixture of a phase whose LLM is frozen: a batch of it trains nothing."""
+    for training in trainings:
+        text = [source for source in mixtures.get(training.mixture, ()) if source.endswith("/text")]
+        if text and not {"LLM", "LoRA"} & set(trained_parts(training)[0]):
+            raise UserError(
+                f"{training.where}: mixture {training.mixture} has plain text ({text[0]}), but the LLM, which alone "
+                "reads it, is frozen; train it or LoRA (llm_conf.lora), or leave the text out"
+            )
 
 
 def finished(config, options, where):

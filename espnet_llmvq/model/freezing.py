@@ -23,7 +23,7 @@ def check_precision(model):
         if p.requires_grad and p.dtype in (torch.bfloat16, torch.float16):
             raise UserError(
                 f"llm_conf.dtype: {str(p.dtype).removeprefix('torch.')} is for frozen weights, and {name} trains: "
-                "most steps of the optimizer are smaller than its rounding; leave dtype out (autocast: bfloat16 saves time), "
+                "most steps of the optimizer are smaller than its rounding; leave dtype out (autocast is for speed), "
                 "train LoRA (llm_conf.lora), or freeze the LLM (freeze: [llm])"
             )
 
