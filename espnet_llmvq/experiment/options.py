@@ -70,7 +70,7 @@ class Options:
     word_lists: str = option("", "pairs name=file: also WER inside and outside of a list, e.g. of rare words")
     resample: str = option("utterance", "what intervals and tests resample", ("utterance", "speaker"))
     train_overrides: str = option("", 'key=value pairs laid over every training config, e.g. "max_epoch=1"')
-    accumulate: int = option(1, "parts that make a batch, one after the other: less memory, as much in an optimizer step")
+    accumulate: int = option(1, "parts of a batch, one after the other: less memory, as much in an optimizer step")
     ngpu: int = option(0, "GPUs of a machine that trains (0: CPU)")
     num_nodes: int = option(1, "machines that train together, each with --ngpu GPUs")
     title: str = option("", "of the report; empty: the directory above the recipe's")
