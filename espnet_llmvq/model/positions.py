@@ -66,7 +66,7 @@ def tokens_per_second(paths, tokenizer, share=0.99, margin=1.5):
     """Most tokens that a search should write for a second of speech, beside FREE_TOKENS: no fewer than LEAST_RATE.
 
     `margin` times what a `share` of the transcribed utterances in files of sequences need; an utterance has one speech
-    span, a whole file. The others of a thousand are wrong as often as they are fast.
+    span, a whole file. What lies above is a wrong transcript as often as quick speech.
     """
     rates = []
     for sequence in (sequence for path in paths for sequence in read_sequences(path)):

@@ -149,7 +149,7 @@ class SpeechLLM(PartialCheckpoint, AbsESPnetModel):
         check_context(self.llm, inputs)
         self.check_packing()
         loss, count, stats["acc"] = next_token_loss(self.llm, inputs, targets, self.packing)
-        if self.training and frames is None and not loss.requires_grad:
+        if frames is None and self.training and torch.is_grad_enabled() and not loss.requires_grad:
             raise UserError(
                 "a batch of text alone trains nothing where the LLM is frozen; train the LLM or LoRA (llm_conf.lora), "
                 "or leave sequences without speech out of the mixture"
