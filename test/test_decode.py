@@ -23,6 +23,7 @@ from espnet_llmvq.model.losses import IGNORE, SPEECH, assemble
 from espnet_llmvq.sequence.asr import asr_sequence
 from espnet_llmvq.sequence.prompt import parse, template_of
 from espnet_llmvq.sequence.sequence import Sequence, Span, read_sequences, write_sequences
+from espnet_llmvq.speech.frame_rate import FrameRate
 
 PROMPT = "USER:{speech} ASSISTANT: {text}"  # of the corpus, as sequences keep it
 
@@ -223,6 +224,100 @@ def test_other_llms_search_as_transformers_does(kind):
             with torch.no_grad():
                 logits = llm(inputs_embeds=inputs[None]).logits[0, len(prompt) - 1 :].double().log_softmax(-1)
             assert hypothesis.llm == pytest.approx(float(logits.gather(1, ids[:, None]).sum()), abs=1e-4)
+
+
+def test_quick_speech_is_not_cut_off(corpus, tokenizer, tmp_path):
+    """The limit follows what the transcripts of the training need, and is no lower than it was before."""
+    from espnet_llmvq.model.positions import tokens_per_second
+
+    def file(tokens, seconds, count=200):
+        text = " ".join(["one"] * tokens)
+        return [asr_sequence(f"{tokens}_{i:03d}", "x.wav", 16000 * seconds, text, PROMPT) for i in range(count)]
+
+    assert tokenizer.encode(" one one", add_special_tokens=False) == 2 * tokenizer.encode(" one")
+    room = tmp_path / "s.jsonl"
+    write_sequences(room, file(166, 15))  # 167 with the end
+    rate = tokens_per_second([room], tokenizer)
+    assert rate == pytest.approx(1.5 * (167 - 8) / 15, abs=0.01)
+    assert length_limit(15) == 128 and length_limit(15, rate) == 246
+    # Slow speech, what is no transcript of a whole file, and one wrong transcript of many, change nothing.
+    piece = Sequence("p", (Span(audio="x.wav", samples=1600, start=0), Span(text=" one" * 50, loss=True)))
+    write_sequences(room, [*file(30, 15), Sequence("t", (Span(text="one " * 99, loss=True),)), piece])
+    assert tokens_per_second([room], tokenizer) == 8.0
+    write_sequences(room, [*file(30, 15), *file(99, 1, 1)])
+    assert tokens_per_second([room], tokenizer) == 8.0
+    assert tokens_per_second([corpus.train, corpus.valid], tokenizer) >= 8.0
+
+
+def test_training_keeps_the_limit_for_decoding(decoding, corpus, tokenizer, capsys):
+    """In config.yaml, and in the facts of decoding; an option takes its place; what is cut off is named."""
+    from espnet_llmvq.cli import decode
+    from espnet_llmvq.model.positions import tokens_per_second
+
+    path = Path(decoding.exp("slam"), "config.yaml")
+    config = yaml.safe_load(path.read_text())
+    assert config["tokens_per_second"] == tokens_per_second([corpus.train, corpus.valid], tokenizer)
+    path.write_text(yaml.safe_dump({**config, "tokens_per_second": 1.0}))
+    rate = FrameRate(config)
+    for given in (0.0, 3.0):
+        options = replace(decoding.options, tokens_per_second=given)
+        replace(decoding, options=options).write()
+        decode.main(["--exp", decoding.options.expdir, "--systems", "slam", "--sets", "a"])
+        room = Path(decoding.exp("slam"), "decode_a")
+        assert json.loads((room / "environment.json").read_text())["tokens_per_second"] == (given or 1.0)
+        limits = {
+            s.id: length_limit(rate.frames(s.spans[1].samples) * rate.seconds, given or 1.0)
+            for s in read_sequences(corpus.valid)
+        }
+        firsts = {line["id"]: line["nbest"][0] for line in lines_of(room / "nbest.jsonl")}
+        cut = [utt for utt, h in firsts.items() if len(h["tokens"]) == limits[utt]]
+        assert cut and all(len(h["tokens"]) <= limits[utt] for utt, h in firsts.items())
+        assert f"{len(cut)} at the length limit: {', '.join(cut)}" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("num_beams", [1, 3])
+@pytest.mark.parametrize("kind", ["gpt2", "opt", "llama"])
+def test_texts_end_where_the_context_of_the_llm_does(kind, num_beams):
+    """Also where neighbours in a batch go on longer; a prompt that fills the context is named."""
+    from types import SimpleNamespace
+
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    from espnet_llmvq.decode.generate import search
+    from espnet_llmvq.decode.questions import LLMAlone
+
+    torch.manual_seed(1)
+    small = dict(num_hidden_layers=2, hidden_size=12, num_attention_heads=3, max_position_embeddings=32)
+    more = {"opt": dict(ffn_dim=16, word_embed_proj_dim=12), "llama": dict(intermediate_size=16)}.get(kind, {})
+    ids = dict(bos_token_id=1, eos_token_id=1, pad_token_id=1)
+    llm = AutoModelForCausalLM.from_config(AutoConfig.for_model(kind, vocab_size=20, **small, **more, **ids)).eval()
+    for parameter in llm.parameters():
+        if parameter.dim() > 1:
+            torch.nn.init.normal_(parameter, std=0.5)
+    tokenizer, model = SimpleNamespace(eos_token_id=1, pad_token_id=1), LLMAlone(llm, 1)
+    positions = []
+    llm.get_decoder().register_forward_hook(
+        lambda *args: positions.append(args[2].past_key_values.get_seq_length() if args[2].past_key_values else 0)
+    )
+    # The end is improbable, so all go to their limits.
+    llm.get_output_embeddings().weight.data[1] = 0.0
+    prompts, limits = [torch.randn(n, 12) for n in (28, 31, 3)], [40, 40, 20]
+    lists = search(model, tokenizer, prompts, limits, num_beams)
+    longest = [max(len(h.tokens) for h in found) for found in lists]
+    assert longest == [4, 1, 20] and max(positions) <= 32
+    for found, most in zip(lists, (4, 1, 20)):
+        assert all(h.at_limit == (len(h.tokens) == most) for h in found)
+    assert lists == [search(model, tokenizer, [p], [n], num_beams)[0] for p, n in zip(prompts, limits)]
+    with pytest.raises(UserError, match="utt2: the prompt has 32 positions .* context of 32 holds no text"):
+        search(model, tokenizer, [prompts[0], torch.randn(32, 12)], [5, 5], num_beams, names=["utt1", "utt2"])
+
+
+def test_an_utterance_that_fills_the_context_is_named(make_model, tokenizer, corpus):
+    model = make_model()
+    ids, batch = next(iter(Batches(corpus.valid, 1000, tokenizer)))
+    model.llm.config.max_position_embeddings = 6
+    with pytest.raises(UserError, match=f"^{ids[0]}: the prompt has .* positions with its speech"):
+        generate(model, tokenizer, encoded(model, batch), names=ids)
 
 
 def test_batches_do_not_depend_on_the_order_of_the_file(corpus, tokenizer, tmp_path, llm_dir):

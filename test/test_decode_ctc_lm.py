@@ -78,6 +78,30 @@ def test_the_lm_changes_the_text(llm, tokenizer):
     assert search(model, llm, tokenizer, alone, 8, 1.0)[0][0].tokens == with_lm[5]
 
 
+def test_the_context_of_the_lm_ends_a_text(llm, tokenizer):
+    """Three positions: the start and two tokens, behind which a third can be written, but no end."""
+    blank = tokenizer.convert_tokens_to_ids("<blank>")
+    x = frames(tokenizer, 1, blank, len(tokenizer))
+    x[..., [*LABELS, blank]] = 0.0
+    x[0, range(3), [20, 40, 41]] = 20.0
+    x[0, 3, blank] = 20.0
+    model, batch = types.SimpleNamespace(ctc=Head(blank)), {"speech": x, "speech_lengths": torch.tensor([FRAMES])}
+    lengths = []
+    hook = llm.register_forward_hook(lambda *args: lengths.append(args[2].past_key_values.get_seq_length()))
+    context = llm.config.max_position_embeddings
+    try:
+        (found,) = search(model, llm, tokenizer, batch, 20, 0.1)
+        assert (found[0].tokens, found[0].at_limit, max(lengths)) == ([20, 40, 41], False, 5)
+        lengths.clear()
+        llm.config.max_position_embeddings = 3
+        (found,) = search(model, llm, tokenizer, batch, 20, 0.1)
+    finally:
+        hook.remove()
+        llm.config.max_position_embeddings = context
+    assert max(lengths) == 3
+    assert found[0].tokens == [20, 40, 41] and all(h.at_limit == (len(h.tokens) == 3) for h in found)
+
+
 @pytest.mark.parametrize(
     "text, message",
     [

@@ -69,8 +69,8 @@ def test_numbers_of_a_paper(experiment):
     assert (encoder["optim"], encoder["optim_conf"]) == ("adadelta", {"rho": 0.9})
 
 
-def test_steps_are_counted_as_espnet_counts_them():
-    assert optimizer_steps({"max_epoch": 3, "num_iters_per_epoch": 7, "accum_grad": 2}) == 3 * 3
+def test_steps_are_counted_as_training_makes_them():
+    assert optimizer_steps({"max_epoch": 3, "num_iters_per_epoch": 7, "accum_grad": 2}) == 3 * 4
     assert optimizer_steps({"max_epoch": 3, "accum_grad": 2}, batches=8) == 12
     assert optimizer_steps({"max_epoch": 3}) is None
 
@@ -174,8 +174,8 @@ def test_command_writes_nothing_but_the_file_asked_for(experiment, tmp_path, cor
     assert sorted(os.listdir(tmp_path)) == ["conf", "exp", "facts.json", "plan.json"]
     assert [p for p in (tmp_path / "exp").rglob("*") if p.is_file()] == [shape]
     _, stage1, stage2 = json.loads((tmp_path / "facts.json").read_text())
-    # 12 utterances are 3 batches of 4, of which 2 make a step and the third waits for the next epoch.
-    assert (stage1["batches_per_epoch"], stage1["steps"], stage2["steps"], stage1["gpus"]) == (3, 10, 2, 2)
+    # 12 utterances are 3 batches of 4, of which 2 make a step and the third one of its own.
+    assert (stage1["batches_per_epoch"], stage1["steps"], stage2["steps"], stage1["gpus"]) == (3, 20, 4, 2)
     assert "stage1-stage2" in capsys.readouterr().out
     with pytest.raises(UserError, match="did you mean 'grad_clip'"):
         run(grad_clp=1)

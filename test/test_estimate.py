@@ -44,7 +44,9 @@ def llms(tmp_path_factory, llm_dir):
 def real_model(arguments, **settings):
     torch.manual_seed(0)
     args = arguments(**settings)
-    return SpeechLLMTask.build_model(args).train(), args
+    # As ESPnet's trainer puts it in place.
+    model = SpeechLLMTask.build_model(args).to(dtype=getattr(torch, args.train_dtype), device="cpu")
+    return model.train(), args
 
 
 def real_batch(cached_frames=None):

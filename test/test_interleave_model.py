@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import soundfile
 import torch
+from conftest import LORA
 
 from espnet_llmvq.base.errors import UserError
 from espnet_llmvq.llm.directory import load_tokenizer
@@ -204,6 +205,33 @@ def test_an_llm_that_leaks_is_refused(make_model, monkeypatch):
     monkeypatch.setattr(decoder, "forward", blind)
     with pytest.raises(UserError, match=r"model_conf.packing: LlamaForCausalLM \(sdpa\) lets packed sequences see"):
         check_no_leak(model.llm)
+
+
+def test_the_probe_leaves_modules_in_their_modes(make_model):
+    """It may run within a step of training; dropout of what is frozen would be on from there."""
+    model = make_model(freeze=["llm"]).train()
+    model.llm.lm_head.train()
+    before = {name: module.training for name, module in model.named_modules()}
+    assert len(set(before.values())) == 2 and not model.llm.training
+    check_no_leak(model.llm)
+    assert {name: module.training for name, module in model.named_modules()} == before
+
+
+def test_an_llm_without_positions_is_refused():
+    from transformers import BloomConfig, BloomForCausalLM
+
+    llm = BloomForCausalLM(BloomConfig(vocab_size=20, n_layer=2, hidden_size=12, n_head=3)).eval()
+    with pytest.raises(UserError, match="model_conf.packing: BloomForCausalLM takes no positions"):
+        check_no_leak(llm)
+
+
+def test_text_alone_with_a_frozen_llm_is_refused(make_model, batch_of):
+    text = batch_of([Sequence("a", (Span(text="one two", loss=True, eos=True),))])
+    model = make_model(freeze=["llm"])
+    assert torch.isfinite(model(**text)[0])
+    with pytest.raises(UserError, match="a batch of text alone trains nothing where the LLM is frozen"):
+        model.train()(**text)
+    make_model(llm_conf={"lora": LORA}).train()(**text)[0].sum().backward()
 
 
 @pytest.mark.parametrize("conf", [{"packing": 0}, {"packing": "yes"}, {"span_encoding": "joined"}])

@@ -63,9 +63,9 @@ def batch(config):
 
 
 def steps(config):
-    """Optimizer steps: ESPnet spreads what is left over on the batches, and an update that lacks batches falls out."""
+    """Optimizer steps: ESPnet spreads what is left over on the batches; what is left of these makes a step."""
     batches = UTTERANCES // config["batch_size"]
-    return config["max_epoch"] * (batches // config["accum_grad"])
+    return config["max_epoch"] * -(-batches // config["accum_grad"])
 
 
 def rates(config, at):
@@ -101,9 +101,9 @@ def test_batches_rates_and_epochs_of_both_stages(encoder, system):
 
 
 def test_optimizer_steps():
-    """281,241 = 8,788 x 32 + 25 = 17,577 x 16 + 9 utterances an epoch."""
+    """281,241 utterances are 8,788 x 32 and some, and 17,577 x 16 and some, an epoch; the rest makes a step."""
     hard, soft = configs_of("wavlm", "soft_k10")
-    assert steps(hard) == 10 * 8788 and steps(soft) == 2 * 17577
+    assert steps(hard) == 10 * 8789 and steps(soft) == 2 * 17578
 
 
 @pytest.mark.parametrize("encoder", CARDS)

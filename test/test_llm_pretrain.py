@@ -177,6 +177,14 @@ def test_perplexity_of_uniform_model_is_the_vocabulary(room, trained, tmp_path):
         assert row[task]["per_word"] == pytest.approx(125 ** (row["tokens"] / row["words"]), rel=1e-5)
 
 
+def test_perplexity_of_a_line_beyond_the_context(room, trained, tmp_path):
+    (tmp_path / "v.txt").write_text("ab de\n" + "ba " * 600 + "\n")
+    message = r"v.txt: the line 'ba ba .*' ... has \d+ tokens \(text\), but the LLM's context has 1024"
+    with pytest.raises(UserError, match=message):
+        perplexity.measure(str(trained), {"v": tmp_path / "v.txt"}, TEMPLATE, Noise(), 1, str(tmp_path))
+    assert not (tmp_path / "perplexity.json").exists()
+
+
 def test_perplexity_against_one_line_at_a_time(room, trained, copier, tmp_path):
     files = {"v": str(room / "valid.txt")}
     report = perplexity.measure(str(trained), files, TEMPLATE, Noise(), 3, str(tmp_path))

@@ -89,6 +89,29 @@ def test_only_what_the_systems_need_is_read(mixtures):
         mixtures("both", changed("phases", joint_both={"mixture": "mixd"}))
 
 
+def test_half_precision_is_for_a_frozen_llm(mixtures):
+    half = {"mixture": "mixed", "llm_conf": {"dtype": "bfloat16"}}
+    with pytest.raises(
+        UserError, match="joint_both: llm_conf.dtype is bfloat16, for a frozen LLM, but this one trains"
+    ):
+        mixtures("both", changed("phases", joint_both=half))
+    for more in ({"freeze": ["llm"]}, {"llm_conf": {**half["llm_conf"], "lora": {"r": 4}}}):
+        mixtures("both", changed("phases", joint_both={**half, **more}))
+
+
+def test_plain_text_needs_an_llm_that_trains(mixtures):
+    def cards(**more):
+        return changed("phases", joint_both={"mixture": "both", **more})
+
+    message = (
+        r"phase joint_both: mixture both has plain text \(tts/text\), but the LLM, which alone reads it, is frozen"
+    )
+    with pytest.raises(UserError, match=message):
+        mixtures("both", cards(freeze=["llm"]))
+    mixtures("both", cards(freeze=["llm"], mixture="mixed"))
+    assert "both" in mixtures("both", cards(llm_conf={"lora": {"r": 4}}))
+
+
 @pytest.fixture
 def recipe(plan, llm_dir, tmp_path, monkeypatch):
     """A recipe with formatted sets, word times and texts, without audio.

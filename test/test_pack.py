@@ -61,7 +61,7 @@ def test_the_model_is_the_trained_one(packed_dir, trained_soft, tmp_path, monkey
     text = (moved / "config.yaml").read_text()
     assert str(tmp_path.parent) not in text and trained_soft[0] not in text
     assert packed.manifest["prompt"] == "USER:{speech} ASSISTANT: {text}"
-    assert packed.manifest["search"] == SEARCH
+    assert packed.manifest["search"] == {**SEARCH, "tokens_per_second": 8.0}
 
 
 @pytest.fixture(scope="module")
@@ -403,13 +403,18 @@ def test_pack_command(recipe, tmp_path, capsys):
     pack_command.main([*command, "--system", "soft"])
     assert "out: soft, " in capsys.readouterr().out
     found = verify(tmp_path / "out")
-    assert found["search"] == {"num_beams": 3, "length_penalty": 0.0, "ctc_weight": 0.3}
+    assert found["search"] == {"num_beams": 3, "length_penalty": 0.0, "ctc_weight": 0.3, "tokens_per_second": 8.0}
     text = (tmp_path / "out" / "README.md").read_text()
     assert "4.56 [1.00, 9.50]" in text and "7.89" not in text and "# Soft-VQ" in text
     assert yaml.safe_load(text.split("---")[1])["pipeline_tag"] == "automatic-speech-recognition"
     # in place of the one before, with another search
     pack_command.main([*command, "--system", "soft", "--num_beams", "1"])
-    assert verify(tmp_path / "out")["search"] == {"num_beams": 1, "length_penalty": 0.0, "ctc_weight": 0.3}
+    assert verify(tmp_path / "out")["search"] == {
+        "num_beams": 1,
+        "length_penalty": 0.0,
+        "ctc_weight": 0.3,
+        "tokens_per_second": 8.0,
+    }
     facts = recipe / "soft" / "decode_b" / "environment.json"
     for text, message in (
         ('{"num_beams": 4}', "decoded with .*another set.*--num_beams"),

@@ -251,6 +251,20 @@ def test_a_search_is_ours_whatever_the_directory_says(models):
     assert got.tolist() == expected and len(set(expected)) < len(expected)
 
 
+def test_per_layer_embeddings_are_refused(tmp_path):
+    from transformers import AutoModelForCausalLM, Gemma3nTextConfig
+
+    config = Gemma3nTextConfig(
+        vocab_size=20, vocab_size_per_layer_input=20, hidden_size=8, hidden_size_per_layer_input=4, num_hidden_layers=2,
+        num_attention_heads=2, num_key_value_heads=1, head_dim=4, intermediate_size=8, num_kv_shared_layers=0,
+        activation_sparsity_pattern=[0.0, 0.0], laurel_rank=2,
+    )  # fmt: skip
+    AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path)
+    message = "Gemma3nForCausalLM gives each of its layers the token ids again .* a step of speech has none"
+    with pytest.raises(UserError, match=message):
+        load_llm(str(tmp_path))
+
+
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("attention", ["sdpa", "eager"])
 def test_packed_sequences_are_what_they_are_alone(models, family, attention):

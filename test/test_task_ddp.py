@@ -43,11 +43,18 @@ def trained_by_one_and_by_two(room, config):
     return (torch.load(room / name / "checkpoint.pth", weights_only=True) for name in ("one", "two"))
 
 
-@pytest.mark.parametrize("losses", [{}, {"start_weight": 0.5}], ids=["one loss", "two losses"])
-def test_two_processes_train_like_one(settings, encoder_dir, tmp_path, losses):
-    """Batches of 4 are shared as 2 + 2, with different numbers of tokens in each half, and of each loss."""
+@pytest.mark.parametrize(
+    "losses, accum_grad", [({}, 1), ({"start_weight": 0.5}, 1), ({"start_weight": 0.5}, 2)],
+    ids=["one loss", "two losses", "two losses, accumulated"],
+)  # fmt: skip
+def test_two_processes_train_like_one(settings, encoder_dir, tmp_path, losses, accum_grad):
+    """Batches of 4 are shared as 2 + 2, with different numbers of tokens in each half, and of each loss.
+
+    Three batches an epoch: two accumulated make a step, and the third one of its own.
+    """
     config = settings(
         encoder_file=os.path.join(encoder_dir, "model.pth"), specaug=None, model_conf=losses, scheduler=None,
+        accum_grad=accum_grad,
         llm_conf={"lora": {**LORA, "lora_dropout": 0.0}}, max_epoch=2, keep_nbest_models=2, min_batch_size=2,
         bridge="soft", bridge_conf={"stack": 1, "hidden_size": 24, "codebook": "trainable", "top_k": 10},
         optim="sgd", optim_conf={"lr": 0.05, "momentum": 0.5},

@@ -1,5 +1,6 @@
 """Training with ESPnet's trainer: kills and resuming, settings, cached frames, phases."""
 
+import argparse
 import json
 import logging
 import os
@@ -17,6 +18,7 @@ from espnet_llmvq.base.errors import UserError
 from espnet_llmvq.base.made import Made
 from espnet_llmvq.espnet import run as launch
 from espnet_llmvq.espnet import trainer
+from espnet_llmvq.experiment.phases import optimizer_steps
 from espnet_llmvq.experiment.training import Training
 from espnet_llmvq.stages import train as stage
 from espnet_llmvq.stages.encoder import encode, frames_of
@@ -52,6 +54,85 @@ def assert_same(found, expected):
         assert torch.equal(found[name], value), name
 
 
+class Toy(torch.nn.Module):
+    """Its gradient is the batch: a number."""
+
+    loss_weights = {}
+
+    def __init__(self):
+        super().__init__()
+        self.w = torch.nn.Parameter(torch.zeros(()))
+
+    def forward(self, x, utt_id):
+        loss = self.w * x
+        return loss, {"loss": loss.detach()}, torch.tensor(1.0)
+
+
+@pytest.mark.parametrize(
+    "accum_grad, steps", [(1, [1.0, 2.0, 4.0, 8.0, 16.0]), (2, [1.5, 6.0, 16.0]), (5, [6.2]), (7, [6.2])]
+)
+def test_batches_at_the_end_of_an_epoch_make_a_step_of_their_own(arguments, accum_grad, steps):
+    """The mean of as many as there are, in each epoch; what is left of one would be lost by a kill."""
+    from espnet2.train.distributed_utils import DistributedOption
+    from espnet2.train.reporter import Reporter
+
+    batches = [(["utt"], {"x": torch.tensor(x)}) for x in (1.0, 2.0, 4.0, 8.0, 16.0)]
+    options = trainer.SpeechLLMTrainer.build_options(
+        argparse.Namespace(**vars(arguments(accum_grad=accum_grad, grad_clip=100.0, output_dir="")))
+    )
+    model, found, reporter = Toy(), [], Reporter()
+    optimizer = torch.optim.SGD(model.parameters(), lr=1.0)
+    optimizer.register_step_pre_hook(lambda *_: found.append(float(model.w.grad)))
+    for epoch in (1, 2):
+        reporter.set_epoch(epoch)
+        with reporter.observe("train") as sub_reporter:
+            invalid = trainer.SpeechLLMTrainer.train_one_epoch(
+                model=model, optimizers=[optimizer], schedulers=[None], iterator=batches, reporter=sub_reporter,
+                scaler=None, summary_writer=None, options=options, distributed_option=DistributedOption(),
+            )  # fmt: skip
+        assert not invalid and not model.w.grad
+    assert found == pytest.approx([*steps, *steps])
+    assert optimizer_steps({"max_epoch": 2, "accum_grad": accum_grad}, batches=5) == len(found)
+
+
+def precisions(model):
+    return {name: p.dtype for name, p in model.named_parameters()}
+
+
+def test_a_frozen_llm_in_half_precision_is_the_same_in_training_and_decoding(config, tmp_path, monkeypatch):
+    """ESPnet's trainer makes float32 of all parts; so training would have another LLM than decoding has."""
+    from espnet_llmvq.model.build import load_model
+    from espnet_llmvq.model.speech_llm import SpeechLLM
+
+    forward, seen = SpeechLLM.forward, []
+
+    def look(self, *args, **kwargs):
+        result = forward(self, *args, **kwargs)
+        if not self.training:
+            seen.append((precisions(self), float(result[0].detach()), args, kwargs))
+        return result
+
+    half = {**config, "llm_conf": {"lora": LORA, "dtype": "bfloat16"}, "max_epoch": 1, "valid_batch_size": 5}
+    with monkeypatch.context() as patch:
+        patch.setattr(SpeechLLM, "forward", look)
+        launch.train_phase(str(tmp_path / "phase"), half, 1)
+    ((kinds, loss, args, kwargs),) = seen
+    model = load_model(str(tmp_path / "phase"))[0]
+    assert precisions(model) == kinds
+    frozen = {n for n, p in model.named_parameters() if n.startswith("llm.") and not p.requires_grad}
+    assert frozen and {n for n, dtype in kinds.items() if dtype == torch.bfloat16} == frozen
+    assert set(kinds.values()) == {torch.bfloat16, torch.float32}
+    with torch.no_grad():
+        assert float(model(*args, **kwargs)[0]) == loss
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_weights_that_train_are_not_in_half_precision(make_model, dtype):
+    with pytest.raises(UserError, match=f"llm_conf.dtype: {dtype} is for frozen weights, and llm.* trains: .* freeze"):
+        make_model(llm_conf={"dtype": dtype})
+    make_model(llm_conf={"dtype": dtype}, freeze=["llm"])
+
+
 def test_training_learns(undisturbed):
     stats = weights(undisturbed, "checkpoint.pth")["reporter"]["stats"]
     losses = [stats[epoch]["valid"]["loss"] for epoch in (1, 2, 3)]
@@ -78,15 +159,16 @@ def kill_before(epoch, step):
     original = trainer.SpeechLLMTrainer.train_one_epoch.__func__
     epochs = iter(range(1, 100))
 
-    def dying(batches):
-        for i, batch in enumerate(batches):
-            if i == step:
-                raise Killed
-            yield batch
+    class Dying(list):
+        def __iter__(self):
+            for i, batch in enumerate(super().__iter__()):
+                if i == step:
+                    raise Killed
+                yield batch
 
     def train_one_epoch(cls, *args, iterator, **kwargs):
         if next(epochs) == epoch:
-            iterator = dying(iterator)
+            iterator = Dying(iterator)
         return original(cls, *args, iterator=iterator, **kwargs)
 
     return classmethod(train_one_epoch)
@@ -136,6 +218,20 @@ def test_killed_training_ends_like_an_undisturbed_one(config, undisturbed, tmp_p
     assert all(torch.equal(moments[i]["exp_avg"], others[i]["exp_avg"]) for i in others)
     names, expected = ({p.name for p in room.glob("*epoch.pth")} for room in (directory, undisturbed))
     assert names == expected
+
+
+@pytest.mark.parametrize("step", [0, 1], ids=["between epochs", "within an epoch"])
+def test_killed_training_with_accumulated_gradients(config, tmp_path, monkeypatch, step):
+    """Three batches an epoch, two in a step: none of their gradient is lost between the epochs."""
+    accumulating = {**config, "accum_grad": 2, "scheduler_conf": {"max_lr": 0.01, "total_steps": 6}}
+    launch.train_phase(str(tmp_path / "undisturbed"), accumulating, 1)
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        patch.setattr(trainer.SpeechLLMTrainer, "train_one_epoch", kill_before(2, step))
+        launch.train_phase(str(tmp_path / "killed"), accumulating, 1)
+    launch.train_phase(str(tmp_path / "killed"), accumulating, 1)
+    found, expected = (weights(tmp_path / name, "checkpoint.pth") for name in ("killed", "undisturbed"))
+    assert_same(found["model"], expected["model"])
+    assert found["schedulers"] == expected["schedulers"] and expected["schedulers"][0]["last_epoch"] == 6
 
 
 def test_checkpoints_hold_no_pickled_objects(undisturbed):

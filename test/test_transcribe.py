@@ -252,6 +252,44 @@ def test_bad_input(transcriber, packed_dir, wave, tmp_path, capsys):
         assert text == results[str(room / name.replace(".json", ".wav"))].text
 
 
+def test_a_segment_that_the_context_does_not_hold(packed_dir, corpus, tmp_path, capsys):
+    """Its recording is an error that names it; the others are transcribed, and what is cut off is listed."""
+    from espnet_llmvq.decode import generate
+    from espnet_llmvq.transcribe import Transcriber
+
+    transcriber = Transcriber(packed_dir)
+    paths = [f"{corpus.dir}/train{i:02d}.wav" for i in range(3)]
+    whole = [result for _, result in transcriber.transcribe(paths)]
+    prompts, search = [], generate.search
+
+    def note(model, tokenizer, inputs, *args):
+        prompts.extend(len(row) for row in inputs)
+        return search(model, tokenizer, inputs, *args)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(generate, "search", note)
+        list(transcriber.transcribe(paths))
+    longest = max(prompts)
+    assert len(prompts) == 3 and prompts.count(longest) == 1
+    transcriber.model.llm.config.max_position_embeddings = longest
+    for i, (path, result) in enumerate(transcriber.transcribe(paths)):
+        if prompts[i] == longest:
+            assert isinstance(result, UserError)
+            assert re.match(rf"{path}: 0.0 to [\d.]+ s: the prompt has {longest} positions", str(result))
+        else:
+            assert len(result.segments) == len(whole[i].segments)
+    shutil.copytree(packed_dir, tmp_path / "short")
+    manifest = json.loads((tmp_path / "short/manifest.json").read_text())
+    assert manifest["search"]["tokens_per_second"] >= 8
+    manifest["search"]["tokens_per_second"] = 0
+    (tmp_path / "short/manifest.json").write_text(json.dumps(manifest))
+    cut = Transcriber(tmp_path / "short")(paths[0]).segments
+    assert [s.at_limit for s in cut] == [True]
+    command.main([str(tmp_path / "short"), paths[0]])
+    listed = f"warning: {paths[0]}: 1 segments reached the length limit: 0.0 to {cut[0].end:.1f} s"
+    assert listed in capsys.readouterr().err
+
+
 @pytest.fixture
 def long_file(corpus, tmp_path):
     """Three minutes at 8 kHz, stereo: (path, [(start, end)] of the utterances in it, with 1 s of noise between)."""

@@ -29,7 +29,7 @@ WEIGHTS, CONFIG, LLM, ENCODER = "model.safetensors", "config.yaml", "llm", "enco
 SUFFIXES = (".safetensors", ".json", ".yaml", ".model", ".txt", ".jinja")
 LEFT_BEHIND = (".git", ".cache", ".gitattributes")  # by git and huggingface_hub
 KEYS = ("system", "label", "decode", "search", "max_segment", "prompt", "llm", "files")
-SEARCH = ("num_beams", "length_penalty", "ctc_weight")
+SEARCH = ("num_beams", "length_penalty", "ctc_weight", "tokens_per_second")
 HUB_ID = re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*)?")
 
 
@@ -46,11 +46,12 @@ VALID = {
     "files": lambda v: isinstance(v, dict),
     "search": lambda v: (
         isinstance(v, dict)
-        and set(v) == set(SEARCH)
+        and {**v, "tokens_per_second": 0}.keys() == set(SEARCH)  # earlier ones are without
         and type(v["num_beams"]) is int
         and v["num_beams"] >= 1
         and _number(v["length_penalty"])
         and _number(v["ctc_weight"], 0, 1)
+        and _number(v.get("tokens_per_second", 1), 0)
     ),
 }
 
@@ -206,8 +207,8 @@ def decoded_with(system):
         options = {key: known[key] for key in SEARCH if key in known}
         if found and options != found:
             raise UserError(
-                f"{path}: decoded with {options}, another set with {found}; give --num_beams, --length_penalty and "
-                "--ctc_weight"
+                f"{path}: decoded with {options}, another set with {found}; give --num_beams, --length_penalty, "
+                "--ctc_weight and --tokens_per_second"
             )
         found = options
     return found

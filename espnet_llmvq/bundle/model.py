@@ -89,7 +89,8 @@ def pack(directory, out, *, system, label, decode, search, llm=None, prompt=None
 
     Args:
         system, label, decode: of the `System`; decode is "llm" or "ctc".
-        search: {"num_beams", "length_penalty", "ctc_weight"} that transcribing takes unless told otherwise.
+        search: {"num_beams", "length_penalty", "ctc_weight"} that transcribing takes unless told otherwise, and
+            "tokens_per_second", if not those of the training.
         llm: None: a local LLM is copied, one of the hub is named; "copy"; or the name on the hub of what is used.
         prompt: template, if the model has none recorded. rows: entries of results.json for the model card.
     The directory is loaded once before it gets its name. Raises UserError.
@@ -98,6 +99,7 @@ def pack(directory, out, *, system, label, decode, search, llm=None, prompt=None
 
     from espnet_llmvq.llm.directory import load_llm, load_tokenizer
     from espnet_llmvq.model.build import load_model
+    from espnet_llmvq.model.positions import LEAST_RATE
     from espnet_llmvq.speech.frame_rate import PRETRAINED
 
     with replacing(out) as temporary:
@@ -141,7 +143,7 @@ def pack(directory, out, *, system, label, decode, search, llm=None, prompt=None
             "system": system,
             "label": label,
             "decode": decode,
-            "search": search,
+            "search": {"tokens_per_second": trained.get("tokens_per_second", LEAST_RATE), **search},
             "max_segment": longest_segment(trained),
             "prompt": prompt if decode == "llm" else None,
             "llm": named or LLM,

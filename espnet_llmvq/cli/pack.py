@@ -19,6 +19,9 @@ def get_parser():
     parser.add_argument("--num_beams", type=int, help="beam; not given: as decoded in stage 12, or 4")
     parser.add_argument("--length_penalty", type=float, help="not given: as decoded in stage 12, or 0")
     parser.add_argument("--ctc_weight", type=float, help="not given: as chosen in stage 12, or 0")
+    parser.add_argument(
+        "--tokens_per_second", type=float, help="not given: as decoded in stage 12, or as training found"
+    )
     return parser
 
 

@@ -84,6 +84,7 @@ def main(argv=None):
     import torch
     from tqdm import tqdm
 
+    from espnet_llmvq.score.files import some
     from espnet_llmvq.transcribe import Transcriber
 
     torch.set_num_threads(args.threads)
@@ -108,9 +109,10 @@ def main(argv=None):
                 failed += 1
                 bar.write(f"error: {result}", file=sys.stderr)
                 continue
-            cut_off = sum(s.at_limit for s in result.segments)
+            cut_off = [f"{s.start:.1f} to {s.end:.1f} s" for s in result.segments if s.at_limit]
             if cut_off:
-                bar.write(f"warning: {path}: {cut_off} segments reached the length limit", file=sys.stderr)
+                reached = f"{len(cut_off)} segments reached the length limit: {some(cut_off)}"
+                bar.write(f"warning: {path}: {reached}", file=sys.stderr)
             if args.out_dir:
                 try:
                     write_text(targets[path], write(result))

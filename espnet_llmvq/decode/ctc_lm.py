@@ -5,7 +5,8 @@ recognition", 2017, section II-C); here is what lets a Hugging Face LM take part
 
     log P_ctc(h | speech) + lm_weight * log P_llm(h, end) + length_bonus * (tokens of h and the end)
 
-The LM reads plain text after `<s>`, as it was trained on; there is no prompt.
+The LM reads plain text after `<s>`, as it was trained on; there is no prompt. A text that is longer than its context
+is cut off there, and lacks the end in its score.
 """
 
 import logging
@@ -18,6 +19,7 @@ from espnet.nets.scorers.ctc import CTCPrefixScorer
 from espnet.nets.scorers.length_bonus import LengthBonus
 
 from espnet_llmvq.decode.generate import Hypothesis
+from espnet_llmvq.llm.directory import context
 
 # ESPnet gives the blank -1e10 as a label, and gives it back to what follows, as scores are differences of sums.
 IMPOSSIBLE = -1e20
@@ -115,11 +117,14 @@ def search(model, llm, tokenizer, batch, num_beams, lm_weight, length_bonus=0.0)
         )
         found = {}
         # A frame more than there are, so that a text of as many tokens as frames gets its end from all scorers.
-        for hyp in beam(frames.new_zeros(length + 1, 1)):
+        most = context(llm.config) if lm_weight else None
+        cut = most is not None and most <= length
+        for hyp in beam(frames.new_zeros(length + 1, 1), maxlenratio=-most if cut else 0.0):
             text = [i for i in hyp.yseq[1:].tolist() if i != own_eos]
             lm, ctc = (float(hyp.scores.get(key, 0.0)) for key in ("lm", "ctc"))
             # At its last step ESPnet ends what has ended once more.
             if ctc > -1e9:  # some path spells it
                 found.setdefault(tuple(ids[text].tolist()), (lm, ctc))
-        lists.append([Hypothesis(list(t), lm, ctc) for t, (lm, ctc) in found.items()][:num_beams])
+        texts = list(found.items())[:num_beams]
+        lists.append([Hypothesis(list(t), lm, ctc, cut and len(t) == most) for t, (lm, ctc) in texts])
     return lists

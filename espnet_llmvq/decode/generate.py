@@ -5,9 +5,12 @@ from dataclasses import dataclass
 
 import torch
 
+from espnet_llmvq.base.errors import UserError
 from espnet_llmvq.decode.prompt_cache import for_beams, read_prompts
+from espnet_llmvq.llm.directory import context
 from espnet_llmvq.llm.ends import logits_of
 from espnet_llmvq.model.losses import SPEECH, assemble
+from espnet_llmvq.model.positions import FREE_TOKENS, LEAST_RATE
 
 
 @dataclass(frozen=True)
@@ -16,7 +19,7 @@ class Hypothesis:
 
     tokens: ids without the end token. llm: log probability that the LLM gives them and the end token.
     ctc: log likelihood of the tokens under the encoder's CTC head. None: not computed.
-    at_limit: ended by the length limit.
+    at_limit: ended by the length limit, or by the LLM's context.
     """
 
     tokens: list
@@ -25,12 +28,29 @@ class Hypothesis:
     at_limit: bool = False
 
 
-def length_limit(seconds, rate=8.0, offset=8):
-    """Most tokens that `seconds` of speech are given (an int): a runaway stops here.
+def length_limit(seconds, rate=LEAST_RATE):
+    """Most tokens that `seconds` of speech are given (an int), `rate` a second and some: a runaway stops here.
 
-    Fast English has about five words a second. A loop that is stopped late costs more words than it was worth.
+    A loop that is stopped late costs more words than it was worth; see `model.positions.tokens_per_second`.
     """
-    return int(rate * seconds) + offset
+    return int(rate * seconds) + FREE_TOKENS
+
+
+def within_context(llm, prompts, limits, names=()):
+    """The `limits` of tokens behind prompts (of `prompt_inputs`), as far as the context of the LLM holds them.
+
+    names: of the prompts, for the UserError of one that leaves no room.
+    """
+    most, capped = context(llm.config), []
+    for i, (prompt, limit) in enumerate(zip(prompts, limits)):
+        room = limit if most is None else min(limit, most - len(prompt))
+        if room < 1:
+            raise UserError(
+                f"{names[i] if names else f'prompt {i + 1}'}: the prompt has {len(prompt)} positions with its speech, "
+                f"and the LLM's context of {most} holds no text behind it; decode shorter pieces of speech"
+            )
+        capped.append(room)
+    return capped
 
 
 class EndAtLimit:
@@ -116,24 +136,30 @@ def log_probability(model, prompts, texts, end=True):
 
 
 @torch.inference_mode()
-def generate(model, tokenizer, batch, num_beams=4, length_penalty=0.0):
+def generate(model, tokenizer, batch, num_beams=4, length_penalty=0.0, tokens_per_second=LEAST_RATE, names=()):
     """N-best lists of one batch.
 
     Args:
         model: `SpeechLLM` in eval mode. batch: `encoded`, prompts only.
         num_beams: of the search, and most hypotheses of a list; with 1 the search is greedy.
         length_penalty: scores are divided by length to this power before they are ranked.
+        tokens_per_second: of `length_limit`. names: of the utterances, for messages.
     Returns a list of B lists of `Hypothesis`, best first. Lists may be shorter than the beam.
     """
     # The limit follows the audio, not what blank dropping left of it.
     frame = model.speech_encoder.rate.seconds
-    limits = [length_limit(n * frame) for n in batch["speech_lengths"].tolist()]
-    return search(model, tokenizer, prompt_inputs(model, batch), limits, num_beams, length_penalty)
+    limits = [length_limit(n * frame, tokens_per_second) for n in batch["speech_lengths"].tolist()]
+    return search(model, tokenizer, prompt_inputs(model, batch), limits, num_beams, length_penalty, names)
 
 
 @torch.inference_mode()
-def search(model, tokenizer, prompts, limits, num_beams=4, length_penalty=0.0):
+def search(model, tokenizer, prompts, limits, num_beams=4, length_penalty=0.0, names=()):
     """N-best lists, as `generate` returns them, after prompts (of `prompt_inputs`) of at most `limits` tokens each."""
+    limits, most = within_context(model.llm, prompts, limits, names), context(model.llm.config)
+    if most is not None and len(prompts) > 1 and max(map(len, prompts)) + max(limits) > most:
+        # In a batch what has ended is filled up for as long as another text goes on, beyond the context at last.
+        alone = zip(prompts, limits)
+        return [search(model, tokenizer, [p], [n], num_beams, length_penalty)[0] for p, n in alone]
     inside = [prompt.new_ones(len(prompt), dtype=torch.long) for prompt in prompts]
     inputs, mask = (torch.nn.utils.rnn.pad_sequence(rows, True, padding_side="left") for rows in (prompts, inside))
     eos, pad = tokenizer.eos_token_id, tokenizer.pad_token_id

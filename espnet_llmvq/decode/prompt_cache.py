@@ -1,9 +1,9 @@
 """Keys and values of prompts, computed once and shared by all that is written after them."""
 
-import inspect
-
 from transformers import DynamicCache
 from transformers.cache_utils import Cache, DynamicLayer
+
+from espnet_llmvq.llm.packing import takes_positions
 
 
 def read_prompts(model, inputs, mask):
@@ -15,8 +15,7 @@ def read_prompts(model, inputs, mask):
         return None
     inputs, mask = inputs[:, :-1], mask[:, :-1]
     decoder, cache, where = model.llm.get_decoder(), DynamicCache(config=model.llm.config), {}
-    # Those without, such as BLOOM, go by the mask.
-    if "position_ids" in inspect.signature(decoder.forward).parameters:
+    if takes_positions(decoder):
         where["position_ids"] = (mask.cumsum(-1) - 1).clamp(min=0)
     decoder(inputs_embeds=inputs, attention_mask=mask, past_key_values=cache, use_cache=True, **where)
     return cache

@@ -59,22 +59,25 @@ def decode_system(system, work, search, llm=None, other_prompt=False, ngpu=0, ba
     from espnet_llmvq.decode.generate import generate
     from espnet_llmvq.llm.directory import load_tokenizer
     from espnet_llmvq.model.build import load_model
+    from espnet_llmvq.model.positions import LEAST_RATE
 
     torch.set_num_threads(1)
     device = "cuda" if ngpu else "cpu"
     model, config = load_model(system.model, device)
     tokenizer = load_tokenizer(config["llm"])
+    if system.decode == "llm":
+        search = {"tokens_per_second": config.get("tokens_per_second", LEAST_RATE), **search}
     if system.decode == "ctc_lm":
         from espnet_llmvq.decode.ctc_lm import search as search_ctc
 
         fused = load_fusion_lm(llm, tokenizer, device)
 
-    def decode(batch):
+    def decode(batch, names):
         if system.decode == "ctc":
             return greedy(model, batch)
         if system.decode == "ctc_lm":
             return search_ctc(model, fused, tokenizer, batch, **search)
-        return generate(model, tokenizer, batch, **search)
+        return generate(model, tokenizer, batch, **search, names=names)
 
     known = facts(**search, ngpu=ngpu)
     for one in work:
@@ -82,7 +85,7 @@ def decode_system(system, work, search, llm=None, other_prompt=False, ngpu=0, ba
 
 
 def decode_set(system, work, model, config, tokenizer, decode, known, other_prompt, batch_seconds=120.0, batch_size=64):
-    """Decode one set. decode: function from a batch to n-best lists; known: facts of the search."""
+    """Decode one set. decode: function from a batch and its ids to n-best lists; known: facts of the search."""
     from tqdm import tqdm
 
     from espnet_llmvq.decode.batches import read_batches
@@ -90,6 +93,7 @@ def decode_set(system, work, model, config, tokenizer, decode, known, other_prom
     from espnet_llmvq.decode.generate import encoded
     from espnet_llmvq.decode.nbest import Partial, nbest_line
     from espnet_llmvq.decode.rescore import add_ctc_scores
+    from espnet_llmvq.score.files import some
     from espnet_llmvq.speech.pretrained import frames_are_trained
 
     nbest = work.made.out
@@ -110,7 +114,7 @@ def decode_set(system, work, model, config, tokenizer, decode, known, other_prom
     with tqdm(total=total, desc=f"{system.name} {work.name}", bar_format=shape, mininterval=2) as bar:
         for ids, batch in batches:
             batch = encoded(model, batch)
-            lists = decode(batch)
+            lists = decode(batch, ids)
             if system.decode != "ctc_lm" and model.ctc is not None:
                 lists = add_ctc_scores(model, batch, lists)
             texts = [[tokenizer.decode(h.tokens, skip_special_tokens=True).strip() for h in row] for row in lists]
@@ -123,8 +127,9 @@ def decode_set(system, work, model, config, tokenizer, decode, known, other_prom
     work.made.note(**known)
     write_chosen(work.hypotheses, ORDER[system.decode], GIVEN)
     chosen = choose(nbest, ORDER[system.decode])
+    cut = [utt for utt, h in chosen.items() if h and h.get("at_limit")]
     print(
         f"{work.hypotheses}: {len(chosen)} utterances, real-time factor {seconds / max(heard, 1e-9):.3f}, "
-        f"{sum(bool(h and h.get('at_limit')) for h in chosen.values())} at the length limit",
+        f"{len(cut)} at the length limit{': ' * bool(cut)}{some(cut)}",
         flush=True,
     )

@@ -71,6 +71,8 @@ def train_phase(directory, settings, threads, distributed=None):
     import yaml
 
     from espnet_llmvq.espnet.task import SpeechLLMTask
+    from espnet_llmvq.llm.directory import load_tokenizer
+    from espnet_llmvq.model.positions import tokens_per_second
     from espnet_llmvq.sequence.prompt import template_of
     from espnet_llmvq.sequence.sequence import read_sequences
 
@@ -81,10 +83,13 @@ def train_phase(directory, settings, threads, distributed=None):
     if options.get("dist_init_method", "").startswith("file://"):
         options["dist_init_method"] += f".{os.path.basename(directory)}"  # such a file serves one meeting
     # Of validation, which is plain transcription whatever the training sequences are.
-    first = next(read_sequences(settings["valid_data_path_and_name_and_type"][0][0]), None)
-    prompt = template_of(first) if first else None
+    train, valid = (settings[f"{part}_data_path_and_name_and_type"][0][0] for part in ("train", "valid"))
+    first = next(read_sequences(valid), None)
+    written = {"prompt": template_of(first) if first else None}
+    if (settings.get("model_conf") or {}).get("llm_weight", 1.0):
+        written["tokens_per_second"] = tokens_per_second([train, valid], load_tokenizer(settings["llm"]))
     with open(config, "w", encoding="utf-8") as f:
-        yaml.safe_dump({**settings, "prompt": prompt}, f, sort_keys=False, allow_unicode=True)
+        yaml.safe_dump({**settings, **written}, f, sort_keys=False, allow_unicode=True)
     cmd = ["--config", config, "--output_dir", directory, "--resume", "true"]
     SpeechLLMTask.main(cmd=cmd + [word for name, value in options.items() for word in (f"--{name}", value)])
     if node:

@@ -13,12 +13,15 @@ from espnet_llmvq.espnet.trainer import SpeechLLMTrainer
 from espnet_llmvq.llm.directory import load_tokenizer
 from espnet_llmvq.model.batch import Augmenter, collate
 from espnet_llmvq.model.build import CHOICES, DEFAULTS, build, check_config, signature_keys, with_encoder
+from espnet_llmvq.model.positions import LEAST_RATE
 from espnet_llmvq.speech.frame_rate import FrameRate
 from espnet_llmvq.speech.pretrained import frames_are_trained
 
-# What a training reads beside the keys of a model: the template of the validation sequences (written by training), the
-# encoder frames of training and validation set (scp), and the noise of training.
-OF_TRAINING = {"prompt": None, "train_cache": None, "valid_cache": None, "augment_conf": {}}
+# What training writes for decoding: the template of the validation sequences, and how many tokens a text may have.
+WRITTEN = {"prompt": None, "tokens_per_second": LEAST_RATE}
+# What a training reads beside the keys of a model: the encoder frames of training and validation set (scp), and the
+# noise of training.
+OF_TRAINING = {**WRITTEN, "train_cache": None, "valid_cache": None, "augment_conf": {}}
 
 
 class SpeechLLMTask(AbsTask):
@@ -53,14 +56,18 @@ class SpeechLLMTask(AbsTask):
     @classmethod
     def check_config(cls, config, where="config"):
         """Raise UserError, with the nearest valid name, for a key that neither the model nor its training reads."""
-        # Training writes the prompt, a config cannot.
-        others = dict.fromkeys({a.dest for a in cls.get_parser()._actions} - {"prompt"})
+        others = dict.fromkeys({a.dest for a in cls.get_parser()._actions} - set(WRITTEN))
         others["augment_conf"] = signature_keys(Augmenter)
         for key, classes in (("optim", optim_classes), ("scheduler", scheduler_classes)):
             if config.get(key) is not None:
                 check_name(key, config[key], classes)
                 others[f"{key}_conf"] = signature_keys(classes[config[key]]) - {"params", "optimizer"}
         check_config(config, where, others)
+        if config.get("train_dtype", "float32") != "float32":
+            raise UserError(
+                f"{where}: train_dtype is {config['train_dtype']!r}; leave it out: autocast and llm_conf.dtype are for "
+                "lower precision"
+            )
 
     @classmethod
     def build_collate_fn(cls, args, train):

@@ -4,7 +4,9 @@ Checkpoints are written atomically and read without pickles.
 """
 
 import contextlib
+import dataclasses
 import datetime
+import itertools
 import logging
 import math
 import os
@@ -117,7 +119,8 @@ def own_counts(reporter, model):
 
 
 class SpeechLLMTrainer(Trainer):
-    """Differs from ESPnet's trainer in how checkpoints are written and read and losses averaged; warns of collapses."""
+    """Differs from ESPnet's trainer in how checkpoints are written and read, losses averaged and the last batches of an
+    epoch taken; warns of collapses."""
 
     @classmethod
     def run(cls, *args, **kwargs):
@@ -125,9 +128,25 @@ class SpeechLLMTrainer(Trainer):
             super().run(*args, **kwargs)
 
     @classmethod
-    def train_one_epoch(cls, model, *args, reporter, **kwargs):
+    def train_one_epoch(cls, model, *args, iterator, reporter, options, **kwargs):
+        """With `accum_grad`, batches at the end that do not fill a step make one, the mean of as many as there are.
+
+        ESPnet would add their gradients to the first step of the next epoch, and no checkpoint has them.
+        """
+        rest = len(iterator) % options.accum_grad if options.accum_grad > 1 else 0
+        parts = [(iterator, options)]
+        if rest:
+            batches, whole = iter(iterator), len(iterator) - rest
+            interval = options.log_interval or max(len(iterator) // 20, 10)  # as ESPnet has it
+            options = dataclasses.replace(options, log_interval=interval)
+            last = dataclasses.replace(options, accum_grad=rest)
+            parts = [(itertools.islice(batches, whole), options), (batches, last)]
         with own_counts(reporter, model):
-            return super().train_one_epoch(model, *args, reporter=reporter, **kwargs)
+            train = super().train_one_epoch
+            invalid = [
+                train(model, *args, iterator=part, reporter=reporter, options=how, **kwargs) for part, how in parts
+            ]
+        return all(invalid)
 
     @classmethod
     def validate_one_epoch(cls, model, iterator, reporter, options, distributed_option):

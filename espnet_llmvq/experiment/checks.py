@@ -10,7 +10,7 @@ from espnet_llmvq.experiment.options import pairs, words
 # The least that options may be.
 LEAST = {
     "num_beams": 1, "vocab_size": 1, "num_nodes": 1, "mixture_positions": 0, "whole_words": 0, "seed": 0,
-    "base_seed": 0, "ngpu": 0,
+    "base_seed": 0, "ngpu": 0, "tokens_per_second": 0,
 }  # fmt: skip
 # Keys of a training config that follow from the options and from what is made, and those that must be whole numbers.
 DATA_KEYS = ("data_path_and_name_and_type", "shape_file", "cache")

@@ -56,6 +56,7 @@ class Options:
     context: str = option("llm", "LLM positions that a sequence of a mixture may have; llm: as many as the LLM has")
     mixture_positions: int = option(0, "LLM positions of every mixture; 0: as many as give its first source once")
     num_beams: int = option(4, "beam of the LLM")
+    tokens_per_second: float = option(0.0, "of speech, that a text may have, and 8 more; 0: as training found")
     ctc_weight: str = option(
         "0", 'of the CTC score in choosing from n-best lists, 0 to 1; "valid": chosen on the validation set'
     )
@@ -69,7 +70,7 @@ class Options:
     word_lists: str = option("", "pairs name=file: also WER inside and outside of a list, e.g. of rare words")
     resample: str = option("utterance", "what intervals and tests resample", ("utterance", "speaker"))
     train_overrides: str = option("", 'key=value pairs laid over every training config, e.g. "max_epoch=1"')
-    accumulate: int = option(1, "parts into which batches are cut: less memory, the same optimizer steps")
+    accumulate: int = option(1, "parts of a batch, one after the other: less memory, as much in an optimizer step")
     ngpu: int = option(0, "GPUs of a machine that trains (0: CPU)")
     num_nodes: int = option(1, "machines that train together, each with --ngpu GPUs")
     title: str = option("", "of the report; empty: the directory above the recipe's")

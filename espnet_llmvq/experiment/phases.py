@@ -90,12 +90,12 @@ def counts_positions(config):
 def optimizer_steps(config, batches=None):
     """Optimizer steps of a training, None if that depends on the data. batches: those of an epoch, where known.
 
-    ESPnet counts within an epoch: gradients of batches at its end that do not fill a step go into the next one.
+    Batches at the end of an epoch that do not fill a step make one of their own.
     """
     batches = config.get("num_iters_per_epoch") or batches
     if batches is None or config.get("max_epoch") is None:
         return None
-    return config["max_epoch"] * (batches // config.get("accum_grad", 1))
+    return config["max_epoch"] * -(-batches // config.get("accum_grad", 1))
 
 
 def with_schedule(config, path):

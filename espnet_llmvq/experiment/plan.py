@@ -11,7 +11,14 @@ from espnet_llmvq.experiment.cards import read_cards
 from espnet_llmvq.experiment.checks import check_config, check_hypotheses, check_options
 from espnet_llmvq.experiment.experiment import TTS, Experiment, read_sets
 from espnet_llmvq.experiment.options import pairs, unique, words
-from espnet_llmvq.experiment.phases import CRITERION, bridge_stack, split_batches, with_pretrained, with_schedule
+from espnet_llmvq.experiment.phases import (
+    CRITERION,
+    bridge_stack,
+    split_batches,
+    trained_parts,
+    with_pretrained,
+    with_schedule,
+)
 from espnet_llmvq.experiment.systems import FORMS, is_group, read_interleaving, read_mixture, read_phases, read_systems
 from espnet_llmvq.experiment.training import Training
 
@@ -78,6 +85,7 @@ def make_plan(options):
     forms = {source.split("/")[1] for shares in mixtures.values() for source in shares} - set(FORMS)
     interleave = {form: plain(asdict(read_interleaving(cards, form, overrides))) for form in sorted(forms)}
     trainings = read_trainings(phases, options)
+    check_llm(trainings, mixtures)
     encoder, stack = encoder_keys(trainings, options), bridge_stack(trainings)
     return Experiment(options, sets, systems, trainings, mixtures, interleave, encoder, stack)
 
@@ -116,6 +124,26 @@ def read_trainings(phases, options):
         config = finished(config, options, phase.where)
         found.append(replace(phase, config=config))
     return tuple(found)
+
+
+def check_llm(trainings, mixtures):
+    """Raise UserError for an LLM that would train in half precision, and for plain text where it is frozen.
+
+    The model says so too, when its phase has its turn (`model.freezing.check_precision`).
+    """
+    for training in trainings:
+        trains, dtype = trained_parts(training)[0], (training.config.get("llm_conf") or {}).get("dtype", "float32")
+        if "LLM" in trains and dtype != "float32":
+            raise UserError(
+                f"{training.where}: llm_conf.dtype is {dtype}, for a frozen LLM, but this one trains; leave it out "
+                "(autocast is for speed), train LoRA (llm_conf.lora), or freeze the LLM (freeze: [llm])"
+            )
+        text = [source for source in mixtures.get(training.mixture, ()) if source.endswith("/text")]
+        if text and not {"LLM", "LoRA"} & set(trains):
+            raise UserError(
+                f"{training.where}: mixture {training.mixture} has plain text ({text[0]}), but the LLM, which alone "
+                "reads it, is frozen; train it or LoRA (llm_conf.lora), or leave the text out"
+            )
 
 
 def finished(config, options, where):

@@ -101,6 +101,11 @@ def load_llm(path, dtype="float32", lora=None, gradient_checkpointing=False, att
                 raise
             first = str(err).splitlines()[0]
             raise UserError(f"llm_conf.attn_implementation: {attn_implementation}: {first}") from None
+    if getattr(llm.config.get_text_config(), "hidden_size_per_layer_input", 0):
+        raise UserError(
+            f"{path}: {type(llm).__name__} gives each of its layers the token ids again (per-layer embeddings), and a "
+            "step of speech has none; take another LLM"
+        )
     llm.generation_config = GenerationConfig(
         bos_token_id=llm.config.bos_token_id, eos_token_id=llm.config.eos_token_id, pad_token_id=llm.config.pad_token_id
     )

@@ -6,6 +6,7 @@ layer. So the table is what the embedding layer gives, and logits are what the m
 states.
 """
 
+import contextlib
 import copy
 import operator
 
@@ -71,18 +72,26 @@ def logits_of(llm, hidden):
     return output_end(llm)(inputs_embeds=hidden[None], use_cache=False).logits[0]
 
 
-@torch.no_grad()
+@contextlib.contextmanager
+def tried(llm):
+    """The LLM in eval mode, without gradient. Each module gets its own mode back: what is frozen has another."""
+    modes = {module: module.training for module in llm.modules()}
+    llm.eval()
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        for module, mode in modes.items():
+            module.training = mode
+
+
 def check_ends(llm):
     """Raise UserError unless decoder and `logits_of` give the logits of the model's own forward on ids."""
-    training = llm.training
-    llm.eval()
     ids = torch.arange(PROBE, device=llm.device)[None] % llm.config.get_text_config().vocab_size
-    try:
+    with tried(llm):
         own = llm(input_ids=ids, use_cache=False).logits[0].float()
         hidden = llm.get_decoder()(inputs_embeds=token_inputs(llm)[ids], use_cache=False).last_hidden_state[0]
         ours = logits_of(llm, hidden).float()
-    finally:
-        llm.train(training)
     # Relative to how far logits lie apart; of reduced precision a few digits are left.
     far = float((ours - own).abs().max() / own.std().clamp(min=1e-6))
     if not far < (1e-3 if llm.dtype == torch.float32 else 0.1):

@@ -4,10 +4,13 @@
 itself: where there is no attention mask, a position that does not follow the one before it begins a sequence.
 """
 
+import inspect
+
 import torch
 
 from espnet_llmvq.base.errors import UserError
 from espnet_llmvq.llm.directory import context
+from espnet_llmvq.llm.ends import tried
 
 
 def assign(lengths, size):
@@ -68,19 +71,28 @@ def needs_gpu(llm):
     return "flash" in (llm.config._attn_implementation or "")
 
 
-@torch.no_grad()
+def takes_positions(decoder):
+    """Whether a decoder is told positions. Those that are not, such as BLOOM's, go by the mask."""
+    return "position_ids" in inspect.signature(decoder.forward).parameters
+
+
 def check_no_leak(llm):
     """Raise UserError unless a packed sequence is what it is whatever stands before it in the row."""
+    decoder = llm.get_decoder()
+    if not takes_positions(decoder):
+        raise UserError(
+            f"model_conf.packing: {type(llm).__name__} takes no positions, so it cannot tell packed sequences apart; "
+            "train without packing"
+        )
     table = llm.get_input_embeddings().weight
     positions = torch.tensor([[0, 1, 2, 0, 1, 2]], device=table.device)
-    training, found = llm.training, []
-    llm.eval()
-    # Two calls of one shape, whose sums run in one order: what does not leak is equal to the last bit.
-    for first in ([5, 6, 7], [11, 12, 13]):
-        embeds = table[torch.tensor([[*first, 8, 9, 10]], device=table.device) % len(table)]
-        decoder = llm.get_decoder()
-        found.append(decoder(inputs_embeds=embeds, position_ids=positions, use_cache=False).last_hidden_state[:, 3:])
-    llm.train(training)
+    found = []
+    with tried(llm):
+        # Two calls of one shape, whose sums run in one order: what does not leak is equal to the last bit.
+        for first in ([5, 6, 7], [11, 12, 13]):
+            embeds = table[torch.tensor([[*first, 8, 9, 10]], device=table.device) % len(table)]
+            hidden = decoder(inputs_embeds=embeds, position_ids=positions, use_cache=False).last_hidden_state
+            found.append(hidden[:, 3:])
     if not torch.equal(*found):
         raise UserError(
             f"model_conf.packing: {type(llm).__name__} ({llm.config._attn_implementation}) lets packed sequences "

@@ -7,6 +7,7 @@ import os
 
 import numpy as np
 
+from espnet_llmvq.base.errors import UserError
 from espnet_llmvq.base.files import write_text
 from espnet_llmvq.base.made import Made
 from espnet_llmvq.llm.directory import context, load_llm, load_tokenizer
@@ -85,6 +86,12 @@ def measure(model_dir, files, template, noise, seed, out_dir, ngpu=0):
             "noisy_copy": [copier.example(i, rng, limit) for i, rng in zip(ids, rngs)],
         }
         for task, examples in tasks.items():
+            for line, (example, _) in zip(lines, examples):
+                if limit is not None and len(example) > limit:
+                    raise UserError(
+                        f"{path}: the line {line[:40]!r} ... has {len(example)} tokens ({task}), but the LLM's context "
+                        f"has {limit}; cut it into sentences"
+                    )
             nll = negative_log_likelihood(llm, examples)
             row[task] = {"nats": nll, "per_token": math.exp(nll / tokens), "per_word": math.exp(nll / words)}
         report["files"][name] = row

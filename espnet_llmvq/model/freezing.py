@@ -17,6 +17,17 @@ def freeze(model, patterns):
             p.requires_grad = False
 
 
+def check_precision(model):
+    """Raise UserError for a parameter that trains in half precision: it would hardly move."""
+    for name, p in model.named_parameters():
+        if p.requires_grad and p.dtype in (torch.bfloat16, torch.float16):
+            raise UserError(
+                f"llm_conf.dtype: {str(p.dtype).removeprefix('torch.')} is for frozen weights, and {name} trains: "
+                "most steps of the optimizer are smaller than its rounding; leave dtype out (autocast is for speed), "
+                "train LoRA (llm_conf.lora), or freeze the LLM (freeze: [llm])"
+            )
+
+
 def trains(module):
     """Whether a module has parameters that train."""
     return any(p.requires_grad for p in module.parameters())

@@ -2,9 +2,16 @@
 
 import functools
 
+import numpy as np
+
 from espnet_llmvq.base.errors import UserError
+from espnet_llmvq.data.audio import SAMPLE_RATE
 from espnet_llmvq.sequence.prompt import NO_BEGIN
+from espnet_llmvq.sequence.sequence import read_sequences
 from espnet_llmvq.speech.frame_rate import FrameRate
+
+# Tokens that every text may have in a search: for a second of speech (fast English has five words), and beside that.
+LEAST_RATE, FREE_TOKENS = 8.0, 8
 
 
 @functools.lru_cache
@@ -76,6 +83,22 @@ def at_start(spans):
         flags.append(alone)
         alone &= not span.is_speech and (span.special or not span.text)
     return flags
+
+
+def tokens_per_second(paths, tokenizer, share=0.99, margin=1.5):
+    """Most tokens that a search should write for a second of speech, beside FREE_TOKENS: no fewer than LEAST_RATE.
+
+    `margin` times what a `share` of the transcribed utterances in files of sequences need; an utterance has one speech
+    span, a whole file. What lies above is a wrong transcript as often as quick speech.
+    """
+    rates = []
+    for sequence in (sequence for path in paths for sequence in read_sequences(path)):
+        speech = [span for span in sequence.spans if span.is_speech]
+        if len(speech) == 1 and not speech[0].is_piece:
+            texts = (span for span in sequence.spans if not span.is_speech and span.loss)
+            tokens = sum(len(encode_text(tokenizer, span, tokenizer.eos_token_id)) for span in texts)
+            rates.append((tokens - FREE_TOKENS) * SAMPLE_RATE / speech[0].samples)
+    return max(LEAST_RATE, round(margin * float(np.quantile(rates, share)), 2)) if rates else LEAST_RATE
 
 
 class Positions:

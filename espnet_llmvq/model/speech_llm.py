@@ -12,8 +12,8 @@ from espnet_llmvq.llm.ends import token_inputs
 from espnet_llmvq.llm.packing import check_no_leak, packed_length
 from espnet_llmvq.model.checkpoint import PartialCheckpoint
 from espnet_llmvq.model.ctc import ctc_loss, ctc_targets
+from espnet_llmvq.model.freezing import check_precision, keep_frozen_in_eval, trains
 from espnet_llmvq.model.freezing import freeze as freeze_parameters
-from espnet_llmvq.model.freezing import keep_frozen_in_eval, trains
 from espnet_llmvq.model.losses import COUNT, SPEECH, assemble, check_context, next_token_loss, weighed
 from espnet_llmvq.speech import spans
 from espnet_llmvq.speech.frames import compact, merge_runs, valid_mask
@@ -64,11 +64,17 @@ class SpeechLLM(PartialCheckpoint, AbsESPnetModel):
         if (drop_blank is not None or merge_runs) and ctc is None:
             raise UserError("model_conf: drop_blank and merge_runs need an encoder with a CTC head")
         freeze_parameters(self, freeze)
+        check_precision(self)
         if start_weight and aligned_start.targets == "ctc_head" and (ctc is None or trains(ctc) or bridge.stack != 1):
             raise UserError(
                 "aligned_start_conf.targets: ctc_head needs a frozen encoder with a CTC head, and bridge_conf.stack 1"
             )
         self.train(self.training)
+
+    def to(self, *args, dtype=None, **kwargs):
+        """Like `Module.to`, but no `dtype` is taken: ESPnet's trainer gives its own, for all parts alike, and each has
+        the precision here that it will be decoded in."""
+        return super().to(*args, **kwargs)
 
     def train(self, mode=True):
         """Like `Module.train`, but what is frozen stays in eval mode, see `keep_frozen_in_eval`."""
@@ -144,6 +150,11 @@ class SpeechLLM(PartialCheckpoint, AbsESPnetModel):
         check_context(self.llm, inputs)
         self.check_packing()
         loss, count, stats["acc"] = next_token_loss(self.llm, inputs, targets, self.packing)
+        if frames is None and self.training and torch.is_grad_enabled() and not loss.requires_grad:
+            raise UserError(
+                "a batch of text alone trains nothing where the LLM is frozen; train the LLM or LoRA (llm_conf.lora), "
+                "or leave sequences without speech out of the mixture"
+            )
         return loss, count, stats
 
     def forward(self, tokens, labels, speech=None, speech_lengths=None, speech_steps=None, **kwargs):

@@ -39,7 +39,10 @@ def search_options(experiment, system):
     if system.decode == "ctc":
         return {}
     options = {"num_beams": experiment.options.num_beams}
-    return {**options, **({"length_penalty": 0.0} if system.decode == "llm" else system.fusion)}
+    if system.decode == "ctc_lm":
+        return options | system.fusion
+    given = experiment.options.tokens_per_second
+    return options | {"length_penalty": 0.0} | ({"tokens_per_second": given} if given else {})
 
 
 def nbest_made(experiment, system, name, search):

@@ -143,8 +143,16 @@ class Transcriber:
             yield done.path, result
 
     def _decode(self, pieces, words, progress):
-        """Decode pieces, and add their segments to their recordings."""
-        for piece, segment in zip(pieces, self._segments(pieces, words)):
+        """Decode pieces, and add their segments to their recordings; or what is wrong with one, found alone."""
+        try:
+            segments = self._segments(pieces, words)
+        except UserError as err:
+            if len(pieces) > 1:
+                for piece in pieces:
+                    self._decode([piece], words, progress)
+                return
+            pieces[0].recording.error, segments = err, [None]
+        for piece, segment in zip(pieces, segments):
             recording = piece.recording
             recording.segments.append(segment)
             recording.pending -= 1
@@ -170,8 +178,9 @@ class Transcriber:
             if not keep:
                 return found
             batch = {name: tensor[keep] for name, tensor in batch.items()}
-            for row, (text, at_limit) in enumerate(self._texts(batch)):
-                i = audible[keep[row]]
+            kept = [audible[row] for row in keep]
+            names = [f"{p.recording.path}: {p.start:.1f} to {p.end:.1f} s" for p in (pieces[i] for i in kept)]
+            for row, (i, (text, at_limit)) in enumerate(zip(kept, self._texts(batch, names))):
                 times = self._words(batch, row, text, pieces[i]) if words else None
                 found[i] = replace(found[i], text=text, words=times, at_limit=at_limit)
         return found
@@ -187,8 +196,8 @@ class Transcriber:
             return list(range(len(batch["speech"])))
         return [i for i, (hyp,) in enumerate(greedy(self.model, batch)) if hyp.tokens]
 
-    def _texts(self, batch):
-        """[(text, cut off by the length limit)] of an `encoded` batch, decoded as test sets are."""
+    def _texts(self, batch, names):
+        """[(text, cut off by the length limit)] of an `encoded` batch of these names, decoded as test sets are."""
         from espnet_llmvq.decode.ctc import greedy
         from espnet_llmvq.decode.generate import generate
         from espnet_llmvq.decode.nbest import best
@@ -198,8 +207,8 @@ class Transcriber:
         if self.manifest["decode"] == "ctc":
             lists, weight = greedy(self.model, batch), 0
         else:
-            options = {k: self.search[k] for k in ("num_beams", "length_penalty")}
-            lists = generate(self.model, self.tokenizer, batch, **options)
+            options = {k: v for k, v in self.search.items() if k != "ctc_weight"}
+            lists = generate(self.model, self.tokenizer, batch, **options, names=names)
             if weight:
                 lists = add_ctc_scores(self.model, batch, lists)
         texts = []
