@@ -7,6 +7,7 @@ import shlex
 import struct
 import sys
 import time
+import urllib.parse
 from pathlib import Path
 
 import numpy as np
@@ -15,14 +16,14 @@ import soundfile
 import soxr
 
 from espnet_llmvq.base.errors import UserError
-from espnet_llmvq.data import audio
+from espnet_llmvq.data import audio, importer
 from espnet_llmvq.data.checks import validate
 from espnet_llmvq.data.copies import perturb_data, perturb_speed
 from espnet_llmvq.data.datadir import DataDir
 from espnet_llmvq.data.fix import fix
 from espnet_llmvq.data.format import format_audio
 from espnet_llmvq.data.synthesise import synthesise
-from espnet_llmvq.data.tables import scan
+from espnet_llmvq.data.tables import escaped, scan
 
 
 def noise(n, channels=1, seed=0):
@@ -469,3 +470,26 @@ def test_different_ids_have_different_files(tmp_path, audio_format, capsys):
         with pytest.raises(UserError, match=f"{long}: an id of 25. bytes makes too long a file name"):
             make()
     assert not (tmp_path / "x").exists()
+    # It is told when the data is read, so that nothing has been made by then.
+    assert [(p.utt, p.repair) for p in validate(tmp_path / "long")] == [(long, "hand")]
+    assert fix(tmp_path / "long", nj=1) == 1
+    (tmp_path / "m.csv").write_text(f"id,audio,text\n{long},0.wav,x\n")
+    with pytest.raises(UserError, match="m.csv:2: é+: an id of 252 bytes makes too long a file name"):
+        importer.read(tmp_path / "m.csv")
+
+
+def test_the_longest_ids(tmp_path):
+    utt = "é" * 125
+    soundfile.write(tmp_path / "a.wav", noise(800), 8000)
+    DataDir({utt: str(tmp_path / "a.wav")}, {utt: "x"}, {utt: "s"}).write(tmp_path / "src")
+    assert validate(tmp_path / "src") == []
+    format_audio(tmp_path / "src", tmp_path / "dump", audio_format="flac", nj=1)
+    assert os.listdir(tmp_path / "dump/audio") == [f"{utt}.flac"]
+    with pytest.raises(UserError, match="sp0.9-é*: an id of 256 bytes makes too long a file name"):
+        perturb_speed(tmp_path / "src", tmp_path / "sp", [0.9], nj=1)
+    assert not (tmp_path / "sp").exists()
+
+
+def test_a_name_gives_its_id_back():
+    ids = [*"ab", "a/b", "a%2Fb", "a%252Fb", "%", "/", "..", "a%", "é/%/"]
+    assert [urllib.parse.unquote(escaped(utt)) for utt in ids] == ids

@@ -200,8 +200,7 @@ def parse_entities(table):
     return found
 
 
-MAX_NAME = 255  # bytes of a file name
-ENDINGS = 15  # that an id leaves to ".flac" and to the prefixes of copies at other speeds
+MAX_BYTES = 250  # of an id in the name of a sound file; that has 255, with ".flac"
 
 
 def escaped(utt):
@@ -209,15 +208,15 @@ def escaped(utt):
     return utt.replace("%", "%25").replace("/", "%2F")
 
 
-def too_long(utt, room=MAX_NAME - ENDINGS):
-    """What is wrong with an id that has more bytes than `room` in a file name, "" if nothing is."""
+def too_long(utt):
+    """What is wrong with an id that is too long for the name of a sound file, "" if it is not."""
     length = len(escaped(utt).encode())
-    return f"an id of {length} bytes makes too long a file name" if length > room else ""
+    return f"an id of {length} bytes makes too long a file name" if length > MAX_BYTES else ""
 
 
 def audio_name(utt, suffix):
     """The name of an utterance's sound file. Raises UserError for an id that is too long for one."""
-    if wrong := too_long(utt, MAX_NAME - len(f".{suffix}")):
+    if wrong := too_long(utt):
         raise UserError(f"{utt}: {wrong}; give it a shorter id")
     return f"{escaped(utt)}.{suffix}"
 
