@@ -338,6 +338,20 @@ def test_a_header_that_promises_terabytes(tmp_path):
             read(path)
 
 
+@pytest.mark.parametrize("frames", [90, 1 << 30, (1 << 32) - 1])
+def test_an_mp3_that_promises_more_than_it_holds(tmp_path, frames):
+    path = tmp_path / "a.mp3"
+    soundfile.write(path, noise(48000), 16000)
+    data = bytearray(path.read_bytes())
+    at = data.index(b"Xing") + 8
+    assert int.from_bytes(data[at : at + 4], "big") < 90
+    data[at : at + 4] = frames.to_bytes(4, "big")
+    path.write_bytes(data)
+    for read in (audio.check, audio.read_audio):
+        with pytest.raises(audio.AudioError, match=r"a.mp3: audio file is truncated: .* it holds \d+ \(3.0. s\)"):
+            read(path)
+
+
 def sphere(coding, size=1024):
     """The beginning of a SPHERE file, its coding at the end of a header of `size` bytes."""
     lines = f"sample_count -i 900\nsample_n_bytes -i 2\nsample_coding -s{len(coding)} {coding}\nend_head\n"
