@@ -89,8 +89,9 @@ def test_unusable_files(tmp_path, monkeypatch):
     reasons |= {"bare.raw": "cannot be read", "none.wav": "no samples", "stream.flac": "length"}
     for name, reason in reasons.items():
         for read in (audio.info, audio.check, audio.read_audio):
-            with pytest.raises(UserError, match=f"{name}.*{reason}"):
+            with pytest.raises(UserError, match=f"{name}.*{reason}") as error:
                 read(name)
+            assert error.value.repair == ("hand" if name == "bare.raw" else "drop")
 
 
 def test_read_resamples_averages_and_cuts(tmp_path):
@@ -251,6 +252,24 @@ def test_mp3_that_does_not_say_its_length(tmp_path, loud_first, tags):
     assert len(shifts) == 1 and np.abs(x[shifts[0] :][: len(said)] - said)[:95000].max() < 1e-3
     with pytest.raises(audio.AudioError, match="cannot cut"):
         audio.read_audio(path, end=found.duration + 1)
+
+
+@pytest.mark.parametrize("mode", ["CONSTANT", "VARIABLE"])
+@pytest.mark.parametrize("rate", [16000, 44100])
+def test_parts_of_an_mp3_are_those_of_the_whole(tmp_path, mode, rate):
+    """A frame draws on those before it, so what follows a seek was wrong for a tenth of a second and more."""
+    path, n = tmp_path / "a.mp3", 150_000
+    wave = 0.3 * np.sin(0.05 * np.arange(n)) + 0.1 * np.sin(0.0131 * np.arange(n) ** 1.02)
+    soundfile.write(path, wave, rate, format="MP3", bitrate_mode=mode, compression_level=0.3)
+    with soundfile.SoundFile(path) as f:
+        whole = f.read(n, dtype="float32")  # at once
+    assert np.abs(whole - wave).max() < 0.05
+    parts = [(0.0, None), (0.01, 0.5), (0.5, 1.5), (1.5, 3.0)]
+    for start, end in parts:
+        part = slice(round(start * rate), n if end is None else round(end * rate))
+        assert np.abs(audio.read_audio(path, rate, start, end) - whole[part]).max() < 1e-6
+    for size in (700, 65536):
+        assert np.abs(np.concatenate(list(audio.read_blocks(path, size))) - whole).max() < 1e-6
 
 
 @pytest.mark.skipif("CORPORA" not in os.environ, reason="CORPORA is not set")

@@ -39,6 +39,9 @@ _COMMANDS = {
     **dict.fromkeys(("shortpack", "wavpack"), "w_decode -o pcm {} FILE.sph"),
 }
 
+_MP3 = "MPEG_LAYER_III"  # a subtype, in MP3 and WAV files
+_LEAD = 1 << 14  # samples of an MP3 file that are decoded before a piece of it: frames draw on up to 511 bytes before
+
 _UNKNOWN_SIZE = 0x7FFFF000  # RIFF sizes from here on are what encoders write into a pipe
 _MAX_OGG_PAGE = 65307  # bytes
 
@@ -146,9 +149,12 @@ def _blocks(f, path, first, stop, size=1 << 16):
 
     at = first
     try:
-        if not f.seekable():  # some codecs can only be read from the beginning
+        if f.subtype == _MP3:  # which decodes a little otherwise where it was not searched before
+            at = max(0, first - _LEAD)
+            f.seek(at)
+        elif not f.seekable():  # some codecs can only be read from the beginning
             at = 0
-        elif first or f.format == "MP3":  # which decodes a little otherwise where it was not searched before
+        elif first:
             f.seek(first)
         while at < stop:
             x = f.read(min(size, stop - at), dtype="float32", always_2d=True)
@@ -219,7 +225,13 @@ def _open(path):
         if f.format == "MP3" and (data := _mp3_with_length(path)) is not None:
             f.close()
             f = soundfile.SoundFile(io.BytesIO(data))
-    except (soundfile.SoundFileError, TypeError, OSError) as err:  # TypeError: headerless .raw
+        if f.subtype == _MP3:
+            # soundfile seeks after each read, and behind a seek some 4,000 samples lack the frames before them.
+            f.seekable = lambda: False
+    except TypeError as err:  # soundfile's, by the suffix .raw
+        fix = "convert it to WAV with a tool that is told its rate and encoding, such as sox"
+        raise AudioError(path, "cannot be read as audio: it has no header", fix, "hand") from err
+    except (soundfile.SoundFileError, OSError) as err:
         raise AudioError(path, f"cannot be read as audio: {err}", "restore or remove it") from err
     if 0 < f.frames < 1 << 62:
         return f
