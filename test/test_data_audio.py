@@ -2,10 +2,12 @@
 
 import json
 import os
+import random
 import shlex
 import struct
 import sys
 import time
+import urllib.parse
 from pathlib import Path
 
 import numpy as np
@@ -14,14 +16,14 @@ import soundfile
 import soxr
 
 from espnet_llmvq.base.errors import UserError
-from espnet_llmvq.data import audio
+from espnet_llmvq.data import audio, importer
 from espnet_llmvq.data.checks import validate
 from espnet_llmvq.data.copies import perturb_data, perturb_speed
 from espnet_llmvq.data.datadir import DataDir
 from espnet_llmvq.data.fix import fix
 from espnet_llmvq.data.format import format_audio
 from espnet_llmvq.data.synthesise import synthesise
-from espnet_llmvq.data.tables import scan
+from espnet_llmvq.data.tables import escaped, scan
 
 
 def noise(n, channels=1, seed=0):
@@ -87,8 +89,9 @@ def test_unusable_files(tmp_path, monkeypatch):
     reasons |= {"bare.raw": "cannot be read", "none.wav": "no samples", "stream.flac": "length"}
     for name, reason in reasons.items():
         for read in (audio.info, audio.check, audio.read_audio):
-            with pytest.raises(UserError, match=f"{name}.*{reason}"):
+            with pytest.raises(UserError, match=f"{name}.*{reason}") as error:
                 read(name)
+            assert error.value.repair == ("hand" if name == "bare.raw" else "drop")
 
 
 def test_read_resamples_averages_and_cuts(tmp_path):
@@ -251,6 +254,24 @@ def test_mp3_that_does_not_say_its_length(tmp_path, loud_first, tags):
         audio.read_audio(path, end=found.duration + 1)
 
 
+@pytest.mark.parametrize("mode", ["CONSTANT", "VARIABLE"])
+@pytest.mark.parametrize("rate", [16000, 44100])
+def test_parts_of_an_mp3_are_those_of_the_whole(tmp_path, mode, rate):
+    """A frame draws on those before it, so what follows a seek was wrong for a tenth of a second and more."""
+    path, n = tmp_path / "a.mp3", 150_000
+    wave = 0.3 * np.sin(0.05 * np.arange(n)) + 0.1 * np.sin(0.0131 * np.arange(n) ** 1.02)
+    soundfile.write(path, wave, rate, format="MP3", bitrate_mode=mode, compression_level=0.3)
+    with soundfile.SoundFile(path) as f:
+        whole = f.read(n, dtype="float32")  # at once
+    assert np.abs(whole - wave).max() < 0.05
+    parts = [(0.0, None), (0.01, 0.5), (0.5, 1.5), (1.5, 3.0)]
+    for start, end in parts:
+        part = slice(round(start * rate), n if end is None else round(end * rate))
+        assert np.abs(audio.read_audio(path, rate, start, end) - whole[part]).max() < 1e-6
+    for size in (700, 65536):
+        assert np.abs(np.concatenate(list(audio.read_blocks(path, size))) - whole).max() < 1e-6
+
+
 @pytest.mark.skipif("CORPORA" not in os.environ, reason="CORPORA is not set")
 def test_mp3_of_common_voice():
     for path in sorted(Path(os.environ["CORPORA"], "cv100", "audio").glob("*.mp3"))[:10]:
@@ -336,19 +357,120 @@ def test_a_header_that_promises_terabytes(tmp_path):
             read(path)
 
 
-SHORTEN = b"NIST_1A\n   1024\nsample_count -i 9\nsample_coding -s26 pcm,embedded-shorten-v2.00\n"
+@pytest.mark.parametrize("frames", [90, 1 << 30, (1 << 32) - 1])
+def test_an_mp3_that_promises_more_than_it_holds(tmp_path, frames):
+    path = tmp_path / "a.mp3"
+    soundfile.write(path, noise(48000), 16000)
+    data = bytearray(path.read_bytes())
+    at = data.index(b"Xing") + 8
+    assert int.from_bytes(data[at : at + 4], "big") < 90
+    data[at : at + 4] = frames.to_bytes(4, "big")
+    path.write_bytes(data)
+    for read in (audio.check, audio.read_audio):
+        with pytest.raises(audio.AudioError, match=r"a.mp3: audio file is truncated: .* it holds \d+ \(3.0. s\)"):
+            read(path)
 
 
-@pytest.mark.parametrize("head", [b"ajkg\x02", SHORTEN])
-def test_shorten_has_its_own_message_and_is_never_dropped(tmp_path, head, capsys):
-    (tmp_path / "a.sph").write_bytes(head.ljust(3000, b"\0"))
-    root = one_file(tmp_path / "src", tmp_path / "a.sph")
-    (problem,) = validate(root)
-    assert "is compressed with shorten" in problem.message and "sph2pipe -f wav" in problem.fix
-    assert fix(root) == 1 and "unchanged" in capsys.readouterr().out
+def sphere(coding, size=1024):
+    """The beginning of a SPHERE file, its coding at the end of a header of `size` bytes."""
+    lines = f"sample_count -i 900\nsample_n_bytes -i 2\nsample_coding -s{len(coding)} {coding}\nend_head\n"
+    return (f"NIST_1A\n{size:7d}\n" + lines.rjust(size - 16, "\n")).encode()
+
+
+FOREIGN = {
+    "shorten": (b"ajkg\x02", "sph2pipe -f wav"),
+    "shorten in SPHERE": (sphere("pcm,embedded-shorten-v2.00"), "sph2pipe -f wav"),
+    "a long header": (sphere("ulaw,embedded-shorten-v1.09", 8192), "sph2pipe -f wav"),
+    "shortpack": (sphere("pcm,embedded-shortpack-v0"), "w_decode -o pcm"),
+    "m4a": (b"\0\0\0\x20ftypM4A ", "ffmpeg -i"),
+    "amr": (b"#!AMR\n", "ffmpeg -i"),
+    "webm": (b"\x1aE\xdf\xa3", "ffmpeg -i"),
+}
+
+
+@pytest.mark.parametrize("name", FOREIGN)
+def test_what_only_needs_converting_is_never_dropped(tmp_path, name, capsys):
+    """Not even beside what may be dropped; the tool that reads it is named."""
+    head, tool = FOREIGN[name]
+    paths = {"u": tmp_path / "a file.sph", "v": tmp_path / "none.wav", "w": tmp_path / "good.wav"}
+    paths["u"].write_bytes(head.ljust(9000, b"\0"))
+    soundfile.write(paths["w"], noise(800), 16000)
+    table = {utt: str(path) for utt, path in paths.items()}
+    DataDir(table, dict.fromkeys(table, "say it"), dict.fromkeys(table, "s")).write(tmp_path / "src")
+    problem, other = validate(tmp_path / "src")
+    assert (problem.utt, problem.repair, other.repair) == ("u", "hand", "drop")
+    assert "is compressed with" in problem.message and f"{tool} '{paths['u']}' FILE." in problem.fix
+    before = {p.name: p.read_bytes() for p in (tmp_path / "src").iterdir()}
+    assert fix(tmp_path / "src") == 1 and "unchanged" in capsys.readouterr().out
+    assert {p.name: p.read_bytes() for p in (tmp_path / "src").iterdir()} == before
     with pytest.raises(UserError) as error:
+        format_audio(tmp_path / "src", tmp_path / "dst", nj=1)
+    assert str(problem) in str(error.value) and "data fix" not in str(error.value)
+
+
+@pytest.mark.parametrize("rate", [16000, 44100])
+def test_samples_that_are_no_numbers_are_refused_by_all(tmp_path, rate):
+    """They were referenced as they are, or became full-scale clicks."""
+    x = noise(3 * rate)
+    x[rate + 1] = np.nan
+    soundfile.write(tmp_path / "a.wav", x, rate, subtype="FLOAT")
+    root = one_file(tmp_path / "src", tmp_path / "a.wav")
+    assert ["that are no numbers" in p.message and p.repair for p in validate(root)] == ["drop"]
+    with pytest.raises(UserError, match="that are no numbers, after .* s"):
         format_audio(root, tmp_path / "dst", nj=1)
-    assert "sph2pipe" in str(error.value) and "drops" not in str(error.value)
+
+
+def damaged(rng, path):
+    """Write a file of any format and codec, whole or with damage anywhere; its length in seconds as it was."""
+    form = rng.choice(sorted(soundfile.available_formats().keys() - {"RAW"}))
+    subtype, rate = rng.choice(sorted(soundfile.available_subtypes(form))), rng.choice([8000, 16000, 22050, 48000])
+    x = 0.3 * np.sin(0.05 * np.arange(rng.choice([1, 2, 9600, 30000])))
+    try:
+        soundfile.write(path, x, rate, format=form, subtype=subtype)
+    except (soundfile.SoundFileError, ValueError):  # not at this rate
+        soundfile.write(path, x, rate, format="WAV", subtype=rng.choice(["FLOAT", "PCM_24"]))
+    data = bytearray(path.read_bytes())
+    at, width = rng.randrange(rng.choice([64, 4000])), rng.choice([0, 1, 4, 8])
+    data[at : at + width] = rng.choice([b"\xff" * width, b"\x7f" * width, bytes(width), rng.randbytes(width), b""])
+    path.write_bytes(data)
+    return len(x) / rate
+
+
+def test_validation_formatting_and_repair_agree(tmp_path, capsys):
+    """On whatever files there are, and on pieces at their ends: what is valid is formatted, what is not is not."""
+    kinds = set()
+    for number in range(40):
+        rng = random.Random(number)
+        root, good = tmp_path / f"src{number}", tmp_path / "good.wav"
+        bad = tmp_path / f"bad{number}"
+        seconds = damaged(rng, bad)
+        soundfile.write(good, noise(1600), 16000)
+        segments, recordings = None, {"a": str(good), "b": str(bad)}
+        if rng.random() < 0.5:
+            start = rng.choice([0.0, seconds / 3, seconds, seconds + 0.005])
+            ends = (start + 1e-5, start + 1e-4, start + 0.005, seconds, seconds + 0.01, seconds + 0.0101)
+            segments = {"a": ("a", 0.0, 0.1), "b": ("b", start, rng.choice([e for e in ends if e > start]))}
+        DataDir(recordings, {"a": "x", "b": "y"}, {"a": "s", "b": "s"}, segments).write(root)
+        problems = validate(root, nj=1)
+        repairs = {problem.repair for problem in problems}
+        try:
+            format_audio(root, tmp_path / f"dst{number}", rate=rng.choice([None, 16000]), nj=1)
+            refused = ""
+        except UserError as err:
+            refused = str(err)
+        capsys.readouterr()
+        status, said = fix(root, nj=1), capsys.readouterr().out
+        assert all(str(problem) in refused for problem in problems)
+        if not problems:
+            assert not refused and status == 0 and "nothing to repair" in said
+            assert validate(tmp_path / f"dst{number}", nj=1) == []
+        elif repairs == {"drop"}:
+            assert "llmvq data fix" in refused and status == 0 and "dropped: b" in said
+            assert format_audio(root, tmp_path / f"dst{number}", nj=1)
+        else:
+            assert refused and "llmvq data fix" not in refused and status == 1 and "unchanged" in said
+        kinds.add((bool(problems), segments is None))
+    assert len(kinds) == 4
 
 
 @pytest.mark.parametrize("audio_format", ["wav", "flac"])
@@ -381,3 +503,26 @@ def test_different_ids_have_different_files(tmp_path, audio_format, capsys):
         with pytest.raises(UserError, match=f"{long}: an id of 25. bytes makes too long a file name"):
             make()
     assert not (tmp_path / "x").exists()
+    # It is told when the data is read, so that nothing has been made by then.
+    assert [(p.utt, p.repair) for p in validate(tmp_path / "long")] == [(long, "hand")]
+    assert fix(tmp_path / "long", nj=1) == 1
+    (tmp_path / "m.csv").write_text(f"id,audio,text\n{long},0.wav,x\n")
+    with pytest.raises(UserError, match="m.csv:2: é+: an id of 252 bytes makes too long a file name"):
+        importer.read(tmp_path / "m.csv")
+
+
+def test_the_longest_ids(tmp_path):
+    utt = "é" * 125
+    soundfile.write(tmp_path / "a.wav", noise(800), 8000)
+    DataDir({utt: str(tmp_path / "a.wav")}, {utt: "x"}, {utt: "s"}).write(tmp_path / "src")
+    assert validate(tmp_path / "src") == []
+    format_audio(tmp_path / "src", tmp_path / "dump", audio_format="flac", nj=1)
+    assert os.listdir(tmp_path / "dump/audio") == [f"{utt}.flac"]
+    with pytest.raises(UserError, match="sp0.9-é*: an id of 256 bytes makes too long a file name"):
+        perturb_speed(tmp_path / "src", tmp_path / "sp", [0.9], nj=1)
+    assert not (tmp_path / "sp").exists()
+
+
+def test_a_name_gives_its_id_back():
+    ids = [*"ab", "a/b", "a%2Fb", "a%252Fb", "%", "/", "..", "a%", "é/%/"]
+    assert [urllib.parse.unquote(escaped(utt)) for utt in ids] == ids

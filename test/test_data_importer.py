@@ -368,6 +368,13 @@ def test_held_out_sets_have_at_most_a_thousand():
     assert [len(part.text) for part in importer.hold_out(data_of({"a": 12000}), 1)] == [11000, 1000]
 
 
+def test_sets_without_an_utterance_are_not_written(tmp_path):
+    """Such as what is left of a training set of which all is held out."""
+    with pytest.raises(UserError, match=r"train.*: no utterance is left for it; choose, or hold out, fewer"):
+        DataDir({}, {}, {}).write(tmp_path / "train")
+    assert not (tmp_path / "train").exists()
+
+
 def test_too_little_to_hold_out():
     with pytest.raises(UserError, match="2 utterances are too few to hold 2 sets out"):
         importer.hold_out(data_of({"a": 2}), 2)

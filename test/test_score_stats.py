@@ -58,8 +58,10 @@ def test_mean_and_spread_are_those_of_theory():
 def test_influence_is_that_of_the_ratio():
     counts = random_counts(2, 30)
     ratio = counts[:, 0].sum() / counts[:, 1].sum()
-    expected = 100 * (counts[:, 0] - ratio * counts[:, 1]) / counts[:, 1].sum()
-    assert np.allclose(estimate(counts).influence[""], expected, rtol=1e-4)
+    expected = 100 * (counts[:, 0] - ratio * counts[:, 1]) / (counts[:, 1].sum() - counts[:, 1])
+    left_out = estimate(counts).left_out[""]
+    assert np.allclose(100 * ratio - left_out, expected, rtol=1e-9)
+    assert np.allclose(stats.influences(left_out), 29 / 30 * (expected - expected.mean()), rtol=1e-9)
 
 
 def test_bca_is_that_of_scipy():
@@ -113,7 +115,7 @@ def test_means_of_independent_sets():
     a, b = estimate(random_counts(7), stratum="a"), estimate(random_counts(8), stratum="b")
     both = stats.mean([a, b])
     assert both.value == pytest.approx((a.value + b.value) / 2)
-    assert both.influence.keys() == {"a", "b"}
+    assert both.left_out.keys() == {"a", "b"}
     expected = np.sqrt(a.replicates.var() + b.replicates.var()) / 2
     assert both.replicates.std() == pytest.approx(expected, rel=0.05)
 

@@ -15,6 +15,7 @@ from espnet_llmvq.cli import report, results, score
 from espnet_llmvq.cli import show as show_result
 from espnet_llmvq.cli.recipe import seeds as pool_seeds
 from espnet_llmvq.experiment.table import Answers, EvalSet, read_table, run_commands
+from espnet_llmvq.report import content
 from espnet_llmvq.score import scoring
 from espnet_llmvq.score.measure import METRICS, Metric
 from espnet_llmvq.score.results import Results
@@ -121,6 +122,7 @@ def test_results_json(experiment, tmp_path):
     assert 0 <= row.pop("low") <= 20 <= row.pop("high") <= 40
     expected = {"system": "ours", "kind": "macro", "set": "mean_ood", "domain": "ood", "metric": "wer", "value": 20.0}
     counts = {"utterances": 4, "words": 20, "seed": 3, "normaliser": "basic", "count": None, "of": None}
+    counts["rules"] = {}
     assert row == expected | counts
     assert values["lora", "test_a", "wer"]["value"] == 40
     assert [values["ours", name, "wer"]["count"] for name in ("test_a", "test_b", "micro_ood")] == [3, 1, 4]
@@ -307,6 +309,8 @@ def test_pool_seeds(experiment, tmp_path):
     assert "Means over 3 seeds (3, 4, 5)" in markdown
     assert "40.00 [15.16, 64.84]" in markdown
     show_result.main(["exp/seeds"])
+    with pytest.raises(UserError, match=r"exp/seeds: seed is \[3, 4, 5\]: it holds no results of one seed"):
+        pool_seeds.main(["exp/seeds", *dirs])
 
 
 def test_pool_seeds_wants_the_same_experiment(experiment, tmp_path):
@@ -327,6 +331,76 @@ def test_pool_seeds_wants_the_same_experiment(experiment, tmp_path):
     experiment("--out_dir=exp/seed7", seed=7, normaliser="none")
     with pytest.raises(UserError, match="normaliser is none, in exp/seed3 basic"):
         pool_seeds.main(["exp/seed3", "exp/seed7"])
+
+
+RULES = {
+    # Of ten words of u1 and u2 that are there, one is wrong.
+    "--empty_ref=drop": (["u1 {five}", "u2 {more}", "u3 "], ["u1 {five}", "u2 {wrong}", "u3 and so on"], 10),
+    "--empty_ref=keep": (["u1 {five}", "u2 {more}", "u3 "], ["u1 {five}", "u2 {wrong}", "u3 and so on"], 40),
+    "--empty_hyp=keep": (["u1 {five}", "u2 {more}"], ["u1 ", "u2 {wrong}"], 60),
+    "--missing=empty": (["u1 {five}", "u2 {more}"], ["u2 {wrong}"], 60),
+    "--extra=drop": (["u1 {five}", "u2 {more}"], ["u1 {five}", "u2 {wrong}", "u3 and so on"], 10),
+    "--duplicate=first": (["u1 {five}", "u2 {more}"], ["u1 {five}", "u2 {wrong}", "u1 and so on"], 10),
+    "--duplicate=last": (["u1 {five}", "u2 {more}"], ["u1 {five}", "u2 {wrong}", "u1 and so on"], 60),
+    "--encoding=latin-1": (["u1 {five}", "u2 {more}"], ["u1 {five}", "u2 {wrong}"], 10),
+}
+
+
+@pytest.mark.parametrize("option", RULES)
+def test_what_reads_results_follows_their_rules(experiment, tmp_path, capsys, option):
+    words = {
+        "five": "caf\xe9 zwei drei vier f\xfcnf",
+        "more": " ".join(WORDS[:5]),
+        "wrong": " ".join(["no", *WORDS[1:5]]),
+    }
+    *sides, wer = RULES[option]
+    coding = "latin-1" if "latin" in option else "utf-8"
+    for path, lines in zip(("test_id", "hyp"), sides):
+        (tmp_path / path).write_text("".join(f"{line.format(**words)}\n" for line in lines), encoding=coding)
+    systems = {name: {"label": name, "hypotheses": "hyp"} for name in ("lora", "ours")}
+    keys = {"sets": {"test_id": SETS["test_id"]}, "systems": systems, "train_text": None}
+    with pytest.raises(UserError):
+        experiment(**keys)
+    for seed in (1, 2):
+        experiment(option, f"--out_dir=exp/seed{seed}", seed=seed, **keys)
+    found = json.loads((tmp_path / "exp/seed1/results.json").read_text())
+    name, value = option.removeprefix("--").split("=")
+    assert all(row["rules"] == {name: value} for row in found)
+    assert found[0]["value"] == wer
+    said = f"{option.replace('=', ' ')}"
+    assert f"- treatment of bad input: {said}" in (tmp_path / "exp/seed1/RESULTS.md").read_text()
+    report.main(["--exp_dir=exp", "--results_dir=exp/seed1", "--table=table.yaml"])
+    page = (tmp_path / "exp/seed1/report/report.html").read_text()
+    assert "results.json says" not in page and "Utterances of" not in page
+    scored = content.score_sets(*(getattr(read_table("table.yaml"), k) for k in ("systems", "sets")), found, "none", [])
+    assert [score.wer for *_, score in content.totals(scored)] == [wer, wer]
+    pool_seeds.main(["exp/seed1", "exp/seed2"])
+    capsys.readouterr()
+    show_result.main(["exp/seed1", "exp/seeds"])
+    assert capsys.readouterr().out.count(f"; scored with {said})") == 2
+    # Another treatment of some seeds is no other seed.
+    for row in found:
+        row["rules"], row["seed"] = {"empty_hyp": "keep", "missing": "empty"}, 3
+    (tmp_path / "exp/other").mkdir()
+    (tmp_path / "exp/other/results.json").write_text(json.dumps(found))
+    with pytest.raises(UserError, match="rules is .*; score all seeds alike"):
+        pool_seeds.main(["exp/seed1", "exp/other"])
+
+
+def test_results_that_do_not_name_their_rules_are_read(experiment, tmp_path):
+    experiment()
+    rows = json.loads((tmp_path / "exp/results.json").read_text())
+    for row in rows:
+        del row["rules"]
+    (tmp_path / "exp/results.json").write_text(json.dumps(rows))
+    show_result.main([])
+    report.main(["--table=table.yaml"])
+    for row in rows:
+        row["rules"] = {"empty_reff": "drop"}
+    (tmp_path / "exp/results.json").write_text(json.dumps(rows))
+    for command in (lambda: show_result.main([]), lambda: report.main(["--table=table.yaml"])):
+        with pytest.raises(UserError, match="results.json: rules.*did you mean 'empty_ref'"):
+            command()
 
 
 def test_alignment_beside_hypotheses(experiment, tmp_path):

@@ -21,16 +21,14 @@ def unit(x):
 def centroid_distance(speech, text, replicates=1000, seed=1, name=""):
     """Distance between the centroids of both clouds, means scaled to length 1: an `Estimate`, 0 to 2.
 
-    The modality gap of Liang et al., "Mind the gap" (NeurIPS 2022). Utterances are resampled in pairs. The
-    replicates are those of the mean difference, and so is the influence of an utterance.
+    The modality gap of Liang et al., "Mind the gap" (NeurIPS 2022). Utterances are resampled in pairs.
     """
     difference = unit(speech) - unit(text)
     n, mean = len(difference), difference.mean(0)
     value = float(np.linalg.norm(mean))
     drawn = stats.resample(difference, replicates, stats.generator(seed, name)) / n
-    direction = mean / value if value > 0 else mean
-    influence = (difference - mean) @ direction
-    return stats.Estimate(value, np.linalg.norm(drawn, axis=1), {name: influence})
+    rest = (n * mean - difference) / max(1, n - 1)
+    return stats.Estimate(value, np.linalg.norm(drawn, axis=1), {name: np.linalg.norm(rest, axis=1)})
 
 
 def gram(x):

@@ -6,11 +6,13 @@ from espnet_llmvq.bundle.files import LLM
 def tables(rows):
     """Markdown of the results of one system: a table of each error rate in `rows` of results.json."""
     from espnet_llmvq.score.results import Results
+    from espnet_llmvq.score.rows import said_of
     from espnet_llmvq.score.table import markdown_table
 
     results = Results(rows)
     tables = [results.metric_table(metric) for metric in ("wer", "cer") if results.has(metric)]
-    return "\n".join(f"{table.title}, with intervals:\n\n{markdown_table(table)}" for table in tables)
+    texts = [f"{table.title}, with intervals ({said_of(rows)}):\n\n{markdown_table(table)}" for table in tables]
+    return "\n".join(texts)
 
 
 def card(manifest, rows=()):

@@ -13,7 +13,7 @@ def main(argv=None):
     args = parser.parse_args(argv)
     from espnet_llmvq.score.measure import METRICS, names_of
     from espnet_llmvq.score.results import Results
-    from espnet_llmvq.score.rows import read_rows
+    from espnet_llmvq.score.rows import read_rows, said_of
     from espnet_llmvq.score.table import text_table
 
     for name in args.metric or ():
@@ -26,7 +26,7 @@ def main(argv=None):
             known = ", ".join(dict.fromkeys(row["metric"] for row in results.rows))
             raise UserError(f"{path}: no such metric in it; it has {known}")
         tables += [table for _, table in results.question_tables()] * (args.metric is None)
-        print(f"## {directory} (seed {', '.join(dict.fromkeys(str(row['seed']) for row in results.rows))})")
+        print(f"## {directory} ({said_of(results.rows)})")
         for table in tables:
             print(f"\n{table.title}\n\n{text_table(table)}", end="")
         print()

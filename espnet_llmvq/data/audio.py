@@ -3,6 +3,7 @@
 import io
 import os
 import re
+import shlex
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,7 +18,8 @@ END_TOLERANCE = 0.01  # seconds
 # soundfile's names of Ogg (Opus, Vorbis) and MP3. Decoding takes longer than a small model's training step: of Opus
 # some 50 seconds of speech a second.
 LOSSY = ("OGG", "MP3")
-_UNCOMPRESSED = ("PCM_", "FLOAT", "DOUBLE", "ULAW", "ALAW")  # beginnings of subtypes whose size is that of the samples
+# Beginnings of subtypes of which the size says whether they are whole; FLOAT may hold what is no number.
+_UNCOMPRESSED = ("PCM_", "ULAW", "ALAW")
 
 # By the number in a frame's header: kbit/s of MPEG-1 and of MPEG-2 and 2.5; Hz by version.
 _MP3_KBPS = (
@@ -25,6 +27,20 @@ _MP3_KBPS = (
     (0, 8, 16, 24, 32, 40, 48, 56, 64, 80, 96, 112, 128, 144, 160),
 )
 _MP3_RATES = {3: (44100, 48000, 32000), 2: (22050, 24000, 16000), 0: (11025, 12000, 8000)}
+
+# Beginnings of files that may be whole, but that libsndfile does not read; "ftyp" stands behind 4 bytes.
+_FOREIGN = {
+    b"ajkg": "shorten", b"ftyp": "a codec of MPEG-4", b"#!AM": "AMR", b"\x30\x26\xb2\x75": "WMA",
+    b"\x1aE\xdf\xa3": "a codec of Matroska", b"wvpk": "WavPack", b"MAC ": "Monkey's Audio",
+}  # fmt: skip
+# What converts them, but for ffmpeg. In SPHERE files there are also shortpack and wavpack, for which NIST has w_decode.
+_COMMANDS = {
+    "shorten": "sph2pipe -f wav {} FILE.wav",
+    **dict.fromkeys(("shortpack", "wavpack"), "w_decode -o pcm {} FILE.sph"),
+}
+
+_MP3 = "MPEG_LAYER_III"  # a subtype, in MP3 and WAV files
+_LEAD = 1 << 14  # samples of an MP3 file that are decoded before a piece of it: frames draw on up to 511 bytes before
 
 _UNKNOWN_SIZE = 0x7FFFF000  # RIFF sizes from here on are what encoders write into a pipe
 _MAX_OGG_PAGE = 65307  # bytes
@@ -72,8 +88,8 @@ def info(path):
 def check(path):
     """The AudioInfo of a file after checking all of it.
 
-    Raises AudioError like `info`, and also when a compressed file cannot be decoded to its end.
-    Uncompressed samples in containers are judged by their size, without reading them.
+    Raises AudioError like `info`, and also when a compressed file cannot be decoded to its end, or holds samples that
+    are no numbers. Uncompressed samples in containers are judged by their size, without reading them.
     """
     with _open(path) as f:
         header = AudioInfo(f.samplerate, f.channels, f.frames, f.format)
@@ -84,65 +100,69 @@ def check(path):
         return header
 
 
+def piece(path, header, start=0.0, end=None, rate=SAMPLE_RATE):
+    """(first, stop): the samples from `start` to `end` seconds of a file with this `AudioInfo`.
+
+    Raises AudioError where the file ends before, and for a piece without a sample at `rate` Hz.
+    """
+    native, frames = header.rate, header.frames
+    first, stop = round(start * native), frames if end is None else round(end * native)
+    if stop > frames and end <= header.duration + END_TOLERANCE:
+        stop = frames
+    if not 0 <= first < stop <= frames:
+        to = "its end" if end is None else f"{end:g} s"
+        message = f"cannot cut {start:g} s to {to} from a file of {header.duration:.3f} s"
+        raise AudioError(path, message, "correct the segment")
+    if (stop - first) * rate < native / 2:
+        raise AudioError(path, f"no sample is left at {rate} Hz", "remove this utterance")
+    return first, stop
+
+
 def read_audio(path, rate=16000, start=0.0, end=None):
     """Samples of a file from `start` to `end` seconds as float32 mono (N,) at `rate` Hz.
 
     Channels are averaged; the piece is cut first and then resampled with soxr. Full scale is 1.0. Raises AudioError
-    when the file is missing, unreadable, empty or truncated, or ends before `end`.
+    when the file is missing, unreadable, empty or truncated, ends before `end`, or holds samples that are no numbers.
     """
     with _open(path) as f:
-        native, frames = f.samplerate, f.frames
-        first = round(start * native)
-        stop = frames if end is None else round(end * native)
-        if stop > frames and (stop - frames) <= END_TOLERANCE * native:
-            stop = frames
-        if not 0 <= first < stop <= frames:
-            raise AudioError(
-                path,
-                f"cannot cut {start:g} to {end if end is None else format(end, 'g')} s "
-                f"from a file of {frames / native:.3f} s",
-                "correct the segment",
-            )
-        x = np.concatenate(list(_blocks(f, path, first, stop)))
-    x = resample(x, native, rate)
-    if not len(x):
-        raise AudioError(path, f"no sample is left at {rate} Hz", "remove this utterance")
-    return np.ascontiguousarray(x, dtype=np.float32)
+        header = AudioInfo(f.samplerate, f.channels, f.frames, f.format)
+        x = np.concatenate(list(_blocks(f, path, *piece(path, header, start, end, rate))))
+    return np.ascontiguousarray(resample(x, header.rate, rate), dtype=np.float32)
 
 
 def read_blocks(path, size):
     """Yield a file as float32 mono blocks (size,) at its own rate, the last one shorter.
 
-    Channels are averaged. Raises AudioError like `read_audio`, for what is found only later when its
-    block is reached, and for samples that are not finite.
+    Channels are averaged. Raises AudioError like `read_audio`, for what is found only later when its block is reached.
     """
     with _open(path) as f:
-        done = 0
-        for x in _blocks(f, path, 0, f.frames, size):
-            if not np.isfinite(x).all():
-                message = f"holds samples that are no numbers, after {done / f.samplerate:.1f} s"
-                raise AudioError(path, message, "restore or remove it")
-            done += len(x)
-            yield x
+        yield from _blocks(f, path, 0, f.frames, size)
 
 
-def _blocks(f, path, first, stop, size=1 << 20):
+def _blocks(f, path, first, stop, size=1 << 16):
     """Yield the frames from `first` to `stop` of an open file as float32 mono (at most size,), all of them.
 
-    In blocks, as a damaged header may promise any number. Raises AudioError where decoding ends before `stop`.
+    In blocks, as a damaged header may promise any number. Raises AudioError where decoding ends before `stop`, and for
+    samples that are not finite.
     """
     import soundfile
 
     at = first
     try:
-        if not f.seekable():  # some codecs can only be read from the beginning
+        if f.subtype == _MP3:  # which decodes a little otherwise where it was not searched before
+            at = max(0, first - _LEAD)
+            f.seek(at)
+        elif not f.seekable():  # some codecs can only be read from the beginning
             at = 0
-        elif first or f.format == "MP3":  # which decodes a little otherwise where it was not searched before
+        elif first:
             f.seek(first)
         while at < stop:
             x = f.read(min(size, stop - at), dtype="float32", always_2d=True)
             if not len(x):
                 raise _truncated(path, f"{f.frames} samples", f"{at} ({at / f.samplerate:.2f} s)")
+            if not np.isfinite(x).all():
+                message = f"holds samples that are no numbers, after {at / f.samplerate:.1f} s"
+                raise AudioError(path, message, "restore or remove it")
             skip, at = max(0, first - at), at + len(x)
             if skip < len(x):
                 yield x[skip:, 0] if x.shape[1] == 1 else x[skip:].mean(axis=1)
@@ -192,9 +212,9 @@ def _open(path):
         if size == 0:
             raise AudioError(path, "audio file is empty (0 bytes)", "restore or remove it")
         with open(path, "rb") as raw:
-            if _is_shorten(raw.read(1024)):
-                fix = f"sph2pipe -f wav {path} FILE.wav, and give FILE.wav"
-                raise AudioError(path, "is compressed with shorten, which is not read here", fix, "hand")
+            if form := _foreign(raw):
+                command = _COMMANDS.get(form, "ffmpeg -i {} FILE.wav").format(shlex.quote(path))
+                raise AudioError(path, f"is compressed with {form}, which is not read here", f"try {command}", "hand")
             raw.seek(0)
             promised, ended = _promised_size(raw, size)
         if promised > size:
@@ -205,7 +225,13 @@ def _open(path):
         if f.format == "MP3" and (data := _mp3_with_length(path)) is not None:
             f.close()
             f = soundfile.SoundFile(io.BytesIO(data))
-    except (soundfile.SoundFileError, TypeError, OSError) as err:  # TypeError: headerless .raw
+        if f.subtype == _MP3:
+            # soundfile seeks after each read, and behind a seek some 4,000 samples lack the frames before them.
+            f.seekable = lambda: False
+    except TypeError as err:  # soundfile's, by the suffix .raw
+        fix = "convert it to WAV with a tool that is told its rate and encoding, such as sox"
+        raise AudioError(path, "cannot be read as audio: it has no header", fix, "hand") from err
+    except (soundfile.SoundFileError, OSError) as err:
         raise AudioError(path, f"cannot be read as audio: {err}", "restore or remove it") from err
     if 0 < f.frames < 1 << 62:
         return f
@@ -290,9 +316,13 @@ def _riff_size(raw, order):
     return 0
 
 
-def _is_shorten(head):
-    """Whether a file begins as NIST SPHERE with embedded shorten, or as shorten itself."""
-    return head[:4] == b"ajkg" or head[:8] == b"NIST_1A\n" and b"embedded-shorten" in head
+def _foreign(raw):
+    """Name of the compression of an open file that libsndfile knows nothing of, "" if it is none of these."""
+    head = raw.read(16)
+    if head[:8] == b"NIST_1A\n" and head[8:16].strip().isdigit():
+        found = re.search(rb"^sample_coding .*,embedded-(\w+)", raw.read(min(int(head[8:16]), 1 << 16)), re.MULTILINE)
+        return found[1].decode("ascii", "replace") if found else ""
+    return _FOREIGN.get(head[4:8] if head[4:8] == b"ftyp" else head[:4], "")
 
 
 def _nist_size(head):

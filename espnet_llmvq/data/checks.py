@@ -16,6 +16,7 @@ from espnet_llmvq.data.tables import (
     parse_segment,
     scaled_times,
     scan,
+    too_long,
 )
 
 
@@ -153,6 +154,9 @@ def _check_ids(tables, segments):
     rows = {n: {row.key: row for row in reversed(tables[n])} for n in ("text", audio, "utt2spk") if tables.get(n)}
     utts = set().union(*rows.values())
     for utt in sorted(utts):
+        if too_long(utt):
+            here = next(n for n in rows if utt in rows[n])
+            yield rows[here][utt].problem(too_long(utt), "give it a shorter id")
         lacking = [n for n in rows if utt not in rows[n]]
         if lacking:
             here = next(n for n in rows if utt in rows[n])
@@ -235,10 +239,15 @@ def _check_audio(tables, segments, rate, nj):
             if rate and result.rate != rate:
                 message = f"{row.value}: {result.rate} Hz instead of {rate} Hz"
                 yield row.problem(message, f"run llmvq data format --rate {rate}", "convert")
-    for rec, _, end, row in segments.values():
-        if rec in found and end > found[rec].duration + audio.END_TOLERANCE:
-            message = f"segment ends at {end:g} s, the audio at {found[rec].duration:.3f} s"
-            yield row.problem(message, "correct it or drop it", "drop")
+    pieces = segments.values() if "segments" in tables else [(row.key, 0.0, None, row) for row in rows]
+    paths = {row.key: row.value for row in rows}
+    for rec, start, end, row in pieces:
+        if rec not in found:
+            continue
+        try:
+            audio.piece(paths[rec], found[rec], start, end, rate or audio.SAMPLE_RATE)
+        except audio.AudioError as err:
+            yield row.problem(f"{err.path}: {err.message}", f"{err.fix}, or drop it", err.repair)
     if "segments" in tables:
         return
     for row in tables.get("utt2num_samples", ()):

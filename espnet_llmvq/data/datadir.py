@@ -126,12 +126,14 @@ class DataDir:
     def write(self, path):
         """Write the directory `path`, in one step. False if it was written like this before and is as it was.
 
-        Raises UserError for a directory that others made.
+        Raises UserError for a directory that others made, and where there is no utterance.
         """
         content = hashlib.sha256(json.dumps(self.files(), sort_keys=True).encode("utf-8", "surrogatepass")).hexdigest()
         return MadeDir(path, content=content).make(self.write_tables)
 
     def write_tables(self, path):
-        """Write all tables into a directory, each in one step; others in it stay."""
+        """Write all tables into a directory, each in one step; others in it stay. Raises UserError if all are empty."""
+        if not self.text:
+            raise UserError(f"{path}: no utterance is left for it; choose, or hold out, fewer")
         for name, text in self.files().items():
             write_text(Path(path) / name, text)

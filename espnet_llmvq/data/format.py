@@ -10,13 +10,14 @@ from pathlib import Path
 from espnet_llmvq.base.environment import versions
 from espnet_llmvq.base.errors import UserError
 from espnet_llmvq.base.processes import run_jobs
+from espnet_llmvq.data.checks import validate
 from espnet_llmvq.data.datadir import DataDir
 from espnet_llmvq.data.made import MadeDir
-from espnet_llmvq.data.tables import audio_name, scan
+from espnet_llmvq.data.tables import audio_name
 
 
 def convert(job):
-    """(path, samples) of one utterance brought to `rate`, or the AudioError why it cannot be.
+    """(path, samples) of one utterance, whose file was checked, brought to `rate`.
 
     job: (path, start s, end s or None, rate Hz or None for its own, file to write, its final path).
     Runs in a worker.
@@ -24,15 +25,12 @@ def convert(job):
     from espnet_llmvq.data import audio
 
     path, start, end, rate, target, final = job
-    try:
-        header = audio.info(path)
-        rate = rate or header.rate
-        if end is None and header.format not in audio.LOSSY and (header.rate, header.channels) == (rate, 1):
-            return os.path.abspath(path), audio.check(path).frames
-        x = audio.read_audio(path, rate, start, end)
-        audio.write_audio(target, x, rate)
-    except audio.AudioError as err:
-        return err
+    header = audio.info(path)
+    rate = rate or header.rate
+    if end is None and header.format not in audio.LOSSY and (header.rate, header.channels) == (rate, 1):
+        return os.path.abspath(path), header.frames
+    x = audio.read_audio(path, rate, start, end)
+    audio.write_audio(target, x, rate)
     return final, len(x)
 
 
@@ -40,7 +38,8 @@ def format_audio(source, dest, *, rate=16000, nj=2, audio_format="wav"):
     """Make `dest` from `source` unless it is up to date; whether it was made.
 
     rate: Hz, or None to leave each file its own. audio_format: wav or flac, of the files that are written.
-    Raises UserError listing the utterances whose audio cannot be used; `dest` is not touched then.
+    Raises UserError listing the audio that cannot be used, by the check of llmvq data validate; `dest` is not touched
+    then.
     """
     data, home = DataDir.load(source), Path(os.path.realpath(dest))
     inside = [w for w in data.wav_scp.values() if home in Path(os.path.realpath(w)).parents]
@@ -50,6 +49,7 @@ def format_audio(source, dest, *, rate=16000, nj=2, audio_format="wav"):
     names = {utt: audio_name(utt, audio_format) for utt in data.utts}
 
     def build(new):
+        check_audio(source, rate, nj)
         (new / "audio").mkdir()
         jobs = [
             (*data.location(utt), rate, str(new / "audio" / name), str(home / "audio" / name))
@@ -58,7 +58,6 @@ def format_audio(source, dest, *, rate=16000, nj=2, audio_format="wav"):
         workers = nj if len(jobs) >= 2 * nj else 1
         results = run_jobs(convert, jobs, nj=workers, desc="format", chunksize=max(1, min(64, len(jobs) // (4 * nj))))
         results = dict(zip(names, results, strict=True))
-        _check(results, source, data)
         extra = dict(data.extra)
         if data.segments is not None:
             # Recordings are gone, so tables about them would name nothing.
@@ -76,16 +75,13 @@ def format_audio(source, dest, *, rate=16000, nj=2, audio_format="wav"):
     return made
 
 
-def _check(results, source, data):
-    """Raise UserError that lists the first errors among the results of `convert`."""
-    errors = [(utt, err) for utt, err in results.items() if isinstance(err, UserError)]
-    if not errors:
+def check_audio(source, rate, nj):
+    """Raise UserError that lists the first of what llmvq data validate finds in a directory and format cannot use."""
+    problems = validate(source, rate=rate, nj=nj, allow_empty_text=True)
+    problems = [problem for problem in problems if problem.repair in ("drop", "hand")]
+    if not problems:
         return
-    table = Path(source) / ("wav.scp" if data.segments is None else "segments")
-    line = {row.key: row.line for row in scan(table)[0]}
-    listed = [f"  {table}:{line[utt]}: {utt}: {err}" for utt, err in errors[:10]]
-    listed += [f"  and {len(errors) - 10} more"] * (len(errors) > 10)
-    droppable = all(err.repair == "drop" for _, err in errors)
-    hint = f" (llmvq data fix {source} drops them)" if droppable else ""
-    head = f"audio of {len(errors)} of {len(data.text)} utterances cannot be used{hint}:"
-    raise UserError("\n".join([head, *listed]))
+    listed = [f"  {problem}" for problem in problems[:10]]
+    listed += [f"  and {len(problems) - 10} more"] * (len(problems) > 10)
+    hint = f" (llmvq data fix {source} drops them)" * all(problem.repair == "drop" for problem in problems)
+    raise UserError("\n".join([f"{source}: {len(problems)} sounds cannot be used{hint}:", *listed]))

@@ -13,7 +13,7 @@ from pathlib import Path
 from espnet_llmvq.base.errors import UserError
 from espnet_llmvq.data import lhotse, manifest
 from espnet_llmvq.data.datadir import DataDir
-from espnet_llmvq.data.tables import by_speaker, scan
+from espnet_llmvq.data.tables import by_speaker, scan, too_long
 
 FORMS = (
     "a Kaldi data directory (wav.scp, text, utt2spk), a .csv, .tsv or .jsonl manifest with the columns audio and text, "
@@ -116,6 +116,8 @@ def to_data_dir(items, faults):
         if UNWRITABLE.search(utt + text + str(item.audio)):
             faults.add(item.where, f"{utt!r}: a character that is none (NUL, half of a surrogate pair)")
             continue
+        if wrong := too_long(utt):
+            faults.add(item.where, f"{utt}: {wrong} (give it a shorter id)")
         if not text:
             faults.add(item.where, f"{utt}: empty text (add it or remove the line)")
         path = str(item.audio)

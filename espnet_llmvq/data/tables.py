@@ -200,18 +200,25 @@ def parse_entities(table):
     return found
 
 
-MAX_NAME = 255  # bytes of a file name
+MAX_BYTES = 250  # of an id in the name of a sound file; that has 255, with ".flac"
+
+
+def escaped(utt):
+    """An id as a part of a file name: different ones for different ids, and none leads elsewhere."""
+    return utt.replace("%", "%25").replace("/", "%2F")
+
+
+def too_long(utt):
+    """What is wrong with an id that is too long for the name of a sound file, "" if it is not."""
+    length = len(escaped(utt).encode())
+    return f"an id of {length} bytes makes too long a file name" if length > MAX_BYTES else ""
 
 
 def audio_name(utt, suffix):
-    """The name of an utterance's sound file: different ones for different ids, and none leads elsewhere.
-
-    Raises UserError for an id that is too long for one.
-    """
-    name = f"{utt.replace('%', '%25').replace('/', '%2F')}.{suffix}"
-    if len(name.encode()) > MAX_NAME:
-        raise UserError(f"{utt}: an id of {len(utt.encode())} bytes makes too long a file name; give it a shorter id")
-    return name
+    """The name of an utterance's sound file. Raises UserError for an id that is too long for one."""
+    if wrong := too_long(utt):
+        raise UserError(f"{utt}: {wrong}; give it a shorter id")
+    return f"{escaped(utt)}.{suffix}"
 
 
 def by_speaker(utt2spk):

@@ -10,11 +10,11 @@ from espnet_llmvq.data.normalise import get_normaliser
 from espnet_llmvq.report import analysis, media, plots
 from espnet_llmvq.report.utterances import confusions, make_diff, worst
 from espnet_llmvq.score import derail
-from espnet_llmvq.score.files import match_utterances, read_transcript
+from espnet_llmvq.score.measure import evaluate, load_reference
 from espnet_llmvq.score.results import DERAILMENT_HEADINGS, by_system, derailment_cells
-from espnet_llmvq.score.rows import COMPARED, SET, read_rows
+from espnet_llmvq.score.rows import COMPARED, SET, read_rows, rules_of
 from espnet_llmvq.score.table import Cell, Column, Row, Table
-from espnet_llmvq.score.wer import score_utterances, split_words, total
+from espnet_llmvq.score.wer import total
 
 TOLERANCE = 0.005  # of a rate in percent: half of its last digit as shown
 LONGEST = 300  # characters of a derailed hypothesis
@@ -40,28 +40,27 @@ def of_sets(rows):
 def score_sets(systems, sets, rows, normaliser, missing):
     """The ScoredSets of `sets` that can be scored; add to `missing` why others cannot.
 
-    A set is normalised as its entries in `rows` say, else by the normaliser called `normaliser`.
+    A set is normalised, and bad input treated, as its entries in `rows` say; without any by the normaliser called
+    `normaliser`.
     """
-    named = {r["set"]: r["normaliser"] for r in of_sets(rows) if r.get("normaliser")}
-    scored_sets = []
+    known, scored_sets = {row["set"]: row for row in of_sets(rows)}, []
     for s in sets:
-        normalise = get_normaliser(named.get(s.name, normaliser))
+        row = known.get(s.name, {})
+        name, rules = row.get("normaliser") or normaliser, rules_of(row)
+        get_normaliser(name)
         try:
-            scored = ScoredSet(s.name, s.text, read_transcript(s.text))
+            reference = load_reference(s.text, name, rules=rules)
         except UserError as err:
             missing.append(f"Utterances of {s.name}: {err}")
             continue
-        ref_words = split_words(scored.refs, normalise)
+        scored = ScoredSet(s.name, s.text, reference.refs)
         for system in systems:
-            path = system.hyp_path(s.name)
             try:
-                hyps = match_utterances(scored.refs, read_transcript(path), s.text, path)
-                scores = score_utterances(ref_words, split_words(hyps, normalise))
-                total(scores)  # UserError if there is no word
+                one = evaluate(reference, system.hyp_path(s.name), (), rules)
             except UserError as err:
                 missing.append(f"Utterances of {system.name} on {s.name}: {err}")
                 continue
-            scored.hyps[system.name], scored.scores[system.name] = hyps, scores
+            scored.hyps[system.name], scored.scores[system.name] = one.hyps, one.scores
         if scored.scores:
             scored_sets.append(scored)
     return scored_sets

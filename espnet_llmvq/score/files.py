@@ -47,6 +47,15 @@ class Rules:
                 "utf-8, latin-1, cp1252, gb18030 or shift_jis"
             ) from None
 
+    @property
+    def given(self):
+        """{name: value} of those that are not the default's, as results record them."""
+        return {field.name: value for field in fields(self) if (value := getattr(self, field.name)) != field.default}
+
+    def __str__(self):
+        """The same as options of a command."""
+        return " ".join(f"--{name} {value}" for name, value in self.given.items())
+
 
 _TRN = re.compile(r"^(.*?)\s*\(([^()\s]+)\)$")
 _UNDECODED = re.compile("[\udc80-\udcff]")

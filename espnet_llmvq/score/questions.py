@@ -138,6 +138,7 @@ def question_rows(answers_of, normaliser, seed, statistics):
                             "normaliser": normaliser if kind == OPEN else "none",
                             "count": count,
                             "of": of,
+                            "rules": {},
                         }
                     )
     return rows

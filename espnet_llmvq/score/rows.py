@@ -6,9 +6,11 @@ Estimates of different sets are resampled independently; systems on one set are 
 import json
 from pathlib import Path
 
+from espnet_llmvq.base.config import from_mapping
 from espnet_llmvq.base.errors import UserError
 from espnet_llmvq.score import stats
 from espnet_llmvq.score.compare import compare, untested
+from espnet_llmvq.score.files import Rules
 from espnet_llmvq.score.measure import METRICS, ratio
 from espnet_llmvq.score.table import number
 
@@ -17,6 +19,8 @@ COMPARED = "wer"  # what is compared with the baseline
 SET, MACRO, MICRO, RATIO = "set", "macro", "micro", "ratio"  # kinds of entries
 MEANS = (MACRO, MICRO)
 NEEDED = ("system", "kind", "set", "domain", "metric", "value", "seed")  # in each entry of results.json
+
+UNRECORDED = {"empty_ref": "keep", "empty_hyp": "keep"}  # rules of results that do not name theirs
 
 
 def read_rows(path, needed=NEEDED):
@@ -43,6 +47,18 @@ def read_rows(path, needed=NEEDED):
     return rows
 
 
+def rules_of(row):
+    """The `Rules` that an entry of `results.json` was scored by. Raises UserError for what are none."""
+    return from_mapping(Rules, row.get("rules", UNRECORDED), "results.json: rules")
+
+
+def said_of(rows):
+    """Seeds of entries of `results.json`, and how bad input was treated if that was asked for, in words."""
+    seeds = ", ".join(dict.fromkeys(str(row["seed"]) for row in rows))
+    rules = ", ".join(filter(None, dict.fromkeys(str(rules_of(row)) for row in rows if row.get("rules"))))
+    return f"seed {seeds}" + f"; scored with {rules}" * bool(rules)
+
+
 def bounded(estimate, confidence, skewed=True):
     """{"value", "low", "high"} of an Estimate, for JSON."""
     low, high = stats.interval(estimate, confidence, skewed)
@@ -63,7 +79,7 @@ def domain_means(measured, system, sets, metric):
     return means
 
 
-def result_rows(systems, sets, references, measured, seed, confidence):
+def result_rows(systems, sets, references, measured, seed, confidence, rules):
     """Entries of `results.json`, a flat list.
 
     references: {set name: Reference}; measured: {(system name, set name): Measured}. An entry is of a `kind`: of a set;
@@ -72,7 +88,7 @@ def result_rows(systems, sets, references, measured, seed, confidence):
     means, as metric `wer_ratio` of the set `ood/id`. Utterances and words of means are those of all their sets. Values
     are in percent but for the ratio; low and high are None where there is no interval. count, of: the two counts that a
     ratio is of, such as entities missed and entities (METRICS says what is counted); None of macro means and of what is
-    no ratio.
+    no ratio. rules: those of `Rules` that are not the default's.
     """
     rows = []
 
@@ -95,6 +111,7 @@ def result_rows(systems, sets, references, measured, seed, confidence):
                 "normaliser": "+".join(dict.fromkeys(member.normaliser_of(counted) for member in members)),
                 "count": count,
                 "of": of,
+                "rules": rules.given,
             }
         )
 

@@ -38,7 +38,7 @@ def from_sums(name, *sums):
     metric = _metric(name)
 
     def score(*row):
-        return metric._compute_score_from_stats([max(0, round(x)) for x in row]).score
+        return metric._compute_score_from_stats(list(map(int, row))).score  # sums of whole numbers are exact
 
     if np.ndim(sums[0]) == 0:
         return score(*sums)

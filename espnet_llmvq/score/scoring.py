@@ -103,7 +103,7 @@ def score_all(table, options=None):
     notes += collapse_notes(table) + cautions(references, answers)
     known = (table.systems, sets, references, counts)
     results = Results(
-        result_rows(*known, table.seed, statistics.confidence)
+        result_rows(*known, table.seed, statistics.confidence, options.rules)
         + question_rows(answers, table.normaliser, table.seed, statistics),
         comparison_rows(*known, table.baseline, statistics),
         table.baseline,
@@ -202,10 +202,11 @@ def environment(table, options):
     versions = ", ".join(f"{name} {get_version(name)}" for name in ("jiwer", "sacrebleu", "numpy"))
     today = time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime())
     normalisers = dict.fromkeys(s.normaliser or table.normaliser for s in table.sets)
+    rules = f"- treatment of bad input: {options.rules}\n" if options.rules.given else ""
     return (
         f"{text}- seed: {table.seed}\n"
         f"- normaliser: {', '.join(normalisers)}\n"
-        f"- resampled: {options.statistics.resample}\n"
+        f"{rules}- resampled: {options.statistics.resample}\n"
         f"- {options.statistics}\n"
         f"- date: {today}, scored with {versions}, commit {get_commit(__file__)}\n"
     )

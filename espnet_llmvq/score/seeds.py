@@ -4,7 +4,7 @@ from espnet_llmvq.base.errors import UserError
 from espnet_llmvq.score.stats import over_seeds
 from espnet_llmvq.score.table import number
 
-SAME = ("domain", "utterances", "words", "normaliser")
+SAME = ("domain", "utterances", "words", "normaliser", "rules")
 
 
 def _keyed(rows):
@@ -15,14 +15,16 @@ def check_runs(runs):
     """Raise UserError unless `runs`, {name: rows}, differ in seed and in nothing else."""
     if len(runs) < 2:
         raise UserError("give the results of at least two seeds")
-    seeds = {name: {row["seed"] for row in rows} for name, rows in runs.items()}
     first, *others = runs
-    for name in runs:
-        same = [other for other in runs if other != name and seeds[other] == seeds[name]]
-        if same:
-            raise UserError(
-                f"{name} and {same[0]} have the same seed {', '.join(map(str, seeds[name]))}; give each seed once"
-            )
+    of_seed = {}
+    for name, rows in runs.items():
+        for seed in [row["seed"] for row in rows]:
+            if not isinstance(seed, int):
+                raise UserError(
+                    f"{name}: seed is {seed}: it holds no results of one seed; give the directories of each"
+                )
+            if of_seed.setdefault(seed, name) != name:
+                raise UserError(f"{name} and {of_seed[seed]} have the same seed {seed}; give each seed once")
     known = _keyed(runs[first])
     for name in others:
         own = _keyed(runs[name])
@@ -34,10 +36,10 @@ def check_runs(runs):
             )
         for key, row in own.items():
             for field in SAME:
-                if row[field] != known[key][field]:
+                value, other = row.get(field), known[key].get(field)
+                if value != other:
                     raise UserError(
-                        f"{name}: {' '.join(key)}: {field} is {row[field]}, in {first} "
-                        f"{known[key][field]}; score all seeds alike"
+                        f"{name}: {' '.join(key)}: {field} is {value}, in {first} {other}; score all seeds alike"
                     )
 
 

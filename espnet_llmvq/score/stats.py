@@ -18,13 +18,13 @@ BLOCK = 2_000_000
 class Estimate:
     """A statistic and its bootstrap.
 
-    value: float. replicates: (R,). influence: {stratum: (units,)}, the empirical influence of each
-    unit of each independently resampled set, up to one factor common to all.
+    value: float. replicates: (R,). left_out: {stratum: (units,)}, the value without each unit of each independently
+    resampled set (the jackknife).
     """
 
     value: float
     replicates: np.ndarray
-    influence: dict
+    left_out: dict
 
 
 def generator(seed, stratum=""):
@@ -58,29 +58,23 @@ def sums(counts, replicates, seed, stratum=""):
     stratum: name of the set. Sets of different names are resampled independently.
     """
     counts = np.asarray(counts, dtype=np.float64)
-    drawn = resample(counts, replicates, generator(seed, stratum))
-    centred = counts - counts.mean(axis=0)
-    columns = zip(counts.sum(axis=0), drawn.T, centred.T)
-    return [Estimate(float(total), d, {stratum: c}) for total, d, c in columns]
+    drawn, total = resample(counts, replicates, generator(seed, stratum)), counts.sum(axis=0)
+    columns = zip(total, drawn.T, (total - counts).T)
+    return [Estimate(float(whole), d, {stratum: rest}) for whole, d, rest in columns]
 
 
 def combine(function, estimates):
     """The Estimate of `function` of the `estimates`.
 
-    function: takes one float, or one array of any one shape, for each estimate. Influences follow
-    by the chain rule, with numerical derivatives.
+    function: takes one float, or one array of any one shape, for each estimate.
     """
-    values = [estimate.value for estimate in estimates]
-    influence = {}
-    for k, estimate in enumerate(estimates):
-        step = 1e-4 * max(1.0, abs(values[k]))
-        up, down = list(values), list(values)
-        up[k], down[k] = values[k] + step, values[k] - step
-        slope = float(function(*up) - function(*down)) / (2 * step)
-        for stratum, change in estimate.influence.items():
-            influence[stratum] = influence.get(stratum, 0.0) + slope * change
+    left_out = {}
+    for stratum, rest in {s: rest for e in estimates for s, rest in e.left_out.items()}.items():
+        # A set without the stratum stays whole.
+        parts = [e.left_out.get(stratum, np.full(len(rest), e.value)) for e in estimates]
+        left_out[stratum] = np.asarray(function(*parts))
     replicates = np.asarray(function(*(estimate.replicates for estimate in estimates)))
-    return Estimate(float(function(*values)), replicates, influence)
+    return Estimate(float(function(*(estimate.value for estimate in estimates))), replicates, left_out)
 
 
 def mean(estimates):
@@ -93,11 +87,18 @@ def difference(a, b):
     return combine(lambda x, y: x - y, [a, b])
 
 
+def influences(left_out):
+    """(units,) influences of the units on a value, of its values (units,) without each; 0 where there is none."""
+    defined = left_out[np.isfinite(left_out)]
+    n = len(defined)
+    return (n - 1) / n * (defined.mean() - defined) if n else np.zeros(1)
+
+
 def _correct(z, estimate, drawn):
     """Normal quantiles corrected for bias and acceleration."""
     from scipy import special
 
-    change = np.concatenate(list(estimate.influence.values()))
+    change = np.concatenate([influences(rest) for rest in estimate.left_out.values()])
     spread = np.sum(change**2)
     acceleration = np.sum(change**3) / (6 * spread**1.5) if spread > 0 else 0.0
     tie = 1e-9 * max(1.0, abs(estimate.value))
@@ -105,7 +106,10 @@ def _correct(z, estimate, drawn):
     below = np.mean(drawn < estimate.value - tie) + equal / 2
     # With all replicates on one side there is nothing to correct by.
     bias = special.ndtri(below) if 0 < below < 1 else 0.0
-    return bias + (bias + z) / (1 - acceleration * (bias + z))
+    # Few units and a high level lead to the pole of the correction: what is at it or beyond is the outermost replicate.
+    shift = bias + z
+    room = 1 - acceleration * shift
+    return np.where(room > 0, bias + shift / np.where(room > 0, room, 1), np.copysign(np.inf, shift))
 
 
 def interval(estimate, confidence=0.95, skewed=True):
@@ -119,8 +123,8 @@ def interval(estimate, confidence=0.95, skewed=True):
     from scipy import special
 
     value, drawn = estimate.value, estimate.replicates[np.isfinite(estimate.replicates)]
-    units = sum(len(change) for change in estimate.influence.values())
-    free = units - len(estimate.influence)
+    units = sum(map(len, estimate.left_out.values()))
+    free = units - len(estimate.left_out)
     if not np.isfinite(value) or not len(drawn) or free < 1:
         return float("nan"), float("nan")
     tail = special.stdtrit(free, (1 - confidence) / 2) * np.sqrt(units / free)

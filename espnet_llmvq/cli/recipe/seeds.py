@@ -28,7 +28,7 @@ def main(argv=None):
     from espnet_llmvq.base.config import from_mapping
     from espnet_llmvq.score.published import Published
     from espnet_llmvq.score.results import Results, head, write_tables
-    from espnet_llmvq.score.rows import read_rows
+    from espnet_llmvq.score.rows import read_rows, said_of
     from espnet_llmvq.score.seeds import check_runs, pooled_comparisons, pooled_rows
 
     runs = {name: read_rows(Path(name) / "results.json") for name in args.exp_dir}
@@ -47,9 +47,9 @@ def main(argv=None):
     figures = read_rows(path, needed=()) if path.exists() else []
     figures = [from_mapping(Published, one, f"{path}, entry {i}") for i, one in enumerate(figures, 1)]
     sections = results.sections(figures)
-    seeds = ", ".join(dict.fromkeys(str(row["seed"]) for of_seed in runs.values() for row in of_seed))
+    said = said_of([row for of_seed in runs.values() for row in of_seed]).removeprefix("seed ")
     note = (
-        f"Means over {len(runs)} seeds ({seeds}) with {100 * args.confidence:g} % intervals of "
+        f"Means over {len(runs)} seeds ({said}) with {100 * args.confidence:g} % intervals of "
         "Student's t over seeds. Changes are paired by seed; P(better) is the share of seeds that are better.\n"
     )
     write_tables(args.out_dir, f"Results over seeds\n\n{note.rstrip()}", sections, results)
