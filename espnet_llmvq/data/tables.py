@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from espnet_llmvq.base.errors import UserError
+from espnet_llmvq.base.files import file_name
 from espnet_llmvq.base.made import NAME
 
 CORE = ("wav.scp", "segments", "text", "utt2spk", "spk2utt")
@@ -208,7 +209,7 @@ def audio_name(utt, suffix):
 
     Raises UserError for an id that is too long for one.
     """
-    name = f"{utt.replace('%', '%25').replace('/', '%2F')}.{suffix}"
+    name = f"{file_name(utt)}.{suffix}"
     if len(name.encode()) > MAX_NAME:
         raise UserError(f"{utt}: an id of {len(utt.encode())} bytes makes too long a file name; give it a shorter id")
     return name

@@ -3,7 +3,9 @@
 import os
 from dataclasses import asdict
 
+from espnet_llmvq.base.environment import FILE
 from espnet_llmvq.base.errors import UserError, check_name
+from espnet_llmvq.base.files import check_outputs
 from espnet_llmvq.base.made import Made
 from espnet_llmvq.experiment.checks import read_weight
 from espnet_llmvq.experiment.options import words
@@ -69,6 +71,7 @@ def decode(experiment, systems, sets, *, nj=1, ngpu=0, redo=False, **batching):
             made = nbest_made(experiment, system, name, search)
             if redo or not made.fresh():
                 frames = frames_read(experiment, system, name)
+                check_outputs([made.out, system.hyp_path(name), system.hyp_path(name).with_name(FILE)])
                 waiting.append(Work(name, experiment.sequences(name), frames, made, str(system.hyp_path(name))))
             else:
                 restore(str(system.hyp_path(name)), ORDER[system.decode])
