@@ -145,7 +145,7 @@ def test_command(files, tmp_path, capsys):
     assert entry == {**expected, "unit": "words", "sub": 0, "del": 4, "ins": 0}
     assert content["comparisons"][0]["change"] == 60
     assert content["small"] is True
-    assert os.listdir(out.parent) == ["scores.json"]
+    assert sorted(os.listdir(out.parent)) == [".llmvq-written", "scores.json"]
     # raw texts, and what sclite users look for
     assert (tmp_path / "files/one/ref.trn").read_text().startswith("The cat sat. (u1)\n")
     assert (tmp_path / "files/two/hyp.trn").read_text() == " (u1)\nhello (u2)\n"

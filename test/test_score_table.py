@@ -185,7 +185,7 @@ def test_options_of_sets(experiment, tmp_path):
     assert ("lora", "test_id", "eer") not in found
     markdown = (tmp_path / "exp" / "RESULTS.md").read_text()
     assert "3 entities (3 normalised), 3 different; 3 words inside and 7 outside" in markdown
-    speakers = (tmp_path / "exp" / "lora" / "decode_test_a" / "speakers.tsv").read_text()
+    speakers = (tmp_path / "exp" / "details" / "lora" / "test_a" / "speakers.tsv").read_text()
     assert speakers.splitlines()[1].split("\t")[:4] == ["s1", "2", "40.00", "10"]
 
 
@@ -264,7 +264,7 @@ def test_derailments_and_treatments_are_told(experiment, tmp_path):
     # loop, empty, at_limit, length, prompt, any, utterances; 5 + 16 and 5 errors of 10 words
     assert row[2:] == ["1", "1", "1", "1", "1", "2", "2", "260.00", "-"]
     assert "- ours on test_a: 1 empty hypotheses, their words counted as deletions\n" in markdown
-    table = (path.parent / "utterances.tsv").read_text().splitlines()
+    table = (tmp_path / "exp" / "details" / "ours" / "test_a" / "utterances.tsv").read_text().splitlines()
     assert table[1].split("\t")[-1] == "loop,at_limit,length,prompt"
 
 
@@ -329,9 +329,9 @@ def test_pool_seeds_wants_the_same_experiment(experiment, tmp_path):
         pool_seeds.main(["exp/seed3", "exp/seed7"])
 
 
-def test_alignment_beside_hypotheses(experiment, tmp_path):
+def test_alignment_of_every_utterance(experiment, tmp_path):
     experiment()
-    text = (tmp_path / "exp" / "lora" / "decode_test_id" / "result.txt").read_text()
+    text = (tmp_path / "exp" / "details" / "lora" / "test_id" / "result.txt").read_text()
     assert "id: (u1)\nScores: (#C #S #D #I) 4 1 0 0\n" in text
     assert "REF:  one   two three four five\nHYP:  wrong two" in text
     left = [p.name for p in (tmp_path / "exp").rglob("*.tmp")]

@@ -6,6 +6,9 @@ from espnet_llmvq.base.errors import UserError
 from espnet_llmvq.base.files import check_replaceable, replace_directory, write_text
 
 
+RECORD = '{"inputs": {}, "options": {}, "files": {}, "complete": true}'
+
+
 def tree(path):
     return {str(p.relative_to(path)): p.read_text() for p in path.rglob("*") if p.is_file()}
 
@@ -26,7 +29,7 @@ def test_only_what_the_command_made_is_replaced(tmp_path, content, refused):
     if content is not None:
         target.mkdir()
         for name in content:
-            (target / name).write_text(name)
+            (target / name).write_text(RECORD if name == "made.json" else name)
     if refused:
         with pytest.raises(UserError, match=f"{target} would be replaced, but holds other files and no made.json"):
             check_replaceable(target, "made.json")
