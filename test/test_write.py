@@ -5,7 +5,6 @@ import pytest
 from espnet_llmvq.base.errors import UserError
 from espnet_llmvq.base.files import check_replaceable, replace_directory, write_text
 
-
 RECORD = '{"inputs": {}, "options": {}, "files": {}, "complete": true}'
 
 

@@ -166,12 +166,21 @@ def ask(
     asked.append(("llm", None, local("llm", experiment.llm), (TEXT,)))
     for label, directory, model, wanted in asked:
         out = os.path.join(directory or experiment.exp("llm_alone"), name, ANSWERS)
+        noted = Made(out).record()
+        kept = SPEECH not in wanted and noted and SPEECH in noted["options"].get("forms", ())  # answers that would go
+        wanted = (TEXT, SPEECH) if kept else wanted
         heard = {"audio": audio} if SPEECH in wanted else {}
         made = Made(
             out, inputs | model, options=asdict(options), forms=wanted, **elsewhere("llm", experiment.llm),
             **heard, **tools("torch", "transformers"),
         )  # fmt: skip
         if not up_to_date(made, redo):
+            if kept:
+                raise UserError(
+                    f"{out}: has answers to spoken questions too, which --text_only would replace; leave that out, or "
+                    "move them away"
+                )
+            check_outputs([out, os.path.join(os.path.dirname(out), FILE)])
             jobs[label] = (label, directory, wanted, made)
     if jobs:
         from espnet_llmvq.decode.ask import ask_all
