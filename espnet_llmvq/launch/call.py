@@ -103,9 +103,7 @@ class Call:
             begins.append((self.script, _SCRIPT.partition(".")[0]))
         for path, beginning in begins:
             if not begins_with(path, beginning):
-                raise UserError(
-                    f"{path}: would be replaced, but no job of ours wrote it; move it away or name another log"
-                )
+                raise UserError(f"{path}: is there, and not written by a job; move it away or name another log")
         shutil.rmtree(self.work, ignore_errors=True)
         try:
             for directory in (*{os.path.dirname(log) or "." for log in logs}, self.work, self.work):
