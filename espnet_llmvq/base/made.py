@@ -302,8 +302,8 @@ class Made:
         """Before the result is made again: a killed making is then no result. That it was made here stays known."""
         if noted := self.record():
             write_json(record_file(self.out), {**noted, "complete": False}, known=True)
-        else:
-            record_file(self.out).unlink(missing_ok=True)
+        elif is_record(record_file(self.out)):  # a damaged one
+            record_file(self.out).unlink()
 
     def strangers(self):
         """Names of the files in a directory that were not made with it; of all, if its record is damaged."""
