@@ -3,6 +3,7 @@
 Each command runs once, so that it is known what it writes; then a person's files have these names, and names near them.
 """
 
+import glob
 import json
 import os
 import shutil
@@ -21,6 +22,7 @@ from espnet_llmvq.data.datadir import DataDir
 
 PROMPT = "USER: {speech} ASSISTANT: {text}"
 SCORING = ["--ref", "ref.trn", "--hyp", "hyp.trn", "--hyp", "b.jsonl", "--replicates", "100"]
+ASKED = ["--override", "shots=0", "--override", 'prompt="{speech} one {A} two {B} three {C} four {D} five {text}"']
 PLAN = [
     "--systems", "ctc", "--test_sets", "test:id", "--encoder_file", "given/model.pth", "--vocab_size", "110",
     "--whole_words", "0", "--speed_perturb_factors", "0.9",
@@ -45,6 +47,7 @@ LIGHT = {
     "data subset": ["src", "2", "dest"],
     "data synthesise": ["--text", "src/text", "--out", "dest", "--nj", "1"],
     "data validate": ["data16"],
+    "estimate": ["--exp", "sized", "--json", "json"],
     "launch": ["local", "log/a.log", "true"],
     "plan": [*PLAN, "--out", "run/experiment.json"],
     "recipe fork": ["mini_tts", "fork"],
@@ -69,26 +72,39 @@ LIGHT = {
 HEAVY = {
     "align make": ["dump/a/sequences.jsonl", "align/a.ctm", "--encoder", "exp/encoder"],
     "analyse": ["--exp", "exp", "--replicates", "100", "--utterances", "5"],
-    "ask": ["--exp", "exp", "mc", "--questions", "mc.jsonl", "--override", "shots=0", "--text_only"],
+    "ask": [
+        "--exp",
+        "exp",
+        "mc",
+        "--questions",
+        "mc.jsonl",
+        "--override",
+        "shots=0",
+        "--override",
+        ASKED,
+        "--text_only",
+    ],
     "decode": ["--exp", "exp", "--systems", "soft ctc"],
-    "estimate": ["--exp", "exp", "--json", "json"],
     "pack": ["--exp", "exp", "--system", "soft", "--out", "out"],
-    "rescore": ["--exp", "exp", "--ctc_weight", "0.3"],
+    "rescore": ["--exp", "exp", "--ctc_weight", "0"],
     "stage encode": ["--exp", "exp"],
     "train": ["--exp", "exp", "--dry_run", "--json", "json"],
     "transcribe": ["packed", "a.wav", "--out_dir", "texts"],
     "upload": ["packed", "--to", "out"],
 }
-SLOW = {"stage positions"}
+SLOW = {"estimate", "stage positions"}
 OTHERS = {"espnet"}  # runs what it is told
 CHANGES = {"data fix": "src/", "stage cut": "data/"}  # {command: what it is for changing}
 ONCE = {"recipe fork"}  # refuse what they wrote themselves too
 # {command: what is run before}
+FORMATTED = ["stage perturb", "stage format", "stage filter"]
 BEFORE = {
-    "rescore": ["decode"], "stage filter": ["stage perturb", "stage format"], "stage format": ["stage perturb"],
-    "stage sequences": ["stage perturb", "stage format", "stage filter"],
-    "stage positions": ["stage perturb", "stage format", "stage filter", "stage sequences", "stage tokenizer"],
-}  # fmt: skip
+    "rescore": ["decode", lambda: [os.unlink(path) for path in glob.glob("exp/soft/decode_a/hyp.jsonl*")]],
+    "stage filter": FORMATTED[:2],
+    "stage format": FORMATTED[:1],
+    "stage sequences": FORMATTED,
+    "stage positions": [*FORMATTED, "stage sequences", "stage tokenizer"],
+}
 
 
 @pytest.fixture(scope="module")
@@ -138,10 +154,12 @@ def make_inputs(tmp_path):
     write_cards("conf", systems={"ctc": {"decode": "ctc"}}, interleave={"turns": {"cut": "silence"}})
     link_template("conf")
     os.mkdir("given")
-    (tmp_path / "given/config.yaml").write_text(yaml.safe_dump(ENCODER))
+    for path in ("given/config.yaml", "conf/encoder.yaml"):
+        (tmp_path / path).write_text(yaml.safe_dump(ENCODER))
     for name in ("train", "valid", "test"):
         shutil.copytree("data16", f"data/{name}")
     call("plan", [*PLAN, "--out", "planned/experiment.json"])
+    call("plan", ["--systems", "ctc", "--test_sets", "test:id", "--out", "sized/experiment.json"])
     table = {
         "systems": {"a": {"label": "A", "hypotheses": "{set}.trn"}},
         "sets": {"hyp": {"domain": "id", "text": "ref.trn"}},
@@ -159,7 +177,8 @@ def trained(tmp_path, trained_soft, packed_dir, corpus, experiment_of, monkeypat
     monkeypatch.chdir(tmp_path)
     encoder, phase = trained_soft
     phase = shutil.copytree(phase, "exp/soft")
-    experiment_of(str(tmp_path), {"soft": str(tmp_path / phase), "ctc": "ctc"}, {"a": corpus.valid}, encoder=encoder)
+    sets = {"a": corpus.valid, "valid": corpus.valid, "train": corpus.train}
+    experiment_of(str(tmp_path), {"soft": str(tmp_path / phase), "ctc": "ctc"}, sets, encoder=encoder)
     shutil.copytree(packed_dir, "packed")
     shutil.copy(f"{corpus.dir}/train00.wav", "a.wav")
     question = {"id": "q", "question": "Two?", "choices": ["one", "two", "six", "ten"], "answer": 1}
@@ -185,7 +204,7 @@ def call(name, arguments):
 
 
 def tree(room):
-    found = (os.path.join(r, name) for r, _, files in os.walk(room) for name in files)
+    found = (os.path.join(r, name) for r, _, files in os.walk(room) for name in files if name != WRITTEN)
     return {os.path.relpath(path, room): open(path, "rb").read() for path in found}
 
 
@@ -215,7 +234,7 @@ def near(name):
 def check_command(command, arguments, room, most):
     """Strangers of all names that the command writes, then of some of them alone (at most `most`)."""
     for other in BEFORE.get(command, ()):
-        assert call(other, {**LIGHT, **HEAVY}[other]) == 0
+        assert other() if callable(other) else call(other, {**LIGHT, **HEAVY}[other]) == 0
     before = tree(room)
     assert call(command, arguments) == 0
     after = tree(room)
@@ -224,7 +243,7 @@ def check_command(command, arguments, room, most):
         k: v for k, v in before.items() if not k.startswith(mine)
     }
     assert call(command, arguments) == (command in ONCE)  # over what it wrote itself
-    written = sorted(name for name in after.keys() - before.keys() if not name.endswith(WRITTEN))
+    written = sorted(after.keys() - before.keys())
     chosen = written if len(written) <= most else [written[i * len(written) // most] for i in range(most)]
     for names in [written, *([name] for name in chosen)] if written else ():
         restore(room, before)

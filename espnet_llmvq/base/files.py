@@ -134,7 +134,7 @@ def writing(path, suffix="tmp", binary=False, known=False):
         with open(temporary, "wb") if binary else open(temporary, "w", encoding="utf-8", newline="\n") as f:
             yield f
         line = _line(path, temporary)
-        if not (_named_by_us(path) or line in _written(path)):
+        if not (_named_by_us(path) or path.name.endswith(RECORD) or line in _written(path)):
             # Before the file: one that is there without its line would not be known.
             with open(path.with_name(WRITTEN), "a", encoding="utf-8") as f:
                 f.write(line)

@@ -192,6 +192,10 @@ class Made:
         """What is noted of the result (dict), or None: not made, or the record is damaged."""
         return read_record(record_file(self.out))
 
+    def has(self, name):
+        """Whether the record names a file as made with the result."""
+        return name in (self.record() or {"files": ()})["files"]
+
     def facts(self):
         """What `note` was told beside inputs and options; {} if nothing is noted."""
         return (self.record() or {}).get("facts", {})

@@ -71,7 +71,7 @@ def decode(experiment, systems, sets, *, nj=1, ngpu=0, redo=False, **batching):
             made = nbest_made(experiment, system, name, search)
             if redo or not made.fresh():
                 frames = frames_read(experiment, system, name)
-                check_outputs([made.out, system.hyp_path(name), system.hyp_path(name).with_name(FILE)])
+                check_outputs([made.out, system.hyp_path(name)])
                 waiting.append(Work(name, experiment.sequences(name), frames, made, str(system.hyp_path(name))))
             else:
                 restore(str(system.hyp_path(name)), ORDER[system.decode])
