@@ -139,7 +139,7 @@ def test_rescore_command(decoded, tmp_path, capsys):
     assert [line.split()[2:5] for line in out] == [[weight, "WER", rate] for weight, rate in rates.items()]
     rescore.main([*command, "--tune_only"])
     assert len(capsys.readouterr().out.splitlines()) == 12
-    assert sorted(os.listdir(room)) == [".llmvq-written", "nbest.jsonl", "nbest.jsonl.made.json"]
+    assert sorted(os.listdir(room)) == ["nbest.jsonl", "nbest.jsonl.made.json"]
     choose_all(decoded, decoded.systems, ["test"], "valid", grid=(1, 0.5, 0.4, 0))
     chosen = [json.loads(line) for line in open(room / "hyp.jsonl")]
     assert chosen == [{"id": "t1", "text": "b"}, {"id": "t2", "text": ""}]

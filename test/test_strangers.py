@@ -22,7 +22,14 @@ from espnet_llmvq.data.datadir import DataDir
 
 PROMPT = "USER: {speech} ASSISTANT: {text}"
 SCORING = ["--ref", "ref.trn", "--hyp", "hyp.trn", "--hyp", "b.jsonl", "--replicates", "100"]
-ASKED = ["--override", "shots=0", "--override", 'prompt="{speech} one {A} two {B} three {C} four {D} five {text}"']
+ASKED = [
+    "--override",
+    "shots=0",
+    "--override",
+    "answer=text",
+    "--override",
+    'prompt="{speech} one {A} two {B} three {C} four {D} five {text}"',
+]
 PLAN = [
     "--systems", "ctc", "--test_sets", "test:id", "--encoder_file", "given/model.pth", "--vocab_size", "110",
     "--whole_words", "0", "--speed_perturb_factors", "0.9",
@@ -72,18 +79,7 @@ LIGHT = {
 HEAVY = {
     "align make": ["dump/a/sequences.jsonl", "align/a.ctm", "--encoder", "exp/encoder"],
     "analyse": ["--exp", "exp", "--replicates", "100", "--utterances", "5"],
-    "ask": [
-        "--exp",
-        "exp",
-        "mc",
-        "--questions",
-        "mc.jsonl",
-        "--override",
-        "shots=0",
-        "--override",
-        ASKED,
-        "--text_only",
-    ],
+    "ask": ["--exp", "exp", "mc", "--questions", "mc.jsonl", "--override", "shots=0", *ASKED, "--text_only"],
     "decode": ["--exp", "exp", "--systems", "soft ctc"],
     "pack": ["--exp", "exp", "--system", "soft", "--out", "out"],
     "rescore": ["--exp", "exp", "--ctc_weight", "0"],
@@ -204,8 +200,13 @@ def call(name, arguments):
 
 
 def tree(room):
-    found = (os.path.join(r, name) for r, _, files in os.walk(room) for name in files if name != WRITTEN)
+    found = (os.path.join(r, name) for r, _, files in os.walk(room) for name in files)
     return {os.path.relpath(path, room): open(path, "rb").read() for path in found}
+
+
+def files(found):
+    """Of a `tree` what is not our note of what we wrote."""
+    return {name: content for name, content in found.items() if not name.endswith(WRITTEN)}
 
 
 def restore(room, before):
@@ -235,9 +236,9 @@ def check_command(command, arguments, room, most):
     """Strangers of all names that the command writes, then of some of them alone (at most `most`)."""
     for other in BEFORE.get(command, ()):
         assert other() if callable(other) else call(other, {**LIGHT, **HEAVY}[other]) == 0
-    before = tree(room)
+    start = tree(room)
     assert call(command, arguments) == 0
-    after = tree(room)
+    before, after = files(start), files(tree(room))
     mine = CHANGES.get(command, "\0")
     assert {k: v for k, v in after.items() if k in before and not k.startswith(mine)} == {
         k: v for k, v in before.items() if not k.startswith(mine)
@@ -245,8 +246,8 @@ def check_command(command, arguments, room, most):
     assert call(command, arguments) == (command in ONCE)  # over what it wrote itself
     written = sorted(after.keys() - before.keys())
     chosen = written if len(written) <= most else [written[i * len(written) // most] for i in range(most)]
-    for names in [written, *([name] for name in chosen)] if written else ():
-        restore(room, before)
+    for names in dict.fromkeys([tuple(written), *((name,) for name in chosen)] if written else ()):
+        restore(room, start)
         strangers = [*names, *(other for name in names for other in near(name))]
         there = {name: f"{name}: mine\n".encode() for name in strangers if name not in before} | before
         for name, content in there.items():
