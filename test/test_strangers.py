@@ -23,13 +23,9 @@ from espnet_llmvq.data.datadir import DataDir
 PROMPT = "USER: {speech} ASSISTANT: {text}"
 SCORING = ["--ref", "ref.trn", "--hyp", "hyp.trn", "--hyp", "b.jsonl", "--replicates", "100"]
 ASKED = [
-    "--override",
-    "shots=0",
-    "--override",
-    "answer=text",
-    "--override",
+    "--override", "shots=0", "--override", "answer=text", "--override",
     'prompt="{speech} one {A} two {B} three {C} four {D} five {text}"',
-]
+]  # fmt: skip
 PLAN = [
     "--systems", "ctc", "--test_sets", "test:id", "--encoder_file", "given/model.pth", "--vocab_size", "110",
     "--whole_words", "0", "--speed_perturb_factors", "0.9",
