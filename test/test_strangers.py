@@ -7,6 +7,7 @@ import glob
 import json
 import os
 import shutil
+import signal
 import sys
 
 import numpy as np
@@ -188,11 +189,15 @@ def command_of(name):
 def call(name, arguments):
     """Run a command; its exit status."""
     command, first = command_of(name)
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGHUP)}  # launch sets its own
     try:
         return main_of(command)([*first, *arguments]) or 0
     except UserError as err:
         print(f"error: {err}", file=sys.stderr)
         return 1
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
 
 
 def tree(room):
