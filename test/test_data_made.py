@@ -104,19 +104,6 @@ def test_what_a_person_put_into_a_made_directory_stays(source, tmp_path, maker, 
     assert not [name for name in os.listdir(tmp_path) if "llmvq" in name]
 
 
-@pytest.mark.parametrize("maker", MAKERS)
-def test_a_table_that_a_person_corrected_stays(source, tmp_path, maker, capsys):
-    dest = tmp_path / "dest"
-    MAKERS[maker](source, dest)
-    (dest / "text").write_text((dest / "text").read_text().replace("u", "w"))
-    before = tree(dest)
-    with pytest.raises(UserError, match=r"dest/text was changed since it was made, and would be lost; move it away"):
-        MAKERS[maker](source, dest)
-    assert tree(dest) == before
-    (dest / "text").unlink()
-    MAKERS[maker](source, dest)
-
-
 @pytest.mark.parametrize("maker", ["format", "speed", "perturb", "filter"])
 def test_other_audio_is_noticed(source, tmp_path, maker, capsys):
     """Of the same name and length too."""

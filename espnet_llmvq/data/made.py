@@ -3,8 +3,8 @@
 import os
 
 from espnet_llmvq.base.errors import UserError
-from espnet_llmvq.base.files import is_ours, locked, restore_directory
-from espnet_llmvq.base.made import Made, changed_files, files_digest
+from espnet_llmvq.base.files import locked, restore_directory
+from espnet_llmvq.base.made import Made, files_digest
 from espnet_llmvq.data.tables import managed_files
 
 
@@ -49,12 +49,9 @@ class MadeDir(Made):
         return True
 
     def strangers(self):
-        """As of `Made`. Raises UserError for a table among them, and for one that a person has changed since."""
-        strangers, noted = super().strangers(), self.record()
-        for name in changed_files(self.out, noted) if noted else ():
-            if not is_ours(os.path.join(self.out, name)):
-                raise UserError(f"{self.out}/{name} was changed since it was made, and would be lost; move it away")
-        for name in set(strangers) & set(managed_files(self.out)) if noted else ():
+        """As of `Made`. Raises UserError for a table among them."""
+        strangers = super().strangers()
+        for name in set(strangers) & set(managed_files(self.out)) if self.record() else ():
             raise UserError(f"{self.out}/{name} was not made with {self.out}, which is to be made again; move it away")
         return strangers
 
