@@ -52,7 +52,7 @@ def test_files(tmp_path, capsys):
     out = str(tmp_path / "new/w.ctm")
     write_alignment(out, ALIGNED, FAILED, SECONDS, TRUE)
     files = ["w.ctm", "w.ctm.failed", "w.ctm.report.png", "w.ctm.report.tsv"]
-    assert sorted(p.name for p in (tmp_path / "new").iterdir()) == files
+    assert sorted(p.name for p in (tmp_path / "new").iterdir()) == [".llmvq-written", *files]
     assert (tmp_path / "new/w.ctm.report.png").read_bytes().startswith(b"\x89PNG")
     assert f"{out}.failed has the reasons" in capsys.readouterr().out
     # One word, no silence, nothing to compare with.

@@ -380,7 +380,9 @@ def test_mistakes_are_named(experiment, corpus, tmp_path, experiment_of):
         analyse.main(command)
     (tmp_path / "exp/analysis").mkdir()
     (tmp_path / "exp/analysis/thesis.txt").write_text("x")
-    with pytest.raises(UserError, match="analysis holds files that were not made here; remove it"):
+    with pytest.raises(
+        UserError, match="analysis would be replaced, but holds other files and no made.json; remove it"
+    ):
         analyse.main([*command, "--redo"])
     assert (tmp_path / "exp/analysis/thesis.txt").exists()
     experiment_of(tmp_path, {"none": str(tmp_path / "exp/none")}, {"a": corpus.valid})

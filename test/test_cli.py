@@ -223,7 +223,7 @@ def test_what_is_asked_beside_a_run_counts(plan, monkeypatch, words, title, resa
     asked = {}
     monkeypatch.setattr("espnet_llmvq.report.report.write_report", lambda *args: asked.update(title=args[3].title))
 
-    def scored(table, options):
+    def scored(table, options, out_dir):
         asked["resample"] = options.statistics.resample
         raise UserError("enough")
 

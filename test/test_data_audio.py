@@ -16,6 +16,7 @@ import soundfile
 import soxr
 
 from espnet_llmvq.base.errors import UserError
+from espnet_llmvq.base.files import file_name
 from espnet_llmvq.data import audio, importer
 from espnet_llmvq.data.checks import validate
 from espnet_llmvq.data.copies import perturb_data, perturb_speed
@@ -23,7 +24,7 @@ from espnet_llmvq.data.datadir import DataDir
 from espnet_llmvq.data.fix import fix
 from espnet_llmvq.data.format import format_audio
 from espnet_llmvq.data.synthesise import synthesise
-from espnet_llmvq.data.tables import escaped, scan
+from espnet_llmvq.data.tables import scan
 
 
 def noise(n, channels=1, seed=0):
@@ -525,4 +526,4 @@ def test_the_longest_ids(tmp_path):
 
 def test_a_name_gives_its_id_back():
     ids = [*"ab", "a/b", "a%2Fb", "a%252Fb", "%", "/", "..", "a%", "é/%/"]
-    assert [urllib.parse.unquote(escaped(utt)) for utt in ids] == ids
+    assert [urllib.parse.unquote(file_name(utt)) for utt in ids] == ids

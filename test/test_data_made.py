@@ -138,7 +138,7 @@ def test_durations_of_a_person_stay(source, capsys):
     write_durations(source)
     write_durations(source)
     assert validate(source) == []
-    (source / "utt2dur.made.json").unlink()
+    (source / "utt2dur").write_text((source / "utt2dur").read_text() + "\n")
     with pytest.raises(UserError, match="utt2dur: is there, and not made here; move it away"):
         write_durations(source)
 

@@ -396,7 +396,7 @@ def test_decode_command(decoding, corpus, capsys):
             assert all((h["llm"] is None) == (system == "ctc") for n in lists for h in n)
             # The untrained system writes more than CTC can spell.
             assert system == "slam" or all(h["ctc"] <= 0 for n in lists for h in n)
-            assert not os.path.exists(f"{directory}_{name}/nbest.jsonl.part")
+            assert not os.path.exists(f"{directory}_{name}/.nbest.jsonl.llmvq-part")
     capsys.readouterr()
     for name in "ab":
         os.utime(decoding.sequences(name))
@@ -569,6 +569,7 @@ def test_prompt_of_the_checkpoint(decoding, corpus):
     from espnet_llmvq.stages.decode import decode
 
     assert yaml.safe_load(Path(decoding.exp("slam"), "config.yaml").read_text())["prompt"] == PROMPT
+    os.remove(decoding.sequences("a"))
     write_sequences(decoding.sequences("a"), [asr_sequence(s.id, s.spans[1].audio, s.spans[1].samples, s.transcript,
                                               "USER: {speech} Write it down. ASSISTANT: {text}")
                                               for s in read_sequences(corpus.valid)])  # fmt: skip

@@ -468,7 +468,14 @@ def test_what_answers_are_made_of_is_noticed(tmp_path, spoken, experiment_of, mo
     for path in (questions, examples, llm / "model.safetensors", tmp_path / "exp/lora/model.pth"):
         os.utime(path)
     assert who() == set()
-    assert who(forms=("text",)) == {"lora"} and who() == {"lora"}
+    # Answers to spoken questions are not replaced by others in writing only.
+    assert who(forms=("text",)) == set()
+    answers = tmp_path / "exp/lora/mc_digits/answers.jsonl"
+    for changed in ({"redo": True}, {"length_normalise": False}):
+        with pytest.raises(UserError, match=f"{answers}: has answers to spoken questions too, which --text_only would"):
+            who(forms=("text",), **changed)
+    shutil.rmtree(answers.parent)
+    assert who(forms=("text",)) == {"lora"} and who(forms=("text",)) == set() and who() == {"lora"}
     assert who(length_normalise=False) == everyone and who() == everyone
     for path, asked_again in (
         (questions, everyone), (examples, everyone), (llm / "model.safetensors", everyone),

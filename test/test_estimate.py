@@ -188,7 +188,7 @@ def test_command(tmp_path, plan, llms, of_case, capsys):
     command = ["--exp", "plan.json", "--seconds", "3", "--tokens", "30", "--prompt_tokens", "10"]
     command += ["--json", "out.json", "--corpus_hours", "10"]
     estimate.main([*command, "--device_flops", "1e12", "--utilisation", "0.5"])
-    assert sorted(os.listdir(tmp_path)) == ["conf", "out.json", "plan.json"]
+    assert sorted(os.listdir(tmp_path)) == [".llmvq-written", "conf", "out.json", "plan.json"]
     rows = json.loads((tmp_path / "out.json").read_text())
     assert [row["phase"] for row in rows] == ["encoder", "slam"]
     projector = 2 * 16 + (16 + 1) * 8 + (8 + 1) * 64  # norm, two layers

@@ -15,7 +15,7 @@ PYTHON = """\
 #!/usr/bin/env bash
 printf '%q ' "${@:3}" | sed 's/ $//' >>calls && echo >>calls
 [ "$3 $4" != "${FAIL:-}" ] || { echo "it failed" >&2; exit 1; }
-[ "$3" != plan ] || { while [ "$1" != --out ]; do shift; done; echo '{}' >"$2"; }
+[ "$3" != plan ] || { while [ "$1" != --out ]; do shift; done; echo '{"trainings": []}' >"$2"; }
 """
 DATA_SH = '#!/usr/bin/env bash\necho "data.sh $*" >>calls\n'
 

@@ -13,7 +13,7 @@ import yaml
 
 from espnet_llmvq.base.errors import UserError
 from espnet_llmvq.bundle.card import card
-from espnet_llmvq.bundle.files import list_files, replacing, verify
+from espnet_llmvq.bundle.files import digest, list_files, replacing, verify
 from espnet_llmvq.bundle.model import load_packed, pack
 from espnet_llmvq.bundle.upload import copy_to, upload_to
 from espnet_llmvq.cli import pack as pack_command
@@ -374,6 +374,33 @@ def test_a_packed_system_is_replaced_or_stays(tmp_path, monkeypatch, ending):
     replace("out")
     assert version("out") == 2
     assert sorted(os.listdir(tmp_path)) == ["link", "out"]
+
+
+def test_what_a_person_put_into_a_packed_system_stays(tmp_path):
+    """A clone of the hub's repository, an edited card, files of their own; links too."""
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "config.yaml").write_text("a: 1\n")
+    (out / "README.md").write_text("# Card\n")
+    packed = {"format": "espnet_llmvq packed system", "card": digest(out / "README.md")}
+    (out / "manifest.json").write_text(json.dumps({**packed, "files": {"config.yaml": digest(out / "config.yaml")}}))
+
+    def replace():
+        with replacing(str(out)) as temporary:
+            shutil.copytree(whole, temporary, dirs_exist_ok=True)
+
+    whole = shutil.copytree(out, tmp_path / "whole")
+    replace()
+    for name in (".git/HEAD", "notes.txt", "README.md", "config.yaml", "link"):
+        (out / name).parent.mkdir(exist_ok=True)
+        (out / name).symlink_to(whole) if name == "link" else (out / name).write_text("mine")
+        with pytest.raises(UserError, match=f"out/{name} is not what was packed, and would be lost; move it away"):
+            replace()
+        assert (out / name).is_symlink() or (out / name).read_text() == "mine"
+        (out / name).unlink()
+        if (whole / name).exists():
+            shutil.copy(whole / name, out / name)
+    replace()
 
 
 @pytest.fixture

@@ -145,13 +145,53 @@ def test_command(files, tmp_path, capsys):
     assert entry == {**expected, "unit": "words", "sub": 0, "del": 4, "ins": 0}
     assert content["comparisons"][0]["change"] == 60
     assert content["small"] is True
-    assert os.listdir(out.parent) == ["scores.json"]
+    assert sorted(os.listdir(out.parent)) == [".llmvq-written", "scores.json"]
     # raw texts, and what sclite users look for
     assert (tmp_path / "files/one/ref.trn").read_text().startswith("The cat sat. (u1)\n")
     assert (tmp_path / "files/two/hyp.trn").read_text() == " (u1)\nhello (u2)\n"
     result = (tmp_path / "files/one/result.txt").read_text()
     assert "| Sum/Avg    |      2       5 |   80.0   20.0    0.0    0.0   20.0   50.0 |" in result
     assert "id: (u2)" in result
+
+
+@pytest.mark.parametrize("name", ["hyp.trn", "ref.trn", "result.txt"])
+def test_inputs_are_not_replaced(tmp_path, monkeypatch, capsys, name):
+    """Where outputs would have their names: neither a person's nor such as this command wrote before."""
+    monkeypatch.chdir(tmp_path)
+    stem = os.path.splitext(name)[0]
+    os.makedirs(f"exp1/{stem}")
+    write(tmp_path / "ref", "u1 a b\nu2 c\n")
+    write(tmp_path / "exp1" / stem / name, "a b (u1)\nc (u2)\n" if name.endswith("trn") else "u1 a b\nu2 c\n")
+    command = ["--ref", "ref", "--hyp", f"exp1/{stem}/{name}", "--replicates=100"]
+    before = (tmp_path / command[3]).read_bytes()
+    with pytest.raises(UserError, match=f"exp1/{stem}/{name}: would replace the input"):
+        main([*command, "--out_dir", "exp1"])
+    with pytest.raises(UserError, match=f"{name}: would replace the input"):
+        main([*command, "--json", command[3]])
+    with pytest.raises(UserError, match="ref: would replace the input"):
+        main([*command, "--json", "ref"])
+    main([*command, "--out_dir", "out"])
+    main([*command, "--out_dir", "out"])
+    if stem != "hyp":
+        os.rename(f"out/{stem}", "out/hyp")
+    command[3] = "out/hyp/hyp.trn"  # written by the command itself
+    with pytest.raises(UserError, match="out/hyp/hyp.trn: would replace the input"):
+        main([*command, "--out_dir", "out"])
+    assert (tmp_path / "exp1" / stem / name).read_bytes() == before
+
+
+def test_texts_are_one_line_each(tmp_path, capsys):
+    """Also by what only some readers take for the end of a line; an id that is no word is an error."""
+    broken = "".join(f"one{end}two " for end in "\n\r\v\f\x1c\x1d\x1e\x85\u2028\u2029") + "\n\nthree"
+    ref = write(tmp_path / "ref.jsonl", json.dumps({"id": "u1", "text": broken}) + "\n")
+    main(["--ref", ref, "--hyp", write(tmp_path / "h", "u1 one"), "--out_dir", str(tmp_path / "out")])
+    for name, count in (("ref.trn", 1), ("hyp.trn", 1), ("utterances.tsv", 2)):
+        assert len((tmp_path / "out/h" / name).read_text().splitlines()) == count
+    assert read_transcript(tmp_path / "out/h/ref.trn") == {"u1": "one two " * 10 + "three"}
+    for bad in ("u 1", "u\n1", "", " u1"):
+        write(tmp_path / "ref.jsonl", json.dumps({"id": bad, "text": "a"}) + "\n")
+        with pytest.raises(UserError, match='line 1: "id" must be a word, without white space'):
+            read_transcript(ref)
 
 
 def test_command_is_deterministic(files, capsys):

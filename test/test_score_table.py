@@ -187,7 +187,7 @@ def test_options_of_sets(experiment, tmp_path):
     assert ("lora", "test_id", "eer") not in found
     markdown = (tmp_path / "exp" / "RESULTS.md").read_text()
     assert "3 entities (3 normalised), 3 different; 3 words inside and 7 outside" in markdown
-    speakers = (tmp_path / "exp" / "lora" / "decode_test_a" / "speakers.tsv").read_text()
+    speakers = (tmp_path / "exp" / "details" / "lora" / "test_a" / "speakers.tsv").read_text()
     assert speakers.splitlines()[1].split("\t")[:4] == ["s1", "2", "40.00", "10"]
 
 
@@ -266,7 +266,7 @@ def test_derailments_and_treatments_are_told(experiment, tmp_path):
     # loop, empty, at_limit, length, prompt, any, utterances; 5 + 16 and 5 errors of 10 words
     assert row[2:] == ["1", "1", "1", "1", "1", "2", "2", "260.00", "-"]
     assert "- ours on test_a: 1 empty hypotheses, their words counted as deletions\n" in markdown
-    table = (path.parent / "utterances.tsv").read_text().splitlines()
+    table = (tmp_path / "exp" / "details" / "ours" / "test_a" / "utterances.tsv").read_text().splitlines()
     assert table[1].split("\t")[-1] == "loop,at_limit,length,prompt"
 
 
@@ -403,9 +403,9 @@ def test_results_that_do_not_name_their_rules_are_read(experiment, tmp_path):
             command()
 
 
-def test_alignment_beside_hypotheses(experiment, tmp_path):
+def test_alignment_of_every_utterance(experiment, tmp_path):
     experiment()
-    text = (tmp_path / "exp" / "lora" / "decode_test_id" / "result.txt").read_text()
+    text = (tmp_path / "exp" / "details" / "lora" / "test_id" / "result.txt").read_text()
     assert "id: (u1)\nScores: (#C #S #D #I) 4 1 0 0\n" in text
     assert "REF:  one   two three four five\nHYP:  wrong two" in text
     left = [p.name for p in (tmp_path / "exp").rglob("*.tmp")]
@@ -728,3 +728,39 @@ def test_one_entry_makes_a_metric(experiment, tmp_path, monkeypatch, measured):
     out = tmp_path / "score.json"
     score.main(["--ref=test_a", "--hyp=exp/lora/decode_test_a/hyp.jsonl", *shown, f"--json={out}"])
     assert [(e["metric"], e["value"]) for e in json.loads(out.read_text())["scores"]] == [("first", 50)]
+
+
+def test_flat_and_read_only_hypotheses(experiment, tmp_path):
+    """Details of each system and set have a directory of their own; where hypotheses are, nothing is written."""
+    flat = tmp_path / "flat"
+    flat.mkdir()
+    for system in SYSTEMS:
+        for name in SETS:
+            shutil.copy(f"exp/{system}/decode_{name}/hyp.jsonl", flat / f"{system}_{name}.jsonl")
+    before = {p: p.read_bytes() for p in flat.iterdir()}
+    flat.chmod(0o555)
+    systems = {name: {**SYSTEMS[name], "hypotheses": f"flat/{name}_{{set}}.jsonl"} for name in SYSTEMS}
+    systems["a/../b"] = {"label": "Odd", "hypotheses": "flat/lora_{set}.jsonl"}
+    experiment("--out_dir=out", systems=systems)
+    experiment("--out_dir=out", systems=systems)
+    flat.chmod(0o755)
+    assert {p: p.read_bytes() for p in flat.iterdir()} == before
+    for system, folder in zip(systems, ("lora", "ours", "a%2F..%2Fb"), strict=True):
+        for name in SETS:
+            found = (tmp_path / "out" / "details" / folder / name / "hyp.trn").read_text()
+            raw = (flat / f"{'lora' if '%' in folder else system}_{name}.jsonl").read_text().splitlines()
+            assert found == "".join(f"{e['text']} ({e['id']})\n" for e in map(json.loads, raw))
+
+
+def test_results_do_not_replace_files_of_others(experiment, tmp_path):
+    """Nor a hypothesis file in the place of one of them; nothing is written before that is known."""
+    (tmp_path / "out" / "details" / "lora" / "test_a").mkdir(parents=True)
+    mine = tmp_path / "out" / "details" / "lora" / "test_a" / "hyp.trn"
+    mine.write_text("mine\n")
+    with pytest.raises(UserError, match="out/details/lora/test_a/hyp.trn: is there, and not made here; move it away"):
+        experiment("--out_dir=out")
+    assert [p for p in (tmp_path / "out").rglob("*") if p.is_file()] == [mine] and mine.read_text() == "mine\n"
+    shutil.move("exp/lora/decode_test_id/hyp.jsonl", "results.json")
+    alone = {"lora": {**SYSTEMS["lora"], "hypotheses": "results.json"}}
+    with pytest.raises(UserError, match="results.json: would replace the input"):
+        experiment("--out_dir=.", systems=alone, sets={"test_id": SETS["test_id"]})

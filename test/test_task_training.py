@@ -181,7 +181,7 @@ def kill_while_writing(name, times):
 
     def half(obj, path, *args, **kwargs):
         save(obj, path, *args, **kwargs)
-        if os.path.basename(path).startswith(name):
+        if os.path.basename(path).removeprefix(".").startswith(name):
             seen.append(path)
             if len(seen) == times:
                 os.truncate(path, os.path.getsize(path) // 2)

@@ -246,7 +246,7 @@ def test_bad_input(transcriber, packed_dir, wave, tmp_path, capsys):
     assert "Traceback" not in err and all(f"error: {room / name}" in err for name in bad if name)
     assert "RTF=" in err
     good = sorted(name.replace(".wav", ".json") for name, what in expected.items() if not what)
-    assert sorted(os.listdir(tmp_path / "out")) == good
+    assert sorted(os.listdir(tmp_path / "out")) == [".llmvq-written", *good]
     for name in good:
         text = json.loads((tmp_path / "out" / name).read_text())["text"]
         assert text == results[str(room / name.replace(".json", ".wav"))].text
@@ -429,3 +429,14 @@ def test_a_broken_model_is_an_error_before_anything_is_read(packed_dir, tmp_path
     with pytest.raises(UserError, match="lacks model.safetensors"):
         command.main([str(broken), "a.wav", "--out_dir", str(tmp_path / "out")])
     assert not (tmp_path / "out").exists()
+
+
+def test_a_text_is_one_line():
+    """Whatever the LLM wrote, in all formats."""
+    ends = "\n\r\v\f\x1c\x1d\x1e\x85\u2028\u2029"
+    segment = Segment(0.0, 2.0, "".join(f"a{end}" for end in ends) + "\n\nb")
+    found = Transcript("x.wav", 2.0, (segment, segment))
+    text = "a " * len(ends) + "b"
+    assert found.text == f"{text} {text}"
+    lines = {name: write(found).splitlines() for name, (_, write) in FORMATS.items()}
+    assert lines["text"] == [text, text] and len(lines["json"]) == 1 and len(lines["srt"]) == 8

@@ -1,9 +1,16 @@
 """Files and directories that appear in one step, and what a command may replace."""
 
+import os
+import subprocess
+import sys
+
 import pytest
 
 from espnet_llmvq.base.errors import UserError
-from espnet_llmvq.base.files import check_replaceable, replace_directory, write_text
+from espnet_llmvq.base.files import WRITTEN, check_outputs, check_replaceable, remove, replace_directory, write_text
+from espnet_llmvq.base.made import Made
+
+RECORD = '{"inputs": {}, "options": {}, "files": {}, "complete": true}'
 
 
 def tree(path):
@@ -26,7 +33,7 @@ def test_only_what_the_command_made_is_replaced(tmp_path, content, refused):
     if content is not None:
         target.mkdir()
         for name in content:
-            (target / name).write_text(name)
+            (target / name).write_text(RECORD if name == "made.json" else name)
     if refused:
         with pytest.raises(UserError, match=f"{target} would be replaced, but holds other files and no made.json"):
             check_replaceable(target, "made.json")
@@ -47,6 +54,97 @@ def test_a_file_in_the_place_of_a_directory(tmp_path):
     (tmp_path / "out").write_text("mine")
     with pytest.raises(UserError, match="out would be replaced"):
         check_replaceable(tmp_path / "out", "made.json")
+
+
+def test_a_file_is_replaced_if_it_is_as_it_was_written(tmp_path):
+    """Not one that a person wrote, edited, put in its place or linked; --overwrite is for these."""
+    path = tmp_path / "a.txt"
+    for text in ("one", "two", "one"):
+        write_text(path, text)
+    for spoil in (
+        lambda: path.write_text("one, corrected"),
+        lambda: path.write_bytes(b""),
+        lambda: path.symlink_to("b.txt"),
+        lambda: path.mkdir(),
+    ):
+        path.unlink()
+        spoil()
+        before = (os.readlink(path) if path.is_symlink() else ""), path.is_dir() or path.exists() and path.read_bytes()
+        with pytest.raises(UserError, match="a.txt: is there, and not made here; move it away, or .*--overwrite"):
+            write_text(path, "one")
+        with pytest.raises(UserError, match="a.txt: is there"):
+            remove(path)
+        assert before == (
+            (os.readlink(path) if path.is_symlink() else ""), path.is_dir() or path.exists() and path.read_bytes()
+        )  # fmt: skip
+        if path.is_dir():
+            path.rmdir()
+            path.touch()
+    path.write_text("mine")
+    overwriting("--overwrite", path)
+    assert path.read_text() == "new"
+    write_text(path, "one")  # ours from now on
+    remove(path)
+    assert os.listdir(tmp_path) == [WRITTEN]
+
+
+def overwriting(option, path):
+    code = (
+        "import sys; from espnet_llmvq.cli.parser import Parser, add_overwrite; parser = Parser();"
+        "add_overwrite(parser); parser.parse_args([sys.argv[1]]);"
+        "from espnet_llmvq.base.files import write_text; write_text(sys.argv[2], 'new')"
+    )
+    subprocess.run([sys.executable, "-c", code, option, str(path)], check=True)
+
+
+def test_an_input_is_never_an_output(tmp_path):
+    """Under whatever path, and also if it was written here."""
+    write_text(tmp_path / "a", "text")
+    (tmp_path / "b").symlink_to("a")
+    for output in ("a", "b", "../" + tmp_path.name + "/a"):
+        with pytest.raises(UserError, match="would replace the input .*give the output another name"):
+            check_outputs([None, tmp_path / output], [None, str(tmp_path / "a")])
+    check_outputs([tmp_path / "a", tmp_path / "c"], [tmp_path / "d"])
+
+
+def test_a_record_keeps_what_was_made_replaceable(tmp_path):
+    """A result that has changed is made again, as its record says that it was made here; a killed making too."""
+    out = tmp_path / "out"
+    write_text(out, "made")
+    Made(out).note()
+    out.write_text("damaged")
+    Made(out).forget()
+    assert not Made(out).fresh()
+    write_text(out, "made again")
+    (tmp_path / "other").write_text("mine")
+    (tmp_path / "other.made.json").write_text("mine too")
+    Made(tmp_path / "other").forget()
+    with pytest.raises(UserError, match="other: is there"):
+        write_text(tmp_path / "other", "made")
+    with pytest.raises(UserError, match="other.made.json: is there"):
+        Made(tmp_path / "other").note()
+    assert tree(tmp_path)["other.made.json"] == "mine too"
+
+
+def test_what_is_built_carries_what_others_put_there(tmp_path):
+    """Files, and links to files and directories; what is written now must not have their names."""
+    (tmp_path / "disk").mkdir()
+    out, made = tmp_path / "out", Made(tmp_path / "out")
+    for name in ("a", "b"):
+        with made.rebuilding() as new:
+            write_text(new / name, name)
+            made.note([name], at=new)
+        (out / "notes").write_text("mine")
+        (out / "wav").is_symlink() or (out / "wav").symlink_to(tmp_path / "disk")
+    assert {p.name for p in out.iterdir()} == {"b", "made.json", "notes", "wav"} and (out / "wav").is_symlink()
+    with pytest.raises(UserError, match="notes would be replaced, but was not made with its directory"):
+        with made.rebuilding() as new:
+            write_text(new / "notes", "ours")
+    assert (out / "notes").read_text() == "mine"
+    (out / "made.json").write_text("mine")
+    with pytest.raises(UserError, match="out would be replaced, but holds other files and no made.json"):
+        with made.rebuilding():
+            pass
 
 
 @pytest.mark.parametrize("there", [False, True])

@@ -3,7 +3,12 @@
 from espnet_llmvq.align.ctm import write_ctm
 from espnet_llmvq.align.quality import Quality
 from espnet_llmvq.base.errors import UserError
-from espnet_llmvq.base.files import write_text
+from espnet_llmvq.base.files import one_line, write_text
+
+
+def alignment_files(out):
+    """What `write_alignment` writes."""
+    return [f"{out}.failed", f"{out}.report.tsv", f"{out}.report.png", out]
 
 
 def write_alignment(out, aligned, failed, seconds, reference=None):
@@ -12,7 +17,7 @@ def write_alignment(out, aligned, failed, seconds, reference=None):
     Arguments as of `Quality`. Raises UserError when nothing is aligned, or nothing can be compared with the reference;
     in both cases OUT.failed is there.
     """
-    write_text(f"{out}.failed", "".join(f"{utt} {failed[utt]}\n" for utt in sorted(failed)))
+    write_text(f"{out}.failed", "".join(f"{utt} {one_line(failed[utt])}\n" for utt in sorted(failed)))
     if not aligned:
         raise UserError(f"{out}: no utterance could be aligned; {out}.failed has the reasons")
     quality = Quality(aligned, failed, seconds, reference)

@@ -1,12 +1,12 @@
 """How good an alignment is: coverage, lengths of words and silences, and boundary errors where true times are known."""
 
-import os
 from collections import Counter
 from dataclasses import dataclass, field
 
 import numpy as np
 
 from espnet_llmvq.align.ctm import boundary_errors
+from espnet_llmvq.base.files import writing
 
 LIMITS = (20, 50, 100)  # ms
 BIN = 0.02  # s, of the tables of lengths
@@ -117,5 +117,5 @@ class Quality:
             clipped = [np.minimum(v, edges[-1]) for v in groups.values()]
             axis.hist(clipped, bins=edges, histtype="step", label=labels)
             axis.legend(loc="lower left", bbox_to_anchor=(0, 1), frameon=False, fontsize="small")
-        figure.savefig(f"{path}.tmp", format="png", dpi=150)
-        os.replace(f"{path}.tmp", path)
+        with writing(path, binary=True) as f:
+            figure.savefig(f, format="png", dpi=150)

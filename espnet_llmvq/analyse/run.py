@@ -2,12 +2,11 @@
 
 import json
 import os
-import shutil
 from dataclasses import asdict, dataclass
 
 from espnet_llmvq.base.errors import UserError
-from espnet_llmvq.base.files import beside, replace_directory, write_text
-from espnet_llmvq.base.made import Made, record_file
+from espnet_llmvq.base.files import check_replaceable, write_text
+from espnet_llmvq.base.made import NAME, Made
 from espnet_llmvq.report.analysis import FILE
 from espnet_llmvq.score.files import read_transcript
 
@@ -106,8 +105,7 @@ def analyse(systems, sets, out_dir, options, *, nj=1, ngpu=0, redo=False):
     if not redo and made.fresh():
         print(f"{out_dir} is up to date, nothing to do")
         return
-    if os.path.isdir(out_dir) and os.listdir(out_dir) and not record_file(out_dir).exists():
-        raise UserError(f"{out_dir} holds files that were not made here; remove it or name another --expdir")
+    check_replaceable(out_dir, NAME)
     print("loading libraries", flush=True)
     import torch
 
@@ -140,15 +138,6 @@ def analyse(systems, sets, out_dir, options, *, nj=1, ngpu=0, redo=False):
         rows, warnings = rows + new, warnings + collapsed
         for name, panel in places.items():
             panels[name].append(panel)
-    # All of it again: figures of sets or systems that are no longer asked for must not reach the report.
-    new_dir = beside(out_dir, "new")
-    shutil.rmtree(new_dir, ignore_errors=True)
-    os.makedirs(new_dir)
-    for name in sets:
-        ids = [list(chosen[name])[i] for i in tsne.spaced(len(chosen[name]))]
-        texts = [chosen[name][utt].strip() for utt in ids]
-        tsne.draw(os.path.join(new_dir, f"tsne_{name}.png"), f"{name}: utterance means (t-SNE)", panels[name])
-        write_text(os.path.join(new_dir, f"tsne_{name}.tsv"), tsne.tsv(panels[name], ids, texts))
     entries = page_entries(systems, chosen, steps, options.examples)
     page = render("nearest.html.jinja", title=options.title, entries=entries)
     analysis = {
@@ -162,10 +151,16 @@ def analyse(systems, sets, out_dir, options, *, nj=1, ngpu=0, redo=False):
         "ANALYSIS.md": markdown(analysis),
         FILE: json.dumps(analysis, indent=1, ensure_ascii=False) + "\n",
     }
-    for name, text in files.items():
-        write_text(os.path.join(new_dir, name), text)
-    made.note(files=sorted(os.listdir(new_dir)), at=new_dir)
-    replace_directory(new_dir, out_dir)
+    # All of it again: figures of sets or systems that are no longer asked for must not reach the report.
+    with made.rebuilding() as new_dir:
+        for name in sets:
+            ids = [list(chosen[name])[i] for i in tsne.spaced(len(chosen[name]))]
+            texts = [chosen[name][utt].strip() for utt in ids]
+            tsne.draw(os.path.join(new_dir, f"tsne_{name}.png"), f"{name}: utterance means (t-SNE)", panels[name])
+            write_text(os.path.join(new_dir, f"tsne_{name}.tsv"), tsne.tsv(panels[name], ids, texts))
+        for name, text in files.items():
+            write_text(os.path.join(new_dir, name), text)
+        made.note(files=sorted(os.listdir(new_dir)), at=new_dir)
     for warning in warnings:
         print(f"warning: {warning}")
     print(f"written to {os.path.join(out_dir, 'ANALYSIS.md')}")

@@ -1,7 +1,13 @@
-"""Writing in one step, one writer at a time, and what a command may replace."""
+"""Writing in one step, one writer at a time, and what a command may replace.
+
+A file that is there is replaced only if it was written here and is as it was written then: its directory's WRITTEN has
+its hash. What has a record of how it was made (`base.made`) is made again also where it has changed. All else is an
+error, unless the user says `--overwrite`.
+"""
 
 import contextlib
 import fcntl
+import hashlib
 import json
 import os
 import shutil
@@ -12,34 +18,146 @@ from pathlib import Path
 
 from espnet_llmvq.base.errors import UserError
 
+RECORD = "made.json"  # of a directory, or behind the name of a file: how it was made
+WRITTEN = ".llmvq-written"  # in a directory: hash and name of each file that was written there, a line each time
+OURS = ".llmvq-"  # in the names that only commands give
+BLOCK = 1 << 20
+_overwrite = False  # whether the user wants files of others replaced
 
-def write_text(path, text):
-    """Write `text` as UTF-8 to `path` in one step, making the directory if needed."""
-    with writing(path, f"{os.getpid()}.tmp") as f:
+
+def accept_overwriting():
+    """Replace files that were not written here too, in this process."""
+    global _overwrite
+    _overwrite = True
+
+
+def sha256(path):
+    """Hash of a file's content, read in blocks."""
+    h = hashlib.sha256()
+    with open(path, "rb") as f:
+        for block in iter(lambda: f.read(BLOCK), b""):
+            h.update(block)
+    return h.hexdigest()
+
+
+def read_record(path):
+    """What the record of a result holds (dict); None: there is none, or it is damaged."""
+    with contextlib.suppress(OSError, ValueError):
+        noted = json.loads(Path(path).read_text(encoding="utf-8"))
+        whole = isinstance(noted, dict) and {"inputs", "options", "files", "complete"} <= noted.keys()
+        if whole and isinstance(noted["options"], dict):
+            return noted
+    return None
+
+
+def is_record(path):
+    """Whether a file is a record of a result, whole or damaged: nothing else may be replaced by one."""
+    if read_record(path):
+        return True
+    try:
+        text = Path(path).read_text(encoding="utf-8", errors="replace")
+        json.loads(text)
+    except OSError:
+        return False
+    except ValueError:
+        return text.startswith("{")
+    return False
+
+
+def _named_by_us(path):
+    return any(part.startswith(".") and OURS in part for part in Path(os.path.abspath(path)).parts)
+
+
+def _line(path, content):
+    return f"{sha256(content)}  {json.dumps(Path(path).name)}\n"
+
+
+def _written(path):
+    """Lines of the WRITTEN beside `path`."""
+    with contextlib.suppress(OSError), open(Path(path).with_name(WRITTEN), encoding="utf-8") as f:
+        return set(f)
+    return set()
+
+
+def was_written(path):
+    """Whether a file of this name was written here once, whatever is there now."""
+    return any(line.partition("  ")[2] == f"{json.dumps(Path(path).name)}\n" for line in _written(path))
+
+
+def is_ours(path):
+    """Whether `path` may be written: nothing is there, or what was written here and is as it was written."""
+    if not os.path.lexists(path) or _named_by_us(path):
+        return True
+    with contextlib.suppress(OSError):
+        return not os.path.islink(path) and _line(path, path) in _written(path)
+    return False
+
+
+def check_outputs(outputs, inputs=()):
+    """Raise UserError for a file to write that is one of the inputs, or that is there and was not written here.
+
+    `writing` asks the same of the one file; commands with several, or with much to do before, ask first.
+    """
+    read = {os.path.realpath(path): path for path in inputs if path}
+    for path in filter(None, outputs):
+        if source := read.get(os.path.realpath(path)):
+            raise UserError(f"{path}: would replace the input {source}; give the output another name")
+        if not (_overwrite or is_ours(path) or read_record(f"{path}.{RECORD}")):
+            raise UserError(f"{path}: is there, and not made here; move it away, or replace it with --overwrite")
+
+
+def write_text(path, text, **options):
+    """Write `text` as UTF-8 to `path` in one step, making the directory if needed. options: as of `writing`."""
+    with writing(path, f"{os.getpid()}.tmp", **options) as f:
         f.write(text)
 
 
-def write_json(path, value):
-    """Write a value as JSON in one step."""
-    write_text(path, json.dumps(value, indent=1, ensure_ascii=False) + "\n")
+def write_json(path, value, **options):
+    """Write a value as JSON in one step. options: as of `writing`."""
+    write_text(path, json.dumps(value, indent=1, ensure_ascii=False) + "\n", **options)
 
 
 @contextlib.contextmanager
-def writing(path, suffix="tmp"):
+def writing(path, suffix="tmp", binary=False, known=False):
     """A file open for UTF-8 text, in a `with`: it becomes `path` at the end, or vanishes after an error.
 
     What a killed process leaves is written over by the next one. suffix: of the temporary name; where several
-    processes may write `path` at once, one of each.
+    processes may write `path` at once, one of each. binary: open for bytes. known: the caller knows that what is there
+    may be replaced. Raises UserError as `check_outputs`.
     """
     path = Path(path)
+    if not known:
+        check_outputs([path])
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{suffix}")
+    temporary = path.with_name(f".{path.name}{OURS}{suffix}")
     try:
-        with open(temporary, "w", encoding="utf-8", newline="\n") as f:
+        with open(temporary, "wb") if binary else open(temporary, "w", encoding="utf-8", newline="\n") as f:
             yield f
+        line = _line(path, temporary)
+        if not (_named_by_us(path) or path.name.endswith(RECORD) or line in _written(path)):
+            # Before the file: one that is there without its line would not be known.
+            with open(path.with_name(WRITTEN), "a", encoding="utf-8") as f:
+                f.write(line)
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def remove(path):
+    """Remove a file that may be there. Raises UserError if it was not written here."""
+    check_outputs([path])
+    Path(path).unlink(missing_ok=True)
+
+
+def file_name(name):
+    """A name as that of a file or directory: different ones for different names, and none leads elsewhere."""
+    name = name.replace("%", "%25").replace("/", "%2F")
+    return name.replace(".", "%2E") if name in (".", "..") else name
+
+
+def one_line(text):
+    """The text with its white space reduced to single spaces: all that some reader takes for the end of a line too."""
+    return " ".join(text.split())
 
 
 def write_lines(path, lines):
@@ -54,7 +172,7 @@ def write_lines(path, lines):
 def beside(target, what):
     """A name beside `target` that no user gives to a file: ".NAME.llmvq-WHAT"."""
     target = Path(os.path.realpath(target))
-    return target.with_name(f".{target.name}.llmvq-{what}")
+    return target.with_name(f".{target.name}{OURS}{what}")
 
 
 @contextlib.contextmanager
@@ -95,7 +213,7 @@ def check_replaceable(directory, record):
     directory = Path(directory)
     if directory.is_symlink():
         raise UserError(f"{directory} would be replaced, but is a link; name the directory itself, or link its parent")
-    if not directory.exists() or (directory / record).is_file():
+    if not directory.exists() or is_record(directory / record):
         return
     if not directory.is_dir() or any(directory.iterdir()):
         raise UserError(

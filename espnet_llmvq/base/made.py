@@ -14,17 +14,29 @@ that is an input of another passes its own record on (`origin`).
 """
 
 import contextlib
+import filecmp
 import functools
 import hashlib
 import json
 import os
+import shutil
 from pathlib import Path
 
 from espnet_llmvq.base.errors import UserError
-from espnet_llmvq.base.files import write_json
+from espnet_llmvq.base.files import RECORD as NAME
+from espnet_llmvq.base.files import (
+    WRITTEN,
+    beside,
+    check_replaceable,
+    is_record,
+    read_record,
+    replace_directory,
+    restore_directory,
+    sha256,
+    write_json,
+)
 
-NAME = "made.json"
-BLOCK = 1 << 20
+OWN = (NAME, WRITTEN)  # files that are no part of a result
 SHOWN = 80  # characters of a value in a message
 TOOLS = "tools"  # the option that holds versions of libraries
 IGNORED = set()  # options that are not compared
@@ -44,11 +56,7 @@ def record_file(out):
 @functools.lru_cache(maxsize=4096)
 def digest_of(path, size, mtime_ns):
     """Hash of a file's content, read once for each size and time of it."""
-    h = hashlib.sha256()
-    with open(path, "rb") as f:
-        for block in iter(lambda: f.read(BLOCK), b""):
-            h.update(block)
-    return h.hexdigest()
+    return sha256(path)
 
 
 def origin(path):
@@ -78,7 +86,7 @@ def mark(path, old=None, as_input=True):
             changed = changed_files(path, Made(path).record())
             return {"origin": made_of} | ({"changed": changed} if changed else {})
         old = old if isinstance(old, dict) and "sha256" not in old else {}
-        names = sorted(str(p.relative_to(path)) for p in path.rglob("*") if p.is_file() and p.name != NAME)
+        names = sorted(str(p.relative_to(path)) for p in path.rglob("*") if p.is_file() and p.name not in OWN)
         return {name: mark(path / name, old.get(name), as_input) for name in names}
     try:
         stat = path.stat()
@@ -182,12 +190,11 @@ class Made:
 
     def record(self):
         """What is noted of the result (dict), or None: not made, or the record is damaged."""
-        with contextlib.suppress(OSError, ValueError):
-            noted = json.loads(record_file(self.out).read_text(encoding="utf-8"))
-            whole = isinstance(noted, dict) and {"inputs", "options", "files", "complete"} <= noted.keys()
-            if whole and isinstance(noted["options"], dict):
-                return noted
-        return None
+        return read_record(record_file(self.out))
+
+    def has(self, name):
+        """Whether the record names a file as made with the result."""
+        return name in (self.record() or {"files": ()})["files"]
 
     def facts(self):
         """What `note` was told beside inputs and options; {} if nothing is noted."""
@@ -292,8 +299,53 @@ class Made:
         self.write(at, complete=True, files=marks, facts=plain(facts))
 
     def write(self, at, **rest):
-        write_json(record_file(at), {"options": self.options, "inputs": self.look(), **rest})
+        path = record_file(at)
+        write_json(path, {"options": self.options, "inputs": self.look(), **rest}, known=is_record(path))
 
     def forget(self):
-        """Remove the record, before the result is made again: a killed making is then no result."""
-        record_file(self.out).unlink(missing_ok=True)
+        """Before the result is made again: a killed making is then no result. That it was made here stays known."""
+        if noted := self.record():
+            write_json(record_file(self.out), {**noted, "complete": False}, known=True)
+        elif is_record(record_file(self.out)):  # a damaged one
+            record_file(self.out).unlink()
+
+    def strangers(self):
+        """Names of the files in a directory that were not made with it; of all, if its record is damaged."""
+        noted = self.record() or {"files": (), "facts": {}}
+        ours = {NAME, *noted["files"], *noted["facts"].get("audio", ())}
+        found = (os.path.join(r, n) for r, folders, files in os.walk(self.out) for n in (*folders, *files))
+        names = {os.path.relpath(path, self.out) for path in found if os.path.islink(path) or not os.path.isdir(path)}
+        return sorted(names - ours)
+
+    @contextlib.contextmanager
+    def rebuilding(self):
+        """In a `with`, a new directory to write into, and to `note` in, which then takes the place of `out`.
+
+        What others put into that stays. Raises UserError if others made it, or put a file into it that is written now.
+        """
+        out = Path(os.path.realpath(self.out))
+        restore_directory(out)
+        check_replaceable(out, NAME)
+        strangers, new = self.strangers(), beside(out, "new")
+        shutil.rmtree(new, ignore_errors=True)
+        new.mkdir(parents=True)
+        try:
+            yield new
+            for name in strangers:
+                carry(out / name, new / name)
+            replace_directory(new, out)
+        finally:
+            shutil.rmtree(new, ignore_errors=True)
+
+
+def carry(old, new):
+    """Let a file be at `new` too. Raises UserError if there is one of other content."""
+    new.parent.mkdir(parents=True, exist_ok=True)
+    if os.path.lexists(new):
+        if old.is_file() and new.is_file() and not old.is_symlink() and filecmp.cmp(old, new, shallow=False):
+            return
+        raise UserError(f"{old} would be replaced, but was not made with its directory; move it away")
+    try:
+        os.link(old, new, follow_symlinks=False)
+    except OSError:  # not every file system has hard links
+        shutil.copy2(old, new, follow_symlinks=False)

@@ -54,7 +54,7 @@ def collapse_warnings(means, all_rows=0):
 
 def write_diagnostics(directory, epoch, means, found):
     """Leave the means of the validation set after `epoch`, and the warnings, in a phase's directory."""
-    write_json(os.path.join(directory, FILE), {"epoch": epoch, "means": means, "warnings": found})
+    write_json(os.path.join(directory, FILE), {"epoch": epoch, "means": means, "warnings": found}, known=True)
 
 
 def read_warnings(directory):

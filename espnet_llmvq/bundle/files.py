@@ -5,14 +5,13 @@
     config.yaml         what builds the model around them
     llm/                tokenizer; and the LLM, unless the manifest names one of the hub
     encoder/            config and feature extractor of a pretrained encoder, if it has one
-    README.md           model card, for people: not in the manifest, it may be edited
+    README.md           model card, for people: it may be edited; then it is not replaced
 
 There are no pickles and no code. A file that the manifest does not name is refused, but for those that git and
 huggingface_hub leave behind.
 """
 
 import contextlib
-import hashlib
 import json
 import math
 import os
@@ -21,6 +20,7 @@ import shutil
 from pathlib import Path
 
 from espnet_llmvq.base.errors import UserError, reading
+from espnet_llmvq.base.files import OURS, sha256
 from espnet_llmvq.score.files import some
 
 FORMAT, VERSION = "espnet_llmvq packed system", 1
@@ -57,12 +57,8 @@ VALID = {
 
 
 def digest(path):
-    """Size in bytes and SHA-256 of a file, read in blocks."""
-    found = hashlib.sha256()
-    with open(path, "rb") as f:
-        while block := f.read(1 << 20):
-            found.update(block)
-    return {"size": os.path.getsize(path), "sha256": found.hexdigest()}
+    """Size in bytes and SHA-256 of a file."""
+    return {"size": os.path.getsize(path), "sha256": sha256(path)}
 
 
 def list_files(directory):
@@ -165,6 +161,24 @@ def verify(directory):
     return manifest
 
 
+def check_packed(out):
+    """Raise UserError if there is something at `out` that is not a packed system, or one with files of others in it."""
+    if os.path.lexists(out) and not is_packed(out):
+        raise UserError(f"{out} exists and is not a packed system; give another directory")
+    if not os.path.exists(out) or os.path.islink(out):  # what a link leads to stays
+        return
+    with open(os.path.join(out, MANIFEST), encoding="utf-8") as f:
+        manifest = json.load(f)
+    packed = {**manifest.get("files", {}), CARD: manifest.get("card")}
+    for path in sorted(Path(out).rglob("*")):
+        name = path.relative_to(out).as_posix()
+        if name != MANIFEST and (path.is_symlink() or not path.is_dir()):
+            if path.is_symlink() or packed.get(name) != digest(path):
+                raise UserError(
+                    f"{path} is not what was packed, and would be lost; move it away, or name another place"
+                )
+
+
 @contextlib.contextmanager
 def replacing(out):
     """In a `with`, a new directory to write into, which gets the name `out` at the end, or vanishes after an error.
@@ -172,10 +186,9 @@ def replacing(out):
     A packed system of that name keeps it until then. A link to one is replaced, and what it leads to left alone. Raises
     UserError if `out` is something else's.
     """
-    if os.path.lexists(out) and not is_packed(out):
-        raise UserError(f"{out} exists and is not a packed system; give another directory")
+    check_packed(out)
     out = os.path.abspath(out)
-    temporary = os.path.join(os.path.dirname(out), f".{os.path.basename(out)}.{os.getpid()}.tmp")
+    temporary = os.path.join(os.path.dirname(out), f".{os.path.basename(out)}{OURS}{os.getpid()}.tmp")
     old = f"{temporary}.old"
     shutil.rmtree(temporary, ignore_errors=True)
     os.makedirs(temporary)

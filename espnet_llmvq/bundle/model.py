@@ -1,12 +1,11 @@
 """Write a trained system as a packed directory, and load one."""
 
-import json
 import os
 from dataclasses import dataclass
 
 from espnet_llmvq import __version__
 from espnet_llmvq.base.errors import UserError
-from espnet_llmvq.base.files import write_text
+from espnet_llmvq.base.files import write_json, write_text
 from espnet_llmvq.bundle.card import card
 from espnet_llmvq.bundle.files import (
     CARD,
@@ -150,8 +149,9 @@ def pack(directory, out, *, system, label, decode, search, llm=None, prompt=None
             "files": {name: digest(os.path.join(temporary, name)) for name in list_files(temporary)},
             **identity,
         }
-        write_text(os.path.join(temporary, MANIFEST), json.dumps(manifest, indent=1) + "\n")
         write_text(os.path.join(temporary, CARD), card(manifest, rows))
+        manifest["card"] = digest(os.path.join(temporary, CARD))
+        write_json(os.path.join(temporary, MANIFEST), manifest)
         # A name given for a local LLM is not looked up here.
         load_packed(temporary, llm=trained["llm"] if named else None)
 

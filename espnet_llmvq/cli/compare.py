@@ -4,12 +4,10 @@ The difference is B minus A. The test exchanges the two files at random in each 
 each speaker's utterances; its p-values are corrected for the number of metrics.
 """
 
-import json
-
 from espnet_llmvq.base.errors import UserError
-from espnet_llmvq.base.files import write_text
-from espnet_llmvq.cli.parser import Parser
-from espnet_llmvq.cli.score import add_scoring_options, add_set_options, load, scoring_options
+from espnet_llmvq.base.files import check_outputs, write_json
+from espnet_llmvq.cli.parser import Parser, add_overwrite
+from espnet_llmvq.cli.score import add_scoring_options, add_set_options, load, reference_files, scoring_options
 
 
 def get_parser():
@@ -20,12 +18,14 @@ def get_parser():
     add_scoring_options(parser)
     parser.add_argument("--show", type=int, default=5, help="utterances to print that gained, and that lost, most")
     parser.add_argument("--json", metavar="FILE", help="also write the comparison to this file")
+    add_overwrite(parser)
     return parser
 
 
 def main(argv=None):
     args = get_parser().parse_args(argv)
     options = scoring_options(args)
+    check_outputs([args.json], [args.a, args.b, *reference_files(args)])
     if args.show < 0:
         raise UserError(f"--show {args.show}: give 0 or more")
     from espnet_llmvq.score.one_set import Files, changed, comparisons_table, scores_table, word_outcomes
@@ -67,4 +67,4 @@ def main(argv=None):
             "words": {"both": both, "only_a": only_a, "only_b": only_b, "neither": none},
             "derailments": files.derailments,
         }
-        write_text(args.json, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
+        write_json(args.json, content)

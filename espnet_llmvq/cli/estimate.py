@@ -10,9 +10,10 @@ def main(argv=None):
     add_options(parser, Question)
     parser.add_argument("--json", help="write the same to this file")
     args = parser.parse_args(argv)
-    from espnet_llmvq.base.files import write_json
+    from espnet_llmvq.base.files import check_outputs, write_json
     from espnet_llmvq.experiment.experiment import read_experiment
 
+    check_outputs([args.json])
     experiment = read_experiment(args.exp)
     options = experiment.options
     question = options_of(Question, args, ngpu=options.ngpu, num_nodes=options.num_nodes)

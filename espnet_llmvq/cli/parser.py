@@ -6,6 +6,7 @@ import os
 import sys
 
 from espnet_llmvq.base.errors import UserError, exit_with, nearest
+from espnet_llmvq.base.files import accept_overwriting
 
 # Modules that `pip install espnet_llmvq` leaves to its extra [train].
 TRAIN = {
@@ -61,13 +62,26 @@ def positive(text):
 positive.__name__ = "positive number"  # argparse puts it into its message
 
 
-def experiment_parser(doc, systems=False):
+def experiment_parser(doc, systems=False, writes=True):
     """The `Parser` of a command that works on a planned run, with `systems` on some of its systems."""
     parser = Parser(description=doc)
     parser.add_argument("--exp", default="exp", help="directory or file with the plan of the run (experiment.json)")
     if systems:
         parser.add_argument("--systems", default="", help="of them only these")
+    if writes:
+        add_overwrite(parser)
     return parser
+
+
+class _Overwrite(argparse.Action):
+    def __call__(self, *_):
+        accept_overwriting()
+
+
+def add_overwrite(parser):
+    """Add --overwrite to a command that writes files by names."""
+    text = "replace files that are in the way, though llmvq did not write them, or not as they are"
+    parser.add_argument("--overwrite", action=_Overwrite, nargs=0, default=argparse.SUPPRESS, help=text)
 
 
 def add_nj(parser, help="processes", default=2):

@@ -3,7 +3,7 @@
 The options are those of run.sh.
 """
 
-from espnet_llmvq.cli.parser import Parser, add_options, options_of
+from espnet_llmvq.cli.parser import Parser, add_options, add_overwrite, options_of
 
 GONE = {"--conf_dir": "now --cards", "--bridge_stack": "now known from the phases"}
 
@@ -17,6 +17,7 @@ def main(argv=None):
         "--script_options", default="", help="names that run.sh takes itself, for hints at typing errors"
     )
     add_options(parser, Options)
+    add_overwrite(parser)
     known, _ = parser.parse_known_args(argv)
     parser.also = [f"--{name}" for name in known.script_options.split()]
     parser.gone = GONE

@@ -6,7 +6,7 @@ RESULTS_DIR/report/report.html, which holds all it needs and opens without a net
 is listed at its end.
 """
 
-from espnet_llmvq.cli.parser import Parser, add_options, options_of
+from espnet_llmvq.cli.parser import Parser, add_options, add_overwrite, options_of
 from espnet_llmvq.report.report import ReportOptions
 
 
@@ -17,6 +17,7 @@ def get_parser():
     parser.add_argument("--results_dir", help="directory that `llmvq results` wrote to (EXP_DIR if not given)")
     parser.add_argument("--table", help="YAML file of systems and sets (docs/scoring.md), for utterances and audio")
     add_options(parser, ReportOptions)
+    add_overwrite(parser)
     return parser
 
 

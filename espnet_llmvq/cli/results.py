@@ -1,7 +1,7 @@
 """Score all systems on all sets and write the tables of the experiment.
 
 Writes OUT_DIR/RESULTS.md, results.json, results.tsv, results.tex, comparisons.json,
-derailments.json and, with figures of papers, published.json; beside each hypothesis file ref.trn, hyp.trn,
+derailments.json and, with figures of papers, published.json; in OUT_DIR/details/SYSTEM/SET ref.trn, hyp.trn,
 result.txt (alignments), utterances.tsv and, with speakers, speakers.tsv.
 """
 
@@ -9,7 +9,7 @@ import shlex
 import sys
 from dataclasses import replace
 
-from espnet_llmvq.cli.parser import Parser
+from espnet_llmvq.cli.parser import Parser, add_overwrite
 from espnet_llmvq.cli.score import add_scoring_options, scoring_options
 
 
@@ -20,6 +20,7 @@ def get_parser():
     group.add_argument("--table", help="YAML file of systems and sets (docs/scoring.md)")
     parser.add_argument("--out_dir", help="directory of the results; default: exp, or where those of the run go")
     add_scoring_options(parser)
+    add_overwrite(parser)
     return parser
 
 
@@ -44,7 +45,7 @@ def main(argv=None):
         table, out_dir = read_table(args.table), args.out_dir or "exp"
         words = sys.argv[1:] if argv is None else argv
         table = replace(table, commands=(*table.commands, shlex.join(["llmvq", "results", *words])))
-    scored = score_all(table, options)
+    scored = score_all(table, options, out_dir)
     write_results(scored, out_dir)
     print(head(scored.sections), end="")
     confidence = 100 * options.statistics.confidence

@@ -6,11 +6,9 @@ between words included; TER: tokens of raw text). Several files are compared wit
 unless an option says how to treat it; the treatment is printed.
 """
 
-import json
-
 from espnet_llmvq.base.errors import UserError, check_name
-from espnet_llmvq.base.files import write_text
-from espnet_llmvq.cli.parser import Parser, add_options, options_of
+from espnet_llmvq.base.files import check_outputs, write_json
+from espnet_llmvq.cli.parser import Parser, add_options, add_overwrite, options_of
 from espnet_llmvq.data.normalise import NORMALISERS, get_normaliser
 from espnet_llmvq.score.options import AuditRules, Options, Rules, Statistics
 
@@ -42,6 +40,11 @@ def scoring_options(args):
     return options_of(Options, args, **dict(zip(("statistics", "rules", "audit"), parts)))
 
 
+def reference_files(args):
+    """Files that `load` reads, None for what is not given."""
+    return args.ref, args.entities, args.word_list, args.utt2spk
+
+
 def load(args, options):
     """(Reference, its metrics in order) of parsed options."""
     from espnet_llmvq.score.measure import load_reference, names_of
@@ -49,8 +52,8 @@ def load(args, options):
     wanted = args.metric or ("wer", "cer")
     for name in wanted:
         check_name("metric", name, names_of("always", "asked"))
-    files = (args.entities, args.word_list, args.utt2spk)
-    reference = load_reference(args.ref, args.normaliser, *files, options.statistics.resample, options.rules)
+    ref, *files = reference_files(args)
+    reference = load_reference(ref, args.normaliser, *files, options.statistics.resample, options.rules)
     return reference, reference.metrics(wanted)
 
 
@@ -65,12 +68,14 @@ def get_parser():
         "--out_dir",
         help="write ref.trn, hyp.trn, result.txt, utterances.tsv, speakers.tsv of each file to OUT_DIR/NAME",
     )
+    add_overwrite(parser)
     return parser
 
 
 def main(argv=None):
     args = get_parser().parse_args(argv)
     options = scoring_options(args)
+    check_outputs([args.json], [*args.hyp, args.train_text, *reference_files(args)])
     if len(set(args.hyp)) < len(args.hyp):
         raise UserError("--hyp: a file is given twice; give each one once")
     from espnet_llmvq.score.files import read_transcript
@@ -105,4 +110,4 @@ def main(argv=None):
             "resample": resample,
             "notes": files.notes,
         }
-        write_text(args.json, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
+        write_json(args.json, content)

@@ -4,7 +4,7 @@ from espnet_llmvq.cli.parser import experiment_parser
 
 
 def main(argv=None):
-    parser = experiment_parser(__doc__)
+    parser = experiment_parser(__doc__, writes=False)
     parser.add_argument("--all", action="store_true", help="also what is up to date")
     args = parser.parse_args(argv)
     from espnet_llmvq.experiment.experiment import read_experiment

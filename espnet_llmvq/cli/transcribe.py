@@ -9,8 +9,8 @@ import sys
 import time
 
 from espnet_llmvq.base.errors import UserError
-from espnet_llmvq.base.files import write_text
-from espnet_llmvq.cli.parser import Parser
+from espnet_llmvq.base.files import check_outputs, write_text
+from espnet_llmvq.cli.parser import Parser, add_overwrite
 
 FORMATS = ("text", "json", "srt", "vtt")
 
@@ -33,6 +33,7 @@ def get_parser():
     parser.add_argument("--batch_seconds", type=float, default=120.0, help="audio decoded at once, padding included")
     parser.add_argument("--threads", type=int, default=1, help="CPU threads")
     parser.add_argument("--ngpu", type=int, default=0, help="1 to use a GPU")
+    add_overwrite(parser)
     return parser
 
 
@@ -81,6 +82,7 @@ def main(argv=None):
     suffix, write = WRITERS[args.format]
     paths = list(dict.fromkeys(args.audio))
     targets = output_files(paths, args.out_dir, suffix) if args.out_dir else {}
+    check_outputs(targets.values(), paths)
     import torch
     from tqdm import tqdm
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from espnet_llmvq.base.errors import UserError
-from espnet_llmvq.base.files import write_text
+from espnet_llmvq.base.files import one_line, write_text
 from espnet_llmvq.data.checks import inspect, select
 from espnet_llmvq.data.made import MadeDir
 from espnet_llmvq.data.tables import by_speaker, level, parse_entities
@@ -119,6 +119,8 @@ class DataDir:
         content = {}
         for name, table in tables.items():
             gap = "\t" if name == "entities" else " "
+            if name.partition(".")[0] == "text":
+                table = {key: [one_line(line) for line in lines] for key, lines in table.items()}
             lines = [f"{k}{gap}{v}".rstrip(" \t") for k in sorted(table) for v in table[k]]
             content[name] = "".join(line + "\n" for line in lines)
         return content
@@ -132,8 +134,11 @@ class DataDir:
         return MadeDir(path, content=content).make(self.write_tables)
 
     def write_tables(self, path):
-        """Write all tables into a directory, each in one step; others in it stay. Raises UserError if all are empty."""
+        """Write all tables into a directory, in the place of those that are there; others in it stay.
+
+        Raises UserError if all are empty.
+        """
         if not self.text:
             raise UserError(f"{path}: no utterance is left for it; choose, or hold out, fewer")
         for name, text in self.files().items():
-            write_text(Path(path) / name, text)
+            write_text(Path(path) / name, text, known=True)

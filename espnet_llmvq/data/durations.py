@@ -3,9 +3,7 @@
 import os
 from concurrent.futures import ThreadPoolExecutor
 
-from espnet_llmvq.base.errors import UserError
-from espnet_llmvq.base.files import write_text
-from espnet_llmvq.base.made import Made
+from espnet_llmvq.base.files import check_outputs, write_text
 
 
 def durations(data, nj=2):
@@ -27,10 +25,7 @@ def write_durations(path, nj=2):
     from espnet_llmvq.data.datadir import DataDir
 
     out = os.path.join(path, "utt2dur")
-    made = Made(out)
-    if os.path.exists(out) and made.record() is None:
-        raise UserError(f"{out}: is there, and not made here; move it away")
+    check_outputs([out])
     seconds = durations(DataDir.load(path), nj)
     write_text(out, "".join(f"{utt} {round(s, 6)!r}\n" for utt, s in sorted(seconds.items())))
-    made.note()
     print(f"{out}: {len(seconds)} utterances, {sum(seconds.values()) / 3600:.3f} h")

@@ -6,7 +6,7 @@ import shutil
 from pathlib import Path
 
 from espnet_llmvq.base.errors import UserError
-from espnet_llmvq.base.files import write_text
+from espnet_llmvq.base.files import beside, write_text
 from espnet_llmvq.data.checks import select, validate
 from espnet_llmvq.data.tables import by_speaker, level, managed_files, scan
 
@@ -49,9 +49,10 @@ def fix(path, audio=True, rate=None, nj=2, allow_empty_text=False):
         speakers = {r.key: r.value for r in tables["utt2spk"] if r.key in kept["utt"]}
         content["spk2utt"] = "".join(f"{spk} {' '.join(utts)}\n" for spk, utts in by_speaker(speakers).items())
         _back_up(path, [*tables, "dropped.tsv"])
-        write_text(path / "dropped.tsv", "".join(f"{k}\t{why}\n" for k, why in dropped))
+        # What is there is in the backup.
+        write_text(path / "dropped.tsv", "".join(f"{k}\t{why}\n" for k, why in dropped), known=True)
         for name, text in content.items():
-            write_text(path / name, text)
+            write_text(path / name, text, known=True)
         count = len(kept["utt"])
         print(f"{path}: kept {count} of {total} utterances; old files are in {path / '.backup'}")
         if dropped:
@@ -69,7 +70,7 @@ def _back_up(path, names):
     if backup.exists():
         old = (path / f".backup.{number}" for number in itertools.count(1))
         os.rename(backup, next(place for place in old if not place.exists()))
-    temporary = path / ".backup.tmp"
+    temporary = beside(backup, "new")
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir()
     for name in names:

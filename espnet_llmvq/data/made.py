@@ -1,12 +1,10 @@
 """A data directory that a command makes: whether it is up to date, and what of it may be replaced."""
 
 import os
-import shutil
-from pathlib import Path
 
 from espnet_llmvq.base.errors import UserError
-from espnet_llmvq.base.files import beside, check_replaceable, locked, replace_directory, restore_directory
-from espnet_llmvq.base.made import NAME, Made, files_digest
+from espnet_llmvq.base.files import locked, restore_directory
+from espnet_llmvq.base.made import Made, files_digest
 from espnet_llmvq.data.tables import managed_files
 
 
@@ -39,38 +37,22 @@ class MadeDir(Made):
         """
         if self.fresh():
             return False
-        out = Path(os.path.realpath(self.out))
-        with locked(out):
-            restore_directory(out)
+        with locked(self.out):
+            restore_directory(self.out)
             if self.fresh():
                 return False
-            check_replaceable(out, NAME)
-            strangers = self.strangers(out)
-            new = beside(out, "new")
-            shutil.rmtree(new, ignore_errors=True)
-            new.mkdir(parents=True)
-            try:
+            with self.rebuilding() as new:
                 build(new)
                 names = sorted(os.path.relpath(os.path.join(r, f), new) for r, _, files in os.walk(new) for f in files)
                 sizes = {name: os.path.getsize(new / name) for name in names if os.sep in name}
                 self.note([name for name in names if os.sep not in name], at=new, audio=sizes)
-                for name in strangers:
-                    carry(out / name, new / name)
-                replace_directory(new, out)
-            finally:
-                shutil.rmtree(new, ignore_errors=True)
         return True
 
-    def strangers(self, out):
-        """Names of the files in the directory that were not made with it. Raises UserError for a table among them."""
-        noted = self.record()
-        if noted is None:  # damaged, or nothing is there
-            return []
-        ours = {NAME, *noted["files"], *noted["facts"].get("audio", ())}
-        names = [os.path.relpath(os.path.join(r, f), out) for r, _, files in os.walk(out) for f in files]
-        strangers = sorted(set(names) - ours)
-        for name in set(strangers) & set(managed_files(out)):
-            raise UserError(f"{out / name} was not made with {out}, which is to be made again; move it away")
+    def strangers(self):
+        """As of `Made`. Raises UserError for a table among them."""
+        strangers = super().strangers()
+        for name in set(strangers) & set(managed_files(self.out)) if self.record() else ():
+            raise UserError(f"{self.out}/{name} was not made with {self.out}, which is to be made again; move it away")
         return strangers
 
 
@@ -80,14 +62,3 @@ def check_apart(dest, *sources):
         raise UserError(
             f"{dest}: is {'the source itself' if len(sources) == 1 else 'one of the sources'} (give another DEST)"
         )
-
-
-def carry(old, new):
-    """Let a file be at `new` too. Raises UserError if there is one."""
-    new.parent.mkdir(parents=True, exist_ok=True)
-    if os.path.lexists(new):
-        raise UserError(f"{old} would be replaced, but was not made with its directory; move it away")
-    try:
-        os.link(old, new, follow_symlinks=False)
-    except OSError:  # not every file system has hard links
-        shutil.copy2(old, new, follow_symlinks=False)

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from espnet_llmvq.base.errors import UserError
+from espnet_llmvq.base.files import file_name
 from espnet_llmvq.base.made import NAME
 
 CORE = ("wav.scp", "segments", "text", "utt2spk", "spk2utt")
@@ -203,14 +204,9 @@ def parse_entities(table):
 MAX_BYTES = 250  # of an id in the name of a sound file; that has 255, with ".flac"
 
 
-def escaped(utt):
-    """An id as a part of a file name: different ones for different ids, and none leads elsewhere."""
-    return utt.replace("%", "%25").replace("/", "%2F")
-
-
 def too_long(utt):
     """What is wrong with an id that is too long for the name of a sound file, "" if it is not."""
-    length = len(escaped(utt).encode())
+    length = len(file_name(utt).encode())
     return f"an id of {length} bytes makes too long a file name" if length > MAX_BYTES else ""
 
 
@@ -218,7 +214,7 @@ def audio_name(utt, suffix):
     """The name of an utterance's sound file. Raises UserError for an id that is too long for one."""
     if wrong := too_long(utt):
         raise UserError(f"{utt}: {wrong}; give it a shorter id")
-    return f"{escaped(utt)}.{suffix}"
+    return f"{file_name(utt)}.{suffix}"
 
 
 def by_speaker(utt2spk):

@@ -3,8 +3,10 @@
 import os
 
 from espnet_llmvq.align.ctm import read_ctm
+from espnet_llmvq.align.output import alignment_files, write_alignment
 from espnet_llmvq.base.environment import versions
 from espnet_llmvq.base.errors import UserError
+from espnet_llmvq.base.files import check_outputs
 from espnet_llmvq.base.made import Made
 from espnet_llmvq.data.audio import SAMPLE_RATE, read_audio
 from espnet_llmvq.decode.batches import Batches
@@ -100,12 +102,12 @@ def align_sets(sets, *, encoder=None, aligner="ctc", boundaries="letters", batch
         if made.fresh():
             print(f"{ctm} is up to date, nothing to do")
         else:
+            check_outputs(alignment_files(ctm), [sequences, reference])
             todo.append((made, sequences, ctm, utterances(sequences), read_ctm(reference) if reference else None))
     if not todo:
         return
     import torch
 
-    from espnet_llmvq.align.output import write_alignment
     from espnet_llmvq.align.refine import refine
 
     device = "cuda" if ngpu else "cpu"

@@ -1,11 +1,10 @@
 """The choice from n-best lists by (1 - w) * LLM + w * CTC score. No torch: nothing is decoded."""
 
-import json
 import os
 
 from espnet_llmvq.base.environment import FILE
 from espnet_llmvq.base.errors import UserError
-from espnet_llmvq.base.files import write_text
+from espnet_llmvq.base.files import write_json
 from espnet_llmvq.base.made import Made
 from espnet_llmvq.decode.nbest import NBEST, best, read_nbest, write_hypotheses
 from espnet_llmvq.score.files import match_utterances
@@ -68,7 +67,7 @@ def write_chosen(hypotheses, weight, source):
     made.forget()  # a run killed in between is seen, and done again
     write_hypotheses(hypotheses, chosen)
     # Scoring prints these, so that its tables do not depend on where they are made.
-    write_text(beside(hypotheses, FILE), json.dumps({**decoded, **weighed}, indent=1) + "\n")
+    write_json(beside(hypotheses, FILE), {**decoded, **weighed}, known=made.has(FILE))
     made.note(files=[FILE])
     if weighed:
         print(f"{hypotheses}: {WEIGHT} {weight:g} ({source})")

@@ -1,11 +1,7 @@
 """The frames of a frozen encoder, written once for a set, so that many systems train on them."""
 
-import os
-import shutil
-
-from espnet_llmvq.base.errors import UserError
-from espnet_llmvq.base.files import replace_directory, write_text
-from espnet_llmvq.base.made import record_file
+from espnet_llmvq.base.files import check_replaceable, write_text
+from espnet_llmvq.base.made import NAME
 
 LISTING = "frames.scp"
 
@@ -31,29 +27,26 @@ def write_frames(encoder, waiting, threads, ngpu, batch_seconds):
     model, config = load_model(encoder, device)
     for made in waiting:
         sequences, target, augment = made.inputs["sequences"], made.out, bool(made.options.get("augment"))
-        if os.path.isdir(target) and os.listdir(target) and not record_file(target).exists():
-            raise UserError(f"{target} holds files that were not made here; remove it or name another --expdir")
+        check_replaceable(target, NAME)
         conf = config["augment_conf"] if augment else None
-        building = f"{target.rstrip('/')}.tmp"
-        shutil.rmtree(building, ignore_errors=True)
-        os.makedirs(building)
-        frames, ark, scp = {}, f"{building}/frames.ark", f"{building}/{LISTING}"
+        frames = {}
         # Draws follow the batches, which are the same for the same set.
         seed = made.options.get("seed", 1)
         np.random.seed(seed)
         torch.manual_seed(seed)
-        with kaldiio.WriteHelper(f"ark,scp:{ark},{scp}") as writer, torch.inference_mode():
-            disturb = Augmenter(**conf) if conf else None
-            batches = read_batches(sequences, batch_seconds, config["llm"], augment=disturb)
-            for ids, batch in tqdm(batches, desc=f"encode {sequences}", unit="batch"):
-                speech, lengths = (batch[key].to(device) for key in ("speech", "speech_lengths"))
-                out, lengths = model.speech_encoder(speech, lengths, augment)
-                for utt, x, n in zip(ids, out.cpu(), lengths.tolist()):
-                    frames[utt] = n
-                    writer(utt, x[:n].numpy())
-        with open(scp, encoding="utf-8") as f:
-            lines = f.read().replace(f"{ark}:", f"{target}/frames.ark:")
-        write_text(scp, lines)
-        made.note(files=[LISTING, "frames.ark"], at=building)
-        replace_directory(building, target)
+        with made.rebuilding() as building:
+            ark, scp = f"{building}/frames.ark", f"{building}/{LISTING}"
+            with kaldiio.WriteHelper(f"ark,scp:{ark},{scp}") as writer, torch.inference_mode():
+                disturb = Augmenter(**conf) if conf else None
+                batches = read_batches(sequences, batch_seconds, config["llm"], augment=disturb)
+                for ids, batch in tqdm(batches, desc=f"encode {sequences}", unit="batch"):
+                    speech, lengths = (batch[key].to(device) for key in ("speech", "speech_lengths"))
+                    out, lengths = model.speech_encoder(speech, lengths, augment)
+                    for utt, x, n in zip(ids, out.cpu(), lengths.tolist()):
+                        frames[utt] = n
+                        writer(utt, x[:n].numpy())
+            with open(scp, encoding="utf-8") as f:
+                lines = f.read().replace(f"{ark}:", f"{target}/frames.ark:")
+            write_text(scp, lines)
+            made.note(files=[LISTING, "frames.ark"], at=building)
         print(f"{target}: frames of {len(frames)} utterances, {sum(frames.values())} in all", flush=True)

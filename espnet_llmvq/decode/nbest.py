@@ -9,7 +9,7 @@ import math
 import os
 
 from espnet_llmvq.base.errors import UserError
-from espnet_llmvq.base.files import write_text
+from espnet_llmvq.base.files import beside, write_text
 
 NBEST = "nbest.jsonl"  # beside hyp.jsonl
 
@@ -93,7 +93,7 @@ class Partial:
     """
 
     def __init__(self, path, made):
-        self.path, self.done = f"{path}.part", {}
+        self.path, self.done = beside(path, "part"), {}
         head = json.dumps(made, sort_keys=True) + "\n"
         if os.path.exists(self.path):
             with open(self.path, encoding="utf-8", errors="replace") as f:

@@ -9,6 +9,7 @@ import time
 from dataclasses import dataclass
 
 from espnet_llmvq.base.errors import UserError, exit_with
+from espnet_llmvq.base.files import beside
 from espnet_llmvq.base.made import NAME
 from espnet_llmvq.base.processes import exit_reason
 from espnet_llmvq.bridge.collapse import MARK
@@ -97,7 +98,7 @@ def train_phase(directory, settings, threads, distributed=None):
         wait_for(os.path.join(directory, DONE))
         return
     phase, metric, _ = settings["best_model_criterion"][0]
-    tmp = os.path.join(directory, DONE + ".tmp")
+    tmp = beside(os.path.join(directory, DONE), "tmp")
     shutil.copyfile(os.path.join(directory, f"{phase}.{metric}.ave.pth"), tmp)
     os.replace(tmp, os.path.join(directory, DONE))
 

@@ -19,6 +19,7 @@ from espnet2.train.reporter import aggregate, to_reported_value
 from espnet2.train.trainer import Trainer
 
 from espnet_llmvq.base.errors import UserError
+from espnet_llmvq.base.files import beside
 from espnet_llmvq.bridge.collapse import MARK, write_diagnostics
 from espnet_llmvq.model.checkpoint import load_weights
 from espnet_llmvq.model.losses import COUNT
@@ -73,7 +74,7 @@ def atomic_checkpoints():
     def save_atomically(obj, path, *args, **kwargs):
         if isinstance(obj, dict) and "optimizers" in obj:
             obj = {**plain(obj), RANDOM_STATE: random_state()}
-        tmp = f"{path}.tmp"
+        tmp = str(beside(path, "tmp"))
         try:
             save(obj, tmp, *args, **kwargs)
         except (OSError, RuntimeError) as err:

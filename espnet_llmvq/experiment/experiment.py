@@ -4,6 +4,7 @@
 later command reads that file (`read_experiment`). A run of another seed has its own, in EXPDIR/seedN.
 """
 
+import contextlib
 import dataclasses
 import json
 import os
@@ -230,7 +231,8 @@ class Experiment:
 
     def write(self, path=None):
         """Write it as JSON to `path`, or where commands find it."""
-        write_json(path or os.path.join(self.results_dir, FILE), dataclasses.asdict(self))
+        path = path or os.path.join(self.results_dir, FILE)
+        write_json(path, dataclasses.asdict(self), known=is_plan(path))
 
     def select(self, names):
         """The systems named in `names` (text), all if it is empty. Raises UserError for one that is not planned."""
@@ -250,6 +252,13 @@ def flatten(config, prefix=""):
     for key, value in config.items():
         found |= flatten(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
     return found
+
+
+def is_plan(path):
+    """Whether a file is what `Experiment.write` writes, or did in another version."""
+    with contextlib.suppress(OSError, ValueError, AttributeError), open(path, encoding="utf-8") as f:
+        return {"options", "sets", "systems", "trainings"} <= json.load(f).keys()
+    return False
 
 
 def read_experiment(directory):

@@ -20,6 +20,7 @@ from pathlib import Path
 import espnet_llmvq
 from espnet_llmvq.base.environment import get_commit
 from espnet_llmvq.base.errors import UserError, check_name
+from espnet_llmvq.base.files import beside
 from espnet_llmvq.experiment.options import Options
 from espnet_llmvq.experiment.plan import SMOKE_LINES
 
@@ -353,7 +354,7 @@ def make(source, target, data=None, options=None):
     own = {}
     if data:
         own = own_files(target, source, commit, data, {**options, "title": target.name})
-    tmp = target.with_name(f".{target.name}.tmp")
+    tmp = beside(target, "new")
     shutil.rmtree(tmp, ignore_errors=True)
     copy_files(files, tmp)
     copy_files(files, tmp / UPSTREAM)

@@ -13,6 +13,7 @@ from espnet_llmvq.base.errors import UserError
 RANGE = re.compile(r"([A-Za-z_]\w*)=(\d+)(?::(\d+))?")
 
 # $1: number of the job, $2: number of the attempt. Only the name of the log and the arguments are put in.
+LOG_BEGINS = "# Attempt "
 _SCRIPT = """\
 #!/usr/bin/env bash
 # Written by espnet_llmvq.cli.launch: runs one job. bash {name} NUMBER ATTEMPT
@@ -20,7 +21,7 @@ JOB=$1
 log={log}
 cd {cwd} || exit 1
 exec </dev/null >>"${{log}}" 2>&1
-printf '# Attempt %s on %s, started at %(%F %T)T, process %s\\n# ' "$2" "${{HOSTNAME}}" -1 "$$"
+printf '{begins}%s on %s, started at %(%F %T)T, process %s\\n# ' "$2" "${{HOSTNAME}}" -1 "$$"
 printf '%q ' {command}
 printf '\\n'
 export PYTHONUNBUFFERED=1
@@ -92,9 +93,18 @@ class Call:
         return '"${JOB}"'.join(shlex.quote(p) if p else "" for p in argument.split(self.variable))
 
     def write_script(self):
-        """Write the script of a job; logs and exit codes of an earlier call, which would mislead, go."""
-        shutil.rmtree(self.work, ignore_errors=True)
+        """Write the script of a job; logs and exit codes of an earlier call, which would mislead, go.
+
+        Raises UserError for a log, or what would be its directory of ours, that no call wrote.
+        """
         logs = list(map(self.log_of, self.numbers))
+        begins = [(log, LOG_BEGINS) for log in logs if os.path.lexists(log)]
+        if os.path.lexists(self.work) and (not os.path.isdir(self.work) or os.listdir(self.work)):
+            begins.append((self.script, _SCRIPT.partition(".")[0]))
+        for path, beginning in begins:
+            if not begins_with(path, beginning):
+                raise UserError(f"{path}: is there, and not written by a job; move it away or name another log")
+        shutil.rmtree(self.work, ignore_errors=True)
         try:
             for directory in (*{os.path.dirname(log) or "." for log in logs}, self.work, self.work):
                 # A call beside this one may remove the directory of both, once, as it ends.
@@ -105,7 +115,7 @@ class Call:
         except OSError as err:
             raise UserError(f"{self.log}: no log can be written there: {err.strerror}") from None
         command, here = " ".join(map(self.quoted, self.command)), shlex.quote(os.getcwd())
-        text = _SCRIPT.format(name=self.script, log=self.quoted(self.log), cwd=here, command=command)
+        text = _SCRIPT.format(name=self.script, log=self.quoted(self.log), begins=LOG_BEGINS, cwd=here, command=command)
         # Arguments and paths are bytes, which need not be UTF-8.
         with open(self.script + ".tmp", "w", encoding="utf-8", errors="surrogateescape") as f:
             f.write(text)
@@ -116,6 +126,15 @@ class Call:
         shutil.rmtree(self.work, ignore_errors=True)
         with contextlib.suppress(OSError):  # another call has files there
             os.rmdir(os.path.dirname(self.work))
+
+
+def begins_with(path, text):
+    """Whether a file begins with `text`, or is empty."""
+    try:
+        with open(path, encoding="utf-8", errors="replace") as f:
+            return f.read(len(text)) in ("", text)
+    except OSError:
+        return False
 
 
 def parse_call(arguments, resources):

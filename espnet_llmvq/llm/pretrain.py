@@ -14,6 +14,7 @@ import numpy as np
 from espnet_llmvq.base.config import from_mapping, read_yaml
 from espnet_llmvq.base.environment import versions
 from espnet_llmvq.base.errors import UserError, check_name
+from espnet_llmvq.base.files import beside
 from espnet_llmvq.base.made import Made
 from espnet_llmvq.base.precision import fast_bfloat16
 from espnet_llmvq.llm.directory import load_tokenizer
@@ -238,7 +239,7 @@ def train(config, train_files, tokenizer_dir, out_dir, template, seed=1, ngpu=0,
         log.info("resuming from %s", resume)
     trainer.train(resume_from_checkpoint=resume)
 
-    tmp = f"{out_dir.rstrip('/')}.tmp"
+    tmp = beside(out_dir, "new")
     shutil.rmtree(tmp, ignore_errors=True)
     trainer.model.config.use_cache = True
     trainer.model.save_pretrained(tmp)

@@ -16,6 +16,7 @@ import tempfile
 
 from espnet_llmvq.base.environment import versions
 from espnet_llmvq.base.errors import UserError
+from espnet_llmvq.base.files import beside
 from espnet_llmvq.base.made import Made
 from espnet_llmvq.llm.directory import BLANK_TOKEN
 
@@ -97,7 +98,7 @@ def train_tokenizer(text_files, vocab_size, out_dir, seed=1, whole_words=0, rese
         lines = random.Random(seed).sample(lines, MAX_LINES)
     lexicon = lexicon_lines(lines, whole_words, random.Random(seed))
     check_free(out_dir)
-    tmp = f"{out_dir.rstrip('/')}.tmp"
+    tmp = str(beside(out_dir, "new"))
     shutil.rmtree(tmp, ignore_errors=True)
     os.makedirs(tmp)
     try:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from espnet_llmvq.base.config import option
 from espnet_llmvq.base.errors import UserError, check_name
-from espnet_llmvq.base.files import write_text
+from espnet_llmvq.base.files import check_outputs, write_text
 from espnet_llmvq.data.normalise import get_normaliser
 from espnet_llmvq.report import content, plots
 from espnet_llmvq.report.media import Budget
@@ -66,6 +66,8 @@ def write_report(exp_dir, results_dir, table=None, options=None):
         absent = [name for name in known if name not in [item.name for item in given]]
         missing += [f"Utterances of {name}: not among the {kind}s given." for name in absent if table]
 
+    path = results_dir / "report" / "report.html"
+    check_outputs([path])
     scored = content.score_sets(systems, sets, rows, table.normaliser, missing) if table else []
     derailed = None
     try:
@@ -91,7 +93,6 @@ def write_report(exp_dir, results_dir, table=None, options=None):
     metric = COMPARED if results.has(COMPARED) else rows[0]["metric"]
     drawn = results.metric_table(metric, (SET, *MEANS))
     is_error = metric in METRICS and METRICS[metric].better == "low"
-    path = results_dir / "report" / "report.html"
     page = render(
         title=options.title,
         systems_count=len(names),

@@ -1,4 +1,4 @@
-"""Files beside a hypothesis file: ref.trn, hyp.trn, result.txt, and counts by utterance and speaker."""
+"""Files of a hypothesis file: ref.trn, hyp.trn, result.txt, and counts by utterance and speaker."""
 
 from pathlib import Path
 
@@ -9,6 +9,7 @@ from espnet_llmvq.score.files import trn
 from espnet_llmvq.score.table import tsv_text
 from espnet_llmvq.score.wer import format_alignments
 
+FILES = ("ref.trn", "hyp.trn", "result.txt", "utterances.tsv", "speakers.tsv")
 COUNTS = ("words", "correct", "substitutions", "deletions", "insertions", "chars", "char_errors")
 
 
@@ -66,6 +67,11 @@ def sclite_summary(rows, name):
     head = f"| {'SPKR':<10} | {'# Snt':>6} {'# Wrd':>7} | "
     head += " ".join(f"{title:>6}" for title in ("Corr", "Sub", "Del", "Ins", "Err", "S.Err"))
     return f"{name}\n{head} |\n{''.join(lines)}"
+
+
+def details_of(directory):
+    """Paths of what `write_details` writes to a directory."""
+    return [Path(directory, name) for name in FILES]
 
 
 def write_details(directory, reference, evaluation):

@@ -12,6 +12,7 @@ from pathlib import Path
 from espnet_llmvq.base.config import option
 from espnet_llmvq.base.environment import FILE
 from espnet_llmvq.base.errors import UserError, check_name, nearest
+from espnet_llmvq.base.files import one_line
 
 
 @dataclass(frozen=True)
@@ -113,6 +114,8 @@ def _parse_json(line):
     for key in ("id", "text"):
         if not isinstance(entry.get(key), str):
             raise UserError(f'no string "{key}"{nearest(key, entry)}')
+    if entry["id"].split() != [entry["id"]]:
+        raise UserError('"id" must be a word, without white space')
     return entry["id"], entry["text"]
 
 
@@ -213,4 +216,4 @@ def match_utterances(refs, hyps, ref_path, hyp_path, rules=Rules(), notes=None):
 
 def trn(texts):
     """{utterance: text} as `.trn` lines."""
-    return "".join(f"{text} ({utt})\n" for utt, text in texts.items())
+    return "".join(f"{one_line(text)} ({utt})\n" for utt, text in texts.items())

@@ -2,9 +2,10 @@
 
 from pathlib import Path
 
+from espnet_llmvq.base.files import check_outputs
 from espnet_llmvq.score.compare import compare, measured, verdict
 from espnet_llmvq.score.derail import derailment_rows
-from espnet_llmvq.score.details import write_details
+from espnet_llmvq.score.details import details_of, write_details
 from espnet_llmvq.score.measure import METRICS, evaluate
 from espnet_llmvq.score.rows import bounded
 from espnet_llmvq.score.stats import holm
@@ -24,6 +25,8 @@ class Files:
         self.reference, self.metrics, self.statistics = reference, metrics, options.statistics
         self.measured, self.scores, self.entries, self.derailments = {}, {}, [], []
         self.notes, units, taken = list(reference.notes), reference.units(), set()
+        places = {name: f"{out_dir}/{free_name(Path(path).stem, taken)}" for name, path in names.items() if out_dir}
+        check_outputs([path for place in places.values() for path in details_of(place)], names.values())
         for name, path in names.items():
             one = evaluate(reference, path, metrics, options.rules, options.prompt, options.audit)
             self.notes += one.notes
@@ -31,7 +34,7 @@ class Files:
             self.entries += [self.entry(name, metric) for metric in metrics]
             self.derailments += derailment_rows(name, "", one.derailed, list(one.hyps), one.counts["wer"])
             if out_dir:
-                write_details(f"{out_dir}/{free_name(Path(path).stem, taken)}", reference, one)
+                write_details(places[name], reference, one)
 
     def entry(self, name, metric):
         """What is printed of one metric of one file, as a dict."""

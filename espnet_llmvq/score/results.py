@@ -3,13 +3,14 @@
 import json
 from pathlib import Path
 
-from espnet_llmvq.base.files import write_text
+from espnet_llmvq.base.files import write_json, write_text
 from espnet_llmvq.score.derail import KINDS as DERAILMENTS
 from espnet_llmvq.score.measure import METRICS, names_of
 from espnet_llmvq.score.questions import GAP, QUESTION_METRICS, QUESTIONS, SPEECH, TEXT
 from espnet_llmvq.score.rows import COMPARED, DOMAINS, MACRO, MEANS, RATIO, SET
 from espnet_llmvq.score.table import SMALL, Cell, Column, Row, Table, cell_of, mark_best, markdown_table, rows_tsv
 
+TABLES = ("RESULTS.md", "results.json", "results.tsv", "comparisons.json")  # what `write_tables` always writes
 KINDS = (SET, *MEANS, RATIO)  # the order of columns
 DERAILMENT_HEADINGS = (*DERAILMENTS, "any", "utterances", "WER", "WER without any")
 
@@ -256,7 +257,7 @@ def write_tables(out_dir, title, sections, results, **more):
     title: of RESULTS.md, with what stands before its `sections`.
     """
     for name, content in {"results": results.rows, "comparisons": results.comparisons, **more}.items():
-        write_text(Path(out_dir, f"{name}.json"), json.dumps(content, indent=1, ensure_ascii=False) + "\n")
+        write_json(Path(out_dir, f"{name}.json"), content)
     write_text(Path(out_dir, "results.tsv"), rows_tsv(results.rows))
     write_text(Path(out_dir, "RESULTS.md"), f"# {title}\n{markdown(sections)}")
 

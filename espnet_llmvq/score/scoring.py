@@ -5,23 +5,26 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from espnet_llmvq.base.config import from_mapping, read_yaml
-from espnet_llmvq.base.environment import FILE, get_commit, get_version
+from espnet_llmvq.base.environment import FILE as ENVIRONMENT
+from espnet_llmvq.base.environment import get_commit, get_version
 from espnet_llmvq.base.errors import UserError, check_name
-from espnet_llmvq.base.files import write_text
+from espnet_llmvq.base.files import check_outputs, file_name, write_text
 from espnet_llmvq.bridge.collapse import MARK, read_warnings
 from espnet_llmvq.data.normalise import get_normaliser
 from espnet_llmvq.score.compare import measured
 from espnet_llmvq.score.derail import KINDS, derailment_rows
-from espnet_llmvq.score.details import write_details
+from espnet_llmvq.score.details import details_of, write_details
 from espnet_llmvq.score.files import read_facts, read_transcript
 from espnet_llmvq.score.measure import evaluate, load_reference, names_of
 from espnet_llmvq.score.options import Options
 from espnet_llmvq.score.published import Published
 from espnet_llmvq.score.questions import find_answers, question_rows
-from espnet_llmvq.score.results import Results, write_tables
+from espnet_llmvq.score.results import TABLES, Results, write_tables
 from espnet_llmvq.score.rows import comparison_rows, result_rows
 from espnet_llmvq.score.table import FEW, SMALL, Cell, Column, Row, Table, latex_table
 from espnet_llmvq.score.wer import oov_rate, split_words, total
+
+FILES = (*TABLES, "results.tex", "derailments.json", "published.json")  # what `write_results` writes
 
 
 @dataclass(frozen=True)
@@ -68,11 +71,27 @@ def all_answers(table):
     return find_answers(directories, table.normaliser)
 
 
-def score_all(table, options=None):
-    """Evaluate every system on every set -> Scored. Leaves the details of each beside its hypotheses.
+def details_dir(out_dir, system, name):
+    """Directory of the details of a system on the set `name`: of no other, wherever its hypotheses are."""
+    return Path(out_dir, "details", file_name(system.name), file_name(name))
 
-    Raises UserError for hypotheses that are not there, and for bad input that `options` do not treat.
+
+def check_written(table, out_dir):
+    """Raise UserError if `score_all` and `write_results` would replace what they read, or what others wrote."""
+    places = [details_dir(out_dir, system, s.name) for system in table.systems for s in table.sets]
+    outputs = [path for place in places for path in details_of(place)] + [Path(out_dir, name) for name in FILES]
+    inputs = [system.hyp_path(s.name) for system in table.systems for s in table.sets]
+    inputs += [path for s in table.sets for path in (s.text, s.utt2spk, s.entities, s.word_list)]
+    check_outputs(outputs, [*inputs, table.train_text, *table.published])
+
+
+def score_all(table, options=None, out_dir="exp"):
+    """Evaluate every system on every set -> Scored. Writes the details of each to OUT_DIR/details/SYSTEM/SET.
+
+    Raises UserError for hypotheses that are not there, for bad input that `options` do not treat, and where files of
+    others would be replaced.
     """
+    check_written(table, out_dir)
     from tqdm import tqdm
 
     options = options or Options()
@@ -99,7 +118,7 @@ def score_all(table, options=None):
         counts[system.name, s.name] = measured(one, metrics[s.name], reference.units(), statistics, s.name)
         scores[system.name, s.name] = total(one.scores)
         derailments += derailment_rows(system.name, s.name, one.derailed, list(one.hyps), one.counts["wer"])
-        write_details(path.parent, reference, one)
+        write_details(details_dir(out_dir, system, s.name), reference, one)
     notes += collapse_notes(table) + cautions(references, answers)
     known = (table.systems, sets, references, counts)
     results = Results(
@@ -194,7 +213,7 @@ def environment(table, options):
             lines = "".join(f"- {name}: {value}\n" for name, value in facts.items())
             groups.setdefault(lines, {}).setdefault(system.name, []).append(s.name)
     for lines, members in groups.items():
-        lines = lines or f"- decoding: not recorded (no {FILE} beside the hypotheses)\n"
+        lines = lines or f"- decoding: not recorded (no {ENVIRONMENT} beside the hypotheses)\n"
         if len(groups) > 1:
             names = "; ".join(f"{system} on {', '.join(sets)}" for system, sets in members.items())
             lines = f"Decoding of {names}:\n\n{lines}\n"

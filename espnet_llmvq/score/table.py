@@ -3,6 +3,8 @@
 import math
 from dataclasses import dataclass, replace
 
+from espnet_llmvq.base.files import one_line
+
 SMALL = 500  # words; a smaller set is marked
 FEW = 20  # resampling units; intervals of fewer are too narrow
 
@@ -182,8 +184,8 @@ def latex_table(table, caption):
 
 
 def tsv_text(header, rows):
-    """Tab-separated lines; None is an empty field."""
-    return "".join("\t".join("" if v is None else str(v) for v in row) + "\n" for row in (header, *rows))
+    """Tab-separated lines; None is an empty field, white space a space."""
+    return "".join("\t".join("" if v is None else one_line(str(v)) for v in row) + "\n" for row in (header, *rows))
 
 
 def rows_tsv(rows):

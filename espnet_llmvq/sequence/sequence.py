@@ -10,6 +10,7 @@ number of sequences.
 """
 
 import collections.abc
+import contextlib
 import hashlib
 import json
 import os
@@ -18,7 +19,7 @@ from dataclasses import asdict, dataclass, field
 import numpy as np
 
 from espnet_llmvq.base.errors import UserError, nearest
-from espnet_llmvq.base.files import writing
+from espnet_llmvq.base.files import was_written, writing
 
 
 @dataclass(frozen=True)
@@ -175,10 +176,16 @@ def build_index(path):
             offset += len(line)
     table = np.array(rows, dtype=np.uint64).reshape(-1, 3)
     table = table[np.argsort(table[:, 0], kind="stable")]
-    tmp = f"{path}.idx.{os.getpid()}.tmp"
-    with open(tmp, "wb") as f:
+    index = f"{path}.idx"
+    with writing(index, f"{os.getpid()}.tmp", binary=True, known=was_written(index) or is_index(index)) as f:
         np.save(f, table)
-    os.replace(tmp, f"{path}.idx")
+
+
+def is_index(path):
+    """Whether a file is an array, as an index is."""
+    with contextlib.suppress(OSError), open(path, "rb") as f:
+        return f.read(6) == np.lib.format.MAGIC_PREFIX
+    return False
 
 
 class SequenceReader(collections.abc.Mapping):

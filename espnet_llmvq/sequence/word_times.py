@@ -1,10 +1,9 @@
 """Word times of a data directory: those from elsewhere, checked, and the segments that they make."""
 
-import os
 from dataclasses import replace
 
 from espnet_llmvq.base.errors import UserError
-from espnet_llmvq.base.files import write_text
+from espnet_llmvq.base.files import write_text, writing
 from espnet_llmvq.data.audio import SAMPLE_RATE
 from espnet_llmvq.sequence.corpus import NO_ALIGNMENT, joined
 from espnet_llmvq.sequence.interleaved import CUTS
@@ -66,8 +65,8 @@ def draw_lengths(rows, path):
         panel.set_xlabel(f"{name} in a segment")
         panel.set_ylabel("% of segments")
         panel.legend(loc="lower left", bbox_to_anchor=(0, 1), frameon=False, fontsize="small")
-    figure.savefig(f"{path}.tmp", format="png", dpi=150)
-    os.replace(f"{path}.tmp", path)
+    with writing(path, binary=True) as f:
+        figure.savefig(f, format="png", dpi=150)
 
 
 def write_segment_lengths(data_dir, word_times, options, out):

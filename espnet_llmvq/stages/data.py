@@ -26,7 +26,7 @@ def cut(experiment):
             with open(path, encoding="utf-8") as f:
                 lines = f.readlines()
             if len(lines) > SMOKE_LINES:
-                write_text(path, "".join(lines[:SMOKE_LINES]))
+                write_text(path, "".join(lines[:SMOKE_LINES]), known=True)
 
 
 def check(experiment, nj):

@@ -3,7 +3,9 @@
 import os
 from dataclasses import asdict
 
+from espnet_llmvq.base.environment import FILE
 from espnet_llmvq.base.errors import UserError, check_name
+from espnet_llmvq.base.files import check_outputs
 from espnet_llmvq.base.made import Made
 from espnet_llmvq.experiment.checks import read_weight
 from espnet_llmvq.experiment.options import words
@@ -72,6 +74,7 @@ def decode(experiment, systems, sets, *, nj=1, ngpu=0, redo=False, **batching):
             made = nbest_made(experiment, system, name, search)
             if redo or not made.fresh():
                 frames = frames_read(experiment, system, name)
+                check_outputs([made.out, system.hyp_path(name)])
                 waiting.append(Work(name, experiment.sequences(name), frames, made, str(system.hyp_path(name))))
             else:
                 restore(str(system.hyp_path(name)), ORDER[system.decode])
@@ -166,12 +169,21 @@ def ask(
     asked.append(("llm", None, local("llm", experiment.llm), (TEXT,)))
     for label, directory, model, wanted in asked:
         out = os.path.join(directory or experiment.exp("llm_alone"), name, ANSWERS)
+        noted = Made(out).record()
+        kept = SPEECH not in wanted and noted and SPEECH in noted["options"].get("forms", ())  # answers that would go
+        wanted = (TEXT, SPEECH) if kept else wanted
         heard = {"audio": audio} if SPEECH in wanted else {}
         made = Made(
             out, inputs | model, options=asdict(options), forms=wanted, **elsewhere("llm", experiment.llm),
             **heard, **tools("torch", "transformers"),
         )  # fmt: skip
         if not up_to_date(made, redo):
+            if kept:
+                raise UserError(
+                    f"{out}: has answers to spoken questions too, which --text_only would replace; leave that out, or "
+                    "move them away"
+                )
+            check_outputs([out, os.path.join(os.path.dirname(out), FILE)])
             jobs[label] = (label, directory, wanted, made)
     if jobs:
         from espnet_llmvq.decode.ask import ask_all

@@ -40,7 +40,7 @@ def describe_pretrained(experiment):
     """
     import yaml
 
-    from espnet_llmvq.base.files import write_text
+    from espnet_llmvq.base.files import write_text, writing
 
     path = experiment.options.pretrained_encoder
     config = {**experiment.encoder, **ENCODER_ONLY, "frontend_conf": {}, "normalize_conf": {}}
@@ -56,13 +56,13 @@ def describe_pretrained(experiment):
 
     os.makedirs(made.out, exist_ok=True)
     made.begin()
-    write_text(os.path.join(made.out, "config.yaml"), yaml.safe_dump(config, sort_keys=False))
+    write_text(os.path.join(made.out, "config.yaml"), yaml.safe_dump(config, sort_keys=False), known=True)
     # What a checkpoint of ours holds of such an encoder.
     rows = described(path)[0].num_hidden_layers + 1
     weighted = config["encoder_conf"].get("layer") == WEIGHTED
     weights = experiment.encoder_file
-    torch.save({"speech_encoder.layer_weights": torch.zeros(rows)} if weighted else {}, weights + ".tmp")
-    os.replace(weights + ".tmp", weights)
+    with writing(weights, binary=True, known=True) as f:
+        torch.save({"speech_encoder.layer_weights": torch.zeros(rows)} if weighted else {}, f)
     made.note(files=["config.yaml", "model.pth"])
     print(f"{made.out}: {config['encoder']}, {config['encoder_conf']}")
 

@@ -5,7 +5,7 @@ import functools
 import os
 
 from espnet_llmvq.base.errors import UserError
-from espnet_llmvq.base.files import locked, write_text, writing
+from espnet_llmvq.base.files import locked, one_line, remove, write_text, writing
 from espnet_llmvq.base.made import Made, origin
 from espnet_llmvq.stages.report import elsewhere, up_to_date
 
@@ -92,8 +92,8 @@ def write(out, sequences, dropped, source):
     listing = f"{out}.dropped.tsv"
     if dropped:
         write_text(listing, "".join(f"{key}\t{dropped[key]}\n" for key in sorted(dropped)))
-    elif os.path.exists(listing):
-        os.remove(listing)
+    else:
+        remove(listing)
     print(f"{out}: {n} sequences from {source}, {len(dropped)} dropped")
     for reason, times in collections.Counter(why.reason for why in dropped.values()).most_common():
         print(f"  dropped, {reason}: {times}")
@@ -168,7 +168,7 @@ def make_text(experiment, name):
             from espnet_llmvq.data.tables import read_scp
 
             lines = read_scp(experiment.dump_dir(os.path.join(name, "text"))).values()
-            write_text(text, "".join(f"{line}\n" for line in lines))
+            write_text(text, "".join(f"{one_line(line)}\n" for line in lines))
             transcripts.note()
     made = bounded(experiment, experiment.sequences(f"{name}/text"), {"text": text})
     if up_to_date(made):

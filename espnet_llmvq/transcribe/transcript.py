@@ -5,6 +5,8 @@ import json
 import textwrap
 from dataclasses import dataclass
 
+from espnet_llmvq.base.files import one_line
+
 LINE, LINES = 42, 2  # characters of a subtitle line, lines of a subtitle
 CUE = 6.0  # seconds of a subtitle at most, where word times are known
 
@@ -13,8 +15,8 @@ CUE = 6.0  # seconds of a subtitle at most, where word times are known
 class Segment:
     """A piece of a recording. start, end: seconds. words: of `align.ctm.Word`, times in the recording.
 
-    words is None when no times were asked for, or when the encoder cannot spell the text within the piece.
-    at_limit: the text was cut off by the length limit, which is mostly a loop.
+    words is None when no times were asked for, or when the encoder cannot spell the text within the piece. White space
+    of the text becomes single spaces. at_limit: the text was cut off by the length limit, which is mostly a loop.
     """
 
     start: float
@@ -22,6 +24,9 @@ class Segment:
     text: str
     words: tuple | None = None
     at_limit: bool = False
+
+    def __post_init__(self):
+        object.__setattr__(self, "text", one_line(self.text))
 
 
 @dataclass(frozen=True)

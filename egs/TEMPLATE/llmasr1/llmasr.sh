@@ -136,8 +136,9 @@ done
 plan_args+=(--datadir "${datadir}" --dumpdir "${dumpdir}" --expdir "${expdir}" --seed "${seed}" --smoke "${smoke}"
     --ngpu "${ngpu}" --num_nodes "${num_nodes}" --script_options "${script_options}")
 # A mistyped option or name fails here, before anything is written.
-plan=$(mktemp --suffix=.json)
-trap 'stop_jobs; rm -f "${plan}"' EXIT
+room=$(mktemp -d)
+plan=${room}/experiment.json
+trap 'stop_jobs; rm -rf "${room}"' EXIT
 llmvq plan --out "${plan}" "${plan_args[@]}"
 if ${dry_run} || ${estimate}; then
     ! ${dry_run} || llmvq train --exp "${plan}" --dry_run ${json:+--json "${json}"}
@@ -147,6 +148,8 @@ if ${dry_run} || ${estimate}; then
 fi
 results=${expdir}
 [ "${seed}" -eq 1 ] || results=${expdir}/seed${seed}
+[ ! -e "${results}/experiment.json" ] || grep -q '"trainings":' "${results}/experiment.json" ||
+    die "${results}/experiment.json: is there, and not made here; move it away"
 mkdir -p "${results}"
 # Held by this script and by all it starts, so that a part that outlives a killed run still holds it.
 exec 9>"${expdir}/.lock"

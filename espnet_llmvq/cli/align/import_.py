@@ -4,7 +4,7 @@ Writes the same files as `align`: OUT, a CTM file of the utterances that can be 
 each other one; OUT.report.tsv and OUT.report.png.
 """
 
-from espnet_llmvq.cli.parser import Parser
+from espnet_llmvq.cli.parser import Parser, add_overwrite
 
 
 def get_parser():
@@ -21,18 +21,22 @@ def get_parser():
     )
     parser.add_argument("--out", required=True, metavar="CTM", help="word times to write")
     parser.add_argument("--reference", metavar="CTM", help="true word times, to measure the error against")
+    add_overwrite(parser)
     return parser
 
 
 def main(argv=None):
     args = get_parser().parse_args(argv)
     from espnet_llmvq.align.ctm import read_ctm
+    from espnet_llmvq.align.output import alignment_files
     from espnet_llmvq.align.textgrid import read_textgrids
     from espnet_llmvq.base.errors import UserError
+    from espnet_llmvq.base.files import check_outputs
     from espnet_llmvq.sequence.word_times import import_word_times
 
     if bool(args.ctm) == bool(args.textgrid):
         raise UserError("give one of --ctm and --textgrid")
+    check_outputs(alignment_files(args.out), [args.ctm, args.reference])
     reference = read_ctm(args.reference) if args.reference else None
     word_times = read_ctm(args.ctm) if args.ctm else read_textgrids(args.textgrid, args.tier)
     import_word_times(args.data_dir, word_times, args.out, reference, args.tolerance, args.silence_words)

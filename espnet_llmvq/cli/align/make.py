@@ -4,7 +4,7 @@ Writes CTM, the word times; CTM.failed, `<utt> <reason>` for each utterance that
 of the alignment, CTM.report.tsv and CTM.report.png. `llmvq align import` takes word times from elsewhere.
 """
 
-from espnet_llmvq.cli.parser import Parser
+from espnet_llmvq.cli.parser import Parser, add_overwrite
 
 
 def get_parser():
@@ -24,6 +24,7 @@ def get_parser():
     parser.add_argument("--batch_seconds", type=float, default=120.0, help="audio in a batch, padding included (ctc)")
     parser.add_argument("--threads", type=int, default=2, help="CPU threads")
     parser.add_argument("--ngpu", type=int, default=0, help="1 to encode on a GPU (ctc)")
+    add_overwrite(parser)
     return parser
 
 

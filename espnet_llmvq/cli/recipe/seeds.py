@@ -8,7 +8,7 @@ they tell how a new training would vary on these sets, not how other sets would.
 from pathlib import Path
 
 from espnet_llmvq.base.errors import UserError, check_name
-from espnet_llmvq.cli.parser import Parser
+from espnet_llmvq.cli.parser import Parser, add_overwrite
 
 
 def get_parser():
@@ -18,6 +18,7 @@ def get_parser():
     parser.add_argument("--baseline", help="system to compare with (the first if not given)")
     parser.add_argument("--confidence", type=float, default=0.95, help="of intervals")
     parser.add_argument("--out_dir", default="exp/seeds", help="directory of the pooled results")
+    add_overwrite(parser)
     return parser
 
 
@@ -26,11 +27,14 @@ def main(argv=None):
     if not 0.5 <= args.confidence < 1:
         raise UserError(f"--confidence {args.confidence:g}: give a share such as 0.95")
     from espnet_llmvq.base.config import from_mapping
+    from espnet_llmvq.base.files import check_outputs
     from espnet_llmvq.score.published import Published
-    from espnet_llmvq.score.results import Results, head, write_tables
+    from espnet_llmvq.score.results import TABLES, Results, head, write_tables
     from espnet_llmvq.score.rows import read_rows, said_of
     from espnet_llmvq.score.seeds import check_runs, pooled_comparisons, pooled_rows
 
+    inputs = [Path(name) / file for name in args.exp_dir for file in ("results.json", "published.json")]
+    check_outputs([Path(args.out_dir, name) for name in TABLES], inputs)
     runs = {name: read_rows(Path(name) / "results.json") for name in args.exp_dir}
     if args.systems:
         wanted = args.systems.split()

@@ -3,7 +3,7 @@
 What cannot be used is counted, and listed with the reason in OUT.dropped.tsv.
 """
 
-from espnet_llmvq.cli.parser import Parser, positive
+from espnet_llmvq.cli.parser import Parser, add_overwrite, positive
 
 BUILDERS = ("asr", "interleaved", "text", "qa", "qa_text")
 NEEDED = {
@@ -52,6 +52,7 @@ def get_parser():
     parser.add_argument(
         "--bridge_stack", type=positive, default=1, help="encoder frames stacked by the bridge (--context)"
     )
+    add_overwrite(parser)
     return parser
 
 
@@ -93,9 +94,12 @@ def main(argv=None):
     args = get_parser().parse_args(argv)
     from espnet_llmvq.base.config import read_config
     from espnet_llmvq.base.errors import UserError
+    from espnet_llmvq.base.files import check_outputs
     from espnet_llmvq.sequence.prompt import CHAT, resolved
     from espnet_llmvq.stages.sequences import print_units, within_context, write
 
+    inputs = (args.text, args.ctm, args.answers, args.cards, args.encoder_config)
+    check_outputs([args.out, f"{args.out}.dropped.tsv"], inputs)
     needed = NEEDED[args.builder]
     if args.prompt and args.builder in ("asr", "qa", "qa_text") and (args.llm is not None or CHAT in args.prompt):
         from espnet_llmvq.llm.directory import load_tokenizer
