@@ -15,6 +15,11 @@ NO_BEGIN = "{no_begin}"
 MARK = re.compile(r"<\|[^<|>]+\|>|</?s>|<(?:bos|eos|pad|unk|(?:start|end)_of_turn)>")
 
 
+def is_plain(template):
+    """Whether `resolved` leaves a template as it is, whatever the tokenizer."""
+    return CHAT not in template and not MARK.search(template)
+
+
 def check_marks(template, tokenizer):
     """Raise UserError for the name of a special token, such as "<s>", that is no token of the tokenizer."""
     for name in (found[0] for found in MARK.finditer(template)):

@@ -30,10 +30,10 @@ def audio(experiment, name):
 
 def sequences_made(experiment, name):
     """The `Made` of the sequences of a set."""
-    from espnet_llmvq.sequence.prompt import CHAT
+    from espnet_llmvq.sequence.prompt import is_plain
 
     inputs, options = tables(experiment, name), audio(experiment, name)
-    if experiment.options.prompt.startswith(CHAT):  # written in the format of the LLM
+    if not is_plain(experiment.options.prompt):  # written in the format of the LLM
         options |= elsewhere("chat_format", experiment.tokenizer)
         inputs |= files_of(experiment.tokenizer, *CHAT_FILES)
     return Made(experiment.sequences(name), inputs, prompt=experiment.options.prompt, **options)
@@ -48,7 +48,7 @@ def check_sequences(experiment, names):
 
 def make_sequences(experiment, names):
     """The sequences of transcribed speech of sets."""
-    from espnet_llmvq.sequence.prompt import resolved
+    from espnet_llmvq.sequence.prompt import is_plain, resolved
 
     prompt = experiment.options.prompt
     for name in names:
@@ -59,7 +59,9 @@ def make_sequences(experiment, names):
         from espnet_llmvq.sequence.asr import asr_sequence
         from espnet_llmvq.sequence.corpus import utterances
 
-        dropped, template = {}, resolved(prompt, load_tokenizer(experiment.tokenizer))
+        dropped, template = {}, prompt
+        if not is_plain(prompt):
+            template = resolved(prompt, load_tokenizer(experiment.tokenizer))
         rows = utterances(experiment.dump_dir(name), dropped)
         write_made(made, (asr_sequence(*row, template) for row in rows), dropped, experiment.dump_dir(name))
 

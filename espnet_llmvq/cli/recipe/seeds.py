@@ -33,8 +33,6 @@ def main(argv=None):
     from espnet_llmvq.score.rows import read_rows, said_of
     from espnet_llmvq.score.seeds import check_runs, pooled_comparisons, pooled_rows
 
-    inputs = [Path(name) / file for name in args.exp_dir for file in ("results.json", "published.json")]
-    check_outputs([Path(args.out_dir, name) for name in TABLES], inputs)
     runs = {name: read_rows(Path(name) / "results.json") for name in args.exp_dir}
     if args.systems:
         wanted = args.systems.split()
@@ -43,6 +41,8 @@ def main(argv=None):
                 check_name(f"system in {name}", system, {row["system"]: 0 for row in rows})
             runs[name] = [row for row in rows if row["system"] in wanted]
     check_runs(runs)
+    inputs = [Path(name) / file for name in args.exp_dir for file in ("results.json", "published.json")]
+    check_outputs([Path(args.out_dir, name) for name in TABLES], inputs)
     rows = pooled_rows(runs, args.confidence)
     systems = list(dict.fromkeys(row["system"] for row in rows))
     baseline = check_name("baseline", args.baseline or systems[0], systems)

@@ -95,17 +95,17 @@ def main(argv=None):
     from espnet_llmvq.base.config import read_config
     from espnet_llmvq.base.errors import UserError
     from espnet_llmvq.base.files import check_outputs
-    from espnet_llmvq.sequence.prompt import CHAT, resolved
+    from espnet_llmvq.sequence.prompt import is_plain, resolved
     from espnet_llmvq.stages.sequences import print_units, within_context, write
 
     inputs = (args.text, args.ctm, args.answers, args.cards, args.encoder_config)
     check_outputs([args.out, f"{args.out}.dropped.tsv"], inputs)
     needed = NEEDED[args.builder]
-    if args.prompt and args.builder in ("asr", "qa", "qa_text") and (args.llm is not None or CHAT in args.prompt):
+    if args.prompt and not is_plain(args.prompt) and args.builder in ("asr", "qa", "qa_text"):
         from espnet_llmvq.llm.directory import load_tokenizer
 
         if args.llm is None:
-            raise UserError(f"--prompt {args.prompt!r} needs --llm, whose tokenizer has the chat format")
+            raise UserError(f"--prompt {args.prompt!r} needs --llm, whose tokenizer has its marks")
         args.prompt = resolved(args.prompt, load_tokenizer(args.llm))
     if args.context is not None:
         needed += ("llm",) if args.builder in ("text", "qa_text") else ("llm", "encoder_config")
