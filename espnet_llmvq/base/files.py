@@ -1,6 +1,7 @@
 """Writing in one step, one writer at a time, and what a command may replace."""
 
 import contextlib
+import errno
 import fcntl
 import json
 import os
@@ -13,9 +14,42 @@ from pathlib import Path
 from espnet_llmvq.base.errors import UserError
 
 
+# File systems and mounts without locks; there it is the user who sees that one process at a time writes a file.
+_NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP}
+
+
+def hold(path, mode="a+", busy=None):
+    """The file `path`, made if needed, open in `mode` and locked, until it is closed or this process ends.
+
+    Another process waits here; it first calls `busy` with what the file says. With NFS that holds between machines too,
+    unless it is mounted with locks of each machine's own (`nolock`, `local_lock`).
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    while True:
+        file = open(path, mode, **({} if "b" in mode else {"encoding": "utf-8", "newline": "\n"}))
+        try:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                if busy:
+                    file.seek(0)
+                    busy(file.read())
+                fcntl.flock(file, fcntl.LOCK_EX)
+            # The one before may have renamed or removed the file that was waited for.
+            if os.path.samestat(os.fstat(file.fileno()), path.stat()):
+                return file
+        except OSError as err:
+            if err.errno in _NO_LOCKS:
+                return file
+            if err.errno not in (errno.ENOENT, errno.ESTALE):
+                file.close()
+                raise
+        file.close()
+
+
 def write_text(path, text):
     """Write `text` as UTF-8 to `path` in one step, making the directory if needed."""
-    with writing(path, f"{os.getpid()}.tmp") as f:
+    with writing(path) as f:
         f.write(text)
 
 
@@ -25,21 +59,21 @@ def write_json(path, value):
 
 
 @contextlib.contextmanager
-def writing(path, suffix="tmp"):
-    """A file open for UTF-8 text, in a `with`: it becomes `path` at the end, or vanishes after an error.
-
-    What a killed process leaves is written over by the next one. suffix: of the temporary name; where several
-    processes may write `path` at once, one of each.
+def writing(path, mode="a+"):
+    """A file open for UTF-8 text, or for bytes ("ab+"), in a `with`: it becomes `path` at the end, or vanishes after an
+    error. Of several processes one writes at a time; what a killed one leaves is written over by the next one.
     """
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{suffix}")
-    try:
-        with open(temporary, "w", encoding="utf-8", newline="\n") as f:
+    temporary = path.with_name(f".{path.name}.tmp")
+    with hold(temporary, mode) as f:
+        try:
+            f.truncate(0)
             yield f
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+            f.flush()
+            os.replace(temporary, path)
+        except BaseException:
+            temporary.unlink(missing_ok=True)
+            raise
 
 
 def write_lines(path, lines):
@@ -64,27 +98,23 @@ def locked(target):
     The lock is a file beside the target. It is free when its holder ends, however it ends.
     """
     path = beside(target, "lock")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    while True:
-        file = open(path, "a+", encoding="utf-8")
+
+    def busy(holder):
+        print(f"waiting for {target}: {holder or 'another process'} works there", file=sys.stderr, flush=True)
+
+    with hold(path, busy=busy) as file:
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            file.seek(0)
-            print(f"waiting for {target}: {file.read() or 'another process'} works there", file=sys.stderr, flush=True)
-            fcntl.flock(file, fcntl.LOCK_EX)
-        # The one before may have removed the file that was waited for.
-        if path.exists() and os.path.samestat(os.fstat(file.fileno()), path.stat()):
-            break
-        file.close()
-    try:
-        file.truncate(0)
-        file.write(f"process {os.getpid()} on {socket.gethostname()}, since {time.strftime('%F %T')},")
-        file.flush()
-        yield
-    finally:
-        path.unlink(missing_ok=True)
-        file.close()
+            file.truncate(0)
+            file.write(f"process {os.getpid()} on {socket.gethostname()}, since {time.strftime('%F %T')},")
+            file.flush()
+            yield
+        finally:
+            path.unlink(missing_ok=True)
+
+
+def under_way(target):
+    """Whether `target` is being made, or a making of it was killed."""
+    return any(beside(target, what).exists() for what in ("lock", "new", "old"))
 
 
 def check_replaceable(directory, record):

@@ -21,7 +21,7 @@ import os
 from pathlib import Path
 
 from espnet_llmvq.base.errors import UserError
-from espnet_llmvq.base.files import write_json
+from espnet_llmvq.base.files import under_way, write_json
 
 NAME = "made.json"
 BLOCK = 1 << 20
@@ -240,6 +240,10 @@ class Made:
     def fresh(self):
         """Whether the result is there and what inputs and options make. For cheap results: if not, make it again."""
         return self.answered(self.difference())
+
+    def settled(self):
+        """`fresh`, and nothing goes on beside the result, nor was left there by a making that was killed."""
+        return self.fresh() and (ANSWERS is not None or not under_way(self.out))
 
     def check(self, said):
         """Raise UserError if there is a record, and the result is not what inputs and options make.

@@ -1,5 +1,6 @@
 """A data directory that a command makes: whether it is up to date, and what of it may be replaced."""
 
+import functools
 import os
 import shutil
 from pathlib import Path
@@ -7,7 +8,7 @@ from pathlib import Path
 from espnet_llmvq.base.errors import UserError
 from espnet_llmvq.base.files import beside, check_replaceable, locked, replace_directory, restore_directory
 from espnet_llmvq.base.made import NAME, Made, files_digest
-from espnet_llmvq.data.tables import managed_files
+from espnet_llmvq.data.tables import managed_files, read_scp
 
 
 class MadeDir(Made):
@@ -35,9 +36,10 @@ class MadeDir(Made):
         """Call build(directory) and put what it wrote there in the place of `out`. False if that is up to date already.
 
         The tables that were made before are replaced; what others put into the directory stays. Raises UserError if
-        others made it, or put a table or a file of a name into it that is written now. One process works at a time.
+        others made it, or put a table or a file of a name into it that is written now; or if wav.scp names a sound file in
+        `out` that is not there. One process works at a time.
         """
-        if self.fresh():
+        if self.settled():
             return False
         out = Path(os.path.realpath(self.out))
         with locked(out):
@@ -56,6 +58,7 @@ class MadeDir(Made):
                 self.note([name for name in names if os.sep not in name], at=new, audio=sizes)
                 for name in strangers:
                     carry(out / name, new / name)
+                check_whole(new, out)
                 replace_directory(new, out)
             finally:
                 shutil.rmtree(new, ignore_errors=True)
@@ -79,6 +82,20 @@ def check_apart(dest, *sources):
     if os.path.realpath(dest) in map(os.path.realpath, sources):
         raise UserError(
             f"{dest}: is {'the source itself' if len(sources) == 1 else 'one of the sources'} (give another DEST)"
+        )
+
+
+def check_whole(new, out):
+    """Raise UserError if wav.scp of `new`, which is to become `out`, names sound files in `out` that are not in `new`."""
+    if not (new / "wav.scp").exists():
+        return
+    home = functools.cache(lambda folder: os.path.relpath(os.path.realpath(folder), out))
+    paths = [os.path.join(home(os.path.dirname(p)), os.path.basename(p)) for p in read_scp(new / "wav.scp").values()]
+    inside = [path for path in paths if path.split(os.sep)[0] != os.pardir]
+    if lost := [path for path in inside if not (new / path).is_file()]:
+        raise UserError(
+            f"{out}: {len(lost)} of {len(inside)} sound files were not written, or removed since, such as {lost[0]}; "
+            "run again"
         )
 
 

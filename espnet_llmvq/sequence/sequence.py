@@ -175,10 +175,8 @@ def build_index(path):
             offset += len(line)
     table = np.array(rows, dtype=np.uint64).reshape(-1, 3)
     table = table[np.argsort(table[:, 0], kind="stable")]
-    tmp = f"{path}.idx.{os.getpid()}.tmp"
-    with open(tmp, "wb") as f:
+    with writing(f"{path}.idx", "ab+") as f:
         np.save(f, table)
-    os.replace(tmp, f"{path}.idx")
 
 
 class SequenceReader(collections.abc.Mapping):
