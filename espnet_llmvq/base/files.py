@@ -13,7 +13,6 @@ from pathlib import Path
 
 from espnet_llmvq.base.errors import UserError
 
-
 # File systems and mounts without locks; there it is the user who sees that one process at a time writes a file.
 _NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP}
 

@@ -36,8 +36,8 @@ class MadeDir(Made):
         """Call build(directory) and put what it wrote there in the place of `out`. False if that is up to date already.
 
         The tables that were made before are replaced; what others put into the directory stays. Raises UserError if
-        others made it, or put a table or a file of a name into it that is written now; or if wav.scp names a sound file in
-        `out` that is not there. One process works at a time.
+        others made it, or put a table or a file of a name into it that is written now; or if sound files are missing at
+        the end (`check_whole`). One process works at a time.
         """
         if self.settled():
             return False
@@ -86,7 +86,7 @@ def check_apart(dest, *sources):
 
 
 def check_whole(new, out):
-    """Raise UserError if wav.scp of `new`, which is to become `out`, names sound files in `out` that are not in `new`."""
+    """Raise UserError if `new`, which is to become `out`, lacks sound files that its wav.scp says are in `out`."""
     if not (new / "wav.scp").exists():
         return
     home = functools.cache(lambda folder: os.path.relpath(os.path.realpath(folder), out))
