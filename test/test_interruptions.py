@@ -170,16 +170,16 @@ def note_or_fail(directory, name, how):
     (directory / name).touch()
 
 
-def never_end(path, how):
-    """Within a call that never gives other threads their turn, or that does."""
+def work_long(path, how):
+    """For a minute, within a call that does not give other threads their turn, or that does."""
     path.write_text(str(os.getpid()))
-    sum(itertools.repeat(0)) if how == "busy" else time.sleep(60)
+    sum(itertools.repeat(0, 5_000_000_000)) if how == "busy" else time.sleep(60)
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
 def test_forked_jobs_end_with_their_parent(tmp_path, number):
     jobs = {how: (tmp_path / how, how) for how in ("busy", "asleep")}
-    parent = multiprocessing.get_context("fork").Process(target=run_forked, args=(never_end, jobs, 2, "job"))
+    parent = multiprocessing.get_context("fork").Process(target=run_forked, args=(work_long, jobs, 2, "job"))
     parent.start()
     wait_for(lambda: all(path.exists() and path.read_text() for path, _ in jobs.values()))
     os.kill(parent.pid, number)
