@@ -187,6 +187,25 @@ def test_forked_jobs_end_with_their_parent(tmp_path, number):
     wait_for(lambda: not any(alive(int(path.read_text())) for path, _ in jobs.values()))
 
 
+def test_a_phase_ends_with_its_training(tmp_path, monkeypatch):
+    from espnet_llmvq.espnet import run
+
+    fork, note = multiprocessing.get_context("fork"), tmp_path / "pid"
+
+    def start():
+        phase = fork.Process(target=run._child, args=(str(tmp_path), {}, 1, None))
+        phase.start()
+        phase.join()
+
+    monkeypatch.setattr(run, "train_phase", lambda *_: work_long(note, "asleep"))
+    parent = fork.Process(target=start)
+    parent.start()
+    wait_for(lambda: note.exists() and note.read_text())
+    parent.kill()
+    parent.join()
+    wait_for(lambda: not alive(int(note.read_text())))
+
+
 def test_forked_jobs_all_run(tmp_path):
     run_forked(note_or_fail, {str(i): (tmp_path, str(i), "") for i in range(7)}, 2, "job")
     assert {p.name for p in tmp_path.iterdir()} == set("0123456")
