@@ -27,7 +27,7 @@ left_running() {
 files() {
     {
         find . -path './*_smoke*' ! -type d
-        find "${work}/tmp" -mindepth 1
+        find "${work}/tmp" -mindepth 1 ! -path '*/torchinductor_*' # torch's cache
     } | sed -E 's/events\.out\.tfevents\..*/events/' | sort -u
 }
 # "SECOND NUMBER" of each stage that began in a log.
