@@ -211,6 +211,25 @@ def test_workers_end_with_their_parent_and_the_same_command_goes_on(tmp_path, nu
     assert sorted(os.listdir(tmp_path)) == ["a.wav", "dest", "src"]
 
 
+def test_what_a_kill_left_beside_a_finished_directory_is_removed(source, tmp_path, capsys):
+    MAKERS["speed"](source, tmp_path / "dest")
+    names, before = sorted(os.listdir(tmp_path)), tree(tmp_path / "dest")
+    beside(tmp_path / "dest", "lock").write_text("process 1 on x, since 2026,")
+    beside(tmp_path / "dest", "old").mkdir()
+    MAKERS["speed"](source, tmp_path / "dest")
+    assert sorted(os.listdir(tmp_path)) == names and tree(tmp_path / "dest") == before
+
+
+def test_a_directory_that_lacks_audio_does_not_appear(source, tmp_path):
+    """It was removed while the directory was made, or would go with the one that is replaced."""
+    dest = tmp_path / "dest"
+    MAKERS["speed"](source, dest)
+    before = tree(dest)
+    with pytest.raises(UserError, match=r"dest: 2 of 2 sound files were not written, or removed since, such as audio/"):
+        DataDir.load(dest).subset(DataDir.load(dest).utts[:2]).write(dest)
+    assert tree(dest) == before
+
+
 def test_a_lock_is_free_after_an_error(tmp_path):
     with pytest.raises(ZeroDivisionError), locked(tmp_path / "x"):
         assert beside(tmp_path / "x", "lock").read_text().startswith(f"process {os.getpid()} on ")

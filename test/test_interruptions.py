@@ -1,6 +1,8 @@
 """A full disk, killed workers, damaged files: told with the remedy or made again, and a rerun gives what it should."""
 
+import itertools
 import json
+import multiprocessing
 import os
 import resource
 import shutil
@@ -10,6 +12,7 @@ import time
 import numpy as np
 import pytest
 import soundfile
+from conftest import alive, wait_for
 
 from espnet_llmvq.base.errors import UserError, message_of
 from espnet_llmvq.base.processes import run_forked, run_jobs
@@ -165,6 +168,42 @@ def note_or_fail(directory, name, how):
     if how == "sleep":
         time.sleep(60)
     (directory / name).touch()
+
+
+def work_long(path, how):
+    """For a minute, within a call that does not give other threads their turn, or that does."""
+    path.write_text(str(os.getpid()))
+    sum(itertools.repeat(0, 5_000_000_000)) if how == "busy" else time.sleep(60)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+def test_forked_jobs_end_with_their_parent(tmp_path, number):
+    jobs = {how: (tmp_path / how, how) for how in ("busy", "asleep")}
+    parent = multiprocessing.get_context("fork").Process(target=run_forked, args=(work_long, jobs, 2, "job"))
+    parent.start()
+    wait_for(lambda: all(path.exists() and path.read_text() for path, _ in jobs.values()))
+    os.kill(parent.pid, number)
+    parent.join()
+    wait_for(lambda: not any(alive(int(path.read_text())) for path, _ in jobs.values()))
+
+
+def test_a_phase_ends_with_its_training(tmp_path, monkeypatch):
+    from espnet_llmvq.espnet import run
+
+    fork, note = multiprocessing.get_context("fork"), tmp_path / "pid"
+
+    def start():
+        phase = fork.Process(target=run._child, args=(str(tmp_path), {}, 1, None))
+        phase.start()
+        phase.join()
+
+    monkeypatch.setattr(run, "train_phase", lambda *_: work_long(note, "asleep"))
+    parent = fork.Process(target=start)
+    parent.start()
+    wait_for(lambda: note.exists() and note.read_text())
+    parent.kill()
+    parent.join()
+    wait_for(lambda: not alive(int(note.read_text())))
 
 
 def test_forked_jobs_all_run(tmp_path):

@@ -2,27 +2,31 @@
 
 import os
 import re
+import signal
+import socket
 import stat
 import subprocess
 from pathlib import Path
 
 import pytest
+from conftest import alive, wait_for
 
 EGS = Path(__file__).resolve().parent.parent / "egs"
 TEMPLATE = EGS / "TEMPLATE" / "llmasr1"
-# Notes each command with its arguments, one a line; a plan is a file, and a failure is asked for by name.
+# Notes each command with its arguments, one a line; a plan is a file, and a failure, or to sleep, is asked for by name.
 PYTHON = """\
 #!/usr/bin/env bash
 printf '%q ' "${@:3}" | sed 's/ $//' >>calls && echo >>calls
 [ "$3 $4" != "${FAIL:-}" ] || { echo "it failed" >&2; exit 1; }
+[ "$3 $4" != "${SLEEP:-}" ] || { sleep 60 & echo $! >sleeper.new; mv sleeper.new sleeper; wait; }
 [ "$3" != plan ] || { while [ "$1" != --out ]; do shift; done; echo '{"trainings": []}' >"$2"; }
 """
 DATA_SH = '#!/usr/bin/env bash\necho "data.sh $*" >>calls\n'
 
 
 @pytest.fixture
-def script(tmp_path):
-    """Function: runs llmasr.sh with options -> (exit status, [command line], standard error)."""
+def begin(tmp_path):
+    """Function: starts llmasr.sh with options -> its Popen."""
     for name in ("llmasr.sh", "path.sh", "utils"):
         os.symlink(TEMPLATE / name, tmp_path / name)
     (tmp_path / "local").mkdir()
@@ -30,13 +34,24 @@ def script(tmp_path):
         path.write_text(text)
         path.chmod(stat.S_IRWXU)
 
-    def run(*options, **environment):
+    def start(*options, **environment):
         (tmp_path / "calls").write_text("")
-        done = subprocess.run(
-            ["./llmasr.sh", "--python", "./python", "--nj", "1", *options], cwd=tmp_path, check=False,
-            capture_output=True, text=True, env={**os.environ, **environment},
+        return subprocess.Popen(
+            ["./llmasr.sh", "--python", "./python", "--nj", "1", *options], cwd=tmp_path, text=True,
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE, env={**os.environ, **environment},
         )  # fmt: skip
-        return done.returncode, (tmp_path / "calls").read_text().splitlines(), done.stderr
+
+    return start
+
+
+@pytest.fixture
+def script(begin, tmp_path):
+    """Function: runs llmasr.sh with options -> (exit status, [command line], standard error)."""
+
+    def run(*options, **environment):
+        process = begin(*options, **environment)
+        _, error = process.communicate()
+        return process.returncode, (tmp_path / "calls").read_text().splitlines(), error
 
     return run
 
@@ -169,6 +184,48 @@ def test_a_failure_beside_other_work_ends_the_run(script):
     status, calls, error = script("--nj", "2", FAIL="stage lm")
     assert status == 1 and "it failed\nllmasr.sh: error: stage 6 failed" in error
     assert "train --exp exp --encoder" in calls and "stage align" not in " ".join(calls)
+
+
+def test_a_failure_ends_what_runs_beside_it(script, tmp_path):
+    status, _, _ = script("--nj", "2", SLEEP="stage lm", FAIL="stage encoder")
+    assert status == 1 and not alive(int((tmp_path / "sleeper").read_text()))
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGKILL])
+@pytest.mark.parametrize("stage", ["stage check", "stage lm"])
+def test_all_that_a_run_starts_ends_with_it(begin, script, tmp_path, number, stage):
+    """Also what a command started, in the background and not; the same command then goes on."""
+    process = begin("--nj", "2", SLEEP=stage)
+    wait_for((tmp_path / "sleeper").exists)
+    held = (tmp_path / "exp/.lock").read_text()
+    assert held.startswith(f"process {process.pid} on {socket.gethostname()}, since 20")
+    process.send_signal(number)
+    assert process.wait(timeout=20) == (-number if number == signal.SIGKILL else 128 + number)
+    status, calls, error = script()
+    assert status == 0 and calls[-1] == "report --exp exp", error
+    assert not alive(int((tmp_path / "sleeper").read_text()))
+    assert sorted(os.listdir(tmp_path / "exp")) == [".lock", "commands.log", "experiment.json", "llm.log"]
+
+
+def test_a_second_run_is_told_who_works_there(begin, script, tmp_path):
+    first = begin(SLEEP="stage check")
+    wait_for((tmp_path / "sleeper").exists)
+    status, calls, error = script()
+    assert status == 1 and len(calls) == 1
+    holder = f"another run works in exp: process {first.pid} on {socket.gethostname()}, since 20"
+    assert holder in error and "remove exp/.lock and run again" in error
+    first.terminate()
+    first.communicate()
+
+
+def test_runs_with_other_experiments_wait_for_the_data(begin, tmp_path):
+    """They make them one after the other, and everything else side by side."""
+    script = "#!/usr/bin/env bash\nmkdir making && sleep 0.5 && rmdir making && touch made\n"
+    (tmp_path / "local/data.sh").write_text(script)
+    runs = [begin("--expdir", name, "--stop_stage", "1") for name in ("a", "b")]
+    said = [process.communicate() for process in runs]
+    assert [process.returncode for process in runs] == [0, 0], said
+    assert sum("waiting for data: process" in out for out, _ in said) == 1
 
 
 def test_the_script_can_be_read_in_one_sitting():

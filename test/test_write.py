@@ -1,5 +1,8 @@
 """Files and directories that appear in one step, and what a command may replace."""
 
+import errno
+import fcntl
+import multiprocessing
 import os
 import subprocess
 import sys
@@ -7,7 +10,15 @@ import sys
 import pytest
 
 from espnet_llmvq.base.errors import UserError
-from espnet_llmvq.base.files import WRITTEN, check_outputs, check_replaceable, remove, replace_directory, write_text
+from espnet_llmvq.base.files import (
+    WRITTEN,
+    check_outputs,
+    check_replaceable,
+    remove,
+    replace_directory,
+    write_text,
+    writing,
+)
 from espnet_llmvq.base.made import Made
 
 RECORD = '{"inputs": {}, "options": {}, "files": {}, "complete": true}'
@@ -23,6 +34,45 @@ def test_text_appears_whole(tmp_path):
     with pytest.raises(UnicodeEncodeError):
         write_text(tmp_path / "new" / "a", "\ud800")
     assert (tmp_path / "new" / "a").read_bytes() == "ä\r\nb\n".encode()
+
+
+def write_often(path, letter):
+    for _ in range(100):
+        write_text(path, letter * 100_000)
+
+
+def die_writing(path):
+    with writing(path) as f:
+        f.write("half")
+        f.flush()
+        os._exit(9)
+
+
+def test_several_processes_write_one_file(tmp_path):
+    """It is whole at any time, and nothing else is left, also of one that was killed while it wrote."""
+    fork, path = multiprocessing.get_context("fork"), tmp_path / "a"
+    dying = fork.Process(target=die_writing, args=(path,))
+    dying.start()
+    dying.join()
+    assert dying.exitcode == 9 and os.listdir(tmp_path) == [".a.tmp"]
+    write_text(path, "")
+    processes = [fork.Process(target=write_often, args=(path, letter)) for letter in "abc"]
+    for process in processes:
+        process.start()
+    while any(process.is_alive() for process in processes):
+        text = path.read_text()
+        assert not text or (len(text) == 100_000 and len(set(text)) == 1)
+    assert [process.exitcode for process in processes] == [0, 0, 0]
+    assert os.listdir(tmp_path) == ["a"]
+
+
+def test_a_file_system_without_locks(tmp_path, monkeypatch):
+    def refuse(file, how):
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    write_text(tmp_path / "a", "b")
+    assert tree(tmp_path) == {"a": "b"}
 
 
 @pytest.mark.parametrize(

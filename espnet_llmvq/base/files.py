@@ -6,6 +6,7 @@ error, unless the user says `--overwrite`.
 """
 
 import contextlib
+import errno
 import fcntl
 import hashlib
 import json
@@ -22,6 +23,8 @@ RECORD = "made.json"  # of a directory, or behind the name of a file: how it was
 WRITTEN = ".llmvq-written"  # in a directory: hash and name of each file that was written there, a line each time
 OURS = ".llmvq-"  # in the names that only commands give
 BLOCK = 1 << 20
+# File systems and mounts without locks; there it is the user who sees that one process at a time writes a file.
+_NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP}
 _overwrite = False  # whether the user wants files of others replaced
 
 
@@ -106,9 +109,39 @@ def check_outputs(outputs, inputs=()):
             raise UserError(f"{path}: is there, and not made here; move it away, or replace it with --overwrite")
 
 
+def hold(path, binary=False, busy=None):
+    """The file `path`, made if needed, open for reading and writing and locked, until it is closed or the process ends.
+
+    Another process waits here; it first calls `busy` with what the file says. With NFS that holds between machines too,
+    unless it is mounted with locks of each machine's own (`nolock`, `local_lock`).
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    while True:
+        handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+        file = open(handle, "r+b") if binary else open(handle, "r+", encoding="utf-8", newline="\n")
+        try:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                if busy:
+                    file.seek(0)
+                    busy(file.read())
+                fcntl.flock(file, fcntl.LOCK_EX)
+            # The one before may have renamed or removed the file that was waited for.
+            if os.path.samestat(os.fstat(file.fileno()), path.stat()):
+                return file
+        except OSError as err:
+            if err.errno in _NO_LOCKS:
+                return file
+            if err.errno not in (errno.ENOENT, errno.ESTALE):
+                file.close()
+                raise
+        file.close()
+
+
 def write_text(path, text, **options):
     """Write `text` as UTF-8 to `path` in one step, making the directory if needed. options: as of `writing`."""
-    with writing(path, f"{os.getpid()}.tmp", **options) as f:
+    with writing(path, **options) as f:
         f.write(text)
 
 
@@ -118,29 +151,30 @@ def write_json(path, value, **options):
 
 
 @contextlib.contextmanager
-def writing(path, suffix="tmp", binary=False, known=False):
+def writing(path, binary=False, known=False):
     """A file open for UTF-8 text, in a `with`: it becomes `path` at the end, or vanishes after an error.
 
-    What a killed process leaves is written over by the next one. suffix: of the temporary name; where several
-    processes may write `path` at once, one of each. binary: open for bytes. known: the caller knows that what is there
-    may be replaced. Raises UserError as `check_outputs`.
+    Of several processes one writes at a time; what a killed one leaves is written over by the next one. binary: open
+    for bytes. known: the caller knows that what is there may be replaced. Raises UserError as `check_outputs`.
     """
     path = Path(path)
     if not known:
         check_outputs([path])
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}{OURS}{suffix}")
-    try:
-        with open(temporary, "wb") if binary else open(temporary, "w", encoding="utf-8", newline="\n") as f:
+    temporary = path.with_name(f".{path.name}{OURS}tmp")
+    with hold(temporary, binary) as f:
+        try:
+            f.truncate(0)
             yield f
-        line = _line(path, temporary)
-        if not (_named_by_us(path) or path.name.endswith(RECORD) or line in _written(path)):
-            # Before the file: one that is there without its line would not be known.
-            with open(path.with_name(WRITTEN), "a", encoding="utf-8") as f:
-                f.write(line)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+            f.flush()
+            line = _line(path, temporary)
+            if not (_named_by_us(path) or path.name.endswith(RECORD) or line in _written(path)):
+                # Before the file: one that is there without its line would not be known.
+                with open(path.with_name(WRITTEN), "a", encoding="utf-8") as written:
+                    written.write(line)
+            os.replace(temporary, path)
+        except BaseException:
+            temporary.unlink(missing_ok=True)
+            raise
 
 
 def remove(path):
@@ -182,27 +216,23 @@ def locked(target):
     The lock is a file beside the target. It is free when its holder ends, however it ends.
     """
     path = beside(target, "lock")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    while True:
-        file = open(path, "a+", encoding="utf-8")
+
+    def busy(holder):
+        print(f"waiting for {target}: {holder or 'another process'} works there", file=sys.stderr, flush=True)
+
+    with hold(path, busy=busy) as file:
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            file.seek(0)
-            print(f"waiting for {target}: {file.read() or 'another process'} works there", file=sys.stderr, flush=True)
-            fcntl.flock(file, fcntl.LOCK_EX)
-        # The one before may have removed the file that was waited for.
-        if path.exists() and os.path.samestat(os.fstat(file.fileno()), path.stat()):
-            break
-        file.close()
-    try:
-        file.truncate(0)
-        file.write(f"process {os.getpid()} on {socket.gethostname()}, since {time.strftime('%F %T')},")
-        file.flush()
-        yield
-    finally:
-        path.unlink(missing_ok=True)
-        file.close()
+            file.truncate(0)
+            file.write(f"process {os.getpid()} on {socket.gethostname()}, since {time.strftime('%F %T')},")
+            file.flush()
+            yield
+        finally:
+            path.unlink(missing_ok=True)
+
+
+def under_way(target):
+    """Whether `target` is being made, or a making of it was killed."""
+    return any(beside(target, what).exists() for what in ("lock", "new", "old"))
 
 
 def check_replaceable(directory, record):

@@ -33,6 +33,7 @@ from espnet_llmvq.base.files import (
     replace_directory,
     restore_directory,
     sha256,
+    under_way,
     write_json,
 )
 
@@ -248,6 +249,10 @@ class Made:
         """Whether the result is there and what inputs and options make. For cheap results: if not, make it again."""
         return self.answered(self.difference())
 
+    def settled(self):
+        """`fresh`, and nothing goes on beside the result, nor was left there by a making that was killed."""
+        return self.fresh() and (ANSWERS is not None or not under_way(self.out))
+
     def check(self, said):
         """Raise UserError if there is a record, and the result is not what inputs and options make.
 
@@ -317,6 +322,9 @@ class Made:
         names = {os.path.relpath(path, self.out) for path in found if os.path.islink(path) or not os.path.isdir(path)}
         return sorted(names - ours)
 
+    def check_new(self, new):
+        """Raise UserError if the directory `new`, about to become `out`, is not whole. Here any is."""
+
     @contextlib.contextmanager
     def rebuilding(self):
         """In a `with`, a new directory to write into, and to `note` in, which then takes the place of `out`.
@@ -333,6 +341,7 @@ class Made:
             yield new
             for name in strangers:
                 carry(out / name, new / name)
+            self.check_new(new)
             replace_directory(new, out)
         finally:
             shutil.rmtree(new, ignore_errors=True)

@@ -1,7 +1,10 @@
 """Work in several processes. One that is killed ends in an error that says so, never in a wait without end."""
 
+import contextlib
+import ctypes
 import multiprocessing
 import os
+import signal
 import threading
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
@@ -9,6 +12,8 @@ from functools import partial
 from multiprocessing.connection import wait
 
 from espnet_llmvq.base.errors import UserError, exit_with
+
+PR_SET_PDEATHSIG = 1  # of <linux/prctl.h>
 
 
 def exit_reason(code):
@@ -21,9 +26,11 @@ def exit_reason(code):
 
 
 def end_with_parent():
-    """End this worker, at once, when the process that started it is gone: it would work on for nobody."""
+    """End this worker, by SIGTERM, when the process that started it is gone: it would work on for nobody."""
+    with contextlib.suppress(AttributeError):  # Linux does it at once, also within a long call of a library
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
     sentinel = multiprocessing.parent_process().sentinel
-    threading.Thread(target=lambda: (wait([sentinel]), os._exit(1)), daemon=True).start()
+    threading.Thread(target=lambda: (wait([sentinel]), os.kill(os.getpid(), signal.SIGTERM)), daemon=True).start()
 
 
 def run_jobs(work, *jobs, nj, desc, chunksize=8):

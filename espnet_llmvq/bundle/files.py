@@ -20,7 +20,7 @@ import shutil
 from pathlib import Path
 
 from espnet_llmvq.base.errors import UserError, reading
-from espnet_llmvq.base.files import OURS, sha256
+from espnet_llmvq.base.files import OURS, locked, sha256
 from espnet_llmvq.score.files import some
 
 FORMAT, VERSION = "espnet_llmvq packed system", 1
@@ -188,23 +188,31 @@ def replacing(out):
     """
     check_packed(out)
     out = os.path.abspath(out)
-    temporary = os.path.join(os.path.dirname(out), f".{os.path.basename(out)}{OURS}{os.getpid()}.tmp")
+    temporary = os.path.join(os.path.dirname(out), f".{os.path.basename(out)}{OURS}tmp")
     old = f"{temporary}.old"
-    shutil.rmtree(temporary, ignore_errors=True)
-    os.makedirs(temporary)
-    try:
-        yield temporary
-        if os.path.lexists(out):
-            os.rename(out, old)
-        os.rename(temporary, out)
-    except BaseException:
+
+    def remove_old():
         if os.path.lexists(old):
+            os.unlink(old) if os.path.islink(old) else shutil.rmtree(old)
+
+    with locked(out):
+        if os.path.lexists(old) and not os.path.lexists(out):  # killed between the two steps below
             os.rename(old, out)
-        raise
-    finally:
+        remove_old()
         shutil.rmtree(temporary, ignore_errors=True)
-    if os.path.lexists(old):
-        os.unlink(old) if os.path.islink(old) else shutil.rmtree(old)
+        os.makedirs(temporary)
+        try:
+            yield temporary
+            if os.path.lexists(out):
+                os.rename(out, old)
+            os.rename(temporary, out)
+        except BaseException:
+            if os.path.lexists(old):
+                os.rename(old, out)
+            raise
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
+        remove_old()
 
 
 def decoded_with(system):

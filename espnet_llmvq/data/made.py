@@ -1,11 +1,12 @@
 """A data directory that a command makes: whether it is up to date, and what of it may be replaced."""
 
+import functools
 import os
 
 from espnet_llmvq.base.errors import UserError
 from espnet_llmvq.base.files import locked, restore_directory
 from espnet_llmvq.base.made import Made, files_digest
-from espnet_llmvq.data.tables import managed_files
+from espnet_llmvq.data.tables import managed_files, read_scp
 
 
 class MadeDir(Made):
@@ -33,9 +34,10 @@ class MadeDir(Made):
         """Call build(directory) and put what it wrote there in the place of `out`. False if that is up to date already.
 
         The tables that were made before are replaced; what others put into the directory stays. Raises UserError if
-        others made it, or put a table or a file of a name into it that is written now. One process works at a time.
+        others made it, or put a table or a file of a name into it that is written now; or if sound files are missing at
+        the end (`check_whole`). One process works at a time.
         """
-        if self.fresh():
+        if self.settled():
             return False
         with locked(self.out):
             restore_directory(self.out)
@@ -47,6 +49,9 @@ class MadeDir(Made):
                 sizes = {name: os.path.getsize(new / name) for name in names if os.sep in name}
                 self.note([name for name in names if os.sep not in name], at=new, audio=sizes)
         return True
+
+    def check_new(self, new):
+        check_whole(new, os.path.realpath(self.out))
 
     def strangers(self):
         """As of `Made`. Raises UserError for a table among them."""
@@ -61,4 +66,18 @@ def check_apart(dest, *sources):
     if os.path.realpath(dest) in map(os.path.realpath, sources):
         raise UserError(
             f"{dest}: is {'the source itself' if len(sources) == 1 else 'one of the sources'} (give another DEST)"
+        )
+
+
+def check_whole(new, out):
+    """Raise UserError if `new`, which is to become `out`, lacks sound files that its wav.scp says are in `out`."""
+    if not (new / "wav.scp").exists():
+        return
+    home = functools.cache(lambda folder: os.path.relpath(os.path.realpath(folder), out))
+    paths = [os.path.join(home(os.path.dirname(p)), os.path.basename(p)) for p in read_scp(new / "wav.scp").values()]
+    inside = [path for path in paths if path.split(os.sep)[0] != os.pardir]
+    if lost := [path for path in inside if not (new / path).is_file()]:
+        raise UserError(
+            f"{out}: {len(lost)} of {len(inside)} sound files were not written, or removed since, such as {lost[0]}; "
+            "run again"
         )

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from espnet_llmvq.base.errors import UserError, exit_with
 from espnet_llmvq.base.files import beside
 from espnet_llmvq.base.made import NAME
-from espnet_llmvq.base.processes import exit_reason
+from espnet_llmvq.base.processes import end_with_parent, exit_reason
 from espnet_llmvq.bridge.collapse import MARK
 from espnet_llmvq.launch.call import tail
 
@@ -123,6 +123,7 @@ def _child(directory, settings, threads, distributed):
     os.dup2(log, 2)
     if settings.get("ngpu", 0) > 1:
         signal.signal(signal.SIGTERM, _stop_children)
+    end_with_parent()
     try:
         train_phase(directory, settings, threads, distributed)
     except Exception as err:

@@ -177,7 +177,7 @@ def build_index(path):
     table = np.array(rows, dtype=np.uint64).reshape(-1, 3)
     table = table[np.argsort(table[:, 0], kind="stable")]
     index = f"{path}.idx"
-    with writing(index, f"{os.getpid()}.tmp", binary=True, known=was_written(index) or is_index(index)) as f:
+    with writing(index, binary=True, known=was_written(index) or is_index(index)) as f:
         np.save(f, table)
 
 

@@ -35,6 +35,11 @@ smoke=false                # all stages on a handful of utterances with tiny mod
 smoke_opts="--vocab_size 160 --whole_words 40"  # options that win in smoke runs; no blanks in their values
 # end options
 
+# All that a run starts ends with it. The process that was called keeps its number, and waits.
+[ -n "${LLMASR_RUN:-}" ] || LLMASR_RUN=$$ exec ./utils/together.sh "${BASH}" "$0" "$@"
+run=${LLMASR_RUN}
+unset LLMASR_RUN
+
 run_args=("$@")
 plan_args=() # options that are not above: those of `llmvq plan`
 . ./utils/parse_options.sh
@@ -93,12 +98,7 @@ failed() {
 jobs=()
 background() {
     if [ "${nj}" -gt 1 ] && [ "${ngpu}" -eq 0 ]; then
-        # Python takes the place of the subshell, so that it is what stop_jobs ends.
-        (
-            # shellcheck disable=SC2329  # called through "$@"
-            llmvq() { exec "${python}" -m espnet_llmvq "$@"; }
-            "$@"
-        ) &
+        "$@" &
         jobs+=("$!")
     else
         "$@"
@@ -109,10 +109,8 @@ finish() {
     for job in ${jobs[@]+"${jobs[@]}"}; do wait "${job}" || failed "$@"; done
     jobs=()
 }
-stop_jobs() {
-    local job
-    for job in ${jobs[@]+"${jobs[@]}"}; do kill "${job}" 2>/dev/null || true; done
-}
+# Say in the locked file $1 who holds it.
+sign() { echo "process ${run} on ${HOSTNAME}, since $(date '+%F %T')," >"$1"; }
 # Is it the turn of this stage? It is said then: turn NUMBER TEXT
 turn() {
     [ "${stage}" -le "$1" ] && [ "${stop_stage}" -ge "$1" ] && [[ " ${skip_stages} " != *" $1 "* ]] || return 1
@@ -138,7 +136,7 @@ plan_args+=(--datadir "${datadir}" --dumpdir "${dumpdir}" --expdir "${expdir}" -
 # A mistyped option or name fails here, before anything is written.
 room=$(mktemp -d)
 plan=${room}/experiment.json
-trap 'stop_jobs; rm -rf "${room}"' EXIT
+trap 'rm -rf "${room}"' EXIT
 llmvq plan --out "${plan}" "${plan_args[@]}"
 if ${dry_run} || ${estimate}; then
     ! ${dry_run} || llmvq train --exp "${plan}" --dry_run ${json:+--json "${json}"}
@@ -152,8 +150,17 @@ results=${expdir}
     die "${results}/experiment.json: is there, and not made here; move it away"
 mkdir -p "${results}"
 # Held by this script and by all it starts, so that a part that outlives a killed run still holds it.
-exec 9>"${expdir}/.lock"
-flock --nonblock 9 || die "another run, or what a killed one left running, works in ${expdir}: wait for it or stop it"
+exec 9>>"${expdir}/.lock"
+if ! flock --nonblock 9; then
+    holder=$(<"${expdir}/.lock")
+    if [[ ${holder} =~ ^"process "([0-9]+)" on ${HOSTNAME}," ]] && ! kill -0 "${BASH_REMATCH[1]}" 2>/dev/null; then
+        log "waiting for ${expdir}: ${holder} was killed; what it started is ending"
+        flock --wait 15 9 || holder+=" which was killed; what it started goes on,"
+    fi
+    flock --nonblock 9 || die "another run works in ${expdir}: ${holder:-unknown,} wait for it or stop it." \
+        "Where you know that it is gone, machine and all, remove ${expdir}/.lock and run again"
+fi
+sign "${expdir}/.lock"
 echo "./${0##*/}${run_args[*]+$(printf ' %q' "${run_args[@]}")}" >>"${results}/commands.log"
 cp "${plan}" "${results}/.experiment.json.tmp" && mv "${results}/.experiment.json.tmp" "${results}/experiment.json"
 exp=(--exp "${results}")
@@ -163,9 +170,15 @@ if [ "${stop_stage}" -ge 7 ] && [ "${stage}" -le 11 ]; then llmvq train "${exp[@
 redo() { [ "${stage}" -ne "$1" ] || echo --redo; }
 
 if turn 1 "data preparation -> ${datadir}"; then
+    # Runs with other experiment directories wait here, and find the data made.
+    mkdir -p "${datadir}"
+    exec 8>>"${datadir}/.lock"
+    flock --nonblock 8 || { log "waiting for ${datadir}: $(<"${datadir}/.lock") works there" && flock 8; }
+    sign "${datadir}/.lock"
     # shellcheck disable=SC2086
     ./local/data.sh --datadir "${datadir}" --nj "${nj}" ${local_data_opts}
     ! ${smoke} || llmvq stage cut "${exp[@]}"
+    exec 8>&-
 fi
 if [ "${stage}" -le 3 ]; then llmvq stage check "${exp[@]}" --nj "${nj}"; fi
 if turn 2 "speed perturbation and synthesis, where asked for -> ${datadir}"; then

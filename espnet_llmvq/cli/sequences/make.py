@@ -94,7 +94,7 @@ def main(argv=None):
     args = get_parser().parse_args(argv)
     from espnet_llmvq.base.config import read_config
     from espnet_llmvq.base.errors import UserError
-    from espnet_llmvq.base.files import check_outputs
+    from espnet_llmvq.base.files import check_outputs, locked
     from espnet_llmvq.sequence.prompt import is_plain, resolved
     from espnet_llmvq.stages.sequences import print_units, within_context, write
 
@@ -121,6 +121,7 @@ def main(argv=None):
     sequences = build(args, dropped, step, units)
     if args.context is not None:
         sequences = within_context(sequences, dropped, args.context, args.llm, config, args.bridge_stack)
-    write(args.out, sequences, dropped, args.text or args.data_dir)
+    with locked(args.out):
+        write(args.out, sequences, dropped, args.text or args.data_dir)
     if units:
         print_units(args.out, units)

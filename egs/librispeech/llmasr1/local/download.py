@@ -12,6 +12,7 @@ import urllib.request
 from pathlib import Path
 
 from espnet_llmvq.base.errors import UserError
+from espnet_llmvq.base.files import locked
 
 URL = "https://www.openslr.org/resources/12"
 # md5sum.txt of the same address.
@@ -88,13 +89,15 @@ def download(part, dest, url=URL, sums=MD5):
     if (home / part).is_dir():
         print(f"{home / part} is there, nothing to do")
         return
-    home.mkdir(parents=True, exist_ok=True)
     archive = Path(dest) / f"{part}.tar.gz"
-    fetch(f"{url}/{archive.name}", archive)
-    found = md5_of(archive)
-    if found != sums[part]:
+    with locked(home / part):
+        if (home / part).is_dir():  # by another process meanwhile
+            return
+        fetch(f"{url}/{archive.name}", archive)
+        found = md5_of(archive)
+        if found != sums[part]:
+            archive.unlink()
+            raise UserError(f"{archive}: its MD5 sum is {found}, not {sums[part]}; it is removed now, run again")
+        unpack(archive, part, home)
         archive.unlink()
-        raise UserError(f"{archive}: its MD5 sum is {found}, not {sums[part]}; it is removed now, run again")
-    unpack(archive, part, home)
-    archive.unlink()
     print(f"{home / part}: downloaded and unpacked")
