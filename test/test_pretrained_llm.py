@@ -186,6 +186,59 @@ def test_lora_by_name_trains_nothing_else(models, family):
         load_llm(models[family], lora={"r": 4, "target_modules": ["query"]})
 
 
+@pytest.mark.parametrize(
+    "options, also",
+    [
+        ({}, None),
+        ({"init_lora_weights": False}, None),
+        ({"init_lora_weights": "orthogonal"}, None),
+        ({"use_dora": True}, "lora_magnitude_vector"),
+        ({"bias": "all"}, "layers.0.self_attn.k_proj.bias"),
+        ({"modules_to_save": ["embed_tokens"]}, "embed_tokens.modules_to_save"),
+        ({"modules_to_save": ["lm_head"]}, "lm_head.modules_to_save"),
+        ({"trainable_token_indices": list(range(3, 350))}, "trainable_tokens_delta"),
+    ],
+)
+@pytest.mark.parametrize("family", FAMILIES)
+def test_what_peft_trains_trains_and_is_in_the_checkpoint(models, built, family, options, also):
+    conf = {"lora": {**LORA, **options}}
+    model, _, batch = built("whisper", family, llm_conf=conf)
+    if family == "llama" and "bias" in options:
+        also = None  # it has none
+    trainable = {n: p for n, p in model.train().llm.named_parameters() if p.requires_grad}
+    assert also is None or any(also in n for n in trainable)
+    before = {n: p.detach().clone() for n, p in model.named_parameters()}
+    optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=0.1)
+    for _ in range(2):  # at first B is zero, and with it the gradient of A
+        optimizer.zero_grad()
+        model(**batch)[0].backward()
+        optimizer.step()
+    moved = {n for n, p in model.named_parameters() if not torch.equal(p, before[n])}
+    assert {n for n in moved if n.startswith("llm.")} == {f"llm.{n}" for n, p in trainable.items() if p.grad.any()}
+    assert also is None or any(also in n for n in moved)
+    state = model.state_dict()
+    assert moved <= set(state)
+    torch.manual_seed(99)
+    again, _, _ = built("whisper", family, llm_conf=conf)
+    again.load_state_dict(state)
+    with torch.no_grad():
+        assert torch.equal(model.eval()(**batch)[0], again.eval()(**batch)[0])
+
+
+@pytest.mark.parametrize(
+    "begin", ["pissa", "pissa_niter_4", "olora", "corda", "eva", "loftq", "lora_ga", "mica", "nonsense"]
+)
+def test_beginnings_of_lora_that_are_not_in_checkpoints_are_refused(models, begin):
+    lora = {**LORA, "init_lora_weights": begin, **({"loftq_config": {"loftq_bits": 4}} if begin == "loftq" else {})}
+    with pytest.raises(UserError, match=f"llm_conf.lora: init_lora_weights '{begin}' .*; use one of True, False, gauss"):
+        load_llm(models["llama"], lora=lora)
+
+
+def test_what_trains_in_low_precision_beside_lora_is_refused(models):
+    with pytest.raises(UserError, match="lm_head.*would train in bfloat16.*set llm_conf.dtype: float32"):
+        load_llm(models["llama"], dtype="bfloat16", lora={**LORA, "modules_to_save": ["lm_head"]})
+
+
 def test_a_search_is_ours_whatever_the_directory_says(models):
     llm = load_llm(models["qwen2"])
     assert not llm.generation_config.do_sample and llm.generation_config.repetition_penalty in (None, 1.0)

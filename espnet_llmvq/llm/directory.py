@@ -5,6 +5,7 @@ import os
 
 from espnet_llmvq.base.errors import DOWNLOAD, UserError, reading
 from espnet_llmvq.base.files import check_path
+from espnet_llmvq.llm.lora import add_lora
 
 BLANK_TOKEN = "<blank>"
 REMEDIES = {True: "remove it and make it again (stages 5 and 6), or download it again", False: DOWNLOAD}
@@ -107,18 +108,5 @@ def load_llm(path, dtype="float32", lora=None, gradient_checkpointing=False, att
     if gradient_checkpointing:
         llm.activation_checkpointing_enable()
     if lora:
-        from peft import LoraConfig, inject_adapter_in_model
-
-        try:
-            config = LoraConfig(task_type="CAUSAL_LM", **lora)
-        except TypeError as err:
-            raise UserError(f"llm_conf.lora: {err}") from None
-        try:
-            llm = inject_adapter_in_model(config, llm)
-        except ValueError as err:
-            raise UserError(f"llm_conf.lora: {str(err).splitlines()[0]}") from None
-        for name, p in llm.named_parameters():
-            p.requires_grad = "lora_" in name
-            if p.requires_grad:
-                p.data = p.data.float()  # peft gives them the precision of the frozen weights
+        llm = add_lora(llm, lora)
     return llm
