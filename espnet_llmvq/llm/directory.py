@@ -1,5 +1,6 @@
 """Causal LMs as Hugging Face directories (or hub ids): one code path for embedded and pretrained ones."""
 
+import functools
 import json
 import os
 
@@ -105,8 +106,36 @@ def load_llm(path, dtype="float32", lora=None, gradient_checkpointing=False, att
     llm.generation_config = GenerationConfig(
         bos_token_id=llm.config.bos_token_id, eos_token_id=llm.config.eos_token_id, pad_token_id=llm.config.pad_token_id
     )
-    if gradient_checkpointing:
-        llm.activation_checkpointing_enable()
     if lora:
         llm = add_lora(llm, lora)
+    if gradient_checkpointing:
+        recompute_layers(llm)
     return llm
+
+
+def recompute_layers(llm):
+    """Keep only the inputs of each layer for the gradient, and compute the rest again; values stay the same.
+
+    Transformers does so in training mode only, in which layers of a frozen LLM may drop out. Raises UserError for an LLM
+    without such layers.
+    """
+    from transformers.modeling_layers import GradientCheckpointingLayer
+
+    layers = [module for module in llm.modules() if isinstance(module, GradientCheckpointingLayer)]
+    if not layers:
+        raise UserError(f"llm_conf.gradient_checkpointing: {type(llm).__name__} cannot; leave it out")
+    for layer in layers:
+        layer.forward = _recomputed(layer.forward)
+
+
+def _recomputed(forward):
+    import torch
+    from torch.utils.checkpoint import checkpoint
+
+    @functools.wraps(forward)
+    def run(*args, **kwargs):
+        if torch.is_grad_enabled():
+            return checkpoint(forward, *args, use_reentrant=False, **kwargs)
+        return forward(*args, **kwargs)
+
+    return run
