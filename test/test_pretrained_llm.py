@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -230,7 +231,9 @@ def test_what_peft_trains_trains_and_is_in_the_checkpoint(models, built, family,
 )
 def test_beginnings_of_lora_that_are_not_in_checkpoints_are_refused(models, begin):
     lora = {**LORA, "init_lora_weights": begin, **({"loftq_config": {"loftq_bits": 4}} if begin == "loftq" else {})}
-    with pytest.raises(UserError, match=f"llm_conf.lora: init_lora_weights '{begin}' .*; use one of True, False, gauss"):
+    with pytest.raises(
+        UserError, match=f"llm_conf.lora: init_lora_weights '{begin}' .*; use one of True, False, gauss"
+    ):
         load_llm(models["llama"], lora=lora)
 
 
@@ -458,8 +461,12 @@ def with_weights(source, path, llm):
     return str(path)
 
 
+LAYERS = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2,
+          "intermediate_size": 64, "head_dim": 8}  # fmt: skip
+
+
 def small(name, rows=448, **more):
-    """A random model of a family, "OPT" or "GPT2", by the name of its classes; both drop out a tenth."""
+    """A random model of a family by the name of its classes; OPT and GPT-2 drop out a tenth."""
     import transformers
 
     torch.manual_seed(0)
@@ -467,6 +474,11 @@ def small(name, rows=448, **more):
         "OPT": {"hidden_size": 32, "word_embed_proj_dim": 32, "num_hidden_layers": 2, "num_attention_heads": 4,
                 "ffn_dim": 64, "max_position_embeddings": 512, "init_std": 0.2},
         "GPT2": {"n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 512, "initializer_range": 0.2},
+        "Mamba": {"hidden_size": 32, "num_hidden_layers": 2, "state_size": 8},
+        "RecurrentGemma": {**LAYERS, "lru_width": 32},
+        "FalconH1": {**LAYERS, "mamba_d_ssm": 64, "mamba_n_heads": 8, "mamba_d_head": 8, "mamba_d_state": 8},
+        "Lfm2": {**LAYERS, "layer_types": ["conv", "full_attention"]},
+        "Llama4Text": {**LAYERS, "intermediate_size_mlp": 64, "num_local_experts": 2},
     }  # fmt: skip
     config = getattr(transformers, f"{name}Config")(vocab_size=rows, **{**sizes[name], **more})
     return transformers.AutoModelForCausalLM.from_config(config)
@@ -500,3 +512,88 @@ def test_gradient_checkpointing_recomputes_and_changes_nothing(models, built, tm
     if frozen:
         with torch.no_grad():
             assert float(model.eval()(**batch)[0]) == losses[0]
+
+
+@pytest.mark.parametrize("family", ["Mamba", "FalconH1", "Lfm2", "RecurrentGemma", "Llama4Text"])
+def test_an_llm_that_cannot_be_searched_is_told_when_it_is_loaded(tmp_path, family):
+    small(family, rows=64).save_pretrained(tmp_path)
+    with pytest.raises(UserError, match=f"^{tmp_path}: .* cannot be searched from speech .*; use another LLM"):
+        load_llm(str(tmp_path))
+    load_llm(str(tmp_path), weights=False)  # what only counts may
+
+
+def test_an_llm_that_loses_its_prompt_in_a_search_is_told(models, monkeypatch):
+    """What goes on from a padded prompt must be what goes on from it alone."""
+    from espnet_llmvq.llm import trial
+
+    llm = load_llm(models["llama"])
+    forget = lambda llm, inputs, mask: trial_prompts(llm, inputs.flip(1), mask)  # noqa: E731
+    trial_prompts = trial.read_prompts
+    monkeypatch.setattr(trial, "read_prompts", forget)
+    with pytest.raises(UserError, match="LlamaForCausalLM continues a padded prompt otherwise than one alone"):
+        trial.check_search(llm, "x")
+
+
+@pytest.fixture(scope="module")
+def gemma3(models, tmp_path_factory):
+    """(directory, model) like Gemma 3 with vision: the text config is a part of the config."""
+    import transformers
+
+    vision = {"hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2,
+              "image_size": 28, "patch_size": 14}  # fmt: skip
+    text = {**LAYERS, "vocab_size": 448, "eos_token_id": 2, "bos_token_id": 1, "pad_token_id": 0}
+    torch.manual_seed(0)
+    config = transformers.Gemma3Config(text_config=text, vision_config=vision, mm_tokens_per_image=4)
+    llm = transformers.AutoModelForCausalLM.from_config(config).eval()
+    return with_weights(models["qwen2"], tmp_path_factory.mktemp("gemma3") / "gemma3", llm), llm
+
+
+def test_the_text_part_of_a_model_that_takes_images(models, built, gemma3, tmp_path):
+    path, whole = gemma3
+    llm = load_llm(path, lora=LORA).eval()
+    ids = torch.arange(5, 25)[None]
+    with torch.no_grad():
+        assert torch.equal(llm(input_ids=ids).logits, whole(input_ids=ids).logits)
+    assert llm.generation_config.eos_token_id == 2 and llm.generation_config.bos_token_id == 1
+    assert not any("vision" in n for n, _ in llm.named_parameters())
+    load_llm(path).save_pretrained(tmp_path)  # as in a packed system
+    with torch.no_grad():
+        assert torch.equal(load_llm(str(tmp_path)).eval()(input_ids=ids).logits, whole(input_ids=ids).logits)
+    model, _, batch = built("whisper", "qwen2", llm=path)
+    model(**batch)[0].backward()
+
+
+def test_what_is_no_causal_llm_is_told(models):
+    with pytest.raises(UserError, match="wavlm is no causal LM of transformers; use another LLM"):
+        load_llm(models["wavlm"])
+
+
+def config_with(source, path, **changes):
+    """A copy of a model's directory with keys laid over its config.json."""
+    shutil.copytree(source, path)
+    config = json.loads((path / "config.json").read_text())
+    (path / "config.json").write_text(json.dumps({**config, **changes}))
+    return str(path)
+
+
+def test_kernels_and_code_of_the_hub_are_not_run(models, tmp_path, monkeypatch):
+    from espnet_llmvq.speech.frame_rate import described
+
+    for name in ("owner/kernel", "kernels-community/flash-attn2", "paged|sdpa"):
+        with pytest.raises(UserError, match=f"attn_implementation: {re.escape(name)}: use one of eager, sdpa, flash"):
+            load_llm(models["llama"], attn_implementation=name)
+    for source, load in (("llama", load_llm), ("wavlm", described)):
+        path = config_with(models[source], tmp_path / source, attn_implementation="owner/kernel")
+        with pytest.raises(UserError, match="attn_implementation: owner/kernel: use one of eager, sdpa, flash"):
+            load(path)
+    monkeypatch.setattr("transformers.utils.is_flash_attn_2_available", lambda: False)
+    with pytest.raises(UserError, match=r"flash_attention_2: needs its package \(flash-attn\) and a GPU"):
+        load_llm(models["llama"], attn_implementation="flash_attention_2")
+    # a type of its own, with code beside it
+    path = config_with(models["llama"], tmp_path / "own", model_type="own", auto_map={
+        "AutoConfig": "own.OwnConfig", "AutoModelForCausalLM": "own.OwnModel"})  # fmt: skip
+    (tmp_path / "own" / "own.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')\n")
+    monkeypatch.setattr("builtins.input", lambda *_: "y")  # who is asked says yes to much
+    with pytest.raises(UserError, match=r"own: asks for code of its own \(auto_map\), which is not run"):
+        load_llm(path)
+    assert not (tmp_path / "ran").exists()

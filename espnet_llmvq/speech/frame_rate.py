@@ -6,8 +6,9 @@ Without torch: stages 9 and 10 start many short processes.
 import functools
 import math
 
-from espnet_llmvq.base.errors import DOWNLOAD, UserError, check_name, reading
+from espnet_llmvq.base.errors import UserError, check_name
 from espnet_llmvq.base.files import check_path
+from espnet_llmvq.base.hub import check_attention, from_pretrained
 from espnet_llmvq.data.audio import SAMPLE_RATE
 
 HOP_LENGTH = 128  # samples, of ESPnet's default frontend
@@ -32,10 +33,10 @@ def described(path):
     local = check_path(path, "preprocessor_config.json", what="encoder", remedy="")
     from transformers import AutoConfig, AutoFeatureExtractor
 
-    with reading(path, DOWNLOAD):
-        config = AutoConfig.from_pretrained(path, local_files_only=local)
-        check_name(f"model_type of {path}", config.model_type, PRETRAINED)
-        extractor = AutoFeatureExtractor.from_pretrained(path, local_files_only=local)
+    config = from_pretrained(AutoConfig, path, local)
+    check_name(f"model_type of {path}", config.model_type, PRETRAINED)
+    check_attention(config)
+    extractor = from_pretrained(AutoFeatureExtractor, path, local)
     if extractor.sampling_rate != SAMPLE_RATE:
         raise UserError(f"{path}: it was trained at {extractor.sampling_rate} Hz; audio here has {SAMPLE_RATE}")
     return config, extractor

@@ -8,8 +8,9 @@ import copy
 
 import torch
 
-from espnet_llmvq.base.errors import DOWNLOAD, UserError, check_name, reading
+from espnet_llmvq.base.errors import UserError, check_name
 from espnet_llmvq.base.files import check_path
+from espnet_llmvq.base.hub import from_pretrained
 from espnet_llmvq.data.audio import SAMPLE_RATE
 from espnet_llmvq.speech.frame_rate import PRETRAINED, FrameRate, described, described_as
 
@@ -41,8 +42,7 @@ def load(cls, path, weights=True):
     if not weights:
         return cls(copy.deepcopy(described(path)[0])).eval()
     local = check_path(path, what="encoder", remedy="give --pretrained_encoder PATH")
-    with reading(path, DOWNLOAD):
-        model, info = cls.from_pretrained(path, dtype=torch.float32, local_files_only=local, output_loading_info=True)
+    model, info = from_pretrained(cls, path, local, dtype=torch.float32, output_loading_info=True)
     # A vector that WavLM's own pretraining puts in the place of masked frames; here nothing is masked.
     missing = sorted(set(info["missing_keys"]) - {"masked_spec_embed"})
     if missing:
