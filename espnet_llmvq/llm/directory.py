@@ -142,8 +142,8 @@ def text_part(llm, path):
 def recompute_layers(llm):
     """Keep only the inputs of each layer for the gradient, and compute the rest again; values stay the same.
 
-    Transformers does so in training mode only, in which layers of a frozen LLM may drop out. Raises UserError for an LLM
-    without such layers.
+    Transformers does so in training mode only, in which layers of a frozen LLM may drop out. Raises UserError for an
+    LLM without such layers.
     """
     from transformers.modeling_layers import GradientCheckpointingLayer
 

@@ -9,7 +9,7 @@ from espnet_llmvq.llm.prompt_cache import for_beams, read_prompts
 TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 0.1, torch.float16: 0.02}
 
 
-@torch.inference_mode()
+@torch.no_grad()
 def check_search(llm, path, beams=2):
     """Raise UserError unless an LLM goes on from embeddings as its own forward does, with prompts read once for all
     beams, in a batch that is padded on the left. What keeps a state that is no keys and values (Mamba) cannot.
@@ -18,7 +18,7 @@ def check_search(llm, path, beams=2):
     prompts = [table[torch.arange(5, 5 + n, device=table.device) % len(table)] for n in (5, 3)]
     inside = [torch.ones(len(prompt), dtype=torch.long, device=table.device) for prompt in prompts]
     inputs, mask = (torch.nn.utils.rnn.pad_sequence(rows, True, padding_side="left") for rows in (prompts, inside))
-    training = llm.training
+    name, training = type(llm).__name__, llm.training
     llm.eval()
     try:
         wanted = torch.cat([llm(inputs_embeds=prompt[None], use_cache=False).logits[:, -1] for prompt in prompts])
@@ -31,14 +31,10 @@ def check_search(llm, path, beams=2):
     except torch.OutOfMemoryError:
         raise
     except Exception as err:  # of whatever kind: it is the code of hundreds of models
-        first = (str(err).strip().splitlines() or [""])[0]
-        raise UserError(
-            f"{path}: {type(llm).__name__} cannot be searched from speech ({type(err).__name__}: {first}); use another LLM"
-        ) from err
+        why = f"{type(err).__name__}: {str(err).partition(chr(10))[0]}"
+        raise UserError(f"{path}: {name} cannot be searched from speech ({why}); use another LLM") from err
     finally:
         llm.train(training)
     found, wanted = (logits.double() - logits.double().mean(-1, keepdim=True) for logits in (found, wanted))
     if not (found - wanted).abs().max() <= TOLERANCE.get(table.dtype, 0.1) * wanted.abs().max():
-        raise UserError(
-            f"{path}: {type(llm).__name__} continues a padded prompt otherwise than one alone; use another LLM"
-        )
+        raise UserError(f"{path}: {name} continues a padded prompt otherwise than one alone; use another LLM")
