@@ -21,6 +21,8 @@ def add_lora(llm, options):
             "but these are read from its directory again wherever the model is loaded, and checkpoints do not hold "
             f"them; use one of {', '.join(map(str, INITIALISATIONS))}"
         )
+    if options.get("megatron_config"):
+        raise UserError("llm_conf.lora: megatron_config would import a module by its name, and is not supported")
     try:
         llm = inject_adapter_in_model(LoraConfig(task_type="CAUSAL_LM", **options), llm)
     except (TypeError, ValueError) as err:
