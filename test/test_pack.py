@@ -28,7 +28,7 @@ def sha(path):
 
 def edit(path, change):
     """Change the JSON or YAML file `path` by a function of its content."""
-    data = yaml.safe_load(Path(path).read_text())  # of which JSON is a part
+    data = (json.loads if path.endswith(".json") else yaml.safe_load)(Path(path).read_text())
     change(data)
     Path(path).write_text(json.dumps(data) if path.endswith(".json") else yaml.safe_dump(data))
 
