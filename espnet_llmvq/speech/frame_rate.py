@@ -11,6 +11,7 @@ from espnet_llmvq.base.files import check_path
 from espnet_llmvq.base.hub import check_attention, from_pretrained
 from espnet_llmvq.data.audio import SAMPLE_RATE
 
+LAST, WEIGHTED = "last", "weighted"  # encoder_conf.layer
 HOP_LENGTH = 128  # samples, of ESPnet's default frontend
 
 # Convolutional input layers of ESPnet: (kernel, stride) along time.
@@ -61,6 +62,16 @@ def whisper_windows(config, extractor):
 
 # Pretrained encoders by the model_type of their config.json.
 PRETRAINED = {"wavlm": wavlm_windows, "whisper": whisper_windows}
+
+
+def last_state(config):
+    """{"last_state": words} of a config whose frames were others before, {} of others: for records of what they are."""
+    conf = config.get("encoder_conf") or {}
+    if config.get("encoder") != "wavlm":
+        return {}
+    model = described(conf.get("path"))[0]
+    changed = model.do_stable_layer_norm and conf.get("layer", LAST) in (LAST, WEIGHTED, model.num_hidden_layers)
+    return {"last_state": "after the final LayerNorm"} if changed else {}
 
 
 def subsampling(encoder_conf):
