@@ -72,6 +72,22 @@ def test_spans_have_the_tokens_of_the_text_as_a_whole(models, family):
         assert tokenizer.decode(ids[0]).strip() == f"a {name}b"
 
 
+@pytest.mark.parametrize("family", TOKENIZERS)
+@pytest.mark.parametrize("text", [" hello there good", "hello  there  good", " hello", "zwölf €, hello", " </s> hello"])
+def test_alignment_cuts_text_as_training_does(models, family, text):
+    """The tokens whose times are found are those that the CTC head was trained on."""
+    from espnet_llmvq.decode.align import word_tokens
+
+    tokenizer = load_tokenizer(models[family])
+    for first in (False, True):
+        words, ids, owners = word_tokens(tokenizer, text, first)
+        assert ids == encode_text(tokenizer, Span(text=text, loss=True), 0, first)
+        assert words == text.split() and owners == sorted(owners)
+        # spelt together, the tokens of a word hold it; a character of several bytes may be cut
+        spelt = [tokenizer.decode([t for t, o in zip(ids, owners) if o == i]).strip() for i in range(len(words))]
+        assert spelt == words
+
+
 def test_special_tokens_that_a_tokenizer_cannot_spell(llm_dir):
     """That of recipes holds their names as pieces: an error that names the sequence."""
     from espnet_llmvq.model.positions import Positions
