@@ -9,10 +9,10 @@ import torch
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
-from espnet_llmvq.align.ctc import align_tokens, align_words, word_tokens
+from espnet_llmvq.align.ctc import align_tokens, align_words
 from espnet_llmvq.align.ctm import Word, boundary_errors, read_ctm, write_ctm
 from espnet_llmvq.base.errors import UserError
-from espnet_llmvq.decode.align import align_sets
+from espnet_llmvq.decode.align import align_sets, word_tokens
 from espnet_llmvq.speech.frame_rate import FrameRate
 
 BLANK = 2  # not 0, where torchaudio has it unless told
@@ -134,7 +134,7 @@ def test_token_over_two_words_is_refused():
 
 
 def test_word_without_token_is_refused():
-    tokenizer = Tokenizer(models.WordLevel({"one": 0, "two": 1}, unk_token="?"))
+    tokenizer = Tokenizer(models.WordLevel({"one": 0, "two": 1, "?": 2}, unk_token="?"))
     tokenizer.normalizer = normalizers.Replace("-", "")
     tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer)

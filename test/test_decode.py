@@ -150,7 +150,7 @@ def test_beams_share_their_prompts():
     """Bit by bit what transformers' own cache holds, while tokens are written and beams take each other's places."""
     from transformers import DynamicCache, LlamaConfig, MistralConfig
 
-    from espnet_llmvq.decode.prompt_cache import BeamLayer, for_beams
+    from espnet_llmvq.llm.prompt_cache import BeamLayer, for_beams
 
     sizes = {"num_hidden_layers": 2, "hidden_size": 12, "num_attention_heads": 3, "num_key_value_heads": 3}
     generator = torch.Generator().manual_seed(0)

@@ -9,7 +9,8 @@ import torch
 from espnet_llmvq.base.errors import UserError
 from espnet_llmvq.decode.generate import EndAtLimit, log_probability, search
 from espnet_llmvq.decode.questions import LLMAlone
-from espnet_llmvq.llm.ends import check_ends, logits_of, token_inputs
+from espnet_llmvq.llm.ends import logits_of, token_inputs
+from espnet_llmvq.llm.trial import check_llm
 from espnet_llmvq.model.losses import IGNORE, PAD, assemble, next_token_loss
 
 EOS = 2
@@ -74,7 +75,6 @@ def test_codebook_and_norm_are_of_what_the_llm_gets(llm):
 
 @torch.no_grad()
 def test_log_probabilities_are_those_of_the_model(llm):
-    check_ends(llm)
     embed = llm.get_input_embeddings()
     prompts = [embed(torch.tensor(row[:FIRST])) for row in ROWS]
     texts = [[row[FIRST:-1], row[FIRST:-2] + [4]] for row in ROWS]
@@ -104,10 +104,13 @@ def test_texts_are_those_of_generate_on_ids(llm, beams):
         assert sorted(h.tokens for h in found) == sorted(r[: r.index(EOS)] for r in plain if EOS in r)
 
 
+def test_all_pass_the_trial_of_loading(llm):
+    check_llm(llm, "DIR")
+
+
 def test_a_model_that_is_more_than_its_parts_is_refused():
     """Something between embeddings and logits that happens for ids only, as the layers of Gemma 3n that want ids."""
     llm = families.make("llama")
-    check_ends(llm)
     forward = llm.model.forward
 
     def other(input_ids=None, inputs_embeds=None, **kwargs):
@@ -116,8 +119,8 @@ def test_a_model_that_is_more_than_its_parts_is_refused():
         return forward(input_ids=input_ids, inputs_embeds=inputs_embeds, **kwargs)
 
     llm.model.forward = other
-    with pytest.raises(UserError, match="LlamaForCausalLM: .* part by part"):
-        check_ends(llm)
+    with pytest.raises(UserError, match="DIR: LlamaForCausalLM, part by part"):
+        check_llm(llm, "DIR")
 
 
 def test_the_output_end_leaves_the_model_as_it_is():

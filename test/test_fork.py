@@ -242,6 +242,42 @@ def test_switches_of_a_recipe_are_read_as_llmasr_reads_them(here):
     assert options["baseline"] == "lora" and options["smoke_opts"].startswith("--vocab_size ")
 
 
+def test_a_strangers_recipe_is_looked_at_without_running_it(here, capsys):
+    make(*TRAIN)
+    strange = shutil.copytree(here / "mycorpus", here / "strange")
+    run = strange / "run.sh"
+    text = run.read_text().replace("\nopts=(", '\ntouch ../ran\nopts=(\n    --expdir "$(touch ../ran)"  # it\'s theirs')
+    run.write_text(re.sub("--vocab_size [0-9]+", "--vocab_size 77", text))
+    for script in [strange / "path.sh", strange / "llmasr.sh", *strange.glob("local/*"), *strange.glob("utils/*")]:
+        with open(script, "r+") as f:
+            lines = f.read().partition("\n")
+            f.seek(0)
+            f.write(f"{lines[0]}\ntouch {here}/ran\n{lines[2]}")
+    capsys.readouterr()
+    fork_recipe.main(["strange", "x", *TRAIN, "--check"])
+    assert not (here / "ran").exists() and not (here / "x").exists()
+    assert re.search("tokenizer: [0-9]+ pieces", capsys.readouterr().out)
+    # what is written there is what running it would say
+    for name in ("mini_tts", "an4", "coffee"):
+        files = fork.recipe_files(fork.find_recipe(name)[1])
+        written, given = fork.written_options(files), fork.source_options(files)
+        assert written == {key: given[key] for key in written} and set(given) - set(written) <= {"test_sets"}
+    run.write_text("./llmasr.sh --train_set train\n")
+    with pytest.raises(UserError, match=r"strange/run.sh: has no lines opts=\( ... \) to read"):
+        fork_recipe.main(["strange", "x", *TRAIN, "--check"])
+
+
+def test_a_fork_of_a_name_with_line_breaks_runs_none_of_it(here):
+    make(*TRAIN)
+    strange = shutil.copytree(here / "mycorpus", here / "a\ntouch ran\n")
+    run = strange / "run.sh"
+    run.write_text(run.read_text().replace("\nopts=(", "\nopts=(\n    '--a;touch ran3;' b"))
+    fork_recipe.main([f"./{strange.name}", "b\ntouch ran2\n", *TRAIN])
+    (folder,) = here.glob("b*")
+    assert not [line for line in (folder / "run.sh").read_text().split("\n") if line.startswith("touch")]
+    assert "    '--a;touch ran3;' b\n" in (folder / "run.sh").read_text()
+
+
 def test_changes(here, capsys):
     """Each kind of change, seen from a fork that changed two of the files itself."""
     source = here / "source"

@@ -331,6 +331,46 @@ def test_arguments_arrive_exactly_through_a_queue(room, cluster):
     check_arguments(cluster.back_end())
 
 
+HOSTILE = "a\n touch ran1\n#$ -q x\n'b\"\n`touch ran2`\\'$(touch ran3)\xe9"
+
+
+@pytest.fixture
+def hostile(tmp_path, monkeypatch):
+    """The current directory, of a name that would be commands, or options of Grid Engine, outside of quotes."""
+    path = tmp_path / HOSTILE
+    path.mkdir()
+    monkeypatch.chdir(path)
+    return path
+
+
+def check_hostile(back_end):
+    wanted = call("JOB=1:2", f"log/{HOSTILE}/x.JOB.log", sys.executable, "-c", DUMP, HOSTILE)
+    wanted.write_script()
+    with open(wanted.script) as f:
+        assert not [line for line in f if line.startswith(("#$", " touch", "`"))]
+    run_call(back_end, wanted)
+    for number in (1, 2):
+        assert json.loads(body(f"log/{HOSTILE}/x.{number}.log")[0]) == [HOSTILE]
+    assert not list(Path().rglob("ran*"))
+
+
+def test_names_are_no_commands(hostile):
+    check_hostile(Local())
+
+
+def test_names_are_no_commands_in_a_queue(hostile, cluster, monkeypatch):
+    seen, opened = [], subprocess.run
+
+    def look(command, **options):
+        if command[-1].endswith(".sh"):
+            seen.append(Path(command[-1]).read_text())
+        return opened(command, **options)
+
+    monkeypatch.setattr("espnet_llmvq.launch.queueing.subprocess.run", look)
+    check_hostile(cluster.back_end())
+    assert seen and not [line for text in seen for line in text.split("\n") if line.startswith(("#$", " touch", "`"))]
+
+
 def test_arrays_keep_to_the_limit_of_the_system(room, cluster, monkeypatch):
     monkeypatch.setenv("MY_SETTING", "a 'b'")
     run_call(cluster.back_end(), call("JOB=3:14", "log/JOB.log", "bash", "-c", 'echo JOB "$MY_SETTING"'))

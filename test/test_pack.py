@@ -28,7 +28,7 @@ def sha(path):
 
 def edit(path, change):
     """Change the JSON or YAML file `path` by a function of its content."""
-    data = yaml.safe_load(Path(path).read_text())  # of which JSON is a part
+    data = (json.loads if path.endswith(".json") else yaml.safe_load)(Path(path).read_text())
     change(data)
     Path(path).write_text(json.dumps(data) if path.endswith(".json") else yaml.safe_dump(data))
 
@@ -201,6 +201,20 @@ def signed(name, change):
     return tamper
 
 
+def added(name, content):
+    """A JSON file more, which the manifest names."""
+
+    def tamper(d):
+        Path(d, name).write_text(json.dumps(content))
+        sign(d)
+
+    return tamper
+
+
+adapter = added("llm/adapter_config.json", {"peft_type": "LORA", "base_model_name_or_path": "gpt2"})
+shards = added("llm/model.safetensors.index.json", {"weight_map": {"lm_head.weight": "../../x.safetensors"}})
+
+
 def other_shape(d):
     from safetensors.torch import load_file, save_file
 
@@ -256,6 +270,27 @@ def no_tensors(d):
         ),
         (signed("config.yaml", lambda c: c["encoder_conf"].update(attention_heads="two")), "cannot build its model"),
         (signed("llm/config.json", lambda c: c.update(auto_map={"AutoModel": "x.Y"})), "auto_map asks for code"),
+        (
+            signed(
+                "config.yaml", lambda c: c.update(normalize="global_mvn", normalize_conf={"stats_file": "/out.npy"})
+            ),
+            "config.yaml: stats_file reads /out.npy, which a packed system cannot hold",
+        ),
+        (
+            signed("config.yaml", lambda c: c["llm_conf"]["lora"].update(corda_config={"cache_file": "../x.pt"})),
+            "config.yaml: cache_file reads ../x.pt",
+        ),
+        (
+            signed("config.yaml", lambda c: c["llm_conf"]["lora"].update(megatron_config={"a": 1}, megatron_core="x")),
+            "megatron_config would import a module by its name",
+        ),
+        (signed("config.yaml", lambda c: c["llm_conf"].update(attn_implementation="a/b")), "a/b: use one of eager"),
+        (signed("llm/config.json", lambda c: c.update(attn_implementation="a/b")), "a/b: use one of eager"),
+        (signed("llm/config.json", lambda c: c.update(transformers_weights="/x.safetensors")), "reads /x.safetensors"),
+        (signed("llm/tokenizer_config.json", lambda c: c.update(tokenizer_file="/x.json")), "tokenizer_file reads /x"),
+        (signed("llm/tokenizer_config.json", lambda c: c.update(fast_tokenizer_files=["../x"])), "reads .'../x'."),
+        (adapter, "adapter_config.json: stands for another LLM, which is not in the directory"),
+        (shards, "index.json: names llm/../../x.safetensors, which is not in manifest.json"),
         (other_shape, "model.safetensors: .* 1 tensors of other shapes: bridge.codebook"),
         (other_tensors, "model.safetensors: .* tensors missing"),
         (no_tensors, "model.safetensors cannot be read"),
@@ -265,6 +300,17 @@ def test_a_directory_that_is_not_what_was_packed(copied, tamper, message):
     tamper(copied)
     with pytest.raises(UserError, match=message):
         load_packed(copied)
+
+
+@pytest.mark.parametrize("name, here", [("gpt2", "gpt2"), ("owner/tiny", "owner"), ("owner/tiny", "owner/tiny")])
+def test_a_name_of_the_hub_is_no_directory_of_the_working_directory(copied, llm_dir, tmp_path, monkeypatch, name, here):
+    manifest(llm=name)(copied)
+    monkeypatch.chdir(tmp_path)
+    Path(here).parent.mkdir(exist_ok=True)
+    shutil.copytree(llm_dir, here)
+    with pytest.raises(UserError, match=f"needs the LLM {name} of the hub, in whose place .*go to another directory"):
+        load_packed(copied)
+    assert load_packed(copied, llm=llm_dir)
 
 
 def test_what_may_change(copied):

@@ -38,12 +38,13 @@ def waves(lengths=LENGTHS, seed=0):
 
 
 def wavlm_directly(path, wave):
-    """Hidden states by transformers' own feature extractor and model."""
+    """Hidden states by transformers' own feature extractor and model; the last one is the model's own output."""
     from transformers import AutoFeatureExtractor, AutoModel
 
     inputs = AutoFeatureExtractor.from_pretrained(path)(wave.numpy(), sampling_rate=16000, return_tensors="pt")
     with torch.no_grad():
-        return AutoModel.from_pretrained(path).eval()(inputs.input_values, output_hidden_states=True).hidden_states
+        found = AutoModel.from_pretrained(path).eval()(inputs.input_values, output_hidden_states=True)
+    return [*found.hidden_states[:-1], found.last_hidden_state]
 
 
 def whisper_directly(path, wave):
@@ -101,6 +102,54 @@ def test_wavlm_is_that_of_transformers(models):
     # without the normalisation the result is another: the check above sees it
     raw = encoder.pretrained(found[0][None]).last_hidden_state
     assert (raw - wavlm_directly(models["wavlm"], found[0])[-1]).abs().max() > 1e-2
+
+
+def test_the_last_layer_of_wavlm_is_its_output_and_checkpoints_say_so(models, tmp_path):
+    """After the final LayerNorm: mean 0 and variance 1 at each frame, as its weights are 1 and 0 here."""
+    from transformers import WavLMModel
+
+    _, _, (wave, *_) = waves()
+    lengths, normed = torch.tensor([len(wave)]), (wave - wave.mean()) / torch.sqrt(wave.var(correction=0) + 1e-7)
+    with torch.no_grad():
+        expected = WavLMModel.from_pretrained(models["wavlm"]).eval()(normed[None])[0]
+    base = standins.wavlm(tmp_path / "base", feat_extract_norm="group", do_stable_layer_norm=False)
+    for layer in ("last", 3):
+        encoder = build(models, "wavlm", layer=layer)
+        with torch.no_grad():
+            ours, _ = encoder(wave[None], lengths)
+        torch.testing.assert_close(ours, expected, atol=2e-5, rtol=1e-4)
+        assert ours.mean(-1).abs().max() < 1e-5 and (ours.var(-1, correction=0) - 1).abs().max() < 1e-3
+        assert "after_layer_norm" in encoder.state_dict()
+    for other in (build(models, "wavlm", layer=2), build(models, "whisper"), pretrained_encoder.WavLMEncoder(base)):
+        assert "after_layer_norm" not in other.state_dict()  # these were always so
+
+
+def test_what_was_made_with_another_last_layer_is_not_taken(models, plan, corpus, llm_dir, tmp_path, capsys):
+    """Caches, the encoder of stage 7, and checkpoints of phases."""
+    from espnet_llmvq.model.build import build as build_model
+    from espnet_llmvq.stages.encoder import frames_made, prepare
+
+    experiment = plan(cards({}, {}), systems="x", llm=llm_dir, pretrained_encoder=models["wavlm"])
+    prepare(experiment)
+    made = frames_made(experiment, "train")
+    made.note(at=tmp_path)
+    for path in ("made.json", "exp/encoder/made.json"):
+        noted = json.loads((tmp_path / path).read_text())
+        del noted["options"]["last_state"]
+        (tmp_path / path).write_text(json.dumps(noted))
+    noted = json.loads((tmp_path / "made.json").read_text())
+    assert made.changed(noted) == "last_state: not there then, 'after the final LayerNorm' now"
+    with pytest.raises(UserError, match=r"exp/encoder was made otherwise \(last_state: not there then"):
+        prepare(experiment)
+    config = {**PRETRAINED_KEYS, "encoder": "wavlm", "encoder_conf": {"path": models["wavlm"]}, "llm": llm_dir}
+    config["bridge_conf"] = {"stack": 4, "hidden_size": 8}
+    state = build_model(config).state_dict()
+    del state["speech_encoder.after_layer_norm"]
+    with pytest.raises(UserError, match="1 tensors missing: speech_encoder.after_layer_norm"):
+        build_model(config).load_state_dict(state)
+    torch.save(state, tmp_path / "old.pth")
+    with pytest.raises(UserError, match="old.pth: the phase before was trained on the last layer .*train both again"):
+        build_model({**config, "init_from": str(tmp_path / "old.pth")})
 
 
 def test_wavlm_layers(models):

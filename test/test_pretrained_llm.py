@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -69,6 +70,22 @@ def test_spans_have_the_tokens_of_the_text_as_a_whole(models, family):
         special = tokenizer.convert_tokens_to_ids(name)
         assert special not in ids[0] and special in ids[1]
         assert tokenizer.decode(ids[0]).strip() == f"a {name}b"
+
+
+@pytest.mark.parametrize("family", TOKENIZERS)
+@pytest.mark.parametrize("text", [" hello there good", "hello  there  good", " hello", "zwölf €, hello", " </s> hello"])
+def test_alignment_cuts_text_as_training_does(models, family, text):
+    """The tokens whose times are found are those that the CTC head was trained on."""
+    from espnet_llmvq.decode.align import word_tokens
+
+    tokenizer = load_tokenizer(models[family])
+    for first in (False, True):
+        words, ids, owners = word_tokens(tokenizer, text, first)
+        assert ids == encode_text(tokenizer, Span(text=text, loss=True), 0, first)
+        assert words == text.split() and owners == sorted(owners)
+        # spelt together, the tokens of a word hold it; a character of several bytes may be cut
+        spelt = [tokenizer.decode([t for t, o in zip(ids, owners) if o == i]).strip() for i in range(len(words))]
+        assert spelt == words
 
 
 def test_special_tokens_that_a_tokenizer_cannot_spell(llm_dir):
@@ -231,6 +248,61 @@ def test_lora_by_name_trains_nothing_else(models, family):
     assert {p.dtype for n, p in llm.named_parameters() if n not in trainable} == {torch.bfloat16}
     with pytest.raises(UserError, match="llm_conf.lora: .*query"):
         load_llm(models[family], lora={"r": 4, "target_modules": ["query"]})
+
+
+@pytest.mark.parametrize(
+    "options, also",
+    [
+        ({}, None),
+        ({"init_lora_weights": False}, None),
+        ({"init_lora_weights": "orthogonal"}, None),
+        ({"use_dora": True}, "lora_magnitude_vector"),
+        ({"bias": "all"}, "layers.0.self_attn.k_proj.bias"),
+        ({"modules_to_save": ["embed_tokens"]}, "embed_tokens.modules_to_save"),
+        ({"modules_to_save": ["lm_head"]}, "lm_head.modules_to_save"),
+        ({"trainable_token_indices": list(range(3, 350))}, "trainable_tokens_delta"),
+    ],
+)
+@pytest.mark.parametrize("family", FAMILIES)
+def test_what_peft_trains_trains_and_is_in_the_checkpoint(models, built, family, options, also):
+    conf = {"lora": {**LORA, **options}}
+    model, _, batch = built("whisper", family, llm_conf=conf)
+    if family == "llama" and "bias" in options:
+        also = None  # it has none
+    trainable = {n: p for n, p in model.train().llm.named_parameters() if p.requires_grad}
+    assert also is None or any(also in n for n in trainable)
+    before = {n: p.detach().clone() for n, p in model.named_parameters()}
+    optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=0.1)
+    for _ in range(2):  # at first B is zero, and with it the gradient of A
+        optimizer.zero_grad()
+        model(**batch)[0].backward()
+        optimizer.step()
+    moved = {n for n, p in model.named_parameters() if not torch.equal(p, before[n])}
+    assert {n for n in moved if n.startswith("llm.")} == {f"llm.{n}" for n, p in trainable.items() if p.grad.any()}
+    assert also is None or any(also in n for n in moved)
+    state = model.state_dict()
+    assert moved <= set(state)
+    torch.manual_seed(99)
+    again, _, _ = built("whisper", family, llm_conf=conf)
+    again.load_state_dict(state)
+    with torch.no_grad():
+        assert torch.equal(model.eval()(**batch)[0], again.eval()(**batch)[0])
+
+
+@pytest.mark.parametrize(
+    "begin", ["pissa", "pissa_niter_4", "olora", "corda", "eva", "loftq", "lora_ga", "mica", "nonsense"]
+)
+def test_beginnings_of_lora_that_are_not_in_checkpoints_are_refused(models, begin):
+    lora = {**LORA, "init_lora_weights": begin, **({"loftq_config": {"loftq_bits": 4}} if begin == "loftq" else {})}
+    with pytest.raises(
+        UserError, match=f"llm_conf.lora: init_lora_weights '{begin}' .*; use one of True, False, gauss"
+    ):
+        load_llm(models["llama"], lora=lora)
+
+
+def test_what_trains_in_low_precision_beside_lora_is_refused(models):
+    with pytest.raises(UserError, match="lm_head.*would train in bfloat16.*set llm_conf.dtype: float32"):
+        load_llm(models["llama"], dtype="bfloat16", lora={**LORA, "modules_to_save": ["lm_head"]})
 
 
 def test_a_search_is_ours_whatever_the_directory_says(models):
@@ -419,15 +491,21 @@ def test_ctc_head_on_a_pretrained_encoder_and_phases_on_both(models, built, tmp_
     model(**batch)[0].backward()
     optimizer.step()
     state = model.state_dict()
-    assert set(state) == {"speech_encoder.layer_weights", "ctc.ctc_lo.weight", "ctc.ctc_lo.bias"}
+    assert set(state) == {
+        "speech_encoder.layer_weights",
+        "speech_encoder.after_layer_norm",
+        "ctc.ctc_lo.weight",
+        "ctc.ctc_lo.bias",
+    }
     assert state["speech_encoder.layer_weights"].abs().max() > 0
     torch.save(state, tmp_path / "model.pth")
     keys = {"frontend": None, "normalize": None, "encoder": "wavlm", "frame_stack": 1, "encoder_conf": conf}
     (tmp_path / "config.yaml").write_text(yaml.safe_dump({**keys, "frontend_conf": {}, "normalize_conf": {}}))
     phase = {"encoder_file": str(tmp_path / "model.pth"), "model_conf": {"drop_blank": 1.0}, "ctc": True}
     later, _, _ = built("wavlm", "llama", encoder_conf={}, **phase)
+    own = torch.nn.Module.state_dict(later)
     for name, value in state.items():
-        assert torch.equal(dict(later.named_parameters())[name], value), name
+        assert torch.equal(own[name], value), name
     assert not any(p.requires_grad for p in later.speech_encoder.parameters())
     assert not any(n.startswith(("speech_encoder.", "ctc.")) for n in later.state_dict())
     # so frames can be cached, as they cannot where the weights train
@@ -459,37 +537,146 @@ def test_keys_of_the_encoders_are_checked(models):
         SpeechLLMTask.check_config({**keys, "encoder": "wavlm", "encoder_conf": {"longer": "windows"}})
 
 
+def with_weights(source, path, llm):
+    """A copy of the LLM directory `source` with its tokenizer, but the weights and config of another LLM."""
+    shutil.copytree(source, path)
+    llm.save_pretrained(path)
+    return str(path)
+
+
+LAYERS = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2,
+          "intermediate_size": 64, "head_dim": 8}  # fmt: skip
+
+
+def small(name, rows=448, **more):
+    """A random model of a family by the name of its classes; OPT and GPT-2 drop out a tenth."""
+    import transformers
+
+    torch.manual_seed(0)
+    sizes = {
+        "OPT": {"hidden_size": 32, "word_embed_proj_dim": 32, "num_hidden_layers": 2, "num_attention_heads": 4,
+                "ffn_dim": 64, "max_position_embeddings": 512, "init_std": 0.2},
+        "GPT2": {"n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 512, "initializer_range": 0.2},
+        "Mamba": {"hidden_size": 32, "num_hidden_layers": 2, "state_size": 8},
+        "RecurrentGemma": {**LAYERS, "lru_width": 32},
+        "FalconH1": {**LAYERS, "mamba_d_ssm": 64, "mamba_n_heads": 8, "mamba_d_head": 8, "mamba_d_state": 8},
+        "Lfm2": {**LAYERS, "layer_types": ["conv", "full_attention"]},
+        "Llama4Text": {**LAYERS, "intermediate_size_mlp": 64, "num_local_experts": 2},
+    }  # fmt: skip
+    config = getattr(transformers, f"{name}Config")(vocab_size=rows, **{**sizes[name], **more})
+    return transformers.AutoModelForCausalLM.from_config(config)
+
+
 @pytest.mark.parametrize("frozen", [False, True])
-def test_gradient_checkpointing_recomputes_and_changes_nothing(built, frozen):
-    """Also in a frozen LLM, through which the gradient of the projector passes."""
-    conf = {} if frozen else {"lora": {**LORA, "lora_dropout": 0.0}}
-    more = {"freeze": ["llm"]} if frozen else {}
-    grads, calls = [], []
+@pytest.mark.parametrize("family", ["qwen2", "OPT", "GPT2"])
+def test_gradient_checkpointing_recomputes_and_changes_nothing(models, built, tmp_path, family, frozen):
+    """Also in a frozen LLM, through which the gradient of the projector passes; one with dropout then has none."""
+    llm = models["qwen2"] if family == "qwen2" else with_weights(models["qwen2"], tmp_path / family, small(family))
+    lora = {**LORA, "lora_dropout": 0.0, **({} if family == "qwen2" else {"target_modules": "all-linear"})}
+    conf, more = ({}, {"freeze": ["llm"]}) if frozen else ({"lora": lora}, {})
+    losses, grads, calls = [], [], []
     for checkpointing in (False, True):
-        model, _, batch = built("whisper", "qwen2", llm_conf={**conf, "gradient_checkpointing": checkpointing}, **more)
+        conf = {**conf, "gradient_checkpointing": checkpointing}
+        model, _, batch = built("whisper", "qwen2", llm=llm, llm_conf=conf, **more)
         model.train()
         count = []
-        model.llm.model.layers[0].mlp.register_forward_pre_hook(lambda *_, count=count: count.append(1))
-        model(**batch)[0].backward()
+        layers = next(m for m in model.llm.modules() if isinstance(m, torch.nn.ModuleList))
+        next(layers[0].children()).register_forward_pre_hook(lambda *_, count=count: count.append(1))
+        torch.manual_seed(1)
+        loss = model(**batch)[0]
+        loss.backward()
+        losses.append(float(loss.detach()))
         grads.append({n: p.grad for n, p in model.named_parameters() if p.grad is not None})
         calls.append(len(count))
-    assert calls == [1, 2]
+    assert calls == [1, 2] and losses[0] == losses[1]
     assert grads[0].keys() == grads[1].keys()
     for name, grad in grads[0].items():
         torch.testing.assert_close(grads[1][name], grad)
+    if frozen:
+        with torch.no_grad():
+            assert float(model.eval()(**batch)[0]) == losses[0]
 
 
-@pytest.mark.parametrize("family", FAMILIES)
-def test_bfloat16_llm(built, family):
-    full, _, batch = built("whisper", family, bridge="soft", bridge_conf={"stack": 5, "hidden_size": 24, "top_k": 5})
-    half, _, _ = built(
-        "whisper", family, bridge="soft", bridge_conf={"stack": 5, "hidden_size": 24, "top_k": 5},
-        llm_conf={"lora": LORA, "dtype": "bfloat16"},
-    )  # fmt: skip
-    assert half.bridge.codebook.dtype == torch.float32
-    half.train()
-    loss, _, _ = half(**batch)
-    loss.backward()
-    assert all(p.grad.dtype == torch.float32 for p in half.parameters() if p.grad is not None)
+@pytest.mark.parametrize("family", ["Mamba", "FalconH1", "Lfm2", "RecurrentGemma", "Llama4Text"])
+def test_an_llm_that_cannot_be_searched_is_told_when_it_is_loaded(tmp_path, family):
+    small(family, rows=64).save_pretrained(tmp_path)
+    with pytest.raises(UserError, match=f"^{tmp_path}: .* cannot be searched from speech .*; use another LLM"):
+        load_llm(str(tmp_path))
+    load_llm(str(tmp_path), weights=False)  # what only counts may
+
+
+def test_an_llm_that_loses_its_prompt_in_a_search_is_told(models, monkeypatch):
+    """What goes on from a padded prompt must be what goes on from it alone."""
+    from espnet_llmvq.llm import trial
+
+    llm = load_llm(models["llama"])
+    forget = lambda llm, inputs, mask: trial_prompts(llm, inputs.flip(1), mask)  # noqa: E731
+    trial_prompts = trial.read_prompts
+    monkeypatch.setattr(trial, "read_prompts", forget)
+    with pytest.raises(UserError, match="LlamaForCausalLM continues a padded prompt otherwise than one alone"):
+        trial.check_llm(llm, "x")
+
+
+@pytest.fixture(scope="module")
+def gemma3(models, tmp_path_factory):
+    """(directory, model) like Gemma 3 with vision: the text config is a part of the config."""
+    import transformers
+
+    vision = {"hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2,
+              "image_size": 28, "patch_size": 14}  # fmt: skip
+    text = {**LAYERS, "vocab_size": 448, "eos_token_id": 2, "bos_token_id": 1, "pad_token_id": 0}
+    torch.manual_seed(0)
+    config = transformers.Gemma3Config(text_config=text, vision_config=vision, mm_tokens_per_image=4)
+    llm = transformers.AutoModelForCausalLM.from_config(config).eval()
+    return with_weights(models["qwen2"], tmp_path_factory.mktemp("gemma3") / "gemma3", llm), llm
+
+
+def test_the_text_part_of_a_model_that_takes_images(models, built, gemma3, tmp_path):
+    path, whole = gemma3
+    llm = load_llm(path, lora=LORA).eval()
+    ids = torch.arange(5, 25)[None]
     with torch.no_grad():
-        assert abs(float(half.eval()(**batch)[0]) - float(full.eval()(**batch)[0])) < 0.05
+        assert torch.equal(llm(input_ids=ids).logits, whole(input_ids=ids).logits)
+    assert llm.generation_config.eos_token_id == 2 and llm.generation_config.bos_token_id == 1
+    assert not any("vision" in n for n, _ in llm.named_parameters())
+    load_llm(path).save_pretrained(tmp_path)  # as in a packed system
+    with torch.no_grad():
+        assert torch.equal(load_llm(str(tmp_path)).eval()(input_ids=ids).logits, whole(input_ids=ids).logits)
+    model, _, batch = built("whisper", "qwen2", llm=path)
+    model(**batch)[0].backward()
+
+
+def test_what_is_no_causal_llm_is_told(models):
+    with pytest.raises(UserError, match="wavlm is no causal LM of transformers; use another LLM"):
+        load_llm(models["wavlm"])
+
+
+def config_with(source, path, **changes):
+    """A copy of a model's directory with keys laid over its config.json."""
+    shutil.copytree(source, path)
+    config = json.loads((path / "config.json").read_text())
+    (path / "config.json").write_text(json.dumps({**config, **changes}))
+    return str(path)
+
+
+def test_kernels_and_code_of_the_hub_are_not_run(models, tmp_path, monkeypatch):
+    from espnet_llmvq.speech.frame_rate import described
+
+    for name in ("owner/kernel", "kernels-community/flash-attn2", "paged|sdpa"):
+        with pytest.raises(UserError, match=f"attn_implementation: {re.escape(name)}: use one of eager, sdpa, flash"):
+            load_llm(models["llama"], attn_implementation=name)
+    for source, load in (("llama", load_llm), ("wavlm", described)):
+        path = config_with(models[source], tmp_path / source, attn_implementation="owner/kernel")
+        with pytest.raises(UserError, match="attn_implementation: owner/kernel: use one of eager, sdpa, flash"):
+            load(path)
+    monkeypatch.setattr("transformers.utils.is_flash_attn_2_available", lambda: False)
+    with pytest.raises(UserError, match=r"flash_attention_2: needs its package \(flash-attn\) and a GPU"):
+        load_llm(models["llama"], attn_implementation="flash_attention_2")
+    # a type of its own, with code beside it
+    path = config_with(models["llama"], tmp_path / "own", model_type="own", auto_map={
+        "AutoConfig": "own.OwnConfig", "AutoModelForCausalLM": "own.OwnModel"})  # fmt: skip
+    (tmp_path / "own" / "own.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')\n")
+    monkeypatch.setattr("builtins.input", lambda *_: "y")  # who is asked says yes to much
+    with pytest.raises(UserError, match=r"own: asks for code of its own \(auto_map\), which is not run"):
+        load_llm(path)
+    assert not (tmp_path / "ran").exists()

@@ -6,17 +6,15 @@ import re
 from espnet_llmvq.align.ctm import Word
 
 
-def word_tokens(tokenizer, text):
-    """Tokens of a transcript, as it is tokenised in training, and the word that each belongs to.
+def word_owners(tokenizer, text, ids, offsets):
+    """Words of a text, and the word that each token belongs to, by its characters: (words, word index of each token).
 
-    Returns (words, token ids, word index of each token). A token of space alone belongs to the word after it.
-    Raises ValueError when a token covers several words or a word has no token.
+    offsets: (first character, character after the last) of each token. A token of space alone belongs to the word
+    after it. Raises ValueError when a token covers several words or a word has no token.
     """
-    encoded = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
-    ids = encoded["input_ids"]
     found = list(re.finditer(r"\S+", text))
     words, owners = [m.group() for m in found], []
-    for token, (start, end) in zip(ids, encoded["offset_mapping"]):
+    for token, (start, end) in zip(ids, offsets):
         inside = [i for i, m in enumerate(found) if m.start() < end and start < m.end()]
         # No word inside: space before a word, or after the last one.
         following = [i for i, m in enumerate(found) if m.start() >= end] or [len(found) - 1]
@@ -26,7 +24,7 @@ def word_tokens(tokenizer, text):
     for i, word in enumerate(words):
         if i not in owners:
             raise ValueError(f"a word has no token: {word!r}")
-    return words, ids, owners
+    return words, owners
 
 
 def align_tokens(log_probs, ids, blank):
@@ -51,7 +49,7 @@ def align_tokens(log_probs, ids, blank):
 def align_words(log_probs, words, ids, owners, blank, frame_seconds, duration):
     """Times of words: [Word], with the mean probability (geometric, over its token frames) as confidence.
 
-    words, ids, owners: of `word_tokens`. frame_seconds: from one frame of `log_probs` (T, V) to the next;
+    words, ids, owners: of `decode.align.word_tokens`. frame_seconds: from one frame of `log_probs` (T, V) to the next;
     duration: of the audio in seconds, which the last frame may exceed. Raises ValueError as `align_tokens`.
     """
     spans = align_tokens(log_probs, ids, blank)

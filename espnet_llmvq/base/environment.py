@@ -16,7 +16,7 @@ def get_commit(file):
     """
 
     def git(*args):
-        command = ["git", "-C", str(Path(file).parent), *args]
+        command = ["git", "-C", str(Path(file).parent), "-c", "core.fsmonitor=false", *args]  # may be anyone's
         return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
 
     try:

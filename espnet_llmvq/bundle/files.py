@@ -31,6 +31,7 @@ LEFT_BEHIND = (".git", ".cache", ".gitattributes")  # by git and huggingface_hub
 KEYS = ("system", "label", "decode", "search", "max_segment", "prompt", "llm", "files")
 SEARCH = ("num_beams", "length_penalty", "ctc_weight", "tokens_per_second")
 HUB_ID = re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*)?")
+READS = re.compile(r"(^|_)(files?|path|dir)$|^transformers_weights$")  # keys of configs that name what else is read
 
 
 def _number(value, lowest=-math.inf, highest=math.inf):
@@ -121,16 +122,35 @@ def check_name_inside(directory, name):
         raise UserError(f"{directory}: {name} is none of {', '.join(SUFFIXES)}; pickles and code are not loaded")
 
 
-def check_no_code(directory, name):
-    """Raise UserError if a JSON file of the LLM or encoder asks for code from elsewhere (`auto_map`)."""
+def check_reads_nothing(content, where):
+    """Raise UserError if a config, at any depth, has a key that names a file or directory to read."""
+    pairs = content.items() if isinstance(content, dict) else enumerate(content) if isinstance(content, list) else ()
+    for key, value in pairs:
+        if READS.search(str(key)) and value and isinstance(value, str | list):
+            raise UserError(f"{where}: {key} reads {value}, which a packed system cannot hold; train without it")
+        check_reads_nothing(value, where)
+
+
+def check_description(directory, name, files):
+    """Raise UserError if a JSON file of the LLM or encoder asks for code or weights from elsewhere."""
     path = os.path.join(directory, name)
     try:
         with open(path, encoding="utf-8") as f:
             content = json.load(f)
     except ValueError as err:
         raise UserError(f"{path}: not JSON ({err})") from None
-    if isinstance(content, dict) and "auto_map" in content:
+    if not isinstance(content, dict):
+        return
+    if "auto_map" in content:
         raise UserError(f"{path}: auto_map asks for code of its own, which is not run")
+    if name.endswith("/adapter_config.json"):
+        raise UserError(f"{path}: stands for another LLM, which is not in the directory; pack the system again")
+    if name.endswith("_config.json") or name.endswith("/config.json"):  # others hold tokens, which are called anything
+        check_reads_nothing(content, path)
+    if name.endswith(".index.json"):
+        shards = {f"{name.split('/')[0]}/{shard}" for shard in content.get("weight_map", {}).values()}
+        if outside := sorted(shards - set(files)):
+            raise UserError(f"{path}: names {some(outside)}, which is not in {MANIFEST}; pack the system again")
 
 
 def verify(directory):
@@ -157,7 +177,7 @@ def verify(directory):
         if digest(os.path.join(directory, name)) != recorded:
             raise UserError(f"{directory}: {name} is not what was packed (SHA-256 differs); copy it again")
         if name.startswith((f"{LLM}/", f"{ENCODER}/")) and name.endswith(".json"):
-            check_no_code(directory, name)
+            check_description(directory, name, manifest["files"])
     return manifest
 
 

@@ -16,6 +16,7 @@ from espnet_llmvq.bundle.files import (
     MANIFEST,
     VERSION,
     WEIGHTS,
+    check_reads_nothing,
     digest,
     list_files,
     replacing,
@@ -113,11 +114,7 @@ def pack(directory, out, *, system, label, decode, search, llm=None, prompt=None
         if config["encoder"] in PRETRAINED:
             model.speech_encoder.save_description(os.path.join(temporary, ENCODER))
             config["encoder_conf"] = {**config["encoder_conf"], "path": ENCODER, "weights": False}
-        if "stats_file" in config["normalize_conf"]:
-            raise UserError(
-                f"{directory}: its normalisation reads {config['normalize_conf']['stats_file']}, which a packed "
-                "system cannot hold; train with normalize: utterance_mvn"
-            )
+        check_reads_nothing({**config, "encoder_conf": None}, directory)
         load_tokenizer(trained["llm"]).save_pretrained(os.path.join(temporary, LLM))
         identity = {}
         if model.llm is not None:  # of a CTC system the tokenizer is enough
@@ -178,10 +175,17 @@ def load_packed(directory, device="cpu", llm=None):
     missing = [key for key in CONFIG_KEYS if key not in config]
     if missing:
         raise UserError(f"{where} lacks {', '.join(missing)}; pack the system again")
+    # The path of an encoder is replaced below.
+    check_reads_nothing({**config, "encoder_conf": None}, where)
     if config["encoder"] in PRETRAINED:
         # Whatever path it names, nothing outside of the directory is read.
         config["encoder_conf"] = {**config["encoder_conf"], "path": os.path.join(directory, ENCODER), "weights": False}
     source = llm or (inside if manifest["llm"] == LLM else manifest["llm"])
+    if source not in (llm, inside) and os.path.lexists(source.split("/")[0]):
+        raise UserError(
+            f"{directory} needs the LLM {source} of the hub, in whose place {source.split('/')[0]} of the working "
+            "directory would be read; go to another directory"
+        )
     try:
         model = build({**{key: config[key] for key in CONFIG_KEYS}, "llm": source, "autocast": "none"})
         tokenizer = load_tokenizer(inside)

@@ -2,6 +2,7 @@
 
 import os
 
+from espnet_llmvq.align.ctc import word_owners
 from espnet_llmvq.align.ctm import read_ctm
 from espnet_llmvq.align.output import alignment_files, write_alignment
 from espnet_llmvq.base.environment import versions
@@ -10,35 +11,46 @@ from espnet_llmvq.base.files import check_outputs
 from espnet_llmvq.base.made import Made
 from espnet_llmvq.data.audio import SAMPLE_RATE, read_audio
 from espnet_llmvq.decode.batches import Batches
-from espnet_llmvq.sequence.sequence import read_sequences
+from espnet_llmvq.model.positions import at_start, text_offsets
+from espnet_llmvq.sequence.sequence import Span, read_sequences
 
 
 def utterances(path):
-    """{utterance: (audio path, seconds, [text with loss])} of sequences, each of one whole sound file."""
+    """{utterance: (audio path, seconds, [(text with loss, whether it comes first)])} of sequences, each of one whole
+    sound file.
+    """
     found = {}
     for seq in read_sequences(path):
         speech = [s for s in seq.spans if s.is_speech]
         if len(speech) != 1 or speech[0].is_piece:
             raise UserError(f"{path}: {seq.id}: one whole sound file is needed here; align the ASR sequences")
-        texts = [s.text for s in seq.spans if s.loss]
+        texts = [(s.text, first) for s, first in zip(seq.spans, at_start(seq.spans)) if s.loss]
         found[seq.id] = speech[0].audio, speech[0].samples / SAMPLE_RATE, texts
     return found
 
 
+def word_tokens(tokenizer, text, first=True):
+    """(words, token ids, word index of each token) of a text, tokenized as training does it; first: as `encode_text`.
+
+    Raises ValueError as `word_owners`, UserError as `encode_text`.
+    """
+    ids, offsets = text_offsets(tokenizer, Span(text=text, loss=True), first)
+    words, owners = word_owners(tokenizer, text, ids, offsets)
+    return words, ids, owners
+
+
 def transcripts(wanted, tokenizer, failed):
     """{utterance: (words, token ids, word of each token)}; adds {utterance: reason} to `failed`."""
-    from espnet_llmvq.align.ctc import word_tokens
-
     found = {}
     for utt, (_, _, texts) in wanted.items():
         words, ids, owners = [], [], []
         try:
-            for text in texts:
-                more = word_tokens(tokenizer, text)
+            for text, first in texts:
+                more = word_tokens(tokenizer, text, first)
                 owners += [len(words) + i for i in more[2]]
                 words += more[0]
                 ids += more[1]
-        except ValueError as err:
+        except (ValueError, UserError) as err:
             failed[utt] = str(err)
             continue
         found[utt] = words, ids, owners
@@ -78,7 +90,7 @@ def align_hmm(wanted, load, failed):
     aligner, aligned = HmmAligner(), {}
     for utt, (_, _, texts) in tqdm(wanted.items(), desc="align", unit="utt", mininterval=1):
         try:
-            aligned[utt] = aligner.align("".join(texts).split(), load(utt))
+            aligned[utt] = aligner.align("".join(text for text, _ in texts).split(), load(utt))
         except ValueError as err:
             failed[utt] = str(err)
     return aligned

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 import torch
 
 from espnet_llmvq.base.errors import UserError
-from espnet_llmvq.decode.prompt_cache import for_beams, read_prompts
 from espnet_llmvq.llm.directory import context
 from espnet_llmvq.llm.ends import logits_of
+from espnet_llmvq.llm.prompt_cache import for_beams, read_prompts
 from espnet_llmvq.model.losses import SPEECH, assemble
 from espnet_llmvq.model.positions import FREE_TOKENS, LEAST_RATE
 
@@ -121,7 +121,7 @@ def log_probability(model, prompts, texts, end=True):
         embedded = [model.llm.get_input_embeddings()(row[:-1]).to(prompt.dtype) for row in distinct]
         inputs = pad([torch.cat([prompt[-1:], row]) for row in embedded], True)
         mask = pad([prompt.new_ones(len(prompt) + len(row), dtype=torch.long) for row in embedded], True)
-        cache = read_prompts(model, prompt[None], mask[:1, : len(prompt)])
+        cache = read_prompts(model.llm, prompt[None], mask[:1, : len(prompt)])
         if cache is not None:
             cache.batch_repeat_interleave(len(embedded))
         hidden = model.llm.get_decoder()(
@@ -167,7 +167,7 @@ def search(model, tokenizer, prompts, limits, num_beams=4, length_penalty=0.0, n
         inputs_embeds=inputs,
         attention_mask=mask,
         # Of itself it would read each prompt once for each beam, and prompts are longer than what is written.
-        past_key_values=for_beams(read_prompts(model, inputs, mask), num_beams, max(limits) + 1),
+        past_key_values=for_beams(read_prompts(model.llm, inputs, mask), num_beams, max(limits) + 1),
         num_beams=num_beams,
         num_return_sequences=num_beams,
         **({"length_penalty": length_penalty} if num_beams > 1 else {}),

@@ -20,7 +20,7 @@ from pathlib import Path
 import espnet_llmvq
 from espnet_llmvq.base.environment import get_commit
 from espnet_llmvq.base.errors import UserError, check_name
-from espnet_llmvq.base.files import beside
+from espnet_llmvq.base.files import beside, one_line
 from espnet_llmvq.experiment.options import Options
 from espnet_llmvq.experiment.plan import SMOKE_LINES
 
@@ -128,6 +128,27 @@ def source_options(files):
         if done.returncode or not (room / "options").is_file():
             raise UserError(f"{files['run.sh']}: does not call ./llmasr.sh: {done.stderr.strip()}")
         words = (room / "options").read_text(encoding="utf-8").split("\0")[:-1]
+    return as_options(words, files)
+
+
+def written_options(files):
+    """{option: value} as a recipe's run.sh has them in its lines `opts=( ... )`, without running any of it.
+
+    What the shell would have to work out is left out. Raises UserError if there are no such lines.
+    """
+    text = files["run.sh"].read_text(encoding="utf-8", errors="replace")
+    blocks = re.findall(r"^opts\+?=\((.*?)^\)", text, re.MULTILINE | re.DOTALL)
+    try:
+        words = [word for block in blocks for word in shlex.split(block, comments=True)]
+    except ValueError as err:
+        raise UserError(f"{files['run.sh']}: its opts=( ... ) cannot be read: {err}") from None
+    if not words:
+        raise UserError(f"{files['run.sh']}: has no lines opts=( ... ) to read, and --check does not run it")
+    return {name: value for name, value in as_options(words, files).items() if not {"$", "`"} & set(value)}
+
+
+def as_options(words, files):
+    """{option: value} of the words that a recipe gives to its llmasr.sh."""
     # As utils/parse_options.sh has it: all others take no word that begins like an option.
     block = files["llmasr.sh"].read_text(encoding="utf-8").partition("# end options")[0]
     valued = re.findall(r"^([a-z_0-9]+)=(?!true\b|false\b)", block, re.MULTILINE)
@@ -288,9 +309,9 @@ def own_files(target, source, commit, data, options):
     paths = [f"    [{name}]={shlex.quote(local_path(p, target))}" for name, p in data.paths.items()]
     return {
         "run.sh": RUN_SH.format(
-            name=target.name,
-            source=source,
-            options="\n".join(f"    --{key} {shlex.quote(value)}" for key, value in options.items()),
+            name=one_line(target.name),
+            source=one_line(source),
+            options="\n".join(f"    {shlex.quote(f'--{key}')} {shlex.quote(value)}" for key, value in options.items()),
         ),
         "db.sh": DB_SH.format(
             paths="\n".join(paths),
@@ -303,11 +324,14 @@ def own_files(target, source, commit, data, options):
     }
 
 
-def own_options(recipe, data, sets):
-    """Options of run.sh: the source's, with our sets and sizes of the vocabulary that fit our text."""
+def own_options(recipe, data, sets, read=source_options):
+    """Options of run.sh: the source's, with our sets and sizes of the vocabulary that fit our text.
+
+    read: `source_options`, or `written_options` where nothing of the source may be run.
+    """
     from espnet_llmvq.llm.tokenizer import fitting_sizes
 
-    theirs, lines = source_options(recipe_files(recipe)), lm_lines(data, sets)
+    theirs, lines = read(recipe_files(recipe)), lm_lines(data, sets)
     more = [f"--{name}" for name in MORE_DATA if theirs.get(name)]
     if more:
         raise UserError(
@@ -353,7 +377,7 @@ def make(source, target, data=None, options=None):
     files, commit = fork_files(recipe, data is not None), get_commit(recipe / "run.sh")
     own = {}
     if data:
-        own = own_files(target, source, commit, data, {**options, "title": target.name})
+        own = own_files(target, source, commit, data, {**options, "title": one_line(target.name)})
     tmp = beside(target, "new")
     shutil.rmtree(tmp, ignore_errors=True)
     copy_files(files, tmp)

@@ -16,7 +16,7 @@ RANGE = re.compile(r"([A-Za-z_]\w*)=(\d+)(?::(\d+))?")
 LOG_BEGINS = "# Attempt "
 _SCRIPT = """\
 #!/usr/bin/env bash
-# Written by espnet_llmvq.cli.launch: runs one job. bash {name} NUMBER ATTEMPT
+# Written by espnet_llmvq.cli.launch: runs one job. bash job.sh NUMBER ATTEMPT
 JOB=$1
 log={log}
 cd {cwd} || exit 1
@@ -30,6 +30,13 @@ code=$?
 printf '# Ended with exit code %s after %s s\\n' "${{code}}" "${{SECONDS}}"
 exit "${{code}}"
 """
+
+
+def quote(text):
+    """`text` as one word of bash, on one line: Grid Engine takes lines of a script that begin with #$ for options."""
+    if "\n" not in text:
+        return shlex.quote(text)
+    return "$'" + text.replace("\\", "\\\\").replace("'", "\\'").replace("\n", "\\n") + "'"
 
 
 @dataclass(frozen=True)
@@ -89,8 +96,8 @@ class Call:
     def quoted(self, argument):
         """An argument as bash reads it back exactly, the number in place of the variable."""
         if not self.variable or self.variable not in argument:
-            return shlex.quote(argument)
-        return '"${JOB}"'.join(shlex.quote(p) if p else "" for p in argument.split(self.variable))
+            return quote(argument)
+        return '"${JOB}"'.join(quote(p) if p else "" for p in argument.split(self.variable))
 
     def write_script(self):
         """Write the script of a job; logs and exit codes of an earlier call, which would mislead, go.
@@ -114,8 +121,8 @@ class Call:
                 os.remove(log)
         except OSError as err:
             raise UserError(f"{self.log}: no log can be written there: {err.strerror}") from None
-        command, here = " ".join(map(self.quoted, self.command)), shlex.quote(os.getcwd())
-        text = _SCRIPT.format(name=self.script, log=self.quoted(self.log), begins=LOG_BEGINS, cwd=here, command=command)
+        command, here = " ".join(map(self.quoted, self.command)), quote(os.getcwd())
+        text = _SCRIPT.format(log=self.quoted(self.log), begins=LOG_BEGINS, cwd=here, command=command)
         # Arguments and paths are bytes, which need not be UTF-8.
         with open(self.script + ".tmp", "w", encoding="utf-8", errors="surrogateescape") as f:
             f.write(text)

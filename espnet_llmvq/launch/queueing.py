@@ -11,6 +11,7 @@ import time
 from espnet_llmvq.base.errors import UserError
 from espnet_llmvq.base.files import write_text
 from espnet_llmvq.base.processes import exit_reason
+from espnet_llmvq.launch.call import quote
 from espnet_llmvq.launch.config import load_config, submit_command
 
 # Runs the job of an array task; its exit code is left in a file, renamed so that a reader sees all of it or nothing.
@@ -112,11 +113,11 @@ class Queueing:
         text = _TASK.format(
             numbers=" ".join(map(str, chunk)),
             index=f"{self.INDEX} - 1" if len(chunk) > 1 else "0",
-            work=shlex.quote(call.work),
+            work=quote(call.work),
             attempt=attempt,
-            script=shlex.quote(call.script),
+            script=quote(call.script),
         )
-        with open(script, "w", encoding="utf-8") as f:
+        with open(script, "w", encoding="utf-8", errors="surrogateescape") as f:
             f.write(text)
         flags = self.name_flags(call.name, call.work) + self.array_flags(len(chunk), call.resources.max_jobs_run)
         command = [*submit_command(self.config, call.resources), *flags, script]

@@ -8,6 +8,7 @@ import subprocess
 
 from espnet_llmvq.base.errors import UserError
 from espnet_llmvq.base.processes import exit_reason
+from espnet_llmvq.launch.call import quote
 from espnet_llmvq.launch.pool import Pool, bash
 
 # Of the machine or the login, not of the work.
@@ -58,11 +59,15 @@ class Ssh(Pool):
 
     def start(self, call, number, attempt, host):
         # The environment travels on standard input: on the command line or in a file others could read it.
-        with open(call.script, encoding="utf-8") as f:
+        with open(call.script, encoding="utf-8", errors="surrogateescape") as f:
             script = f.read()
-        note = f'echo "$$" >{shlex.quote(self._process_file(call, number))}\n'
+        note = f'echo "$$" >{quote(self._process_file(call, number))}\n'
         remote = f"setsid --wait bash -s {number} {attempt}"
-        process = bash(["-c", 'exec ssh -o BatchMode=yes "$@"', "ssh", host, remote], stdin=subprocess.PIPE, text=True)
+        process = bash(
+            ["-c", 'exec ssh -o BatchMode=yes "$@"', "ssh", host, remote],
+            stdin=subprocess.PIPE,
+            errors="surrogateescape",
+        )
         try:
             # In braces, bash reads all of it before it runs any.
             process.stdin.write("{\n" + exports(os.environ) + note + script + "}\n")

@@ -1,10 +1,13 @@
 """Causal LMs as Hugging Face directories (or hub ids): one code path for embedded and pretrained ones."""
 
+import functools
 import json
 import os
 
 from espnet_llmvq.base.errors import DOWNLOAD, UserError, reading
 from espnet_llmvq.base.files import check_path
+from espnet_llmvq.base.hub import check_attention, from_pretrained
+from espnet_llmvq.llm.lora import add_lora
 
 BLANK_TOKEN = "<blank>"
 REMEDIES = {True: "remove it and make it again (stages 5 and 6), or download it again", False: DOWNLOAD}
@@ -15,8 +18,7 @@ def load_tokenizer(path):
     local = check_path(path, "tokenizer_config.json")
     from transformers import AutoTokenizer
 
-    with reading(path, REMEDIES[local]):
-        return AutoTokenizer.from_pretrained(path, local_files_only=local)
+    return from_pretrained(AutoTokenizer, path, local, REMEDIES[local])
 
 
 class ConfigTokenizer:
@@ -66,8 +68,7 @@ def _config(path):
     local = check_path(path)
     from transformers import AutoConfig
 
-    with reading(path, REMEDIES[local]):
-        return AutoConfig.from_pretrained(path, local_files_only=local)
+    return from_pretrained(AutoConfig, path, local, REMEDIES[local])
 
 
 def load_llm(path, dtype="float32", lora=None, gradient_checkpointing=False, attn_implementation=None, weights=True):
@@ -84,46 +85,88 @@ def load_llm(path, dtype="float32", lora=None, gradient_checkpointing=False, att
     about searching (sampling, penalties) is dropped: the search is ours. Raises UserError.
     """
     import torch
-    from transformers import AutoModelForCausalLM, GenerationConfig
+    from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, AutoModelForCausalLM, GenerationConfig
 
-    local = check_path(path)
-    config = None if weights else _config(path)
-    with reading(path, REMEDIES[local]):
+    from espnet_llmvq.llm.packing import needs_gpu
+    from espnet_llmvq.llm.trial import check_llm
+
+    local, config, dtype = check_path(path), _config(path), getattr(torch, dtype)
+    if type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING:
+        raise UserError(f"{path}: {config.model_type} is no causal LM of transformers; use another LLM")
+    if weights:
+        check_attention(config, attn_implementation)
+        options = {"dtype": dtype, "attn_implementation": attn_implementation}
         try:
-            if weights:
-                llm = AutoModelForCausalLM.from_pretrained(
-                    path, dtype=getattr(torch, dtype), local_files_only=local, attn_implementation=attn_implementation
-                )
-            else:
-                llm = AutoModelForCausalLM.from_config(config, dtype=getattr(torch, dtype))
-        except (ImportError, ValueError) as err:
+            llm = from_pretrained(AutoModelForCausalLM, path, local, REMEDIES[local], **options)
+        except (ImportError, UserError) as err:
             if attn_implementation is None:
                 raise
             first = str(err).splitlines()[0]
             raise UserError(f"llm_conf.attn_implementation: {attn_implementation}: {first}") from None
+    else:
+        with reading(path, REMEDIES[local]):
+            llm = AutoModelForCausalLM.from_config(config, dtype=dtype)
+    llm = text_part(llm, path)
     if getattr(llm.config.get_text_config(), "hidden_size_per_layer_input", 0):
         raise UserError(
             f"{path}: {type(llm).__name__} gives each of its layers the token ids again (per-layer embeddings), and a "
             "step of speech has none; take another LLM"
         )
-    llm.generation_config = GenerationConfig(
-        bos_token_id=llm.config.bos_token_id, eos_token_id=llm.config.eos_token_id, pad_token_id=llm.config.pad_token_id
-    )
-    if gradient_checkpointing:
-        llm.activation_checkpointing_enable()
+    ids = {name: getattr(llm.config, name, None) for name in ("bos_token_id", "eos_token_id", "pad_token_id")}
+    llm.generation_config = GenerationConfig(**ids)
+    if weights and not needs_gpu(llm):
+        check_llm(llm, path)
     if lora:
-        from peft import LoraConfig, inject_adapter_in_model
-
-        try:
-            config = LoraConfig(task_type="CAUSAL_LM", **lora)
-        except TypeError as err:
-            raise UserError(f"llm_conf.lora: {err}") from None
-        try:
-            llm = inject_adapter_in_model(config, llm)
-        except ValueError as err:
-            raise UserError(f"llm_conf.lora: {str(err).splitlines()[0]}") from None
-        for name, p in llm.named_parameters():
-            p.requires_grad = "lora_" in name
-            if p.requires_grad:
-                p.data = p.data.float()  # peft gives them the precision of the frozen weights
+        llm = add_lora(llm, lora)
+    if gradient_checkpointing:
+        recompute_layers(llm)
     return llm
+
+
+def text_part(llm, path):
+    """The causal LM in a model that takes images or sounds too: those parts would train, and get LoRA, without use."""
+    import torch
+    from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, AutoModelForCausalLM
+
+    config, decoder = llm.config.get_text_config(), llm.get_decoder()
+    if config is llm.config:
+        return llm
+    if type(config) in MODEL_FOR_CAUSAL_LM_MAPPING:
+        with torch.device("meta"):
+            alone = AutoModelForCausalLM.from_config(config, attn_implementation=config._attn_implementation)
+        if type(alone.base_model) is type(decoder):
+            setattr(alone, alone.base_model_prefix, decoder)
+            head = llm.get_output_embeddings()
+            alone.set_output_embeddings(head)
+            # The whole says it of itself.
+            alone.config.tie_word_embeddings = head.weight is decoder.get_input_embeddings().weight
+            return alone
+    raise UserError(f"{path}: the text part of a {type(llm).__name__} cannot be taken out of it; use another LLM")
+
+
+def recompute_layers(llm):
+    """Keep only the inputs of each layer for the gradient, and compute the rest again; values stay the same.
+
+    Transformers does so in training mode only, in which layers of a frozen LLM may drop out. Raises UserError for an
+    LLM without such layers.
+    """
+    from transformers.modeling_layers import GradientCheckpointingLayer
+
+    layers = [module for module in llm.modules() if isinstance(module, GradientCheckpointingLayer)]
+    if not layers:
+        raise UserError(f"llm_conf.gradient_checkpointing: {type(llm).__name__} cannot; leave it out")
+    for layer in layers:
+        layer.forward = _recomputed(layer.forward)
+
+
+def _recomputed(forward):
+    import torch
+    from torch.utils.checkpoint import checkpoint
+
+    @functools.wraps(forward)
+    def run(*args, **kwargs):
+        if torch.is_grad_enabled():
+            return checkpoint(forward, *args, use_reentrant=False, **kwargs)
+        return forward(*args, **kwargs)
+
+    return run

@@ -12,10 +12,7 @@ import operator
 
 import torch
 
-from espnet_llmvq.base.errors import UserError
-
 CHUNK = 16384  # rows of a table that are looked up at once
-PROBE = 4  # positions on which the output end is compared with the model itself
 
 
 def token_inputs(llm):
@@ -83,19 +80,3 @@ def tried(llm):
     finally:
         for module, mode in modes.items():
             module.training = mode
-
-
-def check_ends(llm):
-    """Raise UserError unless decoder and `logits_of` give the logits of the model's own forward on ids."""
-    ids = torch.arange(PROBE, device=llm.device)[None] % llm.config.get_text_config().vocab_size
-    with tried(llm):
-        own = llm(input_ids=ids, use_cache=False).logits[0].float()
-        hidden = llm.get_decoder()(inputs_embeds=token_inputs(llm)[ids], use_cache=False).last_hidden_state[0]
-        ours = logits_of(llm, hidden).float()
-    # Relative to how far logits lie apart; of reduced precision a few digits are left.
-    far = float((ours - own).abs().max() / own.std().clamp(min=1e-6))
-    if not far < (1e-3 if llm.dtype == torch.float32 else 0.1):
-        raise UserError(
-            f"{type(llm).__name__}: from embeddings to logits, part by part, the LLM gives others than as a whole "
-            f"(they differ by {far:.2g} standard deviations); its family needs something that is not known here"
-        )

@@ -24,7 +24,7 @@ from espnet_llmvq.base.errors import UserError, check_name, reading
 from espnet_llmvq.base.precision import fast_bfloat16
 from espnet_llmvq.bridge.bridge import BRIDGES
 from espnet_llmvq.llm.directory import BLANK_TOKEN, load_llm, load_tokenizer, tokenizer_or_config
-from espnet_llmvq.llm.ends import check_ends, token_inputs
+from espnet_llmvq.llm.ends import token_inputs
 from espnet_llmvq.llm.packing import needs_gpu
 from espnet_llmvq.model.alignment import AlignedStart
 from espnet_llmvq.model.checkpoint import PRETRAINED, load_encoder, load_previous, load_weights
@@ -184,8 +184,7 @@ def build(config, weights=True):
     with contextlib.nullcontext() if weights else torch.device("meta"):
         model = _assembled(config, weights)
     if weights:
-        if model.llm is not None and not needs_gpu(model.llm):
-            check_ends(model.llm)
+        if model.packing and not needs_gpu(model.llm):
             model.check_packing()
         if config["encoder_file"]:
             load_encoder(model, config["encoder_file"])

@@ -109,6 +109,11 @@ def load_previous(model, path):
             f"{path}: the phase before trained {lost[0].partition('.')[0]} ({len(lost)} tensors), this one would go "
             "back to what it was before; train it in this phase too"
         )
+    if "speech_encoder.after_layer_norm" in set(model.state_dict()) - set(state):
+        raise UserError(
+            f"{path}: the phase before was trained on the last layer of its encoder before the final LayerNorm, this "
+            "one would be on its output; train both again"
+        )
     shapes = [n for n, v in shared.items() if v.shape != own[n].shape]
     if shapes or not shared:
         raise UserError(f"{path} does not fit the next phase: {', '.join(shapes[:8]) or 'nothing in common'}")

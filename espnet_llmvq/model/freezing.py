@@ -33,8 +33,8 @@ def trains(module):
     return any(p.requires_grad for p in module.parameters())
 
 
-def keep_frozen_in_eval(model, external, mode):
-    """Parts whose parameters are all frozen go back to eval mode, after `model` went to the training mode `mode`.
+def keep_frozen_in_eval(model, external):
+    """Parts whose parameters are all frozen go back to eval mode, after `model` went to training mode.
 
     So does batch normalisation of a part that came from elsewhere (names that begin as `external` says): the pieces of
     interleaved sequences would move its statistics away from those of whole utterances.
@@ -45,8 +45,3 @@ def keep_frozen_in_eval(model, external, mode):
         pretrained = isinstance(module, torch.nn.modules.batchnorm._BatchNorm) and name.startswith(external)
         if pretrained or (any(True for _ in module.parameters()) and not trains(module)):
             module.eval()
-    for module in model.modules():
-        # Transformers recomputes activations in layers in training mode only; a frozen LLM's take as much memory.
-        # The layer itself does nothing else by this flag, and its dropout modules keep their own.
-        if getattr(module, "gradient_checkpointing", False):
-            module.training = mode

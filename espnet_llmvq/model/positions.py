@@ -46,6 +46,23 @@ def begin_ids(tokenizer, spans):
     return [begin[0]]
 
 
+def _as_tokenized(tokenizer, span, first):
+    """What of a text span is given to the tokenizer: (text, tokens of it that are not the span's, characters by which
+    it begins before the span).
+    """
+    text, rule = span.text, puts_space_first(tokenizer)
+    if first and not span.loss:
+        text = text.removeprefix(NO_BEGIN)
+    if rule and not text.startswith(" ") and not (first or span.special):
+        # A line break keeps the space away, and joins with nothing; if there is a token for it.
+        line_break = tokenizer.encode("\n", add_special_tokens=False)
+        if tokenizer.unk_token_id not in line_break:
+            return "\n" + text, len(line_break), 1
+    elif text.startswith(" ") and rule == "always":
+        return text[1:], 0, -1
+    return text, 0, 0
+
+
 def encode_text(tokenizer, span, eos_id, first=False):
     """Token ids of a text span, with the end token where it asks for one.
 
@@ -53,18 +70,9 @@ def encode_text(tokenizer, span, eos_id, first=False):
     token in a prompt; a text with loss is data, where it is plain text, or a UserError if the tokenizer can't but make
     the token of it. Also for a special span whose text is not one token.
     """
-    text, before, plain, rule = span.text, [], span.loss and not span.special, puts_space_first(tokenizer)
-    if first and not span.loss:
-        text = text.removeprefix(NO_BEGIN)
-    if rule and not text.startswith(" ") and not (first or span.special):
-        # A line break keeps the space away, and joins with nothing; if there is a token for it.
-        line_break = tokenizer.encode("\n", add_special_tokens=False)
-        if tokenizer.unk_token_id not in line_break:
-            before, text = line_break, "\n" + text
-    elif text.startswith(" ") and rule == "always":
-        text = text[1:]
+    (text, skip, _), plain = _as_tokenized(tokenizer, span, first), span.loss and not span.special
     # Some tokenizers make a space of the empty text.
-    ids = tokenizer.encode(text, add_special_tokens=False, split_special_tokens=plain)[len(before) :] if text else []
+    ids = tokenizer.encode(text, add_special_tokens=False, split_special_tokens=plain)[skip:] if text else []
     if span.special and (len(ids) != 1 or ids[0] == tokenizer.unk_token_id):
         raise UserError(
             f"{span.text!r} is not a token of the LLM's tokenizer; name one that is, or train the tokenizer with "
@@ -74,6 +82,16 @@ def encode_text(tokenizer, span, eos_id, first=False):
         name = tokenizer.convert_ids_to_tokens(min(special))
         raise UserError(f"{span.text!r} holds {name!r}, which the LLM's tokenizer keeps for itself; write it otherwise")
     return ids + [eos_id] if span.eos else ids
+
+
+def text_offsets(tokenizer, span, first=False):
+    """(ids, offsets) of a text span with loss: `encode_text` without an end token, and for each token its first
+    character in the span and the one after its last. Raises UserError as that.
+    """
+    ids, (text, skip, before) = encode_text(tokenizer, span, None, first), _as_tokenized(tokenizer, span, first)
+    options = {"add_special_tokens": False, "split_special_tokens": True, "return_offsets_mapping": True}
+    pairs = tokenizer(text, **options)["offset_mapping"][skip:] if text else []
+    return ids, [(max(start - before, 0), max(end - before, 0)) for start, end in pairs]
 
 
 def at_start(spans):

@@ -79,7 +79,7 @@ class SpeechLLM(PartialCheckpoint, AbsESPnetModel):
     def train(self, mode=True):
         """Like `Module.train`, but what is frozen stays in eval mode, see `keep_frozen_in_eval`."""
         super().train(mode)
-        keep_frozen_in_eval(self, self.external, mode)
+        keep_frozen_in_eval(self, self.external)
         return self
 
     def check_packing(self):

@@ -6,10 +6,12 @@ Without torch: stages 9 and 10 start many short processes.
 import functools
 import math
 
-from espnet_llmvq.base.errors import DOWNLOAD, UserError, check_name, reading
+from espnet_llmvq.base.errors import UserError, check_name
 from espnet_llmvq.base.files import check_path
+from espnet_llmvq.base.hub import check_attention, from_pretrained
 from espnet_llmvq.data.audio import SAMPLE_RATE
 
+LAST, WEIGHTED = "last", "weighted"  # encoder_conf.layer
 HOP_LENGTH = 128  # samples, of ESPnet's default frontend
 
 # Convolutional input layers of ESPnet: (kernel, stride) along time.
@@ -32,10 +34,10 @@ def described(path):
     local = check_path(path, "preprocessor_config.json", what="encoder", remedy="")
     from transformers import AutoConfig, AutoFeatureExtractor
 
-    with reading(path, DOWNLOAD):
-        config = AutoConfig.from_pretrained(path, local_files_only=local)
-        check_name(f"model_type of {path}", config.model_type, PRETRAINED)
-        extractor = AutoFeatureExtractor.from_pretrained(path, local_files_only=local)
+    config = from_pretrained(AutoConfig, path, local)
+    check_name(f"model_type of {path}", config.model_type, PRETRAINED)
+    check_attention(config)
+    extractor = from_pretrained(AutoFeatureExtractor, path, local)
     if extractor.sampling_rate != SAMPLE_RATE:
         raise UserError(f"{path}: it was trained at {extractor.sampling_rate} Hz; audio here has {SAMPLE_RATE}")
     return config, extractor
@@ -60,6 +62,16 @@ def whisper_windows(config, extractor):
 
 # Pretrained encoders by the model_type of their config.json.
 PRETRAINED = {"wavlm": wavlm_windows, "whisper": whisper_windows}
+
+
+def last_state(config):
+    """{"last_state": words} of a config whose frames were others before, {} of others: for records of what they are."""
+    conf = config.get("encoder_conf") or {}
+    if config.get("encoder") != "wavlm":
+        return {}
+    model = described(conf.get("path"))[0]
+    changed = model.do_stable_layer_norm and conf.get("layer", LAST) in (LAST, WEIGHTED, model.num_hidden_layers)
+    return {"last_state": "after the final LayerNorm"} if changed else {}
 
 
 def subsampling(encoder_conf):

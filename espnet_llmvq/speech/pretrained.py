@@ -8,12 +8,12 @@ import copy
 
 import torch
 
-from espnet_llmvq.base.errors import DOWNLOAD, UserError, check_name, reading
+from espnet_llmvq.base.errors import UserError, check_name
 from espnet_llmvq.base.files import check_path
+from espnet_llmvq.base.hub import from_pretrained
 from espnet_llmvq.data.audio import SAMPLE_RATE
-from espnet_llmvq.speech.frame_rate import PRETRAINED, FrameRate, described, described_as
+from espnet_llmvq.speech.frame_rate import LAST, PRETRAINED, WEIGHTED, FrameRate, described, described_as, last_state
 
-LAST, WEIGHTED = "last", "weighted"
 # What a training config says beside `encoder` and `encoder_conf`: these encoders take the waveform as it is.
 AS_IT_IS = {"frontend": None, "normalize": None, "specaug": None, "frame_stack": 1}
 
@@ -41,8 +41,7 @@ def load(cls, path, weights=True):
     if not weights:
         return cls(copy.deepcopy(described(path)[0])).eval()
     local = check_path(path, what="encoder", remedy="give --pretrained_encoder PATH")
-    with reading(path, DOWNLOAD):
-        model, info = cls.from_pretrained(path, dtype=torch.float32, local_files_only=local, output_loading_info=True)
+    model, info = from_pretrained(cls, path, local, dtype=torch.float32, output_loading_info=True)
     # A vector that WavLM's own pretraining puts in the place of masked frames; here nothing is masked.
     missing = sorted(set(info["missing_keys"]) - {"masked_spec_embed"})
     if missing:
@@ -61,7 +60,8 @@ class PretrainedEncoder(torch.nn.Module):
             arXiv 2105.01051, sec. 3).
         weights: false: the directory holds none, they are in the checkpoint (of a packed system).
     `pretrained` holds the transformers model, `layer_weights` (L + 1,) the weights before the softmax. Its own masking
-    and layer drop, of use in its pretraining, are off; dropout acts only when it trains.
+    and layer drop, of use in its pretraining, are off; dropout acts only when it trains. The last hidden state is the
+    model's output, after its final LayerNorm; a checkpoint that was made with another has no `after_layer_norm`.
     """
 
     name = None  # the model_type of its config.json
@@ -77,6 +77,8 @@ class PretrainedEncoder(torch.nn.Module):
             raise UserError(f"encoder_conf.layer: {layer!r} must be {LAST}, {WEIGHTED} or a number from 0 to {last}")
         if layer == WEIGHTED:
             self.layer_weights = torch.nn.Parameter(torch.zeros(last + 1))
+        if last_state({"encoder": self.name, "encoder_conf": {"path": path, "layer": layer}}):
+            self.register_buffer("after_layer_norm", torch.ones(1))
 
     def save_description(self, directory):
         """Write what `weights: false` needs: config.json and preprocessor_config.json."""
@@ -134,7 +136,9 @@ class WavLMEncoder(PretrainedEncoder):
             # As transformers' feature extractor does it, on the device that the waveform is on.
             with torch.autocast(wave.device.type, enabled=False):
                 wave = (wave - wave.mean()) / torch.sqrt(wave.var(correction=0) + 1e-7)
-        return self.pretrained(wave[None], output_hidden_states=True).hidden_states
+        found = self.pretrained(wave[None], output_hidden_states=True)
+        # By version of transformers, the last of hidden_states lies before or after the final LayerNorm.
+        return [*found.hidden_states[:-1], found.last_hidden_state]
 
 
 class WhisperEncoder(PretrainedEncoder):

@@ -4,6 +4,7 @@ import os
 
 from espnet_llmvq.base.errors import UserError
 from espnet_llmvq.base.made import Made, origin
+from espnet_llmvq.speech.frame_rate import WEIGHTED, described, last_state
 from espnet_llmvq.stages.report import REMEDY, local, tools, up_to_date
 from espnet_llmvq.stages.sequences import count_positions, make_sequences
 
@@ -45,14 +46,11 @@ def describe_pretrained(experiment):
     path = experiment.options.pretrained_encoder
     config = {**experiment.encoder, **ENCODER_ONLY, "frontend_conf": {}, "normalize_conf": {}}
     config["llm"] = experiment.tokenizer
-    made = Made(experiment.encoder_dir, local("pretrained encoder", path), config=config)
+    made = Made(experiment.encoder_dir, local("pretrained encoder", path), config=config, **last_state(config))
     if made.done(REMEDY):
         print(f"{made.out} is there, nothing to do", flush=True)
         return
     import torch
-
-    from espnet_llmvq.speech.frame_rate import described
-    from espnet_llmvq.speech.pretrained import WEIGHTED
 
     os.makedirs(made.out, exist_ok=True)
     made.begin()
@@ -60,9 +58,11 @@ def describe_pretrained(experiment):
     # What a checkpoint of ours holds of such an encoder.
     rows = described(path)[0].num_hidden_layers + 1
     weighted = config["encoder_conf"].get("layer") == WEIGHTED
+    state = {"speech_encoder.layer_weights": torch.zeros(rows)} if weighted else {}
+    state |= {"speech_encoder.after_layer_norm": torch.ones(1)} if last_state(config) else {}
     weights = experiment.encoder_file
     with writing(weights, binary=True, known=True) as f:
-        torch.save({"speech_encoder.layer_weights": torch.zeros(rows)} if weighted else {}, f)
+        torch.save(state, f)
     made.note(files=["config.yaml", "model.pth"])
     print(f"{made.out}: {config['encoder']}, {config['encoder_conf']}")
 
@@ -100,7 +100,8 @@ def frames_made(experiment, name):
     if options.augment_cache and name == options.train_set:
         augment = {"augment": True, "seed": options.base_seed}
     inputs = {"sequences": experiment.sequences(name)} | encoder_input(experiment)
-    return Made(experiment.frames(name), inputs, encoder=experiment.encoder, **augment, **tools("torch"))
+    options = {"encoder": experiment.encoder, **last_state(experiment.encoder), **augment, **tools("torch")}
+    return Made(experiment.frames(name), inputs, **options)
 
 
 def encode(experiment, threads, ngpu=0, batch_seconds=120.0):

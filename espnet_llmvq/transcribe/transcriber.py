@@ -223,7 +223,8 @@ class Transcriber:
 
     def _words(self, batch, row, text, piece):
         """Word times of the text of a row, or None if the encoder cannot spell it within the piece."""
-        from espnet_llmvq.align.ctc import align_words, word_tokens
+        from espnet_llmvq.align.ctc import align_words
+        from espnet_llmvq.decode.align import word_tokens
 
         if not text:
             return ()
@@ -232,7 +233,7 @@ class Transcriber:
         try:
             found = align_words(
                 logits.float().log_softmax(-1).cpu(),
-                *word_tokens(self.tokenizer, self._separator + text),
+                *word_tokens(self.tokenizer, self._separator + text, first=False),
                 self.model.ctc.blank,
                 self.model.speech_encoder.rate.seconds,
                 piece.end - piece.start,

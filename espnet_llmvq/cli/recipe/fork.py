@@ -79,7 +79,9 @@ def main(argv=None):
     if data:
         sets = fork.read_data(data)
         print("\n".join(fork.report(data, sets)))
-        options = fork.own_options(recipe, data, sets)
+        # A recipe may be anyone's: what only looks at it runs nothing of it.
+        read = fork.written_options if args.check else fork.source_options
+        options = fork.own_options(recipe, data, sets, read)
         print(f"tokenizer: {options['vocab_size']} pieces, {options['whole_words']} of them whole words")
     if args.check:
         print(f"nothing written; {args.target} would be a fork of {recipe}")

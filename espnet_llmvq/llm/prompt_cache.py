@@ -6,7 +6,7 @@ from transformers.cache_utils import Cache, DynamicLayer
 from espnet_llmvq.llm.packing import takes_positions
 
 
-def read_prompts(model, inputs, mask):
+def read_prompts(llm, inputs, mask):
     """Key-value cache of prompts up to their last position.
 
     inputs (B, P, H), padded on the left; mask (B, P). None for a P of 1: there is nothing to keep.
@@ -14,7 +14,7 @@ def read_prompts(model, inputs, mask):
     if inputs.shape[1] == 1:
         return None
     inputs, mask = inputs[:, :-1], mask[:, :-1]
-    decoder, cache, where = model.llm.get_decoder(), DynamicCache(config=model.llm.config), {}
+    decoder, cache, where = llm.get_decoder(), DynamicCache(config=llm.config), {}
     if takes_positions(decoder):
         where["position_ids"] = (mask.cumsum(-1) - 1).clamp(min=0)
     decoder(inputs_embeds=inputs, attention_mask=mask, past_key_values=cache, use_cache=True, **where)

@@ -1,0 +1,38 @@
+"""LoRA by peft, in an LLM that is otherwise frozen."""
+
+from espnet_llmvq.base.errors import UserError
+
+# How LoRA weights may begin (peft's init_lora_weights): with no more than themselves.
+INITIALISATIONS = (True, False, "gaussian", "orthogonal")
+
+
+def add_lora(llm, options):
+    """Put LoRA into an LLM, with keyword arguments of `peft.LoraConfig`; all that peft does not train is then frozen.
+
+    LoRA weights are float32 whatever the LLM is. Raises UserError.
+    """
+    import torch
+    from peft import LoraConfig, inject_adapter_in_model
+
+    begin = options.get("init_lora_weights", True)
+    if begin not in INITIALISATIONS:
+        raise UserError(
+            f"llm_conf.lora: init_lora_weights {begin!r} would change the LLM's own weights or needs data of its own, "
+            "but these are read from its directory again wherever the model is loaded, and checkpoints do not hold "
+            f"them; use one of {', '.join(map(str, INITIALISATIONS))}"
+        )
+    if options.get("megatron_config"):
+        raise UserError("llm_conf.lora: megatron_config would import a module by its name, and is not supported")
+    try:
+        llm = inject_adapter_in_model(LoraConfig(task_type="CAUSAL_LM", **options), llm)
+    except (TypeError, ValueError) as err:
+        raise UserError(f"llm_conf.lora: {str(err).splitlines()[0]}") from None
+    for name, p in llm.named_parameters():
+        if p.requires_grad and "lora_" in name:
+            p.data = p.data.float()  # peft gives them the precision of the frozen weights
+        elif p.requires_grad and p.dtype != torch.float32:
+            raise UserError(
+                f"llm_conf.lora: {name} would train in {str(p.dtype).removeprefix('torch.')}, in which small steps are "
+                "lost; set llm_conf.dtype: float32, or leave out modules_to_save, trainable_token_indices and bias"
+            )
+    return llm
