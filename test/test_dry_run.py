@@ -171,7 +171,7 @@ def test_command_writes_nothing_but_the_file_asked_for(experiment, tmp_path, cor
         train.main(["--exp", "plan.json", "--dry_run", "--json", "facts.json"])
 
     run()
-    assert sorted(os.listdir(tmp_path)) == ["conf", "exp", "facts.json", "plan.json"]
+    assert sorted(os.listdir(tmp_path)) == [".llmvq-written", "conf", "exp", "facts.json", "plan.json"]
     assert [p for p in (tmp_path / "exp").rglob("*") if p.is_file()] == [shape]
     _, stage1, stage2 = json.loads((tmp_path / "facts.json").read_text())
     # 12 utterances are 3 batches of 4, of which 2 make a step and the third one of its own.

@@ -404,7 +404,7 @@ def test_a_packed_system_is_replaced_or_stays(tmp_path, monkeypatch, ending):
             made(temporary, 2)
 
     def failing(old, new, rename=os.rename):
-        if old.endswith(".tmp"):
+        if old.endswith("-tmp"):
             raise OSError("no")
         rename(old, new)
 

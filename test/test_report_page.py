@@ -450,7 +450,7 @@ def test_same_input_same_page(page):
     environment["PYTHONPATH"] = str(Path(report.__file__).parents[2])
     subprocess.run(command, cwd=room, env=environment, check=True, stdout=subprocess.DEVNULL)
     assert page.read_bytes() == before
-    assert [p.name for p in page.parent.iterdir()] == ["report.html"]
+    assert sorted(p.name for p in page.parent.iterdir()) == [".llmvq-written", "report.html"]
 
 
 def test_numbers_alone(tmp_path, capsys):
