@@ -145,7 +145,7 @@ def model_config(tensors, weights, eos, start):
 def write_tokenizer(source, out, rows):
     """Write the tokenizer; times, which tokenizer.json here lacks, come from vocabulary.txt. {special token: id}."""
     said = json.loads((source / "tokenizer.json").read_text(encoding="utf-8"))
-    vocabulary = (source / "vocabulary.txt").read_text(encoding="utf-8").split("\n")[:rows]
+    vocabulary = (source / "vocabulary.txt").read_text(encoding="utf-8").removesuffix("\n").split("\n")
     special = {token["content"]: token["id"] for token in said["added_tokens"]}
     if len(vocabulary) != rows or any(vocabulary[i] != token for token, i in special.items()):
         raise UserError(

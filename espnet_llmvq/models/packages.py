@@ -53,7 +53,7 @@ def unpack(wheel, into):
         for name in map(PurePosixPath, archive.namelist()):
             about = name.parts[0].endswith(".dist-info") and "licenses" not in name.parts
             if not about and name.suffix != ".py":
-                with archive.open(str(name)) as f, open(Path(into) / name.name, "xb") as g:
+                with archive.open(str(name)) as f, open(Path(into) / name.name, "wb") as g:
                     shutil.copyfileobj(f, g)
 
 

