@@ -276,10 +276,7 @@ def write_gguf(path, gemma):
 
 def test_gemma_from_gguf_is_the_model_it_was(tmp_path):
     sizes = {"hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 6, "head_dim": 32, "sliding_window": 4}
-    heads = {
-        "num_attention_heads": 4,
-        "num_key_value_heads": 1,
-    }  # queries are scaled for 256, as in true ones of this size
+    heads = {"num_attention_heads": 4, "num_key_value_heads": 1, "query_pre_attn_scalar": 256}
     gemma = in_half_precision(Gemma3ForCausalLM(Gemma3TextConfig(vocab_size=270, pad_token_id=0, **sizes, **heads)))
     tokens = write_gguf(tmp_path / "g.gguf", gemma)
     out = tmp_path / "out"

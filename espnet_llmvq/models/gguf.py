@@ -13,7 +13,8 @@ def convert(path, source, out):
     Stored as float16: half of float32's size and, unlike bfloat16, fine enough for the values of 4 to 8 bits that the
     file holds. config.json has the weights read as float32.
     """
-    AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name).save_pretrained(out)
+    # Older transformers do not read from the file that texts have a begin token, as all that come here do.
+    AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name, add_bos_token=True).save_pretrained(out)
     model = AutoModelForCausalLM.from_pretrained(
         path.parent, gguf_file=path.name, quantization_config=GgufConfig(dequantize=True), dtype=torch.float16
     )
