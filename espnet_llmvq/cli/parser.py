@@ -8,10 +8,10 @@ import sys
 from espnet_llmvq.base.errors import UserError, exit_with, nearest
 from espnet_llmvq.base.files import accept_overwriting
 
-# Modules that `pip install espnet_llmvq` leaves to its extra [train].
-TRAIN = {
+# Modules that `pip install espnet_llmvq` leaves to an extra: [train] but for gguf.
+EXTRA = {
     "torch", "torchaudio", "espnet", "espnet2", "transformers", "peft", "sentencepiece", "safetensors", "tokenizers",
-    "huggingface_hub", "librosa", "sklearn", "matplotlib", "tensorboard",
+    "huggingface_hub", "librosa", "sklearn", "matplotlib", "tensorboard", "gguf",
 }  # fmt: skip
 
 
@@ -138,8 +138,9 @@ def run(main, argv=None):
         sys.exit(141)
     except Exception as err:
         missing = isinstance(err, ModuleNotFoundError) and (err.name or "").partition(".")[0]
-        if missing in TRAIN:
+        if missing in EXTRA:
+            extra = "models" if missing == "gguf" else "train"
             err = UserError(
-                f"this needs {missing}, which is not installed: pip install 'espnet_llmvq[train]' (docs/install.md)"
+                f"this needs {missing}, which is not installed: pip install 'espnet_llmvq[{extra}]' (docs/install.md)"
             )
         exit_with(err)
