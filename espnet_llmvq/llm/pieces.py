@@ -26,7 +26,7 @@ class Pieces:
 
     def __init__(self, tokenizer):
         def refuse(reason):
-            raise UserError(f"{tokenizer.name_or_path}: its tokenizer cannot be trimmed: {reason}")
+            raise UserError(f"{tokenizer.name_or_path}: its tokenizer cannot be trimmed: {reason}; take the whole LLM")
 
         if not tokenizer.is_fast:
             refuse(f"{type(tokenizer).__name__} is none of the library tokenizers (a fast one)")
@@ -54,7 +54,7 @@ class Pieces:
         if not bytes_:
             known = set(letters)
             for piece, i in self.ids.items():
-                if i not in self.added and not known.issuperset(piece):
+                if i not in self.added and i != model.get("unk_id") and not known.issuperset(piece):
                     refuse(f"it has neither bytes nor pieces for the single characters of its piece {piece!r}")
 
     def always(self, tokenizer):

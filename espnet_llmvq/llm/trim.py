@@ -111,7 +111,7 @@ def check_model(llm, path):
     """Raise UserError for a model that has more than input and output tables that goes by token ids."""
 
     def refuse(reason):
-        raise UserError(f"{path}: {type(llm).__name__} cannot be trimmed: {reason}")
+        raise UserError(f"{path}: {type(llm).__name__} cannot be trimmed: {reason}; take the whole LLM")
 
     if llm.config.get_text_config() is not llm.config:
         refuse("it has other parts than a language model")
@@ -196,7 +196,7 @@ def count(tokenizer, lines):
 
 
 def choose(pieces, always, counts, rows, size=None):
-    """Ids below `rows` that are kept: `always`, then the most frequent ones with the pieces on their way, up to `size`."""
+    """Ids below `rows` that are kept, at most `size`: `always`, then the most frequent ones with those on their way."""
     kept = {i for i in always if i < rows}
     if size and len(kept) > size:
         raise UserError(f"--size {size}: letters, special tokens and the chat format alone are {len(kept)}; give more")
