@@ -190,32 +190,45 @@ def test_a_unigram_tokenizer_with_bytes():
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers
     from transformers import PreTrainedTokenizerFast
 
-    # "c" is no more a piece then; bytes must not become cheaper than "bc" is.
-    pieces = [("<unk>", 0.0), *((f"<0x{b:02X}>", 0.0) for b in range(256))]
-    pieces += [("\u2581", -2.0), ("a", -3.0), ("b", -3.0), ("c", -4.0), ("bc", -9.0), ("\u2581a", -3.5), ("漢", -30.0)]
+    pieces = [("<unk>", 0.0), *((f"<0x{b:02X}>", 0.0) for b in range(256)), ("\u2581", -2.0), ("漢", -40.0)]
+    pieces += [("x", -15.0), ("a", -15.0), ("ac", -15.0), ("xa", -1.0), ("c", -39.0)]
     tokenizer = Tokenizer(models.Unigram(pieces, unk_id=0, byte_fallback=True))
     tokenizer.pre_tokenizer = pre_tokenizers.Metaspace("\u2581", prepend_scheme="never")
     tokenizer.decoder = decoders.Sequence([decoders.Replace("\u2581", " "), decoders.ByteFallback(), decoders.Fuse()])
     whole = PreTrainedTokenizerFast(tokenizer_object=tokenizer, unk_token="<unk>")
-    cut = cut_by(whole, ["a b", "bb"])
+    cut = cut_by(whole, ["xac xa"])
     assert "c" not in cut.get_vocab()
-    assert cut.tokenize("ab ac") == ["a", "b", "\u2581a", "<0x63>"]
+    # Bytes for "c" are no cheaper than "c" was: "xa" and bytes would else be better.
+    assert cut.tokenize("xac") == whole.tokenize("xac") == ["x", "ac"]
+    assert cut.tokenize("xa c") == ["xa", "\u2581", "<0x63>"]
     for line in random_texts(300, 3):
         assert cut.decode(cut.encode(line)) == line.replace("\u2581", " ")
 
 
-def test_words_that_merges_do_not_reach(tmp_path):
-    """Llama 3 looks up whole words first (ignore_merges)."""
-    whole = load_tokenizer(standins.qwen2(tmp_path / "whole"))
+def test_letters_alone_write_any_text(pair):
+    whole = load_tokenizer(pair[0])
+    cut = cut_by(whole, [])
+    assert len(cut) < len(load_tokenizer(pair[1]))
+    for line in random_texts(300, 4):
+        read = cut.decode(cut.encode(line, add_special_tokens=False))
+        assert read == whole.decode(whole.encode(line, add_special_tokens=False))
+
+
+def test_words_that_merges_do_not_reach_and_reserved_tokens(tmp_path):
+    """Llama 3 looks up whole words first (ignore_merges), and has special tokens that nothing names."""
     from tokenizers import Tokenizer
     from transformers import PreTrainedTokenizerFast
 
-    state = json.loads(whole.backend_tokenizer.to_str())
+    state = json.loads(load_tokenizer(standins.qwen2(tmp_path / "whole")).backend_tokenizer.to_str())
     state["model"]["ignore_merges"] = True
-    state["model"]["vocab"]["Ġqqq"] = len(whole)
+    reserved = {**state["added_tokens"][-1], "content": "<|reserved|>", "id": len(state["model"]["vocab"]) + 4}
+    state["model"]["vocab"]["Ġqqq"] = reserved["id"] - 1  # behind the added tokens
+    state["added_tokens"].append(reserved)
     whole = PreTrainedTokenizerFast(tokenizer_object=Tokenizer.from_str(json.dumps(state)))
     lines = [*LINES, "one qqq two"]
     cut = cut_by(whole, lines)
+    assert "<|reserved|>" in cut.get_vocab() and cut.tokenize("<|reserved|>") == ["<|reserved|>"]
+    assert sorted(cut.get_vocab().values()) == list(range(len(cut)))
     assert "Ġqqq" in cut.tokenize(lines[-1])
     for line in lines:
         assert cut.tokenize(line) == whole.tokenize(line)
@@ -223,7 +236,7 @@ def test_words_that_merges_do_not_reach(tmp_path):
 
 @pytest.mark.parametrize("make", [standins.qwen2, standins.llama])
 def test_the_most_frequent_tokens_are_kept_with_all_on_their_way(make, tmp_path):
-    whole = load_tokenizer(make(tmp_path / "whole"))
+    whole = load_tokenizer(make(tmp_path / "whole", vocab=500, rows=500))
     lines = ["transcribe"] * 9 + ["patient"] * 5 + ["seven eight nine zero"]
     smallest = len(cut_by(whole, [""]))
     cut = cut_by(whole, lines, smallest + 25)
