@@ -41,7 +41,7 @@ def gemma(path):
     base.train_from_iterator([w for word in standins.WORDS for w in (f"\u2581{word}", word.title())] * 3, trainer)
     merges = [tuple(pair) for pair in json.loads(base.to_str())["model"]["merges"]]
     whole = GemmaTokenizer(base.get_vocab(), merges)
-    whole.add_tokens([AddedToken(f"<unused{i}>", normalized=False) for i in range(99)])
+    whole.add_tokens([AddedToken(f"<unused{i}>", normalized=False, special=i % 2 == 0) for i in range(99)])
     rows = len(whole)
     whole.add_special_tokens({"extra_special_tokens": ["<image_soft_token>"]})
     whole._tokenizer.post_processor = _template("<bos>", 2)
@@ -191,16 +191,16 @@ def test_a_unigram_tokenizer_with_bytes():
     from transformers import PreTrainedTokenizerFast
 
     pieces = [("<unk>", 0.0), *((f"<0x{b:02X}>", 0.0) for b in range(256)), ("\u2581", -2.0), ("漢", -40.0)]
-    pieces += [("x", -15.0), ("a", -15.0), ("ac", -15.0), ("xa", -1.0), ("c", -39.0)]
+    pieces += [("x", -15.0), ("a", -15.0), ("aж", -15.0), ("xa", -1.0), ("ж", -39.0)]
     tokenizer = Tokenizer(models.Unigram(pieces, unk_id=0, byte_fallback=True))
     tokenizer.pre_tokenizer = pre_tokenizers.Metaspace("\u2581", prepend_scheme="never")
     tokenizer.decoder = decoders.Sequence([decoders.Replace("\u2581", " "), decoders.ByteFallback(), decoders.Fuse()])
     whole = PreTrainedTokenizerFast(tokenizer_object=tokenizer, unk_token="<unk>")
-    cut = cut_by(whole, ["xac xa"])
-    assert "c" not in cut.get_vocab()
-    # Bytes for "c" are no cheaper than "c" was: "xa" and bytes would else be better.
-    assert cut.tokenize("xac") == whole.tokenize("xac") == ["x", "ac"]
-    assert cut.tokenize("xa c") == ["xa", "\u2581", "<0x63>"]
+    cut = cut_by(whole, ["xaж xa"])
+    assert "ж" not in cut.get_vocab()
+    # Bytes for "ж" are no cheaper than "ж" was: "xa" and bytes would else be better.
+    assert cut.tokenize("xaж") == whole.tokenize("xaж") == ["x", "aж"]
+    assert cut.tokenize("xa ж") == ["xa", "\u2581", "<0xD0>", "<0xB6>"]
     for line in random_texts(300, 3):
         assert cut.decode(cut.encode(line)) == line.replace("\u2581", " ")
 
@@ -214,20 +214,20 @@ def test_letters_alone_write_any_text(pair):
         assert read == whole.decode(whole.encode(line, add_special_tokens=False))
 
 
-def test_words_that_merges_do_not_reach_and_reserved_tokens(tmp_path):
+def test_words_that_merges_do_not_reach_and_special_tokens_without_a_name(tmp_path):
     """Llama 3 looks up whole words first (ignore_merges), and has special tokens that nothing names."""
     from tokenizers import Tokenizer
     from transformers import PreTrainedTokenizerFast
 
     state = json.loads(load_tokenizer(standins.qwen2(tmp_path / "whole")).backend_tokenizer.to_str())
     state["model"]["ignore_merges"] = True
-    reserved = {**state["added_tokens"][-1], "content": "<|reserved|>", "id": len(state["model"]["vocab"]) + 4}
-    state["model"]["vocab"]["Ġqqq"] = reserved["id"] - 1  # behind the added tokens
-    state["added_tokens"].append(reserved)
+    spare = {**state["added_tokens"][-1], "content": "<|fim_prefix|>", "id": len(state["model"]["vocab"]) + 4}
+    state["model"]["vocab"]["Ġqqq"] = spare["id"] - 1  # behind the added tokens
+    state["added_tokens"].append(spare)
     whole = PreTrainedTokenizerFast(tokenizer_object=Tokenizer.from_str(json.dumps(state)))
     lines = [*LINES, "one qqq two"]
     cut = cut_by(whole, lines)
-    assert "<|reserved|>" in cut.get_vocab() and cut.tokenize("<|reserved|>") == ["<|reserved|>"]
+    assert "<|fim_prefix|>" in cut.get_vocab() and cut.tokenize("<|fim_prefix|>") == ["<|fim_prefix|>"]
     assert sorted(cut.get_vocab().values()) == list(range(len(cut)))
     assert "Ġqqq" in cut.tokenize(lines[-1])
     for line in lines:
@@ -258,10 +258,12 @@ def test_counts_are_of_lines_with_and_without_a_space(tmp_path):
 def test_command(tmp_path, texts, capsys):
     whole, out, held_out = standins.llama(tmp_path / "whole"), tmp_path / "out", tmp_path / "held_out"
     held_out.write_text("\n".join(HELD_OUT) + "\n", encoding="utf-8")
+    (tmp_path / "whole/LICENSE.txt").write_text("terms")
     command = ["--llm", whole, "--texts", texts, "--out", str(out), "--held_out"]
     main([*command, str(held_out)])
     said = json.loads((out / "trim.json").read_text())
     printed = capsys.readouterr().out
+    assert (out / "LICENSE.txt").read_text() == "terms"
 
     before, after = load_tokenizer(whole), load_tokenizer(str(out))
     llm, trimmed = load_llm(whole), load_llm(str(out))

@@ -9,10 +9,12 @@ characters. So it is written and read as before.
 import copy
 import json
 import math
+import re
 
 from espnet_llmvq.base.errors import UserError
-from espnet_llmvq.llm.tokenizer import SPACE
+from espnet_llmvq.llm.tokenizer import PRINTABLE, SPACE
 
+UNUSED = re.compile("unused|reserved", re.IGNORECASE)  # in names of special tokens that stand for nothing yet
 NOT_IN_UTF8 = {0xC0, 0xC1, *range(0xF5, 0x100)}
 
 
@@ -20,8 +22,8 @@ class Pieces:
     """Of a Hugging Face tokenizer. Raises UserError, with the reason, for one that cannot be trimmed.
 
     ids: {piece: id}, without added tokens that the model of the tokenizer does not know; names: {id: piece};
-    added: {id: entry of tokenizer.json}; letters: ids of what any text can be spelled with; in_bytes: those of them
-    that spell what is no piece of its own.
+    added: {id: entry of tokenizer.json}; letters: ids of what any text can be spelled with, and of ASCII characters;
+    in_bytes: ids of bytes that spell a character that is no piece of its own.
     """
 
     def __init__(self, tokenizer):
@@ -46,9 +48,9 @@ class Pieces:
         lacking = [byte for byte, piece in bytes_.items() if piece not in self.ids and byte not in NOT_IN_UTF8]
         if lacking:
             refuse(f"it has no piece for byte {lacking[0]:#04x}")
-        letters = bytes_.values() if bytes_ else [piece for piece in self.ids if len(piece) == 1]
+        # A space that is spelled in bytes would be read as its mark.
+        letters = [*bytes_.values(), SPACE, *PRINTABLE] if bytes_ else [p for p in self.ids if len(p) == 1]
         self.letters = {self.ids[letter] for letter in letters if letter in self.ids}
-        # A piece <0xC3> may also spell what is ASCII.
         spelling = [piece for byte, piece in bytes_.items() if byte > 127 or len(piece) > 1]
         self.in_bytes = {self.ids[piece] for piece in spelling if piece in self.ids}
         if not bytes_:
@@ -58,11 +60,10 @@ class Pieces:
                     refuse(f"it has neither bytes nor pieces for the single characters of its piece {piece!r}")
 
     def always(self, tokenizer):
-        """Ids that are kept whatever texts need: letters, special tokens, and what the chat format writes."""
+        """Ids that are kept whatever texts need: letters, special tokens that are used, what the chat format writes."""
         found = self.letters | set(tokenizer.all_special_ids)
-        found |= {i for i, token in self.added.items() if token["special"]}
-        # The space would be read as the mark if it were spelled in bytes.
-        found |= {self.ids[piece] for piece in [SPACE, *named(self.state)] if piece in self.ids}
+        found |= {i for i, token in self.added.items() if token["special"] and not UNUSED.search(token["content"])}
+        found |= {self.ids[piece] for piece in named(self.state) if piece in self.ids}
         if self.unigram:
             # What is unknown costs more than the piece with the lowest score.
             scores = [score for _, score in self.model["vocab"]]

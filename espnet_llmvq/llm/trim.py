@@ -22,6 +22,7 @@ from espnet_llmvq.llm.tokenizer import read_lines
 REPORT = "trim.json"
 BATCH = 1000  # lines that are cut at once
 PROBE = 16  # positions on which the trimmed model is compared with the whole one
+TERMS = re.compile("licen[cs]e|notice|terms|policy", re.IGNORECASE)  # names of files that go with any copy
 # Keys of config.json and generation_config.json whose values are ids, or lists of them.
 ID_KEYS = re.compile(r".*_token_(id|ids|index)|(begin_)?suppress_tokens|bad_words_ids")
 
@@ -69,6 +70,9 @@ def write_trimmed(path, lines, out, size):
     cut_model(llm, kept)
     llm.save_pretrained(out)
     save_tokenizer(whole, pieces, new, out)
+    for file in Path(path).glob("*"):
+        if TERMS.search(file.name) and file.is_file():
+            shutil.copy(file, out)
 
     llm = load(out)
     apart = float((logits(llm, [new[i] for i in probe]) - before).abs().max())
