@@ -215,8 +215,8 @@ def compare(whole, cut, lines, said):
     """How the trimmed tokenizer cuts lines.
 
     {lines, as_before: lines cut as before, tokens: [before, after], others: tokens of lines that are not cut as before,
-    in_bytes: lines of which more is spelled in bytes than before, first_in_bytes: the first of them}. Raises UserError
-    if a line whose tokens are all kept is cut otherwise, or one is read as another text than before.
+    in_bytes: lines of which more is spelled in bytes than before, first_in_bytes: how the first of them begins}. Raises
+    UserError if a line whose tokens are all kept is cut otherwise, or one is read as another text than before.
     """
     ids, in_bytes, in_bytes_now = cut.get_vocab(), Pieces(whole).in_bytes, Pieces(cut).in_bytes
     new = {i: ids[name] for name, i in whole.get_vocab().items() if name in ids}
@@ -242,7 +242,7 @@ def compare(whole, cut, lines, said):
         "tokens": [tokens["before"], tokens["after"]],
         "others": [others["before"], others["after"]],
         "in_bytes": len(spelled),
-        "first_in_bytes": spelled[0] if spelled else None,
+        "first_in_bytes": spelled[0][:100] if spelled else None,
     }
 
 
