@@ -27,6 +27,18 @@ FAMILIES = {
 }  # fmt: skip
 
 
+class Ends:
+    """A tokenizer as a search asks for it."""
+
+    added_tokens_decoder = {}
+
+    def __init__(self, size, eos, pad):
+        self.size, self.eos_token_id, self.pad_token_id, self.all_special_ids = size, eos, pad, [eos]
+
+    def __len__(self):
+        return self.size
+
+
 def make(family, seed=0):
     """A random model of a family in eval mode."""
     import torch

@@ -11,6 +11,7 @@ import pytest
 import torch
 import yaml
 from conftest import without_last_line
+from families import Ends
 
 from espnet_llmvq.base.errors import UserError
 from espnet_llmvq.base.files import write_text
@@ -102,6 +103,20 @@ def test_batch_size_and_order_change_nothing(make_model, tokenizer, corpus, tmp_
             assert h.at_limit == (len(h.tokens) == limits[utt]) and len(h.tokens) <= limits[utt]
     cuts = [h.at_limit for h in firsts.values()]
     assert any(cuts) if eos_bias == 0.0 else not all(cuts)
+
+
+@pytest.mark.parametrize("num_beams", [1, 3])
+def test_special_tokens_are_never_written(make_model, tokenizer, corpus, num_beams):
+    """Whatever the LLM thinks of them; and rows of its table that are no tokens."""
+    model = make_model(bridge_conf={"stack": 2, "hidden_size": 24})
+    model.llm.resize_token_embeddings(115)
+    special = torch.tensor([0, 1, 3, 4, 110, 114])
+    assert set(tokenizer.all_special_ids) | {110, 114} == {*special.tolist(), tokenizer.eos_token_id}
+    head = model.llm.lm_head.forward
+    model.llm.lm_head.forward = lambda x: head(x).index_add(-1, special, torch.full((*x.shape[:-1], 6), 9.0))
+    for found in outcomes(model, tokenizer, corpus.train, 4, num_beams=num_beams).values():
+        for hypothesis in found:
+            assert hypothesis.tokens and not set(hypothesis.tokens) & {0, 1, 2, 3, 4, *range(110, 115)}
 
 
 @pytest.mark.parametrize("num_beams, eos_bias", [(1, 4.0), (4, 4.0), (4, 0.0)])
@@ -196,8 +211,6 @@ LLMS = {
 @pytest.mark.parametrize("kind", LLMS)
 def test_other_llms_search_as_transformers_does(kind):
     """Learned positions, positions from the mask alone, a window: texts and scores are those of plain `generate`."""
-    from types import SimpleNamespace
-
     from transformers import AutoConfig, AutoModelForCausalLM
 
     from espnet_llmvq.decode.generate import EndAtLimit, search
@@ -210,7 +223,7 @@ def test_other_llms_search_as_transformers_does(kind):
         if parameter.dim() > 1:
             torch.nn.init.normal_(parameter, std=0.5)
     prompts = [torch.randn(n, 12) for n in (3, 9, 1)]
-    lists = search(LLMAlone(llm, 1), SimpleNamespace(eos_token_id=1, pad_token_id=1), prompts, [8, 8, 8], 3)
+    lists = search(LLMAlone(llm, 1), Ends(20, 1, 1), prompts, [8, 8, 8], 3)
     for prompt, found in zip(prompts, lists):
         plain = llm.generate(
             inputs_embeds=prompt[None], attention_mask=torch.ones(1, len(prompt), dtype=torch.long), num_beams=3,
@@ -279,8 +292,6 @@ def test_training_keeps_the_limit_for_decoding(decoding, corpus, tokenizer, caps
 @pytest.mark.parametrize("kind", ["gpt2", "opt", "llama"])
 def test_texts_end_where_the_context_of_the_llm_does(kind, num_beams):
     """Also where neighbours in a batch go on longer; a prompt that fills the context is named."""
-    from types import SimpleNamespace
-
     from transformers import AutoConfig, AutoModelForCausalLM
 
     from espnet_llmvq.decode.generate import search
@@ -294,7 +305,7 @@ def test_texts_end_where_the_context_of_the_llm_does(kind, num_beams):
     for parameter in llm.parameters():
         if parameter.dim() > 1:
             torch.nn.init.normal_(parameter, std=0.5)
-    tokenizer, model = SimpleNamespace(eos_token_id=1, pad_token_id=1), LLMAlone(llm, 1)
+    tokenizer, model = Ends(20, 1, 1), LLMAlone(llm, 1)
     positions = []
     llm.get_decoder().register_forward_hook(
         lambda *args: positions.append(args[2].past_key_values.get_seq_length() if args[2].past_key_values else 0)

@@ -1,7 +1,5 @@
 """Causal LMs of many families: a sequence without speech is to us what it is to transformers on its ids."""
 
-from types import SimpleNamespace
-
 import families
 import pytest
 import torch
@@ -93,7 +91,7 @@ def test_texts_are_those_of_generate_on_ids(llm, beams):
     embed = llm.get_input_embeddings()
     prompts = [row[: n + 1] for row, n in zip(ROWS, (3, 1, 5))]
     inputs = [embed(torch.tensor(row)) for row in prompts]
-    lists = search(LLMAlone(llm, EOS), SimpleNamespace(eos_token_id=EOS, pad_token_id=3), inputs, [limit] * 3, beams)
+    lists = search(LLMAlone(llm, EOS), families.Ends(40, EOS, 3), inputs, [limit] * 3, beams)
     for row, found in zip(prompts, lists):
         ids = torch.tensor([row])
         plain = llm.generate(

@@ -1,5 +1,6 @@
 """Batched beam search with transformers' generation, left-padded; n-best lists with log probabilities."""
 
+import functools
 import itertools
 from dataclasses import dataclass
 
@@ -152,6 +153,13 @@ def generate(model, tokenizer, batch, num_beams=4, length_penalty=0.0, tokens_pe
     return search(model, tokenizer, prompt_inputs(model, batch), limits, num_beams, length_penalty, names)
 
 
+@functools.lru_cache
+def never_written(tokenizer, rows):
+    """Ids of an LLM of so many rows that no text holds: special tokens but for the end, and rows without a token."""
+    added = (i for i, token in tokenizer.added_tokens_decoder.items() if token.special)
+    return sorted({*tokenizer.all_special_ids, *added, *range(len(tokenizer), rows)} - {tokenizer.eos_token_id})
+
+
 @torch.inference_mode()
 def search(model, tokenizer, prompts, limits, num_beams=4, length_penalty=0.0, names=()):
     """N-best lists, as `generate` returns them, after prompts (of `prompt_inputs`) of at most `limits` tokens each."""
@@ -174,6 +182,7 @@ def search(model, tokenizer, prompts, limits, num_beams=4, length_penalty=0.0, n
         do_sample=False,
         max_new_tokens=max(limits) + 1,
         logits_processor=[EndAtLimit(torch.tensor(limits, device=inputs.device), num_beams, eos)],
+        suppress_tokens=never_written(tokenizer, model.llm.get_input_embeddings().weight.shape[0]) or None,
         eos_token_id=eos,
         pad_token_id=eos if pad is None else pad,
     ).tolist()
