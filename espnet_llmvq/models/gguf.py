@@ -6,6 +6,9 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
 
 from espnet_llmvq.base.errors import UserError
 
+# Marks of images in Gemma 3. The file has them as words of users, the published tokenizer as special tokens.
+MARKS = ("[multimodal]", "<start_of_image>", "<end_of_image>")
+
 
 def convert(path, source, out):
     """Write the GGUF file `path` as the directory `out`. source: not needed; all is in the file.
@@ -14,7 +17,10 @@ def convert(path, source, out):
     file holds. config.json has the weights read as float32.
     """
     # Older transformers do not read from the file that texts have a begin token, as all that come here do.
-    AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name, add_bos_token=True).save_pretrained(out)
+    tokenizer = AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name, add_bos_token=True)
+    marks = [mark for mark in MARKS if mark in tokenizer.get_vocab()]
+    tokenizer.add_special_tokens({"extra_special_tokens": marks}, replace_extra_special_tokens=False)
+    tokenizer.save_pretrained(out)
     model = AutoModelForCausalLM.from_pretrained(
         path.parent, gguf_file=path.name, quantization_config=GgufConfig(dequantize=True), dtype=torch.float16
     )
