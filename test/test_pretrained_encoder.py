@@ -190,14 +190,51 @@ def test_whisper_hears_the_beginning_of_its_own_30_seconds(models):
 
 
 @pytest.mark.parametrize("name", ["wavlm", "whisper"])
-def test_the_batch_changes_nothing_to_the_last_bit(models, name):
-    encoder, (batch, lengths, found) = build(models, name), waves()
+def test_alone_the_batch_changes_nothing_to_the_last_bit(models, name):
+    encoder, (batch, lengths, found) = build(models, name, batch="alone"), waves()
     with torch.no_grad():
         together, n = encoder(batch, lengths)
         for i, wave in enumerate(found):
             alone, count = encoder(wave[None], lengths[i : i + 1])
             assert count == n[i] and torch.equal(alone[0], together[i, : n[i]])
             assert not together[i, n[i] :].any()
+
+
+@pytest.mark.parametrize("changes", [{}, {"layer": "weighted"}, {"layer": 1}])
+@pytest.mark.parametrize("name", ["wavlm", "whisper"])
+def test_padding_is_not_heard(models, name, changes):
+    """Against each utterance alone; the gradient too, where the encoder trains."""
+    encoder, (batch, lengths, found) = build(models, name, batch="padded", **changes), waves()
+    together, n = encoder(batch, lengths)
+    for i, wave in enumerate(found):
+        alone, _ = encoder(wave[None], lengths[i : i + 1])
+        torch.testing.assert_close(together[i, : n[i]], alone[0], atol=1e-5, rtol=1e-4)
+        assert not together[i, n[i] :].any()
+    weights = [p for p in encoder.pretrained.parameters() if p.requires_grad]
+    grads = []
+    for one in (encoder, build(models, name, batch="alone", **changes)):
+        one.load_state_dict(encoder.state_dict())
+        (one(batch, lengths)[0] ** 2).sum().backward()
+        grads.append({k: p.grad for k, p in one.named_parameters() if p.grad is not None})
+    assert weights and grads[0].keys() == grads[1].keys() and grads[0]
+    for key, grad in grads[0].items():
+        torch.testing.assert_close(grad, grads[1][key], atol=2e-2, rtol=1e-3)
+
+
+@pytest.mark.parametrize("name", ["wavlm", "whisper"])
+def test_what_a_head_says_of_three_hundred_utterances_is_the_same(models, name):
+    """The best token of each frame, of a random head."""
+    torch.manual_seed(3)
+    alone, padded = build(models, name, batch="alone"), build(models, name, batch="padded")
+    padded.load_state_dict(alone.state_dict())
+    head = torch.nn.Linear(padded.output_size(), 30)
+    lengths = torch.randint(1600, 12000, (300,))
+    with torch.no_grad():
+        for part in lengths.split(30):
+            batch = torch.nn.utils.rnn.pad_sequence([torch.randn(int(n)) for n in part], True)
+            (a, n), (b, _) = alone(batch, part), padded(batch, part)
+            assert (a - b).abs().max() < 1e-4
+            assert all(torch.equal(head(x[:c]).argmax(-1), head(y[:c]).argmax(-1)) for x, y, c in zip(a, b, n))
 
 
 def test_a_wavlm_with_group_norm_does_not_see_its_neighbours(tmp_path):
@@ -227,7 +264,7 @@ def test_whisper_beyond_its_window(models):
     wave = torch.randn(1, 35 * 16000)
     with pytest.raises(UserError, match=r"35.00 s: .* accepts 30 s at most; .*--max_duration.*longer: windows"):
         build(models, "whisper")(wave, lengths)
-    encoder = build(models, "whisper", longer="windows")
+    encoder = build(models, "whisper", longer="windows", batch="alone")
     with torch.no_grad():
         frames, n = encoder(wave, lengths)
         parts = [encoder(piece, torch.tensor([piece.shape[1]]))[0] for piece in wave.split(30 * 16000, 1)]
@@ -358,7 +395,7 @@ def test_another_model_in_the_same_directory_is_noticed(models, plan, tmp_path):
 
 
 def test_cached_frames_are_those_of_the_encoder(models, plan, corpus, llm_dir, tmp_path):
-    """To the last bit: encoding takes batches of similar length, decoding one utterance at a time."""
+    """Encoding takes batches of similar length, decoding one utterance at a time; alone, to the last bit."""
     import kaldiio
 
     from espnet_llmvq.data.audio import read_audio
@@ -369,12 +406,14 @@ def test_cached_frames_are_those_of_the_encoder(models, plan, corpus, llm_dir, t
     for name in ("train", "valid", "test"):
         (tmp_path / "dump" / name).mkdir(parents=True)
         (tmp_path / "dump" / name / "sequences.jsonl").symlink_to(corpus.train if name == "train" else corpus.valid)
-    for name in ("wavlm", "whisper"):
-        options = {"systems": "x", "llm": llm_dir, "pretrained_encoder": models[name], "expdir": name}
-        experiment = plan(cards({}, {}), **options)
+    for name, batch in (("wavlm", "alone"), ("whisper", "alone"), ("wavlm", "padded"), ("whisper", "padded")):
+        expdir = f"{name}_{batch}"
+        options = {"systems": "x", "llm": llm_dir, "pretrained_encoder": models[name], "expdir": expdir}
+        changes = {"encoder_conf": {"batch": batch}}
+        experiment = plan(cards(changes, changes), **options)
         prepare(experiment)
         encode(experiment, threads=1)
-        frames, model = kaldiio.load_scp(frames_of(experiment, "train")), load_model(f"{name}/encoder")[0]
+        frames, model = kaldiio.load_scp(frames_of(experiment, "train")), load_model(f"{expdir}/encoder")[0]
         assert frames_of(experiment, "test")
         sequences = list(read_sequences(corpus.train))
         assert len(sequences) == len(frames) == 12
@@ -383,8 +422,9 @@ def test_cached_frames_are_those_of_the_encoder(models, plan, corpus, llm_dir, t
             with torch.no_grad():
                 uncached = model.encode(wave[None], torch.tensor([len(wave)]))[0][0]
                 directly = build(models, name)(wave[None], torch.tensor([len(wave)]))[0][0]
-            assert np.array_equal(frames[seq.id], uncached.numpy()), (name, seq.id)
-            np.testing.assert_allclose(frames[seq.id], directly.numpy(), atol=1e-5)
+            assert batch == "padded" or np.array_equal(frames[seq.id], uncached.numpy()), (name, seq.id)
+            for other in (directly, uncached):
+                np.testing.assert_allclose(frames[seq.id], other.numpy(), atol=1e-5)
 
 
 def test_the_names_known_without_torch_are_those_of_the_classes():

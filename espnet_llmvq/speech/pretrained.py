@@ -13,7 +13,9 @@ from espnet_llmvq.base.files import check_path
 from espnet_llmvq.base.hub import from_pretrained
 from espnet_llmvq.data.audio import SAMPLE_RATE
 from espnet_llmvq.speech.frame_rate import LAST, PRETRAINED, WEIGHTED, FrameRate, described, described_as, last_state
+from espnet_llmvq.speech.frames import valid_mask
 
+AUTO, ALONE, PADDED = "auto", "alone", "padded"
 # What a training config says beside `encoder` and `encoder_conf`: these encoders take the waveform as it is.
 AS_IT_IS = {"frontend": None, "normalize": None, "specaug": None, "frame_stack": 1}
 
@@ -50,14 +52,16 @@ def load(cls, path, weights=True):
 
 
 class PretrainedEncoder(torch.nn.Module):
-    """(B, S) waveforms -> (B, T, D) encoder frames, each utterance alone, so that frames are the same to the last bit
-    whatever else is in the batch, and those of a cache are those that the encoder gives.
+    """(B, S) waveforms -> (B, T, D) encoder frames, those of an utterance whatever else is in the batch.
 
     Args:
         path: directory or hub id.
         layer: `last`; a number N, the hidden state N as transformers counts them (0 is the input of the first layer);
             or `weighted`: a trainable mean of all hidden states with softmax weights, equal at first (SUPERB,
             arXiv 2105.01051, sec. 3).
+        batch: `padded`: utterances of a batch at once, with their padding masked; frames are those of the utterance
+            alone but for rounding. `alone`: one after the other; frames are the same to the last bit. `auto`: padded on
+            a GPU, which short utterances alone do not fill; on a CPU padding costs time and gains none.
         weights: false: the directory holds none, they are in the checkpoint (of a packed system).
     `pretrained` holds the transformers model, `layer_weights` (L + 1,) the weights before the softmax. Its own masking
     and layer drop, of use in its pretraining, are off; dropout acts only when it trains. The last hidden state is the
@@ -66,9 +70,10 @@ class PretrainedEncoder(torch.nn.Module):
 
     name = None  # the model_type of its config.json
 
-    def __init__(self, path, layer=LAST, weights=True):
+    def __init__(self, path, layer=LAST, batch=AUTO, weights=True):
         super().__init__()
         self.path, self.layer = path, layer
+        self.batch = check_name("encoder_conf.batch", batch, (AUTO, ALONE, PADDED))
         self.config, self.extractor = described_as(self.name, path)
         self.pretrained = self.load(path, weights)
         self.rate = FrameRate({"encoder": self.name, "encoder_conf": {"path": path}})
@@ -89,30 +94,39 @@ class PretrainedEncoder(torch.nn.Module):
         return self.config.hidden_size
 
     def chosen(self, states):
-        """Hidden states, L + 1 of (1, T, D), the last one normalised -> (1, T, D)."""
+        """Hidden states, L + 1 of (N, T, D), the last one normalised -> (N, T, D)."""
         if self.layer == WEIGHTED:
             return sum(w * state for w, state in zip(self.layer_weights.softmax(0), states))
         return states[-1 if self.layer == LAST else self.layer]
 
-    def alone(self, wave):
-        """(S,) waveform of one utterance -> (T, D)."""
+    def pieces(self, wave):
+        """A waveform (S,) as the pieces that are encoded, each for itself."""
+        return [wave]
+
+    def encoded(self, waves):
+        """Waveforms, N of (S,) -> N of (T, D)."""
         # The layer weights may train while all else is frozen.
         trains = any(p.requires_grad for p in self.pretrained.parameters())
+        counts = [self.rate.frames(len(wave)) for wave in waves]
         with torch.set_grad_enabled(torch.is_grad_enabled() and trains):
-            states = self.hidden_states(wave)
-        return self.chosen(states)[0]
+            states = self.hidden_states(waves, counts)
+        found = self.chosen(states)
+        if found.shape[1] != max(counts):
+            raise RuntimeError(f"{found.shape[1]} encoder frames are not {max(counts)}, as computed")
+        return [x[:count] for x, count in zip(found, counts)]
 
     def forward(self, speech, lengths, augment=None):
         """(B, S) float waveforms at 16 kHz, (B,) samples -> ((B, T, D), (B,) frames).
 
         augment: no effect, there is no SpecAugment here. Raises UserError for speech of less than a frame.
         """
-        counts, done = self.rate.batch(lengths), []
-        for wave, n, count in zip(speech, lengths.tolist(), counts.tolist()):
-            # Cloned: sums over memory that begins elsewhere round otherwise.
-            done.append(self.alone(wave[:n].clone()))
-            if len(done[-1]) != count:
-                raise RuntimeError(f"{len(done[-1])} encoder frames of {n} samples are not {count}, as computed")
+        counts = self.rate.batch(lengths)
+        # Cloned: sums over memory that begins elsewhere round otherwise.
+        cut = [self.pieces(wave[:n].clone()) for wave, n in zip(speech, lengths.tolist())]
+        waves = [piece for pieces in cut for piece in pieces]
+        together = self.batch == PADDED or (self.batch == AUTO and speech.is_cuda)
+        found = iter(self.encoded(waves) if together else [self.encoded([w])[0] for w in waves])
+        done = [torch.cat([next(found) for _ in pieces]) for pieces in cut]
         return torch.nn.utils.rnn.pad_sequence(done, True), counts
 
 
@@ -120,9 +134,15 @@ class WavLMEncoder(PretrainedEncoder):
     """WavLM (arXiv 2110.13900): raw waveform, for the published models 50 frames a second.
 
     Where preprocessor_config.json asks for it (`do_normalize`, the large model), each waveform gets mean 0, variance 1.
+    Group norm over all frames, padding too (the base models), encodes utterances one after the other whatever `batch`.
     """
 
     name = "wavlm"
+
+    def __init__(self, path, layer=LAST, batch=AUTO, weights=True):
+        super().__init__(path, layer, batch, weights)
+        if self.config.feat_extract_norm == "group":
+            self.batch = ALONE
 
     def load(self, path, weights):
         from transformers import WavLMModel
@@ -131,12 +151,15 @@ class WavLMEncoder(PretrainedEncoder):
         model.config.apply_spec_augment, model.config.layerdrop = False, 0.0
         return model
 
-    def hidden_states(self, wave):
+    def hidden_states(self, waves, counts):
+        """Hidden states of waveforms, N of (S,), with `counts` frames each: L + 1 of (N, T, D)."""
         if self.extractor.do_normalize:
             # As transformers' feature extractor does it, on the device that the waveform is on.
-            with torch.autocast(wave.device.type, enabled=False):
-                wave = (wave - wave.mean()) / torch.sqrt(wave.var(correction=0) + 1e-7)
-        found = self.pretrained(wave[None], output_hidden_states=True)
+            with torch.autocast(waves[0].device.type, enabled=False):
+                waves = [(wave - wave.mean()) / torch.sqrt(wave.var(correction=0) + 1e-7) for wave in waves]
+        inside = valid_mask(torch.tensor([len(w) for w in waves], device=waves[0].device), max(map(len, waves)))
+        mask = inside if len(waves) > 1 else None
+        found = self.pretrained(torch.nn.utils.rnn.pad_sequence(waves, True), mask, output_hidden_states=True)
         # By version of transformers, the last of hidden_states lies before or after the final LayerNorm.
         return [*found.hidden_states[:-1], found.last_hidden_state]
 
@@ -154,8 +177,8 @@ class WhisperEncoder(PretrainedEncoder):
 
     name = "whisper"
 
-    def __init__(self, path, layer=LAST, longer="refuse", weights=True):
-        super().__init__(path, layer, weights)
+    def __init__(self, path, layer=LAST, batch=AUTO, longer="refuse", weights=True):
+        super().__init__(path, layer, batch, weights)
         self.longer = check_name("encoder_conf.longer", longer, ("refuse", "windows"))
 
     def load(self, path, weights):
@@ -177,24 +200,32 @@ class WhisperEncoder(PretrainedEncoder):
             ).input_features
         return mel[:, :, : 2 * self.rate.frames(len(wave))].to(wave.device)
 
-    def hidden_states(self, wave):
-        model = self.pretrained
+    def pieces(self, wave):
+        """The waveform, or its windows if it is longer. Raises UserError as `longer` says."""
         window = self.config.max_source_positions * self.rate.step
         if len(wave) > window and self.longer == "refuse":
             raise UserError(
                 f"speech of {len(wave) / SAMPLE_RATE:.2f} s: {self.path} accepts {window / SAMPLE_RATE:g} s at most; "
                 "leave longer utterances out (stage 4: --max_duration), cut them, or set encoder_conf.longer: windows"
             )
-        if len(wave) > window:
-            pieces = [piece for piece in wave.split(window) if self.rate.frames(len(piece)) > 0]
-            return [torch.cat(states, 1) for states in zip(*map(self.hidden_states, pieces))]
-        # The forward of transformers insists on the whole window; this is the same but for the cut table of positions.
-        x = torch.nn.functional.gelu(model.conv1(self.log_mel(wave)))
+        return [piece for piece in wave.split(window) if self.rate.frames(len(piece)) > 0]
+
+    def hidden_states(self, waves, counts):
+        """Hidden states of waveforms, N of (S,), with `counts` frames each: L + 1 of (N, T, D)."""
+        model, mask = self.pretrained, None
+        mel = torch.nn.utils.rnn.pad_sequence([self.log_mel(wave)[0].T for wave in waves], True).transpose(1, 2)
+        lengths = torch.tensor(counts, device=mel.device)
+        # The forward of transformers insists on the whole window; this is the same but for the cut table of positions,
+        # and zeros beside the last frame of each.
+        x = torch.nn.functional.gelu(model.conv1(mel)) * valid_mask(2 * lengths, mel.shape[2])[:, None]
         x = torch.nn.functional.gelu(model.conv2(x)).transpose(1, 2)
         x = x + model.embed_positions.weight[: x.shape[1]]
+        if len(waves) > 1:
+            mask = torch.zeros(x.shape[:2], dtype=x.dtype, device=x.device)
+            mask = mask.masked_fill(~valid_mask(lengths, x.shape[1]), torch.finfo(x.dtype).min)[:, None, None]
         states = [torch.nn.functional.dropout(x, model.dropout, model.training)]
         for layer in model.layers:
-            states.append(layer(states[-1], None))
+            states.append(layer(states[-1], mask))
         return [*states[:-1], model.layer_norm(states[-1])]
 
 
