@@ -374,3 +374,17 @@ def test_models_that_are_refused():
     llm.register_buffer("prior", torch.zeros(40))
     with pytest.raises(UserError, match="DIR: LlamaForCausalLM cannot be trimmed: prior has as many rows .* .40."):
         check_model(llm, "DIR")
+
+
+def test_an_added_piece_of_a_unigram_model_keeps_its_place(tmp_path, llm_dir, texts):
+    from transformers import AddedToken
+
+    whole = load_tokenizer(llm_dir)
+    whole.add_tokens([AddedToken("~", normalized=False)])  # which is one of its pieces
+    load_llm(llm_dir).save_pretrained(tmp_path / "whole")
+    whole.save_pretrained(tmp_path / "whole")
+    assert trim(str(tmp_path / "whole"), [texts], str(tmp_path / "cut"))
+    names, cut = whole.get_vocab(), load_tokenizer(str(tmp_path / "cut"))
+    before, after = (load_llm(str(tmp_path / d)).get_input_embeddings().weight for d in ("whole", "cut"))
+    for name, i in cut.get_vocab().items():
+        assert torch.equal(after[i], before[names[name]]), name

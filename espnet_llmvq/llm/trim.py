@@ -61,8 +61,9 @@ def write_trimmed(path, lines, out, size):
     rows, parameters = llm.get_input_embeddings().weight.shape[0], llm.num_parameters()
     configs = llm.config, llm.generation_config
     kept = choose(pieces, pieces.always(whole) | named_ids(configs), count(whole, lines), rows, size)
-    # A tokenizer counts added tokens from the end of its pieces on; last are rows of no token.
-    kept = sorted(kept, key=lambda i: (i not in pieces.names, i not in pieces.added, i))
+    # Pieces keep their order, added or not: a unigram model counts them. A tokenizer counts what is added beside them
+    # from their end on; last are rows of no token.
+    kept = sorted(kept, key=lambda i: (i not in pieces.names, i not in {**pieces.names, **pieces.added}, i))
     new = {i: n for n, i in enumerate(kept)}
 
     probe = kept[-PROBE:]
