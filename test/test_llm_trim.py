@@ -388,3 +388,22 @@ def test_an_added_piece_of_a_unigram_model_keeps_its_place(tmp_path, llm_dir, te
     before, after = (load_llm(str(tmp_path / d)).get_input_embeddings().weight for d in ("whole", "cut"))
     for name, i in cut.get_vocab().items():
         assert torch.equal(after[i], before[names[name]]), name
+
+
+def test_a_long_line_without_spaces_has_no_perplexity_a_word(tmp_path, llm_dir, texts, capsys):
+    (tmp_path / "word").write_text("zq" * 200 + "\n")
+    options = ["--llm", llm_dir, "--texts", texts, "--out", str(tmp_path / "cut")]
+    main([*options, "--held_out", str(tmp_path / "word")])
+    assert "perplexity per word: - before, - after" in capsys.readouterr().out
+    (tmp_path / "long").write_text("one two " * 600 + "\n")
+    with pytest.raises(UserError, match="long: every line is longer than the LLM's context"):
+        main([*options, "--held_out", str(tmp_path / "long")])
+
+
+def test_a_chat_template_that_refuses_is_named(tmp_path, llm_dir, texts):
+    load_llm(llm_dir).save_pretrained(tmp_path / "whole")
+    whole = load_tokenizer(llm_dir)
+    whole.chat_template = "{{ raise_exception('no system message') }}"
+    whole.save_pretrained(tmp_path / "whole")
+    with pytest.raises(UserError, match="whole: its chat template .*no system message"):
+        trim(str(tmp_path / "whole"), [texts], str(tmp_path / "cut"))
