@@ -257,3 +257,10 @@ def test_no_torch_and_no_espnet(files):
     command = [sys.executable, "-c", code, "--ref", ref, "--hyp", one, "--metric", "ter"]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
+
+
+def test_half_a_surrogate_pair_is_no_text(tmp_path):
+    path = tmp_path / "hyp.jsonl"
+    path.write_text('{"id": "u1", "text": "a \\ud83d\\ude42"}\n{"id": "u2", "text": "a \\ud800 b"}\n')
+    with pytest.raises(UserError, match='line 2: "text" holds a character that is none'):
+        read_transcript(path)

@@ -114,6 +114,8 @@ def _parse_json(line):
     for key in ("id", "text"):
         if not isinstance(entry.get(key), str):
             raise UserError(f'no string "{key}"{nearest(key, entry)}')
+        if re.search("[\ud800-\udfff]", entry[key]):
+            raise UserError(f'"{key}" holds a character that is none (half of a surrogate pair)')
     if entry["id"].split() != [entry["id"]]:
         raise UserError('"id" must be a word, without white space')
     return entry["id"], entry["text"]
