@@ -12,7 +12,7 @@ from collections import Counter
 from pathlib import Path
 
 from espnet_llmvq.base.errors import UserError, reading
-from espnet_llmvq.base.files import beside, check_path, locked, write_json
+from espnet_llmvq.base.files import beside, check_path, let_others_read, locked, write_json
 from espnet_llmvq.base.made import Made
 from espnet_llmvq.llm.directory import REMEDIES, context, load_llm, load_tokenizer
 from espnet_llmvq.llm.perplexity import negative_log_likelihood, per
@@ -45,6 +45,7 @@ def trim(path, texts, out, size=None):
         shutil.rmtree(new_dir, ignore_errors=True)
         try:
             facts = write_trimmed(path, read_lines(texts), str(new_dir), size)
+            let_others_read(new_dir)
             made.note(sorted(os.listdir(new_dir)), at=new_dir, **facts)
             os.replace(new_dir, out)
         finally:
