@@ -166,8 +166,10 @@ def read_at_limit(path, rules=Rules()):  # noqa: B008
     """The set of utterances that a .jsonl file marks `"at_limit": true`; others: empty."""
     if Path(path).suffix not in (".jsonl", ".json"):
         return set()
-    entries = (json.loads(line) for _, line in read_lines(path, rules.encoding))
-    return {entry["id"] for entry in entries if entry.get("at_limit") is True}
+    entries = [json.loads(line) for _, line in read_lines(path, rules.encoding)]
+    # of an utterance that is there twice, the line that `read_transcript` takes
+    entries = {entry["id"]: entry for entry in (entries if rules.duplicate == "last" else reversed(entries))}
+    return {utt for utt, entry in entries.items() if entry.get("at_limit") is True}
 
 
 def read_facts(path):
