@@ -272,3 +272,9 @@ def test_the_line_that_counts_says_whether_it_is_at_the_limit(tmp_path, rule, fo
     entries = [("u1", True), ("u2", False), ("u1", False), ("u2", True)]
     path.write_text("".join(json.dumps({"id": u, "text": "a", "at_limit": at}) + "\n" for u, at in entries))
     assert read_at_limit(path, Rules(duplicate=rule)) == found
+
+
+def test_ids_with_parentheses_are_read_as_they_are_written(tmp_path):
+    texts = {"rec(2)": "a (b)", "(x)y": "", "u1": "a (b)(c) (d)"}
+    assert read_transcript(write(tmp_path / "a.trn", trn(texts))) == texts
+    assert read_transcript(write(tmp_path / "b.trn", "a (b)(u1)\n")) == {"u1": "a (b)"}

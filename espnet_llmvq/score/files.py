@@ -58,7 +58,7 @@ class Rules:
         return " ".join(f"--{name} {value}" for name, value in self.given.items())
 
 
-_TRN = re.compile(r"^(.*?)\s*\(([^()\s]+)\)$")
+_TRN = re.compile(r"^(.*?)\s*\(((?:[^()\s]|\([^()\s]*\))+)\)$")  # an id may hold words in parentheses: rec(2)
 _UNDECODED = re.compile("[\udc80-\udcff]")
 
 
