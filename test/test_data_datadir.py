@@ -399,3 +399,13 @@ def test_load_names_line_and_count(tmp_path):
 
 def test_problem_prints_as_one_line():
     assert str(Problem("d/text", 3, "u", "wrong", "do this")) == "d/text:3: u: wrong (do this)"
+
+
+def test_ids_hold_no_white_space_of_any_kind(tmp_path):
+    wav = tmp_path / "a.wav"
+    soundfile.write(wav, np.zeros(1600), 16000)
+    lines = {"wav.scp": f"a\u00a0b {wav}", "text": "a\u00a0b hi", "utt2spk": "a\u00a0b s", "spk2utt": "s a\u00a0b"}
+    for name, line in lines.items():
+        (tmp_path / name).write_text(f"{line}\n", encoding="utf-8")
+    (problem,) = validate(tmp_path)
+    assert problem.message == "the id 'a\\xa0b' holds white space" and problem.repair == "hand"

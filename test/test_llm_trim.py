@@ -90,6 +90,7 @@ def random_texts(n, seed=1):
 def test_texts_are_cut_as_before(pair):
     whole, cut = map(load_tokenizer, pair)
     assert len(cut) < len(whole)
+    assert all(file.stat().st_mode & 0o044 == 0o044 for file in Path(pair[1]).iterdir())  # others may read it
     kept, found = set(cut.get_vocab()), 0
     for line in [*LINES, *(f" {line}" for line in LINES), *random_texts(500)]:
         pieces = whole.tokenize(line)
@@ -374,3 +375,36 @@ def test_models_that_are_refused():
     llm.register_buffer("prior", torch.zeros(40))
     with pytest.raises(UserError, match="DIR: LlamaForCausalLM cannot be trimmed: prior has as many rows .* .40."):
         check_model(llm, "DIR")
+
+
+def test_an_added_piece_of_a_unigram_model_keeps_its_place(tmp_path, llm_dir, texts):
+    from transformers import AddedToken
+
+    whole = load_tokenizer(llm_dir)
+    whole.add_tokens([AddedToken("~", normalized=False)])  # which is one of its pieces
+    load_llm(llm_dir).save_pretrained(tmp_path / "whole")
+    whole.save_pretrained(tmp_path / "whole")
+    assert trim(str(tmp_path / "whole"), [texts], str(tmp_path / "cut"))
+    names, cut = whole.get_vocab(), load_tokenizer(str(tmp_path / "cut"))
+    before, after = (load_llm(str(tmp_path / d)).get_input_embeddings().weight for d in ("whole", "cut"))
+    for name, i in cut.get_vocab().items():
+        assert torch.equal(after[i], before[names[name]]), name
+
+
+def test_a_long_line_without_spaces_has_no_perplexity_a_word(tmp_path, llm_dir, texts, capsys):
+    (tmp_path / "word").write_text("zq" * 200 + "\n")
+    options = ["--llm", llm_dir, "--texts", texts, "--out", str(tmp_path / "cut")]
+    main([*options, "--held_out", str(tmp_path / "word")])
+    assert "perplexity per word: - before, - after" in capsys.readouterr().out
+    (tmp_path / "long").write_text("one two " * 600 + "\n")
+    with pytest.raises(UserError, match="long: every line is longer than the LLM's context"):
+        main([*options, "--held_out", str(tmp_path / "long")])
+
+
+def test_a_chat_template_that_refuses_is_named(tmp_path, llm_dir, texts):
+    load_llm(llm_dir).save_pretrained(tmp_path / "whole")
+    whole = load_tokenizer(llm_dir)
+    whole.chat_template = "{{ raise_exception('no system message') }}"
+    whole.save_pretrained(tmp_path / "whole")
+    with pytest.raises(UserError, match="whole: its chat template .*no system message"):
+        trim(str(tmp_path / "whole"), [texts], str(tmp_path / "cut"))

@@ -375,6 +375,7 @@ def test_a_model_is_got_once(registry, whisper, tmp_path, monkeypatch, capfd):
     assert torch.equal(ours, whisper.model.encoder.conv2.weight)
     assert (out / "LICENSE").read_text() == "Do as you like."
     assert left(out) == ["tiny"] and not list(out.glob("*.py"))
+    assert all(file.stat().st_mode & 0o044 == 0o044 for file in out.iterdir())  # others may read it
     monkeypatch.setattr(packages, "download", lambda *_: pytest.fail(ALREADY))
     monkeypatch.setattr(get, "locked", lambda *_: pytest.fail("what is whole may be where nothing can be written"))
     assert get.get("tiny") == (str(out), False)

@@ -257,3 +257,24 @@ def test_no_torch_and_no_espnet(files):
     command = [sys.executable, "-c", code, "--ref", ref, "--hyp", one, "--metric", "ter"]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
+
+
+def test_half_a_surrogate_pair_is_no_text(tmp_path):
+    path = tmp_path / "hyp.jsonl"
+    path.write_text('{"id": "u1", "text": "a \\ud83d\\ude42"}\n{"id": "u2", "text": "a \\ud800 b"}\n')
+    with pytest.raises(UserError, match='line 2: "text" holds a character that is none'):
+        read_transcript(path)
+
+
+@pytest.mark.parametrize(("rule", "found"), [("first", {"u1"}), ("last", {"u2"})])
+def test_the_line_that_counts_says_whether_it_is_at_the_limit(tmp_path, rule, found):
+    path = tmp_path / "hyp.jsonl"
+    entries = [("u1", True), ("u2", False), ("u1", False), ("u2", True)]
+    path.write_text("".join(json.dumps({"id": u, "text": "a", "at_limit": at}) + "\n" for u, at in entries))
+    assert read_at_limit(path, Rules(duplicate=rule)) == found
+
+
+def test_ids_with_parentheses_are_read_as_they_are_written(tmp_path):
+    texts = {"rec(2)": "a (b)", "(x)y": "", "u1": "a (b)(c) (d)"}
+    assert read_transcript(write(tmp_path / "a.trn", trn(texts))) == texts
+    assert read_transcript(write(tmp_path / "b.trn", "a (b)(u1)\n")) == {"u1": "a (b)"}

@@ -313,6 +313,21 @@ def test_pool_seeds(experiment, tmp_path):
         pool_seeds.main(["exp/seeds", *dirs])
 
 
+def test_pooled_seeds_are_compared_with_a_system_that_has_word_errors(experiment, tmp_path):
+    dirs = seed_dirs(experiment, tmp_path)
+    for path in [tmp_path / name / "results.json" for name in dirs]:
+        rows = json.loads(path.read_text())
+        asked = {**rows[0], "system": "llm", "set": "quiz", "domain": "", "metric": "mc_text"}
+        path.write_text(json.dumps([asked, *rows]))
+    with pytest.raises(UserError, match="unknown baseline 'llm'"):
+        pool_seeds.main([*dirs, "--baseline=llm"])
+    pool_seeds.main(dirs)
+    compared = json.loads((tmp_path / "exp" / "seeds" / "comparisons.json").read_text())
+    assert {row["baseline"] for row in compared} == {"lora"}
+    pool_seeds.main([*dirs, "--systems=llm", "--out_dir=exp/asked"])
+    assert not json.loads((tmp_path / "exp" / "asked" / "comparisons.json").read_text())
+
+
 def test_pool_seeds_wants_the_same_experiment(experiment, tmp_path):
     dirs = seed_dirs(experiment, tmp_path)
     with pytest.raises(UserError, match="at least two seeds"):

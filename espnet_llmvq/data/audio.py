@@ -160,12 +160,13 @@ def _blocks(f, path, first, stop, size=1 << 16):
             x = f.read(min(size, stop - at), dtype="float32", always_2d=True)
             if not len(x):
                 raise _truncated(path, f"{f.frames} samples", f"{at} ({at / f.samplerate:.2f} s)")
+            x = x[:, 0] if x.shape[1] == 1 else x.mean(axis=1, dtype=np.float64).astype(np.float32)
             if not np.isfinite(x).all():
                 message = f"holds samples that are no numbers, after {at / f.samplerate:.1f} s"
                 raise AudioError(path, message, "restore or remove it")
             skip, at = max(0, first - at), at + len(x)
             if skip < len(x):
-                yield x[skip:, 0] if x.shape[1] == 1 else x[skip:].mean(axis=1)
+                yield x[skip:]
     except soundfile.SoundFileError as err:
         message = f"audio breaks off while decoding, after {at / f.samplerate:.2f} s: {err}"
         raise AudioError(path, message, "restore or remove it") from err

@@ -157,6 +157,9 @@ def _check_ids(tables, segments):
         if too_long(utt):
             here = next(n for n in rows if utt in rows[n])
             yield rows[here][utt].problem(too_long(utt), "give it a shorter id")
+        if utt.split() != [utt]:  # such as U+00A0, which Kaldi takes for a letter and others for the id's end
+            here = next(n for n in rows if utt in rows[n])
+            yield rows[here][utt].problem(f"the id {utt!r} holds white space", "give it an id without")
         lacking = [n for n in rows if utt not in rows[n]]
         if lacking:
             here = next(n for n in rows if utt in rows[n])
@@ -193,7 +196,7 @@ def _check_speakers(tables):
     listed = set()
     fix = "rebuild it with llmvq data spk2utt"
     for row in tables["spk2utt"]:
-        at, utts = (row.file, row.line), row.value.split()
+        at, utts = (row.file, row.line), re.findall(r"[^ \t]+", row.value)
         for utt, count in Counter(utts).items():
             if utt not in speaker:
                 yield Problem(*at, utt, "not in utt2spk", fix, "drop")

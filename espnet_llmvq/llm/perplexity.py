@@ -44,6 +44,14 @@ def negative_log_likelihood(llm, examples):
     return total
 
 
+def per(units, nats):
+    """Perplexity a unit; None where it is beyond all numbers, as that of a line without spaces taken as one word."""
+    try:
+        return math.exp(nats / units)
+    except OverflowError:
+        return None
+
+
 def measure(model_dir, files, template, noise, seed, out_dir, ngpu=0):
     """Perplexity of a causal LM on {name: plain text file}, measured unless perplexity.json in `out_dir` has it.
 
@@ -93,7 +101,7 @@ def measure(model_dir, files, template, noise, seed, out_dir, ngpu=0):
                         f"has {limit}; cut it into sentences"
                     )
             nll = negative_log_likelihood(llm, examples)
-            row[task] = {"nats": nll, "per_token": math.exp(nll / tokens), "per_word": math.exp(nll / words)}
+            row[task] = {"nats": nll, "per_token": per(tokens, nll), "per_word": per(words, nll)}
         report["files"][name] = row
     write_text(out, json.dumps(report, indent=2))
     made.note()
@@ -108,5 +116,5 @@ def table(report):
     for name, row in report["files"].items():
         values = [row[t][k] for t in ("text", "noisy_copy") for k in ("per_token", "per_word")]
         counts = (row["lines"], row["tokens"], row["unknown_tokens"])
-        rows.append(form.format(name, *counts, *(f"{v:.3f}" for v in values)))
+        rows.append(form.format(name, *counts, *("-" if v is None else f"{v:.3f}" for v in values)))
     return "\n".join(rows)

@@ -13,6 +13,7 @@ import re
 
 from espnet_llmvq.base.errors import UserError
 from espnet_llmvq.llm.tokenizer import PRINTABLE, SPACE
+from espnet_llmvq.sequence.prompt import in_chat
 
 UNUSED = re.compile("unused|reserved", re.IGNORECASE)  # in names of special tokens that stand for nothing yet
 NOT_IN_UTF8 = {0xC0, 0xC1, *range(0xF5, 0x100)}
@@ -69,9 +70,7 @@ class Pieces:
             scores = [score for _, score in self.model["vocab"]]
             found |= {self.model["unk_id"], scores.index(min(scores))} - {None}
         if tokenizer.chat_template:
-            turns = [{"role": "user", "content": ""}]
-            chat = tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
-            found |= set(tokenizer.encode(chat, add_special_tokens=False))
+            found |= set(tokenizer.encode(in_chat("", tokenizer), add_special_tokens=False))
             found |= {i for i, token in self.added.items() if token["content"] in str(tokenizer.chat_template)}
         return found.union(*map(self.way, found))
 

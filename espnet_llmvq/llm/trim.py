@@ -12,10 +12,10 @@ from collections import Counter
 from pathlib import Path
 
 from espnet_llmvq.base.errors import UserError, reading
-from espnet_llmvq.base.files import beside, check_path, locked, write_json
+from espnet_llmvq.base.files import beside, check_path, let_others_read, locked, write_json
 from espnet_llmvq.base.made import Made
 from espnet_llmvq.llm.directory import REMEDIES, context, load_llm, load_tokenizer
-from espnet_llmvq.llm.perplexity import negative_log_likelihood
+from espnet_llmvq.llm.perplexity import negative_log_likelihood, per
 from espnet_llmvq.llm.pieces import Pieces
 from espnet_llmvq.llm.tokenizer import read_lines
 
@@ -45,6 +45,7 @@ def trim(path, texts, out, size=None):
         shutil.rmtree(new_dir, ignore_errors=True)
         try:
             facts = write_trimmed(path, read_lines(texts), str(new_dir), size)
+            let_others_read(new_dir)
             made.note(sorted(os.listdir(new_dir)), at=new_dir, **facts)
             os.replace(new_dir, out)
         finally:
@@ -61,8 +62,9 @@ def write_trimmed(path, lines, out, size):
     rows, parameters = llm.get_input_embeddings().weight.shape[0], llm.num_parameters()
     configs = llm.config, llm.generation_config
     kept = choose(pieces, pieces.always(whole) | named_ids(configs), count(whole, lines), rows, size)
-    # A tokenizer counts added tokens from the end of its pieces on; last are rows of no token.
-    kept = sorted(kept, key=lambda i: (i not in pieces.names, i not in pieces.added, i))
+    # Pieces keep their order, added or not: a unigram model counts them. A tokenizer counts what is added beside them
+    # from their end on; last are rows of no token.
+    kept = sorted(kept, key=lambda i: (i not in pieces.names, i not in {**pieces.names, **pieces.added}, i))
     new = {i: n for n, i in enumerate(kept)}
 
     probe = kept[-PROBE:]
@@ -74,6 +76,9 @@ def write_trimmed(path, lines, out, size):
         if TERMS.search(file.name) and file.is_file():
             shutil.copy(file, out)
 
+    cut = load_tokenizer(out)
+    if cut.get_vocab() != {name: new[i] for name, i in whole.get_vocab().items() if i in new}:
+        raise UserError(f"{path}: its tokenizer cannot be trimmed: it gives other ids when loaded; take the whole LLM")
     llm = load(out)
     apart = float((logits(llm, [new[i] for i in probe]) - before).abs().max())
     if not apart < (1e-3 if llm.dtype.itemsize > 2 else 0.1) * float(before.std()):
@@ -85,7 +90,7 @@ def write_trimmed(path, lines, out, size):
         "rows": [rows, len(kept)],
         "parameters": [parameters, llm.num_parameters()],
         "logits_apart": apart,
-        "texts": compare(whole, load_tokenizer(out), lines, "compare texts"),
+        "texts": compare(whole, cut, lines, "compare texts"),
     }
 
 
@@ -263,7 +268,7 @@ def report(path, out, held_out=()):
         found = {name: compare(*tokenizers, lines[name], f"compare {name}") for name in held_out}
         before, after = (perplexity(llm, tokenizer, lines) for llm, tokenizer in zip((path, out), tokenizers))
         for name, row in found.items():
-            row["perplexity"] = {per: [before[name][per], after[name][per]] for per in before[name]}
+            row["perplexity"] = {unit: [before[name][unit], after[name][unit]] for unit in before[name]}
     said = {**Made(out).facts(), "held_out": found}
     write_json(file, said)
     made.note()
@@ -281,12 +286,14 @@ def perplexity(path, tokenizer, lines):
     limit, found = context(llm.config) or math.inf, {}
     for name, of_file in lines.items():
         examples = [(line, [begin, *ids]) for line, ids in zip(of_file, encode(tokenizer, of_file)) if len(ids) < limit]
+        if not examples:
+            raise UserError(f"{name}: every line is longer than the LLM's context of {limit} tokens; cut them")
         nats = negative_log_likelihood(llm, [(ids, len(ids) - 1) for _, ids in examples])
         units = {
             "per_word": sum(len(line.split()) for line, _ in examples),
             "per_character": sum(len(line) for line, _ in examples),
         }
-        found[name] = {per: math.exp(nats / n) for per, n in units.items()}
+        found[name] = {unit: per(n, nats) for unit, n in units.items()}
     return found
 
 
@@ -301,6 +308,7 @@ def table(said):
         shown.append(f"  {tokens} tokens before, {tokens_now} after")
         if row["in_bytes"]:
             shown.append(f"  {row['in_bytes']} lines spelled in bytes in part, such as {row['first_in_bytes'][:60]!r}")
-        for per, (before, after) in row.get("perplexity", {}).items():
-            shown.append(f"  perplexity {per.replace('_', ' ')}: {before:.4g} before, {after:.4g} after")
+        for unit, values in row.get("perplexity", {}).items():
+            before, after = ("-" if value is None else f"{value:.4g}" for value in values)
+            shown.append(f"  perplexity {unit.replace('_', ' ')}: {before} before, {after} after")
     return "\n".join(shown)

@@ -58,7 +58,7 @@ class Rules:
         return " ".join(f"--{name} {value}" for name, value in self.given.items())
 
 
-_TRN = re.compile(r"^(.*?)\s*\(([^()\s]+)\)$")
+_TRN = re.compile(r"^(.*?)\s*\(((?:[^()\s]|\([^()\s]*\))+)\)$")  # an id may hold words in parentheses: rec(2)
 _UNDECODED = re.compile("[\udc80-\udcff]")
 
 
@@ -114,6 +114,8 @@ def _parse_json(line):
     for key in ("id", "text"):
         if not isinstance(entry.get(key), str):
             raise UserError(f'no string "{key}"{nearest(key, entry)}')
+        if re.search("[\ud800-\udfff]", entry[key]):
+            raise UserError(f'"{key}" holds a character that is none (half of a surrogate pair)')
     if entry["id"].split() != [entry["id"]]:
         raise UserError('"id" must be a word, without white space')
     return entry["id"], entry["text"]
@@ -164,8 +166,10 @@ def read_at_limit(path, rules=Rules()):  # noqa: B008
     """The set of utterances that a .jsonl file marks `"at_limit": true`; others: empty."""
     if Path(path).suffix not in (".jsonl", ".json"):
         return set()
-    entries = (json.loads(line) for _, line in read_lines(path, rules.encoding))
-    return {entry["id"] for entry in entries if entry.get("at_limit") is True}
+    entries = [json.loads(line) for _, line in read_lines(path, rules.encoding)]
+    # of an utterance that is there twice, the line that `read_transcript` takes
+    entries = {entry["id"]: entry for entry in (entries if rules.duplicate == "last" else reversed(entries))}
+    return {utt for utt, entry in entries.items() if entry.get("at_limit") is True}
 
 
 def read_facts(path):

@@ -44,11 +44,24 @@ def resolved(template, tokenizer):
     if not tokenizer.chat_template:
         raise UserError(f"prompt {template!r}: the LLM's tokenizer has no chat template; write the roles yourself")
     said = said[len(CHAT) :].strip().removesuffix(TRANSCRIPT).rstrip()
-    turns = [{"role": "user", "content": said}]
-    chat = tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
+    chat = in_chat(said, tokenizer)
     chat = chat.removeprefix(tokenizer.bos_token) if begin and tokenizer.bos_token else chat
     parse(begin + chat + TRANSCRIPT)
     return begin + chat + TRANSCRIPT
+
+
+def in_chat(said, tokenizer):
+    """What a user says in the chat format of the tokenizer, up to the answer. Raises UserError if that refuses it."""
+    from jinja2 import TemplateError
+
+    turns = [{"role": "user", "content": said}]
+    try:
+        return tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
+    except (TemplateError, ValueError, TypeError) as err:
+        raise UserError(
+            f"{tokenizer.name_or_path}: its chat template does not take a text of the user alone ({err}); correct it, "
+            "or remove it from the directory"
+        ) from None
 
 
 def parse(template):
