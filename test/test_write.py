@@ -1,5 +1,6 @@
 """Files and directories that appear in one step, and what a command may replace."""
 
+import contextlib
 import errno
 import fcntl
 import multiprocessing
@@ -136,6 +137,21 @@ def test_a_file_is_replaced_if_it_is_as_it_was_written(tmp_path):
     write_text(path, "one")  # ours from now on
     remove(path)
     assert os.listdir(tmp_path) == [WRITTEN]
+
+
+@pytest.mark.parametrize("damage", [lambda old: old[:-30], lambda old: b"\xff\n" + old, lambda old: b"\0" * len(old)])
+def test_damaged_notes_of_what_was_written(tmp_path, damage):
+    """As a full disk or a crash leaves them: what they no longer tell is refused, all else goes on."""
+    for name in ("a", "b"):
+        write_text(tmp_path / name, name)
+    notes = tmp_path / WRITTEN
+    notes.write_bytes(damage(notes.read_bytes()))
+    for name in ("c", "d", "c"):
+        write_text(tmp_path / name, f"more of {name}")
+    with contextlib.suppress(UserError):
+        write_text(tmp_path / "b", "more of b")
+    lost = b"\xff" not in notes.read_bytes()
+    assert ((tmp_path / "b").read_text() == "b") == lost
 
 
 def overwriting(option, path):

@@ -76,8 +76,8 @@ def _line(path, content):
 
 
 def _written(path):
-    """Lines of the WRITTEN beside `path`."""
-    with contextlib.suppress(OSError), open(Path(path).with_name(WRITTEN), encoding="utf-8") as f:
+    """Lines of the WRITTEN beside `path`; a damaged one is none of ours."""
+    with contextlib.suppress(OSError), open(Path(path).with_name(WRITTEN), encoding="utf-8", errors="replace") as f:
         return set(f)
     return set()
 
@@ -169,8 +169,9 @@ def writing(path, binary=False, known=False):
             line = _line(path, temporary)
             if not (_named_by_us(path) or path.name.endswith(RECORD) or line in _written(path)):
                 # Before the file: one that is there without its line would not be known.
-                with open(path.with_name(WRITTEN), "a", encoding="utf-8") as written:
-                    written.write(line)
+                with hold(path.with_name(WRITTEN), binary=True) as written:
+                    cut = written.read()[-1:] not in (b"", b"\n")  # by a full disk: a line of no file
+                    written.write(b"\n" * cut + line.encode())
             os.replace(temporary, path)
         except BaseException:
             temporary.unlink(missing_ok=True)

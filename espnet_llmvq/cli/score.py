@@ -75,7 +75,8 @@ def get_parser():
 def main(argv=None):
     args = get_parser().parse_args(argv)
     options = scoring_options(args)
-    check_outputs([args.json], [*args.hyp, args.train_text, *reference_files(args)])
+    inputs = [*args.hyp, args.train_text, *reference_files(args)]
+    check_outputs([args.json], inputs)
     if len(set(args.hyp)) < len(args.hyp):
         raise UserError("--hyp: a file is given twice; give each one once")
     from espnet_llmvq.score.files import read_transcript
@@ -84,7 +85,7 @@ def main(argv=None):
     from espnet_llmvq.score.wer import oov_rate, split_words
 
     reference, metrics = load(args, options)
-    files = Files(reference, metrics, {path: path for path in args.hyp}, options, args.out_dir)
+    files = Files(reference, metrics, {path: path for path in args.hyp}, options, args.out_dir, inputs)
     print(text_table(scores_table(files.entries)), end="")
     comparisons = files.comparisons(args.hyp[0])
     if comparisons:

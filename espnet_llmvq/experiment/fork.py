@@ -27,7 +27,7 @@ from espnet_llmvq.experiment.plan import SMOKE_LINES
 RECORD = Path(".fork/fork.json")
 UPSTREAM = Path(".fork/upstream")
 # What runs make, and what belongs to the source alone.
-MADE = re.compile(r"(data|dump|exp|downloads)([_.-].*)?")
+MADE = re.compile(r"(data|dump|exp).*|downloads([_.-].*)?")
 NOT_OURS = re.compile(r"RESULTS.*\.md|toolkit\.sh")
 IGNORED = "/data*/\n/dump*/\n/exp*/\n/downloads/\n/toolkit.sh\n"
 OF_CORPUS = ("db.sh", "README.md", "local/")  # not for data of one's own
@@ -117,40 +117,42 @@ def copy_files(files, target):
         shutil.copy(path, target / name)
 
 
-def source_options(files):
+def source_options(recipe):
     """{option: value} that a recipe's run.sh gives to llmasr.sh: run.sh is run with a stand-in of it."""
     with tempfile.TemporaryDirectory() as room:
         room = Path(room)
-        copy_files(files, room)
+        copy_files(recipe_files(recipe), room)
         write_toolkit(room)
         (room / "llmasr.sh").write_text("#!/usr/bin/env bash\nprintf '%s\\0' \"$@\" >options\n")
         done = subprocess.run(["bash", "run.sh"], cwd=room, capture_output=True, text=True)
         if done.returncode or not (room / "options").is_file():
-            raise UserError(f"{files['run.sh']}: does not call ./llmasr.sh: {done.stderr.strip()}")
+            raise UserError(f"{recipe}/run.sh: does not call ./llmasr.sh: {done.stderr.strip()}")
         words = (room / "options").read_text(encoding="utf-8").split("\0")[:-1]
-    return as_options(words, files)
+    return as_options(words, recipe)
 
 
-def written_options(files):
+def written_options(recipe):
     """{option: value} as a recipe's run.sh has them in its lines `opts=( ... )`, without running any of it.
 
-    What the shell would have to work out is left out. Raises UserError if there are no such lines.
+    What the shell would have to work out is left out. No other file of it is looked at but llmasr.sh. Raises UserError
+    if there are no such lines.
     """
-    text = files["run.sh"].read_text(encoding="utf-8", errors="replace")
+    run = Path(recipe, "run.sh")
+    text = run.read_text(encoding="utf-8", errors="replace")
     blocks = re.findall(r"^opts\+?=\((.*?)^\)", text, re.MULTILINE | re.DOTALL)
     try:
         words = [word for block in blocks for word in shlex.split(block, comments=True)]
     except ValueError as err:
-        raise UserError(f"{files['run.sh']}: its opts=( ... ) cannot be read: {err}") from None
+        raise UserError(f"{run}: its opts=( ... ) cannot be read: {err}") from None
     if not words:
-        raise UserError(f"{files['run.sh']}: has no lines opts=( ... ) to read, and --check does not run it")
-    return {name: value for name, value in as_options(words, files).items() if not {"$", "`"} & set(value)}
+        raise UserError(f"{run}: has no lines opts=( ... ) to read, and --check does not run it")
+    return {name: value for name, value in as_options(words, recipe).items() if not {"$", "`"} & set(value)}
 
 
-def as_options(words, files):
+def as_options(words, recipe):
     """{option: value} of the words that a recipe gives to its llmasr.sh."""
     # As utils/parse_options.sh has it: all others take no word that begins like an option.
-    block = files["llmasr.sh"].read_text(encoding="utf-8").partition("# end options")[0]
+    block = Path(recipe, "llmasr.sh").read_text(encoding="utf-8", errors="replace").partition("# end options")[0]
     valued = re.findall(r"^([a-z_0-9]+)=(?!true\b|false\b)", block, re.MULTILINE)
     options = {}
     while words:
@@ -331,15 +333,18 @@ def own_options(recipe, data, sets, read=source_options):
     """
     from espnet_llmvq.llm.tokenizer import fitting_sizes
 
-    theirs, lines = read(recipe_files(recipe)), lm_lines(data, sets)
+    theirs, lines = read(recipe), lm_lines(data, sets)
     more = [f"--{name}" for name in MORE_DATA if theirs.get(name)]
     if more:
         raise UserError(
             f"{recipe}: its systems need more than sets ({' and '.join(more)} of run.sh): fork it without --train and "
             "change local/data.sh, or fork another recipe"
         )
-    wanted = (int(theirs.get(name, getattr(Options, name))) for name in ("vocab_size", "whole_words"))
-    vocab_size, whole_words = fitting_sizes(lines, *wanted)
+    wanted = {name: str(theirs.get(name, getattr(Options, name))) for name in ("vocab_size", "whole_words")}
+    for name, value in wanted.items():
+        if not re.fullmatch("[0-9]{1,6}", value):
+            raise UserError(f"{recipe}/run.sh: --{name} {value}: give a whole number of at most 999,999")
+    vocab_size, whole_words = fitting_sizes(lines, *map(int, wanted.values()))
     smoke_sizes = "--vocab_size {} --whole_words {}".format(*fitting_sizes(lines[:SMOKE_LINES], 160, 40))
     return {
         "train_set": "train",

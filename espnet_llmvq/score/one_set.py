@@ -17,16 +17,17 @@ class Files:
     """Hypothesis files of one set, measured.
 
     names: {name: path}; metrics: names of METRICS. out_dir: write the details of each to OUT_DIR/STEM, if given.
+    inputs: files that were read, which these must not replace.
     It has `measured` {name: Measured}, `scores` {name: UtteranceScores}, `entries` (value, interval and counts of each
     file and metric), `derailments` and `notes`. Raises UserError for bad input that `options` do not treat.
     """
 
-    def __init__(self, reference, metrics, names, options, out_dir=""):
+    def __init__(self, reference, metrics, names, options, out_dir="", inputs=()):
         self.reference, self.metrics, self.statistics = reference, metrics, options.statistics
         self.measured, self.scores, self.entries, self.derailments = {}, {}, [], []
         self.notes, units, taken = list(reference.notes), reference.units(), set()
         places = {name: f"{out_dir}/{free_name(Path(path).stem, taken)}" for name, path in names.items() if out_dir}
-        check_outputs([path for place in places.values() for path in details_of(place)], names.values())
+        check_outputs([path for place in places.values() for path in details_of(place)], [*names.values(), *inputs])
         for name, path in names.items():
             one = evaluate(reference, path, metrics, options.rules, options.prompt, options.audit)
             self.notes += one.notes
