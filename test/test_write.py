@@ -13,10 +13,13 @@ import pytest
 from espnet_llmvq.base.errors import UserError
 from espnet_llmvq.base.files import (
     WRITTEN,
+    beside,
     check_outputs,
     check_replaceable,
+    locked,
     remove,
     replace_directory,
+    under_way,
     write_text,
     writing,
 )
@@ -35,6 +38,17 @@ def test_text_appears_whole(tmp_path):
     with pytest.raises(UnicodeEncodeError):
         write_text(tmp_path / "new" / "a", "\ud800")
     assert (tmp_path / "new" / "a").read_bytes() == "ä\r\nb\n".encode()
+
+
+def test_the_longest_names(tmp_path):
+    """Of 255 bytes, which leave no room for a longer one beside them."""
+    names = ["a" * 255, "é" * 127, "é" * 126 + "aa"]
+    for name in names * 2:
+        write_text(tmp_path / name, name)
+        with locked(tmp_path / name):
+            assert under_way(tmp_path / name)
+    assert sorted(os.listdir(tmp_path)) == sorted([WRITTEN, *names])
+    assert len(set(beside(tmp_path / name, "new") for name in names)) == 3
 
 
 def write_often(path, letter):
