@@ -96,7 +96,7 @@ def test_a_fork_is_complete_and_has_no_links(here):
     assert mine == (ROOT / "egs/mini_tts/llmasr1/conf/encoder.yaml").read_bytes()
     # Nothing of the source's corpus.
     assert os.listdir(found / "local") == ["data.sh"]
-    options = fork.source_options(fork.recipe_files(found))
+    options = fork.source_options(found)
     assert options["test_sets"] == "phone:ood"
     assert options["systems"] == "ctc ctc_lm slam lora lora_long hard soft_k10"
     assert "align_sets" not in options
@@ -144,7 +144,7 @@ def test_a_fork_can_be_planned(here, source, own, monkeypatch):
     plans, known = [], {field.name for field in dataclasses.fields(Options)}
     for name in ("first", "second"):
         monkeypatch.chdir(here / name)
-        options = fork.source_options(fork.recipe_files(here / name))
+        options = fork.source_options(here / name)
         given = [f"--{key}={value}" for key, value in options.items() if key in known]
         for more in ([], ["--smoke", "--datadir", "data_smoke"]):
             plan.main(["--out", "plan.json", *given, *more])
@@ -237,7 +237,7 @@ def test_switches_of_a_recipe_are_read_as_llmasr_reads_them(here):
     run = here / "mycorpus" / "run.sh"
     run.write_text(run.read_text().replace("--baseline", "--cache_encoder\n    --baseline"))
     run.write_text(run.read_text().replace("--title mycorpus", "--augment-cache"))
-    options = fork.source_options(fork.recipe_files(here / "mycorpus"))
+    options = fork.source_options(here / "mycorpus")
     assert options["cache_encoder"] == options["augment_cache"] == "true"
     assert options["baseline"] == "lora" and options["smoke_opts"].startswith("--vocab_size ")
 
@@ -253,15 +253,22 @@ def test_a_strangers_recipe_is_looked_at_without_running_it(here, capsys):
             lines = f.read().partition("\n")
             f.seek(0)
             f.write(f"{lines[0]}\ntouch {here}/ran\n{lines[2]}")
+    for name in ("one", "two"):  # which nothing walks through: there are 2 to the power of 40 ways
+        (strange / "local" / name).symlink_to(".")
     capsys.readouterr()
     fork_recipe.main(["strange", "x", *TRAIN, "--check"])
     assert not (here / "ran").exists() and not (here / "x").exists()
     assert re.search("tokenizer: [0-9]+ pieces", capsys.readouterr().out)
     # what is written there is what running it would say
     for name in ("mini_tts", "an4", "coffee"):
-        files = fork.recipe_files(fork.find_recipe(name)[1])
-        written, given = fork.written_options(files), fork.source_options(files)
+        recipe = fork.find_recipe(name)[1]
+        written, given = fork.written_options(recipe), fork.source_options(recipe)
         assert written == {key: given[key] for key in written} and set(given) - set(written) <= {"test_sets"}
+    for size in ("many", "-5", "9" * 20):
+        run.write_text(re.sub("--vocab_size 77", f"--vocab_size {size}", text := run.read_text()))
+        with pytest.raises(UserError, match=f"strange/run.sh: --vocab_size {size}: give a whole number"):
+            fork_recipe.main(["strange", "x", *TRAIN, "--check"])
+        run.write_text(text)
     run.write_text("./llmasr.sh --train_set train\n")
     with pytest.raises(UserError, match=r"strange/run.sh: has no lines opts=\( ... \) to read"):
         fork_recipe.main(["strange", "x", *TRAIN, "--check"])
@@ -300,8 +307,9 @@ def test_changes(here, capsys):
     edit(source, "local/data.py", "# of their corpus\n")
     (source / "conf/template/paper_b.yaml").unlink()
     shutil.copy(source / "conf/systems.yaml", source / "conf/new.yaml")
-    (source / "exp").mkdir()
-    edit(source, "exp/RESULTS.md", "not a part of the recipe")
+    for name in ("exp", "exp2_smoke"):
+        (source / name).mkdir()
+        edit(source, f"{name}/RESULTS.md", "not a part of the recipe")
     before = everything(here)
     fork_recipe.main(["--changes", "mine"])
     assert everything(here) == before

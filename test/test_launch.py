@@ -608,3 +608,7 @@ def test_machines_file_errors(tmp_path, line):
         read_machines(tmp_path / "machines")
     with pytest.raises(UserError, match="cannot be read"):
         read_machines(tmp_path / "nowhere")
+
+
+def test_directories_with_percent_signs_are_not_patterns_of_slurm():
+    assert "--output=/100%%j of/q/slurm.%j.out" in Slurm().name_flags("x", "/100%j of/q")

@@ -1,11 +1,13 @@
 """The stage script: which commands it runs, in which order, with which options; nothing of them is run here."""
 
+import contextlib
 import os
 import re
 import signal
 import socket
 import stat
 import subprocess
+import time
 from pathlib import Path
 
 import pytest
@@ -205,6 +207,52 @@ def test_all_that_a_run_starts_ends_with_it(begin, script, tmp_path, number, sta
     assert status == 0 and calls[-1] == "report --exp exp", error
     assert not alive(int((tmp_path / "sleeper").read_text()))
     assert sorted(os.listdir(tmp_path / "exp")) == [".lock", "commands.log", "experiment.json", "llm.log"]
+
+
+TOGETHER = str(TEMPLATE / "utils" / "together.sh")
+TICKS = "echo $$ >pid; for i in {1..9}; do echo >>ticks; sleep 0.1; done"
+
+
+def test_a_run_that_is_paused_goes_on(tmp_path):
+    """Its own command, as a queueing system or a person suspends it, or with Ctrl-Z: it pauses, and is not ended."""
+
+    def ticks():
+        return os.path.getsize(tmp_path / "ticks")
+
+    for own in (True, False):
+        (tmp_path / "ticks").unlink(missing_ok=True)
+        process = subprocess.Popen([TOGETHER, "bash", "-c", TICKS], cwd=tmp_path, process_group=0)
+        wait_for(lambda: (tmp_path / "ticks").exists() and ticks() > 1)
+        paused = int((tmp_path / "pid").read_text()) if own else process.pid
+        os.kill(paused, signal.SIGSTOP if own else signal.SIGTSTP)
+        time.sleep(0.3)
+        before = ticks()
+        time.sleep(0.3)
+        assert ticks() == before < 9 and process.poll() is None
+        os.kill(paused, signal.SIGCONT)
+        assert process.wait(timeout=20) == 0 and ticks() == 9
+    process = subprocess.Popen([TOGETHER, "sleep", "60"], process_group=0)
+    time.sleep(0.3)
+    for number in (signal.SIGTSTP, signal.SIGTERM, signal.SIGCONT):
+        os.kill(process.pid, number)
+    assert process.wait(timeout=5) == 128 + signal.SIGTERM
+
+
+def test_a_run_in_a_terminal_is_not_stopped_by_it(tmp_path):
+    """Neither by what it writes after `stty tostop`, nor by a command that asks for a password at the terminal."""
+    import pty
+
+    asked = "read -r </dev/tty || echo not asked; echo written; echo $? >status"
+    child, terminal = pty.fork()
+    if child == 0:
+        os.chdir(tmp_path)
+        os.execvp("bash", ["bash", "-c", f"stty tostop; {TOGETHER} bash -c '{asked}'; echo ended with $?"])
+    said = b""
+    with contextlib.suppress(OSError):
+        while new := os.read(terminal, 4096):
+            said += new
+    os.waitpid(child, 0)
+    assert b"not asked\r\nwritten\r\nended with 0" in said and (tmp_path / "status").read_text() == "0\n"
 
 
 def test_a_second_run_is_told_who_works_there(begin, script, tmp_path):

@@ -177,6 +177,9 @@ def test_inputs_are_not_replaced(tmp_path, monkeypatch, capsys, name):
     command[3] = "out/hyp/hyp.trn"  # written by the command itself
     with pytest.raises(UserError, match="out/hyp/hyp.trn: would replace the input"):
         main([*command, "--out_dir", "out"])
+    write(tmp_path / "hyp", "u1 a b\nu2 c\n")
+    with pytest.raises(UserError, match="out/hyp/ref.trn: would replace the input"):
+        main(["--ref", "out/hyp/ref.trn", "--hyp", "hyp", "--out_dir", "out"])
     assert (tmp_path / "exp1" / stem / name).read_bytes() == before
 
 

@@ -1,5 +1,6 @@
 """Files and directories that appear in one step, and what a command may replace."""
 
+import contextlib
 import errno
 import fcntl
 import multiprocessing
@@ -12,10 +13,13 @@ import pytest
 from espnet_llmvq.base.errors import UserError
 from espnet_llmvq.base.files import (
     WRITTEN,
+    beside,
     check_outputs,
     check_replaceable,
+    locked,
     remove,
     replace_directory,
+    under_way,
     write_text,
     writing,
 )
@@ -34,6 +38,17 @@ def test_text_appears_whole(tmp_path):
     with pytest.raises(UnicodeEncodeError):
         write_text(tmp_path / "new" / "a", "\ud800")
     assert (tmp_path / "new" / "a").read_bytes() == "ä\r\nb\n".encode()
+
+
+def test_the_longest_names(tmp_path):
+    """Of 255 bytes, which leave no room for a longer one beside them."""
+    names = ["a" * 255, "é" * 127, "é" * 126 + "aa"]
+    for name in names * 2:
+        write_text(tmp_path / name, name)
+        with locked(tmp_path / name):
+            assert under_way(tmp_path / name)
+    assert sorted(os.listdir(tmp_path)) == sorted([WRITTEN, *names])
+    assert len(set(beside(tmp_path / name, "new") for name in names)) == 3
 
 
 def write_often(path, letter):
@@ -136,6 +151,21 @@ def test_a_file_is_replaced_if_it_is_as_it_was_written(tmp_path):
     write_text(path, "one")  # ours from now on
     remove(path)
     assert os.listdir(tmp_path) == [WRITTEN]
+
+
+@pytest.mark.parametrize("damage", [lambda old: old[:-30], lambda old: b"\xff\n" + old, lambda old: b"\0" * len(old)])
+def test_damaged_notes_of_what_was_written(tmp_path, damage):
+    """As a full disk or a crash leaves them: what they no longer tell is refused, all else goes on."""
+    for name in ("a", "b"):
+        write_text(tmp_path / name, name)
+    notes = tmp_path / WRITTEN
+    notes.write_bytes(damage(notes.read_bytes()))
+    for name in ("c", "d", "c"):
+        write_text(tmp_path / name, f"more of {name}")
+    with contextlib.suppress(UserError):
+        write_text(tmp_path / "b", "more of b")
+    lost = b"\xff" not in notes.read_bytes()
+    assert ((tmp_path / "b").read_text() == "b") == lost
 
 
 def overwriting(option, path):

@@ -22,6 +22,7 @@ from espnet_llmvq.base.errors import UserError
 RECORD = "made.json"  # of a directory, or behind the name of a file: how it was made
 WRITTEN = ".llmvq-written"  # in a directory: hash and name of each file that was written there, a line each time
 OURS = ".llmvq-"  # in the names that only commands give
+LONGEST = 240  # bytes of a name to which more is added
 BLOCK = 1 << 20
 # File systems and mounts without locks; there it is the user who sees that one process at a time writes a file.
 _NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP}
@@ -160,7 +161,7 @@ def writing(path, binary=False, known=False):
     path = Path(path)
     if not known:
         check_outputs([path])
-    temporary = path.with_name(f".{path.name}{OURS}tmp")
+    temporary = _hidden(path, "tmp")
     with hold(temporary, binary) as f:
         try:
             f.truncate(0)
@@ -205,9 +206,15 @@ def write_lines(path, lines):
 
 
 def beside(target, what):
-    """A name beside `target` that no user gives to a file: ".NAME.llmvq-WHAT"."""
-    target = Path(os.path.realpath(target))
-    return target.with_name(f".{target.name}{OURS}{what}")
+    """A name beside `target`, links followed, that no user gives to a file: ".NAME.llmvq-WHAT"."""
+    return _hidden(Path(os.path.realpath(target)), what)
+
+
+def _hidden(path, what):
+    """.NAME.llmvq-WHAT beside a path; of a name that leaves no room for more (of 255 bytes), its hash."""
+    name = os.fsencode(path.name)
+    short = path.name if len(name) < LONGEST else hashlib.sha256(name).hexdigest()
+    return path.with_name(f".{short}{OURS}{what}")
 
 
 def let_others_read(directory):

@@ -29,7 +29,7 @@ class Slurm(Queueing):
         return [f"--array=1-{count}" + (f"%{at_once}" if at_once else "")]
 
     def name_flags(self, name, work):
-        output = os.path.join(work, "slurm.%j.out")
+        output = os.path.join(work.replace("%", "%%"), "slurm.%j.out")  # %X of a directory's name would be replaced
         return ["--parsable", f"--job-name={name}", f"--output={output}", "--open-mode=append"]
 
     def job_id(self, output):

@@ -153,7 +153,7 @@ mkdir -p "${results}"
 exec 9>>"${expdir}/.lock"
 if ! flock --nonblock 9; then
     holder=$(<"${expdir}/.lock")
-    if [[ ${holder} =~ ^"process "([0-9]+)" on ${HOSTNAME}," ]] && ! kill -0 "${BASH_REMATCH[1]}" 2>/dev/null; then
+    if [[ ${holder} =~ ^"process "([0-9]+)" on ${HOSTNAME}," ]] && [ ! -e "/proc/${BASH_REMATCH[1]}" ]; then
         log "waiting for ${expdir}: ${holder} was killed; what it started is ending"
         flock --wait 15 9 || holder+=" which was killed; what it started goes on,"
     fi

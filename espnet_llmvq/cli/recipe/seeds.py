@@ -30,7 +30,7 @@ def main(argv=None):
     from espnet_llmvq.base.files import check_outputs
     from espnet_llmvq.score.published import Published
     from espnet_llmvq.score.results import TABLES, Results, head, write_tables
-    from espnet_llmvq.score.rows import read_rows, said_of
+    from espnet_llmvq.score.rows import COMPARED, read_rows, said_of
     from espnet_llmvq.score.seeds import check_runs, pooled_comparisons, pooled_rows
 
     runs = {name: read_rows(Path(name) / "results.json") for name in args.exp_dir}
@@ -44,8 +44,9 @@ def main(argv=None):
     inputs = [Path(name) / file for name in args.exp_dir for file in ("results.json", "published.json")]
     check_outputs([Path(args.out_dir, name) for name in TABLES], inputs)
     rows = pooled_rows(runs, args.confidence)
-    systems = list(dict.fromkeys(row["system"] for row in rows))
-    baseline = check_name("baseline", args.baseline or systems[0], systems)
+    # Systems that were only asked questions are not compared.
+    compared = Results(rows).systems([COMPARED])
+    baseline = check_name("baseline", args.baseline or (compared or [""])[0], compared or [""])
     results = Results(rows, pooled_comparisons(runs, baseline, args.confidence), baseline)
     path = Path(args.exp_dir[0]) / "published.json"
     figures = read_rows(path, needed=()) if path.exists() else []
