@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from espnet_llmvq import __version__
 from espnet_llmvq.base.errors import UserError
-from espnet_llmvq.base.files import write_json, write_text
+from espnet_llmvq.base.files import share, write_json, write_text
 from espnet_llmvq.bundle.card import card
 from espnet_llmvq.bundle.files import (
     CARD,
@@ -130,8 +130,7 @@ def pack(directory, out, *, system, label, decode, search, llm=None, prompt=None
         import yaml
 
         write_text(os.path.join(temporary, CONFIG), yaml.safe_dump(config, sort_keys=False))
-        for name in list_files(temporary):  # safetensors writes what only its owner may read
-            os.chmod(os.path.join(temporary, name), 0o644)
+        share(temporary)
         manifest = {
             "format": FORMAT,
             "version": VERSION,

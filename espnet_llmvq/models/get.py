@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 from espnet_llmvq.base.errors import UserError, check_name, reading
-from espnet_llmvq.base.files import beside, locked
+from espnet_llmvq.base.files import beside, locked, share
 from espnet_llmvq.base.made import Made
 from espnet_llmvq.models.catalogue import KNOWN, MB, MODELS
 from espnet_llmvq.models.hub import Hub
@@ -101,6 +101,7 @@ def get(name, out=None, accept_licence=False):
         try:
             (new / "model").mkdir(parents=True)
             facts = convert(name, model, form, new) if packaged else model.write(new / "model")
+            share(new / "model")
             files = sorted(file.name for file in (new / "model").iterdir())
             record.note(files, at=new / "model", licence=model.licence, **facts)
             os.rename(new / "model", out)
