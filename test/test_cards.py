@@ -26,6 +26,11 @@ RECIPES = {
 }
 
 
+@pytest.mark.parametrize("run", sorted(EGS.glob("*/*/run.sh")), ids=lambda run: run.parent.parent.name)
+def test_another_datadir_brings_its_own_text(run):
+    assert "--lm_train_text" not in run.read_text()  # else a run with another --datadir learns the text of data/
+
+
 OWN = [
     "TEMPLATE/llmasr1",
     "TEMPLATE/jstip1",

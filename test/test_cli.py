@@ -186,6 +186,18 @@ def test_version(capsys):
     assert capsys.readouterr().out == f"{__version__}\n"
 
 
+def test_a_word_too_many_is_no_option(capsys):
+    with pytest.raises(SystemExit):
+        main_of("score")(["--ref", "text", "--hyp", "a.txt", "b.txt"])
+    assert "error: unexpected: b.txt; an option takes one value" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("module", ["espnet.task", "espnet.trainer", "model.build", "transcribe"])
+def test_libraries_print_nothing_when_they_are_loaded(module):
+    done = subprocess.run([sys.executable, "-c", f"import espnet_llmvq.{module}"], capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (0, "")
+
+
 # `llmvq espnet -m MODULE` passes on what follows.
 @pytest.mark.parametrize("command", [command for command in COMMANDS if command != "espnet"])
 def test_mistyped_option_gets_the_nearest_name(command, capsys):

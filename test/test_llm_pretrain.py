@@ -151,6 +151,11 @@ def test_second_run_does_nothing(room, trained):
     assert os.stat(trained / "model.safetensors").st_mtime_ns == before
 
 
+def test_others_may_read_it(trained):
+    for file in trained.iterdir():
+        assert file.stat().st_mode & 0o044 == 0o044, file.name
+
+
 def test_directory_loads_as_any_other(room, trained):
     tokenizer = transformers.AutoTokenizer.from_pretrained(trained, local_files_only=True)
     source = load_tokenizer(str(room / "tok"))

@@ -87,6 +87,11 @@ def random_texts(n, seed=1):
         yield rng.choice(["", " "]).join(parts)
 
 
+def test_others_may_read_what_is_trimmed(pair):
+    for file in Path(pair[1]).iterdir():
+        assert file.stat().st_mode & 0o044 == 0o044, file.name
+
+
 def test_texts_are_cut_as_before(pair):
     whole, cut = map(load_tokenizer, pair)
     assert len(cut) < len(whole)

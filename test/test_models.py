@@ -465,7 +465,8 @@ def test_free_memory_is_what_the_machine_has():
 def test_a_licence_to_be_accepted_is_asked_for(registry, no_download, tmp_path, monkeypatch):
     change(monkeypatch, registry, to_accept=True, licence="terms, https://where")
     with pytest.raises(UserError, match="tiny: read the terms, https://where, and accept them by --accept_licence"):
-        get.get("tiny", tmp_path / "tiny")
+        get.get("tiny", tmp_path / "models/tiny")
+    assert not (tmp_path / "models").exists()
     with pytest.raises(AssertionError, match=ALREADY):
         get.get("tiny", tmp_path / "tiny", accept_licence=True)
 

@@ -217,15 +217,6 @@ def _hidden(path, what):
     return path.with_name(f".{short}{OURS}{what}")
 
 
-def let_others_read(directory):
-    """Give the files of a new directory the permissions of any new file: safetensors lets only their owner read."""
-    mask = os.umask(0)
-    os.umask(mask)
-    for path in Path(directory).rglob("*"):
-        if path.is_file():
-            path.chmod(0o666 & ~mask)
-
-
 @contextlib.contextmanager
 def locked(target):
     """In a `with`, be the only process that makes `target`; another one waits, and says who works there.

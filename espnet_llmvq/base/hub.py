@@ -11,6 +11,10 @@ def from_pretrained(cls, path, local, remedy=DOWNLOAD, **options):
 
     Raises UserError for what cannot be read, and where code of its own would have to be run.
     """
+    if local:  # of the bars of transformers, those of downloads say something
+        from transformers.utils import logging
+
+        logging.disable_progress_bar()
     with reading(path, remedy):
         try:
             return cls.from_pretrained(path, local_files_only=local, trust_remote_code=False, **options)

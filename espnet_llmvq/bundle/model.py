@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from espnet_llmvq import __version__
 from espnet_llmvq.base.errors import UserError
-from espnet_llmvq.base.files import let_others_read, write_json, write_text
+from espnet_llmvq.base.files import share, write_json, write_text
 from espnet_llmvq.bundle.card import card
 from espnet_llmvq.bundle.files import (
     CARD,
@@ -130,7 +130,7 @@ def pack(directory, out, *, system, label, decode, search, llm=None, prompt=None
         import yaml
 
         write_text(os.path.join(temporary, CONFIG), yaml.safe_dump(config, sort_keys=False))
-        let_others_read(temporary)
+        share(temporary)
         manifest = {
             "format": FORMAT,
             "version": VERSION,

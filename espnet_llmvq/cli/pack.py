@@ -56,4 +56,5 @@ def main(argv=None):
         rows=rows,
     )
     size = sum(os.path.getsize(os.path.join(room, f)) for room, _, files in os.walk(args.out) for f in files)
-    print(f"{args.out}: {system.name}, {size / 2**20:.1f} MiB, with {search}")
+    shown = ", ".join(f"{name} {value}" for name, value in search.items())
+    print(f"{args.out}: {system.name}, {size / 2**20:.1f} MiB, with {shown}")

@@ -45,7 +45,9 @@ class Parser(argparse.ArgumentParser):
     def parse_args(self, args=None, namespace=None):
         args, extra = self.parse_known_args(args, namespace)
         if extra:
-            flags = [a.partition("=")[0] for a in extra if a.startswith("-")] or extra
+            flags = [a.partition("=")[0] for a in extra if a.startswith("-")]
+            if not flags:
+                self.error(f"unexpected: {' '.join(extra)}; an option takes one value, one that holds blanks is quoted")
             known = [*self._option_string_actions, *self.also]
             hints = [f"{f} ({self.gone[f]})" if f in self.gone else f"{f}{nearest(f, known)}" for f in flags]
             self.error("unknown option: " + ", ".join(hints))

@@ -90,7 +90,7 @@ def main(argv=None):
     from espnet_llmvq.transcribe import Transcriber
 
     torch.set_num_threads(args.threads)
-    # ESPnet prints a line when it is imported; standard output is for transcripts.
+    # Libraries may print when they are loaded; standard output is for transcripts.
     with contextlib.redirect_stdout(sys.stderr):
         transcriber = Transcriber(
             args.model, "cuda" if args.ngpu else "cpu", args.num_beams, args.ctc_weight, args.max_segment,

@@ -181,7 +181,7 @@ def run_phases(jobs, nj, threads, distributed, remedy):
             waiting.append(job)
     if not waiting:
         return
-    print(f"loading libraries for {len(waiting)} phases", flush=True)
+    print(f"loading libraries; to train: {len(waiting)}", flush=True)
     import espnet_llmvq.espnet.task  # noqa: F401  shared by all forked children
 
     fork, running = multiprocessing.get_context("fork"), {}

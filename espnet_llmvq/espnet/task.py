@@ -1,9 +1,9 @@
 """`SpeechLLMTask`: ESPnet's AbsTask for models whose encoder, bridge and causal LM are chosen by config."""
 
+import contextlib
 import sys
 from unittest import mock
 
-from espnet2.tasks.abs_task import AbsTask, optim_classes, scheduler_classes
 from espnet2.utils.nested_dict_action import NestedDictAction
 from espnet2.utils.types import str2bool, str_or_none
 
@@ -16,6 +16,9 @@ from espnet_llmvq.model.build import CHOICES, DEFAULTS, build, check_config, sig
 from espnet_llmvq.model.positions import LEAST_RATE
 from espnet_llmvq.speech.frame_rate import FrameRate
 from espnet_llmvq.speech.pretrained import frames_are_trained
+
+with contextlib.redirect_stdout(None):  # as in speech/encoder.py
+    from espnet2.tasks.abs_task import AbsTask, optim_classes, scheduler_classes
 
 # What training writes for decoding: the template of the validation sequences, and how many tokens a text may have.
 WRITTEN = {"prompt": None, "tokens_per_second": LEAST_RATE}

@@ -16,13 +16,15 @@ from pathlib import Path
 import numpy as np
 import torch
 from espnet2.train.reporter import aggregate, to_reported_value
-from espnet2.train.trainer import Trainer
 
 from espnet_llmvq.base.errors import UserError
 from espnet_llmvq.base.files import beside
 from espnet_llmvq.bridge.collapse import MARK, write_diagnostics
 from espnet_llmvq.model.checkpoint import load_weights
 from espnet_llmvq.model.losses import COUNT
+
+with contextlib.redirect_stdout(None):  # as in speech/encoder.py
+    from espnet2.train.trainer import Trainer
 
 RANDOM_STATE = "random_state"
 

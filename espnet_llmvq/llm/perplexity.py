@@ -35,7 +35,7 @@ def negative_log_likelihood(llm, examples):
     batches.append(batch)
     total = 0.0
     with torch.inference_mode():
-        for batch in tqdm(batches, desc="perplexity", leave=False):
+        for batch in tqdm(batches, desc="perplexity", leave=False, disable=None):
             data = pad(batch, 0)
             logits = llm(input_ids=data["input_ids"].to(llm.device), use_cache=False).logits
             total += torch.nn.functional.cross_entropy(

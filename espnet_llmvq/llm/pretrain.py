@@ -14,7 +14,7 @@ import numpy as np
 from espnet_llmvq.base.config import from_mapping, read_yaml
 from espnet_llmvq.base.environment import versions
 from espnet_llmvq.base.errors import UserError, check_name
-from espnet_llmvq.base.files import beside, let_others_read
+from espnet_llmvq.base.files import beside, share
 from espnet_llmvq.base.made import Made
 from espnet_llmvq.base.precision import fast_bfloat16
 from espnet_llmvq.llm.directory import load_tokenizer
@@ -247,7 +247,7 @@ def train(config, train_files, tokenizer_dir, out_dir, template, seed=1, ngpu=0,
     if os.path.exists(os.path.join(tokenizer_dir, SP_MODEL)):
         shutil.copy(os.path.join(tokenizer_dir, SP_MODEL), tmp)
     shutil.copy(os.path.join(work, LOG_FILE), tmp)
-    let_others_read(tmp)
+    share(tmp)
     made.note(["config.json", "model.safetensors", "tokenizer.json"], at=tmp, bfloat16=bf16)
     os.replace(tmp, out_dir)
     shutil.rmtree(work)

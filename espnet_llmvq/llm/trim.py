@@ -11,8 +11,9 @@ import shutil
 from collections import Counter
 from pathlib import Path
 
-from espnet_llmvq.base.errors import UserError, reading
-from espnet_llmvq.base.files import beside, check_path, let_others_read, locked, write_json
+from espnet_llmvq.base.errors import UserError
+from espnet_llmvq.base.files import beside, check_path, locked, share, write_json
+from espnet_llmvq.base.hub import from_pretrained
 from espnet_llmvq.base.made import Made
 from espnet_llmvq.llm.directory import REMEDIES, context, load_llm, load_tokenizer
 from espnet_llmvq.llm.perplexity import negative_log_likelihood, per
@@ -45,7 +46,7 @@ def trim(path, texts, out, size=None):
         shutil.rmtree(new_dir, ignore_errors=True)
         try:
             facts = write_trimmed(path, read_lines(texts), str(new_dir), size)
-            let_others_read(new_dir)
+            share(new_dir)
             made.note(sorted(os.listdir(new_dir)), at=new_dir, **facts)
             os.replace(new_dir, out)
         finally:
@@ -99,8 +100,7 @@ def load(path):
     from transformers import AutoModelForCausalLM
 
     local = check_path(path)
-    with reading(path, REMEDIES[local]):
-        return AutoModelForCausalLM.from_pretrained(path, dtype="auto", local_files_only=local).eval()
+    return from_pretrained(AutoModelForCausalLM, path, local, REMEDIES[local], dtype="auto").eval()
 
 
 def logits(llm, ids):

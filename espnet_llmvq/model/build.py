@@ -9,9 +9,6 @@ import os
 
 import torch
 import yaml
-from espnet2.asr.encoder.conformer_encoder import ConformerEncoder
-from espnet2.asr.encoder.e_branchformer_encoder import EBranchformerEncoder
-from espnet2.asr.encoder.transformer_encoder import TransformerEncoder
 from espnet2.asr.frontend.abs_frontend import AbsFrontend
 from espnet2.asr.specaug.abs_specaug import AbsSpecAug
 from espnet2.asr.specaug.specaug import SpecAug
@@ -33,6 +30,11 @@ from espnet_llmvq.model.speech_llm import SpeechLLM
 from espnet_llmvq.speech.encoder import SpeechEncoder
 from espnet_llmvq.speech.frontend import Frontend
 from espnet_llmvq.speech.pretrained import AS_IT_IS, CLASSES
+
+with contextlib.redirect_stdout(None):  # as in speech/encoder.py
+    from espnet2.asr.encoder.conformer_encoder import ConformerEncoder
+    from espnet2.asr.encoder.e_branchformer_encoder import EBranchformerEncoder
+    from espnet2.asr.encoder.transformer_encoder import TransformerEncoder
 
 frontend_choices = ClassChoices(
     "frontend", dict(default=Frontend), type_check=AbsFrontend, default="default", optional=True

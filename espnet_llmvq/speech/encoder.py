@@ -9,10 +9,12 @@ import math
 from functools import partial
 
 import torch
-from espnet.nets.pytorch_backend.transformer.attention import LegacyRelPositionMultiHeadedAttention
 
 from espnet_llmvq.speech.frame_rate import FrameRate, subsampling
 from espnet_llmvq.speech.frames import stack_frames, valid_mask
+
+with contextlib.redirect_stdout(None):  # it prints that flash-attn is missing, which nothing here uses
+    from espnet.nets.pytorch_backend.transformer.attention import LegacyRelPositionMultiHeadedAttention
 
 
 def each_alone(module, x, lengths):

@@ -17,7 +17,6 @@ opts=(
     --augment_cache true
     --vocab_size 200
     --whole_words 98
-    --lm_train_text data/lm/train.txt
     --lm_valid_text "valid=data/lm/valid.txt"
     --smoke_opts "--local_data_opts=--smoke=true --vocab_size 160 --whole_words 40"
 )

@@ -19,7 +19,6 @@ opts=(
     # What the phase `joint` takes in its steps, so that every mixture is gone through about once.
     --mixture_positions 410000
     --lm_config conf/lm.yaml
-    --lm_train_text data/lm/train.txt
     # Without the words of the domain: a piece that training speech never has cannot be recognised.
     --tokenizer_text data/lm/tokenizer.txt
     --lm_valid_text "valid=data/lm/valid.txt domain=data/lm/valid_domain.txt"

@@ -53,7 +53,6 @@ opts+=(
     --questions "${questions# }"
     --questions_config conf/questions.yaml
     --vocab_size 5000
-    --lm_train_text data/lm/train.txt
     --lm_valid_text "${lm_valid_text}"
     --smoke_opts "--local_data_opts=--smoke=true --encoder_config conf/encoder_smoke.yaml --vocab_size 160 \
         --mixture_positions 3000 --questions_config conf/questions_smoke.yaml"

@@ -21,7 +21,6 @@ opts=(
     --questions "mc=data/questions/mc.jsonl sqa=data/questions/sqa.jsonl"
     --questions_config conf/questions.yaml
     --lm_config conf/lm.yaml
-    --lm_train_text data/lm/train.txt
     # Without the names of the domain: a piece that training speech never has cannot be recognised.
     --tokenizer_text data/lm/tokenizer.txt
     --lm_valid_text "everyday=data/lm/valid.txt domain=data/lm/valid_domain.txt"

@@ -16,7 +16,6 @@ opts=(
     --vocab_size 800
     --whole_words 400
     --align_sets "test_id"
-    --lm_train_text data/lm/train.txt
     --lm_valid_text "everyday=data/lm/valid.txt medical=data/lm/valid_medical.txt"
     --smoke_opts "--local_data_opts=--smoke=true --vocab_size 400 --whole_words 100"
 )
