@@ -217,6 +217,15 @@ def _hidden(path, what):
     return path.with_name(f".{short}{OURS}{what}")
 
 
+def share(directory):
+    """Give the files of a new directory the rights that new files have; safetensors writes for their owner alone."""
+    mask = os.umask(0o077)  # it can only be read by setting it
+    os.umask(mask)
+    for path in Path(directory).rglob("*"):
+        if path.is_file() and not path.is_symlink():
+            path.chmod(0o666 & ~mask)
+
+
 @contextlib.contextmanager
 def locked(target):
     """In a `with`, be the only process that makes `target`; another one waits, and says who works there.
