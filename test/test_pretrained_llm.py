@@ -15,8 +15,8 @@ import torch
 from espnet_llmvq.base.errors import UserError
 from espnet_llmvq.llm.directory import load_llm, load_tokenizer
 from espnet_llmvq.llm.packing import check_no_leak, pack
+from espnet_llmvq.llm.spans import at_start, encode_text, puts_space_first
 from espnet_llmvq.model.losses import IGNORE, PAD
-from espnet_llmvq.model.positions import at_start, encode_text, puts_space_first
 from espnet_llmvq.sequence.prompt import parse, resolved, template_of
 from espnet_llmvq.sequence.sequence import Span
 
@@ -211,6 +211,35 @@ def test_the_begin_token_of_a_chat_prompt(models):
         with pytest.raises(UserError, match="is no token of the LLM's tokenizer, which has .*<.im_end"):
             resolved(f"{mark}USER: {{speech}} {{text}}", qwen)
     assert resolved("<noise> {speech} <3 {text}", qwen) == "<noise> {speech} <3 {text}"
+
+
+@pytest.mark.parametrize("date", ["", "{% if strftime_now is defined %}{% set date = strftime_now('%c') %}{% endif %}"])
+def test_a_chat_prompt_is_the_same_on_another_day(models, date):
+    """Llama 3 tells the LLM the date, and decoding is refused for a prompt other than that of the training."""
+    tokenizer = load_tokenizer(models["llama"])
+    said = "{{ messages[0]['content'] }}"
+    loop = "{% for m in messages %}" + ("{{ date }}" if date else "{{ strftime_now('%Y-%m-%d') }}") + " {% endfor %}"
+    tokenizer.chat_template = date + loop + said
+    assert resolved(CHAT, tokenizer) == f"26 Jul 2024 {CHAT.removeprefix('chat: ')}{{text}}"
+
+
+@pytest.mark.parametrize("family", TOKENIZERS)
+@pytest.mark.parametrize("begin", ["", "{no_begin}"])
+def test_noisy_copies_are_read_as_sequences_are(models, family, begin):
+    """A copy without noise is what a model gets that is given the transcript in writing in the place of speech."""
+    from espnet_llmvq.llm.noisy_copy import Noise, NoisyCopy
+    from espnet_llmvq.model.batch import SequenceArrays
+    from espnet_llmvq.sequence.asr import prompted
+
+    tokenizer, quiet = load_tokenizer(models[family]), {name: 0.0 for name in vars(Noise()) if name.startswith("p_")}
+    copier = NoisyCopy(tokenizer, begin + TEMPLATE, Noise(**quiet))
+    (tokens,) = copier.encode(["the patient is good"])
+    ids, _ = copier.example(tokens, np.random.default_rng(0))
+    given = Span(text=" the patient is good")
+    assert (
+        ids
+        == SequenceArrays(tokenizer)(prompted("u", given, "the patient is good", begin + TEMPLATE))["tokens"].tolist()
+    )
 
 
 def test_line_breaks_of_a_prompt_stay():

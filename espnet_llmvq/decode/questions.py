@@ -9,8 +9,8 @@ from espnet_llmvq.data.audio import SAMPLE_RATE
 from espnet_llmvq.data.questions import OPEN
 from espnet_llmvq.decode.generate import encoded, log_probability, prompt_inputs, search
 from espnet_llmvq.llm.directory import context, load_llm, load_tokenizer
+from espnet_llmvq.llm.spans import encode_text
 from espnet_llmvq.model.batch import SequenceArrays, batch_of
-from espnet_llmvq.model.positions import encode_text
 from espnet_llmvq.score.questions import SPEECH
 from espnet_llmvq.sequence.questions import multiple_choice_sequence, open_sequence, question_span
 from espnet_llmvq.sequence.sequence import Span

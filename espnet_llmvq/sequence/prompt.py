@@ -10,6 +10,9 @@ from espnet_llmvq.base.errors import UserError
 
 SPEECH, TRANSCRIPT = "{speech}", "{text}"
 CHAT = "chat:"
+# Before a chat format: one that writes the date of the day would make another prompt tomorrow. Llama's where it has no
+# clock.
+TODAY = "{%- macro strftime_now(format) -%}26 Jul 2024{%- endmacro -%}"
 NO_BEGIN = "{no_begin}"
 # What published tokenizers call their marks: no one means these letters.
 MARK = re.compile(r"<\|[^<|>]+\|>|</?s>|<(?:bos|eos|pad|unk|(?:start|end)_of_turn)>")
@@ -45,7 +48,8 @@ def resolved(template, tokenizer):
         raise UserError(f"prompt {template!r}: the LLM's tokenizer has no chat template; write the roles yourself")
     said = said[len(CHAT) :].strip().removesuffix(TRANSCRIPT).rstrip()
     turns = [{"role": "user", "content": said}]
-    chat = tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
+    form = TODAY + tokenizer.get_chat_template()
+    chat = tokenizer.apply_chat_template(turns, chat_template=form, tokenize=False, add_generation_prompt=True)
     chat = chat.removeprefix(tokenizer.bos_token) if begin and tokenizer.bos_token else chat
     parse(begin + chat + TRANSCRIPT)
     return begin + chat + TRANSCRIPT
