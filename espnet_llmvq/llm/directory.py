@@ -50,7 +50,9 @@ def table_rows(path):
 
 def context(config):
     """Most positions of an LLM, from its config (`PretrainedConfig`); None: no limit."""
-    return getattr(config.get_text_config(), "max_position_embeddings", None)
+    config = config.get_text_config()
+    # MPT's table of biases has the other name.
+    return getattr(config, "max_position_embeddings", getattr(config, "max_seq_len", None))
 
 
 def context_of(path):
