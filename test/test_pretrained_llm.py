@@ -1,5 +1,6 @@
 """LLMs of the Qwen2 and Llama families as downloaded ones are: tied and untied, without begin or padding token."""
 
+import copy
 import json
 import os
 import re
@@ -609,8 +610,7 @@ def test_gradient_checkpointing_recomputes_and_changes_nothing(models, built, tm
         model, _, batch = built("whisper", "qwen2", llm=llm, llm_conf=conf, **more)
         model.train()
         count = []
-        layers = next(m for m in model.llm.modules() if isinstance(m, torch.nn.ModuleList))
-        next(layers[0].children()).register_forward_pre_hook(lambda *_, count=count: count.append(1))
+        next(layers_of(model)[0].children()).register_forward_pre_hook(lambda *_, count=count: count.append(1))
         torch.manual_seed(1)
         loss = model(**batch)[0]
         loss.backward()
@@ -624,6 +624,15 @@ def test_gradient_checkpointing_recomputes_and_changes_nothing(models, built, tm
     if frozen:
         with torch.no_grad():
             assert float(model.eval()(**batch)[0]) == losses[0]
+    copied, ran = copy.deepcopy(model.eval()), []
+    for part in (copied, model):
+        next(layers_of(part)[0].children()).register_forward_pre_hook(lambda *_, part=part: ran.append(part))
+    copied(**batch)[0].backward()
+    assert ran and all(part is copied for part in ran)  # not the layers that were copied
+
+
+def layers_of(model):
+    return next(m for m in model.llm.modules() if isinstance(m, torch.nn.ModuleList))
 
 
 @pytest.mark.parametrize("family", ["Mamba", "FalconH1", "Lfm2", "RecurrentGemma", "Llama4Text"])
