@@ -73,6 +73,20 @@ def test_spans_have_the_tokens_of_the_text_as_a_whole(models, family):
         assert tokenizer.decode(ids[0]).strip() == f"a {name}b"
 
 
+def test_a_tokenizer_that_spells_keeps_its_spaces():
+    """Its " a" is a space and "a", as where a space is put in front; but none is."""
+    from tokenizers import Tokenizer, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    letters = {letter: i for i, letter in enumerate(sorted(pre_tokenizers.ByteLevel.alphabet()))}
+    base = Tokenizer(models.BPE(letters, []))
+    base.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=base)
+    for text in (" hello there", "hello"):
+        ids = encode_text(tokenizer, Span(text=text, loss=True), 0)
+        assert tokenizer.convert_ids_to_tokens(ids) == list(text.replace(" ", "\u0120"))
+
+
 @pytest.mark.parametrize("family", TOKENIZERS)
 @pytest.mark.parametrize("text", [" hello there good", "hello  there  good", " hello", "zwölf €, hello", " </s> hello"])
 def test_alignment_cuts_text_as_training_does(models, family, text):
