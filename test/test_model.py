@@ -271,3 +271,17 @@ def test_the_drift_is_measured_again_only_after_a_change(make_model, monkeypatch
     with torch.no_grad():
         model.llm.get_input_embeddings().weight.mul_(2)
     assert float(model.codebook_drift()["codebook_drift"]) == pytest.approx(0.5) and len(found) == 4
+
+
+def test_a_new_codebook_is_the_table_of_the_llm_that_was_trained_before(make_model, tmp_path):
+    from espnet_llmvq.llm.ends import token_inputs
+
+    before = make_model(freeze=[])
+    with torch.no_grad():
+        before.llm.get_input_embeddings().weight.mul_(2.0)
+    torch.save(before.state_dict(), tmp_path / "model.pth")
+    conf = {"stack": 1, "hidden_size": 24}
+    model = make_model(freeze=[], bridge="hard", bridge_conf=conf, init_from=str(tmp_path / "model.pth"))
+    assert (
+        torch.equal(model.bridge.codebook, token_inputs(before.llm)) and model.codebook_drift()["codebook_drift"] == 0
+    )
