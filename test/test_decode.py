@@ -289,7 +289,7 @@ def test_training_keeps_the_limit_for_decoding(decoding, corpus, tokenizer, caps
 
 
 @pytest.mark.parametrize("num_beams", [1, 3])
-@pytest.mark.parametrize("kind", ["gpt2", "opt", "llama"])
+@pytest.mark.parametrize("kind", ["gpt2", "opt", "llama", "mpt"])
 def test_texts_end_where_the_context_of_the_llm_does(kind, num_beams):
     """Also where neighbours in a batch go on longer; a prompt that fills the context is named."""
     from transformers import AutoConfig, AutoModelForCausalLM
@@ -299,7 +299,13 @@ def test_texts_end_where_the_context_of_the_llm_does(kind, num_beams):
 
     torch.manual_seed(1)
     small = dict(num_hidden_layers=2, hidden_size=12, num_attention_heads=3, max_position_embeddings=32)
-    more = {"opt": dict(ffn_dim=16, word_embed_proj_dim=12), "llama": dict(intermediate_size=16)}.get(kind, {})
+    more = {
+        "opt": dict(ffn_dim=16, word_embed_proj_dim=12),
+        "llama": dict(intermediate_size=16),
+        "mpt": dict(max_seq_len=32),
+    }.get(kind, {})
+    if kind == "mpt":  # its limit has another name
+        del small["max_position_embeddings"]
     ids = dict(bos_token_id=1, eos_token_id=1, pad_token_id=1)
     llm = AutoModelForCausalLM.from_config(AutoConfig.for_model(kind, vocab_size=20, **small, **more, **ids)).eval()
     for parameter in llm.parameters():

@@ -78,6 +78,16 @@ def test_the_lm_changes_the_text(llm, tokenizer):
     assert search(model, llm, tokenizer, alone, 8, 1.0)[0][0].tokens == with_lm[5]
 
 
+def test_a_token_that_the_lm_has_no_row_for_is_not_written(llm, tokenizer):
+    """As <image_soft_token> of Gemma 3. The head's blank comes after it."""
+    rows = len(llm.get_input_embeddings().weight)
+    x = frames(tokenizer, 1, rows + 1, rows + 2)
+    x[0, :, rows] = 50.0
+    batch = {"speech": x, "speech_lengths": torch.tensor([FRAMES])}
+    (found,) = search(types.SimpleNamespace(ctc=Head(rows + 1)), llm, tokenizer, batch, 8, 1.0)
+    assert found and all(max(h.tokens, default=0) < rows for h in found)
+
+
 def test_the_context_of_the_lm_ends_a_text(llm, tokenizer):
     """Three positions: the start and two tokens, behind which a third can be written, but no end."""
     blank = tokenizer.convert_tokens_to_ids("<blank>")

@@ -243,6 +243,10 @@ def test_what_a_tokenizer_cannot_do(make_model, tokenizer, spoken):
     with pytest.raises(UserError, match=r"no token for something in the prompt .*a --prompt without it"):
         check_words(tokenizer, MultipleChoice())
     check_words(tokenizer, MultipleChoice(prompt=PROMPT, separator=" "))
+    with pytest.raises(UserError, match="<bos> is no token of the LLM's tokenizer"):
+        check_words(tokenizer, MultipleChoice(instruction="<bos>", prompt=PROMPT, separator=" "))
+    with pytest.raises(UserError, match="chat: is for prompts of sequences"):
+        check_words(tokenizer, OpenQuestions(prompt="chat: {speech} {text}"))
     with pytest.raises(UserError, match=r"letters are no single tokens .*' A': 2.*--answer text"):
         answer_tokens(tokenizer, MultipleChoice(prompt=PROMPT), spoken[0])
     same = spoken[0]

@@ -1,5 +1,7 @@
 """Causal LMs of many families: a sequence without speech is to us what it is to transformers on its ids."""
 
+from types import SimpleNamespace
+
 import families
 import pytest
 import torch
@@ -7,6 +9,7 @@ import torch
 from espnet_llmvq.base.errors import UserError
 from espnet_llmvq.decode.generate import EndAtLimit, log_probability, search
 from espnet_llmvq.decode.questions import LLMAlone
+from espnet_llmvq.llm.directory import load_llm
 from espnet_llmvq.llm.ends import logits_of, token_inputs
 from espnet_llmvq.llm.trial import check_llm
 from espnet_llmvq.model.losses import IGNORE, PAD, assemble, next_token_loss
@@ -118,6 +121,23 @@ def test_a_model_that_is_more_than_its_parts_is_refused():
 
     llm.model.forward = other
     with pytest.raises(UserError, match="DIR: LlamaForCausalLM, part by part"):
+        check_llm(llm, "DIR")
+
+
+def test_a_model_that_is_not_finite_in_its_precision_is_refused(tmp_path):
+    """As Gemma 3 in float16, whose largest states stand at the begin token."""
+    llm = families.make("llama")
+    llm.model.layers[0].mlp.down_proj.weight.data *= 1e6
+    llm.save_pretrained(tmp_path)
+    load_llm(str(tmp_path))
+    with pytest.raises(UserError, match="no finite logits in float16; set another llm_conf.dtype"):
+        load_llm(str(tmp_path), dtype="float16")
+    llm, forward = families.make("llama"), type(llm).forward
+    llm.forward = lambda input_ids=None, **kwargs: SimpleNamespace(
+        logits=forward(llm, input_ids=input_ids, **kwargs).logits
+        * (torch.nan if input_ids is not None and llm.config.bos_token_id in input_ids else 1.0)
+    )
+    with pytest.raises(UserError, match="no finite logits in float32"):
         check_llm(llm, "DIR")
 
 

@@ -9,11 +9,12 @@ from conftest import LORA
 from espnet_llmvq.base.errors import UserError
 from espnet_llmvq.llm.directory import load_tokenizer
 from espnet_llmvq.llm.packing import assign, check_no_leak, pack, packed_length
+from espnet_llmvq.llm.spans import encode_text
 from espnet_llmvq.llm.tokenizer import train_tokenizer
 from espnet_llmvq.model import batch as batches
 from espnet_llmvq.model.batch import SequenceArrays
 from espnet_llmvq.model.losses import IGNORE, assemble
-from espnet_llmvq.model.positions import Positions, encode_text
+from espnet_llmvq.model.positions import Positions
 from espnet_llmvq.sequence.sequence import Sequence, Span
 
 STEP = 640  # samples: 4 feature frames of 160, as in the tiny encoder

@@ -251,3 +251,37 @@ def test_state_dict_of_a_parent_module_is_whole(llm_dir):
     ours = model(llm_dir, external=["llm."], freeze=["llm"])
     parent = torch.nn.ModuleDict({"module": ours})
     assert "module.bridge.projector.output.weight" in parent.state_dict()
+
+
+def test_the_drift_is_measured_again_only_after_a_change(make_model, monkeypatch):
+    """The table of a large vocabulary takes longer than a step."""
+    from espnet_llmvq.model import speech_llm
+
+    measured, found = speech_llm.drift, []
+    monkeypatch.setattr(speech_llm, "drift", lambda *tables: found.append(measured(*tables)) or found[-1])
+    model = make_model(bridge="soft", bridge_conf={"stack": 1, "hidden_size": 8, "codebook": "trainable", "top_k": 4})
+    assert model.codebook_drift()["codebook_drift"] == model.codebook_drift()["codebook_drift"] == 0 and len(found) == 1
+    torch.optim.SGD([model.bridge.codebook], lr=1.0, weight_decay=0.5).step()  # no gradient, no step
+    assert model.codebook_drift() and len(found) == 1
+    model.bridge.codebook.grad = model.bridge.codebook.detach().clone()
+    torch.optim.SGD([model.bridge.codebook], lr=0.5).step()
+    assert float(model.codebook_drift()["codebook_drift"]) == pytest.approx(0.5) and len(found) == 2
+    model.load_state_dict({**model.state_dict(), "bridge.codebook": 2 * model.bridge.codebook.detach()})
+    assert float(model.codebook_drift()["codebook_drift"]) == pytest.approx(0, abs=1e-6) and len(found) == 3
+    with torch.no_grad():
+        model.llm.get_input_embeddings().weight.mul_(2)
+    assert float(model.codebook_drift()["codebook_drift"]) == pytest.approx(0.5) and len(found) == 4
+
+
+def test_a_new_codebook_is_the_table_of_the_llm_that_was_trained_before(make_model, tmp_path):
+    from espnet_llmvq.llm.ends import token_inputs
+
+    before = make_model(freeze=[])
+    with torch.no_grad():
+        before.llm.get_input_embeddings().weight.mul_(2.0)
+    torch.save(before.state_dict(), tmp_path / "model.pth")
+    conf = {"stack": 1, "hidden_size": 24}
+    model = make_model(freeze=[], bridge="hard", bridge_conf=conf, init_from=str(tmp_path / "model.pth"))
+    assert (
+        torch.equal(model.bridge.codebook, token_inputs(before.llm)) and model.codebook_drift()["codebook_drift"] == 0
+    )

@@ -89,6 +89,20 @@ def pretrained(tmp_path_factory, arguments):
     return found
 
 
+def test_an_llm_whose_config_says_where_it_came_from(trained_soft, llm_dir, tmp_path):
+    """As those do that were converted from GGUF."""
+    said, phase = tmp_path / "llm", tmp_path / "soft"
+    shutil.copytree(llm_dir, said)
+    config = json.loads((said / "config.json").read_text())
+    (said / "config.json").write_text(json.dumps({**config, "_model_name_or_path": "Llama 1 B"}))
+    shutil.copytree(trained_soft[1], phase)
+    trained = yaml.safe_load((phase / "config.yaml").read_text())
+    (phase / "config.yaml").write_text(yaml.safe_dump({**trained, "llm": str(said)}))
+    search = {"num_beams": 1, "length_penalty": 0.0, "ctc_weight": 0.0}
+    pack(str(phase), str(tmp_path / "packed"), system="soft", label="", decode="llm", search=search)
+    assert load_packed(str(tmp_path / "packed")).manifest["llm"] == "llm"
+
+
 @pytest.mark.parametrize("name", ["wavlm", "whisper"])
 def test_a_pretrained_encoder_is_inside(name, pretrained, corpus):
     from espnet_llmvq.transcribe import Transcriber

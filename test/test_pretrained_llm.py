@@ -1,5 +1,6 @@
 """LLMs of the Qwen2 and Llama families as downloaded ones are: tied and untied, without begin or padding token."""
 
+import copy
 import json
 import os
 import re
@@ -15,8 +16,8 @@ import torch
 from espnet_llmvq.base.errors import UserError
 from espnet_llmvq.llm.directory import load_llm, load_tokenizer
 from espnet_llmvq.llm.packing import check_no_leak, pack
+from espnet_llmvq.llm.spans import at_start, encode_text, puts_space_first
 from espnet_llmvq.model.losses import IGNORE, PAD
-from espnet_llmvq.model.positions import at_start, encode_text, puts_space_first
 from espnet_llmvq.sequence.prompt import parse, resolved, template_of
 from espnet_llmvq.sequence.sequence import Span
 
@@ -70,6 +71,20 @@ def test_spans_have_the_tokens_of_the_text_as_a_whole(models, family):
         special = tokenizer.convert_tokens_to_ids(name)
         assert special not in ids[0] and special in ids[1]
         assert tokenizer.decode(ids[0]).strip() == f"a {name}b"
+
+
+def test_a_tokenizer_that_spells_keeps_its_spaces():
+    """Its " a" is a space and "a", as where a space is put in front; but none is."""
+    from tokenizers import Tokenizer, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    letters = {letter: i for i, letter in enumerate(sorted(pre_tokenizers.ByteLevel.alphabet()))}
+    base = Tokenizer(models.BPE(letters, []))
+    base.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=base)
+    for text in (" hello there", "hello"):
+        ids = encode_text(tokenizer, Span(text=text, loss=True), 0)
+        assert tokenizer.convert_ids_to_tokens(ids) == list(text.replace(" ", "\u0120"))
 
 
 @pytest.mark.parametrize("family", TOKENIZERS)
@@ -211,6 +226,35 @@ def test_the_begin_token_of_a_chat_prompt(models):
         with pytest.raises(UserError, match="is no token of the LLM's tokenizer, which has .*<.im_end"):
             resolved(f"{mark}USER: {{speech}} {{text}}", qwen)
     assert resolved("<noise> {speech} <3 {text}", qwen) == "<noise> {speech} <3 {text}"
+
+
+@pytest.mark.parametrize("date", ["", "{% if strftime_now is defined %}{% set date = strftime_now('%c') %}{% endif %}"])
+def test_a_chat_prompt_is_the_same_on_another_day(models, date):
+    """Llama 3 tells the LLM the date, and decoding is refused for a prompt other than that of the training."""
+    tokenizer = load_tokenizer(models["llama"])
+    said = "{{ messages[0]['content'] }}"
+    loop = "{% for m in messages %}" + ("{{ date }}" if date else "{{ strftime_now('%Y-%m-%d') }}") + " {% endfor %}"
+    tokenizer.chat_template = date + loop + said
+    assert resolved(CHAT, tokenizer) == f"26 Jul 2024 {CHAT.removeprefix('chat: ')}{{text}}"
+
+
+@pytest.mark.parametrize("family", TOKENIZERS)
+@pytest.mark.parametrize("begin", ["", "{no_begin}"])
+def test_noisy_copies_are_read_as_sequences_are(models, family, begin):
+    """A copy without noise is what a model gets that is given the transcript in writing in the place of speech."""
+    from espnet_llmvq.llm.noisy_copy import Noise, NoisyCopy
+    from espnet_llmvq.model.batch import SequenceArrays
+    from espnet_llmvq.sequence.asr import prompted
+
+    tokenizer, quiet = load_tokenizer(models[family]), {name: 0.0 for name in vars(Noise()) if name.startswith("p_")}
+    copier = NoisyCopy(tokenizer, begin + TEMPLATE, Noise(**quiet))
+    (tokens,) = copier.encode(["the patient is good"])
+    ids, _ = copier.example(tokens, np.random.default_rng(0))
+    given = Span(text=" the patient is good")
+    assert (
+        ids
+        == SequenceArrays(tokenizer)(prompted("u", given, "the patient is good", begin + TEMPLATE))["tokens"].tolist()
+    )
 
 
 def test_line_breaks_of_a_prompt_stay():
@@ -580,8 +624,7 @@ def test_gradient_checkpointing_recomputes_and_changes_nothing(models, built, tm
         model, _, batch = built("whisper", "qwen2", llm=llm, llm_conf=conf, **more)
         model.train()
         count = []
-        layers = next(m for m in model.llm.modules() if isinstance(m, torch.nn.ModuleList))
-        next(layers[0].children()).register_forward_pre_hook(lambda *_, count=count: count.append(1))
+        next(layers_of(model)[0].children()).register_forward_pre_hook(lambda *_, count=count: count.append(1))
         torch.manual_seed(1)
         loss = model(**batch)[0]
         loss.backward()
@@ -595,6 +638,15 @@ def test_gradient_checkpointing_recomputes_and_changes_nothing(models, built, tm
     if frozen:
         with torch.no_grad():
             assert float(model.eval()(**batch)[0]) == losses[0]
+    copied, ran = copy.deepcopy(model.eval()), []
+    for part in (copied, model):
+        next(layers_of(part)[0].children()).register_forward_pre_hook(lambda *_, part=part: ran.append(part))
+    copied(**batch)[0].backward()
+    assert ran and all(part is copied for part in ran)  # not the layers that were copied
+
+
+def layers_of(model):
+    return next(m for m in model.llm.modules() if isinstance(m, torch.nn.ModuleList))
 
 
 @pytest.mark.parametrize("family", ["Mamba", "FalconH1", "Lfm2", "RecurrentGemma", "Llama4Text"])

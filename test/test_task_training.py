@@ -3,6 +3,7 @@
 import argparse
 import json
 import logging
+import math
 import os
 import shutil
 import signal
@@ -93,6 +94,22 @@ def test_batches_at_the_end_of_an_epoch_make_a_step_of_their_own(arguments, accu
         assert not invalid and not model.w.grad
     assert found == pytest.approx([*steps, *steps])
     assert optimizer_steps({"max_epoch": 2, "accum_grad": accum_grad}, batches=5) == len(found)
+
+
+def test_a_training_whose_gradients_are_not_finite_is_no_training(settings, tmp_path, monkeypatch):
+    """ESPnet would warn, stop and average what it has: the weights of the start."""
+    from espnet_llmvq.model import speech_llm
+
+    made = speech_llm.next_token_loss
+
+    def broken(*args):
+        loss, *rest = made(*args)
+        return loss * math.nan, *rest
+
+    monkeypatch.setattr(speech_llm, "next_token_loss", broken)
+    with pytest.raises(UserError, match="finite gradient"):
+        launch.train_phase(str(tmp_path / "phase"), settings(max_epoch=2), 1)
+    assert not (tmp_path / "phase" / "model.pth").exists()
 
 
 def precisions(model):

@@ -123,6 +123,9 @@ def pack(directory, out, *, system, label, decode, search, llm=None, prompt=None
             if named:
                 identity = {"llm_sha256": embedding_digest(untrained)}
             else:
+                for key in vars(untrained.config):
+                    if key.endswith("name_or_path"):  # where it came from: nothing reads that
+                        setattr(untrained.config, key, "")
                 untrained.save_pretrained(os.path.join(temporary, LLM))
             del untrained  # its memory is needed to load what was packed
         state = packed_state(model)

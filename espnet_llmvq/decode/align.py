@@ -11,7 +11,7 @@ from espnet_llmvq.base.files import check_outputs
 from espnet_llmvq.base.made import Made
 from espnet_llmvq.data.audio import SAMPLE_RATE, read_audio
 from espnet_llmvq.decode.batches import Batches
-from espnet_llmvq.model.positions import at_start, text_offsets
+from espnet_llmvq.llm.spans import at_start, text_offsets
 from espnet_llmvq.sequence.sequence import Span, read_sequences
 
 

@@ -98,6 +98,7 @@ def search(model, llm, tokenizer, batch, num_beams, lm_weight, length_bonus=0.0)
     for frames, length in zip(batch["speech"], batch["speech_lengths"].tolist()):
         log_probs = model.ctc(frames[None, :length])[0].float().log_softmax(-1)
         chosen = log_probs.max(0).values.exp() > PRUNE
+        chosen[llm.get_input_embeddings().weight.shape[0] :] = False  # tokens that the LLM has no row for
         chosen[[blank, eos]] = True
         ids = chosen.nonzero()[:, 0]  # (K,), of the labels of this search
         own_blank, own_eos = (int((ids == i).nonzero()) for i in (blank, eos))

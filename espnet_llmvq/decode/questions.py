@@ -9,9 +9,10 @@ from espnet_llmvq.data.audio import SAMPLE_RATE
 from espnet_llmvq.data.questions import OPEN
 from espnet_llmvq.decode.generate import encoded, log_probability, prompt_inputs, search
 from espnet_llmvq.llm.directory import context, load_llm, load_tokenizer
+from espnet_llmvq.llm.spans import encode_text
 from espnet_llmvq.model.batch import SequenceArrays, batch_of
-from espnet_llmvq.model.positions import encode_text
 from espnet_llmvq.score.questions import SPEECH
+from espnet_llmvq.sequence.prompt import CHAT, check_marks
 from espnet_llmvq.sequence.questions import multiple_choice_sequence, open_sequence, question_span
 from espnet_llmvq.sequence.sequence import Span
 
@@ -43,10 +44,13 @@ def prompts_of(model, tokenizer, sequences, rooms):
 
 
 def check_words(tokenizer, options):
-    """Raise UserError if the tokenizer has no token for some of the prompt's own words."""
+    """Raise UserError if the tokenizer has no token for some of the prompt's own words, or for a mark among them."""
     # The separator stands after examples only.
     for name in ("instruction", "prompt", *(["separator"] if getattr(options, "shots", 0) else [])):
         text = getattr(options, name, "")
+        check_marks(text, tokenizer)
+        if text.startswith(CHAT):
+            raise UserError(f"{name} {text!r}: {CHAT} is for prompts of sequences; write the roles yourself")
         for mark in ("{speech}", "{text}", "{A}", "{B}", "{C}", "{D}"):
             text = text.replace(mark, " ")
         ids = tokenizer.encode(text, add_special_tokens=False)

@@ -149,7 +149,12 @@ class SpeechLLMTrainer(Trainer):
             invalid = [
                 train(model, *args, iterator=part, reporter=reporter, options=how, **kwargs) for part, how in parts
             ]
-        return all(invalid)
+        if all(invalid):
+            raise UserError(
+                "no step of this epoch had a finite gradient, so nothing was trained; lower the learning rate "
+                "(optim_conf.lr), or compute in float32 (llm_conf.dtype, autocast)"
+            )
+        return False
 
     @classmethod
     def validate_one_epoch(cls, model, iterator, reporter, options, distributed_option):

@@ -3,6 +3,7 @@
 import functools
 import json
 import os
+import types
 
 from espnet_llmvq.base.errors import DOWNLOAD, UserError, reading
 from espnet_llmvq.base.files import check_path
@@ -50,7 +51,9 @@ def table_rows(path):
 
 def context(config):
     """Most positions of an LLM, from its config (`PretrainedConfig`); None: no limit."""
-    return getattr(config.get_text_config(), "max_position_embeddings", None)
+    config = config.get_text_config()
+    # MPT's table of biases has the other name.
+    return getattr(config, "max_position_embeddings", getattr(config, "max_seq_len", None))
 
 
 def context_of(path):
@@ -156,7 +159,8 @@ def recompute_layers(llm):
     if not layers:
         raise UserError(f"llm_conf.gradient_checkpointing: {type(llm).__name__} cannot; leave it out")
     for layer in layers:
-        layer.forward = _recomputed(layer.forward)
+        # A method of its own, so that a copy of the layer runs with the weights of the copy.
+        layer.forward = types.MethodType(_recomputed(type(layer).forward), layer)
 
 
 def _recomputed(forward):
@@ -164,9 +168,9 @@ def _recomputed(forward):
     from torch.utils.checkpoint import checkpoint
 
     @functools.wraps(forward)
-    def run(*args, **kwargs):
+    def run(layer, *args, **kwargs):
         if torch.is_grad_enabled():
-            return checkpoint(forward, *args, use_reentrant=False, **kwargs)
-        return forward(*args, **kwargs)
+            return checkpoint(forward, layer, *args, use_reentrant=False, **kwargs)
+        return forward(layer, *args, **kwargs)
 
     return run

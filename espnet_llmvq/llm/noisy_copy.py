@@ -13,8 +13,10 @@ import math
 
 from espnet_llmvq.base.errors import UserError
 from espnet_llmvq.llm.directory import BLANK_TOKEN
+from espnet_llmvq.llm.spans import begin_ids, encode_text, puts_space_first
 from espnet_llmvq.llm.tokenizer import SPACE, unigram_scores
 from espnet_llmvq.sequence.prompt import TRANSCRIPT, parse, separator
+from espnet_llmvq.sequence.sequence import Span
 
 
 @dataclasses.dataclass(frozen=True)
@@ -106,11 +108,14 @@ class NoisyCopy:
         """`tokenizer`: Hugging Face tokenizer; `template`: "USER: {speech} ASSISTANT: {text}"."""
         self.tokenizer, self.noise = tokenizer, noise
         self.lead = separator(template, TRANSCRIPT)
-        self.head, self.middle = [], []
+        if puts_space_first(tokenizer) == "always":
+            self.lead = ""
+        spans = [Span(text=words[0]) if kind == "text" else None for kind, *words in parse(template)]
+        self.head, self.middle = begin_ids(tokenizer, [span for span in spans[:1] if span]), []
         part = self.head
-        for kind, *words in parse(template):
-            if kind == "text":
-                part += tokenizer.encode(words[0], add_special_tokens=False)
+        for i, span in enumerate(spans):
+            if span:
+                part += encode_text(tokenizer, span, None, first=i == 0)
             else:
                 part = self.middle
         vocab = tokenizer.get_vocab()

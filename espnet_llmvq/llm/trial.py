@@ -16,9 +16,15 @@ TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 0.1, torch.float16: 0.02}
 def check_llm(llm, path):
     """Raise UserError unless an LLM, an LLM in `path`, can be trained and searched from embeddings: `check_parts` and
     `check_search`. What a model raises itself is told as one too."""
-    ids = [torch.tensor(row, device=llm.device) % llm.get_input_embeddings().weight.shape[0] for row in PROMPTS]
+    rows, begin = llm.get_input_embeddings().weight.shape[0], llm.config.get_text_config().bos_token_id
+    # With the begin token, where there is one: states are largest there.
+    begin = [begin] if type(begin) is int else []
+    ids = [torch.tensor([*begin, *row], device=llm.device) % rows for row in PROMPTS]
     with tried(llm), said(f"{path}: {type(llm).__name__}"):
         own = [llm(input_ids=row[None], use_cache=False).logits[0] for row in ids]
+        if not all(logits.isfinite().all() for logits in own):
+            dtype = str(llm.dtype).removeprefix("torch.")
+            raise UserError(f"{path}: {type(llm).__name__} has no finite logits in {dtype}; set another llm_conf.dtype")
         check_parts(llm, path, ids, own)
         check_search(llm, path, ids, torch.stack([logits[-1] for logits in own]))
 

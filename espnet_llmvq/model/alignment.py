@@ -42,11 +42,13 @@ class AlignedStart(torch.nn.Module):
     def cross_entropy(self, z, posterior, blank):
         """Summed cross-entropy of steps z (N, D) with the `posterior` (N, R) of a CTC head whose blank is `blank`.
 
-        Rows of the table beyond the head's tokens have no share in it.
+        Rows of the table beyond the head's tokens have no share in it, and no more do tokens without a row (Gemma 3 has
+        one).
         """
         logits = self.logits(z[None])[0].float()
-        target = torch.zeros_like(logits)
-        target[:, : posterior.shape[1]] = posterior
-        target[:, blank] = 0.0
+        target, tokens = torch.zeros_like(logits), posterior.clone()
+        tokens[:, blank] = 0.0
+        tokens = tokens[:, : len(self.table)]
+        target[:, : tokens.shape[1]] = tokens
         target[:, self.blank] = posterior[:, blank]
         return -(target * logits.log_softmax(-1)).sum()

@@ -7,8 +7,8 @@ import torch
 
 from espnet_llmvq.base.errors import UserError
 from espnet_llmvq.data.audio import SAMPLE_RATE, AudioError, read_audio
+from espnet_llmvq.llm.spans import at_start, begin_ids, encode_text
 from espnet_llmvq.model.losses import IGNORE, PAD, SPEECH
-from espnet_llmvq.model.positions import at_start, begin_ids, encode_text
 from espnet_llmvq.speech.spans import WHOLE
 
 

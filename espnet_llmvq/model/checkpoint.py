@@ -6,6 +6,7 @@ import pickle
 import torch
 
 from espnet_llmvq.base.errors import UserError
+from espnet_llmvq.llm.ends import token_inputs
 
 # Tensors of a pretrained encoder, which come from its own directory.
 PRETRAINED = "speech_encoder.pretrained."
@@ -96,9 +97,9 @@ def load_encoder(model, path):
 def load_previous(model, path):
     """Start from the phase before: every tensor that both have.
 
-    What only the model has keeps its first value (LoRA, a trainable codebook: declared as new); what only the
-    file has must belong to a part the model lacks. Raises UserError for differing shapes, no overlap, and what
-    was trained but is frozen now, as checkpoints of this phase would lack it.
+    What only the model has keeps its first value (LoRA: declared as new), a codebook gets that of the LLM as it is now;
+    what only the file has must belong to a part the model lacks. Raises UserError for differing shapes, no overlap, and
+    what was trained but is frozen now, as checkpoints of this phase would lack it.
     """
     state = load_weights(path, "cpu", "and make it again")
     own = torch.nn.Module.state_dict(model)
@@ -119,6 +120,8 @@ def load_previous(model, path):
         raise UserError(f"{path} does not fit the next phase: {', '.join(shapes[:8]) or 'nothing in common'}")
     torch.nn.Module.load_state_dict(model, shared, strict=False)
     new = [n for n in model.state_dict() if n not in shared]
+    if "bridge.codebook" in new and any(n.startswith("llm.") for n in shared):
+        model.bridge.codebook.data.copy_(token_inputs(model.llm))  # its table may have been trained
     logging.info(f"Initialised {len(shared)} tensors from {path}; new in this phase: {len(new)} {new[:4]}")
     dropped = [n for n in state if n not in own]
     if dropped:

@@ -58,6 +58,7 @@ class SpeechLLM(PartialCheckpoint, AbsESPnetModel):
         self.autocast, self.external = autocast, tuple(external)
         self.concatenate = check_name("span_encoding", span_encoding, SPAN_ENCODINGS) == "concatenated"
         self.packing, self.packing_checked = packed_length(packing, llm), False
+        self.drift_of = None, None  # versions of codebook and table, and the drift of these
         for part, weight in (("ctc", ctc_weight), ("aligned_start", start_weight), ("llm", llm_weight)):
             if weight and getattr(self, part) is None:
                 raise UserError(f"model_conf: the loss of {part} has weight {weight} but there is no {part}")
@@ -118,7 +119,11 @@ class SpeechLLM(PartialCheckpoint, AbsESPnetModel):
         codebook = getattr(self.bridge, "codebook", None)
         if codebook is None or self.llm is None:
             return {}
-        return {"codebook_drift": drift(codebook, token_inputs(self.llm))}
+        # Of a large table it takes as long as a step: again only when one of the two has changed.
+        now = [p._version for p in (codebook, *self.llm.get_input_embeddings().parameters())]
+        if self.drift_of[0] != now:
+            self.drift_of = now, drift(codebook, token_inputs(self.llm))
+        return {"codebook_drift": self.drift_of[1]}
 
     def start_loss(self, frames, lengths, targets, target_lengths):
         """(sum, count) of the loss of the aligned start: over tokens by CTC, over steps when it follows the CTC head.

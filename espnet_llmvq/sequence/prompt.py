@@ -10,6 +10,9 @@ from espnet_llmvq.base.errors import UserError
 
 SPEECH, TRANSCRIPT = "{speech}", "{text}"
 CHAT = "chat:"
+# Before a chat format: one that writes the date of the day would make another prompt tomorrow. Llama's where it has no
+# clock.
+TODAY = "{%- macro strftime_now(format) -%}26 Jul 2024{%- endmacro -%}"
 NO_BEGIN = "{no_begin}"
 # What published tokenizers call their marks: no one means these letters.
 MARK = re.compile(r"<\|[^<|>]+\|>|</?s>|<(?:bos|eos|pad|unk|(?:start|end)_of_turn)>")
@@ -56,7 +59,9 @@ def in_chat(said, tokenizer):
 
     turns = [{"role": "user", "content": said}]
     try:
-        return tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
+        return tokenizer.apply_chat_template(
+            turns, chat_template=TODAY + tokenizer.get_chat_template(), tokenize=False, add_generation_prompt=True
+        )
     except (TemplateError, ValueError, TypeError) as err:
         raise UserError(
             f"{tokenizer.name_or_path}: its chat template does not take a text of the user alone ({err}); correct it, "
