@@ -14,7 +14,7 @@ TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 0.1, torch.float16: 0.02}
 
 
 def check_llm(llm, path):
-    """Raise UserError unless an LLM, an LLM in `path`, can be trained and searched from embeddings: `check_parts` and
+    """Raise UserError unless the LLM of `path` can be trained and searched from embeddings: `check_parts` and
     `check_search`. What a model raises itself is told as one too."""
     rows, begin = llm.get_input_embeddings().weight.shape[0], llm.config.get_text_config().bos_token_id
     # With the begin token, where there is one: states are largest there.
