@@ -19,7 +19,11 @@ TEMPLATE = EGS / "TEMPLATE" / "llmasr1"
 PYTHON = """\
 #!/usr/bin/env bash
 printf '%q ' "${@:3}" | sed 's/ $//' >>calls && echo >>calls
-[ "$3 $4" != "${FAIL:-}" ] || { echo "it failed" >&2; exit 1; }
+[ "$3 $4" != "${FAIL:-}" ] || { # after what sleeps beside it
+    while [ -n "${SLEEP:-}" ] && [ ! -e sleeper ]; do sleep 0.05; done
+    echo "it failed" >&2
+    exit 1
+}
 [ "$3 $4" != "${SLEEP:-}" ] || { sleep 60 & echo $! >sleeper.new; mv sleeper.new sleeper; wait; }
 [ "$3" != plan ] || { while [ "$1" != --out ]; do shift; done; echo '{"trainings": []}' >"$2"; }
 """
