@@ -5,7 +5,7 @@ SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .ONESHELL:
 MODELS ?= $(CURDIR)/downloads/models
-.PHONY: help env recipe models test lint unit oldest smoke bench clean
+.PHONY: help env recipe models test lint unit oldest smoke bench clean tools/oldest
 
 help:
 	@cat <<-'END'
@@ -52,9 +52,11 @@ unit: env
 	@. tools/activate_env.sh
 	python -m pytest
 
-oldest: env
+tools/oldest: env
+	@$(MAKE) --no-print-directory -C tools oldest
+
+oldest: tools/oldest
 	@. tools/activate_env.sh
-	$(MAKE) --no-print-directory -C tools oldest
 	export PYTHONPATH=$(CURDIR)/tools/oldest
 	python -c 'import transformers; print("transformers", transformers.__version__)'
 	python -m pytest -q test/test_families.py test/test_pretrained_llm.py test/test_pretrained_encoder.py
