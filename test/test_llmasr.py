@@ -272,12 +272,16 @@ def test_a_second_run_is_told_who_works_there(begin, script, tmp_path):
 
 def test_runs_with_other_experiments_wait_for_the_data(begin, tmp_path):
     """They make them one after the other, and everything else side by side."""
-    script = "#!/usr/bin/env bash\nmkdir making && sleep 0.5 && rmdir making && touch made\n"
+    hold = "while [ ! -e go ]; do sleep 0.05; done"
+    script = f"#!/usr/bin/env bash\nmkdir making && {{ {hold}; }} && rmdir making && touch made\n"
     (tmp_path / "local/data.sh").write_text(script)
-    runs = [begin("--expdir", name, "--stop_stage", "1") for name in ("a", "b")]
+    runs = [begin("--expdir", "a", "--stop_stage", "1")]
+    wait_for((tmp_path / "making").exists)
+    runs.append(begin("--expdir", "b", "--stop_stage", "1"))
+    assert any(f"waiting for data: process {runs[0].pid} on" in line for line in runs[1].stdout)
+    (tmp_path / "go").touch()
     said = [process.communicate() for process in runs]
     assert [process.returncode for process in runs] == [0, 0], said
-    assert sum("waiting for data: process" in out for out, _ in said) == 1
 
 
 def test_the_script_can_be_read_in_one_sitting():
