@@ -53,7 +53,7 @@ def check_parts(llm, path, ids, own):
             )
 
 
-def check_search(llm, path, ids, own, beams=2):
+def check_search(llm, path, ids, own, beams=2, tokens=3):
     """Raise UserError unless an LLM goes on from embeddings as its own forward does, with prompts read once for all
     beams, in a batch that is padded on the left. What keeps a state that is no keys and values (Mamba) cannot.
     """
@@ -62,15 +62,25 @@ def check_search(llm, path, ids, own, beams=2):
     rows = [table[row] for row in ids], inside
     inputs, mask = (torch.nn.utils.rnn.pad_sequence(part, True, padding_side="left") for part in rows)
     llm.get_decoder()(inputs_embeds=inputs, attention_mask=mask, use_cache=False).last_hidden_state  # noqa: B018
-    cache = for_beams(read_prompts(llm, inputs, mask), beams, 2)
+    cache = for_beams(read_prompts(llm, inputs, mask), beams, tokens)
     found = llm.generate(
-        inputs_embeds=inputs, attention_mask=mask, past_key_values=cache, num_beams=beams, max_new_tokens=2,
-        do_sample=False, eos_token_id=len(table), pad_token_id=0, output_logits=True, return_dict_in_generate=True,
-    ).logits[0][::beams]  # fmt: skip
-    if not close(found, own):
+        inputs_embeds=inputs, attention_mask=mask, past_key_values=cache, num_beams=beams, num_return_sequences=beams,
+        length_penalty=0.0, max_new_tokens=tokens, do_sample=False, eos_token_id=len(table), pad_token_id=0,
+        output_logits=True, output_scores=True, return_dict_in_generate=True,
+    )  # fmt: skip
+    if not close(found.logits[0][::beams], own):
         raise UserError(
             f"{path}: {type(llm).__name__} continues a padded prompt otherwise than one alone; use another LLM"
         )
+    for row, texts, scores in zip(ids, found.sequences.split(beams), found.sequences_scores.split(beams)):
+        whole = torch.cat([row.expand(beams, -1), texts], 1)
+        logits = llm(input_ids=whole[:, :-1], use_cache=False).logits[:, len(row) - 1 :].double()
+        sums = logits.log_softmax(-1).gather(2, texts[:, :, None]).sum((1, 2))
+        if not (sums - scores).abs().max() <= TOLERANCE.get(own.dtype, 0.1) * logits.abs().max():
+            raise UserError(
+                f"{path}: {type(llm).__name__} cannot be searched from speech (beams do not keep what they have read); "
+                "use another LLM"
+            )
 
 
 def close(found, own):
