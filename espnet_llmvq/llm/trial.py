@@ -74,9 +74,9 @@ def check_search(llm, path, ids, own, beams=2, tokens=3):
         )
     for row, texts, scores in zip(ids, found.sequences.split(beams), found.sequences_scores.split(beams)):
         whole = torch.cat([row.expand(beams, -1), texts], 1)
-        logits = llm(input_ids=whole[:, :-1], use_cache=False).logits[:, len(row) - 1 :].double()
-        sums = logits.log_softmax(-1).gather(2, texts[:, :, None]).sum((1, 2))
-        if not (sums - scores).abs().max() <= TOLERANCE.get(own.dtype, 0.1) * logits.abs().max():
+        logits = llm(input_ids=whole[:, :-1], use_cache=False).logits[:, len(row) - 1 :]
+        sums = logits.double().log_softmax(-1).gather(2, texts[:, :, None]).sum((1, 2))
+        if not (sums - scores).abs().max() <= TOLERANCE.get(own.dtype, 0.1) * sums.abs().max():
             raise UserError(
                 f"{path}: {type(llm).__name__} cannot be searched from speech (beams do not keep what they have read); "
                 "use another LLM"
