@@ -5,6 +5,7 @@
     config.yaml         what builds the model around them
     llm/                tokenizer; and the LLM, unless the manifest names one of the hub
     encoder/            config and feature extractor of a pretrained encoder, if it has one
+    spelling/           tokens of the CTC head, if they are not all of the LLM's
     README.md           model card, for people: it may be edited; then it is not replaced
 
 There are no pickles and no code. A file that the manifest does not name is refused, but for those that git and
@@ -26,6 +27,7 @@ from espnet_llmvq.score.files import some
 FORMAT, VERSION = "espnet_llmvq packed system", 1
 MANIFEST, CARD = "manifest.json", "README.md"
 WEIGHTS, CONFIG, LLM, ENCODER = "model.safetensors", "config.yaml", "llm", "encoder"
+SPELLING = "spelling"
 SUFFIXES = (".safetensors", ".json", ".yaml", ".model", ".txt", ".jinja")
 LEFT_BEHIND = (".git", ".cache", ".gitattributes")  # by git and huggingface_hub
 KEYS = ("system", "label", "decode", "search", "max_segment", "prompt", "llm", "files")

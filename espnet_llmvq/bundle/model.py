@@ -1,6 +1,7 @@
 """Write a trained system as a packed directory, and load one."""
 
 import os
+import shutil
 from dataclasses import dataclass
 
 from espnet_llmvq import __version__
@@ -14,6 +15,7 @@ from espnet_llmvq.bundle.files import (
     FORMAT,
     LLM,
     MANIFEST,
+    SPELLING,
     VERSION,
     WEIGHTS,
     check_reads_nothing,
@@ -33,10 +35,12 @@ TRAINING_ONLY = {"llm_conf": ("gradient_checkpointing",), "model_conf": ("packin
 
 @dataclass(frozen=True)
 class Packed:
-    """A loaded system. model: `SpeechLLM` in eval mode; tokenizer: of its LLM; manifest: dict."""
+    """A loaded system. model: `SpeechLLM` in eval mode; tokenizer: of its LLM; ctc_tokenizer: of its CTC head;
+    manifest: dict."""
 
     model: object
     tokenizer: object
+    ctc_tokenizer: object
     manifest: dict
 
 
@@ -48,6 +52,13 @@ def model_config(trained, model):
     frozen = ["speech_encoder"] + (["ctc"] if model.ctc is not None else [])
     config["freeze"] = [*trained["freeze"], *(frozen if trained["encoder_file"] else [])]
     return config
+
+
+def pretrained_conf(config):
+    """Key of a config under which the directory of a pretrained encoder stands, None if it has none."""
+    from espnet_llmvq.speech.frame_rate import PRETRAINED
+
+    return next((f"{key}_conf" for key in ("encoder", "frontend") if config[key] in PRETRAINED), None)
 
 
 def packed_state(model):
@@ -98,9 +109,9 @@ def pack(directory, out, *, system, label, decode, search, llm=None, prompt=None
     from safetensors.torch import save_file
 
     from espnet_llmvq.llm.directory import load_llm, load_tokenizer
+    from espnet_llmvq.llm.spelling import ROWS
     from espnet_llmvq.model.build import load_model
     from espnet_llmvq.model.positions import LEAST_RATE
-    from espnet_llmvq.speech.frame_rate import PRETRAINED
 
     with replacing(out) as temporary:
         model, trained = load_model(directory)
@@ -111,10 +122,15 @@ def pack(directory, out, *, system, label, decode, search, llm=None, prompt=None
         copied = model.llm is None or llm == "copy" or (llm is None and local)
         named = None if copied else (llm or trained["llm"])
         config = model_config(trained, model)
-        if config["encoder"] in PRETRAINED:
-            model.speech_encoder.save_description(os.path.join(temporary, ENCODER))
-            config["encoder_conf"] = {**config["encoder_conf"], "path": ENCODER, "weights": False}
-        check_reads_nothing({**config, "encoder_conf": None}, directory)
+        if place := pretrained_conf(config):
+            encoder = model.speech_encoder
+            (encoder.frontend if encoder.on_pretrained else encoder).save_description(os.path.join(temporary, ENCODER))
+            config[place] = {**config[place], "path": ENCODER, "weights": False}
+        check_reads_nothing({**config, place: None}, directory)
+        if trained["ctc_tokens"]:
+            load_tokenizer(trained["ctc_tokens"]).save_pretrained(os.path.join(temporary, SPELLING))
+            shutil.copy(os.path.join(trained["ctc_tokens"], ROWS), os.path.join(temporary, SPELLING))
+            config["ctc_tokens"] = SPELLING
         load_tokenizer(trained["llm"]).save_pretrained(os.path.join(temporary, LLM))
         identity = {}
         if model.llm is not None:  # of a CTC system the tokenizer is enough
@@ -168,7 +184,6 @@ def load_packed(directory, device="cpu", llm=None):
     from espnet_llmvq.base.config import read_yaml
     from espnet_llmvq.llm.directory import load_tokenizer
     from espnet_llmvq.model.build import build, check_config
-    from espnet_llmvq.speech.frame_rate import PRETRAINED
 
     inside = os.path.join(directory, LLM)
     where = os.path.join(directory, CONFIG)
@@ -177,11 +192,12 @@ def load_packed(directory, device="cpu", llm=None):
     missing = [key for key in CONFIG_KEYS if key not in config]
     if missing:
         raise UserError(f"{where} lacks {', '.join(missing)}; pack the system again")
-    # The path of an encoder is replaced below.
-    check_reads_nothing({**config, "encoder_conf": None}, where)
-    if config["encoder"] in PRETRAINED:
-        # Whatever path it names, nothing outside of the directory is read.
-        config["encoder_conf"] = {**config["encoder_conf"], "path": os.path.join(directory, ENCODER), "weights": False}
+    # Whatever paths it names, nothing outside of the directory is read.
+    place = pretrained_conf(config)
+    check_reads_nothing({**config, place: None}, where)
+    if place:
+        config[place] = {**config[place], "path": os.path.join(directory, ENCODER), "weights": False}
+    spelling = os.path.join(directory, SPELLING) if config.get("ctc_tokens") else None
     source = llm or (inside if manifest["llm"] == LLM else manifest["llm"])
     if source not in (llm, inside) and os.path.lexists(source.split("/")[0]):
         raise UserError(
@@ -189,8 +205,10 @@ def load_packed(directory, device="cpu", llm=None):
             "directory would be read; go to another directory"
         )
     try:
-        model = build({**{key: config[key] for key in CONFIG_KEYS}, "llm": source, "autocast": "none"})
+        described = {key: config[key] for key in CONFIG_KEYS} | {"ctc_tokens": spelling}
+        model = build({**described, "llm": source, "autocast": "none"})
         tokenizer = load_tokenizer(inside)
+        ctc_tokenizer = load_tokenizer(spelling) if spelling else tokenizer
         if source != inside and load_tokenizer(source).get_vocab() != tokenizer.get_vocab():
             raise UserError(f"{directory}: the LLM {source} has another tokenizer than the one packed")
     except UserError:
@@ -208,4 +226,4 @@ def load_packed(directory, device="cpu", llm=None):
         model.load_state_dict(state)
     except UserError as err:
         raise UserError(f"{directory}: {WEIGHTS}: {err}") from None
-    return Packed(model.to(device).eval(), tokenizer, manifest)
+    return Packed(model.to(device).eval(), tokenizer, ctc_tokenizer, manifest)

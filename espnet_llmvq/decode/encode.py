@@ -6,10 +6,17 @@ from espnet_llmvq.base.made import NAME
 LISTING = "frames.scp"
 
 
-def write_frames(encoder, waiting, threads, ngpu, batch_seconds):
-    """Write the frames that an encoder makes of sequences to the directories of `waiting`.
+def frozen_part(config):
+    """A pretrained encoder that is a frontend, as the keys of a config that shape the encoder name it."""
+    from espnet_llmvq.speech.pretrained import CLASSES
 
-    encoder: its experiment directory. waiting: [`Made`] with an input `sequences`, and options `augment`: disturb the
+    return CLASSES[config["frontend"]](**config["frontend_conf"]).as_frontend().eval()
+
+
+def write_frames(encoder, config, waiting, threads, ngpu, batch_seconds):
+    """Write what is cached of an encoder's frames for sequences to the directories of `waiting`.
+
+    encoder: module in eval mode; config: of its training, for the tokenizer and the noise. waiting: [`Made`] with an input `sequences`, and options `augment`: disturb the
     speech as in the encoder's training (its augment_conf and specaug), and `seed` of the draws. batch_seconds: audio in
     a batch, padding included. Raises UserError for a directory that holds something else.
     """
@@ -20,11 +27,9 @@ def write_frames(encoder, waiting, threads, ngpu, batch_seconds):
 
     from espnet_llmvq.decode.batches import read_batches
     from espnet_llmvq.model.batch import Augmenter
-    from espnet_llmvq.model.build import load_model
-
     torch.set_num_threads(threads)
     device = "cuda" if ngpu else "cpu"
-    model, config = load_model(encoder, device)
+    encoder = encoder.to(device)
     for made in waiting:
         sequences, target, augment = made.inputs["sequences"], made.out, bool(made.options.get("augment"))
         check_replaceable(target, NAME)
@@ -41,7 +46,7 @@ def write_frames(encoder, waiting, threads, ngpu, batch_seconds):
                 batches = read_batches(sequences, batch_seconds, config["llm"], augment=disturb)
                 for ids, batch in tqdm(batches, desc=f"encode {sequences}", unit="batch"):
                     speech, lengths = (batch[key].to(device) for key in ("speech", "speech_lengths"))
-                    out, lengths = model.speech_encoder(speech, lengths, augment)
+                    out, lengths = encoder.cacheable(speech, lengths, *([augment] if augment else []))
                     for utt, x, n in zip(ids, out.cpu(), lengths.tolist()):
                         frames[utt] = n
                         writer(utt, x[:n].numpy())

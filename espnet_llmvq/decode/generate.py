@@ -79,9 +79,9 @@ def encoded(model, batch):
     """
     device = next(model.parameters()).device
     batch = {k: v.to(device) for k, v in batch.items()}
-    if "speech" in batch and batch["speech"].dim() == 2:
+    if "speech" in batch:
         pairs = zip(batch["speech"], batch["speech_lengths"])
-        done = [model.encode(wave[None, :length], length[None]) for wave, length in pairs]
+        done = [model.encode(speech[None, :length], length[None]) for speech, length in pairs]
         frames = torch.nn.utils.rnn.pad_sequence([x[0] for x, _ in done], True)
         batch = {**batch, "speech": frames, "speech_lengths": torch.cat([n for _, n in done])}
     return batch

@@ -34,12 +34,17 @@ def ctc_log_likelihood(log_probs, candidates, blank):
     return scores
 
 
+def speller(tokenizer, pieces):
+    """Function from token ids of the LLM to labels of a CTC head with another tokenizer, `pieces`."""
+    return lambda ids: pieces.encode(tokenizer.decode(ids, skip_special_tokens=True), add_special_tokens=False)
+
+
 @torch.inference_mode()
-def add_ctc_scores(model, batch, lists):
-    """N-best lists (B lists of `Hypothesis`) of an `encoded` batch with their CTC scores filled in."""
+def add_ctc_scores(model, batch, lists, spell=None):
+    """N-best lists (B lists of `Hypothesis`) of an `encoded` batch with their CTC scores filled in. spell: `speller`."""
     scored = []
     for frames, length, found in zip(batch["speech"], batch["speech_lengths"].tolist(), lists):
         log_probs = model.ctc(frames[None, :length])[0].float().log_softmax(-1)
-        scores = ctc_log_likelihood(log_probs, [h.tokens for h in found], model.ctc.blank)
+        scores = ctc_log_likelihood(log_probs, [spell(h.tokens) if spell else h.tokens for h in found], model.ctc.blank)
         scored.append([replace(h, ctc=score) for h, score in zip(found, scores)])
     return scored

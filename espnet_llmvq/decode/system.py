@@ -92,11 +92,14 @@ def decode_set(system, work, model, config, tokenizer, decode, known, other_prom
     from espnet_llmvq.decode.choose import GIVEN, ORDER, choose, write_chosen
     from espnet_llmvq.decode.generate import encoded
     from espnet_llmvq.decode.nbest import Partial, nbest_line
-    from espnet_llmvq.decode.rescore import add_ctc_scores
+    from espnet_llmvq.decode.rescore import add_ctc_scores, speller
+    from espnet_llmvq.llm.directory import load_tokenizer
     from espnet_llmvq.score.files import some
     from espnet_llmvq.speech.pretrained import frames_are_trained
 
-    nbest = work.made.out
+    nbest, spell = work.made.out, None
+    if system.decode == "llm" and config["ctc_tokens"]:
+        spell = speller(tokenizer, load_tokenizer(config["ctc_tokens"]))
     cache = None if frames_are_trained(config, config["encoder_file"]) else work.frames
     batches = read_batches(work.sequences, batch_seconds, config["llm"], batch_size=batch_size, cache=cache)
     if system.decode == "llm":
@@ -116,7 +119,7 @@ def decode_set(system, work, model, config, tokenizer, decode, known, other_prom
             batch = encoded(model, batch)
             lists = decode(batch, ids)
             if system.decode != "ctc_lm" and model.ctc is not None:
-                lists = add_ctc_scores(model, batch, lists)
+                lists = add_ctc_scores(model, batch, lists, spell)
             texts = [[tokenizer.decode(h.tokens, skip_special_tokens=True).strip() for h in row] for row in lists]
             partial.add({i: nbest_line(i, row, found) for i, row, found in zip(ids, lists, texts)})
             heard += batches.seconds(ids)

@@ -281,8 +281,10 @@ def inputs(model, batch, mode):
     length = batch.samples
     with mode:
         if batch.cached:
-            length = int(model.speech_encoder.rate.frames(length))
-            speech = torch.empty(batch.sequences, length, model.speech_encoder.output_size())
+            encoder = model.speech_encoder
+            cached = encoder.frontend if encoder.on_pretrained else encoder
+            length = int(cached.rate.frames(length))
+            speech = torch.empty(batch.sequences, length, cached.output_size())
         else:
             speech = torch.empty(batch.sequences, length)
     speech_lengths, speech_steps = torch.full((batch.sequences,), length), torch.full((batch.sequences,), WHOLE)

@@ -16,7 +16,7 @@ LEAST = {
 DATA_KEYS = ("data_path_and_name_and_type", "shape_file", "cache")
 OWN = {
     "seed": "it is --seed or --base_seed", "ngpu": "it is --ngpu", "llm": "it is --llm", "output_dir": "it is --expdir",
-    "encoder_file": "it is --encoder_file", "init_from": "it is the phase before",
+    "encoder_file": "it is --encoder_file", "ctc_tokens": "it is --ctc_pieces", "init_from": "it is the phase before",
     **{f"{part}_{key}": "it is what the stages made" for part in ("train", "valid") for key in DATA_KEYS},
 }  # fmt: skip
 COUNTS = ("accum_grad", "max_epoch", "num_iters_per_epoch", "batch_size", "batch_bins")
@@ -33,6 +33,13 @@ def check_options(options):
         raise UserError("give --pretrained_encoder or --encoder_file, not both")
     if options.pretrained_layer and not options.pretrained_encoder:
         raise UserError("--pretrained_layer is for --pretrained_encoder")
+    if options.ctc_head and options.pretrained_layer == "weighted":
+        raise UserError("--pretrained_layer weighted trains with the phases: it needs --ctc_head false")
+    if options.ctc_pieces not in ("auto", "all"):
+        if not (options.ctc_pieces.isdecimal() and int(options.ctc_pieces)):
+            raise UserError(f"--ctc_pieces {options.ctc_pieces!r}: expected a number from 1, all or auto")
+        if not options.llm:
+            raise UserError("--ctc_pieces are tokens of an LLM that is there: give --llm, or leave it out")
     if options.question_examples and "mc" not in dict(pairs(options.questions, "questions")):
         raise UserError("--question_examples is for multiple choice: --questions mc=FILE")
     for kind, _ in pairs(options.questions, "questions"):

@@ -44,6 +44,7 @@ class Experiment:
 
     mixtures: {name: {source: share}}; a source is "SET/FORM", form asr, text or one of interleave: {form: options}.
     encoder: keys of a training config that shape the speech encoder. stack: encoder frames of an LLM position.
+    pieces: tokens of the LLM that the CTC head spells with, beside letters (`llm.spelling`); 0: it has all tokens.
     """
 
     options: Options
@@ -54,6 +55,7 @@ class Experiment:
     interleave: dict
     encoder: dict
     stack: int = 1
+    pieces: int = 0
 
     # --- Sets -----------------------------------------------------------------------------------------------------
 
@@ -145,7 +147,12 @@ class Experiment:
 
     @property
     def trains_encoder(self):
-        return not (self.options.pretrained_encoder or self.options.encoder_file)
+        return trains_encoder(self.options)
+
+    @property
+    def on_pretrained(self):
+        """Whether the encoder that is trained stands on a pretrained one, whose frames are cached."""
+        return self.trains_encoder and bool(self.options.pretrained_encoder)
 
     @property
     def encoder_dir(self):
@@ -175,6 +182,11 @@ class Experiment:
     def tokenizer(self):
         """Directory or hub id of the LLM's tokenizer, which is there before a trained LLM."""
         return self.options.llm or self.exp("tokenizer")
+
+    @property
+    def spelling(self):
+        """Directory of the tokens of the CTC head, None if it has those of the LLM."""
+        return self.exp("pieces") if self.pieces else None
 
     @property
     def lm_train_text(self):
@@ -244,6 +256,11 @@ class Experiment:
         """The system of that name. Raises UserError for one that is not planned."""
         known = {system.name: system for system in self.systems}
         return known[check_name("system", name, known)]
+
+
+def trains_encoder(options):
+    """Whether `Options` ask for an encoder, or its upper part, that is trained here."""
+    return not options.encoder_file and (options.ctc_head or not options.pretrained_encoder)
 
 
 def flatten(config, prefix=""):

@@ -45,9 +45,15 @@ class Options:
     reserved_tokens: str = option("", 'special tokens of the trained tokenizer, e.g. "<N>"')
     lm_config: str = option("conf/template/lm.yaml", "of the trained language model")
     encoder_file: str = option("", "checkpoint of an encoder; empty: train one (stage 7)")
-    encoder_config: str = option("conf/encoder.yaml", "of the trained encoder")
+    encoder_config: str = option(
+        "", "of the trained encoder; empty: conf/encoder.yaml, on a pretrained one conf/template/on_pretrained.yaml"
+    )
     pretrained_encoder: str = option("", "directory or hub id of WavLM or Whisper; empty: train an encoder")
     pretrained_layer: str = option("", "its layer: last, weighted or a number; empty: that of the phases, or last")
+    ctc_head: bool = option(True, "train layers and a CTC head on the frozen pretrained encoder (stage 7); false: without")
+    ctc_pieces: str = option(
+        "auto", "tokens of --llm that the CTC head spells with, beside letters; all; auto: 500 of a table above 4000 rows"
+    )
     cache_encoder: bool = option(True, "encode each set once and train all systems on the frames")
     augment_cache: bool = option(False, "encode the training set with the noise and masks of the encoder's training")
     align_sets: str = option("", "sets to align with the encoder's CTC, beside those that mixtures interleave")

@@ -38,22 +38,44 @@ def with_pretrained(config, path, layer, where):
 
     from espnet_llmvq.speech.pretrained import settings
 
-    given = settings(path, None if layer is None else yaml.safe_load(layer))
-    conf = {**(config.get("encoder_conf") or {}), **given.pop("encoder_conf")}
-    written = {**(config.get("encoder_conf") or {}), **config}
-    for key, value in {**given, **conf}.items():
-        if key in written and written[key] != value:
-            raise UserError(
-                f"{where}: {key} is {written[key]!r}, but with the pretrained encoder {path} it is {value!r}; "
-                "leave it out"
-            )
+    config = laid_over(config, settings(path, None if layer is None else yaml.safe_load(layer)), path, where)
     model, start = config.get("model_conf") or {}, config.get("aligned_start_conf") or {}
     needs = {key: model.get(key) for key in ("ctc_weight", "drop_blank", "merge_runs")}
     needs["aligned_start_conf.targets"] = start.get("targets", "transcript") == "ctc_head"
     for key, value in needs.items():
         if value not in (None, False, 0):
-            raise UserError(f"{where}: {key} needs a CTC head, which a pretrained encoder lacks; leave it out")
-    return {**config, **given, "encoder_conf": conf}
+            raise UserError(
+                f"{where}: {key} needs a CTC head, which the pretrained encoder lacks with --ctc_head false; leave it out"
+            )
+    return config
+
+
+def on_pretrained(config, path, layer, where):
+    """The config of the encoder's training with the pretrained encoder in `path` as its frontend. As above."""
+    import yaml
+
+    from espnet_llmvq.speech.pretrained import as_frontend
+
+    return laid_over(config, as_frontend(path, None if layer is None else yaml.safe_load(layer)), path, where)
+
+
+def laid_over(config, given, path, where):
+    """A config with the keys that follow from a pretrained encoder. Raises UserError for one that says otherwise."""
+    config = dict(config)
+    for key, value in given.items():
+        if isinstance(value, dict):
+            inner, value = config.get(key) or {}, {**(config.get(key) or {}), **value}
+            pairs = [(name, inner[name], value[name]) for name in inner]
+        else:
+            pairs = [(key, config.get(key, value), value)]
+        for name, written, wanted in pairs:
+            if written != wanted:
+                raise UserError(
+                    f"{where}: {name} is {written!r}, but with the pretrained encoder {path} it is {wanted!r}; "
+                    "leave it out"
+                )
+        config[key] = value
+    return config
 
 
 def split_batches(config, parts, path):

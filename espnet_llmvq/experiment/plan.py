@@ -9,11 +9,12 @@ from espnet_llmvq.base.errors import UserError, check_name
 from espnet_llmvq.base.made import plain
 from espnet_llmvq.experiment.cards import read_cards
 from espnet_llmvq.experiment.checks import check_config, check_hypotheses, check_options
-from espnet_llmvq.experiment.experiment import TTS, Experiment, read_sets
+from espnet_llmvq.experiment.experiment import TTS, Experiment, read_sets, trains_encoder
 from espnet_llmvq.experiment.options import pairs, unique, words
 from espnet_llmvq.experiment.phases import (
     CRITERION,
     bridge_stack,
+    on_pretrained,
     split_batches,
     trained_parts,
     with_pretrained,
@@ -28,6 +29,7 @@ SMOKE_TRAINING = "max_epoch=1 num_iters_per_epoch=2 accum_grad=1 batch_bins=600"
 # An encoder that has learnt nothing finds no pauses: segments end after every word.
 SMOKE_INTERLEAVING = "silence=0"
 SHAPE = ("frontend", "frontend_conf", "frame_stack", "encoder", "encoder_conf")  # keys that frames depend on
+PIECES, SMALL_TABLE = 500, 4000  # what --ctc_pieces auto takes, of tables with more rows than this
 SMOKE_LINES = 600  # that it leaves of texts of the language model
 SMOKE_LM = "conf/template/lm_smoke.yaml"
 SMOKE_PATHS = ("lm_train_text", "tokenizer_text", "tts_text")
@@ -66,14 +68,14 @@ def make_plan(options):
     encoder_dir = os.path.dirname(given) or "." if given else os.path.join(options.expdir, "encoder")
     systems = read_systems(cards, wanted, options.expdir, encoder_dir, options.seed)
     phases = read_phases(cards, wanted, options.seed)
-    if options.pretrained_encoder:
+    if not (trains_encoder(options) or options.encoder_file):
         without = tuple(system for system in systems if system.decode == "llm")
         for system in systems:
             if system not in without:
-                print(f"{system.name} is left out: a pretrained encoder has no CTC head")
+                print(f"{system.name} is left out: with --ctc_head false the pretrained encoder has no CTC head")
         systems = without
         if not systems:
-            raise UserError("no system is left: a pretrained encoder has no CTC head")
+            raise UserError("no system is left: with --ctc_head false the pretrained encoder has no CTC head")
     check_hypotheses(systems, [options.valid_set, *(s.name for s in sets)])
     if options.baseline:
         check_name("baseline", options.baseline, [n for n in cards.names("systems") if not is_group(cards, n)])
@@ -87,7 +89,19 @@ def make_plan(options):
     trainings = read_trainings(phases, options)
     check_llm(trainings, mixtures)
     encoder, stack = encoder_keys(trainings, options), bridge_stack(trainings)
-    return Experiment(options, sets, systems, trainings, mixtures, interleave, encoder, stack)
+    pieces = count_pieces(options)
+    return Experiment(options, sets, systems, trainings, mixtures, interleave, encoder, stack, pieces)
+
+
+def count_pieces(options):
+    """`Experiment.pieces`. Raises UserError for an LLM that cannot be read."""
+    if not (options.llm and trains_encoder(options)) or options.ctc_pieces == "all":
+        return 0
+    if options.ctc_pieces != "auto":
+        return int(options.ctc_pieces)
+    from espnet_llmvq.llm.directory import table_rows
+
+    return PIECES if table_rows(options.llm) > SMALL_TABLE else 0
 
 
 def read_mixtures(cards, phases, options):
@@ -109,16 +123,19 @@ def read_trainings(phases, options):
     overrides = read_overrides(words(options.train_overrides, "train_overrides"))
     check_config(overrides, "--train_overrides")
     found = []
-    if not (options.pretrained_encoder or options.encoder_file):
-        path = options.encoder_config
+    if trains_encoder(options):
+        pretrained = options.pretrained_encoder
+        path = options.encoder_config or ("conf/template/on_pretrained.yaml" if pretrained else "conf/encoder.yaml")
         config = {**read_config(path), **overrides}
         check_config(config, path)
+        if pretrained:
+            config = on_pretrained(config, pretrained, options.pretrained_layer or None, path)
         config = finished(config, options, path)
         found.append(Training("encoder", path, config, is_encoder=True))
     for phase in phases:
         config = {**phase.config, **overrides}
         check_config(config, phase.where)
-        if options.pretrained_encoder:
+        if options.pretrained_encoder and not trains_encoder(options):
             layer = options.pretrained_layer or None
             config = with_pretrained(config, options.pretrained_encoder, layer, phase.where)
         config = finished(config, options, phase.where)
@@ -157,7 +174,7 @@ def encoder_keys(trainings, options):
 
     Raises UserError for phases that name other pretrained encoders.
     """
-    if not options.pretrained_encoder:
+    if trains_encoder(options) or options.encoder_file:
         if options.encoder_file:
             config = read_config(os.path.join(os.path.dirname(options.encoder_file), "config.yaml"))
         else:

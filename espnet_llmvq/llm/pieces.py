@@ -87,6 +87,15 @@ class Pieces:
             at = ranks.index(min(ranks))
             parts[at : at + 2] = [parts[at] + parts[at + 1]]
 
+    def made_at(self):
+        """{id: how late a piece is made}: the rank of its merge, 0 for letters; of a unigram model, its cost."""
+        if self.unigram:
+            return {self.ids[piece]: -score for piece, score in self.model["vocab"]}
+        found = {}
+        for (a, b), rank in self.ranks.items():
+            found.setdefault(self.ids[a + b], rank + 1)
+        return {i: found.get(i, 0) for i in self.names}
+
     def cut(self, new):
         """The content of tokenizer.json with the tokens of `new`, {id: new id}: the pieces first, in their order."""
         state = copy.deepcopy(self.state)

@@ -63,9 +63,7 @@ def write_trimmed(path, lines, out, size):
     rows, parameters = llm.get_input_embeddings().weight.shape[0], llm.num_parameters()
     configs = llm.config, llm.generation_config
     kept = choose(pieces, pieces.always(whole) | named_ids(configs), count(whole, lines), rows, size)
-    # Pieces keep their order, added or not: a unigram model counts them. A tokenizer counts what is added beside them
-    # from their end on; last are rows of no token.
-    kept = sorted(kept, key=lambda i: (i not in pieces.names, i not in {**pieces.names, **pieces.added}, i))
+    kept = in_order(pieces, kept)
     new = {i: n for n, i in enumerate(kept)}
 
     probe = kept[-PROBE:]
@@ -202,6 +200,13 @@ def count(tokenizer, lines):
         for ids in encode(tokenizer, part + [f" {line}" for line in part]):
             counts.update(ids)
     return counts
+
+
+def in_order(pieces, kept):
+    """List of ids in the order that they have in a cut tokenizer."""
+    # Pieces keep their order, added or not: a unigram model counts them. A tokenizer counts what is added beside them
+    # from their end on; last are rows of no token.
+    return sorted(kept, key=lambda i: (i not in pieces.names, i not in {**pieces.names, **pieces.added}, i))
 
 
 def choose(pieces, always, counts, rows, size=None):

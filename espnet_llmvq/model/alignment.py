@@ -6,9 +6,9 @@ The idea of aligning speech to the LLM table by CTC before the LLM is touched is
 
 import torch
 
-from espnet_llmvq.base.errors import check_name
+from espnet_llmvq.base.errors import UserError, check_name
 from espnet_llmvq.bridge.quantizer import cosine
-from espnet_llmvq.model.ctc import ctc_loss
+from espnet_llmvq.model.ctc import PieceHead, ctc_loss
 
 
 class AlignedStart(torch.nn.Module):
@@ -39,16 +39,31 @@ class AlignedStart(torch.nn.Module):
         """Summed CTC loss of projector outputs z (B, T, D)."""
         return ctc_loss(self.logits(z), lengths, targets, target_lengths, self.blank)
 
-    def cross_entropy(self, z, posterior, blank):
-        """Summed cross-entropy of steps z (N, D) with the `posterior` (N, R) of a CTC head whose blank is `blank`.
+    def cross_entropy(self, z, posterior, head):
+        """Summed cross-entropy of steps z (N, D) with the `posterior` (N, R) of a CTC head.
 
-        Rows of the table beyond the head's tokens have no share in it, and no more do tokens without a row (Gemma 3 has
-        one).
+        Rows of the table that are no tokens of the head have no share in it, and no more do tokens without a row
+        (Gemma 3 has one).
         """
-        logits = self.logits(z[None])[0].float()
-        target, tokens = torch.zeros_like(logits), posterior.clone()
-        tokens[:, blank] = 0.0
-        tokens = tokens[:, : len(self.table)]
-        target[:, : tokens.shape[1]] = tokens
-        target[:, self.blank] = posterior[:, blank]
-        return -(target * logits.log_softmax(-1)).sum()
+        log_probs = self.logits(z[None])[0].float().log_softmax(-1)
+        labels = torch.arange(len(head.ids), device=z.device)
+        labels = labels[(labels != head.blank) & (head.ids < len(self.table))]
+        of_tokens = (posterior[:, labels] * log_probs[:, head.ids[labels]]).sum()
+        return -of_tokens - (posterior[:, head.blank] * log_probs[:, self.blank]).sum()
+
+    def begin_as(self, bridge, head):
+        """Give the bridge's projector and the blank the weights that a CTC head has, where it has such: a `PieceHead`.
+
+        Raises UserError if the projector is of other shapes.
+        """
+        if not isinstance(head, PieceHead):
+            return
+        wanted, given = bridge.projector.state_dict(), head.projector.state_dict()
+        if {k: v.shape for k, v in wanted.items()} != {k: v.shape for k, v in given.items()}:
+            raise UserError(
+                f"the projector of the bridge begins as that of the CTC head, which has hidden_size "
+                f"{head.projector.hidden.out_features} and stack 1; give bridge_conf the same"
+            )
+        bridge.projector.load_state_dict(given)
+        if self.blank == len(self.table):
+            self.blank_vector.data.copy_(head.blank_vector)

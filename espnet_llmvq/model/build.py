@@ -9,7 +9,6 @@ import os
 
 import torch
 import yaml
-from espnet2.asr.frontend.abs_frontend import AbsFrontend
 from espnet2.asr.specaug.abs_specaug import AbsSpecAug
 from espnet2.asr.specaug.specaug import SpecAug
 from espnet2.layers.abs_normalize import AbsNormalize
@@ -23,13 +22,14 @@ from espnet_llmvq.bridge.bridge import BRIDGES
 from espnet_llmvq.llm.directory import BLANK_TOKEN, load_llm, load_tokenizer, tokenizer_or_config
 from espnet_llmvq.llm.ends import token_inputs
 from espnet_llmvq.llm.packing import needs_gpu
+from espnet_llmvq.llm.spelling import read_rows
 from espnet_llmvq.model.alignment import AlignedStart
 from espnet_llmvq.model.checkpoint import PRETRAINED, load_encoder, load_previous, load_weights
-from espnet_llmvq.model.ctc import CTCHead
+from espnet_llmvq.model.ctc import CTCHead, PieceHead
 from espnet_llmvq.model.speech_llm import SpeechLLM
 from espnet_llmvq.speech.encoder import SpeechEncoder
 from espnet_llmvq.speech.frontend import Frontend
-from espnet_llmvq.speech.pretrained import AS_IT_IS, CLASSES
+from espnet_llmvq.speech.pretrained import AS_IT_IS, CLASSES, is_frontend
 
 with contextlib.redirect_stdout(None):  # as in speech/encoder.py
     from espnet2.asr.encoder.conformer_encoder import ConformerEncoder
@@ -37,7 +37,11 @@ with contextlib.redirect_stdout(None):  # as in speech/encoder.py
     from espnet2.asr.encoder.transformer_encoder import TransformerEncoder
 
 frontend_choices = ClassChoices(
-    "frontend", dict(default=Frontend), type_check=AbsFrontend, default="default", optional=True
+    "frontend",
+    dict(default=Frontend, **CLASSES),
+    type_check=torch.nn.Module,  # ESPnet's are AbsFrontends
+    default="default",
+    optional=True,
 )
 specaug_choices = ClassChoices("specaug", dict(specaug=SpecAug), type_check=AbsSpecAug, optional=True)
 normalize_choices = ClassChoices(
@@ -58,10 +62,13 @@ CHOICES = (frontend_choices, specaug_choices, normalize_choices, encoder_choices
 DEFAULTS = {
     **{choices.name: choices.default for choices in CHOICES},
     **{f"{choices.name}_conf": {} for choices in CHOICES},
-    "frame_stack": 1, "encoder_file": None, "train_encoder": False, "ctc": True, "ctc_conf": {},
+    "frame_stack": 1, "encoder_file": None, "train_encoder": False, "ctc": True, "ctc_conf": {}, "ctc_tokens": None,
     "bridge": "none", "bridge_conf": {}, "llm": None, "llm_conf": {}, "aligned_start_conf": {},
     "model_conf": {}, "freeze": [], "autocast": "auto", "init_from": None, "ngpu": 0,
 }  # fmt: skip
+
+
+CTC_TOKENS = {"input_size", "vocab_size", "blank", "rows", "ids"}  # of a head, which follow from its tokens
 
 
 def signature_keys(function):
@@ -82,7 +89,7 @@ def check_config(config, where="config", others=None):
         "model_conf": {p.name for p in parameters if p.kind is p.KEYWORD_ONLY},
         "llm_conf": signature_keys(load_llm) - {"path", "weights"},
         "aligned_start_conf": signature_keys(AlignedStart) - {"embedding", "blank"},
-        "ctc_conf": {"dropout_rate"},
+        "ctc_conf": (signature_keys(CTCHead) | signature_keys(PieceHead)) - CTC_TOKENS,
         **{key: names for key, names in (others or {}).items() if names is not None},
     }
     name = config.get("bridge", "none") or "none"
@@ -112,7 +119,8 @@ def encoder_config(encoder_file):
 
 
 def with_encoder(config):
-    """The config with all that shapes the encoder, where it has an `encoder_file`: from the config beside that."""
+    """The config with all that shapes the encoder and its CTC head, where it has an `encoder_file`: from the config
+    beside that."""
     path = config.get("encoder_file")
     if not path:
         return config
@@ -125,7 +133,11 @@ def with_encoder(config):
         check_name(f"frontend of {path}", trained["frontend"], frontend_choices.classes)
     keys = [key for name in ("frontend", "normalize", "encoder") for key in (name, f"{name}_conf")]
     shape = {key: trained[key] for key in keys}
-    return {**config, **shape, "frame_stack": trained.get("frame_stack", 1), "specaug": None}
+    shape |= {"ctc_conf": trained.get("ctc_conf") or {}, "ctc_tokens": trained.get("ctc_tokens")}
+    masks = ("specaug", "specaug_conf")
+    # The frames of another encoder were masked in its training, those of a pretrained one still can be.
+    shape |= {key: trained[key] for key in masks} if is_frontend(trained) else {"specaug": None}
+    return {**config, **shape, "frame_stack": trained.get("frame_stack", 1)}
 
 
 def build_speech_encoder(config, weights=True):
@@ -144,7 +156,9 @@ def build_speech_encoder(config, weights=True):
 
     def part(choices, **options):
         name = config[choices.name]
-        return None if name is None else choices.get_class(name)(**options, **config[f"{choices.name}_conf"])
+        if name in CLASSES and not weights:
+            options["weights"] = False
+        return None if name is None else choices.get_class(name)(**{**config[f"{choices.name}_conf"], **options})
 
     frontend, specaug, normalize = (part(choices) for choices in (frontend_choices, specaug_choices, normalize_choices))
     encoder = part(encoder_choices, input_size=frontend.output_size() * config["frame_stack"])
@@ -155,6 +169,8 @@ def build_ctc(config, input_size, tokenizer, blank):
     """The CTC head of a config, or None. blank: id of the blank token, None if the tokenizer reserves none."""
     if not config["ctc"]:
         return None
+    if config["ctc_tokens"]:
+        return PieceHead(input_size, *read_rows(config["ctc_tokens"]), **config["ctc_conf"])
     # A downloaded tokenizer reserves no blank: the head then has one row more than there are tokens.
     rows, at = (len(tokenizer) + 1, len(tokenizer)) if blank is None else (len(tokenizer), blank)
     return CTCHead(input_size, rows, at, **config["ctc_conf"])
@@ -167,9 +183,11 @@ def frozen_and_external(config, has_ctc, trains_ctc):
         external += ["speech_encoder.", "ctc."]
         freeze += ["ctc"] * has_ctc + ["speech_encoder"] * (not config["train_encoder"])
         return freeze, external
-    if config["encoder"] in CLASSES:
-        external += [PRETRAINED] if config["encoder_conf"].get("weights", True) else []
-        freeze += [] if config["train_encoder"] else [PRETRAINED]
+    if is_frontend(config):  # which parts of it are frozen it knows itself
+        external += [PRETRAINED[1]] if config["frontend_conf"].get("weights", True) else []
+    elif config["encoder"] in CLASSES:
+        external += [PRETRAINED[0]] if config["encoder_conf"].get("weights", True) else []
+        freeze += [] if config["train_encoder"] else [PRETRAINED[0]]
     elif config["train_encoder"]:
         raise UserError("train_encoder is for a pretrained encoder; without one the encoder trains")
     return freeze + ["ctc"] * (has_ctc and not trains_ctc), external
@@ -190,6 +208,8 @@ def build(config, weights=True):
             model.check_packing()
         if config["encoder_file"]:
             load_encoder(model, config["encoder_file"])
+            if model.aligned_start is not None and model.aligned_start.targets == "ctc_head":
+                model.aligned_start.begin_as(model.bridge, model.ctc)
         if config["init_from"]:
             load_previous(model, config["init_from"])
     return model

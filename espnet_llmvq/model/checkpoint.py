@@ -8,8 +8,8 @@ import torch
 from espnet_llmvq.base.errors import UserError
 from espnet_llmvq.llm.ends import token_inputs
 
-# Tensors of a pretrained encoder, which come from its own directory.
-PRETRAINED = "speech_encoder.pretrained."
+# Tensors of a pretrained encoder, which come from its own directory; of one that is a frontend.
+PRETRAINED = ("speech_encoder.pretrained.", "speech_encoder.frontend.pretrained.")
 
 
 def some(names):
@@ -87,6 +87,9 @@ def load_encoder(model, path):
     if not any(n.startswith(PRETRAINED) for n in state):
         # It was frozen in that training, and is read from its own directory now as then.
         wanted = [n for n in wanted if not n.startswith(PRETRAINED)]
+    elif model.speech_encoder.on_pretrained:  # so were its lower layers
+        trained = model.speech_encoder.frontend.trained_names()
+        wanted = [n for n in wanted if not n.startswith(PRETRAINED) or n.removeprefix(PRETRAINED[1]) in trained]
     bad = [n for n in wanted if n not in state or state[n].shape != own[n].shape]
     if bad:
         raise UserError(f"{path} lacks {len(bad)} encoder tensors: {some(bad)}")

@@ -1,8 +1,10 @@
-"""The CTC head of an encoder, its targets and its loss."""
+"""The CTC heads of an encoder, their targets and loss."""
 
 import torch
 import torch.nn.functional as F
 
+from espnet_llmvq.bridge.bridge import Projector
+from espnet_llmvq.bridge.quantizer import cosine
 from espnet_llmvq.model.losses import IGNORE
 
 
@@ -14,9 +16,38 @@ class CTCHead(torch.nn.Module):
         self.ctc_lo = torch.nn.Linear(input_size, vocab_size)
         self.blank, self.dropout_rate = blank, dropout_rate
 
+    @property
+    def ids(self):
+        """(V,) token of the LLM that each row stands for; the blank's counts for nothing."""
+        return torch.arange(self.ctc_lo.out_features, device=self.ctc_lo.weight.device)
+
     def forward(self, x):
         """(B, T, D) -> logits (B, T, V)."""
         return self.ctc_lo(F.dropout(x, self.dropout_rate, self.training))
+
+
+class PieceHead(torch.nn.Module):
+    """From encoder frames to P spelling pieces and a blank: scaled cosines with the rows that these have in the LLM.
+
+    So its projector is the start of a bridge's: what it writes lies next to rows of the LLM's own table.
+
+    rows: (P, W) of the LLM's input table; ids: (P,) their tokens in the LLM (see `llm.spelling`). hidden_size,
+    dropout_rate: of the projector. The blank, the last label, is a learned vector.
+    """
+
+    def __init__(self, input_size, rows, ids, temperature=0.1, hidden_size=1024, dropout_rate=0.0):
+        super().__init__()
+        self.projector = Projector(input_size, rows.shape[1], hidden_size, dropout_rate=dropout_rate)
+        self.register_buffer("rows", rows.detach().clone().float())
+        self.register_buffer("ids", ids.detach().clone())
+        self.blank_vector = torch.nn.Parameter(self.rows.mean(0, keepdim=True))
+        self.blank, self.temperature = len(rows), temperature
+
+    def forward(self, x):
+        """(B, T, D) -> logits (B, T, P + 1)."""
+        z = self.projector(x).flatten(0, 1)
+        logits = cosine(z, torch.cat([self.rows, self.blank_vector])) / self.temperature
+        return logits.view(*x.shape[:2], -1)
 
 
 def ctc_targets(tokens, labels, eos_id):

@@ -41,6 +41,8 @@ class SpeechLLM(PartialCheckpoint, AbsESPnetModel):
         merge_runs: replace neighbouring frames with the same best CTC token by their mean.
         span_encoding: of the pieces of a sequence: `concatenated` (joined at the input, encoded at once, split
             again) or `separate` (each alone).
+        mask_frames: in training, mask what a frozen pretrained encoder makes as in the training of the layers above it,
+            so that their CTC errs as it will on other speech. Other frozen encoders mask nothing.
         packing: LLM positions of a row into which several sequences are packed; true: as many as the LLM's
             context holds; none: a row for each sequence.
     """
@@ -48,13 +50,14 @@ class SpeechLLM(PartialCheckpoint, AbsESPnetModel):
     def __init__(
         self, speech_encoder, ctc, bridge, llm, aligned_start, eos_id, freeze=(), external=(), autocast=False, *,
         ctc_weight=0.0, start_weight=0.0, llm_weight=1.0,
-        drop_blank=None, merge_runs=False, span_encoding="concatenated", packing=None,
+        drop_blank=None, merge_runs=False, span_encoding="concatenated", mask_frames=True,
+        packing=None,
     ):  # fmt: skip
         super().__init__()
         self.speech_encoder, self.ctc, self.bridge = speech_encoder, ctc, bridge
         self.llm, self.aligned_start, self.eos_id = llm, aligned_start, eos_id
         self.loss_weights = {"ctc": ctc_weight, "start": start_weight, "llm": llm_weight}
-        self.drop_blank, self.merge_runs = drop_blank, merge_runs
+        self.drop_blank, self.merge_runs, self.mask_frames = drop_blank, merge_runs, mask_frames
         self.autocast, self.external = autocast, tuple(external)
         self.concatenate = check_name("span_encoding", span_encoding, SPAN_ENCODINGS) == "concatenated"
         self.packing, self.packing_checked = packed_length(packing, llm), False
@@ -96,7 +99,14 @@ class SpeechLLM(PartialCheckpoint, AbsESPnetModel):
     def encode_spans(self, tokens, speech, speech_lengths, speech_steps):
         """Frames of the speech spans of a batch: ((N, T, D), (N,)), see `speech.spans`. Arguments as of `forward`."""
         counts = (tokens == SPEECH).sum(1).tolist()
-        return spans.encode_spans(self.speech_encoder, speech, speech_lengths, speech_steps, counts, self.concatenate)
+        return spans.encode_spans(
+            self.speech_encoder, speech, speech_lengths, speech_steps, counts, self.concatenate, self.masks_frames
+        )
+
+    @property
+    def masks_frames(self):
+        """Whether frames are masked as in the encoder's training. A frozen one, in eval mode, does not know."""
+        return self.training and self.mask_frames
 
     def shorten(self, frames, lengths):
         """Drop blank frames and merge runs as asked: (N, T, D), (N,) -> (N, T', D), (N,)."""
@@ -139,7 +149,7 @@ class SpeechLLM(PartialCheckpoint, AbsESPnetModel):
         inside = valid_mask(steps, z.shape[1])
         with torch.no_grad():
             posterior = self.ctc(frames).float().softmax(-1)[inside]
-        return self.aligned_start.cross_entropy(z[inside], posterior, self.ctc.blank), len(posterior)
+        return self.aligned_start.cross_entropy(z[inside], posterior, self.ctc), len(posterior)
 
     def llm_loss(self, tokens, labels, frames, lengths):
         """(sum, count) of the LLM's loss, and statistics. frames (N, T, D), lengths (N,): None for text alone."""

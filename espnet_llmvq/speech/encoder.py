@@ -1,5 +1,7 @@
 """Speech encoder: frontend, normalisation, SpecAugment, frame stacking and an ESPnet encoder.
 
+The frontend makes a log-mel spectrum, or is a pretrained encoder: then only what is above it is trained here.
+
 ESPnet's convolutions see the padding of a batch; here every utterance gets what it gets alone, so that
 encoder outputs can be cached and hypotheses do not depend on the batch.
 """
@@ -12,6 +14,7 @@ import torch
 
 from espnet_llmvq.speech.frame_rate import FrameRate, subsampling
 from espnet_llmvq.speech.frames import stack_frames, valid_mask
+from espnet_llmvq.speech.pretrained import is_frontend
 
 with contextlib.redirect_stdout(None):  # it prints that flash-attn is missing, which nothing here uses
     from espnet.nets.pytorch_backend.transformer.attention import LegacyRelPositionMultiHeadedAttention
@@ -56,7 +59,10 @@ class SpeechEncoder(torch.nn.Module):
         super().__init__()
         self.frontend, self.normalize, self.specaug, self.encoder = frontend, normalize, specaug, encoder
         self.rate, self.frame_stack = FrameRate(config), config.get("frame_stack", 1)
-        self.centered = (config.get("frontend_conf") or {}).get("center", True)
+        self.on_pretrained = is_frontend(config)
+        if self.on_pretrained:
+            frontend.as_frontend()
+        self.centered = not self.on_pretrained and (config.get("frontend_conf") or {}).get("center", True)
         # Encoder input frames (after stacking) per encoder frame.
         self.stride = math.prod(stride for _, stride in subsampling(config.get("encoder_conf") or {}))
         # ESPnet's first relative positions, `rel_pos_type: legacy`, shift with the width of the batch.
@@ -78,10 +84,25 @@ class SpeechEncoder(torch.nn.Module):
 
         augment: apply SpecAugment; None: in training only.
         """
-        frames = self.rate.batch(lengths)
-        if self._width_matters and len(speech) > 1 and not self.training:
-            return each_alone(partial(self, augment=augment), speech, lengths)
-        x, n = self.features(speech, lengths)
+        self.rate.batch(lengths)
+        return self.of_features(*self.features(speech, lengths), augment)
+
+    def cacheable(self, speech, lengths, augment=None):
+        """What a cache holds of waveforms (B, S), (B,): ((B, T, D), (B,)). Of a pretrained frontend, what its frozen
+        layers make: the rest is small, and hears other masks each time. Else the encoder frames."""
+        return self.frontend.cacheable(speech, lengths) if self.on_pretrained else self(speech, lengths, augment)
+
+    def from_cache(self, frames, lengths, augment=None):
+        """`cacheable` frames -> encoder frames: ((B, T, D), (B,)) both."""
+        if not self.on_pretrained:
+            return frames, lengths
+        return self.of_features(*self.frontend.from_cache(frames, lengths), augment)
+
+    def of_features(self, x, n, augment=None):
+        """Features (B, F, n_mels), (B,) -> encoder frames ((B, T, D), (B,)). augment: as `forward`."""
+        frames = self.rate.of_features(n)
+        if self._width_matters and len(x) > 1 and not self.training:
+            return each_alone(partial(self.of_features, augment=augment), x, n)
         if self.normalize is not None:
             # ESPnet's UtteranceMVN counts the padding into the variance.
             x, n = each_alone(self.normalize, x, n)

@@ -29,7 +29,7 @@ SUBSAMPLING = {
 def described(path):
     """(config, feature extractor) of an encoder directory, without its weights. Raises UserError."""
     if not path:
-        raise UserError("encoder_conf.path: name the directory or hub id of the encoder, or give --pretrained_encoder")
+        raise UserError("path of a pretrained encoder: name its directory or hub id, or give --pretrained_encoder")
     check_path(path, what="encoder", remedy="give --pretrained_encoder PATH")
     local = check_path(path, "preprocessor_config.json", what="encoder", remedy="")
     from transformers import AutoConfig, AutoFeatureExtractor
@@ -82,28 +82,39 @@ def subsampling(encoder_conf):
     return list(SUBSAMPLING[layer])
 
 
+def slid(count, windows):
+    """How many windows are left of `count` (int or tensor) by (kernel, stride)s that slide one after the other."""
+    for kernel, stride in windows:
+        count = (count - kernel) // stride + 1
+    return count
+
+
 class FrameRate:
     """How many frames the encoder of a config makes of samples at 16 kHz: the one place that counts them.
 
-    config: dict with `encoder`, `encoder_conf`, `frontend_conf`, `frame_stack`; others are not looked at. Raises
-    UserError for an unknown input layer and an encoder directory that does not fit.
+    config: dict with `frontend`, `frontend_conf`, `frame_stack`, `encoder`, `encoder_conf`; others are not looked at.
+    Raises UserError for an unknown input layer and an encoder directory that does not fit.
 
-    windows: (kernel, stride) of all that slides over the samples, one after the other. more_than: samples that are
-    still too few for a frame. step: samples from one frame to the next.
+    windows: (kernel, stride) of all that slides over the samples, one after the other; after: those behind the
+    frontend. more_than: samples that are still too few for a frame. step: samples from one frame to the next.
     """
 
     def __init__(self, config):
         name, conf = config.get("encoder", "conformer"), config.get("encoder_conf") or {}
-        self.more_than = 0
+        front, front_conf = config.get("frontend"), config.get("frontend_conf") or {}
+        self.more_than, self.after = 0, [(1, config.get("frame_stack", 1))]
         if name in PRETRAINED:
-            self.windows = PRETRAINED[name](*described_as(name, conf.get("path")))
+            self.windows, self.after = PRETRAINED[name](*described_as(name, conf.get("path"))), []
+        elif front in PRETRAINED:
+            self.windows = PRETRAINED[front](*described_as(front, front_conf.get("path")))
         else:
-            frontend, stack = config.get("frontend_conf") or {}, config.get("frame_stack", 1)
-            size, hop = frontend.get("n_fft", 512), frontend.get("hop_length", HOP_LENGTH)
-            if frontend.get("center", True):
+            size, hop = front_conf.get("n_fft", 512), front_conf.get("hop_length", HOP_LENGTH)
+            if front_conf.get("center", True):
                 # The ends are reflected, which takes more than half a window of samples.
                 self.more_than, size = size // 2, size % 2
-            self.windows = [(size, hop), (1, stack), *subsampling(conf)]
+            self.windows = [(size, hop)]
+        self.after += [] if name in PRETRAINED else subsampling(conf)
+        self.windows = [*self.windows, *self.after]
         self.step = math.prod(stride for _, stride in self.windows)
 
     @property
@@ -113,10 +124,11 @@ class FrameRate:
 
     def frames(self, samples):
         """Frames of whole speech, fewer than 1 for none. samples: int or tensor."""
-        frames = samples
-        for kernel, stride in self.windows:
-            frames = (frames - kernel) // stride + 1
-        return frames * (samples > self.more_than)
+        return slid(samples, self.windows) * (samples > self.more_than)
+
+    def of_features(self, features):
+        """Frames of what the frontend makes, fewer than 1 for too little. features: int or tensor."""
+        return slid(features, self.after)
 
     def batch(self, samples):
         """Frames (B,) of waveforms of `samples` (B,). Raises UserError for one of less than a frame."""

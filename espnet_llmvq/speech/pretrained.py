@@ -1,7 +1,8 @@
 """Pretrained encoders through transformers: WavLM on waveforms, Whisper on its log-mel spectrum.
 
-A `PretrainedEncoder` stands where `encoder.SpeechEncoder` does. The directory (or hub id) is one that `save_pretrained`
-wrote: config.json, preprocessor_config.json, weights.
+A `PretrainedEncoder` stands where `encoder.SpeechEncoder` does, or is its frontend, with layers above it that are
+trained here. The directory (or hub id) is one that `save_pretrained` wrote: config.json, preprocessor_config.json,
+weights.
 """
 
 import copy
@@ -26,11 +27,24 @@ def settings(path, layer=None):
     return {"encoder": described(path)[0].model_type, "encoder_conf": conf, **AS_IT_IS, "ctc": False}
 
 
+def as_frontend(path, layer=None):
+    """The keys of a training config for the encoder in `path` as the frontend of layers that are trained on it."""
+    conf = settings(path, layer)
+    return {"frontend": conf["encoder"], "frontend_conf": conf["encoder_conf"], "normalize": None, "normalize_conf": {}}
+
+
+def is_frontend(config):
+    """Whether the frontend of a config is a pretrained encoder, so that frames are cached as it makes them."""
+    return config.get("frontend") in PRETRAINED
+
+
 def frames_are_trained(config, encoder_file):
-    """Whether training with this config changes what the encoder gives: frames cached before are then not its own.
+    """Whether training with this config changes what an encoder cache holds: what was cached before is then no use.
 
     config: dict. With an encoder_file the weights of the layers are those of its training, and frozen.
     """
+    if is_frontend(config):
+        return False
     weighted = config.get("encoder") in PRETRAINED and (config.get("encoder_conf") or {}).get("layer") == WEIGHTED
     return bool(config.get("train_encoder")) or (weighted and not encoder_file)
 
@@ -63,16 +77,18 @@ class PretrainedEncoder(torch.nn.Module):
             alone but for rounding. `alone`: one after the other; frames are the same to the last bit. `auto`: padded on
             a GPU, which short utterances alone do not fill; on a CPU padding costs time and gains none.
         weights: false: the directory holds none, they are in the checkpoint (of a packed system).
+        train_layers: as a frontend, layers from the top that train; all below is frozen.
     `pretrained` holds the transformers model, `layer_weights` (L + 1,) the weights before the softmax. Its own masking
     and layer drop, of use in its pretraining, are off; dropout acts only when it trains. The last hidden state is the
     model's output, after its final LayerNorm; a checkpoint that was made with another has no `after_layer_norm`.
     """
 
     name = None  # the model_type of its config.json
+    on_pretrained = False  # it stands on nothing, see `SpeechEncoder`
 
-    def __init__(self, path, layer=LAST, batch=AUTO, weights=True):
+    def __init__(self, path, layer=LAST, batch=AUTO, weights=True, train_layers=0):
         super().__init__()
-        self.path, self.layer = path, layer
+        self.path, self.layer, self.train_layers = path, layer, train_layers
         self.batch = check_name("encoder_conf.batch", batch, (AUTO, ALONE, PADDED))
         self.config, self.extractor = described_as(self.name, path)
         self.pretrained = self.load(path, weights)
@@ -80,6 +96,8 @@ class PretrainedEncoder(torch.nn.Module):
         last = self.config.num_hidden_layers
         if layer not in (LAST, WEIGHTED) and not (type(layer) is int and 0 <= layer <= last):
             raise UserError(f"encoder_conf.layer: {layer!r} must be {LAST}, {WEIGHTED} or a number from 0 to {last}")
+        if not (type(train_layers) is int and 0 <= train_layers <= last) or (train_layers and layer != LAST):
+            raise UserError(f"train_layers: {train_layers!r} must be a number from 0 to {last}, and layer be {LAST}")
         if layer == WEIGHTED:
             self.layer_weights = torch.nn.Parameter(torch.zeros(last + 1))
         if last_state({"encoder": self.name, "encoder_conf": {"path": path, "layer": layer}}):
@@ -103,6 +121,29 @@ class PretrainedEncoder(torch.nn.Module):
         """A waveform (S,) as the pieces that are encoded, each for itself."""
         return [wave]
 
+    def as_frontend(self):
+        """Freeze all but the layers that train, and return itself: what `SpeechEncoder` does with its frontend."""
+        trained = set(self.trained_names())
+        for name, p in self.pretrained.named_parameters():
+            p.requires_grad = name in trained
+        return self
+
+    def trained_names(self):
+        """Names of the parameters of `pretrained` that train as a frontend."""
+        if not self.train_layers:
+            return []
+        layers, norm = self.top()
+        own = {id(p) for module in (*layers[len(layers) - self.train_layers :], norm) for p in module.parameters()}
+        return [name for name, p in self.pretrained.named_parameters() if id(p) in own]
+
+    def top(self):
+        """(layers, final LayerNorm) of an encoder whose upper layers can run apart. Raises UserError for others."""
+        raise UserError(f"train_layers: the layers of {self.name} do not run apart here; leave it out")
+
+    def from_cache(self, frames, lengths, augment=None):
+        """`cacheable` frames -> encoder frames: ((B, T, D), (B,)) both."""
+        return frames, lengths
+
     def encoded(self, waves):
         """Waveforms, N of (S,) -> N of (T, D)."""
         # The layer weights may train while all else is frozen.
@@ -120,6 +161,10 @@ class PretrainedEncoder(torch.nn.Module):
 
         augment: no effect, there is no SpecAugment here. Raises UserError for speech of less than a frame.
         """
+        return self.from_cache(*self.cacheable(speech, lengths))
+
+    def cacheable(self, speech, lengths):
+        """What a cache holds of waveforms (B, S), (B,): the frames below the layers that train, (B, T, D), (B,)."""
         counts = self.rate.batch(lengths)
         # Cloned: sums over memory that begins elsewhere round otherwise.
         cut = [self.pieces(wave[:n].clone()) for wave, n in zip(speech, lengths.tolist())]
@@ -139,8 +184,8 @@ class WavLMEncoder(PretrainedEncoder):
 
     name = "wavlm"
 
-    def __init__(self, path, layer=LAST, batch=AUTO, weights=True):
-        super().__init__(path, layer, batch, weights)
+    def __init__(self, path, layer=LAST, batch=AUTO, weights=True, train_layers=0):
+        super().__init__(path, layer, batch, weights, train_layers)
         if self.config.feat_extract_norm == "group":
             self.batch = ALONE
 
@@ -177,8 +222,8 @@ class WhisperEncoder(PretrainedEncoder):
 
     name = "whisper"
 
-    def __init__(self, path, layer=LAST, batch=AUTO, longer="refuse", weights=True):
-        super().__init__(path, layer, batch, weights)
+    def __init__(self, path, layer=LAST, batch=AUTO, longer="refuse", weights=True, train_layers=0):
+        super().__init__(path, layer, batch, weights, train_layers)
         self.longer = check_name("encoder_conf.longer", longer, ("refuse", "windows"))
 
     def load(self, path, weights):
@@ -212,7 +257,7 @@ class WhisperEncoder(PretrainedEncoder):
 
     def hidden_states(self, waves, counts):
         """Hidden states of waveforms, N of (S,), with `counts` frames each: L + 1 of (N, T, D)."""
-        model, mask = self.pretrained, None
+        model = self.pretrained
         mel = torch.nn.utils.rnn.pad_sequence([self.log_mel(wave)[0].T for wave in waves], True).transpose(1, 2)
         lengths = torch.tensor(counts, device=mel.device)
         # The forward of transformers insists on the whole window; this is the same but for the cut table of positions,
@@ -220,13 +265,28 @@ class WhisperEncoder(PretrainedEncoder):
         x = torch.nn.functional.gelu(model.conv1(mel)) * valid_mask(2 * lengths, mel.shape[2])[:, None]
         x = torch.nn.functional.gelu(model.conv2(x)).transpose(1, 2)
         x = x + model.embed_positions.weight[: x.shape[1]]
-        if len(waves) > 1:
+        x = torch.nn.functional.dropout(x, model.dropout, model.training)
+        return self.layers(x, lengths, last=len(model.layers) - self.train_layers)
+
+    def layers(self, x, lengths, first=0, last=None):
+        """Hidden states from number `first`, which is x (N, T, D), to `last`: list of the like; that of the last layer
+        of all is normalised."""
+        mask, states = None, [x]
+        if len(x) > 1:
             mask = torch.zeros(x.shape[:2], dtype=x.dtype, device=x.device)
             mask = mask.masked_fill(~valid_mask(lengths, x.shape[1]), torch.finfo(x.dtype).min)[:, None, None]
-        states = [torch.nn.functional.dropout(x, model.dropout, model.training)]
-        for layer in model.layers:
+        for layer in self.pretrained.layers[first:last]:
             states.append(layer(states[-1], mask))
-        return [*states[:-1], model.layer_norm(states[-1])]
+        complete = last in (None, len(self.pretrained.layers))
+        return [*states[:-1], self.pretrained.layer_norm(states[-1])] if complete else states
+
+    def top(self):
+        return self.pretrained.layers, self.pretrained.layer_norm
+
+    def from_cache(self, frames, lengths, augment=None):
+        if not self.train_layers:
+            return frames, lengths
+        return self.layers(frames, lengths, len(self.pretrained.layers) - self.train_layers)[-1], lengths
 
 
 CLASSES = {cls.name: cls for cls in (WavLMEncoder, WhisperEncoder)}

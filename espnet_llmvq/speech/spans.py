@@ -7,13 +7,14 @@ import torch
 WHOLE = 0  # steps of a span that is a whole file: the encoder makes as many as it makes
 
 
-def encode(encoder, speech, lengths):
-    """Waveforms (N, S) or cached frames (N, T, D), (N,) -> ((N, T, D), (N,) frames); no gradient if it is frozen."""
-    if speech.dim() == 3:
-        return speech, lengths
+def encode(encoder, speech, lengths, augment=None):
+    """Waveforms (N, S) or cached frames (N, T, D), (N,) -> ((N, T, D), (N,) frames); no gradient if it is frozen.
+
+    augment: as an encoder takes it.
+    """
     frozen = not any(p.requires_grad for p in encoder.parameters())
     with torch.set_grad_enabled(torch.is_grad_enabled() and not frozen):
-        return encoder(speech, lengths)
+        return (encoder.from_cache if speech.dim() == 3 else encoder)(speech, lengths, augment)
 
 
 def groups_of(counts, steps, concatenate):
@@ -30,18 +31,19 @@ def groups_of(counts, steps, concatenate):
     return groups
 
 
-def encode_spans(encoder, speech, lengths, steps, counts, concatenate=True):
+def encode_spans(encoder, speech, lengths, steps, counts, concatenate=True, augment=None):
     """Encode the N speech spans of a batch, one row each: -> ((N, T, D), (N,) frames).
 
     speech (N, S) waveforms or (N, T, D) cached frames, lengths (N,). steps (N,): encoder steps of a piece cut out of a
     sound file, which its samples fill; WHOLE for a whole file. counts: list of B, speech spans of each sequence.
+    augment: as an encoder takes it.
 
     With `concatenate` all pieces of a sequence are joined, encoded at once and split again ([2607.01733], word level),
     so a piece has the frames of its own samples, in the context of the other pieces of its sequence and of no other.
     Whole files are encoded alone.
     """
     if speech.dim() == 3 or not steps.any():
-        return encode(encoder, speech, lengths)
+        return encode(encoder, speech, lengths, augment)
     steps = steps.tolist()
     step, samples = encoder.rate.step, lengths.tolist()
     for n, count in zip(samples, steps):
@@ -57,7 +59,7 @@ def encode_spans(encoder, speech, lengths, steps, counts, concatenate=True):
             totals[i] += step
     pad = torch.nn.utils.rnn.pad_sequence
     padded = pad([torch.nn.functional.pad(row, (0, n - len(row))) for row, n in zip(rows, totals)], True)
-    frames, encoded = encode(encoder, padded, lengths.new_tensor(totals))
+    frames, encoded = encode(encoder, padded, lengths.new_tensor(totals), augment)
     spans = []
     for row, n, pieces in zip(frames, encoded.tolist(), wanted):
         spans += row[: sum(pieces)].split(pieces) if any(pieces) else [row[:n]]

@@ -21,17 +21,19 @@ def encoder_shapes(experiment):
     return experiment.exp("encoder_stats", "train_shape"), experiment.exp("encoder_stats", "valid_shape")
 
 
-def prepare(experiment):
+def prepare(experiment, threads=1, ngpu=0):
     """What the training of the encoder needs: sequences, and the frames of each. Or a pretrained one, described."""
     options = experiment.options
-    if options.pretrained_encoder:
-        describe_pretrained(experiment)
     if not experiment.trains_encoder:
+        if options.pretrained_encoder:
+            describe_pretrained(experiment)
         return
     make_sequences(experiment, [options.train_set, options.valid_set])
     train, valid = encoder_shapes(experiment)
     pairs = [(experiment.sequences(options.valid_set), valid), (experiment.sequences(options.train_set), train)]
-    count_positions(pairs, experiment.tokenizer, experiment.encoder, 1)
+    count_positions(pairs, experiment.spelling or experiment.tokenizer, experiment.encoder, 1)
+    if experiment.on_pretrained:
+        encode(experiment, threads, ngpu, names=[options.train_set, options.valid_set])
 
 
 def describe_pretrained(experiment):
@@ -74,7 +76,8 @@ def encoder_input(experiment):
 
 def align(experiment, threads, ngpu=0):
     """The word times of the sets that need them."""
-    names, pretrained = experiment.sets_to_align, experiment.options.pretrained_encoder
+    names = experiment.sets_to_align
+    pretrained = None if experiment.trains_encoder else experiment.options.pretrained_encoder
     make_sequences(experiment, names)
     if pretrained:  # what an HMM aligner made there is taken
         names = [name for name in names if not os.path.exists(experiment.ctm(name))]
@@ -97,25 +100,39 @@ def align(experiment, threads, ngpu=0):
 def frames_made(experiment, name):
     """The `Made` of the cached frames of a set."""
     options, augment = experiment.options, {}
+    inputs = {"sequences": experiment.sequences(name)}
+    if experiment.on_pretrained:  # what is trained on it comes later, and makes nothing of what is cached
+        inputs |= local("pretrained encoder", options.pretrained_encoder)
+        frontend = {key: experiment.encoder[key] for key in ("frontend", "frontend_conf")}
+        return Made(experiment.frames(name), inputs, encoder=frontend, **tools("torch"))
     if options.augment_cache and name == options.train_set:
         augment = {"augment": True, "seed": options.base_seed}
-    inputs = {"sequences": experiment.sequences(name)} | encoder_input(experiment)
+    inputs |= encoder_input(experiment)
     options = {"encoder": experiment.encoder, **last_state(experiment.encoder), **augment, **tools("torch")}
     return Made(experiment.frames(name), inputs, **options)
 
 
-def encode(experiment, threads, ngpu=0, batch_seconds=120.0):
-    """The frames of the frozen encoder for training, validation and test sets, where they are cached."""
+def encode(experiment, threads, ngpu=0, batch_seconds=120.0, names=None):
+    """The frames of the frozen encoder for training, validation and test sets, where they are cached.
+
+    Of a pretrained one on which others are trained, its own. names: sets; None: all.
+    """
     if not experiment.caches_frames:
         if experiment.options.cache_encoder:
             print(f"the weights of the layers of {experiment.options.pretrained_encoder} train: no frames are cached")
         return
-    wanted = [frames_made(experiment, name) for name in experiment.set_names]
+    wanted = [frames_made(experiment, name) for name in names or experiment.set_names]
     waiting = [made for made in wanted if not up_to_date(made)]
     if waiting:
-        from espnet_llmvq.decode.encode import write_frames
+        from espnet_llmvq.decode.encode import frozen_part, write_frames
+        from espnet_llmvq.model.build import load_model
 
-        write_frames(experiment.encoder_dir, waiting, threads, ngpu, batch_seconds)
+        if experiment.on_pretrained:
+            encoder, config = frozen_part(experiment.encoder), {"llm": experiment.tokenizer}
+        else:
+            model, config = load_model(experiment.encoder_dir)
+            encoder = model.speech_encoder
+        write_frames(encoder, config, waiting, threads, ngpu, batch_seconds)
 
 
 def frames_of(experiment, name):

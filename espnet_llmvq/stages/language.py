@@ -19,6 +19,8 @@ def tokenizer(experiment):
     options = experiment.options
     if not experiment.trains_llm:
         print(f"the LLM is {experiment.llm}, which has its tokenizer")
+        if experiment.spelling:
+            spelling_pieces(experiment)
         return
     texts = words(options.tokenizer_text, "tokenizer_text") or experiment.lm_train_text
     existing(texts, "tokenizer_text" if options.tokenizer_text else "lm_train_text")
@@ -27,6 +29,15 @@ def tokenizer(experiment):
     reserved, out = words(options.reserved_tokens, "reserved_tokens"), experiment.tokenizer
     trained = train_tokenizer(texts, options.vocab_size, out, whole_words=options.whole_words, reserved=reserved)
     print(f"wrote {out}" if trained else f"{out} is there, nothing to do")
+
+
+def spelling_pieces(experiment):
+    """Choose the tokens of the LLM that the CTC head spells the training set with."""
+    from espnet_llmvq.llm.spelling import write_spelling
+
+    text, out = os.path.join(experiment.dump_dir(experiment.options.train_set), "text"), experiment.spelling
+    count = write_spelling(experiment.llm, text, out, experiment.pieces)
+    print(f"wrote {out}: {count} pieces" if count else f"{out} is there, nothing to do")
 
 
 def language_model(experiment, threads=1, ngpu=0):

@@ -11,19 +11,21 @@ from espnet_llmvq.stages.sequences import check_sequences
 SHAPES = ("train_shape_file", "valid_shape_file")
 DATA = ("train_data_path_and_name_and_type", "valid_data_path_and_name_and_type")
 # Settings that are paths of inputs, of which the content counts and not how the path is written.
-PATHS = (*DATA, *SHAPES, "train_cache", "valid_cache", "encoder_file", "init_from", "llm")
+PATHS = (*DATA, *SHAPES, "train_cache", "valid_cache", "encoder_file", "init_from", "llm", "ctc_tokens")
 
 
 def frames_are_trained(experiment, training):
     """Whether a training changes what the encoder gives, so that frames cached before are not its own."""
     from espnet_llmvq.speech import pretrained
 
-    return training.is_encoder or pretrained.frames_are_trained(training.config, phase_encoder(experiment, training))
+    alone = training.is_encoder and not experiment.on_pretrained
+    return alone or pretrained.frames_are_trained(training.config, phase_encoder(experiment, training))
 
 
 def phase_encoder(experiment, training):
     """The checkpoint that the frozen encoder of a phase comes from, None if its config names the encoder itself."""
-    return None if training.is_encoder or experiment.options.pretrained_encoder else experiment.encoder_file
+    described = experiment.options.pretrained_encoder and not experiment.trains_encoder
+    return None if training.is_encoder or described else experiment.encoder_file
 
 
 def shapes_of(experiment, training):
@@ -65,7 +67,8 @@ def settings_of(experiment, training, distributed=None):
     parent = experiment.exp(training.parent, "model.pth") if training.parent else None
     return {
         **config,
-        "llm": experiment.tokenizer if training.is_encoder else experiment.llm,
+        "llm": (experiment.spelling or experiment.tokenizer) if training.is_encoder else experiment.llm,
+        **({"ctc_tokens": experiment.spelling} if training.is_encoder and experiment.spelling else {}),
         "encoder_file": phase_encoder(experiment, training),
         "init_from": parent,
         **data_of(experiment, training),

@@ -75,6 +75,7 @@ class Transcriber:
 
         packed = load_packed(directory, device)
         self.model, self.tokenizer, self.manifest = packed.model, packed.tokenizer, packed.manifest
+        self.ctc_tokenizer = packed.ctc_tokenizer
         given = {"num_beams": num_beams, "ctc_weight": ctc_weight}
         self.search = {**self.manifest["search"], **{k: v for k, v in given.items() if v is not None}}
         if self.search["ctc_weight"] and self.model.ctc is None:
@@ -201,7 +202,7 @@ class Transcriber:
         from espnet_llmvq.decode.ctc import greedy
         from espnet_llmvq.decode.generate import generate
         from espnet_llmvq.decode.nbest import best
-        from espnet_llmvq.decode.rescore import add_ctc_scores
+        from espnet_llmvq.decode.rescore import add_ctc_scores, speller
 
         weight = self.search["ctc_weight"]
         if self.manifest["decode"] == "ctc":
@@ -210,7 +211,8 @@ class Transcriber:
             options = {k: v for k, v in self.search.items() if k != "ctc_weight"}
             lists = generate(self.model, self.tokenizer, batch, **options, names=names)
             if weight:
-                lists = add_ctc_scores(self.model, batch, lists)
+                spell = None if self.ctc_tokenizer is self.tokenizer else speller(self.tokenizer, self.ctc_tokenizer)
+                lists = add_ctc_scores(self.model, batch, lists, spell)
         texts = []
         for row in lists:
             if not row:
@@ -233,7 +235,7 @@ class Transcriber:
         try:
             found = align_words(
                 logits.float().log_softmax(-1).cpu(),
-                *word_tokens(self.tokenizer, self._separator + text, first=False),
+                *word_tokens(self.ctc_tokenizer, self._separator + text, first=False),
                 self.model.ctc.blank,
                 self.model.speech_encoder.rate.seconds,
                 piece.end - piece.start,

@@ -199,7 +199,7 @@ if turn 6 "language model, and its perplexity -> ${expdir}/llm; log in ${expdir}
         failed "stage 6" "${expdir}/llm.log"
 fi
 if turn 7 "speech encoder -> ${expdir}/encoder"; then
-    llmvq stage encoder "${exp[@]}"
+    llmvq stage encoder "${exp[@]}" --ngpu "${ngpu}" --threads "${nj}"
     train_on "${expdir}/log/encoder.log" "${exp[@]}" --encoder
 fi
 finish "stage 6" "${expdir}/llm.log"
