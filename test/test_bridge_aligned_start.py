@@ -2,10 +2,10 @@
 
 import itertools
 import math
-from types import SimpleNamespace
 
 import pytest
 import torch
+from cached import CachedEncoder
 
 from espnet_llmvq.base.errors import UserError
 from espnet_llmvq.bridge.bridge import Bridge
@@ -73,13 +73,14 @@ def test_cross_entropy_with_a_ctc_head(blank, head_rows, head_blank):
             if row == v >= 6 > head_blank or (blank is None and 6 <= v < head_blank):
                 continue  # a token without a row
             expected -= float(posterior[n, v]) * logs[n][row]
-    assert float(start.cross_entropy(z, posterior, head_blank)) == pytest.approx(expected, rel=1e-5)
+    head = CTCHead(WIDTH, head_rows, head_blank)
+    assert float(start.cross_entropy(z, posterior, head).detach()) == pytest.approx(expected, rel=1e-5)
 
 
 def speech_llm(freeze=("ctc",), stack=1):
     torch.manual_seed(4)
     return SpeechLLM(
-        SimpleNamespace(output_size=lambda: WIDTH), CTCHead(WIDTH, 6, 3),
+        CachedEncoder(WIDTH), CTCHead(WIDTH, 6, 3),
         Bridge(WIDTH, table(), stack=stack, hidden_size=8), None, AlignedStart(table(), TEMPERATURE, 3, "ctc_head"), 2,
         start_weight=1.0, llm_weight=0.0, drop_blank=0.5, merge_runs=True, freeze=freeze,
     )  # fmt: skip

@@ -1,9 +1,8 @@
 """`SpeechLLM`: losses against one-by-one forward passes and enumeration, checkpoints, freezing."""
 
-from types import SimpleNamespace
-
 import pytest
 import torch
+from cached import CachedEncoder
 from conftest import ctc_texts
 
 from espnet_llmvq.base.errors import UserError
@@ -23,7 +22,7 @@ def model(llm_dir, bridge=Bridge, ctc=False, lora=None, bridge_conf=(), **kwargs
     table = llm.get_input_embeddings().weight
     head = CTCHead(WIDTH, len(table), BLANK) if ctc else None
     bridge = bridge(WIDTH, table, **{"stack": 2, "hidden_size": 10, **dict(bridge_conf)})
-    encoder = SimpleNamespace(output_size=lambda: WIDTH)  # the tests give encoder frames
+    encoder = CachedEncoder(WIDTH)
     return SpeechLLM(encoder, head, bridge, llm, None, EOS, **kwargs).eval()
 
 

@@ -129,7 +129,7 @@ def test_what_was_made_with_another_last_layer_is_not_taken(models, plan, corpus
     from espnet_llmvq.model.build import build as build_model
     from espnet_llmvq.stages.encoder import frames_made, prepare
 
-    experiment = plan(cards({}, {}), systems="x", llm=llm_dir, pretrained_encoder=models["wavlm"])
+    experiment = plan(cards({}, {}), systems="x", llm=llm_dir, pretrained_encoder=models["wavlm"], ctc_head=False)
     prepare(experiment)
     made = frames_made(experiment, "train")
     made.note(at=tmp_path)
@@ -302,7 +302,7 @@ def test_errors_tell_what_to_do(models, tmp_path):
         pretrained_encoder.WavLMEncoder(wavlm, layer=4)
     with pytest.raises(UserError, match="'windowed'.*did you mean 'windows'"):
         pretrained_encoder.WhisperEncoder(whisper, longer="windowed")
-    with pytest.raises(UserError, match=r"encoder_conf.path: .*--pretrained_encoder"):
+    with pytest.raises(UserError, match=r"path of a pretrained encoder: .*--pretrained_encoder"):
         FrameRate({"encoder": "wavlm"})
     with pytest.raises(UserError, match="encoder directory ./absent does not exist; give --pretrained_encoder PATH"):
         described("./absent")
@@ -358,9 +358,11 @@ def test_the_encoder_of_an_experiment(models, plan, capsys):
     from espnet_llmvq.stages.encoder import prepare
 
     first = {"encoder_conf": {"layer": 1}}
-    experiment = plan(cards(first, first), systems="x ctc", llm="a/b", pretrained_encoder=models["wavlm"])
+    experiment = plan(
+        cards(first, first), systems="x ctc", llm="a/b", pretrained_encoder=models["wavlm"], ctc_head=False
+    )
     assert [system.name for system in experiment.systems] == ["x"]
-    assert "ctc is left out: a pretrained encoder has no CTC head" in capsys.readouterr().out
+    assert "ctc is left out: with --ctc_head false the pretrained encoder has no CTC head" in capsys.readouterr().out
     prepare(experiment)
     with open("exp/encoder/config.yaml", encoding="utf-8") as f:
         config = yaml.safe_load(f)
@@ -370,11 +372,13 @@ def test_the_encoder_of_an_experiment(models, plan, capsys):
     prepare(experiment)
     assert "nothing to do" in capsys.readouterr().out
     with pytest.raises(UserError, match=r"made otherwise \(config.encoder: 'wavlm' then, 'whisper' now\)"):
-        prepare(plan(systems="x", llm="a/b", pretrained_encoder=models["whisper"]))
+        prepare(plan(systems="x", llm="a/b", pretrained_encoder=models["whisper"], ctc_head=False))
     with pytest.raises(UserError, match=r"phase a and .*phase b have other encoder_conf"):
-        plan(cards(first, {}), systems="x", llm="a/b", pretrained_encoder=models["wavlm"])
-    with pytest.raises(UserError, match="no system is left: a pretrained encoder has no CTC head"):
-        plan(systems="ctc", llm="a/b", pretrained_encoder=models["wavlm"])
+        plan(cards(first, {}), systems="x", llm="a/b", pretrained_encoder=models["wavlm"], ctc_head=False)
+    with pytest.raises(
+        UserError, match="no system is left: with --ctc_head false the pretrained encoder has no CTC head"
+    ):
+        plan(systems="ctc", llm="a/b", pretrained_encoder=models["wavlm"], ctc_head=False)
 
 
 def test_another_model_in_the_same_directory_is_noticed(models, plan, tmp_path):
@@ -383,7 +387,7 @@ def test_another_model_in_the_same_directory_is_noticed(models, plan, tmp_path):
     from espnet_llmvq.stages.encoder import frames_made, prepare
 
     shutil.copytree(models["wavlm"], tmp_path / "model")
-    experiment = plan(cards({}, {}), systems="x", llm="a/b", pretrained_encoder="./model")
+    experiment = plan(cards({}, {}), systems="x", llm="a/b", pretrained_encoder="./model", ctc_head=False)
     prepare(experiment)
     made = frames_made(experiment, "train")
     made.note(at=tmp_path)
@@ -408,7 +412,13 @@ def test_cached_frames_are_those_of_the_encoder(models, plan, corpus, llm_dir, t
         (tmp_path / "dump" / name / "sequences.jsonl").symlink_to(corpus.train if name == "train" else corpus.valid)
     for name, batch in (("wavlm", "alone"), ("whisper", "alone"), ("wavlm", "padded"), ("whisper", "padded")):
         expdir = f"{name}_{batch}"
-        options = {"systems": "x", "llm": llm_dir, "pretrained_encoder": models[name], "expdir": expdir}
+        options = {
+            "systems": "x",
+            "llm": llm_dir,
+            "pretrained_encoder": models[name],
+            "ctc_head": False,
+            "expdir": expdir,
+        }
         changes = {"encoder_conf": {"batch": batch}}
         experiment = plan(cards(changes, changes), **options)
         prepare(experiment)

@@ -11,7 +11,12 @@ STAGES = {
     "filter": ("data", "filter_sets", (), "drop training and validation utterances that are too short or too long"),
     "tokenizer": ("language", "tokenizer", (), "train the tokenizer"),
     "lm": ("language", "language_model", ("threads", "ngpu"), "train the language model, and measure its perplexity"),
-    "encoder": ("encoder", "prepare", ("threads", "ngpu"), "what the training of the encoder needs, or a pretrained one described"),
+    "encoder": (
+        "encoder",
+        "prepare",
+        ("threads", "ngpu"),
+        "what the encoder's training needs, or a pretrained one described",
+    ),
     "align": ("encoder", "align", ("threads", "ngpu"), "word times by the encoder's CTC head"),
     "sequences": ("sequences", "make_all", (), "sequences of all sets and of what mixtures are made of"),
     "positions": ("sequences", "count_all", (), "LLM positions of sequences, for batches"),

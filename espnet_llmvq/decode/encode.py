@@ -16,9 +16,10 @@ def frozen_part(config):
 def write_frames(encoder, config, waiting, threads, ngpu, batch_seconds):
     """Write what is cached of an encoder's frames for sequences to the directories of `waiting`.
 
-    encoder: module in eval mode; config: of its training, for the tokenizer and the noise. waiting: [`Made`] with an input `sequences`, and options `augment`: disturb the
-    speech as in the encoder's training (its augment_conf and specaug), and `seed` of the draws. batch_seconds: audio in
-    a batch, padding included. Raises UserError for a directory that holds something else.
+    encoder: module in eval mode; config: of its training, for the tokenizer and the noise. waiting: [`Made`] with an
+    input `sequences`, and options `augment`: disturb the speech as in the encoder's training (its augment_conf and
+    specaug), and `seed` of the draws. batch_seconds: audio in a batch, padding included. Raises UserError for a
+    directory that holds something else.
     """
     import kaldiio
     import numpy as np
@@ -27,6 +28,7 @@ def write_frames(encoder, config, waiting, threads, ngpu, batch_seconds):
 
     from espnet_llmvq.decode.batches import read_batches
     from espnet_llmvq.model.batch import Augmenter
+
     torch.set_num_threads(threads)
     device = "cuda" if ngpu else "cpu"
     encoder = encoder.to(device)

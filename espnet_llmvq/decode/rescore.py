@@ -41,7 +41,10 @@ def speller(tokenizer, pieces):
 
 @torch.inference_mode()
 def add_ctc_scores(model, batch, lists, spell=None):
-    """N-best lists (B lists of `Hypothesis`) of an `encoded` batch with their CTC scores filled in. spell: `speller`."""
+    """N-best lists (B lists of `Hypothesis`) of an `encoded` batch with their CTC scores filled in.
+
+    spell: `speller`, where the head has other tokens than the LLM.
+    """
     scored = []
     for frames, length, found in zip(batch["speech"], batch["speech_lengths"].tolist(), lists):
         log_probs = model.ctc(frames[None, :length])[0].float().log_softmax(-1)

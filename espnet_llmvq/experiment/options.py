@@ -50,9 +50,12 @@ class Options:
     )
     pretrained_encoder: str = option("", "directory or hub id of WavLM or Whisper; empty: train an encoder")
     pretrained_layer: str = option("", "its layer: last, weighted or a number; empty: that of the phases, or last")
-    ctc_head: bool = option(True, "train layers and a CTC head on the frozen pretrained encoder (stage 7); false: without")
+    ctc_head: bool = option(
+        True, "train layers and a CTC head on the frozen pretrained encoder (stage 7); false: without"
+    )
     ctc_pieces: str = option(
-        "auto", "tokens of --llm that the CTC head spells with, beside letters; all; auto: 500 of a table above 4000 rows"
+        "auto",
+        "tokens of --llm that the CTC head spells with, beside letters; all; auto: 500 of a table above 4000 rows",
     )
     cache_encoder: bool = option(True, "encode each set once and train all systems on the frames")
     augment_cache: bool = option(False, "encode the training set with the noise and masks of the encoder's training")

@@ -45,7 +45,7 @@ def with_pretrained(config, path, layer, where):
     for key, value in needs.items():
         if value not in (None, False, 0):
             raise UserError(
-                f"{where}: {key} needs a CTC head, which the pretrained encoder lacks with --ctc_head false; leave it out"
+                f"{where}: {key} needs a CTC head, which a pretrained encoder lacks with --ctc_head false; leave it out"
             )
     return config
 

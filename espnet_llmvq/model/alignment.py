@@ -45,11 +45,13 @@ class AlignedStart(torch.nn.Module):
         Rows of the table that are no tokens of the head have no share in it, and no more do tokens without a row
         (Gemma 3 has one).
         """
-        log_probs = self.logits(z[None])[0].float().log_softmax(-1)
+        logits = self.logits(z[None])[0].float()
         labels = torch.arange(len(head.ids), device=z.device)
         labels = labels[(labels != head.blank) & (head.ids < len(self.table))]
-        of_tokens = (posterior[:, labels] * log_probs[:, head.ids[labels]]).sum()
-        return -of_tokens - (posterior[:, head.blank] * log_probs[:, self.blank]).sum()
+        target = torch.zeros_like(logits)
+        target[:, head.ids[labels]] = posterior[:, labels]
+        target[:, self.blank] = posterior[:, head.blank]
+        return -(target * logits.log_softmax(-1)).sum()
 
     def begin_as(self, bridge, head):
         """Give the bridge's projector and the blank the weights that a CTC head has, where it has such: a `PieceHead`.

@@ -133,7 +133,7 @@ def with_encoder(config):
         check_name(f"frontend of {path}", trained["frontend"], frontend_choices.classes)
     keys = [key for name in ("frontend", "normalize", "encoder") for key in (name, f"{name}_conf")]
     shape = {key: trained[key] for key in keys}
-    shape |= {"ctc_conf": trained.get("ctc_conf") or {}, "ctc_tokens": trained.get("ctc_tokens")}
+    shape |= {key: trained[key] for key in ("ctc_conf", "ctc_tokens") if trained.get("ctc_tokens")}
     masks = ("specaug", "specaug_conf")
     # The frames of another encoder were masked in its training, those of a pretrained one still can be.
     shape |= {key: trained[key] for key in masks} if is_frontend(trained) else {"specaug": None}

@@ -26,6 +26,7 @@ opts=(
     --cards "${cards}"
     --expdir "exp/${ENCODER}"
     --pretrained_encoder "${encoder}"
+    --ctc_head false
     --llm "${LLM}"
     --prompt "USER: {speech} Transcribe speech to text. ASSISTANT: {text}"
     --cache_encoder false
