@@ -142,8 +142,11 @@ class Experiment:
         return self.ctms.get(name) or self.exp("align", f"{name}.ctm")
 
     def frames(self, name):
-        """Directory of the cached encoder frames of a set, the run's own also where the encoder is from elsewhere."""
-        return self.exp("encoder", "frames", name)
+        """Directory of the cached encoder frames of a set, the run's own also where the encoder is from elsewhere.
+
+        Those of a pretrained encoder are there before the layers that are trained on it.
+        """
+        return self.exp("frames", name) if self.on_pretrained else self.exp("encoder", "frames", name)
 
     @property
     def trains_encoder(self):

@@ -108,7 +108,7 @@ class SpeechEncoder(torch.nn.Module):
             x, n = each_alone(self.normalize, x, n)
         if self.specaug is not None and (self.training if augment is None else augment):
             # After normalisation, so that a masked value is the mean.
-            x, n = self.specaug(x, n)
+            x, n = self.specaug(x.clone(), n)  # it writes into what it gets, which may be a cache's
         x, n = stack_frames(x, n, self.frame_stack)
         inside = valid_mask(frames, int(frames.max()))
         # ESPnet's mask would count a frame that only partly lies inside; the longest fixes the width.
