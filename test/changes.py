@@ -47,6 +47,8 @@ OPTIONS = {
     "encoder_config": ("conf/none.yaml", r"conf/none.yaml does not exist"),
     "pretrained_encoder": ("./none", r"encoder directory ./none does not exist"),
     "pretrained_layer": ("3", r"--pretrained_layer is for --pretrained_encoder"),
+    "ctc_head": (False, None),  # both are for pretrained models
+    "ctc_pieces": ("all", None),
     "cache_encoder": (False, r"^exp_smoke/start: training frames is no more an input"),
     "augment_cache": (True, r"^exp_smoke/encoder/frames/train: augment: not there then, True now"),
     "align_sets": ("test_noise", r"^exp_smoke/align/test_noise.ctm: .* is not there"),
