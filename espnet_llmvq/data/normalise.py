@@ -7,6 +7,8 @@
 `whisper_english`  Whisper's normaliser for English (numbers, contractions, British spellings)
 `softvq`           scoring of arXiv 2506.05706: parentheses go but the text in them stays, "&"
                    becomes "and", then `whisper_basic`
+`spelled`          `whisper_english`, then letter by letter and digit by digit: spaces do not count, numbers in words
+                   are digits, and the digit 0 is the letter o, as both are said alike
 """
 
 import re
@@ -65,12 +67,18 @@ def _softvq():
     return lambda text: whisper_basic(re.sub("[()]", "", text).replace("&", " and "))
 
 
+def _spelled():
+    whisper_english = _whisper_english()
+    return lambda text: " ".join("".join(whisper_english(text).split()).replace("0", "o"))
+
+
 NORMALISERS = {
     "none": lambda: str,
     "basic": lambda: basic,
     "whisper_basic": _whisper_basic,
     "whisper_english": _whisper_english,
     "softvq": _softvq,
+    "spelled": _spelled,
 }
 
 
