@@ -79,9 +79,11 @@ def test_softvq_keeps_parenthesised_text(text, expected):
 @pytest.mark.parametrize(
     ("texts", "expected"),
     [
+        (["0050 12", "005-012", "zero oh five oh one two", "Double oh five, 012", "00 five O one 2"], "o o 5 o 1 2"),
         (["9803, 555", "nine eight oh three triple five", "Nine eight zero three. 5 55", "98 O3-555"], "9 8 o 3 5 5 5"),
         (["Ann Roe", "A N N  R O E", "a. n. n. r. o. e.", "A-N-N R-O-E"], "a n n r o e"),
         (["5 Oak Road 432", "five oak road, four three two"], "5 o a k r o a d 4 3 2"),
+        (["1st Oak St.", "first oak saint"], "1 s t o a k s a i n t"),
         (["", " ."], ""),
     ],
 )

@@ -69,7 +69,14 @@ def _softvq():
 
 def _spelled():
     whisper_english = _whisper_english()
-    return lambda text: " ".join("".join(whisper_english(text).split()).replace("0", "o"))
+
+    def spelled(text):
+        # What is in digits stays: whisper_english drops zeros in front, and writes a single 1 as "one".
+        parts = re.split("([0-9]+(?:st|nd|rd|th)?)", text.lower())
+        words = " ".join(part if part[:1].isdecimal() else whisper_english(part) for part in parts).split()
+        return " ".join("".join("1" if word == "one" else word for word in words).replace("0", "o"))
+
+    return spelled
 
 
 NORMALISERS = {
