@@ -65,7 +65,7 @@ def write_trimmed(path, lines, out, size):
     kept = choose(pieces, pieces.always(whole) | named_ids(configs), count(whole, lines), rows, size)
     # Pieces keep their order, added or not: a unigram model counts them. A tokenizer counts what is added beside them
     # from their end on; last are rows of no token.
-    kept = sorted(kept, key=lambda i: (i not in pieces.names, i not in {**pieces.names, **pieces.added}, i))
+    kept = sorted(kept, key=lambda i: (i not in pieces.names, i not in pieces.names and i not in pieces.added, i))
     new = {i: n for n, i in enumerate(kept)}
 
     probe = kept[-PROBE:]
