@@ -32,7 +32,8 @@ def read(root, part, faults, most=None):
     items, transcripts = [], sorted(folder.glob("*/*/*.trans.txt"))
     for path in transcripts:
         speaker, chapter = path.parent.parts[-2:]
-        audio = {file.stem: file for file in sorted(path.parent.iterdir()) if file.suffix in AUDIO}
+        # Of several the .flac.
+        audio = {file.stem: file for file in sorted(path.parent.iterdir(), reverse=True) if file.suffix in AUDIO}
         prefix, told = f"{speaker}-{chapter}-", set()
         for number, line in enumerate(read_lines(path), 1):
             match = LINE.fullmatch(line)
@@ -43,8 +44,8 @@ def read(root, part, faults, most=None):
             told.add(utt)
             file = audio.get(utt, path.parent / f"{utt}.flac")
             items.append(Item(f"{path}:{number}", file, words, utt, utt, speaker))
-        for file in (audio[utt] for utt in audio if utt not in told):
-            faults.add(path, f"no line for {file.name} (unpack the archive again)")
+        for utt in sorted(audio.keys() - told):
+            faults.add(path, f"no line for {audio[utt].name} (unpack the archive again)")
         if most and len(items) >= most:
             break
     if not transcripts:
