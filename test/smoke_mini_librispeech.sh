@@ -27,6 +27,8 @@ note "dry run, without the trimmed LLM"
 run --dry_run
 grep -q "lora_long" log || fail "the dry run does not say what it would train"
 [ ! -e llm_smoke ] && [ ! -e data_smoke ] || fail "the dry run wrote something"
+! GEMMA=nowhere ./run.sh --smoke --systems slam >log 2>&1 || fail "a run without its LLM passed"
+grep -q "GEMMA=nowhere is no model; get it with" log || fail "a run without its LLM does not say so"
 note "stages 1 to 4"
 run --stop_stage 4
 [ -s llm_smoke/gemma/model.safetensors ] || fail "no trimmed LLM"
