@@ -16,7 +16,7 @@ help:
 	make lint    ruff (errors and format) on the Python files, shellcheck on the shell scripts
 	make unit    pytest
 	make oldest  the tests of pretrained models with the oldest transformers that setup.py allows
-	make smoke   every stage of the recipe template on a tiny corpus, of a fork, and of LibriSpeech's recipes on stand-ins; two runs at once
+	make smoke   every stage of the recipe template on a tiny corpus, of a fork, and of LibriSpeech's recipes, the small one too, on stand-ins; two runs at once
 	make bench   run bench/*.py, results as JSON in bench/out
 	make env     make the environment only (see tools/Makefile)
 	make clean   remove build leftovers and caches; keeps the environment and experiments
@@ -67,6 +67,7 @@ smoke: env
 	test/smoke_fork.sh
 	test/smoke_librispeech.sh
 	test/smoke_librispeech_jstip.sh
+	test/smoke_mini_librispeech.sh
 	test/race.sh --times 1 --stop_stage 4
 
 bench: env

@@ -76,6 +76,22 @@ def test_softvq_keeps_parenthesised_text(text, expected):
     assert get_normaliser("softvq")(text) == expected
 
 
+@pytest.mark.parametrize(
+    ("texts", "expected"),
+    [
+        (["0050 12", "005-012", "zero oh five oh one two", "Double oh five, 012", "00 five O one 2"], "o o 5 o 1 2"),
+        (["9803, 555", "nine eight oh three triple five", "Nine eight zero three. 5 55", "98 O3-555"], "9 8 o 3 5 5 5"),
+        (["Ann Roe", "A N N  R O E", "a. n. n. r. o. e.", "A-N-N R-O-E"], "a n n r o e"),
+        (["5 Oak Road 432", "five oak road, four three two"], "5 o a k r o a d 4 3 2"),
+        (["1st Oak St.", "first oak saint"], "1 s t o a k s a i n t"),
+        (["", " ."], ""),
+    ],
+)
+def test_spelled_is_the_same_however_it_is_written(texts, expected):
+    normalise = get_normaliser("spelled")
+    assert [normalise(text) for text in texts] == [expected] * len(texts) and normalise(expected) == expected
+
+
 def test_unknown_name_gives_the_nearest():
     with pytest.raises(UserError, match="did you mean 'whisper_basic'"):
         get_normaliser("whisper_bsic")
@@ -88,4 +104,4 @@ def test_no_torch():
         "[get_normaliser(n)('a') for n in NORMALISERS]; assert 'torch' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
-    assert set(NORMALISERS) == {"none", "basic", "whisper_basic", "whisper_english", "softvq"}
+    assert set(NORMALISERS) == {"none", "basic", "whisper_basic", "whisper_english", "softvq", "spelled"}

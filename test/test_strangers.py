@@ -39,6 +39,7 @@ LIGHT = {
     "completion": ["bash"],
     "data combine": ["dest", "src"],
     "data copy": ["src", "dest"],
+    "data decontaminate": ["words.txt", "--against", "src", "--words", "2", "--out", "clean.txt"],
     "data durations": ["src"],
     "data filter": ["--rate", "8000", "src", "dest"],
     "data fix": ["src"],
@@ -138,6 +139,7 @@ def make_inputs(tmp_path):
     ctm = [f"{n} 1 {at} 0.2 {word}\n" for n in names for at, word in [*times, (0.7, n)]]
     files = {
         "words.ctm": "".join(ctm),
+        "words.txt": "one two\nsix ten\n",
         "list.csv": "audio,text\n" + "".join(f"src_wavs/{n}.wav,one {n}\n" for n in names),
         "ref.trn": "".join(f"one two {n} ({n})\n" for n in names),
         "hyp.trn": "".join(f"one {n} ({n})\n" for n in names),

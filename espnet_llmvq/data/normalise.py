@@ -7,6 +7,8 @@
 `whisper_english`  Whisper's normaliser for English (numbers, contractions, British spellings)
 `softvq`           scoring of arXiv 2506.05706: parentheses go but the text in them stays, "&"
                    becomes "and", then `whisper_basic`
+`spelled`          `whisper_english`, then letter by letter and digit by digit: spaces do not count, numbers in words
+                   are digits, and the digit 0 is the letter o, as both are said alike
 """
 
 import re
@@ -65,12 +67,25 @@ def _softvq():
     return lambda text: whisper_basic(re.sub("[()]", "", text).replace("&", " and "))
 
 
+def _spelled():
+    whisper_english = _whisper_english()
+
+    def spelled(text):
+        # What is in digits stays: whisper_english drops zeros in front, and writes a single 1 as "one".
+        parts = re.split("([0-9]+(?:st|nd|rd|th)?)", text.lower())
+        words = " ".join(part if part[:1].isdecimal() else whisper_english(part) for part in parts).split()
+        return " ".join("".join("1" if word == "one" else word for word in words).replace("0", "o"))
+
+    return spelled
+
+
 NORMALISERS = {
     "none": lambda: str,
     "basic": lambda: basic,
     "whisper_basic": _whisper_basic,
     "whisper_english": _whisper_english,
     "softvq": _softvq,
+    "spelled": _spelled,
 }
 
 

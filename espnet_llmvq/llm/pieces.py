@@ -98,8 +98,8 @@ class Pieces:
 
     def cut(self, new):
         """The content of tokenizer.json with the tokens of `new`, {id: new id}: the pieces first, in their order."""
-        state = copy.deepcopy(self.state)
-        model, kept = state["model"], {piece: new[i] for piece, i in self.ids.items() if i in new}
+        state, model = copy.deepcopy({**self.state, "model": {}}), dict(self.model)
+        state["model"], kept = model, {piece: new[i] for piece, i in self.ids.items() if i in new}
         if self.unigram:
             model["vocab"] = [entry for i, entry in enumerate(model["vocab"]) if i in new]
             model["unk_id"] = new.get(model["unk_id"])

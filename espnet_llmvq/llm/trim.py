@@ -206,7 +206,7 @@ def in_order(pieces, kept):
     """List of ids in the order that they have in a cut tokenizer."""
     # Pieces keep their order, added or not: a unigram model counts them. A tokenizer counts what is added beside them
     # from their end on; last are rows of no token.
-    return sorted(kept, key=lambda i: (i not in pieces.names, i not in {**pieces.names, **pieces.added}, i))
+    return sorted(kept, key=lambda i: (i not in pieces.names, i not in pieces.names and i not in pieces.added, i))
 
 
 def choose(pieces, always, counts, rows, size=None):

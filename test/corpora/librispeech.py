@@ -35,17 +35,20 @@ def write_sphere(path, seconds, rate=16000):
     path.write_bytes(head.encode().ljust(1024) + pcm.tobytes())
 
 
-def make_librispeech(root):
-    """PER_CHAPTER utterances a speaker; utterance N says the N + 3 words from word N on."""
+def make_librispeech(root, parts=LIBRISPEECH, listed={}):  # noqa: B006  read only
+    """PER_CHAPTER utterances a speaker; utterance N says the N + 3 words from word N on.
+
+    parts: {part: {speaker: sex}}. listed: {part: the one that SPEAKERS.TXT has its speakers in}.
+    """
     home = root / "LibriSpeech"
     lines = [
         "; Some pipe(|) separated metadata about all LibriVox readers\n",
         ";ID  |SEX| SUBSET           |MINUTES| NAME\n",
         "1    | F | train-other-500  | 25.00 | A reader | of other parts\n",
     ]
-    for part, speakers in LIBRISPEECH.items():
+    for part, speakers in parts.items():
         for speaker, sex in speakers.items():
-            lines.append(f"{speaker:<4} | {sex} | {part:<16} | 25.03 | Reader {speaker}\n")
+            lines.append(f"{speaker:<4} | {sex} | {listed.get(part, part):<16} | 25.03 | Reader {speaker}\n")
             folder, told = home / part / speaker / "121550", []
             for n in range(PER_CHAPTER):
                 utt = f"{speaker}-121550-{n:04d}"

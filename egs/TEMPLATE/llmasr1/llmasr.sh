@@ -133,6 +133,8 @@ done
 
 plan_args+=(--datadir "${datadir}" --dumpdir "${dumpdir}" --expdir "${expdir}" --seed "${seed}" --smoke "${smoke}"
     --ngpu "${ngpu}" --num_nodes "${num_nodes}" --script_options "${script_options}")
+# A recipe that makes an LLM of another one has it before the plan, which asks for it.
+if [ -x local/llm.sh ] && ! ${dry_run}; then ./local/llm.sh --smoke "${smoke}"; fi
 # A mistyped option or name fails here, before anything is written.
 room=$(mktemp -d)
 plan=${room}/experiment.json

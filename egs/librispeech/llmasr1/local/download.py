@@ -1,4 +1,4 @@
-"""Parts of LibriSpeech from OpenSLR, unpacked into DEST/LibriSpeech; what is there already stays.
+"""Parts of LibriSpeech and mini LibriSpeech from OpenSLR, unpacked into DEST/LibriSpeech; what is there already stays.
 
 An archive that was cut off is continued, checked by its MD5 sum, unpacked, and removed.
 """
@@ -15,7 +15,7 @@ from espnet_llmvq.base.errors import UserError
 from espnet_llmvq.base.files import locked
 
 URL = "https://www.openslr.org/resources/12"
-# md5sum.txt of the same address.
+# md5sum.txt of the same address; of the last two, of https://www.openslr.org/resources/31.
 MD5 = {
     "dev-clean": "42e2234ba48799c1f50f24a7926300a1",
     "dev-other": "c8d0bcc9cca99d4f8b62fcc847357931",
@@ -24,6 +24,8 @@ MD5 = {
     "train-clean-100": "2a93770f6d5c6c964bc36631d331a522",
     "train-clean-360": "c0e676e450a7ff2f54aeade5171606fa",
     "train-other-500": "d1a0fd59409feb2c614ce4d30c387708",
+    "dev-clean-2": "6d7ab67ac6a1d2c993d050e16d61080d",
+    "train-clean-5": "5df7d4e78065366204ca6845bb08f490",
 }
 BLOCK = 1 << 20
 TIMEOUT_S = 60
@@ -50,7 +52,9 @@ def fetch(url, path):
     except urllib.error.HTTPError as err:
         if err.code == 416 and have:  # nothing is left to send: the sum tells whether it is whole
             return
-        raise UserError(f"{url}: {err}; download it by other means and set LIBRISPEECH") from None
+        raise UserError(
+            f"{url}: {err}; download it by other means and set LIBRISPEECH or MINI_LIBRISPEECH (db.sh)"
+        ) from None
     except OSError as err:
         raise UserError(f"{url}: {err}; run again to go on from {path}") from None
 

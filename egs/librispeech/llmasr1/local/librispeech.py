@@ -1,6 +1,7 @@
 """LibriSpeech, https://www.openslr.org/12: PART/SPEAKER/CHAPTER/SPEAKER-CHAPTER.trans.txt, .flac files beside it.
 
-The reader of egs/librispeech/jstip1 too, so it needs nothing else of this directory.
+Copies with other audio are read too. The reader of egs/librispeech/jstip1 and egs/mini_librispeech as well, so it needs
+nothing else of this directory.
 """
 
 import re
@@ -10,6 +11,9 @@ from espnet_llmvq.data.manifest import Item, read_lines
 
 TRAIN_PARTS = ("train-clean-100", "train-clean-360", "train-other-500")
 PARTS = (*TRAIN_PARTS, "dev-clean", "dev-other", "test-clean", "test-other")
+# Of https://www.openslr.org/31, and the part whose speakers they have.
+MINI_PARTS = {"train-clean-5": "train-clean-100", "dev-clean-2": "dev-clean"}
+AUDIO = (".flac", ".ogg", ".opus", ".wav", ".mp3")
 LINE = re.compile(r"(\d+-\d+-\d{4}) (\S.*)")
 
 
@@ -23,10 +27,13 @@ def read(root, part, faults, most=None):
     """Items of a part; most: stop after the chapter that makes as many. Raises UserError when it is not there."""
     folder = home(root) / part
     if not folder.is_dir():
-        raise UserError(f"{folder}: not found; unpack {part}.tar.gz of https://www.openslr.org/12")
+        where = f"https://www.openslr.org/{31 if part in MINI_PARTS else 12}"
+        raise UserError(f"{folder}: not found; unpack {part}.tar.gz of {where}")
     items, transcripts = [], sorted(folder.glob("*/*/*.trans.txt"))
     for path in transcripts:
         speaker, chapter = path.parent.parts[-2:]
+        # Of several the .flac.
+        audio = {file.stem: file for file in sorted(path.parent.iterdir(), reverse=True) if file.suffix in AUDIO}
         prefix, told = f"{speaker}-{chapter}-", set()
         for number, line in enumerate(read_lines(path), 1):
             match = LINE.fullmatch(line)
@@ -35,10 +42,10 @@ def read(root, part, faults, most=None):
                 continue
             utt, words = match.groups()
             told.add(utt)
-            items.append(Item(f"{path}:{number}", path.parent / f"{utt}.flac", words, utt, utt, speaker))
-        for audio in sorted(path.parent.glob("*.flac")):
-            if audio.stem not in told:
-                faults.add(path, f"no line for {audio.name} (unpack the archive again)")
+            file = audio.get(utt, path.parent / f"{utt}.flac")
+            items.append(Item(f"{path}:{number}", file, words, utt, utt, speaker))
+        for utt in sorted(audio.keys() - told):
+            faults.add(path, f"no line for {audio[utt].name} (unpack the archive again)")
         if most and len(items) >= most:
             break
     if not transcripts:

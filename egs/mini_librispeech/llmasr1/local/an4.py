@@ -1,0 +1,1 @@
+../../../an4/llmasr1/local/data.py

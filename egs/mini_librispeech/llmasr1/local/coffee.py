@@ -1,0 +1,1 @@
+../../../coffee/llmasr1/local/data.py

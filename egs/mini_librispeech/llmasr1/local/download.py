@@ -1,0 +1,1 @@
+../../../librispeech/llmasr1/local/download.py

@@ -1,0 +1,1 @@
+../../../mini_tts/llmasr1/local/text.py

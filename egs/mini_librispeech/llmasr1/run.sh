@@ -1,0 +1,41 @@
+#!/usr/bin/env bash
+# Mini LibriSpeech: five hours of read books, a pretrained Whisper encoder and Gemma; tested on up to seven other corpora.
+# Paths are in db.sh. Options are those of llmasr.sh; --smoke for a few utterances and steps.
+set -euo pipefail
+
+. ./path.sh
+. ./db.sh
+test_sets="test_libri:id"
+if [ "${MINI_LIBRISPEECH}" = download ] || [ -d "${MINI_LIBRISPEECH}/LibriSpeech/dev-clean-2" ] || [ -d "${MINI_LIBRISPEECH}/dev-clean-2" ]; then
+    test_sets+=" dev_clean_2:id"
+fi
+[ -z "${COMMONVOICE}" ] || test_sets+=" test_commonvoice:ood"
+[ -z "${AN4}" ] || test_sets+=" test_an4:ood"
+[ -z "${S2I}" ] || test_sets+=" test_coffee:ood"
+[ -z "${ARCTIC}" ] || test_sets+=" test_arctic:ood"
+[ -z "${ALNUM}" ] || test_sets+=" test_alnum:ood"
+[ -z "${SO762}" ] || test_sets+=" test_so762:ood"
+[ -z "${FSDD}" ] || test_sets+=" test_digits:ood"
+smoke_opts="--local_data_opts=--smoke=true"
+if [ -z "${LLM}" ]; then
+    LLM=llm/gemma # of local/llm.sh
+    smoke_opts+=" --llm=llm_smoke/gemma"
+fi
+opts=(
+    --train_set train
+    --valid_set valid
+    --test_sets "${test_sets}"
+    --systems "recogniser ctc ctc_lm slam lora lora_long hard soft_k10 soft_k100"
+    --baseline lora_long
+    --pretrained_encoder "${WHISPER}"
+    --llm "${LLM}"
+    # Whisper's window.
+    --max_duration 30
+    # Of cased text with punctuation and of lower case without, numbers in digits or in words.
+    --normaliser whisper_english
+    # The prompts of that set are no transcripts.
+    --set_normalisers "${ALNUM:+test_alnum=spelled}"
+    --lm_valid_text "valid=data/lm/valid.txt"
+    --smoke_opts "${smoke_opts}"
+)
+exec ./llmasr.sh "${opts[@]}" "$@"

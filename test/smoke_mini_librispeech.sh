@@ -1,0 +1,44 @@
+#!/usr/bin/env bash
+# egs/mini_librispeech/llmasr1 on corpora of a few utterances in their public layouts (corpora/mini_librispeech.py) and small
+# random checkpoints in the formats of the real ones (standins.py); nothing is asked of the network.
+
+set -euo pipefail
+
+export HF_HUB_OFFLINE=1
+. "$(dirname "${BASH_SOURCE[0]}")/smoke_room.sh" mini_librispeech/llmasr1
+systems="slam lora_long"
+sets="test_libri dev_clean_2 test_commonvoice test_an4 test_coffee test_arctic test_alnum test_so762 test_digits"
+
+note "corpora and checkpoints"
+unset CORPORA LLM MODELS
+PYTHONPATH="${root}/test:${PYTHONPATH:-}" python3 -m corpora.mini_librispeech corpora >variables
+# shellcheck source=/dev/null
+. ./variables
+python3 "${root}/test/standins.py" models >models.log
+export WHISPER=${work}/models/whisper GEMMA=${work}/models/llama
+
+run() {
+    if ! ./run.sh --smoke --systems "${systems}" --prompt "<s>USER: {speech} ASSISTANT: {text}" "$@" >log 2>&1; then
+        tail -n 40 log >&2
+        fail "a run that should pass failed: $*"
+    fi
+}
+note "dry run, without the trimmed LLM"
+run --dry_run
+grep -q "lora_long" log || fail "the dry run does not say what it would train"
+[ ! -e llm_smoke ] && [ ! -e data_smoke ] || fail "the dry run wrote something"
+! GEMMA=nowhere ./run.sh --smoke --systems slam >log 2>&1 || fail "a run without its LLM passed"
+grep -q "GEMMA=nowhere is no model; get it with" log || fail "a run without its LLM does not say so"
+note "stages 1 to 4"
+run --stop_stage 4
+[ -s llm_smoke/gemma/model.safetensors ] || fail "no trimmed LLM"
+for name in train valid ${sets}; do
+    [ -s "dump_smoke/${name}/text" ] || fail "dump_smoke/${name} is missing or empty"
+done
+[ "$(wc -l <data_smoke/lm/text.txt.dropped.tsv)" -ge 2 ] || fail "lines that are read aloud were left in the text"
+note "again: nothing is made anew"
+stamp=$(stat -c %Y.%s llm_smoke/gemma/model.safetensors)
+run --stop_stage 4
+[ "${stamp}" = "$(stat -c %Y.%s llm_smoke/gemma/model.safetensors)" ] || fail "the LLM was trimmed again"
+run --dry_run
+note "passed"
