@@ -1,6 +1,5 @@
 """CTC prefix beam search over pieces with an LM that reads words: against all label sequences, scored one by one."""
 
-import itertools
 import re
 import types
 
@@ -9,9 +8,7 @@ import standins
 import torch
 from conftest import ctc_texts
 
-from espnet_llmvq.base.errors import UserError
 from espnet_llmvq.base.files import beside
-from espnet_llmvq.decode import word_lm
 from espnet_llmvq.decode.ctc_lm import search
 from espnet_llmvq.decode.system import load_fusion_lm
 from espnet_llmvq.llm.directory import load_tokenizer
