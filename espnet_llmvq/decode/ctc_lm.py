@@ -81,13 +81,18 @@ class Search(BatchBeamSearch):
         lm = self.full_scorers.get("lm")
         try:
             best = super().batch_beam(weighted_scores, ids)
-            # A word never raises a score: what is behind without its price is behind with it, and needs no LM.
+            # What is not read yet only lowers scores: what is behind without it needs no LM.
             while isinstance(lm, WordScorer) and (rows := lm.owing(*best[:2])):
                 weighted_scores[rows] += self.weights["lm"] * lm.pay(rows)
                 best = super().batch_beam(weighted_scores, ids)
             return best
         finally:
             self.beam_size = beam
+
+    def post_process(self, i, maxlen, minlen, maxlenratio, running_hyps, ended_hyps):
+        running = super().post_process(i, maxlen, minlen, maxlenratio, running_hyps, ended_hyps)
+        ended_hyps[:] = [hyp._replace(states={}) for hyp in ended_hyps]  # they are large
+        return running
 
 
 @torch.inference_mode()
