@@ -15,6 +15,7 @@ log P_llm(word | words before); the end of the text costs its own probability to
 
 import bisect
 import functools
+import json
 import math
 import weakref
 
@@ -23,18 +24,33 @@ from espnet.nets.scorer_interface import BatchScorerInterface
 
 from espnet_llmvq.base.errors import UserError
 from espnet_llmvq.llm.packing import takes_positions
+from espnet_llmvq.llm.pieces import bytes_of
 from espnet_llmvq.llm.spans import encode_text
 from espnet_llmvq.sequence.sequence import Span
 
 UNREADABLE = "\ufffd"  # what tokenizers write for bytes that are no character
-MOST_BYTES = 4  # of a character
 
 
-def spelled(tokenizer, ids):
-    """The text of token ids as it stands behind other text: with its leading space, which `decode` may drop."""
+def piece_bytes(tokenizer, ids):
+    """The bytes (UTF-8) of each of token ids behind other text: with its leading space, which `decode` may drop."""
     before = tokenizer.encode("a", add_special_tokens=False)
-    whole, before = (tokenizer.decode(row, clean_up_tokenization_spaces=False) for row in ([*before, *ids], before))
-    return whole[len(before) :]
+    known = {piece: byte for byte, piece in bytes_of(json.loads(tokenizer.backend_tokenizer.to_str())).items()}
+    rows = [tokenizer.decode(row, clean_up_tokenization_spaces=False) for row in (before, *([*before, i] for i in ids))]
+    found = []
+    for text, name in zip(rows[1:], tokenizer.convert_ids_to_tokens(ids)):
+        text = text[len(rows[0]) :]
+        parts = [name] if name in known else name
+        found.append(bytes(known[part] for part in parts) if UNREADABLE in text else text.encode())
+    return found
+
+
+def incomplete(spelling):
+    """The bytes at the end of a spelling that lack others to be a character. None if no character begins so."""
+    try:
+        spelling.decode()
+    except UnicodeDecodeError as err:
+        return spelling[err.start :] if err.reason == "unexpected end of data" else None
+    return b""
 
 
 @functools.lru_cache(maxsize=1)
@@ -78,13 +94,13 @@ class State:
     """Of a hypothesis.
 
     texts: [`Text`], the first one of whole words, each other one with a further token. tokens: those behind the first
-    text; `old` of them belong to whole words, the others are the last word as it is. pieces: ids that spell that word;
+    text; `old` of them belong to whole words, the others are the last word as it is. spelling: bytes of that word;
     is_word: whether it can end. paid: log probability that is in the hypothesis' score.
     """
 
-    def __init__(self, texts, tokens=(), old=0, pieces=(), is_word=True, paid=0.0):
+    def __init__(self, texts, tokens=(), old=0, spelling=b"", is_word=True, paid=0.0):
         self.texts, self.tokens, self.old = list(texts), list(tokens), old
-        self.pieces, self.is_word, self.paid = pieces, is_word, paid
+        self.spelling, self.is_word, self.paid = spelling, is_word, paid
 
     @property
     def unread(self):
@@ -106,16 +122,15 @@ class WordScorer(BatchScorerInterface):
     """
 
     def __init__(self, llm, its_tokenizer, tokenizer, ids, end, limit=None):
-        self.llm, self.its_tokenizer, self.tokenizer, self.end = llm, its_tokenizer, tokenizer, end
-        self.ids, self.limit = ids.tolist(), limit or math.inf
-        self.ends_word = torch.tensor([spelled(tokenizer, [i]).startswith(" ") for i in self.ids], device=ids.device)
+        self.llm, self.its_tokenizer, self.end = llm, its_tokenizer, end
+        self.spellings, self.limit = piece_bytes(tokenizer, ids.tolist()), limit or math.inf
+        self.ends_word = torch.tensor([spelling.startswith(b" ") for spelling in self.spellings], device=ids.device)
         self.ends_word[end] = True
+        self.spoiling = {}
         self.names, self.by_name = sorted_tokens(its_tokenizer, llm.get_input_embeddings().weight.shape[0])
 
     def tokens_of(self, word, first):
         """The LM's tokens of a word with its space; None if it cannot be one."""
-        if UNREADABLE in word:
-            return None
         try:
             # An empty text must have an end.
             span = Span(text=word.removeprefix(" ") if first else word, loss=True, eos=True)
@@ -136,7 +151,7 @@ class WordScorer(BatchScorerInterface):
     def batch_init_state(self, x):
         tokenizer = self.its_tokenizer
         start = tokenizer.eos_token_id if tokenizer.bos_token_id is None else tokenizer.bos_token_id
-        return State(self.read([(None, [start])])[0])
+        return State(self.read([(None, (start,))])[0])
 
     def batch_score(self, ys, states, xs):
         """((B, K), states with the last labels of ys). What words cost that the LM has not read, `pay` brings."""
@@ -144,7 +159,7 @@ class WordScorer(BatchScorerInterface):
         self.before = [state.paid for state in self.states]
         begun = [self.beginning(state.tokens[state.old :]) for state in self.states]
         self.go_on([(state, state.old + n) for state, (n, _) in zip(self.states, begun)])
-        self.scores = torch.full((len(ys), len(self.ids)), -math.inf, device=ys.device)
+        self.scores = torch.full((len(ys), len(self.spellings)), -math.inf, device=ys.device)
         for row, (state, (n, ids)) in enumerate(zip(self.states, begun)):
             # Whole words are read now.
             state.texts, state.tokens, state.old = state.texts[state.old :], state.tokens[state.old :], 0
@@ -162,21 +177,30 @@ class WordScorer(BatchScorerInterface):
             self.scores[row, self.ends_word] = state.whole() - before
             if not state.unread:
                 self.scores[row, self.end] += state.texts[-1].following[self.its_tokenizer.eos_token_id]
+            self.scores[row, self.spoils(incomplete(state.spelling))] = -math.inf
+
+    def spoils(self, begun):
+        """(K,): labels that cannot follow on bytes of a character that is begun, or on none."""
+        if begun not in self.spoiling:
+            spoils = [incomplete(begun + spelling) is None for spelling in self.spellings]
+            spoils[self.end] = bool(begun)
+            self.spoiling[begun] = torch.tensor(spoils, device=self.ends_word.device)
+        return self.spoiling[begun]
 
     def followed(self, state, label):
         """The state with a further label, whose tokens are not read yet."""
-        piece, whole = self.ids[label], state.whole()
-        if self.ends_word[label] and state.pieces:
-            texts, tokens, pieces, paid = state.texts[-1:], state.unread, (piece,), whole
+        spelling, whole = self.spellings[label], state.whole()
+        if self.ends_word[label] and state.spelling:
+            texts, tokens, paid = state.texts[-1:], state.unread, whole
         else:
-            texts, tokens, pieces, paid = state.texts, [], (*state.pieces, piece), state.paid
-        word = spelled(self.tokenizer, pieces)
+            texts, tokens, paid = state.texts, [], state.paid
+            spelling = state.spelling + spelling
         length = texts[0].past.length + len(tokens)
-        found = self.tokens_of(word, length == 1)
-        spoilt = len(word) - len(word.rstrip(UNREADABLE)) >= MOST_BYTES or UNREADABLE in word.rstrip(UNREADABLE)
-        if spoilt or paid == -math.inf or length + len(found or ()) > self.limit:
+        begun = incomplete(spelling)
+        found = self.tokens_of(spelling.decode(), length == 1) if begun == b"" else None
+        if begun is None or paid == -math.inf or length + len(found or ()) > self.limit:
             found, paid = None, -math.inf
-        new = State(texts[:1], [*tokens, *(found or ())], len(tokens), pieces, found is not None, paid)
+        new = State(texts[:1], [*tokens, *(found or ())], len(tokens), spelling, found is not None, paid)
         for text, token, former in zip(texts[1:], new.tokens, state.tokens):
             if token != former:  # a word may be cut otherwise than its beginning was
                 break
@@ -210,7 +234,7 @@ class WordScorer(BatchScorerInterface):
         self.go_on([(self.states[row], len(self.states[row].tokens)) for row in rows])
         for row in rows:
             self.put(row)
-        return self.scores[rows] - before
+        return torch.where(before > -math.inf, self.scores[rows] - before, 0.0)
 
     @torch.inference_mode()
     def read(self, pairs):
