@@ -119,9 +119,11 @@ def test_without_weight_ctc_alone_decides(world):
 
 
 def test_a_narrow_beam(world, monkeypatch):
-    """Scores of long texts are those of the LM alone, whatever is beside them, and whether or not words are paid for
-    at once; nothing is read in vain, and little is kept."""
-    x, model = frames(world, 4, length=30)
+    """Scores of long texts are those of the LM alone, whatever is beside them, and whether or not all words are read at
+    once. Most hypotheses need no word at each of their steps, and little is kept.
+    """
+    x, model = frames(world, 2, length=24)
+    x[:, :, world.labels[2]] = -30.0  # spaces alone, which are cut otherwise in a text
     kept, most, reads = weakref.WeakSet(), [], []
 
     class Text(word_lm.Text):
@@ -140,19 +142,15 @@ def test_a_narrow_beam(world, monkeypatch):
     monkeypatch.setattr(word_lm.WordScorer, "read", read)
     found = run(world, model, x, 3, 0.5, 1.0)
     lengths = [max(len(h.tokens) for h in hypotheses) for hypotheses in found]
-    assert min(lengths) > 8 and len(reads) < sum(lengths) * 1.5 and max(most) < 40 and not kept
+    assert min(lengths) > 8 and sum(reads) < 2.5 * 25 * len(x) and max(most) < 40 and not kept
     assert [run(world, model, one[None], 3, 0.5, 1.0)[0] for one in x] == found
     assert [h[0].tokens for h in found] != [h[0].tokens for h in run(world, model, x, 3, 0.0, 1.0)]
 
-    plain = 0
     start, end = world.whole.bos_token_id, world.whole.eos_token_id
     for h in itertools.chain(*found):
-        text = world.tokenizer.decode(h.tokens).strip()
-        if "  " not in text and text:
-            example = [end if start is None else start, *world.whole.encode(text, add_special_tokens=False), end]
-            assert -h.llm == pytest.approx(negative_log_likelihood(world.llm, [(example, len(example) - 1)]), rel=1e-4)
-            plain += 1
-    assert plain
+        text = text_of(world, h.tokens).removeprefix(" ")
+        example = [end if start is None else start, *world.whole.encode(text, add_special_tokens=False), end]
+        assert -h.llm == pytest.approx(negative_log_likelihood(world.llm, [(example, len(example) - 1)]), rel=1e-4)
 
     def at_once(self, ys, states, xs):
         scores, states = lazily(self, ys, states, xs)

@@ -40,7 +40,8 @@ def piece_bytes(tokenizer, ids):
     for text, name in zip(rows[1:], tokenizer.convert_ids_to_tokens(ids)):
         text = text[len(rows[0]) :]
         parts = [name] if name in known else name
-        found.append(bytes(known[part] for part in parts) if UNREADABLE in text else text.encode())
+        in_part = UNREADABLE in text and known.keys() >= set(parts)
+        found.append(bytes(known[part] for part in parts) if in_part else text.encode())
     return found
 
 
