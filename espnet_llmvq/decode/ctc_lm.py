@@ -7,6 +7,9 @@ recognition", 2017, section II-C); here is what lets a Hugging Face LM take part
 
 The LM reads plain text after `<s>`, as it was trained on; there is no prompt. A text that is longer than its context
 is cut off there, and lacks the end in its score.
+
+Where the labels of the CTC head are no tokens of the LM, but pieces that spell them, the LM scores words as they become
+whole (`decode.word_lm`), and a cut text lacks its last word too. "tokens" above are those of the head, so its pieces.
 """
 
 import logging
@@ -19,6 +22,7 @@ from espnet.nets.scorers.ctc import CTCPrefixScorer
 from espnet.nets.scorers.length_bonus import LengthBonus
 
 from espnet_llmvq.decode.generate import Hypothesis
+from espnet_llmvq.decode.word_lm import WordScorer
 from espnet_llmvq.llm.directory import context
 
 # ESPnet gives the blank -1e10 as a label, and gives it back to what follows, as scores are differences of sums.
@@ -70,24 +74,36 @@ class CausalLMScorer(BatchScorerInterface):
 
 
 class Search(BatchBeamSearch):
-    """ESPnet's search, also where a first step has fewer continuations than the beam holds."""
+    """ESPnet's search, also where a first step has fewer continuations than the beam holds, and with a `WordScorer`."""
 
     def batch_beam(self, weighted_scores, ids):
         beam, self.beam_size = self.beam_size, min(self.beam_size, weighted_scores.numel())
+        lm = self.full_scorers.get("lm")
         try:
-            return super().batch_beam(weighted_scores, ids)
+            best = super().batch_beam(weighted_scores, ids)
+            # What is not read yet only lowers scores: what is behind without it needs no LM.
+            while isinstance(lm, WordScorer) and (rows := lm.owing(*best[:2])):
+                weighted_scores[rows] += self.weights["lm"] * lm.pay(rows)
+                best = super().batch_beam(weighted_scores, ids)
+            return best
         finally:
             self.beam_size = beam
 
+    def post_process(self, i, maxlen, minlen, maxlenratio, running_hyps, ended_hyps):
+        running = super().post_process(i, maxlen, minlen, maxlenratio, running_hyps, ended_hyps)
+        ended_hyps[:] = [hyp._replace(states={}) for hyp in ended_hyps]  # they are large
+        return running
+
 
 @torch.inference_mode()
-def search(model, llm, tokenizer, batch, num_beams, lm_weight, length_bonus=0.0):
+def search(model, llm, tokenizer, batch, num_beams, lm_weight, length_bonus=0.0, words_of=None):
     """N-best lists of one batch.
 
     Args:
-        model: `SpeechLLM` with a CTC head, in eval mode. llm: causal LM over the same tokens.
+        model: `SpeechLLM` with a CTC head, in eval mode. llm: causal LM. tokenizer: that of the head.
         batch: `encoded`.
         lm_weight, length_bonus: see above; 0 leaves the LM out.
+        words_of: the tokenizer of the LM, if it is another one; then it scores whole words.
     Returns a list of B lists of `Hypothesis`, best first; `llm` is the LM's log probability, 0 without LM.
     """
     # It warns of texts as long as allowed, which here is as long as CTC can spell.
@@ -98,16 +114,24 @@ def search(model, llm, tokenizer, batch, num_beams, lm_weight, length_bonus=0.0)
     for frames, length in zip(batch["speech"], batch["speech_lengths"].tolist()):
         log_probs = model.ctc(frames[None, :length])[0].float().log_softmax(-1)
         chosen = log_probs.max(0).values.exp() > PRUNE
-        chosen[llm.get_input_embeddings().weight.shape[0] :] = False  # tokens that the LLM has no row for
+        if words_of:
+            chosen[[i for i, token in tokenizer.added_tokens_decoder.items() if token.special]] = False
+        else:
+            chosen[llm.get_input_embeddings().weight.shape[0] :] = False  # tokens that the LLM has no row for
         chosen[[blank, eos]] = True
         ids = chosen.nonzero()[:, 0]  # (K,), of the labels of this search
         own_blank, own_eos = (int((ids == i).nonzero()) for i in (blank, eos))
         # The blank of a head with a row of its own is no token of the LLM.
         tokens = torch.where(ids == blank, eos, ids)
+        most = context(llm.config) if lm_weight else None
+        if words_of:
+            lm = WordScorer(llm, words_of, tokenizer, tokens, own_eos, most)
+        else:
+            lm = CausalLMScorer(llm, tokens, start)
         beam = Search(
             scorers={
                 "ctc": PrefixScorer(log_probs[:, ids], own_blank, own_eos),
-                "lm": CausalLMScorer(llm, tokens, start),
+                "lm": lm,
                 "bonus": LengthBonus(len(ids)),
             },
             weights={"ctc": 1.0, "lm": lm_weight, "bonus": length_bonus},
@@ -118,13 +142,12 @@ def search(model, llm, tokenizer, batch, num_beams, lm_weight, length_bonus=0.0)
         )
         found = {}
         # A frame more than there are, so that a text of as many tokens as frames gets its end from all scorers.
-        most = context(llm.config) if lm_weight else None
         cut = most is not None and most <= length
         for hyp in beam(frames.new_zeros(length + 1, 1), maxlenratio=-most if cut else 0.0):
             text = [i for i in hyp.yseq[1:].tolist() if i != own_eos]
             lm, ctc = (float(hyp.scores.get(key, 0.0)) for key in ("lm", "ctc"))
             # At its last step ESPnet ends what has ended once more.
-            if ctc > -1e9:  # some path spells it
+            if min(lm, ctc) > -1e9:  # some path spells it, in whole characters
                 found.setdefault(tuple(ids[text].tolist()), (lm, ctc))
         texts = list(found.items())[:num_beams]
         lists.append([Hypothesis(list(t), lm, ctc, cut and len(t) == most) for t, (lm, ctc) in texts])

@@ -39,12 +39,16 @@ def check_prompt(path, templates, trained, other_prompt):
 
 
 def load_fusion_lm(path, tokenizer, device):
-    """The LLM of a system with `decode: ctc_lm`. Raises UserError unless it has the tokens of the CTC head."""
+    """(LLM, None) of a system with `decode: ctc_lm`; (LLM, its tokenizer) where tokens of the CTC head, of `tokenizer`,
+    are only a part of its own, so that it scores words. Raises UserError if they are others.
+    """
     from espnet_llmvq.llm.directory import load_llm, load_tokenizer
 
-    if load_tokenizer(path).get_vocab() != tokenizer.get_vocab():
+    own = load_tokenizer(path)
+    whole, head = own.get_vocab(), tokenizer.get_vocab()
+    if not head.keys() <= whole.keys():
         raise UserError(f"the LLM {path} has other tokens than the encoder's CTC head; train both with one tokenizer")
-    return load_llm(path).to(device).eval()
+    return load_llm(path).to(device).eval(), None if head == whole else own
 
 
 def decode_system(system, work, search, llm=None, other_prompt=False, ngpu=0, batching=None):
@@ -70,13 +74,13 @@ def decode_system(system, work, search, llm=None, other_prompt=False, ngpu=0, ba
     if system.decode == "ctc_lm":
         from espnet_llmvq.decode.ctc_lm import search as search_ctc
 
-        fused = load_fusion_lm(llm, tokenizer, device)
+        fused, words_of = load_fusion_lm(llm, tokenizer, device)
 
     def decode(batch, names):
         if system.decode == "ctc":
             return greedy(model, batch)
         if system.decode == "ctc_lm":
-            return search_ctc(model, fused, tokenizer, batch, **search)
+            return search_ctc(model, fused, tokenizer, batch, **search, words_of=words_of)
         return generate(model, tokenizer, batch, **search, names=names)
 
     known = facts(**search, ngpu=ngpu)
