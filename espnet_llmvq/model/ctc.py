@@ -40,7 +40,7 @@ class PieceHead(torch.nn.Module):
         self.projector = Projector(input_size, rows.shape[1], hidden_size, dropout_rate=dropout_rate)
         self.register_buffer("rows", rows.detach().clone().float())
         self.register_buffer("ids", ids.detach().clone())
-        # In a direction of its own. The mean of the rows is near to each of them: beginning there, CTC wrote nothing but
+        # In a direction of its own. The mean of the rows is near to each of them: from there on, CTC wrote nothing but
         # blanks for 300 steps and more, else for 50.
         self.blank_vector = torch.nn.Parameter(torch.randn(1, rows.shape[1]) * self.rows.std())
         self.blank, self.temperature = len(rows), temperature
