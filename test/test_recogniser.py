@@ -59,7 +59,7 @@ def alone(path, wave, prompt="", **options):
     [
         ("several", {"language": "en"}, {"language": "en"}),
         ("several", {"language": "fr", "task": "translate"}, {"language": "fr", "task": "translate"}),
-        ("several", {}, {}),  # the language is detected
+        ("several", {}, {"task": "transcribe"}),  # the language is detected
         ("several", {"language": "en", "num_beams": 3}, {"language": "en", "num_beams": 3}),
         ("several", {"language": "en", "prompt_words": "ibu Sun"}, {"language": "en", "prompt": "ibu Sun"}),
         ("english", {"language": "en"}, {}),
@@ -102,11 +102,14 @@ def test_longer_speech_is_transcribed_window_after_window_as_by_transformers(mod
     assert len(said["chunks"]) > 1
 
 
-def test_a_text_that_the_decoder_has_no_room_for_is_cut_off(tmp_path):
-    path = standins.whisper_recogniser(tmp_path / "model", max_target_positions=14)
-    found = Recogniser(path, language="en")(sounds())
+def test_a_text_that_there_is_no_room_for_is_cut_off(models, tmp_path):
+    path = shutil.copytree(models["several"], tmp_path / "short")
+    said = json.loads((path / "generation_config.json").read_text())
+    (path / "generation_config.json").write_text(json.dumps({**said, "max_length": 9}))  # without the marks before it
+    whole, found = (Recogniser(str(one), language="en")(sounds()) for one in (models["several"], path))
     assert {cut for *_, cut in found} == {True, False}
-    assert all(len(tokens) == 10 for tokens, _, cut in found if cut)  # four say language and task
+    for (tokens, text, cut), (part, beginning, ended) in zip(whole, found):
+        assert part == tokens[:9] and text.startswith(beginning) and ended == (len(tokens) >= 9) and not cut
 
 
 def test_batches_count_whole_windows(tmp_path):
@@ -128,7 +131,8 @@ def recognising(models, plan, tmp_path):
     for name in ("test", "valid"):
         (tmp_path / "dump" / name).mkdir(parents=True)
         write_sequences(tmp_path / "dump" / name / "sequences.jsonl", rows)
-        (tmp_path / "dump" / name / "text").write_text("".join(f"u{i} UUG\n" for i in range(len(rows))))
+        for table, value in (("text", "UUG"), ("utt2spk", "me")):
+            (tmp_path / "dump" / name / table).write_text("".join(f"{row.id} {value}\n" for row in rows))
     (tmp_path / "words.txt").write_text("ibu\n\n  Sun \n")
     systems = {"itself": SYSTEM, "beam": {**SYSTEM, "num_beams": 2, "prompt_words": "words.txt"},
                "x": {"phases": ["a"]}}  # fmt: skip
@@ -212,16 +216,15 @@ def test_decoding_goes_on_where_it_was(recognising, monkeypatch, capsys):
 
 def test_the_row_is_scored_beside_others_and_the_other_stages_leave_it_out(recognising, capsys):
     from espnet_llmvq.cli import pack
-    from espnet_llmvq.score.options import Options as Scoring
+    from espnet_llmvq.score.options import Options, Statistics
     from espnet_llmvq.score.scoring import score_all, write_results
-    from espnet_llmvq.score.stats import Statistics
     from espnet_llmvq.stages.analyse import analyse
 
     experiment = recognising()
     experiment.write()
     stage.decode(experiment, experiment.systems, ["test"])
     table = replace(experiment.table(), train_text="")
-    write_results(score_all(table, Scoring(statistics=Statistics(replicates=100)), "exp"), "exp")
+    write_results(score_all(table, Options(statistics=Statistics(replicates=100)), "exp"), "exp")
     rows = [row for row in json.loads(Path("exp/results.json").read_text()) if row["metric"] == "wer"]
     assert {row["system"] for row in rows} == {"itself", "beam"}
     results = Path("exp/RESULTS.md").read_text()

@@ -85,6 +85,16 @@ def test_gemma_writes_text_alone(gemma):
     assert text.startswith(" Paris") and text == tokenizer.decode(hypothesis.tokens, skip_special_tokens=True)
 
 
+def test_whisper_itself_writes_what_is_said():
+    """Cased and punctuated; with words that it is told of, theirs. Speech is that of espeak-ng."""
+    from espnet_llmvq.speech.recogniser import Recogniser
+
+    path, wave = str(MODELS / "whisper-base"), spoken("please call the bank and ask for a new card")
+    for options in ({}, {"language": "en"}, {"language": "en", "num_beams": 5}):
+        ((_, text, cut),) = Recogniser(path, **options)([wave])
+        assert (text, cut) == ("Please call the bank and ask for a new card.", False)
+
+
 def test_frames_of_whisper_are_those_of_the_whole_window():
     """Of speech that fills it, to the last frame; `last` is what its decoder reads."""
     from transformers import WhisperModel
