@@ -1,5 +1,6 @@
 """The recogniser itself as a row: texts are those of transformers, whatever the batch; what cannot be is refused."""
 
+import functools
 import json
 import os
 import shutil
@@ -43,9 +44,14 @@ def sounds(lengths=LENGTHS):
     return [(wave + 0.05 * rng.standard_normal(len(wave))).astype(np.float32) for wave in waves]
 
 
+@functools.cache
+def theirs(path):
+    return AutoProcessor.from_pretrained(path), WhisperForConditionalGeneration.from_pretrained(path)
+
+
 def alone(path, wave, prompt="", **options):
     """(new token ids, text) of an utterance by transformers' processor and generate."""
-    processor, model = AutoProcessor.from_pretrained(path), WhisperForConditionalGeneration.from_pretrained(path)
+    processor, model = theirs(path)
     features = processor(wave, sampling_rate=RATE, return_tensors="pt").input_features
     assert features.shape[-1] == 3000
     if prompt:
@@ -80,7 +86,7 @@ def test_what_is_asked_for_changes_texts(models):
     assert all(a != b for i, a in enumerate(texts) for b in texts[:i])
 
 
-@pytest.mark.parametrize("options", [{}, {"num_beams": 3}, {"prompt_words": "ibu"}])
+@pytest.mark.parametrize("options", [{}, {"num_beams": 3, "prompt_words": "ibu"}])
 def test_the_batch_changes_nothing(models, options):
     recogniser = Recogniser(models["several"], language="en", **options)
     waves = sounds((*LENGTHS, 17 * 30000))
@@ -92,10 +98,10 @@ def test_the_batch_changes_nothing(models, options):
 def test_longer_speech_is_transcribed_window_after_window_as_by_transformers(models, model):
     (short, long) = sounds((8000, 17 * 30000))
     found = Recogniser(models[model], language="en")([short, long])
-    theirs = pipeline("automatic-speech-recognition", model=models[model], dtype=torch.float32)
+    recognise = pipeline("automatic-speech-recognition", model=models[model], dtype=torch.float32)
     language = {"language": "en"} if model == "several" else {}
     for wave, (tokens, text, cut), times in zip((short, long), found, (False, True)):
-        said = theirs(wave.copy(), return_timestamps=times, generate_kwargs={"num_beams": 1, **language})
+        said = recognise(wave.copy(), return_timestamps=times, generate_kwargs={"num_beams": 1, **language})
         assert text == said["text"].strip() and text and not cut
         times_said = [t for t in tokens if t > 266]  # behind the marks
         assert bool(times_said) == times
