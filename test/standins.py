@@ -72,6 +72,62 @@ def whisper(path, hidden=32, layers=2, **changes):
     return str(path)
 
 
+def whisper_recogniser(path, english=False, **changes):
+    """Like openai/whisper-base, or base.en if `english`, with its decoder and tokenizer; it writes letters and spaces.
+
+    Its tokens are bytes, the marks of Whisper, and the times of its windows. English and French are its languages.
+    """
+    import torch
+    from tokenizers import pre_tokenizers
+    from transformers import (
+        GenerationConfig,
+        WhisperConfig,
+        WhisperFeatureExtractor,
+        WhisperForConditionalGeneration,
+        WhisperTokenizer,
+    )
+
+    tokens = sorted(pre_tokenizers.ByteLevel.alphabet())
+    written, end = (
+        [i for i, token in enumerate(tokens) if token == "\u0120" or (token.isascii() and token.isalpha())],
+        256,
+    )
+    names = "endoftext startoftranscript en fr translate transcribe startoflm startofprev nospeech notimestamps".split()
+    marks = {name: end + i for i, name in enumerate(names)}
+    tokenizer = WhisperTokenizer(
+        vocab={token: i for i, token in enumerate(tokens)}, merges=[], unk_token="<|endoftext|>", task="transcribe",
+        language=None if english else "en", extra_special_tokens=[f"<|{name}|>" for name in names],
+    )  # fmt: skip
+    tokenizer.add_tokens([f"<|{i / 50:.2f}|>" for i in range(1501)])
+    tokenizer.save_pretrained(path)
+    WhisperFeatureExtractor().save_pretrained(path)
+    torch.manual_seed(0)
+    ids = {"pad_token_id": end, "bos_token_id": end, "eos_token_id": end, "decoder_start_token_id": end + 1}
+    model = WhisperForConditionalGeneration(WhisperConfig(**{
+        "vocab_size": len(tokenizer), "d_model": 32, "encoder_layers": 1, "decoder_layers": 1, "init_std": 0.5,
+        "encoder_attention_heads": 2, "decoder_attention_heads": 2, "encoder_ffn_dim": 16, "decoder_ffn_dim": 16,
+        "max_target_positions": 40, **ids, **changes,
+    }))  # fmt: skip
+    # What it hears counts, times are written where they are asked for, and texts end.
+    rows = torch.nn.functional.normalize(model.proj_out.weight.data)
+    rows[end] = 0.8 * (rows[tokens.index("J")] + rows[tokens.index("y")])
+    rows[end + len(names) :] *= 0.1
+    model.proj_out.weight.data.copy_(rows)
+    model.model.decoder.embed_positions.weight.data *= 2
+    for layer in model.model.decoder.layers:
+        layer.encoder_attn.out_proj.weight.data *= 8
+    known = {"lang_to_id": {f"<|{code}|>": marks[code] for code in ("en", "fr")}, "is_multilingual": not english,
+             "task_to_id": {task: marks[task] for task in ("transcribe", "translate")}}  # fmt: skip
+    model.generation_config = GenerationConfig(
+        **ids, **(known if not english else {"is_multilingual": False}), max_length=40,
+        suppress_tokens=[i for i in range(end + len(names)) if i not in (*written, end)],
+        begin_suppress_tokens=[end], no_timestamps_token_id=marks["notimestamps"], return_timestamps=False,
+        prev_sot_token_id=marks["startofprev"], max_initial_timestamp_index=50,
+    )  # fmt: skip
+    model.save_pretrained(path)
+    return str(path)
+
+
 def qwen2(path, hidden=32, layers=2, vocab=400, rows=448, **changes):
     """Like Qwen2.5-0.5B-Instruct: tied embeddings with more rows than there are tokens, byte-level BPE, no begin token.
 

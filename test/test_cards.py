@@ -64,7 +64,9 @@ def test_phases_are_what_they_were(recipe):
 @pytest.mark.parametrize("recipe", RECIPES)
 def test_systems_mixtures_and_forms_are_what_they_were(recipe):
     cards, then = read_cards(RECIPES[recipe]), golden(recipe, "systems")
-    assert cards.names("systems") == sorted(then)
+    # Of all recipes since then, but for one whose encoder is no recogniser.
+    more = set() if recipe == "librispeech/llmasr1" else {"recogniser", "recogniser_beam"}
+    assert cards.names("systems") == sorted(then.keys() | more)
     for name, data in then.items():
         if is_group(cards, name):
             assert expand(cards, [name]) == data["systems"]

@@ -85,6 +85,25 @@ def test_gemma_writes_text_alone(gemma):
     assert text.startswith(" Paris") and text == tokenizer.decode(hypothesis.tokens, skip_special_tokens=True)
 
 
+def test_whisper_itself_writes_what_is_said():
+    """Cased and punctuated; a rare word where it is told of it."""
+    pytest.importorskip("espeakng_loader")
+    from espnet_llmvq.data.espeak import Espeak
+    from espnet_llmvq.speech.recogniser import Recogniser
+
+    said = ("please call the bank and ask for a new card", "the doctor gave me ibuprofen and amlodipine")
+    waves = [Espeak().speak(text, "en-us")[0] for text in said]
+
+    def texts(**options):
+        return [text for _, text, _ in Recogniser(str(MODELS / "whisper-base"), **options)(waves)]
+
+    bank, drugs = texts(language="en", num_beams=5)
+    assert bank == "Please call the bank and ask for a new card."
+    assert drugs.startswith("The doctor gave me ibuprofen, and") and "amlodipine" not in drugs
+    assert texts() == texts(language="en")  # which is heard
+    assert "amlodipine" in texts(language="en", prompt_words="ibuprofen, amlodipine, metformin")[1]
+
+
 def test_frames_of_whisper_are_those_of_the_whole_window():
     """Of speech that fills it, to the last frame; `last` is what its decoder reads."""
     from transformers import WhisperModel

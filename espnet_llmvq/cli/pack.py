@@ -33,8 +33,10 @@ def main(argv=None):
 
     experiment = read_experiment(args.exp)
     system = experiment.system(args.system)
-    if system.decode == "ctc_lm":
-        raise UserError(f"--system {args.system}: a system that decodes with ctc_lm cannot be packed; ctc and llm can")
+    if system.decode not in ("ctc", "llm"):
+        raise UserError(
+            f"--system {args.system}: a system that decodes with {system.decode} cannot be packed; ctc and llm can"
+        )
     given = {key: getattr(args, key) for key in SEARCH if getattr(args, key) is not None}
     decoded = decoded_with(system) if system.decode == "llm" and len(given) < len(SEARCH) else {}
     search = {"num_beams": 4, "length_penalty": 0.0, "ctc_weight": 0.0, **decoded, **given}

@@ -11,7 +11,7 @@ from espnet_llmvq.score.files import match_utterances
 from espnet_llmvq.score.wer import score_utterances, split_words, total
 
 # Weight of what decoding alone chooses, by how a system decodes: lists of ctc_lm are in the order of both scores.
-ORDER = {"llm": 0, "ctc": None, "ctc_lm": None}
+ORDER = {"llm": 0, "ctc": None, "ctc_lm": None, "recogniser": None}
 GIVEN = "given"  # where a weight is from, if nothing chose it
 WEIGHT, SOURCE = "ctc_weight", "ctc_weight from"  # facts beside hypotheses
 

@@ -51,30 +51,82 @@ def load_fusion_lm(path, tokenizer, device):
     return load_llm(path).to(device).eval(), None if head == whole else own
 
 
-def decode_system(system, work, search, llm=None, other_prompt=False, ngpu=0, batching=None):
+def decode_system(system, work, search, source=None, other_prompt=False, ngpu=0, batching=None):
     """Decode sets with a `System`.
 
-    work: [`Work`]. search: {option: value} of its search. llm: directory of the LLM of a system with `decode: ctc_lm`.
-    batching: {"batch_seconds", "batch_size"}, audio in a batch with its padding, and most utterances.
+    work: [`Work`]. search: {option: value} of its search. source: directory of what a system decodes with that has not
+    trained it, the LLM of `decode: ctc_lm` or the recogniser. batching: {"batch_seconds", "batch_size"}, audio in a
+    batch with its padding, and most utterances.
     """
     import torch
 
+    torch.set_num_threads(1)
+    device, batching = "cuda" if ngpu else "cpu", {"batch_seconds": 120.0, **(batching or {})}
+    if system.decode == "recogniser":
+        opened, decoded = with_recogniser(source, search, device)
+    else:
+        search, opened, decoded = with_model(system, search, source, other_prompt, device)
+    known = facts(**search, ngpu=ngpu)
+    for one in work:
+        batches, more = opened(one, **batching)
+        decode_set(system, one, batches, decoded, {**known, **more})
+
+
+def with_recogniser(path, search, device):
+    """(opened, decoded) of the recogniser in a directory, as `with_model` returns them."""
+    from espnet_llmvq.decode.batches import Batches
+    from espnet_llmvq.decode.generate import Hypothesis
+    from espnet_llmvq.speech.recogniser import Recogniser
+
+    recogniser = Recogniser(path, **search, device=device)
+
+    def opened(one, batch_seconds, **options):
+        return Batches(one.sequences, batch_seconds, None, least=recogniser.window, **options), {}
+
+    def decoded(batches):
+        for ids, waves in batches.waves():
+            found = recogniser(waves)
+            yield (
+                ids,
+                [[Hypothesis(tokens, None, at_limit=cut)] for tokens, _, cut in found],
+                [[t] for _, t, _ in found],
+            )
+
+    return opened, decoded
+
+
+def with_model(system, search, llm, other_prompt, device):
+    """How a system decodes with its trained model: (search, opened, decoded).
+
+    search: with what training found. opened: function from a `Work` and batching to (`Batches`, facts of the prompt).
+    decoded: function from these to an iterable of (ids, n-best lists, their texts), a batch each time.
+    """
+    from espnet_llmvq.decode.batches import read_batches
     from espnet_llmvq.decode.ctc import greedy
-    from espnet_llmvq.decode.generate import generate
+    from espnet_llmvq.decode.generate import encoded, generate
+    from espnet_llmvq.decode.rescore import add_ctc_scores, speller
     from espnet_llmvq.llm.directory import load_tokenizer
     from espnet_llmvq.model.build import load_model
     from espnet_llmvq.model.positions import LEAST_RATE
+    from espnet_llmvq.speech.pretrained import frames_are_trained
 
-    torch.set_num_threads(1)
-    device = "cuda" if ngpu else "cpu"
     model, config = load_model(system.model, device)
-    tokenizer = load_tokenizer(config["llm"])
+    tokenizer, spell = load_tokenizer(config["llm"]), None
+    if system.decode == "llm" and config["ctc_tokens"]:
+        spell = speller(tokenizer, load_tokenizer(config["ctc_tokens"]))
     if system.decode == "llm":
         search = {"tokens_per_second": config.get("tokens_per_second", LEAST_RATE), **search}
     if system.decode == "ctc_lm":
         from espnet_llmvq.decode.ctc_lm import search as search_ctc
 
         fused, words_of = load_fusion_lm(llm, tokenizer, device)
+
+    def opened(one, batch_seconds, **options):
+        cache = None if frames_are_trained(config, config["encoder_file"]) else one.frames
+        batches = read_batches(one.sequences, batch_seconds, config["llm"], cache=cache, **options)
+        if system.decode != "llm":
+            return batches, {}
+        return batches, check_prompt(one.sequences, batches.templates, config.get("prompt"), other_prompt)
 
     def decode(batch, names):
         if system.decode == "ctc":
@@ -83,32 +135,26 @@ def decode_system(system, work, search, llm=None, other_prompt=False, ngpu=0, ba
             return search_ctc(model, fused, tokenizer, batch, **search, words_of=words_of)
         return generate(model, tokenizer, batch, **search, names=names)
 
-    known = facts(**search, ngpu=ngpu)
-    for one in work:
-        decode_set(system, one, model, config, tokenizer, decode, known, other_prompt, **(batching or {}))
+    def decoded(batches):
+        for ids, batch in batches:
+            batch = encoded(model, batch)
+            lists = decode(batch, ids)
+            if system.decode != "ctc_lm" and model.ctc is not None:
+                lists = add_ctc_scores(model, batch, lists, spell)
+            yield ids, lists, [[tokenizer.decode(h.tokens, skip_special_tokens=True).strip() for h in n] for n in lists]
+
+    return search, opened, decoded
 
 
-def decode_set(system, work, model, config, tokenizer, decode, known, other_prompt, batch_seconds=120.0, batch_size=64):
-    """Decode one set. decode: function from a batch and its ids to n-best lists; known: facts of the search."""
+def decode_set(system, work, batches, decoded, known):
+    """Decode one set. batches, decoded: as `with_model` makes them; known: facts of the search."""
     from tqdm import tqdm
 
-    from espnet_llmvq.decode.batches import read_batches
     from espnet_llmvq.decode.choose import GIVEN, ORDER, choose, write_chosen
-    from espnet_llmvq.decode.generate import encoded
     from espnet_llmvq.decode.nbest import Partial, nbest_line
-    from espnet_llmvq.decode.rescore import add_ctc_scores, speller
-    from espnet_llmvq.llm.directory import load_tokenizer
     from espnet_llmvq.score.files import some
-    from espnet_llmvq.speech.pretrained import frames_are_trained
 
-    nbest, spell = work.made.out, None
-    if system.decode == "llm" and config["ctc_tokens"]:
-        spell = speller(tokenizer, load_tokenizer(config["ctc_tokens"]))
-    cache = None if frames_are_trained(config, config["encoder_file"]) else work.frames
-    batches = read_batches(work.sequences, batch_seconds, config["llm"], batch_size=batch_size, cache=cache)
-    if system.decode == "llm":
-        trained = config.get("prompt")
-        known = {**known, **check_prompt(work.sequences, batches.templates, trained, other_prompt)}
+    nbest = work.made.out
     work.made.forget()
     partial = Partial(nbest, {**known, **work.made.state()})
     if partial.done:
@@ -119,12 +165,7 @@ def decode_set(system, work, model, config, tokenizer, decode, known, other_prom
     total = sum(batches.seconds(keys) for keys in batches.batches)
     shape = "{l_bar}{bar}| {n:.0f}/{total:.0f} s of audio [{elapsed}<{remaining}{postfix}]"
     with tqdm(total=total, desc=f"{system.name} {work.name}", bar_format=shape, mininterval=2) as bar:
-        for ids, batch in batches:
-            batch = encoded(model, batch)
-            lists = decode(batch, ids)
-            if system.decode != "ctc_lm" and model.ctc is not None:
-                lists = add_ctc_scores(model, batch, lists, spell)
-            texts = [[tokenizer.decode(h.tokens, skip_special_tokens=True).strip() for h in row] for row in lists]
+        for ids, lists, texts in decoded(batches):
             partial.add({i: nbest_line(i, row, found) for i, row, found in zip(ids, lists, texts)})
             heard += batches.seconds(ids)
             bar.set_postfix(RTF=f"{(time.perf_counter() - start) / heard:.3f}", refresh=False)

@@ -22,6 +22,7 @@ from espnet_llmvq.experiment.phases import (
 )
 from espnet_llmvq.experiment.systems import FORMS, is_group, read_interleaving, read_mixture, read_phases, read_systems
 from espnet_llmvq.experiment.training import Training
+from espnet_llmvq.speech.recogniser import NEEDED, Recogniser, asked
 
 SMOKE = "_smoke"  # behind the names of a smoke run's directories
 # Two steps, of small batches: batch_bins counts where the recipe's batches are of so many positions.
@@ -69,13 +70,14 @@ def make_plan(options):
     systems = read_systems(cards, wanted, options.expdir, encoder_dir, options.seed)
     phases = read_phases(cards, wanted, options.seed)
     if not (trains_encoder(options) or options.encoder_file):
-        without = tuple(system for system in systems if system.decode == "llm")
+        without = tuple(system for system in systems if system.decode in ("llm", "recogniser"))
         for system in systems:
             if system not in without:
                 print(f"{system.name} is left out: with --ctc_head false the pretrained encoder has no CTC head")
         systems = without
         if not systems:
             raise UserError("no system is left: with --ctc_head false the pretrained encoder has no CTC head")
+    check_recognisers(systems, cards, options.pretrained_encoder)
     check_hypotheses(systems, [options.valid_set, *(s.name for s in sets)])
     if options.baseline:
         check_name("baseline", options.baseline, [n for n in cards.names("systems") if not is_group(cards, n)])
@@ -102,6 +104,21 @@ def count_pieces(options):
     from espnet_llmvq.llm.directory import table_rows
 
     return PIECES if table_rows(options.llm) > SMALL_TABLE else 0
+
+
+def check_recognisers(systems, cards, pretrained):
+    """Raise UserError for systems that are the recogniser itself, where `pretrained` cannot do what they ask of it."""
+    for system in systems:
+        if system.decode == "recogniser":
+            where, card = cards.where("systems", system.name), system.recogniser
+            if not pretrained:
+                raise UserError(f"{where}: {NEEDED}")
+            if isinstance(card["prompt_words"], str) and not os.path.exists(card["prompt_words"]):
+                card = {**card, "prompt_words": ""}  # stage 1 may make it
+            try:
+                Recogniser(pretrained, **asked(card), weights=False)
+            except UserError as err:
+                raise UserError(f"{where}: {err}") from None
 
 
 def read_mixtures(cards, phases, options):

@@ -15,10 +15,16 @@ import os
 from espnet_llmvq.base.errors import UserError, check_name
 from espnet_llmvq.experiment.table import System
 from espnet_llmvq.experiment.training import Training
+from espnet_llmvq.speech.recogniser import TASKS, TRANSCRIBE
 
-SYSTEM_KEYS = ("label", "phases", "decode", "note", "lm_weight", "length_bonus")
+DECODERS = ("llm", "ctc", "ctc_lm", "recogniser")
+# Keys that only systems of one decoder have, with what they are without.
+OWN_KEYS = {
+    "ctc_lm": {"lm_weight": None, "length_bonus": 0.0},
+    "recogniser": {"num_beams": 1, "language": "", "task": TRANSCRIBE, "prompt_words": ""},
+}
+SYSTEM_KEYS = ("label", "phases", "decode", "note", *(key for keys in OWN_KEYS.values() for key in keys))
 GROUP_KEY = "systems"
-DECODERS = ("llm", "ctc", "ctc_lm")
 MIXTURE_KEY = "mixture"
 FORMS = ("asr", "text")  # of a source, beside the names in the section interleave
 
@@ -101,34 +107,59 @@ def read_systems(cards, wanted, expdir="exp", encoder_dir="exp/encoder", seed=1)
         phases = phases_of(cards, name, seed)
         if (decode == "llm") != bool(phases):
             raise UserError(f"{where}: a system that decodes with {decode} has {len(phases)} phases")
-        fusion = read_fusion(where, data, decode)
+        own = read_own_keys(where, data, decode)
         label, note = data.get("label", name), data.get("note", "")
         for key, value in (("label", label), ("note", note)):
             if not isinstance(value, str):
                 raise UserError(f"{where}: {key} is {value!r}; it must be text; put quotes around it")
-        model = os.path.join(expdir, phases[-1].tag) if phases else encoder_dir
         # Systems that are the encoder share a directory.
-        prefix = {"llm": "decode", "ctc": "decode_ctc", "ctc_lm": f"decode_{name}"}[decode]
-        home = model if phases else os.path.join(expdir, "encoder")
+        prefix = {"llm": "decode", "ctc": "decode_ctc"}.get(decode, f"decode_{name}")
+        model, home = encoder_dir, os.path.join(expdir, "encoder")
+        if decode == "recogniser":
+            model, home = "", os.path.join(expdir, "recogniser")
+        elif phases:
+            model = home = os.path.join(expdir, phases[-1].tag)
         hypotheses = os.path.join(home, prefix + "_{set}", "hyp.jsonl")
         tags = tuple(phase.tag for phase in phases)
-        systems.append(System(name, label, hypotheses, note, decode, tags, model, fusion))
+        fusion, recogniser = (own if decode == kind else None for kind in ("ctc_lm", "recogniser"))
+        systems.append(System(name, label, hypotheses, note, decode, tags, model, fusion, recogniser))
     return tuple(systems)
 
 
-def read_fusion(where, data, decode):
-    """Weights of a system that decodes with ctc_lm, None of another. Raises UserError for bad ones."""
-    fusion = {key: data[key] for key in ("lm_weight", "length_bonus") if key in data}
-    if decode != "ctc_lm":
-        if fusion:
-            raise UserError(f"{where}: {next(iter(fusion))} is read only with decode: ctc_lm, not {decode}")
-        return None
-    fusion = {"lm_weight": None, "length_bonus": 0.0, **fusion}
-    for key, value in fusion.items():
+def read_own_keys(where, data, decode):
+    """The keys that only systems with this decoder have, None if there are none.
+
+    Raises UserError for those of another decoder, and for bad values.
+    """
+    for other, keys in OWN_KEYS.items():
+        given = [key for key in keys if key in data]
+        if given and other != decode:
+            raise UserError(f"{where}: {given[0]} is read only with decode: {other}, not {decode}")
+    own = {key: data.get(key, value) for key, value in OWN_KEYS.get(decode, {}).items()}
+    readers = {"ctc_lm": read_fusion, "recogniser": read_recogniser}
+    return readers[decode](where, own) if decode in readers else None
+
+
+def read_fusion(where, own):
+    """The weights of a system that decodes with ctc_lm. Raises UserError for bad ones."""
+    for key, value in own.items():
         if isinstance(value, bool) or not isinstance(value, (int, float)) or (key == "lm_weight" and value < 0):
             wanted = "a number of at least 0" if key == "lm_weight" else "a number"
             raise UserError(f"{where}: {key} is {value!r}; decode: ctc_lm needs {wanted}")
-    return {key: float(value) for key, value in fusion.items()}
+    return {key: float(value) for key, value in own.items()}
+
+
+def read_recogniser(where, own):
+    """What a system asks of the recogniser itself. Raises UserError for what cannot be, whatever the model is."""
+    if type(own["num_beams"]) is not int or own["num_beams"] < 1:
+        raise UserError(f"{where}: num_beams is {own['num_beams']!r}; it must be a whole number of 1 or more")
+    if not isinstance(own["language"], str):
+        raise UserError(f"{where}: language is {own['language']!r}; it must be a code; put quotes around it")
+    check_name(f"task in {where}:", own["task"], TASKS)
+    words = own["prompt_words"]
+    if not isinstance(words, str | list) or not all(isinstance(word, str) for word in words):
+        raise UserError(f"{where}: prompt_words is {words!r}; it must be a file with a word a line, or a list of words")
+    return own
 
 
 def read_mixture(cards, name, sets, texts=()):

@@ -43,19 +43,22 @@ class System:
     """A system, a row of the table.
 
     hypotheses: path of its hypothesis file, "{set}" standing for the name of the set. note: a remark under the table.
-    decode: "llm"; "ctc", the encoder alone; or "ctc_lm", the encoder with the LLM as shallow-fusion LM. phases: names
-    of the trainings that make it, in order; none for the last two, and for hypotheses from elsewhere. model: directory
-    of the trained model, "" if from elsewhere. fusion: weights of ctc_lm (lm_weight, length_bonus), None for others.
+    decode: "llm"; "ctc", the encoder alone; "ctc_lm", the encoder with the LLM as shallow-fusion LM; or "recogniser",
+    the pretrained encoder with its own decoder. phases: names of the trainings that make it, in order; none for the
+    last three, and for hypotheses from elsewhere. model: directory of the trained model, "" if from elsewhere. fusion:
+    weights of ctc_lm (lm_weight, length_bonus), None for others. recogniser: what the recogniser is asked for
+    (num_beams, language, task, prompt_words), None for others.
     """
 
     name: str
     label: str
     hypotheses: str
     note: str = ""
-    decode: Literal["llm", "ctc", "ctc_lm"] = "llm"
+    decode: Literal["llm", "ctc", "ctc_lm", "recogniser"] = "llm"
     phases: tuple[str, ...] = ()
     model: str = ""
     fusion: dict | None = None
+    recogniser: dict | None = None
 
     def hyp_path(self, name):
         """`Path` of its hypotheses for the set `name`."""

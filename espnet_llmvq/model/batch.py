@@ -42,6 +42,24 @@ class FrameCache:
         )
 
 
+def read_wave(utt, span):
+    """The samples of one speech span; of a piece nothing but the piece is kept."""
+    start = span.start or 0
+    # A whole file is read to its end, so that one that has grown is found out.
+    end = (start + span.samples) / SAMPLE_RATE if span.is_piece else None
+    try:
+        wave = read_audio(span.audio, SAMPLE_RATE, start / SAMPLE_RATE, end)
+    except AudioError as err:
+        raise UserError(f"{utt}: {err}; a file of dump/ is made again from stage 3") from err
+    if abs(len(wave) - span.samples) > 1:
+        raise UserError(
+            f"{utt}: {span.audio} has {len(wave)} samples, the sequence says {span.samples}; "
+            "the audio changed: run again from stage 3"
+        )
+    # Resampling may give one sample more.
+    return wave[: span.samples] if span.is_piece else wave
+
+
 class SequenceArrays:
     """`Sequence` -> arrays of the model's batch.
 
@@ -59,23 +77,6 @@ class SequenceArrays:
         self.cache = FrameCache(cache) if cache else None
         self.augment, self.step = augment, step
 
-    def wave(self, utt, span):
-        """The samples of one speech span; of a piece nothing but the piece is kept."""
-        start = span.start or 0
-        # A whole file is read to its end, so that one that has grown is found out.
-        end = (start + span.samples) / SAMPLE_RATE if span.is_piece else None
-        try:
-            wave = read_audio(span.audio, SAMPLE_RATE, start / SAMPLE_RATE, end)
-        except AudioError as err:
-            raise UserError(f"{utt}: {err}; a file of dump/ is made again from stage 3") from err
-        if abs(len(wave) - span.samples) > 1:
-            raise UserError(
-                f"{utt}: {span.audio} has {len(wave)} samples, the sequence says {span.samples}; "
-                "the audio changed: run again from stage 3"
-            )
-        # Resampling may give one sample more.
-        return wave[: span.samples] if span.is_piece else wave
-
     def speech(self, utt, spans, waves=None):
         """The speech spans of a sequence: list of arrays. waves: their samples, where they are not to be read."""
         if self.cache is not None:
@@ -85,7 +86,7 @@ class SequenceArrays:
                     "file, not a piece; train with --cache_encoder false"
                 )
             return [np.asarray(self.cache[utt])]
-        waves = waves or [self.wave(utt, span) for span in spans]
+        waves = waves or [read_wave(utt, span) for span in spans]
         if self.augment is not None:
             # The noise of a sequence has one level and one colour, as its spans are of one recording.
             noisy = self.augment(np.concatenate(waves))

@@ -29,6 +29,8 @@ def model_inputs(experiment, system):
 
     Raises UserError where it is not trained.
     """
+    if system.decode == "recogniser":
+        return local("recogniser", experiment.options.pretrained_encoder)
     weights = os.path.join(system.model, "model.pth")
     if not os.path.exists(weights):
         raise UserError(f"{weights} does not exist; run stage {11 if system.phases else 7}")
@@ -40,6 +42,10 @@ def search_options(experiment, system):
     """What decides the hypotheses of a system, beside its model and the sequences."""
     if system.decode == "ctc":
         return {}
+    if system.decode == "recogniser":
+        from espnet_llmvq.speech.recogniser import asked
+
+        return asked(system.recogniser)
     options = {"num_beams": experiment.options.num_beams}
     if system.decode == "ctc_lm":
         return options | system.fusion
@@ -55,7 +61,9 @@ def nbest_made(experiment, system, name, search):
     if frames := frames_read(experiment, system, name):
         inputs["frames"] = os.path.dirname(frames)
     more = {"other_prompt": True} if experiment.options.other_prompt and system.decode == "llm" else {}
-    if system.decode != "ctc":
+    if system.decode == "recogniser":
+        more = elsewhere("recogniser", experiment.options.pretrained_encoder)
+    elif system.decode != "ctc":
         more |= elsewhere("llm", experiment.llm)
     path = os.path.join(system.hyp_path(name).parent, NBEST)
     return Made(path, inputs, search=search, decode=system.decode, **more, **tools("torch", "transformers"))
@@ -79,8 +87,8 @@ def decode(experiment, systems, sets, *, nj=1, ngpu=0, redo=False, **batching):
             else:
                 restore(str(system.hyp_path(name)), ORDER[system.decode])
         if waiting:
-            llm = experiment.llm if system.decode == "ctc_lm" else None
-            jobs[system.name] = (system, waiting, search, llm, experiment.options.other_prompt, ngpu, batching)
+            source = {"ctc_lm": experiment.llm, "recogniser": experiment.options.pretrained_encoder}.get(system.decode)
+            jobs[system.name] = (system, waiting, search, source, experiment.options.other_prompt, ngpu, batching)
         else:
             print(f"[{system.name}] all sets are decoded, nothing to do")
     if not jobs:
