@@ -47,6 +47,7 @@ OPTIONS = {
     "encoder_config": ("conf/none.yaml", r"conf/none.yaml does not exist"),
     "pretrained_encoder": ("./none", r"encoder directory ./none does not exist"),
     "pretrained_layer": ("3", r"--pretrained_layer is for --pretrained_encoder"),
+    "encoder_tts": (True, r"--encoder_tts is for the speech that --tts_text becomes"),
     "ctc_head": (False, None),  # both are for pretrained models
     "ctc_pieces": ("all", None),
     "cache_encoder": (False, r"^exp_smoke/start: training frames is no more an input"),

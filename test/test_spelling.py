@@ -216,9 +216,9 @@ def test_masks_are_laid_over_frames_from_a_cache_when_asked(whisper):
 
 @pytest.fixture
 def recipe(tmp_path, plan, whisper, text):
-    """Function of an LLM: its `Experiment` after stage 4, with 8 utterances of noise."""
+    """Function of an LLM: its `Experiment` after stage 4, with sets of four utterances of noise."""
     rng = np.random.default_rng(1)
-    for name in ("train", "valid", "test"):
+    for name in ("train", "valid", "test", "tts"):
         home = tmp_path / "dump" / name
         home.mkdir(parents=True)
         rows = [(f"{name}{i}", line) for i, line in enumerate(LINES.values())]
@@ -250,12 +250,16 @@ def test_a_pretrained_encoder_gets_layers_and_a_head_and_all_that_follows(recipe
     from espnet_llmvq.stages import decode, encoder, language, sequences, train
 
     llm = gemma(tmp_path / "llm")
-    experiment = recipe(llm, ctc_pieces="20")
+    experiment = recipe(llm, ctc_pieces="20", tts_text="dump/tts/text", encoder_tts=True)
     assert experiment.on_pretrained and experiment.pieces == 20 and experiment.caches_frames
     language.tokenizer(experiment)
     encoder.prepare(experiment)
     assert os.path.exists("exp/frames/train/frames.scp")
     assert not os.path.exists("exp/frames/test")
+    with open("exp/frames/train+tts/frames.scp", encoding="utf-8") as f:
+        assert [line.split()[0] for line in f] == [f"{name}{i}" for name in ("train", "tts") for i in range(4)]
+    with open("exp/encoder_stats/train_shape", encoding="utf-8") as f:
+        assert len(f.readlines()) == 8
     train.train(experiment, encoder=True)
     state = torch.load("exp/encoder/model.pth", weights_only=True)
     assert not any("pretrained" in name for name in state) and "ctc.rows" in state

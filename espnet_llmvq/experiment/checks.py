@@ -35,6 +35,8 @@ def check_options(options):
         raise UserError("--pretrained_layer is for --pretrained_encoder")
     if options.ctc_head and options.pretrained_layer == "weighted":
         raise UserError("--pretrained_layer weighted trains with the phases: it needs --ctc_head false")
+    if options.encoder_tts and not options.tts_text:
+        raise UserError("--encoder_tts is for the speech that --tts_text becomes: give that too, or leave it out")
     if options.ctc_pieces not in ("auto", "all"):
         if not (options.ctc_pieces.isdecimal() and int(options.ctc_pieces)):
             raise UserError(f"--ctc_pieces {options.ctc_pieces!r}: expected a number from 1, all or auto")

@@ -69,6 +69,11 @@ class Experiment:
         return [self.options.train_set, self.options.valid_set, *self.test_names]
 
     @property
+    def encoder_sets(self):
+        """Sets that the encoder, or what stands on a pretrained one, is trained on."""
+        return [self.options.train_set] + [TTS] * self.options.encoder_tts
+
+    @property
     def perturbed_set(self):
         """The training set with its copies at other speeds, if there are any."""
         return self.options.train_set + "_sp" * bool(self.options.speed_perturb_factors)
@@ -127,6 +132,12 @@ class Experiment:
         # "text" alone would be a table of the data directory.
         file = {"": "sequences", "asr": "sequences", "text": "plain"}.get(form, form)
         return self.dump_dir(os.path.join(name, f"{file}.jsonl"))
+
+    @property
+    def encoder_sequences(self):
+        """File of the sequences of `encoder_sets`."""
+        several = len(self.encoder_sets) > 1
+        return self.exp("encoder_stats", "train.jsonl") if several else self.sequences(self.options.train_set)
 
     def positions(self, source):
         """File of the LLM positions of a set's sequences, or of those of a source."""

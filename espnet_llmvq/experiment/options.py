@@ -57,6 +57,7 @@ class Options:
         "auto",
         "tokens of --llm that the CTC head spells with, beside letters; all; auto: 500 of a table above 4000 rows",
     )
+    encoder_tts: bool = option(False, "train the encoder, or its head, on the speech of --tts_text too")
     cache_encoder: bool = option(True, "encode each set once and train all systems on the frames")
     augment_cache: bool = option(False, "encode the training set with the noise and masks of the encoder's training")
     align_sets: str = option("", "sets to align with the encoder's CTC, beside those that mixtures interleave")

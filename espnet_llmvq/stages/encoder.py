@@ -1,9 +1,11 @@
 """The speech encoder: trained or described (stage 7), word times by its CTC head (8), its frames (10)."""
 
+import itertools
 import os
 
 from espnet_llmvq.base.errors import UserError
 from espnet_llmvq.base.made import Made, origin
+from espnet_llmvq.decode.encode import LISTING
 from espnet_llmvq.speech.frame_rate import WEIGHTED, described, last_state
 from espnet_llmvq.stages.report import REMEDY, local, tools, up_to_date
 from espnet_llmvq.stages.sequences import count_positions, make_sequences
@@ -28,12 +30,58 @@ def prepare(experiment, threads=1, ngpu=0):
         if options.pretrained_encoder:
             describe_pretrained(experiment)
         return
-    make_sequences(experiment, [options.train_set, options.valid_set])
+    make_sequences(experiment, [*experiment.encoder_sets, options.valid_set])
+    join_sequences(experiment)
     train, valid = encoder_shapes(experiment)
-    pairs = [(experiment.sequences(options.valid_set), valid), (experiment.sequences(options.train_set), train)]
+    pairs = [(experiment.sequences(options.valid_set), valid), (experiment.encoder_sequences, train)]
     count_positions(pairs, experiment.spelling or experiment.tokenizer, experiment.encoder, 1)
     if experiment.on_pretrained:
-        encode(experiment, threads, ngpu, names=[options.train_set, options.valid_set])
+        encode(experiment, threads, ngpu, names=[*experiment.encoder_sets, options.valid_set])
+        join_frames(experiment)
+
+
+def join_sequences(experiment):
+    """One file of what the encoder is trained on, where that is several sets."""
+    out = experiment.encoder_sequences
+    made = Made(out, {name: experiment.sequences(name) for name in experiment.encoder_sets})
+    if len(made.inputs) > 1 and not up_to_date(made):
+        from espnet_llmvq.sequence.sequence import read_sequences, write_sequences
+
+        made.forget()
+        count = write_sequences(out, itertools.chain(*map(read_sequences, made.inputs.values())))
+        made.note()
+        print(f"{out}: {count} sequences of {', '.join(made.inputs)}")
+
+
+def joined_frames(experiment):
+    """The `Made` of the listing of the cached frames of all that the encoder is trained on."""
+    names = experiment.encoder_sets
+    return Made(experiment.frames("+".join(names)), {name: experiment.frames(name) for name in names})
+
+
+def join_frames(experiment):
+    """One listing of the cached frames of what is trained on, where that is several sets."""
+    made = joined_frames(experiment)
+    if not experiment.caches_frames or len(made.inputs) == 1 or up_to_date(made):
+        return
+    from espnet_llmvq.base.files import write_text
+
+    with made.rebuilding() as building:
+        parts = []
+        for directory in made.inputs.values():
+            with open(os.path.join(directory, LISTING), encoding="utf-8") as f:
+                parts += f.readlines()
+        write_text(os.path.join(building, LISTING), "".join(sorted(parts)))
+        made.note(files=[LISTING], at=building)
+
+
+def encoder_frames(experiment):
+    """Listing of the cached frames that the encoder's training reads; None: it reads waveforms."""
+    if not (experiment.on_pretrained and experiment.caches_frames):
+        return None
+    if len(experiment.encoder_sets) == 1:
+        return frames_of(experiment, *experiment.encoder_sets)
+    return os.path.join(joined_frames(experiment).out, LISTING)
 
 
 def describe_pretrained(experiment):
@@ -141,7 +189,7 @@ def frames_of(experiment, name):
     if not (experiment.caches_frames and origin(made.out)):
         return None
     made.check("{out} is not of what this run has ({found}); run stage 10 again")
-    return os.path.join(made.out, "frames.scp")
+    return os.path.join(made.out, LISTING)
 
 
 def frames_read(experiment, system, name):

@@ -4,7 +4,7 @@ import os
 
 from espnet_llmvq.base.errors import UserError
 from espnet_llmvq.base.made import Made
-from espnet_llmvq.stages.encoder import encoder_shapes, frames_of
+from espnet_llmvq.stages.encoder import encoder_frames, encoder_shapes, frames_of
 from espnet_llmvq.stages.report import REMEDY, elsewhere, local, tools
 from espnet_llmvq.stages.sequences import check_sequences
 
@@ -36,6 +36,11 @@ def shapes_of(experiment, training):
     return (experiment.mixture(training.mixture)[1] if training.mixture else train), valid
 
 
+def cached(experiment, training):
+    """Listing of the cached frames of plain transcribed speech that a training reads, or None."""
+    return encoder_frames(experiment) if training.is_encoder else frames_of(experiment, experiment.options.train_set)
+
+
 def data_of(experiment, training):
     """What a training reads: settings of its sequences, their positions and cached encoder frames.
 
@@ -43,6 +48,8 @@ def data_of(experiment, training):
     """
     options = experiment.options
     train = experiment.mixture(training.mixture)[0] if training.mixture else experiment.sequences(options.train_set)
+    if training.is_encoder:
+        train = experiment.encoder_sequences
     shape, valid_shape = shapes_of(experiment, training)
     own = frames_are_trained(experiment, training)
     return {
@@ -50,7 +57,7 @@ def data_of(experiment, training):
         "valid_data_path_and_name_and_type": [[experiment.sequences(options.valid_set), "sequence", "sequence"]],
         "train_shape_file": [shape],
         "valid_shape_file": [valid_shape],
-        "train_cache": None if own or training.mixture else frames_of(experiment, options.train_set),
+        "train_cache": None if own or training.mixture else cached(experiment, training),
         "valid_cache": None if own else frames_of(experiment, options.valid_set),
     }
 
