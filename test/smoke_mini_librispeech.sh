@@ -6,7 +6,7 @@ set -euo pipefail
 
 export HF_HUB_OFFLINE=1
 . "$(dirname "${BASH_SOURCE[0]}")/smoke_room.sh" mini_librispeech/llmasr1
-systems="slam lora_long"
+systems="recogniser ctc ctc_lm lora_long soft_k10"
 sets="test_libri dev_clean_2 test_commonvoice test_an4 test_coffee test_arctic test_alnum test_so762 test_digits"
 
 note "corpora and checkpoints"
@@ -14,11 +14,13 @@ unset CORPORA LLM MODELS
 PYTHONPATH="${root}/test:${PYTHONPATH:-}" python3 -m corpora.mini_librispeech corpora >variables
 # shellcheck source=/dev/null
 . ./variables
-python3 "${root}/test/standins.py" models >models.log
-export WHISPER=${work}/models/whisper GEMMA=${work}/models/llama
+(cd "${root}/test" && python3 -c "import standins; standins.whisper_recogniser('${work}/models/whisper'); standins.llama('${work}/models/llama')")
+for i in $(seq 20); do echo "The dog of number ${i} goes home to see what they said about fish. It is not here, and nobody has seen it since one of us left."; done |
+    sed 's/number [0-9]*/the house/' >spoken.txt
+export WHISPER=${work}/models/whisper GEMMA=${work}/models/llama TTS_FROM=${work}/spoken.txt
 
 run() {
-    if ! ./run.sh --smoke --systems "${systems}" --prompt "<s>USER: {speech} ASSISTANT: {text}" "$@" >log 2>&1; then
+    if ! ./run.sh --smoke --systems "${systems}" --ctc_pieces 60 "$@" >log 2>&1; then
         tail -n 40 log >&2
         fail "a run that should pass failed: $*"
     fi
@@ -41,4 +43,11 @@ stamp=$(stat -c %Y.%s llm_smoke/gemma/model.safetensors)
 run --stop_stage 4
 [ "${stamp}" = "$(stat -c %Y.%s llm_smoke/gemma/model.safetensors)" ] || fail "the LLM was trimmed again"
 run --dry_run
+note "all stages"
+run --score_opts "--replicates 200" --stop_stage 16 --pack_system soft_k10
+check_results exp_smoke "${systems}" "${sets}"
+[ -s exp_smoke/pieces/rows.safetensors ] && [ -s exp_smoke/frames/train+tts/frames.scp ] || fail "no pieces, or no frames"
+[ -s exp_smoke/packed/soft_k10/spelling/rows.safetensors ] || fail "the packed system has no tokens of its CTC head"
+python3 -m espnet_llmvq transcribe exp_smoke/packed/soft_k10 "$(head -n 1 dump_smoke/test_libri/wav.scp | cut -d' ' -f2)" --format json >said.json
+grep -q '"segments"' said.json || fail "the packed system transcribes nothing"
 note "passed"

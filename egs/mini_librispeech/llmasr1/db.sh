@@ -21,6 +21,8 @@ FSDD=${FSDD-$(_of fsdd)}                # https://github.com/Jakobovski/free-spo
 # Text, a sentence or paragraph a line, files with blanks between: what the LLM keeps tokens for, beside the transcripts. Lines that
 # share seven words in a row with any utterance are left out. Empty: the training transcripts alone.
 LM_TEXT=${LM_TEXT-$(_of text/standardebooks_paragraphs.txt) $(_of text/cv_sentences_en.txt)}
+# Text of which espeak-ng speaks sentences, for the CTC head to hear more words: the same. Empty: none.
+TTS_FROM=${TTS_FROM-$(_of text/standardebooks_paragraphs.txt)}
 
 # Models: Hugging Face directories; `make models` gets these. LLM: empty for GEMMA, trimmed (local/llm.sh).
 MODELS=${MODELS:-${MAIN_ROOT}/downloads/models}

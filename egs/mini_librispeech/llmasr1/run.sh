@@ -21,12 +21,22 @@ if [ -z "${LLM}" ]; then
     LLM=llm/gemma # of local/llm.sh
     smoke_opts+=" --llm=llm_smoke/gemma"
 fi
+tts=()
+if [ -n "${TTS_FROM}" ]; then
+    voices=""
+    for accent in en-us en-gb en-gb-scotland en-gb-x-rp en-us-nyc en-029 en-gb-x-gbclan en-gb-x-gbcwmd; do
+        for variant in "" +m1 +m2 +m3 +m4 +m5 +m6 +m7 +f1 +f2 +f3 +f4 +f5; do voices+=" ${accent}${variant}"; done
+    done
+    tts=(--tts_text data/tts_text --tts_voices "${voices# }" --encoder_tts true)
+fi
 opts=(
     --train_set train
     --valid_set valid
     --test_sets "${test_sets}"
     --systems "recogniser ctc ctc_lm slam lora lora_long hard soft_k10 soft_k100"
     --baseline lora_long
+    "${tts[@]}"
+    --prompt "speech: {speech} text: {text}"
     --pretrained_encoder "${WHISPER}"
     --llm "${LLM}"
     # Whisper's window.

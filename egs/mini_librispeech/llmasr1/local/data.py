@@ -4,8 +4,10 @@
 train, valid, test_libri: parts of train-clean-5, with speakers of their own. Texts are in lower case, and else as the
 corpora have them. test_alnum: prompts, which are no transcripts, and their parts as entities. lm/train.txt: the
 transcripts of train and, written like them, the lines of --lm_text that share no words in a row with any of the sets.
+tts_text: sentences of --tts_from to be spoken, likewise.
 """
 
+import random
 import re
 from pathlib import Path
 
@@ -29,6 +31,7 @@ from espnet_llmvq.data.tables import read_scp
 SPEAKERS = {"test_libri": "118 226 1970 3242 4640 7859".split(), "valid": "669 1867 3664 5789".split()}
 URL = "https://www.openslr.org/resources/31"
 SMOKE_LINES = 300  # of each text
+SMOKE_SENTENCES = 8  # to be spoken
 
 # {option: (set, what it is)}, in the order of `READERS`
 CORPORA = {
@@ -144,6 +147,8 @@ def get_parser():
     for name, (test_set, what) in CORPORA.items():
         parser.add_argument(f"--{name}", default="", help=f"{what}; empty: no {test_set}")
     parser.add_argument("--lm_text", nargs="*", default=[], metavar="FILE", help="text, a sentence or paragraph a line")
+    parser.add_argument("--tts_from", nargs="*", default=[], metavar="FILE", help="text of which sentences are spoken")
+    parser.add_argument("--tts", type=positive, default=3500, help="how many")
     parser.add_argument("--words", type=positive, default=7, help="in a row that a line may not share with a set")
     parser.add_argument("--datadir", type=Path, default=Path("data"), help="where to write")
     parser.add_argument("--smoke", default="false", choices=("true", "false"), help="true: little text")
@@ -181,6 +186,25 @@ def write_texts(args, sets):
     print(f"lm: {len(spoken) + len(written)} lines, {len(spoken)} of them transcripts; {len(valid)} held out")
 
 
+def sentences(lines):
+    """Sentences of 8 to 30 words without digits, of lines of running text, as transcripts are written."""
+    parts = (basic(part) for line in lines for part in re.split(r"(?<=[.!?;]) ", line))
+    return [part for part in parts if 8 <= len(part.split()) <= 30 and not re.search(r"\d", part)]
+
+
+def write_tts_text(args, sets):
+    """Write the Kaldi text tts_text: sentences of --tts_from for stage 2 to speak, none that the sets have."""
+    clear = args.datadir / "tts.txt"
+    print(table(clear, *decontaminate(args.tts_from, [args.datadir / name for name in sets], clear, args.words)))
+    found = sentences(read_lines(clear))
+    wanted = SMOKE_SENTENCES if args.smoke == "true" else args.tts
+    if len(found) < wanted:
+        raise UserError(f"{clear} has {len(found)} sentences to speak, --tts asks for {wanted}")
+    drawn = random.Random(1).sample(found, wanted)
+    write_lines(args.datadir / "tts_text", (f"tts{i:05d} {sentence}" for i, sentence in enumerate(drawn)))
+    print(f"tts_text: {wanted} sentences, {sum(len(s.split()) for s in drawn)} words")
+
+
 def main(argv=None):
     args = get_parser().parse_args(argv)
     further = {}
@@ -199,6 +223,8 @@ def main(argv=None):
         state = "" if written else ", as before"
         print(f"{name}: {len(data.text)} utterances, {len(data.spk2utt)} speakers, {words} words{state}")
     write_texts(args, sets)
+    if args.tts_from:
+        write_tts_text(args, sets)
 
 
 if __name__ == "__main__":

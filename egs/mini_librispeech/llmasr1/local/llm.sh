@@ -18,5 +18,5 @@ if [ ! -f "${GEMMA}/config.json" ]; then
 fi
 home=llm
 ! ${smoke} || home=llm_smoke
-./local/data.sh --datadir "${home}/data" --smoke "${smoke}"
+TTS_FROM='' ./local/data.sh --datadir "${home}/data" --smoke "${smoke}"
 python3 -m espnet_llmvq lm trim --llm "${GEMMA}" --texts "${home}/data/lm/train.txt" --size "${size}" --out "${home}/gemma"
