@@ -62,7 +62,7 @@ class SpeechEncoder(torch.nn.Module):
         self.on_pretrained = is_frontend(config)
         if self.on_pretrained:
             frontend.as_frontend()
-        self.centered = not self.on_pretrained and (config.get("frontend_conf") or {}).get("center", True)
+        self.centered = (config.get("frontend_conf") or {}).get("center", True)
         # Encoder input frames (after stacking) per encoder frame.
         self.stride = math.prod(stride for _, stride in subsampling(config.get("encoder_conf") or {}))
         # ESPnet's first relative positions, `rel_pos_type: legacy`, shift with the width of the batch.
@@ -72,7 +72,9 @@ class SpeechEncoder(torch.nn.Module):
         return self.encoder.output_size()
 
     def features(self, speech, lengths):
-        """(B, S), (B,) -> log-mel features (B, F, n_mels), (B,)."""
+        """(B, S), (B,) -> log-mel features (B, F, n_mels), (B,); or frames of the pretrained encoder."""
+        if self.on_pretrained:
+            return self.frontend(speech, lengths)
         with torch.autocast(speech.device.type, enabled=False):
             if self.centered:
                 # In a batch the end of an utterance would reflect the padding.
