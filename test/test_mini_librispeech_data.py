@@ -133,6 +133,25 @@ def test_text_is_written_like_transcripts_and_free_of_the_sets(made, roots):
     assert {Path(name).name for _, name in told} == {"train", "valid", "test_libri", "dev_clean_2"}
 
 
+def test_sentences_to_be_spoken(recipe, roots, tmp_path):
+    """Of 8 to 30 words without digits, none that a set says, the same each time."""
+    said = mini_librispeech.SHARED
+    text = tmp_path / "books.txt"
+    long = " ".join(["word"] * 31)
+    text.write_text(
+        "One two three. The dog of the house goes home to eat! And Ann sees what he has left for her; no more.\n"
+        f"In 1905 nobody saw the dog of the house again. {long}. {said} and that is all of it.\n"
+    )
+    wanted = {"the dog of the house goes home to eat", "and ann sees what he has left for her"}
+    for name in ("a", "b"):
+        recipe.main(arguments(roots, tmp_path / name) + ["--tts_from", str(text), "--tts", "2"])
+        rows = [line.split(" ", 1) for line in lines(tmp_path / name / "tts_text")]
+        assert {row[1] for row in rows} == wanted and [row[0] for row in rows] == ["tts00000", "tts00001"]
+    assert lines(tmp_path / "a/tts_text") == lines(tmp_path / "b/tts_text")
+    with pytest.raises(UserError, match="tts.txt has 2 sentences to speak, --tts asks for 3"):
+        recipe.main(arguments(roots, tmp_path / "c") + ["--tts_from", str(text), "--tts", "3"])
+
+
 def test_without_further_corpora_and_text_and_again(recipe, roots, tmp_path, capsys):
     mini = shutil.copytree(roots["mini_librispeech"], tmp_path / "LibriSpeech")
     shutil.rmtree(mini / "dev-clean-2")
