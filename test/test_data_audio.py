@@ -104,8 +104,9 @@ def test_read_resamples_averages_and_cuts(tmp_path):
     np.testing.assert_allclose(y, soxr.resample((x[:, 0] + x[:, 1]) / 2, 44100, 16000), atol=1e-6)
     cut = audio.read_audio(path, 44100, 0.25, 0.5)
     np.testing.assert_allclose(cut, x[11025:22050].mean(1), atol=1e-7)
-    assert len(audio.read_audio(path, 44100, 0.5, 1.005)) == 22050  # within the tolerance
-    for start, end in ((0.5, 1.02), (0.5, 0.5), (1.0, None), (-0.1, 0.5), (2.0, 3.0)):
+    for end in (1.005, 1.025, 1.16):  # within the tolerance
+        assert len(audio.read_audio(path, 44100, 0.5, end)) == 22050
+    for start, end in ((0.5, 1.18), (0.5, 0.5), (1.0, None), (-0.1, 0.5), (2.0, 3.0)):
         with pytest.raises(UserError, match="cannot cut"):
             audio.read_audio(path, 44100, start, end)
 

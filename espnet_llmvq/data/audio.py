@@ -12,8 +12,12 @@ from espnet_llmvq.base.errors import UserError
 
 SAMPLE_RATE = 16000  # Hz, of everything after stage 3
 
-# Times in `segments` are mostly written with two decimals, so a segment may overshoot by this much.
+# Times in `segments` are mostly written with two decimals: what overlaps by no more does not overlap.
 END_TOLERANCE = 0.01  # seconds
+# A segment may end this much after its file, with which it ends then, as for Kaldi's extract-segments --max-overshoot,
+# but only by this share of it.
+MAX_OVERSHOOT, OVERSHOOT_SHARE = 0.5, 0.25  # seconds
+WHOLE_S = 1e-3  # a part that lacks less than this of its file is all of it
 
 # soundfile's names of Ogg (Opus, Vorbis) and MP3. Decoding takes longer than a small model's training step: of Opus
 # some 50 seconds of speech a second.
@@ -100,14 +104,20 @@ def check(path):
         return header
 
 
+def ends_with(start, end, duration):
+    """Whether a piece from `start` to `end` seconds of a file ends in it, or so little later that it is cut there."""
+    return end - duration <= max(END_TOLERANCE, min(MAX_OVERSHOOT, OVERSHOOT_SHARE * (end - start)))
+
+
 def piece(path, header, start=0.0, end=None, rate=SAMPLE_RATE):
     """(first, stop): the samples from `start` to `end` seconds of a file with this `AudioInfo`.
 
-    Raises AudioError where the file ends before, and for a piece without a sample at `rate` Hz.
+    A piece that ends a little after the file (`ends_with`) ends with it. Raises AudioError where it ends later, and for
+    a piece without a sample at `rate` Hz.
     """
     native, frames = header.rate, header.frames
     first, stop = round(start * native), frames if end is None else round(end * native)
-    if stop > frames and end <= header.duration + END_TOLERANCE:
+    if stop > frames and ends_with(start, end, header.duration):
         stop = frames
     if not 0 <= first < stop <= frames:
         to = "its end" if end is None else f"{end:g} s"

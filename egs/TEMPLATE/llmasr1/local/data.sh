@@ -20,7 +20,8 @@ for name in "${!DATA[@]}"; do
         held_out=(--held_out)
         for part in ${HELD_OUT}; do held_out+=("${datadir}/${part}"); done
     fi
-    llmvq data import "${DATA[${name}]}" "${datadir}/${name}" ${held_out[@]+"${held_out[@]}"}
+    # The check of stage 1 says what audio comes twice.
+    llmvq data import --repeated_audio true "${DATA[${name}]}" "${datadir}/${name}" ${held_out[@]+"${held_out[@]}"}
 done
 if [[ " ${HELD_OUT} " == *" test "* ]]; then
     llmvq data perturb --noise "pink babble" --snr 5 15 --rt60 0.2 0.4 --suffix=-noise \

@@ -1,0 +1,183 @@
+"""Data as people have it, from public reports of this and other toolkits (docs/field_reports.md)."""
+
+import json
+
+import numpy as np
+import pytest
+import soundfile
+
+from espnet_llmvq.base.errors import UserError
+from espnet_llmvq.cli.data import import_ as import_data
+from espnet_llmvq.cli.data import validate as validate_data
+from espnet_llmvq.data import importer
+from espnet_llmvq.data.checks import validate
+from espnet_llmvq.data.datadir import DataDir
+from espnet_llmvq.data.format import format_audio
+from espnet_llmvq.data.shared import check_apart
+
+
+def tone(path, seconds, rate=16000, **more):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    n = round(seconds * rate)
+    soundfile.write(path, 0.1 * np.sin(np.arange(n) * 0.05).astype(np.float32), rate, **more)
+    return path
+
+
+def lines(path, *rows):
+    path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
+    return path
+
+
+def kaldi(path, **tables):
+    path.mkdir(parents=True)
+    for name, content in tables.items():
+        (path / name.replace("wav_scp", "wav.scp")).write_text(content)
+    return path
+
+
+# NeMo: offset and duration cut. FunASR: other names.
+PARTS = {
+    "NeMo": (
+        [{"audio_filepath": "r.wav", "offset": 0.5, "duration": 1.25, "text": "a b"},
+         {"audio_filepath": "r.wav", "offset": 2, "duration": 1, "text": "c", "lang": "en"}],
+        {"r-0000500-0001750": (0.5, 1.75), "r-0002000-0003000": (2.0, 3.0)},
+    ),
+    "NeMo, by its duration alone": (
+        [{"audio_filepath": "r.wav", "duration": 1.5, "text": "a"}], {"r-0000000-0001500": (0, 1.5)},
+    ),
+    "start and end": (
+        [{"audio": "r.wav", "text": "a", "start": 0, "end": 2.0, "id": "u1"},
+         {"audio": "r.wav", "text": "b", "start": "2.0", "end": "3.5", "duration": 1.5, "id": "u2"}],
+        {"u1": (0, 2), "u2": (2, 3.5)},
+    ),
+    "from a start on": ([{"audio": "r.wav", "text": "a", "start": 3}], {"r-0003000-0004000": (3, 4)}),
+    "an end alone": ([{"audio": "r.wav", "text": "a", "end": 1}], {"r-0000000-0001000": (0, 1)}),
+    "offset with end": ([{"audio": "r.wav", "text": "a", "offset": 1, "end": 2}], {"r-0001000-0002000": (1, 2)}),
+    "25 ms after the end": (
+        [{"audio": "r.wav", "text": "a", "offset": 3, "duration": 1.025}], {"r-0003000-0004000": (3, 4)},
+    ),
+    "beside a whole file": (
+        [{"audio_filepath": "w.wav", "duration": 2, "text": "x"},
+         {"audio_filepath": "r.wav", "offset": 1, "duration": 1, "text": "a"}],
+        {"w": (0, 2), "r-0001000-0002000": (1, 2)},
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", PARTS)
+def test_parts_of_files(tmp_path, name):
+    rows, expected = PARTS[name]
+    tone(tmp_path / "r.wav", 4)
+    tone(tmp_path / "w.wav", 2)
+    import_data.main([str(lines(tmp_path / "m.jsonl", *rows)), str(tmp_path / "out")])
+    data = DataDir.load(tmp_path / "out")
+    assert {utt: data.location(utt)[1:] for utt in data.utts} == expected
+    assert list(data.text.values()) == [row["text"] for _, row in sorted(zip(expected, rows))]
+    format_audio(tmp_path / "out", tmp_path / "dump", nj=1)
+    samples = DataDir.load(tmp_path / "dump").samples("")
+    assert samples == {utt: 16000 * (end - start) for utt, (start, end) in expected.items()}
+
+
+def test_parts_in_a_table(tmp_path):
+    tone(tmp_path / "r.wav", 4)
+    (tmp_path / "m.csv").write_text("audio,text,start,end\nr.wav,a,0,1.5\nr.wav,b,1.5,\n")
+    assert sorted(importer.read(tmp_path / "m.csv")[1].segments.values()) == [("r.wav", 0, 1.5), ("r.wav", 1.5, 4)]
+
+
+WHOLE = {
+    "NeMo": ({"audio_filepath": "r.wav", "duration": 4.0, "text": "a"}, "r"),
+    "NeMo, a rounded duration": ({"audio_filepath": "r.wav", "duration": 3.98, "offset": None, "text": "a"}, "r"),
+    "an offset of 0": ({"audio": "r.wav", "duration": 4, "offset": 0, "text": "a"}, "r"),
+    "FunASR": ({"key": "utt1", "source": "r.wav", "source_len": 400, "target": "a", "target_len": 1}, "utt1"),
+    "Hugging Face": ({"file_name": "r.wav", "transcription": "a"}, "r"),
+    "the one channel": ({"audio": "r.wav", "text": "a", "channel": 0}, "r"),
+    "other columns": ({"audio": "r.wav", "text": "a", "weekend": 1, "intent": 2, "num_frames": 400}, "r"),
+}
+
+
+@pytest.mark.parametrize("name", WHOLE)
+def test_whole_files(tmp_path, name):
+    row, utt = WHOLE[name]
+    tone(tmp_path / "r.wav", 4)
+    data = importer.read(lines(tmp_path / "m.jsonl", row))[1]
+    assert data.segments is None and data.text == {utt: "a"}
+
+
+REFUSED = {
+    "start_time": ({"start_time": 1, "end_time": 2}, "'start_time' may say which part"),
+    "begin_time": ({"begin_time": 1}, "'begin_time' may say which part"),
+    "samples, as SpeechBrain has them": ({"start": 0, "stop": 16000}, "'stop' may say which part"),
+    "milliseconds": ({"startMs": 1}, "'startMs' may say which part"),
+    "torchaudio": ({"frame_offset": 16000}, "'frame_offset' may say which part"),
+    "a channel": ({"audio": "two.wav", "channel_selector": 1}, "'channel_selector' may say which part"),
+    "milliseconds as seconds": ({"start": 500, "end": 1500}, "1500 s are its end, but the file has 4.000 s"),
+    "after the end": ({"offset": 3, "duration": 2}, "5 s are its end, but the file has 4.000 s"),
+    "two starts": ({"offset": 1, "start": 2}, "offset 1 and start 2 are not the same"),
+    "a length that is no length": ({"start": 1, "end": 2, "duration": 4}, "a duration of 4 s, but from 1 to 2 s"),
+    "a duration of another file": ({"duration": 3}, "a duration of 3 s, but the file has 4.000 s; where a part"),
+    "no number": ({"offset": "1 s", "duration": 2}, "offset is '1 s', not a time in seconds"),
+    "NaN": ({"offset": float("nan"), "duration": 2}, "offset is nan, not a time in seconds"),
+    "backwards": ({"start": 2, "end": 1}, "its part from 2 to 1 s is empty"),
+    "empty": ({"offset": 1, "duration": 0}, "its part from 1 to 1 s is empty"),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_parts_that_are_not_understood(tmp_path, name):
+    row, message = REFUSED[name]
+    tone(tmp_path / "r.wav", 4)
+    soundfile.write(tmp_path / "two.wav", np.zeros((64000, 2)), 16000)
+    path = lines(tmp_path / "m.jsonl", {"audio": "r.wav", "text": "a", **row})
+    with pytest.raises(UserError) as err:
+        importer.read(path)
+    assert "m.jsonl:1: " in str(err.value) and message in str(err.value)
+
+
+def test_the_same_audio_twice(tmp_path, capsys):
+    """Of one set it is refused unless it is said to be so, and then never in two sets."""
+    rows = []
+    for i in range(20):
+        tone(tmp_path / f"{i}.wav", 0.5)
+        rows += [{"audio": f"{i}.wav", "text": word, "id": f"{word}{i}"} for word in ("some", "other")]
+    path = lines(tmp_path / "m.jsonl", *rows)
+    with pytest.raises(UserError, match="m.jsonl: 20 utterances have the audio of another one: some0 and other0"):
+        import_data.main([str(path), str(tmp_path / "train")])
+    out = [str(tmp_path / name) for name in ("train", "valid", "test")]
+    import_data.main([str(path), out[0], "--held_out", *out[1:], "--repeated_audio"])
+    sets = {name: DataDir.load(name) for name in out}
+    heard = [{data.wav_scp[utt] for utt in data.utts} for data in sets.values()]
+    assert [len(files) for files in heard] == [16, 2, 2] and len(set.union(*heard)) == 20
+    check_apart(sets)
+    with pytest.raises(UserError, match="x: 4 of 4 utterances, such as other.*, have the audio of utterances of valid"):
+        check_apart({"valid": sets[out[1]], "x": sets[out[1]]})
+    capsys.readouterr()
+    assert validate_data.main([out[0]]) == 1 and "has the audio of other" in capsys.readouterr().out
+    assert validate_data.main([out[0], "--repeated_audio", "true"]) == 0
+
+
+def test_turns_that_overlap_are_no_repetition(tmp_path):
+    audio = tone(tmp_path / "r.wav", 4)
+    room = kaldi(tmp_path / "d", wav_scp=f"r {audio}\n", text="a-1 x\nb-1 y\n", utt2spk="a-1 a\nb-1 b\n",
+                 spk2utt="a a-1\nb b-1\n", segments="a-1 r 0 2\nb-1 r 1.5 3\n")  # fmt: skip
+    assert validate(room, repeated_audio=False) == []
+    data = DataDir.load(room)
+    check_apart({"a": data.subset(["a-1"]), "b": data.subset(["b-1"])})
+    data.segments["b-1"] = ("r", 0.5, 1.5)
+    with pytest.raises(UserError, match="b: 1 of 1 utterances, such as b-1"):
+        check_apart({"a": data.subset(["a-1"]), "b": data.subset(["b-1"])})
+
+
+@pytest.mark.parametrize("end, samples", [(4.0, 32000), (4.025, 32000), (4.5, 32000), (4.6, None), (9, None)])
+def test_segments_that_end_after_their_file(tmp_path, capsys, end, samples):
+    """As Kaldi's extract-segments, up to half a second."""
+    audio = tone(tmp_path / "r.wav", 4)
+    room = kaldi(tmp_path / "d", wav_scp=f"r {audio}\n", text="a x\nb y\n", utt2spk="a a\nb b\n",
+                 spk2utt="a a\nb b\n", segments=f"a r 0 2\nb r 2 {end}\n")  # fmt: skip
+    if samples is None:
+        with pytest.raises(UserError, match=f"segments:2: b: .*cannot cut 2 s to {end:g} s from a file of 4.000 s"):
+            format_audio(room, tmp_path / "dump", nj=1)
+        return
+    format_audio(room, tmp_path / "dump", nj=1)
+    said = f"segments: 1 segments end up to {end - 4:.3f} s after their file, and with it here"
+    assert (said in capsys.readouterr().out) == (end > 4)
+    assert DataDir.load(tmp_path / "dump").samples("") == {"a": 32000, "b": samples}
