@@ -530,6 +530,10 @@ def test_a_name_gives_its_id_back():
     assert [urllib.parse.unquote(file_name(utt)) for utt in ids] == ids
 
 
-def test_the_mean_of_huge_channels_is_a_number(tmp_path):
-    soundfile.write(tmp_path / "a.wav", np.full((100, 2), 3e38, np.float32), 16000, subtype="FLOAT")
-    assert audio.read_audio(tmp_path / "a.wav") == pytest.approx(np.full(100, 3e38))
+def test_huge_samples_are_refused(tmp_path):
+    for value in (3e38, 101, -101):
+        soundfile.write(tmp_path / "a.wav", np.full((100, 2), value, np.float32), 16000, subtype="FLOAT")
+        with pytest.raises(UserError, match="far beyond full scale"):
+            audio.read_audio(tmp_path / "a.wav")
+    soundfile.write(tmp_path / "a.wav", np.full((100, 2), 100, np.float32), 16000, subtype="FLOAT")
+    assert audio.read_audio(tmp_path / "a.wav") == pytest.approx(np.full(100, 100))

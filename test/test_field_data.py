@@ -181,3 +181,27 @@ def test_segments_that_end_after_their_file(tmp_path, capsys, end, samples):
     said = f"segments: 1 segments end up to {end - 4:.3f} s after their file, and with it here"
     assert (said in capsys.readouterr().out) == (end > 4)
     assert DataDir.load(tmp_path / "dump").samples("") == {"a": 32000, "b": samples}
+
+
+# https://github.com/Plachtaa/seed-vc/pull/108: a cut file held a sample above 1e29, and the loss became NaN.
+@pytest.mark.parametrize("subtype, rate", [("FLOAT", 16000), ("FLOAT", 44100), ("DOUBLE", 8000)])
+@pytest.mark.parametrize("value, said", [
+    (np.nan, "samples that are no numbers, after 1.500 s"), (np.inf, "samples that are no numbers, after 1.500 s"),
+    (1e30, "a sample of 1e+30, far beyond full scale, at 1.500 s"), (-32768, "a sample of -32768, far beyond"),
+])  # fmt: skip
+@pytest.mark.parametrize("channels", [1, 2])
+def test_samples_that_are_no_sound(tmp_path, subtype, rate, value, said, channels):
+    x = np.zeros((2 * rate, channels))
+    x[3 * rate // 2, -1] = value
+    soundfile.write(tmp_path / "x.wav", x, rate, subtype=subtype)
+    room = kaldi(tmp_path / "d", wav_scp=f"a {tmp_path}/x.wav\n", text="a x\n", utt2spk="a a\n", spk2utt="a a\n")
+    (problem,) = validate(room)
+    assert problem.utt == "a" and f"x.wav: holds {said}" in problem.message
+    with pytest.raises(UserError, match="x.wav: holds "):
+        format_audio(room, tmp_path / "dump", nj=1)
+
+
+def test_float_samples_beyond_full_scale_are_sound(tmp_path):
+    soundfile.write(tmp_path / "x.wav", np.sin(np.arange(16000)) * 3, 16000, subtype="FLOAT")
+    room = kaldi(tmp_path / "d", wav_scp=f"a {tmp_path}/x.wav\n", text="a x\n", utt2spk="a a\n", spk2utt="a a\n")
+    assert validate(room) == []
