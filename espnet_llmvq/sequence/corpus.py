@@ -55,17 +55,27 @@ def documents(path, dropped):
         raise UserError(f"{path} is not UTF-8 ({err}); convert it with iconv") from None
 
 
-def within(sequences, positions, upper_bound, context, dropped):
+def within(sequences, positions, upper_bound, context, dropped, refuse=False):
     """Yield sequences of at most `context` LLM positions; the others are added to `dropped`.
+
+    refuse: raise UserError at the end, that names them.
 
     positions: function from a sequence to its positions. upper_bound: to no fewer, or None; what fits by it is not
     counted.
     """
+    long = []
     for seq in sequences:
         n = upper_bound(seq)
         if n is None or n > context:
             n = positions(seq)
         if n > context:
             dropped[seq.id] = Dropped("longer than the context", f"{n} positions, {context} fit")
+            long.append(f"{seq.id} ({n})")
         else:
             yield seq
+    if long and refuse:
+        some = ", ".join(long[:10]) + f" and {len(long) - 10} more" * (len(long) > 10)
+        raise UserError(
+            f"{len(long)} sequences have more LLM positions than the {context} of the context: {some}; shorten or "
+            "remove them, or leave them out with --too_long drop"
+        )
