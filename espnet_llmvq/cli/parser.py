@@ -107,6 +107,13 @@ def add_repeated_audio(parser):
     )  # fmt: skip
 
 
+def add_strip_tags(parser):
+    parser.add_argument(
+        "--strip_tags", type=switch, nargs="?", const=True, default=False, metavar="true|false",
+        help="leave out the tags of a recogniser in front of texts, such as language English<asr_text>",
+    )  # fmt: skip
+
+
 def checks(args):
     """The keyword arguments that `add_checks` asked for."""
     return {

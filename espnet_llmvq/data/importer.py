@@ -5,16 +5,20 @@ Hugging Face; an LJSpeech folder; a Common Voice list; a Lhotse manifest. Ids be
 the C locale demands; white space in ids becomes "_".
 """
 
+import collections
 import hashlib
 import math
 import os
 import re
+import sys
+from dataclasses import replace
 from pathlib import Path
 
 from espnet_llmvq.base.errors import UserError
 from espnet_llmvq.data import lhotse, manifest
 from espnet_llmvq.data.audio import AudioError, info
 from espnet_llmvq.data.datadir import DataDir
+from espnet_llmvq.data.normalise import visible
 from espnet_llmvq.data.shared import places, repeated
 from espnet_llmvq.data.tables import by_speaker, scan, too_long
 
@@ -30,26 +34,47 @@ FORMS = (
 UNWRITABLE = re.compile("[\0\ud800-\udfff]")  # JSON can hold these, files cannot
 
 
-def read(source):
+# What recognisers want in front of a target text: of Qwen3-ASR, and of Whisper, SenseVoice and others.
+TAGS = re.compile(r"\s*(?:language [^<>]{1,40}<asr_text>|(?:<\|[^<|>\s]+\|>\s*)+)")
+
+
+def clean(text, strip_tags, counts):
+    """A text without characters that cannot be seen and, if asked for, without TAGS; how many had them is counted."""
+    seen = visible(text)
+    counts["characters that cannot be seen, which are left out"] += seen != text
+    if tags := TAGS.match(seen):
+        if strip_tags:
+            return seen[tags.end() :]
+        counts[f"tags of a recogniser, such as {tags[0].strip()!r}; --strip_tags true leaves them out"] += 1
+    return seen
+
+
+def read(source, strip_tags=False):
     """(form, DataDir) of `source`, a path to any of FORMS. Audio paths are absolute; each file is there.
 
+    Texts are as `clean` leaves them; prints how many had what.
     Raises UserError with file and line: missing columns or audio, empty texts, ids that occur twice, wrong encodings.
     """
     path = Path(source)
     if not path.exists():
         raise UserError(f"{source}: not found; data is {FORMS}")
-    path = path.absolute()
+    path, counts = path.absolute(), collections.Counter()
     if path.is_dir() and (path / "wav.scp").is_file():
-        return "Kaldi data directory", read_kaldi(path)
-    if path.is_dir():
-        path = choose_file(path)
-    faults = manifest.Faults()
-    form, items = read_items(path, faults)
-    faults.check()
-    data = to_data_dir(items, faults)
-    faults.check()
-    if not data.text:
-        raise UserError(f"{path}: no utterance")
+        form, data = "Kaldi data directory", read_kaldi(path, strip_tags, counts)
+    else:
+        if path.is_dir():
+            path = choose_file(path)
+        faults = manifest.Faults()
+        form, items = read_items(path, faults)
+        faults.check()
+        items = [replace(item, text=clean(item.text, strip_tags, counts)) for item in items]
+        data = to_data_dir(items, faults)
+        faults.check()
+        if not data.text:
+            raise UserError(f"{path}: no utterance")
+    for what, count in counts.items():
+        if count:
+            print(f"{source}: {count} texts have {what}", file=sys.stderr)
     return form, data
 
 
@@ -165,11 +190,12 @@ def to_data_dir(items, faults):
     return data
 
 
-def read_kaldi(path):
+def read_kaldi(path, strip_tags, counts):
     """The DataDir of a Kaldi data directory with absolute audio paths. Raises UserError like `read`."""
     data, faults = DataDir.load(path), manifest.Faults()
+    data.text = {utt: clean(text, strip_tags, counts) for utt, text in data.text.items()}
     for row in scan(path / "text")[0]:
-        if not row.value.strip():
+        if not data.text[row.key].strip():
             faults.add(f"{path / 'text'}:{row.line}", f"{row.key}: empty text (add it or remove the utterance)")
     for row in scan(path / "wav.scp")[0]:
         found = lhotse.find_audio(row.value, path)

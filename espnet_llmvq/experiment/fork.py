@@ -49,6 +49,7 @@ class Data:
     domains: dict = field(default_factory=dict)
     text: str = ""
     repeated_audio: bool = False
+    strip_tags: bool = False
 
     @property
     def held_out(self):
@@ -194,7 +195,7 @@ def read_data(data):
     sets = {}
     for name, path in data.paths.items():
         try:
-            sets[name] = importer.read(path)
+            sets[name] = importer.read(path, data.strip_tags)
         except UserError as err:
             raise UserError(f"{name}: {err}") from None
     if data.held_out:
@@ -344,6 +345,7 @@ def own_options(recipe, data, sets, read=source_options):
         "lm_valid_text": "valid=data/lm/valid.txt",
         "smoke_opts": smoke_sizes,
         **({"repeated_audio": "true"} if data.repeated_audio else {}),
+        **({"local_data_opts": "--strip_tags true"} if data.strip_tags else {}),
     }
 
 

@@ -8,7 +8,7 @@ from typing import Literal
 import numpy as np
 
 from espnet_llmvq.base.errors import UserError
-from espnet_llmvq.data.normalise import get_normaliser
+from espnet_llmvq.data.normalise import described, get_normaliser
 from espnet_llmvq.data.tables import read_scp
 from espnet_llmvq.score import entities as ent
 from espnet_llmvq.score import sacre, wer
@@ -205,7 +205,7 @@ class Reference:
 
     def normaliser_of(self, metric):
         """The name to be printed beside a value of `metric`."""
-        return self.normaliser if METRICS[metric].normalised else "none"
+        return described(self.normaliser) if METRICS[metric].normalised else "none"
 
     def units(self):
         """(N,) number of the resampling unit of each utterance, in order."""

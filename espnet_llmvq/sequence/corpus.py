@@ -1,9 +1,13 @@
-"""Builders over whole files: they yield what can be used and note why the rest cannot."""
+"""Builders over whole files: they yield what can be used and note why the rest cannot.
+
+Characters that cannot be seen are left out of all texts: tokenizers have no token for them, or many.
+"""
 
 import os
 
 from espnet_llmvq.base.errors import UserError
 from espnet_llmvq.data.datadir import DataDir
+from espnet_llmvq.data.normalise import visible
 from espnet_llmvq.sequence.units import Dropped
 
 NO_ALIGNMENT = "no alignment"
@@ -19,7 +23,7 @@ def utterances(path, dropped, step=1):
         if samples < step:
             dropped[utt] = Dropped("audio shorter than an encoder step", f"{samples} of {step} samples")
         else:
-            yield utt, os.path.abspath(data.wav_scp[utt]), samples, data.text[utt]
+            yield utt, os.path.abspath(data.wav_scp[utt]), samples, visible(data.text[utt])
 
 
 def joined(path, table, lacking, dropped, step=1):
@@ -44,7 +48,7 @@ def documents(path, dropped):
     try:
         with open(path, encoding="utf-8") as f:
             for number, line in enumerate(f, 1):
-                key, text = f"line{number:08d}", " ".join(line.split())
+                key, text = f"line{number:08d}", " ".join(visible(line).split())
                 if text:
                     yield key, text
                 else:

@@ -9,7 +9,7 @@ Lhotse manifest. See docs/fork.md.
 import os
 
 from espnet_llmvq.base.errors import UserError
-from espnet_llmvq.cli.parser import Parser, add_repeated_audio
+from espnet_llmvq.cli.parser import Parser, add_repeated_audio, add_strip_tags
 
 
 def main(argv=None):
@@ -21,6 +21,7 @@ def main(argv=None):
         help="also write these, each with a tenth of the utterances, whole speakers if none has more",
     )  # fmt: skip
     add_repeated_audio(parser)
+    add_strip_tags(parser)
     args = parser.parse_args(argv)
     from espnet_llmvq.data import importer
     from espnet_llmvq.data.shared import check_repeated
@@ -29,7 +30,7 @@ def main(argv=None):
     for path, place in zip((args.dest, *args.held_out), places[1:], strict=True):
         if places.count(place) > 1:
             raise UserError(f"{path}: is given twice, and would be overwritten (give another OUT)")
-    form, data = importer.read(args.data)
+    form, data = importer.read(args.data, args.strip_tags)
     if not args.repeated_audio:
         check_repeated(data, args.data)
     parts = importer.hold_out(data, len(args.held_out)) if args.held_out else [data]
