@@ -60,7 +60,10 @@ def read(source, strip_tags=False):
         raise UserError(f"{source}: not found; data is {FORMS}")
     path, counts = path.absolute(), collections.Counter()
     if path.is_dir() and (path / "wav.scp").is_file():
-        form, data = "Kaldi data directory", read_kaldi(path, strip_tags, counts)
+        form, data = "Kaldi data directory", read_kaldi(path)
+        data.text = {utt: clean(text, strip_tags, counts) for utt, text in data.text.items()}
+        if empty := [utt for utt, text in data.text.items() if not text.strip()]:
+            raise UserError(f"{path / 'text'}: {empty[0]}: empty text (add it or remove the utterance)")
     else:
         if path.is_dir():
             path = choose_file(path)
@@ -190,12 +193,11 @@ def to_data_dir(items, faults):
     return data
 
 
-def read_kaldi(path, strip_tags, counts):
+def read_kaldi(path):
     """The DataDir of a Kaldi data directory with absolute audio paths. Raises UserError like `read`."""
     data, faults = DataDir.load(path), manifest.Faults()
-    data.text = {utt: clean(text, strip_tags, counts) for utt, text in data.text.items()}
     for row in scan(path / "text")[0]:
-        if not data.text[row.key].strip():
+        if not row.value.strip():
             faults.add(f"{path / 'text'}:{row.line}", f"{row.key}: empty text (add it or remove the utterance)")
     for row in scan(path / "wav.scp")[0]:
         found = lhotse.find_audio(row.value, path)
