@@ -84,7 +84,8 @@ NUMBERS = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize("normaliser", NORMALISERS)
+# In what is spelled, points and spaces do not count.
+@pytest.mark.parametrize("normaliser", [name for name in NORMALISERS if name != "spelled"])
 @pytest.mark.parametrize("ref, hyp", NUMBERS)
 def test_numbers_are_not_joined(normaliser, ref, hyp):
     assert errors(normaliser, ref, hyp) > 0

@@ -95,7 +95,7 @@ def _apart(match):
 
 def basic(text):
     """`text` normalised as `basic` says above; applying it twice changes nothing more."""
-    text = unicodedata.normalize("NFKC", text).lower()
+    text = unicodedata.normalize("NFKC", fold(text)).lower()
     text = text.replace("...", " ")  # NFKC of the ellipsis; joins two words if only deleted
     text = _BETWEEN.sub(_apart, numbers(text).translate(_DASHES))
     parts = _IN_NUMBERS.split(text)
@@ -145,7 +145,7 @@ NORMALISERS = {
 }
 
 
-OF_WHISPER = ("whisper_basic", "whisper_english", "softvq")
+OF_WHISPER = ("whisper_basic", "whisper_english", "softvq", "spelled")
 
 
 def described(name):

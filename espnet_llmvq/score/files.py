@@ -26,7 +26,7 @@ class Rules:
         "error", "utterance given twice in a file; first or last: that line counts", ("error", "first", "last")
     )
     empty_hyp: str = option(
-        "error", "hypothesis without words; keep: the reference's words are deletions", ("error", "keep")
+        "keep", "hypothesis without words; keep: the reference's words are deletions", ("keep", "error")
     )
     empty_ref: str = option(
         "error", "reference without words; keep: what is said is insertions; drop: left out", ("error", "keep", "drop")

@@ -1,5 +1,6 @@
 """Metrics as functions of counts summed over utterances, and a hypothesis file measured by them."""
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property, partial
@@ -15,6 +16,9 @@ from espnet_llmvq.score import sacre, wer
 from espnet_llmvq.score.derail import AuditRules, audit
 from espnet_llmvq.score.files import Rules, match_utterances, read_at_limit, read_lines, read_transcript, some
 from espnet_llmvq.score.table import SMALL
+
+
+ALTERNATIVES = re.compile(r"\{[^{}]*\s/\s[^{}]*\}")  # of sclite's references
 
 
 def ratio(part, whole):
@@ -235,6 +239,11 @@ def load_reference(
     """
     notes, normalise = [], get_normaliser(normaliser)
     refs = read_transcript(path, rules, notes)
+    if choices := [utt for utt, text in refs.items() if ALTERNATIVES.search(text)]:
+        notes.append(
+            f"{path}: {len(choices)} references have alternatives of sclite, {{ a / b }}, whose words all count here: "
+            f"{some(choices)}; write one of them"
+        )
     words = wer.split_words(refs, normalise)
     empty = [utt for utt in refs if not words[utt]]
     skipped = frozenset()
