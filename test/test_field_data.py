@@ -9,7 +9,7 @@ import soundfile
 from espnet_llmvq.base.errors import UserError
 from espnet_llmvq.cli.data import import_ as import_data
 from espnet_llmvq.cli.data import validate as validate_data
-from espnet_llmvq.data import importer
+from espnet_llmvq.data import audio, importer
 from espnet_llmvq.data.checks import validate
 from espnet_llmvq.data.datadir import DataDir
 from espnet_llmvq.data.format import format_audio
@@ -156,8 +156,8 @@ def test_the_same_audio_twice(tmp_path, capsys):
 
 
 def test_turns_that_overlap_are_no_repetition(tmp_path):
-    audio = tone(tmp_path / "r.wav", 4)
-    room = kaldi(tmp_path / "d", wav_scp=f"r {audio}\n", text="a-1 x\nb-1 y\n", utt2spk="a-1 a\nb-1 b\n",
+    file = tone(tmp_path / "r.wav", 4)
+    room = kaldi(tmp_path / "d", wav_scp=f"r {file}\n", text="a-1 x\nb-1 y\n", utt2spk="a-1 a\nb-1 b\n",
                  spk2utt="a a-1\nb b-1\n", segments="a-1 r 0 2\nb-1 r 1.5 3\n")  # fmt: skip
     assert validate(room, repeated_audio=False) == []
     data = DataDir.load(room)
@@ -170,8 +170,8 @@ def test_turns_that_overlap_are_no_repetition(tmp_path):
 @pytest.mark.parametrize("end, samples", [(4.0, 32000), (4.025, 32000), (4.5, 32000), (4.6, None), (9, None)])
 def test_segments_that_end_after_their_file(tmp_path, capsys, end, samples):
     """As Kaldi's extract-segments, up to half a second."""
-    audio = tone(tmp_path / "r.wav", 4)
-    room = kaldi(tmp_path / "d", wav_scp=f"r {audio}\n", text="a x\nb y\n", utt2spk="a a\nb b\n",
+    file = tone(tmp_path / "r.wav", 4)
+    room = kaldi(tmp_path / "d", wav_scp=f"r {file}\n", text="a x\nb y\n", utt2spk="a a\nb b\n",
                  spk2utt="a a\nb b\n", segments=f"a r 0 2\nb r 2 {end}\n")  # fmt: skip
     if samples is None:
         with pytest.raises(UserError, match=f"segments:2: b: .*cannot cut 2 s to {end:g} s from a file of 4.000 s"):
@@ -205,3 +205,144 @@ def test_float_samples_beyond_full_scale_are_sound(tmp_path):
     soundfile.write(tmp_path / "x.wav", np.sin(np.arange(16000)) * 3, 16000, subtype="FLOAT")
     room = kaldi(tmp_path / "d", wav_scp=f"a {tmp_path}/x.wav\n", text="a x\n", utt2spk="a a\n", spk2utt="a a\n")
     assert validate(room) == []
+
+
+def wave_of(path, seconds=0.5, rate=16000):
+    tone(path, seconds, rate)
+    return str(path)
+
+
+def test_an_audio_folder_whose_texts_have_another_name(tmp_path):
+    """https://github.com/huggingface/datasets/issues/7856: only the audio was read."""
+    name = "data/test/54db_00390.0_04583.0.wav"
+    wave_of(tmp_path / name)
+    lines(tmp_path / "metadata.jsonl", {"file_name": name, "transcript": "Ata tudoù penaos e tro ar bed ?"})
+    form, data = importer.read(tmp_path)
+    assert form == "audio folder of Hugging Face"
+    assert data.text == {"data-test-54db_00390.0_04583.0": "Ata tudoù penaos e tro ar bed ?"}
+
+
+RECORDING = {"id": "r", "sources": [{"type": "file", "channels": [0], "source": "r.wav"}], "sampling_rate": 16000,
+             "num_samples": 64000, "duration": 4.0, "channel_ids": [0]}  # fmt: skip
+
+
+def cut(name, start, duration, cut_start=0.0):
+    spoken = {"id": name, "recording_id": "r", "start": start, "duration": duration, "channel": 0, "text": "x"}
+    return {"id": name, "type": "MonoCut", "start": cut_start, "duration": 2.0, "channel": 0, "recording": RECORDING,
+            "supervisions": [spoken]}  # fmt: skip
+
+
+MANIFESTS = {
+    # its times are of the cut: before it there is audio, before the recording none
+    "https://github.com/lhotse-speech/lhotse/issues/1466": ([cut("a", -0.5, 1.0, 1.0)], {"a": (0.5, 1.5)}),
+    "https://github.com/lhotse-speech/lhotse/issues/1466, before the recording": (
+        [cut("a", -8.854, 8.954, 1.0)], "cuts.jsonl:1: a supervision from -7.854 to 1.1 s of a recording of 4 s",
+    ),
+    "https://github.com/lhotse-speech/lhotse/pull/1567": ([cut("a", 1.0, 0.0)], "a: its part from 1 to 1 s is empty"),
+    "https://github.com/k2-fsa/icefall/issues/1850": (
+        [cut("a", 0, 1), cut("a", 1, 1)], r"cuts.jsonl:2: utterance id 'a' is that of .*cuts.jsonl:1 too",
+    ),
+    "https://github.com/lhotse-speech/lhotse/issues/1437": (
+        [{"audio_filepath": "r.wav", "text": "efg", "offset": 0, "duration": 4.0, "sampling_rate": 16000}],
+        {"r": (0.0, None)},
+    ),
+    "https://github.com/NVIDIA-NeMo/Speech/issues/14977": (
+        [{"audio_filepath": "r.wav", "text": "x", "offset": 1, "duration": 2}], {"r-0001000-0003000": (1.0, 3.0)},
+    ),
+    "https://github.com/NVIDIA-NeMo/Speech/issues/15080": (
+        [{"id": "t", "conversations": [{"from": "User", "value": "r.wav", "duration": 1.257, "offset": 2}]}],
+        "cuts.jsonl:1: no 'audio'",
+    ),
+    "https://github.com/QwenAudio/Fun-ASR/issues/35": (
+        [{"messages": [{"role": "user", "content": "<|startofspeech|>!r.wav<|endofspeech|>"}], "speech_length": 42}],
+        "cuts.jsonl:1: no 'audio'",
+    ),
+    "https://github.com/QwenAudio/SenseVoice/issues/231": (
+        [{"key": "BAC009S0764W0121", "source": "/Users/shixian/asr_example.wav", "source_len": 90, "target": "x"}],
+        "cuts.jsonl:1: BAC009S0764W0121: no audio file /Users/shixian/asr_example.wav",
+    ),
+    "https://github.com/yeyupiaoling/Whisper-Finetune/issues/113": (
+        [{"audio": {"path": "r.wav"}, "sentence": "x", "duration": 4}], "cuts.jsonl:1: no 'text'",
+    ),
+    "https://github.com/yeyupiaoling/Whisper-Finetune/issues/113, with a text": (
+        [{"audio": {"path": "r.wav"}, "text": "x"}], r"cuts.jsonl:1: audio is \{'path': 'r.wav'\}, not a text",
+    ),
+    "https://github.com/NVIDIA-NeMo/Curator/pull/2136": (
+        [{"audio": f"{name}.wav", "text": "x", "id": name} for name in ("session.1", "session_1")],
+        {"session.1": (0.0, None), "session_1": (0.0, None)},
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("report", MANIFESTS)
+def test_manifests_of_reports(tmp_path, report):
+    rows, expected = MANIFESTS[report]
+    for name in ("r", "session.1", "session_1"):
+        wave_of(tmp_path / f"{name}.wav", 4.0)
+    path = lines(tmp_path / "cuts.jsonl", *rows)
+    if isinstance(expected, str):
+        with pytest.raises(UserError, match=expected):
+            importer.read(path)
+        return
+    data = importer.read(path)[1]
+    assert {utt: data.location(utt)[1:] for utt in data.utts} == expected
+    data.write(tmp_path / "d")
+    format_audio(tmp_path / "d", tmp_path / "dump", rate=8000, nj=1)
+    assert len(set(DataDir.load(tmp_path / "dump").wav_scp.values())) == len(rows)
+
+
+def test_lists_whose_files_are_elsewhere(tmp_path):
+    """https://github.com/Mozilla-Data-Collective/datacollective-python/issues/103 and
+    https://github.com/DabDans/AudioMarathon/issues/3: each missing file is named with its line.
+    """
+    (tmp_path / "clips").mkdir()
+    (tmp_path / "hi/clips").mkdir(parents=True)
+    wave_of(tmp_path / "hi/clips/common_voice_hi_1.wav")
+    table = "client_id\tpath\tsentence\ns\tcommon_voice_hi_1.wav\tनमस्ते\ns\tcommon_voice_hi_2.mp3\tx\n"
+    for folder, faults in ((tmp_path, 2), (tmp_path / "hi", 1)):
+        (folder / "train.tsv").write_text(table)
+        with pytest.raises(UserError, match="train.tsv:3: .*no audio file .*clips/common_voice_hi_2.mp3") as err:
+            importer.read(folder / "train.tsv")
+        assert str(err.value).count("no audio file") == faults
+
+
+def test_clips_of_the_test_set_in_the_training_set(tmp_path):
+    """https://github.com/espnet/espnet/pull/6131: a mistyped filter left them there."""
+    (tmp_path / "clips").mkdir()
+    for name, clips in (("train", range(6)), ("test", range(5, 8))):
+        rows = [f"s{i}\tc{i}.wav\tx{i}\n" for i in clips]
+        for i in clips:
+            wave_of(tmp_path / f"clips/c{i}.wav")
+        (tmp_path / f"{name}.tsv").write_text("client_id\tpath\tsentence\n" + "".join(rows))
+    sets = {name: importer.read(tmp_path / f"{name}.tsv")[1] for name in ("train", "test")}
+    with pytest.raises(UserError, match="test: 1 of 3 utterances, such as s5-c5, have the audio of .* train"):
+        check_apart(sets)
+
+
+def test_copies_on_purpose(tmp_path):
+    """https://github.com/lhotse-speech/lhotse/issues/1457: to balance speakers, an utterance comes twice."""
+    wave_of(tmp_path / "a.wav")
+    path = lines(tmp_path / "m.jsonl", *({"audio": "a.wav", "text": "x", "id": f"a{i}"} for i in (1, 2)))
+    import_data.main([str(path), str(tmp_path / "out"), "--repeated_audio"])
+    assert validate(tmp_path / "out") == []
+    (problem,) = validate(tmp_path / "out", repeated_audio=False)
+    assert (problem.utt, problem.message) == ("a2", "has the audio of a1")
+
+
+def test_a_length_that_a_pipe_could_not_write(tmp_path):
+    """https://github.com/bmc0/dsp/issues/79: 0xFFFFFFFF stands for the sizes; what is there is read."""
+    path = tone(tmp_path / "a.wav", 1.0)
+    data = bytearray(path.read_bytes())
+    for name in (b"RIFF", b"data"):
+        at = data.index(name) + 4
+        data[at : at + 4] = b"\xff" * 4
+    path.write_bytes(data)
+    assert audio.check(path).frames == len(audio.read_audio(path)) == 16000
+
+
+def test_another_rate_is_brought_to_16_khz(tmp_path):
+    """https://github.com/huggingface/audio-transformers-course/pull/205: 8 kHz, where Whisper wants 16."""
+    room = kaldi(tmp_path / "d", wav_scp=f"a {wave_of(tmp_path / 'a.wav', 1.5, 8000)}\n", text="a x\n", utt2spk="a a\n",
+                 spk2utt="a a\n")  # fmt: skip
+    format_audio(room, tmp_path / "dump", nj=1)
+    assert DataDir.load(tmp_path / "dump").samples("") == {"a": 24000}

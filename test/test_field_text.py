@@ -208,3 +208,68 @@ def test_import_says_what_texts_held(tmp_path, capsys):
     assert "tags" not in capsys.readouterr().err
     texts = list(DataDir.load(tmp_path / "stripped").text.values())
     assert texts == ["hello", "Good day.", "fine", "a<|en|> language English"]
+
+
+# What is one text to a reader, by report: (report, normaliser, reference, hypothesis, errors)
+SAME = [
+    # Armenian models write ե and ւ for the one character և.
+    ("https://github.com/NVIDIA-NeMo/Speech/pull/15343", "basic", "և դու", "եւ դու", 0),
+    # composed and decomposed
+    ("https://github.com/ArcReel/ArcReel/issues/1578", "basic", "Hi\u1ebfu", "Hie\u0302\u0301u", 0),
+    ("https://github.com/ArcReel/ArcReel/issues/1578", "whisper_basic", "Hi\u1ebfu", "Hie\u0302\u0301u", 0),
+    # numbers in words and in digits
+    ("https://github.com/coval-ai/benchmarks/issues/218", "whisper_english", "numbered THIRTY SIX members.",
+     "numbered 36 members", 0),
+    ("https://github.com/coval-ai/benchmarks/issues/218", "whisper_english", "one hundred twenty three",
+     "123", 0),
+    ("https://github.com/eka-care/KARMA-OpenMedEvalKit/pull/10", "whisper_english", "five percent of ten dollars",
+     "5% of $10", 0),
+    # "one" that is no number stays what it is
+    ("https://github.com/Gimics/talktome/issues/28", "whisper_english", "that one who, no one, the next one",
+     "that 1 who, no 1, the next 1", 0),
+    ("https://github.com/huggingface/swift-transformers/pull/359", "whisper_basic", "Hello, world! [music] (laughter)",
+     "hello world", 0),
+    ("https://github.com/wavify-labs/wavify-sdks/issues/23", "basic", "Hello, World!", "hello world", 0),
+    # acronyms: with points they are one word to `basic`, letters to Whisper's
+    ("https://github.com/huggingface/open_asr_leaderboard/pull/142", "basic", "the U.S.A.", "the USA", 0),
+    ("https://github.com/huggingface/open_asr_leaderboard/pull/142", "whisper_english", "the U.S.A.", "the USA", 3),
+    # not made equal: a point may be a decimal one, vowel signs may be what is tested
+    ("https://github.com/saurabhav88/EnviousWispr/issues/1982", "basic", "1.250 Euro", "1250 Euro", 1),
+    ("https://github.com/ivrit-ai/asr-training/pull/3", "basic", "שָׁלוֹם", "שלום", 1),
+    # texts of two languages, and full-width forms among them
+    ("https://github.com/QwenAudio/Fun-ASR/issues/35", "basic", "我用 ＰｙＴｏｒｃｈ２。", "我用 pytorch2", 0),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("report, normaliser, ref, hyp, n", SAME)
+def test_texts_of_reports(report, normaliser, ref, hyp, n):
+    assert errors(normaliser, ref, hyp) == n
+
+
+def test_ids_that_are_written_in_two_ways_are_named(tmp_path):
+    """https://github.com/ArcReel/ArcReel/issues/1578, for ids: they are not guessed to be the same."""
+    (tmp_path / "ref").write_text("Hi\u1ebfu a\nb c\n")
+    (tmp_path / "hyp").write_text("Hie\u0302\u0301u a\nb c\n")
+    with pytest.raises(UserError, match="hyp: 1 utterances are not in .*ref: Hie\u0302\u0301u"):
+        score.main(["--ref", str(tmp_path / "ref"), "--hyp", str(tmp_path / "hyp")])
+
+
+TAGS = [
+    "<unk> <noise> {x}",
+    "a (()) b",
+    "[noise] yes",
+    "</s><s>",
+    "<|endoftext|> end",
+    "don't <eps> know",
+    "((unclear)) word",
+]
+
+
+@pytest.mark.parametrize("text", TAGS)
+def test_tags_in_texts_are_text(tmp_path, text):
+    """They are neither special tokens nor dropped in silence: what is trained on is what stands there."""
+    (tmp_path / "a.wav").touch()
+    (tmp_path / "m.jsonl").write_text(json.dumps({"audio": "a.wav", "text": text}) + "\n")
+    import_data.main([str(tmp_path / "m.jsonl"), str(tmp_path / "out")])
+    assert DataDir.load(tmp_path / "out").text == {"a": text}
+    assert get_normaliser("none")(text) == text

@@ -142,7 +142,7 @@ def test_command(files, tmp_path, capsys):
     entry = content["scores"][2]
     assert 0 <= entry.pop("low") <= 80 <= entry.pop("high") <= 100
     expected = {"file": two, "metric": "wer", "normaliser": "basic", "value": 80.0, "count": 4, "of": 5}
-    assert entry == {**expected, "unit": "words", "sub": 0, "del": 4, "ins": 0}
+    assert entry == {**expected, "unit": "words", "sub": 0, "del": 4, "ins": 0, "empty": 1}
     assert content["comparisons"][0]["change"] == 60
     assert content["small"] is True
     assert sorted(os.listdir(out.parent)) == [".llmvq-written", "scores.json"]

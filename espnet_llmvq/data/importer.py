@@ -101,7 +101,7 @@ def read_items(path, faults):
     if not lines and not name.endswith((".csv", ".tsv")):
         raise UserError(f"{path}: no known form; data is {FORMS}")
     first = manifest.first_object(path) if lines else manifest.table_columns(path)
-    form = manifest.form_of(first)
+    form, _ = manifest.form_of(first)
     if form and form != "manifest":
         return form, manifest.read_manifest(path, faults)
     if lines and "audio" not in first:

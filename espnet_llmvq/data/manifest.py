@@ -20,14 +20,17 @@ from pathlib import Path
 from espnet_llmvq.base.errors import UserError, nearest
 from espnet_llmvq.data.audio import WHOLE_S, AudioError, ends_with, info
 
-# By form, the column of each field.
-COLUMNS = {
-    "manifest": {"audio": "audio", "text": "text", "id": "id"},
-    "manifest of NeMo": {"audio": "audio_filepath", "text": "text", "id": "id"},
-    "manifest of FunASR": {"audio": "source", "text": "target", "id": "key"},
-    "audio folder of Hugging Face": {"audio": "file_name", "text": "transcription", "id": "id"},
-}
-NEMO = "manifest of NeMo"
+# (form, the column of each field)
+NEMO, FOLDER = "manifest of NeMo", "audio folder of Hugging Face"
+COLUMNS = (
+    ("manifest", {"audio": "audio", "text": "text", "id": "id"}),
+    (NEMO, {"audio": "audio_filepath", "text": "text", "id": "id"}),
+    ("manifest of FunASR", {"audio": "source", "text": "target", "id": "key"}),
+    *(
+        (FOLDER, {"audio": "file_name", "text": text, "id": "id"})
+        for text in ("transcription", "transcript", "text", "sentence")
+    ),
+)
 REQUIRED = ("audio", "text")
 # Columns that say which part of the audio an utterance is, in seconds, and words of names that may mean the same.
 STARTS, LENGTH, END = ("offset", "start"), "duration", "end"
@@ -168,7 +171,7 @@ def header(line, needed):
 def table_columns(path):
     """Names of the columns of a table in one of the forms in COLUMNS, () if it is in none."""
     line = read_lines(path)[0]
-    found = (header(line, [columns[name] for name in REQUIRED]) for columns in COLUMNS.values())
+    found = (header(line, [columns[name] for name in REQUIRED]) for _, columns in COLUMNS)
     return next((names for _, names in filter(None, found)), ())
 
 
@@ -236,9 +239,9 @@ def parse_entities(value):
 
 
 def form_of(names):
-    """The form in COLUMNS that these columns are of, or None."""
-    forms = (form for form, columns in COLUMNS.items() if {columns["audio"], columns["text"]} <= set(names))
-    return next(forms, None)
+    """The entry of COLUMNS that these columns are of, or (None, the columns of our own)."""
+    found = ((form, columns) for form, columns in COLUMNS if {columns["audio"], columns["text"]} <= set(names))
+    return next(found, (None, COLUMNS[0][1]))
 
 
 def words_of(name):
@@ -302,8 +305,7 @@ def read_manifest(path, faults):
     path = Path(path)
     table = not path.name.removesuffix(".gz").endswith((".jsonl", ".json"))
     names = table_columns(path) if table else first_object(path)
-    form = form_of(names) or "manifest"
-    columns = COLUMNS[form]
+    form, columns = form_of(names)
     needed = [columns[name] for name in REQUIRED]
     rows = read_table(path, needed, faults) if table else read_json_lines(path, faults)
     items, checked = [], set()

@@ -17,7 +17,6 @@ from espnet_llmvq.score.derail import AuditRules, audit
 from espnet_llmvq.score.files import Rules, match_utterances, read_at_limit, read_lines, read_transcript, some
 from espnet_llmvq.score.table import SMALL
 
-
 ALTERNATIVES = re.compile(r"\{[^{}]*\s/\s[^{}]*\}")  # of sclite's references
 
 

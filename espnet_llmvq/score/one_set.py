@@ -51,9 +51,7 @@ class Files:
         if metric == "wer":
             counts = total(self.scores[name])
             row |= {"sub": counts.substitutions, "del": counts.deletions, "ins": counts.insertions}
-            row["empty"] = sum(
-                score.words == score.count("D") > 0 for score in self.scores[name] if not score.count("I")
-            )
+            row["empty"] = sum(0 < score.words == score.count("D") == len(score.pairs) for score in self.scores[name])
         return row
 
     def comparisons(self, first):
