@@ -92,6 +92,10 @@ WHOLE = {
     "Hugging Face": ({"file_name": "r.wav", "transcription": "a"}, "r"),
     "the one channel": ({"audio": "r.wav", "text": "a", "channel": 0}, "r"),
     "other columns": ({"audio": "r.wav", "text": "a", "weekend": 1, "intent": 2, "num_frames": 400}, "r"),
+    "dates and names": (
+        {"audio": "r.wav", "text": "a", "timestamp": "2025-01-02", "segment": "Benchmark", "end": ""},
+        "r",
+    ),
 }
 
 
@@ -109,6 +113,9 @@ REFUSED = {
     "samples, as SpeechBrain has them": ({"start": 0, "stop": 16000}, "'stop' may say which part"),
     "milliseconds": ({"startMs": 1}, "'startMs' may say which part"),
     "torchaudio": ({"frame_offset": 16000}, "'frame_offset' may say which part"),
+    "a pair of times": ({"timestamp": [1.0, 2.0]}, "'timestamp' may say which part"),
+    "clock times": ({"segment_from": "00:00:01.50"}, "'segment_from' may say which part"),
+    "pieces": ({"segments": [{"start": 0, "end": 1}]}, "'segments' may say which part"),
     "a channel": ({"audio": "two.wav", "channel_selector": 1}, "'channel_selector' may say which part"),
     "milliseconds as seconds": ({"start": 500, "end": 1500}, "1500 s are its end, but the file has 4.000 s"),
     "after the end": ({"offset": 3, "duration": 2}, "5 s are its end, but the file has 4.000 s"),
@@ -150,9 +157,23 @@ def test_the_same_audio_twice(tmp_path, capsys):
     check_apart(sets)
     with pytest.raises(UserError, match="x: 4 of 4 utterances, such as other.*, have the audio of utterances of valid"):
         check_apart({"valid": sets[out[1]], "x": sets[out[1]]})
+    check_apart({"y": sets[out[1]], "x": sets[out[1]]}, ["x", "y"])
     capsys.readouterr()
     assert validate_data.main([out[0]]) == 1 and "has the audio of other" in capsys.readouterr().out
     assert validate_data.main([out[0], "--repeated_audio", "true"]) == 0
+
+
+def test_a_turn_within_another_is_held_out_with_it(tmp_path):
+    file = tone(tmp_path / "r.wav", 60)
+    utts = [f"{kind}{i:02d}" for i in range(20) for kind in "ab"]
+    times = {
+        utt: (3.0 * int(utt[1:]) + (utt[0] == "b"), 3.0 * int(utt[1:]) + (1.2 if utt[0] == "b" else 2)) for utt in utts
+    }
+    data = DataDir({"r": str(file)}, dict.fromkeys(utts, "x"), {utt: utt for utt in utts},
+                   {utt: ("r", *part) for utt, part in times.items()})  # fmt: skip
+    parts = importer.hold_out(data, 2)
+    assert [len(part.text) for part in parts] == [32, 4, 4]
+    check_apart(dict(zip("abc", parts)))
 
 
 def test_turns_that_overlap_are_no_repetition(tmp_path):

@@ -19,7 +19,7 @@ from espnet_llmvq.data import lhotse, manifest
 from espnet_llmvq.data.audio import AudioError, info
 from espnet_llmvq.data.datadir import DataDir
 from espnet_llmvq.data.normalise import visible
-from espnet_llmvq.data.shared import places, repeated
+from espnet_llmvq.data.shared import overlapping, places
 from espnet_llmvq.data.tables import by_speaker, scan, too_long
 
 FORMS = (
@@ -224,7 +224,7 @@ def hold_out(data, parts, share=0.1, most=1000):
     if max(map(len, groups.values())) > share * total:
         groups = {utt: [utt] for utt in data.text}
     home = {utt: name for name, utts in groups.items() for utt in utts}
-    for utt, other in repeated(places(data)):  # what has the same audio stays together
+    for utt, other in overlapping(places(data)):  # what shares audio stays together
         if (gone := home[utt]) != (name := home[other]):
             home.update(dict.fromkeys(groups[gone], name))
             groups[name] += groups.pop(gone)

@@ -36,8 +36,10 @@ REQUIRED = ("audio", "text")
 STARTS, LENGTH, END = ("offset", "start"), "duration", "end"
 CUTS = {
     "start", "starts", "begin", "begins", "end", "ends", "stop", "stops", "offset", "onset", "from", "to", "trim",
-    "crop", "channel", "tstart", "tend", "xmin", "xmax",
+    "crop", "channel", "tstart", "tend", "tmin", "tmax", "xmin", "xmax", "timestamp", "timestamps", "interval", "range",
+    "span", "seek", "segment", "segments",
 }  # fmt: skip
+TIME = re.compile(r"[\d:.,\s]*\d[\d:.,\s]*")  # a date, a name is none
 ROUNDED_S = 0.05  # a duration that differs from the file's by no more is that of the file, rounded
 COMMON_VOICE = ("path", "sentence")
 DELIMITERS = (",", ";", "\t", "|")
@@ -271,6 +273,7 @@ def part_of(row, form, header):
     row = {key: value for key, value in row.items() if value not in (None, "", [])}
     known = (*STARTS, LENGTH, END)
     strange = [key for key in row if key not in known and words_of(key) & CUTS]
+    strange = [key for key in strange if not isinstance(row[key], str) or TIME.fullmatch(row[key])]
     times = {key: seconds(row, key) for key in known if key in row}
     audio = header() if strange or times else None
     # Of one channel there is nothing to choose.

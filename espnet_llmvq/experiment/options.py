@@ -29,7 +29,7 @@ class Options:
     texts: str = option("", "plain texts for mixtures, pairs name=file, a document a line")
     speed_perturb_factors: str = option("", 'of the training set, e.g. "0.9 1.0 1.1"')
     audio_format: str = option("wav", "of converted audio", ("wav", "flac"))
-    repeated_audio: bool = option(False, "utterances may have the same audio, of one set or of several")
+    repeated_audio: bool = option(False, "utterances of a set may have the same audio")
     min_duration: float = option(0.2, "seconds; shorter training utterances are dropped")
     max_duration: float = option(20.0, "seconds; longer training utterances are dropped")
     prompt: str = option(

@@ -55,8 +55,8 @@ def check(experiment, nj):
             raise UserError(f"{directory} has {len(problems)} problems, listed above")
         write_text(made.out, "")
         made.note()
-    if not repeated:
-        check_apart({name: DataDir.load(experiment.data_dir(name)) for name in experiment.set_names})
+    sets = {name: DataDir.load(experiment.data_dir(name)) for name in experiment.set_names}
+    check_apart(sets, experiment.test_names)
 
 
 def perturb(experiment, nj):
