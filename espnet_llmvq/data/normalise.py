@@ -13,6 +13,7 @@ quotation mark becomes one. But for `none`, commas between groups of three digit
 No normaliser joins numbers: 2.5 is not 25, 10:30 not 1030, 1,5 not 15.
 """
 
+import functools
 import re
 import unicodedata
 
@@ -52,6 +53,13 @@ _DASHES = _Table(lambda char, category: " " if category == "Pd" or char in "/−
 _MARKS = _Table(lambda char, category: "" if category[0] == "P" and char != "'" else char)
 
 
+@functools.cache
+def _hidden():
+    """Pattern of all characters of the category Cf but _SIGNS."""
+    chars = (char for char in map(chr, range(0x110000)) if unicodedata.category(char) == "Cf" and char not in _SIGNS)
+    return re.compile(f"[{''.join(map(re.escape, chars))}]")
+
+
 def _joined(before, after):
     """Whether a joiner between two characters means something: at a virama, and between letters of cursive scripts."""
     if _VIRAMA in map(unicodedata.combining, filter(None, (before, after))):
@@ -64,9 +72,9 @@ def visible(text):
     """`text` without characters that cannot be seen (category Cf: zero-width spaces, soft hyphens, marks of direction
     and byte order), but for joiners where the script needs them.
     """
-    if text.isascii():
+    if text.isascii() or not _hidden().search(text):
         return text
-    kept, hidden = [], [unicodedata.category(char) == "Cf" and char not in _SIGNS for char in text]
+    kept, hidden = [], [bool(_hidden().match(char)) for char in text]
     for i, char in enumerate(text):
         if not hidden[i]:
             kept.append(char)
