@@ -97,7 +97,6 @@ def add_checks(parser):
     parser.add_argument("--audio", choices=true_false, default="true", help="open and check every audio file")
     add_nj(parser, "threads for audio")
     parser.add_argument("--allow_empty_text", choices=true_false, default="false", help="accept empty transcripts")
-    add_repeated_audio(parser)
 
 
 def add_repeated_audio(parser):
@@ -116,12 +115,7 @@ def add_strip_tags(parser):
 
 def checks(args):
     """The keyword arguments that `add_checks` asked for."""
-    return {
-        "audio": args.audio == "true",
-        "nj": args.nj,
-        "allow_empty_text": args.allow_empty_text == "true",
-        "repeated_audio": args.repeated_audio,
-    }
+    return {"audio": args.audio == "true", "nj": args.nj, "allow_empty_text": args.allow_empty_text == "true"}
 
 
 def add_options(parser, cls):

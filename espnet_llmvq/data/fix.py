@@ -11,7 +11,7 @@ from espnet_llmvq.data.checks import select, validate
 from espnet_llmvq.data.tables import by_speaker, level, managed_files, scan
 
 
-def fix(path, audio=True, rate=None, nj=2, allow_empty_text=False, repeated_audio=True):
+def fix(path, audio=True, rate=None, nj=2, allow_empty_text=False):
     """Repair `path` in place; the exit status, 0 when it is clean afterwards.
 
     Old files go to `path`/.backup, dropped ids with reasons to `path`/dropped.tsv. When a problem
@@ -19,7 +19,7 @@ def fix(path, audio=True, rate=None, nj=2, allow_empty_text=False, repeated_audi
     Raises UserError when no utterance would be left.
     """
     path = Path(path)
-    problems = validate(path, audio, rate, nj, allow_empty_text, repeated_audio)
+    problems = validate(path, audio, rate, nj, allow_empty_text)
     by_hand, left, repairs, drops = (
         [p for p in problems if p.repair == kind] for kind in ("hand", "convert", "rewrite", "drop")
     )
