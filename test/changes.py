@@ -76,6 +76,7 @@ JOINT = {
     "ctms": ("train=exp_smoke/align/tts.ctm", r"^dump_smoke/train/\w+.jsonl: word times .*has changed"),
     "interleave_overrides": ("silence=0 margin=0.5", r"^dump_smoke/train/\w+.jsonl: interleave.\w+: .* now"),
     "context": ("50", r"^dump_smoke/train/\w+.jsonl: context: 'llm' then, '50' now"),
+    "too_long": ("refuse", r"^dump_smoke/train/\w+.jsonl: too_long: not there then, 'refuse' now"),
     "mixture_positions": (900, r"^exp_smoke/mixtures/\w+.jsonl: positions: 3000 then, 900 now"),
     "questions_config": ("conf/questions.yaml", r"^exp_smoke/.*/answers.jsonl: options.\w+: .* now"),
 }

@@ -2,6 +2,7 @@
 
 import itertools
 import math
+from collections import Counter
 
 import numpy as np
 import pytest
@@ -11,8 +12,10 @@ from transformers import PreTrainedTokenizerFast
 
 from espnet_llmvq.align.ctc import align_tokens, align_words
 from espnet_llmvq.align.ctm import Word, boundary_errors, read_ctm, write_ctm
+from espnet_llmvq.align.output import write_alignment
+from espnet_llmvq.align.quality import case_hint
 from espnet_llmvq.base.errors import UserError
-from espnet_llmvq.decode.align import align_sets, word_tokens
+from espnet_llmvq.decode.align import align_sets, transcripts, word_tokens
 from espnet_llmvq.speech.frame_rate import FrameRate
 
 BLANK = 2  # not 0, where torchaudio has it unless told
@@ -288,3 +291,39 @@ def test_sets(tmp_path, monkeypatch, capsys):
     assert "word starts: error median 5 ms" in printed and "1 of 2 utterances" in printed
     report = (tmp_path / "out/w.ctm.report.tsv").read_text().splitlines()
     assert {"coverage\taligned\t2", "failed\taudio too short\t1"} <= set(report)
+
+
+@pytest.mark.parametrize("text, reason", [
+    ("good ħ hey.", "'ħ'"), ("GOOD HEY.", "'GODHEY'; it knows the text in lower case"), ("", None),
+])  # fmt: skip
+def test_texts_that_the_tokenizer_cannot_write_are_not_aligned(text, reason):
+    failed, counts = {}, Counter()
+    wanted = {"u1": ("a.wav", 1.0, [("good hey.", True)]), "u2": ("b.wav", 1.0, [(text, True)])}
+    found = transcripts(wanted, unigram(PIECES), failed, counts)
+    assert "u1" in found and counts["tokens"] >= 5
+    if reason:
+        assert failed == {"u2": f"characters unknown to the tokenizer: {reason}"} and counts["unknown"] > 0
+
+
+def test_the_other_case_is_hinted_at():
+    """A tokenizer that spells upper-case letters one by one: then the audio is too short, or the confidence low."""
+    tokenizer = unigram([*PIECES, *((letter, -5.0) for letter in "GODHEY")])
+    wanted = {"u": ("a.wav", 1.0, [("GOOD HEY", True)])}
+    counts = Counter()
+    transcripts(wanted, tokenizer, {}, counts)
+    assert (counts["tokens"], counts["other"], counts["unknown"]) == (9, 4, 0)
+    assert case_hint(counts) and not case_hint(Counter(tokens=4, other=9)) and not case_hint(None)
+
+
+def test_the_report_has_confidence_and_unknown_tokens(tmp_path, capsys):
+    aligned = {"good": [Word("a", 0, 1, 0.9), Word("b", 1, 1, 0.7)], "bad": [Word("c", 0, 1, 0.02)]}
+    counts = Counter(tokens=40, unknown=4, other=40)
+    out = tmp_path / "w.ctm"
+    write_alignment(str(out), aligned, {}, {"good": 2.0, "bad": 1.0}, counts=counts)
+    report = (tmp_path / "w.ctm.report.tsv").read_text().splitlines()
+    assert {"tokens\tunknown_share\t0.1000", "confidence\tmean\t0.410", "low_confidence\tbad\t0.020"} <= set(report)
+    printed = capsys.readouterr().out
+    assert "10.0% of the texts' tokens are unknown" in printed
+    assert "mean confidence 0.41; 1 utterances below 0.1, listed in the report" in printed
+    with pytest.raises(UserError, match="such as u: audio too short; in the other case"):
+        write_alignment(str(out), {}, {"u": "audio too short"}, {}, counts=Counter(tokens=9, other=4))

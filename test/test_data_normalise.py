@@ -16,7 +16,7 @@ from espnet_llmvq.data.normalise import NORMALISERS, get_normaliser
         ("Hello,  World!", "hello world"),
         ("a well-known co–op", "a well known co op"),
         ("Don’t say 'no', the dogs' rock 'n' roll", "don't say no the dogs rock n roll"),
-        ("U.S. 3.5", "us 35"),
+        ("U.S. 3.5", "us 3.5"),
         ("wait…what and/or", "wait what and or"),
         ("ＦＵＬＬ ﬁne", "full fine"),  # full width, ligature
         ("Cafe\u0301", "café"),  # composed by NFKC

@@ -445,3 +445,21 @@ def test_switches(tmp_path, arguments, expected):
         assert done.stdout.strip() == expected
     else:
         assert done.returncode == 2 and expected in done.stderr
+
+
+def test_audio_that_comes_twice_and_tags_of_recognisers(here, capsys):
+    lines = Path("recordings/metadata.csv").read_text().splitlines()
+    row = next(csv.DictReader(lines))
+    Path("recordings/twice.jsonl").write_text(
+        "".join(
+            json.dumps({"audio": r["audio"], "text": f"<|en|>{r['text']}", "id": f"u{i}"}) + "\n"
+            for i, r in enumerate([*csv.DictReader(lines), row])
+        )
+    )
+    twice = ["mini_tts", "other", "--train", "recordings/twice.jsonl"]
+    with pytest.raises(UserError, match="train: 1 utterances have the audio of another one"):
+        fork_recipe.main([*twice, "--check"])
+    capsys.readouterr()
+    fork_recipe.main([*twice, "--repeated_audio", "--strip_tags"])
+    options = fork.source_options(here / "other")
+    assert options["repeated_audio"] == "true" and options["local_data_opts"] == "--strip_tags true"

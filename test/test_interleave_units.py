@@ -285,6 +285,8 @@ def test_command_counts_and_lists_what_it_drops(data_dir, llm_dir, tokenizer, ca
     printed = capsys.readouterr().out
     assert "2 sequences" in printed and "5 dropped" in printed and "dropped, no alignment: 1" in printed
     assert "word level: 2 sequences, 3.0 units each, 1.00 words a unit, 50.0 % of 6 words as speech" in printed
+    with pytest.raises(UserError, match=r"1 sequences have more LLM positions than the .* of the context: f \("):
+        make_sequences.main([*options, "--context", str(4 + sum(tokens) + 1), "--too_long", "refuse"])
     make_sequences.main([*options, "--context", "1000"])
     assert [s.id for s in read_sequences(out)] == ["a", "c", "f"]
     with pytest.raises(UserError, match="no sequence is left"):

@@ -90,7 +90,7 @@ def test_all_stages_in_their_order(script):
         "decode --exp exp --nj 1 --ngpu 0",
         "rescore --exp exp",
         "ask --exp exp --nj 1 --ngpu 0",
-        "results --exp exp --empty_hyp keep",
+        "results --exp exp",
         "analyse --exp exp --nj 1 --ngpu 0",
         "report --exp exp",
     ]
@@ -106,7 +106,7 @@ def test_stages_are_chosen(script):
     _, calls, _ = script("--stage", "14", "--stop_stage", "14", "--analyse_opts", "--examples 10")
     assert without_plan(calls) == ["analyse --exp exp --nj 1 --ngpu 0 --redo --examples 10"]
     _, calls, _ = script("--stage", "13", "--stop_stage", "13", "--score_opts=--replicates 20 --empty_ref drop")
-    assert without_plan(calls) == ["results --exp exp --empty_hyp keep --replicates 20 --empty_ref drop"]
+    assert without_plan(calls) == ["results --exp exp --replicates 20 --empty_ref drop"]
 
 
 def test_options_that_are_not_the_scripts_go_to_the_plan_as_they_are(script, tmp_path):

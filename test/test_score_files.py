@@ -127,7 +127,7 @@ def test_command(files, tmp_path, capsys):
     expected = [
         [one, "WER", "basic", "20.00", "1 / 5 words", "1 / 0 / 0"],
         [one, "CER", "basic", "4.55", "1 / 22 characters"],
-        [two, "WER", "basic", "80.00", "4 / 5 words", "0 / 4 / 0"],
+        [two, "WER", "basic", "80.00", "4 / 5 words, 1 hypotheses empty", "0 / 4 / 0"],
         [two, "CER", "basic", "77.27", "17 / 22 characters"],
     ]
     for line, cells in zip(lines[1:], expected):
@@ -142,7 +142,7 @@ def test_command(files, tmp_path, capsys):
     entry = content["scores"][2]
     assert 0 <= entry.pop("low") <= 80 <= entry.pop("high") <= 100
     expected = {"file": two, "metric": "wer", "normaliser": "basic", "value": 80.0, "count": 4, "of": 5}
-    assert entry == {**expected, "unit": "words", "sub": 0, "del": 4, "ins": 0}
+    assert entry == {**expected, "unit": "words", "sub": 0, "del": 4, "ins": 0, "empty": 1}
     assert content["comparisons"][0]["change"] == 60
     assert content["small"] is True
     assert sorted(os.listdir(out.parent)) == [".llmvq-written", "scores.json"]
@@ -237,14 +237,14 @@ def test_empty_references_and_hypotheses(tmp_path, capsys):
     with pytest.raises(UserError, match="1 references are empty .*: u2; .*--empty_ref drop"):
         main(command)
     with pytest.raises(UserError, match="1 hypotheses are empty .*: u3; .*--empty_hyp keep"):
-        main([*command, "--empty_ref", "keep"])
-    main([*command, "--empty_ref", "keep", "--empty_hyp", "keep"])  # 2 deletions, 1 insertion of 4
+        main([*command, "--empty_ref", "keep", "--empty_hyp", "error"])
+    main([*command, "--empty_ref", "keep"])  # 2 deletions, 1 insertion of 4
     printed = capsys.readouterr().out
     assert " 75.00 " in printed
-    assert "3 / 4 words" in printed
+    assert "3 / 4 words, 1 hypotheses empty" in printed
     assert "1 references are empty; hypotheses there are insertions" in printed
     assert "1 empty hypotheses, their words counted as deletions" in printed
-    main([*command, "--empty_ref", "drop", "--empty_hyp", "keep"])
+    main([*command, "--empty_ref", "drop"])
     printed = capsys.readouterr().out
     assert "2 / 4 words" in printed
     assert "1 utterances with an empty reference left out" in printed

@@ -259,8 +259,8 @@ def test_derailments_and_treatments_are_told(experiment, tmp_path):
     lines = [{"id": "u1", "text": "USER: " + "so " * 20, "at_limit": True}, {"id": "u2", "text": ""}]
     path.write_text("".join(json.dumps(line) + "\n" for line in lines))
     with pytest.raises(UserError, match="1 hypotheses are empty .*--empty_hyp keep"):
-        experiment()
-    experiment("--empty_hyp=keep", "--prompt=USER: {speech} ASSISTANT: {text}")
+        experiment("--empty_hyp=error")
+    experiment("--prompt=USER: {speech} ASSISTANT: {text}")
     markdown = (tmp_path / "exp" / "RESULTS.md").read_text()
     row = next(row for row in body(markdown) if row[:2] == ["Soft VQ", "test_a"])
     # loop, empty, at_limit, length, prompt, any, utterances; 5 + 16 and 5 errors of 10 words
@@ -352,7 +352,6 @@ RULES = {
     # Of ten words of u1 and u2 that are there, one is wrong.
     "--empty_ref=drop": (["u1 {five}", "u2 {more}", "u3 "], ["u1 {five}", "u2 {wrong}", "u3 and so on"], 10),
     "--empty_ref=keep": (["u1 {five}", "u2 {more}", "u3 "], ["u1 {five}", "u2 {wrong}", "u3 and so on"], 40),
-    "--empty_hyp=keep": (["u1 {five}", "u2 {more}"], ["u1 ", "u2 {wrong}"], 60),
     "--missing=empty": (["u1 {five}", "u2 {more}"], ["u2 {wrong}"], 60),
     "--extra=drop": (["u1 {five}", "u2 {more}"], ["u1 {five}", "u2 {wrong}", "u3 and so on"], 10),
     "--duplicate=first": (["u1 {five}", "u2 {more}"], ["u1 {five}", "u2 {wrong}", "u1 and so on"], 10),

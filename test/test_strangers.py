@@ -29,7 +29,7 @@ ASKED = [
 ]  # fmt: skip
 PLAN = [
     "--systems", "ctc", "--test_sets", "test:id", "--encoder_file", "given/model.pth", "--vocab_size", "110",
-    "--whole_words", "0", "--speed_perturb_factors", "0.9",
+    "--whole_words", "0", "--speed_perturb_factors", "0.9", "--repeated_audio", "true",
 ]  # fmt: skip
 # {command, or with its first argument: arguments}; in the directory of `light`
 LIGHT = {

@@ -1,6 +1,7 @@
 """Training with ESPnet's trainer: kills and resuming, settings, cached frames, phases."""
 
 import argparse
+import contextlib
 import json
 import logging
 import math
@@ -110,6 +111,58 @@ def test_a_training_whose_gradients_are_not_finite_is_no_training(settings, tmp_
     with pytest.raises(UserError, match="finite gradient"):
         launch.train_phase(str(tmp_path / "phase"), settings(max_epoch=2), 1)
     assert not (tmp_path / "phase" / "model.pth").exists()
+
+
+@pytest.mark.parametrize("bad, message", [([5], ""), ([5, 8], "2 of 12 steps of epoch 1 .* u10, u11, u16, u17: more")])
+def test_skipped_steps_are_counted_and_end_a_training(arguments, bad, message, caplog):
+    """One of twelve steps (8 %) is said, with its utterances; two (17 %) are no training."""
+    from espnet2.train.distributed_utils import DistributedOption
+    from espnet2.train.reporter import Reporter
+
+    # Two batches make a step; the first batch of step i is not finite for i in `bad`.
+    x = [math.nan if i % 2 == 0 and i // 2 in bad else 1.0 for i in range(24)]
+    batches = [([f"u{i}"], {"x": torch.tensor(value)}) for i, value in enumerate(x)]
+    options = trainer.SpeechLLMTrainer.build_options(
+        argparse.Namespace(**vars(arguments(accum_grad=2, grad_clip=100.0, output_dir="")))
+    )
+    model, reporter = Toy(), Reporter()
+    optimizer = torch.optim.SGD(model.parameters(), lr=1e-3)
+    reporter.set_epoch(1)
+    with pytest.raises(UserError, match=message) if message else contextlib.nullcontext():
+        with reporter.observe("train") as sub_reporter:
+            trainer.SpeechLLMTrainer.train_one_epoch(
+                model=model, optimizers=[optimizer], schedulers=[None], iterator=batches, reporter=sub_reporter,
+                scaler=None, summary_writer=None, options=options, distributed_option=DistributedOption(),
+            )  # fmt: skip
+    assert f"{len(bad)} of 12 steps" in caplog.text and "u10, u11" in caplog.text
+    if not message:
+        assert reporter.get_value("train", "skipped_percent") == pytest.approx(100 / 12)
+
+
+def test_what_is_wrong_with_a_batch_names_its_utterances(arguments):
+    from espnet2.train.distributed_utils import DistributedOption
+    from espnet2.train.reporter import Reporter
+
+    from espnet_llmvq.bridge.search import check_finite
+
+    class Broken(Toy):
+        def forward(self, x, utt_id):
+            check_finite(x, "bridge input z")
+            return super().forward(x.sum(), utt_id)
+
+    batches = [([name], {"x": torch.tensor([x])}) for name, x in (("good", 1.0), ("bad", math.nan))]
+    options = trainer.SpeechLLMTrainer.build_options(
+        argparse.Namespace(**vars(arguments(accum_grad=1, grad_clip=100.0, output_dir="")))
+    )
+    model, reporter = Broken(), Reporter()
+    reporter.set_epoch(1)
+    with pytest.raises(UserError, match=r"bridge input z: NaN.*\(in the batch of bad\)"):
+        with reporter.observe("train") as sub_reporter:
+            trainer.SpeechLLMTrainer.train_one_epoch(
+                model=model, optimizers=[torch.optim.SGD(model.parameters(), lr=1.0)], schedulers=[None],
+                iterator=batches, reporter=sub_reporter, scaler=None, summary_writer=None, options=options,
+                distributed_option=DistributedOption(),
+            )  # fmt: skip
 
 
 def precisions(model):
@@ -584,6 +637,24 @@ def test_cached_frames_train_the_same_model(settings, encoder_dir, corpus, tmp_p
         launch.train_phase(str(tmp_path / "cached"), {**cached, "train_cache": cached["valid_cache"]}, 1)
     with pytest.raises(UserError, match="augment_conf has no effect on cached encoder frames"):
         launch.train_phase(str(tmp_path / "other"), {**cached, "augment_conf": {"noise_prob": 0.5}}, 1)
+
+
+def test_frames_that_are_not_finite_name_their_utterance(encoder_dir, corpus, tmp_path, experiment_of, monkeypatch):
+    from espnet_llmvq.speech.encoder import SpeechEncoder
+
+    forward = SpeechEncoder.forward
+
+    def broken(self, speech, lengths, augment=None):
+        out, frames = forward(self, speech, lengths, augment)
+        out = out.clone()
+        out[0, 1, 0] = math.inf
+        return out, frames
+
+    experiment = experiment_of(tmp_path, {}, {"train": corpus.train, "valid": corpus.valid}, encoder=encoder_dir)
+    monkeypatch.setattr(SpeechEncoder, "forward", broken)
+    with pytest.raises(UserError, match=r"train\S*: \S+: the encoder's frames are not all finite"):
+        encode(experiment, 1, batch_seconds=3)
+    assert not os.path.exists(experiment.frames("train"))
 
 
 def test_changed_audio_is_noticed(settings, corpus, tmp_path):

@@ -1,7 +1,7 @@
 """The files of an alignment, however it was made."""
 
 from espnet_llmvq.align.ctm import write_ctm
-from espnet_llmvq.align.quality import Quality
+from espnet_llmvq.align.quality import Quality, case_hint
 from espnet_llmvq.base.errors import UserError
 from espnet_llmvq.base.files import one_line, write_text
 
@@ -11,7 +11,7 @@ def alignment_files(out):
     return [f"{out}.failed", f"{out}.report.tsv", f"{out}.report.png", out]
 
 
-def write_alignment(out, aligned, failed, seconds, reference=None):
+def write_alignment(out, aligned, failed, seconds, reference=None, counts=None):
     """Write OUT (CTM), OUT.failed, OUT.report.tsv and OUT.report.png, and print what they say.
 
     Arguments as of `Quality`. Raises UserError when nothing is aligned, or nothing can be compared with the reference;
@@ -19,8 +19,10 @@ def write_alignment(out, aligned, failed, seconds, reference=None):
     """
     write_text(f"{out}.failed", "".join(f"{utt} {one_line(failed[utt])}\n" for utt in sorted(failed)))
     if not aligned:
-        raise UserError(f"{out}: no utterance could be aligned; {out}.failed has the reasons")
-    quality = Quality(aligned, failed, seconds, reference)
+        first = f", such as {min(failed)}: {failed[min(failed)]}" if failed else ""
+        hint = "".join(f"; {hint}" for hint in case_hint(counts))
+        raise UserError(f"{out}: no utterance could be aligned; {out}.failed has the reasons{first}{hint}")
+    quality = Quality(aligned, failed, seconds, reference, counts)
     write_text(f"{out}.report.tsv", quality.table())
     quality.draw(f"{out}.report.png")
     # Last, so that it is not up to date before the others are.

@@ -10,6 +10,15 @@ from espnet_llmvq.base.files import writing
 
 LIMITS = (20, 50, 100)  # ms
 BIN = 0.02  # s, of the tables of lengths
+LOW = 0.1  # mean confidence of an utterance below which its text is hardly what is said
+OTHER_CASE = 1.5  # times as many tokens as in the other case: the tokenizer is of texts in that
+
+
+def case_hint(counts):
+    """[hint] where the texts of `counts` (see `Quality`) are hardly what the tokenizer was trained on, [] elsewhere."""
+    if not counts or counts["tokens"] <= OTHER_CASE * counts["other"]:
+        return []
+    return ["in the other case (upper or lower) the texts have far fewer tokens: write them as the tokenizer's are"]
 
 
 @dataclass
@@ -21,12 +30,15 @@ class Quality:
         failed: {utterance: reason}, or "reason: detail".
         seconds: {utterance: duration} of the aligned ones.
         reference: true word times as `aligned`, or None.
+        counts: of the texts' tokens, as `decode.align.transcripts` counts them, or None.
     """
 
     aligned: dict
     failed: dict
     seconds: dict
     reference: dict | None = None
+    counts: dict | None = None
+    confidence: dict = field(init=False)  # {utterance: mean confidence of its words} where there is one
     words: np.ndarray = field(init=False)  # s, of words
     pauses: np.ndarray = field(init=False)  # s, of silences between two words
     edges: np.ndarray = field(init=False)  # s, of silences before the first word and after the last
@@ -40,6 +52,8 @@ class Quality:
         ends = [t for utt, words in times.items() for t in (words[0].start, self.seconds[utt] - words[-1].end)]
         # Less than a millisecond is rounding.
         self.pauses, self.edges = (np.array([g for g in found if g >= 0.001]) for found in (gaps, ends))
+        known = {u: [w.confidence for w in words if w.confidence is not None] for u, words in times.items()}
+        self.confidence = {utt: float(np.mean(values)) for utt, values in known.items() if values}
         starts, stops, self.compared = boundary_errors(self.reference or {}, self.aligned)
         self.errors = {"start": np.array(starts), "end": np.array(stops)}
 
@@ -47,6 +61,15 @@ class Quality:
         """[(reason, number of utterances)], most frequent first."""
         counts = Counter(reason.partition(": ")[0] for reason in self.failed.values())
         return sorted(counts.items(), key=lambda item: (-item[1], item[0]))
+
+    def low(self):
+        """[(mean confidence, utterance)] below LOW, the lowest first."""
+        return sorted((value, utt) for utt, value in self.confidence.items() if value < LOW)
+
+    @property
+    def unknown(self):
+        """Share of the texts' tokens that are unknown, 0 without any."""
+        return self.counts["unknown"] / self.counts["tokens"] if self.counts and self.counts["tokens"] else 0.0
 
     def boundary_rows(self):
         """[(boundary, {measure: value})] of start, end and both; empty without anything to compare."""
@@ -63,6 +86,11 @@ class Quality:
         """Lines `part<TAB>item<TAB>value`; the item of a length is the lower end of its bin, in seconds."""
         rows = [("coverage", "aligned", len(self.aligned)), ("coverage", "failed", len(self.failed))]
         rows += [("failed", reason, n) for reason, n in self.reasons()]
+        if self.counts:
+            rows.append(("tokens", "unknown_share", f"{self.unknown:.4f}"))
+        if self.confidence:
+            rows.append(("confidence", "mean", f"{np.mean(list(self.confidence.values())):.3f}"))
+        rows += [("low_confidence", utt, f"{value:.3f}") for value, utt in self.low()]
         for part, values in (("word", self.words), ("pause", self.pauses), ("edge_silence", self.edges)):
             # Times are whole milliseconds in a CTM, so a length on the border of a bin is in the upper one.
             bins = Counter((np.rint(values * 1000) // (BIN * 1000)).astype(int).tolist())
@@ -76,6 +104,12 @@ class Quality:
         total = len(self.aligned) + len(self.failed)
         lines = [f"{len(self.aligned)} of {total} utterances aligned, {len(self.failed)} failed"]
         lines += [f"  {n} failed: {reason}" for reason, n in self.reasons()]
+        if self.unknown:
+            lines.append(f"{self.unknown:.1%} of the texts' tokens are unknown to the tokenizer")
+        lines += case_hint(self.counts)
+        if self.confidence:
+            low = f"; {len(self.low())} utterances below {LOW:g}, listed in the report" if self.low() else ""
+            lines.append(f"mean confidence {np.mean(list(self.confidence.values())):.2f}{low}")
         if len(self.words):
             gaps = max(sum(len(words) - 1 for words in self.aligned.values()), 1)
             lines.append(

@@ -99,6 +99,20 @@ def add_checks(parser):
     parser.add_argument("--allow_empty_text", choices=true_false, default="false", help="accept empty transcripts")
 
 
+def add_repeated_audio(parser):
+    parser.add_argument(
+        "--repeated_audio", type=switch, nargs="?", const=True, default=False, metavar="true|false",
+        help="utterances may have the same audio, as several transcripts of it have",
+    )  # fmt: skip
+
+
+def add_strip_tags(parser):
+    parser.add_argument(
+        "--strip_tags", type=switch, nargs="?", const=True, default=False, metavar="true|false",
+        help="leave out the tags of a recogniser in front of texts, such as language English<asr_text>",
+    )  # fmt: skip
+
+
 def checks(args):
     """The keyword arguments that `add_checks` asked for."""
     return {"audio": args.audio == "true", "nj": args.nj, "allow_empty_text": args.allow_empty_text == "true"}

@@ -9,7 +9,7 @@ unless an option says how to treat it; the treatment is printed.
 from espnet_llmvq.base.errors import UserError, check_name
 from espnet_llmvq.base.files import check_outputs, write_json
 from espnet_llmvq.cli.parser import Parser, add_options, add_overwrite, options_of
-from espnet_llmvq.data.normalise import NORMALISERS, get_normaliser
+from espnet_llmvq.data.normalise import NORMALISERS, described, get_normaliser
 from espnet_llmvq.score.options import AuditRules, Options, Rules, Statistics
 
 
@@ -95,7 +95,7 @@ def main(argv=None):
     if args.train_text:
         train = split_words(read_transcript(args.train_text, options.rules), get_normaliser(args.normaliser))
         oov = oov_rate(reference.words, train)
-        print(f"OOV rate ({args.normaliser}): {oov:.2f} % of the reference words")
+        print(f"OOV rate ({described(args.normaliser)}): {oov:.2f} % of the reference words")
     for line in files.remarks():
         print(line)
     resample = options.statistics.resample

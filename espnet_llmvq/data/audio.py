@@ -12,8 +12,14 @@ from espnet_llmvq.base.errors import UserError
 
 SAMPLE_RATE = 16000  # Hz, of everything after stage 3
 
-# Times in `segments` are mostly written with two decimals, so a segment may overshoot by this much.
+# Times in `segments` are mostly written with two decimals: what overlaps by no more does not overlap.
 END_TOLERANCE = 0.01  # seconds
+# A segment may end this much after its file, with which it ends then, as for Kaldi's extract-segments --max-overshoot,
+# but only by this share of it.
+MAX_OVERSHOOT, OVERSHOOT_SHARE = 0.5, 0.25  # seconds
+WHOLE_S = 1e-3  # a part that lacks less than this of its file is all of it
+
+LOUDEST = 100.0  # full scale is 1.0; some float files go beyond it, but no sound is 40 dB louder
 
 # soundfile's names of Ogg (Opus, Vorbis) and MP3. Decoding takes longer than a small model's training step: of Opus
 # some 50 seconds of speech a second.
@@ -89,7 +95,7 @@ def check(path):
     """The AudioInfo of a file after checking all of it.
 
     Raises AudioError like `info`, and also when a compressed file cannot be decoded to its end, or holds samples that
-    are no numbers. Uncompressed samples in containers are judged by their size, without reading them.
+    are no numbers or far beyond full scale. Uncompressed integers are judged by their size, without reading them.
     """
     with _open(path) as f:
         header = AudioInfo(f.samplerate, f.channels, f.frames, f.format)
@@ -100,14 +106,20 @@ def check(path):
         return header
 
 
+def ends_with(start, end, duration):
+    """Whether a piece from `start` to `end` seconds of a file ends in it, or so little later that it is cut there."""
+    return end - duration <= max(END_TOLERANCE, min(MAX_OVERSHOOT, OVERSHOOT_SHARE * (end - start)))
+
+
 def piece(path, header, start=0.0, end=None, rate=SAMPLE_RATE):
     """(first, stop): the samples from `start` to `end` seconds of a file with this `AudioInfo`.
 
-    Raises AudioError where the file ends before, and for a piece without a sample at `rate` Hz.
+    A piece that ends a little after the file (`ends_with`) ends with it. Raises AudioError where it ends later, and for
+    a piece without a sample at `rate` Hz.
     """
     native, frames = header.rate, header.frames
     first, stop = round(start * native), frames if end is None else round(end * native)
-    if stop > frames and end <= header.duration + END_TOLERANCE:
+    if stop > frames and ends_with(start, end, header.duration):
         stop = frames
     if not 0 <= first < stop <= frames:
         to = "its end" if end is None else f"{end:g} s"
@@ -122,7 +134,8 @@ def read_audio(path, rate=16000, start=0.0, end=None):
     """Samples of a file from `start` to `end` seconds as float32 mono (N,) at `rate` Hz.
 
     Channels are averaged; the piece is cut first and then resampled with soxr. Full scale is 1.0. Raises AudioError
-    when the file is missing, unreadable, empty or truncated, ends before `end`, or holds samples that are no numbers.
+    when the file is missing, unreadable, empty or truncated, ends before `end`, or holds samples that are no numbers or
+    far beyond full scale.
     """
     with _open(path) as f:
         header = AudioInfo(f.samplerate, f.channels, f.frames, f.format)
@@ -143,7 +156,7 @@ def _blocks(f, path, first, stop, size=1 << 16):
     """Yield the frames from `first` to `stop` of an open file as float32 mono (at most size,), all of them.
 
     In blocks, as a damaged header may promise any number. Raises AudioError where decoding ends before `stop`, and for
-    samples that are not finite.
+    samples as `_check_samples`.
     """
     import soundfile
 
@@ -160,16 +173,28 @@ def _blocks(f, path, first, stop, size=1 << 16):
             x = f.read(min(size, stop - at), dtype="float32", always_2d=True)
             if not len(x):
                 raise _truncated(path, f"{f.frames} samples", f"{at} ({at / f.samplerate:.2f} s)")
+            _check_samples(x, path, at, f.samplerate)
             x = x[:, 0] if x.shape[1] == 1 else x.mean(axis=1, dtype=np.float64).astype(np.float32)
-            if not np.isfinite(x).all():
-                message = f"holds samples that are no numbers, after {at / f.samplerate:.1f} s"
-                raise AudioError(path, message, "restore or remove it")
             skip, at = max(0, first - at), at + len(x)
             if skip < len(x):
                 yield x[skip:]
     except soundfile.SoundFileError as err:
         message = f"audio breaks off while decoding, after {at / f.samplerate:.2f} s: {err}"
         raise AudioError(path, message, "restore or remove it") from err
+
+
+def _check_samples(x, path, at, rate):
+    """Raise AudioError for samples (N, channels), of a file from sample `at` on, that are no numbers or no sound."""
+    good = np.abs(x) <= LOUDEST
+    if good.all():
+        return
+    row, channel = np.argwhere(~good)[0]
+    value, second = x[row, channel], f"{(at + row) / rate:.3f} s"
+    if np.isfinite(value):
+        fix = "if all of it is that large, divide it so that full scale is 1.0; else restore or remove it"
+        raise AudioError(path, f"holds a sample of {value:g}, far beyond full scale, at {second}", fix)
+    message = f"holds samples that are no numbers, after {second}" + f" ({value})"
+    raise AudioError(path, message, "restore or remove it")
 
 
 def resample(x, rate, wanted):

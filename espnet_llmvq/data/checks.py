@@ -1,5 +1,7 @@
 """Every defect of a Kaldi data directory, and what is left without those that are dropped."""
 
+import math
+import os
 import re
 from collections import Counter
 from dataclasses import replace
@@ -61,15 +63,18 @@ def select(path, tables, drops):
     return kept, sorted(set(dropped)), len(everyone)
 
 
-def validate(path, audio=True, rate=None, nj=2, allow_empty_text=False):
+def validate(path, audio=True, rate=None, nj=2, allow_empty_text=False, repeated_audio=True):
     """Every Problem of a data directory, ordered by file and line; empty means clean.
 
     audio: also check each audio file to its end, in `nj` threads. rate: expected sampling rate in
-    Hz, or None. Raises UserError only when `path` is not a directory.
+    Hz, or None. repeated_audio: utterances may have the same audio. Raises UserError only when `path` is not a
+    directory.
     """
     tables, segments, problems = inspect(path, allow_empty_text)
     if audio:
         problems += _check_audio(tables, segments, rate, nj)
+    if not repeated_audio:
+        problems += _check_repeated(tables, segments)
     order = {name: i for i, name in enumerate(tables)}
     return sorted(problems, key=lambda p: (order.get(Path(p.file).name, -1), p.line, p.utt))
 
@@ -188,6 +193,19 @@ def _check_ids(tables, segments):
                 yield row.problem("not in utt2num_samples", "run llmvq data format again")
 
 
+def _check_repeated(tables, segments):
+    """Problems of utterances that have the same audio."""
+    from espnet_llmvq.data.shared import REMEDY, repeated
+
+    files = {row.key: (os.path.realpath(row.value), row) for row in tables.get("wav.scp", ())}
+    if "segments" in tables:
+        heard = {utt: (files[rec][0], a, b, row) for utt, (rec, a, b, row) in segments.items() if rec in files}
+    else:
+        heard = {utt: (path, 0.0, math.inf, row) for utt, (path, row) in files.items()}
+    for utt, other in repeated({utt: place for utt, (*place, _) in sorted(heard.items())}):
+        yield heard[utt][-1].problem(f"has the audio of {other}", REMEDY)
+
+
 def _check_speakers(tables):
     """Problems where utt2spk and spk2utt disagree; utt2spk is taken to be right."""
     if not tables.get("utt2spk") or not tables.get("spk2utt"):
@@ -244,6 +262,7 @@ def _check_audio(tables, segments, rate, nj):
                 yield row.problem(message, f"run llmvq data format --rate {rate}", "convert")
     pieces = segments.values() if "segments" in tables else [(row.key, 0.0, None, row) for row in rows]
     paths = {row.key: row.value for row in rows}
+    late = []
     for rec, start, end, row in pieces:
         if rec not in found:
             continue
@@ -251,7 +270,13 @@ def _check_audio(tables, segments, rate, nj):
             audio.piece(paths[rec], found[rec], start, end, rate or audio.SAMPLE_RATE)
         except audio.AudioError as err:
             yield row.problem(f"{err.path}: {err.message}", f"{err.fix}, or drop it", err.repair)
+            continue
+        if end is not None and end > found[rec].duration:
+            late.append(end - found[rec].duration)
     if "segments" in tables:
+        if late:
+            name = tables["segments"][0].file
+            print(f"{name}: {len(late)} segments end up to {max(late):.3f} s after their file, and with it here")
         return
     for row in tables.get("utt2num_samples", ()):
         if row.key in found and row.value != str(found[row.key].frames):

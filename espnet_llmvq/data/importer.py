@@ -1,23 +1,32 @@
 """Any form of data as a Kaldi data directory, and parts held out of it.
 
-Forms: a Kaldi data directory; a CSV, TSV or JSON-lines manifest; an LJSpeech folder; a Common Voice list; a Lhotse
-manifest. Ids begin with their speaker, as sorting in the C locale demands; white space in ids becomes "_".
+Forms: a Kaldi data directory; a CSV, TSV or JSON-lines manifest, also NeMo's, FunASR's and that of an audio folder of
+Hugging Face; an LJSpeech folder; a Common Voice list; a Lhotse manifest. Ids begin with their speaker, as sorting in
+the C locale demands; white space in ids becomes "_".
 """
 
+import collections
 import hashlib
 import math
 import os
 import re
+import sys
+from dataclasses import replace
 from pathlib import Path
 
 from espnet_llmvq.base.errors import UserError
 from espnet_llmvq.data import lhotse, manifest
+from espnet_llmvq.data.audio import AudioError, info
 from espnet_llmvq.data.datadir import DataDir
+from espnet_llmvq.data.normalise import visible
+from espnet_llmvq.data.shared import overlapping, places
 from espnet_llmvq.data.tables import by_speaker, scan, too_long
 
 FORMS = (
     "a Kaldi data directory (wav.scp, text, utt2spk), a .csv, .tsv or .jsonl manifest with the columns audio and text, "
-    "an LJSpeech folder (metadata.csv, wavs/), a Common Voice list such as train.tsv beside clips/, or a Lhotse "
+    "a manifest of NeMo (audio_filepath, text) or FunASR (source, target), an audio folder of Hugging Face "
+    "(file_name, transcription), an LJSpeech folder (metadata.csv, wavs/), a Common Voice list such as train.tsv "
+    "beside clips/, or a Lhotse "
     "manifest (.jsonl or .jsonl.gz: cuts, or supervisions beside recordings)"
 )
 
@@ -25,26 +34,50 @@ FORMS = (
 UNWRITABLE = re.compile("[\0\ud800-\udfff]")  # JSON can hold these, files cannot
 
 
-def read(source):
+# What recognisers want in front of a target text: of Qwen3-ASR, and of Whisper, SenseVoice and others.
+TAGS = re.compile(r"\s*(?:language [^<>]{1,40}<asr_text>|(?:<\|[^<|>\s]+\|>\s*)+)")
+
+
+def clean(text, strip_tags, counts):
+    """A text without characters that cannot be seen and, if asked for, without TAGS; how many had them is counted."""
+    seen = visible(text)
+    counts["characters that cannot be seen, which are left out"] += seen != text
+    if tags := TAGS.match(seen):
+        if strip_tags:
+            return seen[tags.end() :]
+        counts[f"tags of a recogniser, such as {tags[0].strip()!r}; --strip_tags true leaves them out"] += 1
+    return seen
+
+
+def read(source, strip_tags=False):
     """(form, DataDir) of `source`, a path to any of FORMS. Audio paths are absolute; each file is there.
 
+    Texts are as `clean` leaves them; prints how many had what.
     Raises UserError with file and line: missing columns or audio, empty texts, ids that occur twice, wrong encodings.
     """
     path = Path(source)
     if not path.exists():
         raise UserError(f"{source}: not found; data is {FORMS}")
-    path = path.absolute()
+    path, counts = path.absolute(), collections.Counter()
     if path.is_dir() and (path / "wav.scp").is_file():
-        return "Kaldi data directory", read_kaldi(path)
-    if path.is_dir():
-        path = choose_file(path)
-    faults = manifest.Faults()
-    form, items = read_items(path, faults)
-    faults.check()
-    data = to_data_dir(items, faults)
-    faults.check()
-    if not data.text:
-        raise UserError(f"{path}: no utterance")
+        form, data = "Kaldi data directory", read_kaldi(path)
+        data.text = {utt: clean(text, strip_tags, counts) for utt, text in data.text.items()}
+        if empty := [utt for utt, text in data.text.items() if not text.strip()]:
+            raise UserError(f"{path / 'text'}: {empty[0]}: empty text (add it or remove the utterance)")
+    else:
+        if path.is_dir():
+            path = choose_file(path)
+        faults = manifest.Faults()
+        form, items = read_items(path, faults)
+        faults.check()
+        items = [replace(item, text=clean(item.text, strip_tags, counts)) for item in items]
+        data = to_data_dir(items, faults)
+        faults.check()
+        if not data.text:
+            raise UserError(f"{path}: no utterance")
+    for what, count in counts.items():
+        if count:
+            print(f"{source}: {count} texts have {what}", file=sys.stderr)
     return form, data
 
 
@@ -64,26 +97,27 @@ def choose_file(folder):
 def read_items(path, faults):
     """(form, Items) of a file."""
     name = path.name.removesuffix(".gz")
-    if name.endswith((".jsonl", ".json")):
-        first = manifest.first_object(path)
-        if "audio" in first:
-            return "JSON-lines manifest", manifest.read_manifest(path, faults)
+    lines = name.endswith((".jsonl", ".json"))
+    if not lines and not name.endswith((".csv", ".tsv")):
+        raise UserError(f"{path}: no known form; data is {FORMS}")
+    first = manifest.first_object(path) if lines else manifest.table_columns(path)
+    form, _ = manifest.form_of(first)
+    if form and form != "manifest":
+        return form, manifest.read_manifest(path, faults)
+    if lines and "audio" not in first:
         if "recording_id" in first:
             return "Lhotse supervisions", lhotse.read_lhotse(lhotse.partner(path), path, faults)
         if "type" in first or "supervisions" in first:
             return "Lhotse cuts", lhotse.read_cuts(path, faults)
         if "sources" in first:
             raise UserError(f"{path}: holds recordings without texts; name the supervisions beside it")
-        return "JSON-lines manifest", manifest.read_manifest(path, faults)
-    if not name.endswith((".csv", ".tsv")):
-        raise UserError(f"{path}: no known form; data is {FORMS}")
-    first = manifest.read_lines(path)[0]
-    if not manifest.header(first, manifest.REQUIRED):
-        if (path.parent / "clips").is_dir() and manifest.header(first, manifest.COMMON_VOICE):
+    if not lines and not form:
+        line = manifest.read_lines(path)[0]
+        if (path.parent / "clips").is_dir() and manifest.header(line, manifest.COMMON_VOICE):
             return "Common Voice list", manifest.read_common_voice(path, faults)
-        if (path.parent / "wavs").is_dir() and "|" in first:
+        if (path.parent / "wavs").is_dir() and "|" in line:
             return "LJSpeech folder", manifest.read_ljspeech(path, faults)
-    return f"{name[-3:].upper()} manifest", manifest.read_manifest(path, faults)
+    return ("JSON-lines" if lines else name[-3:].upper()) + " manifest", manifest.read_manifest(path, faults)
 
 
 def clean_id(text):
@@ -98,8 +132,19 @@ def id_of(item):
         name = os.path.basename(item.name) if os.path.isabs(item.name) else item.name
         parts = os.path.splitext(name)[0].split("/")
         utt = "-".join(part for part in parts if part not in ("", ".", "..")) or "-"
+        if not item.whole:  # as Kaldi's recipes name segments, in milliseconds
+            utt += f"-{1000 * item.start:07.0f}-{1000 * item.end:07.0f}"
     utt, speaker = clean_id(utt), clean_id(item.speaker)
     return utt if not speaker or utt.startswith(speaker) else f"{speaker}-{utt}"
+
+
+def duration_of(item, faults):
+    """Length of an Item's file in seconds; infinite for one that cannot be read, which is added to `faults`."""
+    try:
+        return info(item.audio).duration
+    except AudioError as err:
+        faults.add(item.where, str(err))
+        return math.inf
 
 
 def to_data_dir(items, faults):
@@ -132,9 +177,10 @@ def to_data_dir(items, faults):
             entities[utt] = ["\t".join(f"{slot}={value}" for slot, value in item.entities)]
         recording = clean_id(item.recording) if segmented else utt
         if segmented:
-            segments[utt] = (recording, item.start, item.end)
-            if not 0 <= item.start < item.end:
-                faults.add(item.where, f"{utt}: its part from {item.start:g} to {item.end:g} s is empty")
+            end = item.end or duration_of(item, faults)
+            segments[utt] = (recording, item.start, end)
+            if not 0 <= item.start < end:
+                faults.add(item.where, f"{utt}: its part from {item.start:g} to {end:g} s is empty")
         if data.wav_scp.setdefault(recording, path) != path:
             faults.add(item.where, f"recording {recording!r} is another file than before")
         data.text[utt] = text
@@ -177,6 +223,11 @@ def hold_out(data, parts, share=0.1, most=1000):
     groups = by_speaker(data.utt2spk)
     if max(map(len, groups.values())) > share * total:
         groups = {utt: [utt] for utt in data.text}
+    home = {utt: name for name, utts in groups.items() for utt in utts}
+    for utt, other in overlapping(places(data)):  # what shares audio stays together
+        if (gone := home[utt]) != (name := home[other]):
+            home.update(dict.fromkeys(groups[gone], name))
+            groups[name] += groups.pop(gone)
     queue = sorted(groups, key=lambda name: hashlib.sha256(name.encode()).digest())
     found = []
     for _ in range(parts):

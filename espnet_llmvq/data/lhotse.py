@@ -8,10 +8,8 @@ import os
 from pathlib import Path
 
 from espnet_llmvq.base.errors import UserError
-from espnet_llmvq.data.audio import END_TOLERANCE
+from espnet_llmvq.data.audio import END_TOLERANCE, WHOLE_S, ends_with
 from espnet_llmvq.data.manifest import Item, read_json_lines
-
-WHOLE_S = 1e-3  # a part that lacks less than this of its recording is all of it
 
 
 def find_audio(path, folder):
@@ -62,8 +60,9 @@ def make_item(where, recording, supervision, offset=0.0):
         raise ValueError(f"channel {chosen} of {len(channels)}: only all channels together; save single channels")
     start = round(offset + number(supervision, "start"), 8)
     end = round(start + number(supervision, "duration"), 8)
-    if start < -END_TOLERANCE or end > seconds + END_TOLERANCE:
+    if start < -END_TOLERANCE or not ends_with(start, end, seconds):
         raise ValueError(f"a supervision from {start:g} to {end:g} s of a recording of {seconds:g} s")
+    end = min(end, seconds)
     whole = start < WHOLE_S and abs(end - seconds) < WHOLE_S
     text, utt = supervision.get("text") or "", supervision.get("id")
     if not isinstance(utt, str) or not isinstance(text, str):

@@ -1,4 +1,5 @@
-"""Utterances from manifests (CSV, TSV, JSON lines), LJSpeech folders and Common Voice folders.
+"""Utterances from manifests (CSV, TSV, JSON lines; ours, NeMo's, FunASR's and those of Hugging Face's audio folders),
+LJSpeech folders and Common Voice folders.
 
 A reader returns a list of `Item`s and adds what is wrong to `Faults`; audio is looked for later. Files are UTF-8,
 with or without a byte order mark, with unix or Windows line ends, plain or as `.gz`.
@@ -6,8 +7,10 @@ with or without a byte order mark, with unix or Windows line ends, plain or as `
 
 import csv
 import difflib
+import functools
 import gzip
 import json
+import math
 import os
 import re
 import zlib
@@ -15,9 +18,29 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from espnet_llmvq.base.errors import UserError, nearest
+from espnet_llmvq.data.audio import WHOLE_S, AudioError, ends_with, info
 
+# (form, the column of each field)
+NEMO, FOLDER = "manifest of NeMo", "audio folder of Hugging Face"
+COLUMNS = (
+    ("manifest", {"audio": "audio", "text": "text", "id": "id"}),
+    (NEMO, {"audio": "audio_filepath", "text": "text", "id": "id"}),
+    ("manifest of FunASR", {"audio": "source", "text": "target", "id": "key"}),
+    *(
+        (FOLDER, {"audio": "file_name", "text": text, "id": "id"})
+        for text in ("transcription", "transcript", "text", "sentence")
+    ),
+)
 REQUIRED = ("audio", "text")
-OPTIONAL = ("id", "speaker", "entities")
+# Columns that say which part of the audio an utterance is, in seconds, and words of names that may mean the same.
+STARTS, LENGTH, END = ("offset", "start"), "duration", "end"
+CUTS = {
+    "start", "starts", "begin", "begins", "end", "ends", "stop", "stops", "offset", "onset", "from", "to", "trim",
+    "crop", "channel", "tstart", "tend", "tmin", "tmax", "xmin", "xmax", "timestamp", "timestamps", "interval", "range",
+    "span", "seek", "segment", "segments",
+}  # fmt: skip
+TIME = re.compile(r"[\d:.,\s]*\d[\d:.,\s]*")  # a date, a name is none
+ROUNDED_S = 0.05  # a duration that differs from the file's by no more is that of the file, rounded
 COMMON_VOICE = ("path", "sentence")
 DELIMITERS = (",", ";", "\t", "|")
 SHOWN = 5  # faults listed in one message
@@ -147,6 +170,13 @@ def header(line, needed):
     return None
 
 
+def table_columns(path):
+    """Names of the columns of a table in one of the forms in COLUMNS, () if it is in none."""
+    line = read_lines(path)[0]
+    found = (header(line, [columns[name] for name in REQUIRED]) for _, columns in COLUMNS)
+    return next((names for _, names in filter(None, found)), ())
+
+
 def read_table(path, needed, faults):
     """[("file:line", {column: field})] of a table with a header. Raises UserError for a bad header."""
     lines = read_lines(path)
@@ -210,41 +240,122 @@ def parse_entities(value):
     return pairs
 
 
+def form_of(names):
+    """The entry of COLUMNS that these columns are of, or (None, the columns of our own)."""
+    found = ((form, columns) for form, columns in COLUMNS if {columns["audio"], columns["text"]} <= set(names))
+    return next(found, (None, COLUMNS[0][1]))
+
+
+def words_of(name):
+    """Words of the name of a column: {"start", "time"} of "start_time" and "startTime"."""
+    return {word.lower() for word in re.findall("[A-Z]?[a-z]+|[A-Z]+", name)}
+
+
+def seconds(row, key):
+    """A time of a row. Raises ValueError for what is none."""
+    try:
+        if isinstance(row[key], bool):
+            raise ValueError
+        value = float(row[key])
+        if not 0 <= value < math.inf:
+            raise ValueError
+    except (ValueError, TypeError):
+        raise ValueError(f"{key} is {row[key]!r}, not a time in seconds") from None
+    return value
+
+
+def part_of(row, form, header):
+    """(start, end, whether that is all) of the audio, in seconds: (0, 0, True) of a row that says nothing of it.
+
+    header: function without arguments to the `AudioInfo` of the file, None for one that cannot be read. Raises
+    ValueError for columns that do not agree, and for those that may cut in another way.
+    """
+    row = {key: value for key, value in row.items() if value not in (None, "", [])}
+    known = (*STARTS, LENGTH, END)
+    strange = [key for key in row if key not in known and words_of(key) & CUTS]
+    strange = [key for key in strange if not isinstance(row[key], str) or TIME.fullmatch(row[key])]
+    times = {key: seconds(row, key) for key in known if key in row}
+    audio = header() if strange or times else None
+    # Of one channel there is nothing to choose.
+    strange = [key for key in strange if not (audio and audio.channels == 1 and words_of(key) & CUTS == {"channel"})]
+    if strange:
+        raise ValueError(
+            f"{strange[0]!r} may say which part of the audio is meant: give offset and duration, or start and end, in "
+            "seconds, or leave the column out"
+        )
+    if not times:
+        return 0.0, 0.0, True
+    starts, length = {times[key] for key in STARTS if key in times}, audio.duration if audio else math.inf
+    if len(starts) > 1:
+        raise ValueError(f"offset {times['offset']:g} and start {times['start']:g} are not the same")
+    start = min(starts, default=0.0)
+    end = times[END] if END in times else start + times[LENGTH] if LENGTH in times else length
+    if END in times and LENGTH in times and abs(end - start - times[LENGTH]) > ROUNDED_S:
+        raise ValueError(f"a duration of {times[LENGTH]:g} s, but from {start:g} to {end:g} s")
+    cut = times.keys() != {LENGTH} or form == NEMO  # which cuts by the duration alone
+    if end > length + ROUNDED_S and not (cut and ends_with(start, end, length)):
+        raise ValueError(f"{end:g} s are its end, but the file has {length:.3f} s (times are in seconds)")
+    if audio and not cut and end < length - ROUNDED_S:
+        raise ValueError(
+            f"a duration of {end:g} s, but the file has {length:.3f} s; where a part is meant, give its offset too"
+        )
+    whole = start < WHOLE_S and end > length - ROUNDED_S if audio else not cut
+    return (0.0, 0.0, True) if whole else (start, min(end, length), False)
+
+
 def read_manifest(path, faults):
-    """Items of a CSV, TSV or JSON-lines manifest: columns audio, text; id, speaker, entities if there are any."""
+    """Items of a CSV, TSV or JSON-lines manifest in one of the forms in COLUMNS; also speaker, entities and times."""
     path = Path(path)
     table = not path.name.removesuffix(".gz").endswith((".jsonl", ".json"))
-    rows = read_table(path, REQUIRED, faults) if table else read_json_lines(path, faults)
+    names = table_columns(path) if table else first_object(path)
+    form, columns = form_of(names)
+    needed = [columns[name] for name in REQUIRED]
+    rows = read_table(path, needed, faults) if table else read_json_lines(path, faults)
     items, checked = [], set()
+    headers = functools.cache(header_of)
     for where, row in rows:
         if row.keys() - checked:
             check_columns(f"{path}:1" if table else where, row)
             checked |= row.keys()
-        missing = [name for name in REQUIRED if name not in row]
+        missing = [name for name in needed if name not in row]
         if missing:
             faults.add(where, f"no {missing[0]!r}{nearest(missing[0], row)}")
             continue
         fields = {}
-        for key in (*REQUIRED, "id", "speaker"):
+        for name, key in (*columns.items(), ("speaker", "speaker")):
             value = row.get(key)
-            if isinstance(value, int) and not isinstance(value, bool) and key in OPTIONAL:
+            if isinstance(value, int) and not isinstance(value, bool) and name not in REQUIRED:
                 value = str(value)
             if not isinstance(value, str | None):
                 faults.add(where, f"{key} is {value!r}, not a text")
                 break
-            fields[key] = (value or "").strip()
+            fields[name] = (value or "").strip()
         else:
-            try:
-                entities = parse_entities(row.get("entities") or "")
-            except ValueError as err:
-                faults.add(where, str(err))
-                continue
             if not fields["audio"]:
                 faults.add(where, "no audio path")
                 continue
             audio = path.parent.absolute() / fields["audio"]
-            items.append(Item(where, audio, fields["text"], fields["audio"], fields["id"], fields["speaker"], entities))
+            try:
+                entities = parse_entities(row.get("entities") or "")
+                start, end, whole = part_of(row, form, functools.partial(headers, audio))
+            except ValueError as err:
+                faults.add(where, str(err))
+                continue
+            items.append(
+                Item(
+                    where, audio, fields["text"], fields["audio"], fields["id"], fields["speaker"], entities,
+                    fields["audio"], start, end, whole,
+                )
+            )  # fmt: skip
     return items
+
+
+def header_of(audio):
+    """The `AudioInfo` of a file, None for one that cannot be read."""
+    try:
+        return info(audio)
+    except AudioError:
+        return None
 
 
 def read_ljspeech(path, faults):

@@ -1,47 +1,115 @@
 """Named text normalisers, applied to reference and hypothesis alike before they are compared.
 
 `none`             the text as it is
-`basic`            Unicode NFKC, lower case, hyphens to spaces, no punctuation but apostrophes
-                   inside words, single spaces
+`basic`            Unicode NFKC, lower case, hyphens to spaces, no punctuation but apostrophes inside words and points,
+                   commas and colons in numbers, single spaces
 `whisper_basic`    Whisper's normaliser for any language (drops bracketed text)
 `whisper_english`  Whisper's normaliser for English (numbers, contractions, British spellings)
 `softvq`           scoring of arXiv 2506.05706: parentheses go but the text in them stays, "&"
                    becomes "and", then `whisper_basic`
 `spelled`          `whisper_english`, then letter by letter and digit by digit: spaces do not count, numbers in words
                    are digits, and the digit 0 is the letter o, as both are said alike
+
+Before each of them, `none` too, texts are folded: characters that cannot be seen go, and each kind of apostrophe and
+quotation mark becomes one. But for `none`, commas between groups of three digits go too, 1,000 is 1000, and .5 is 0.5.
+No normaliser joins numbers: 2.5 is not 25, 10:30 not 1030, 1,5 not 15.
 """
 
+import functools
 import re
 import unicodedata
 
+from espnet_llmvq.base.environment import get_version
 from espnet_llmvq.base.errors import check_name
 
-# NFKC leaves the typographic apostrophes alone, and turns the acute accent into a space and a
-# combining mark, so all of them become "'" first.
-_APOSTROPHES = dict.fromkeys(map(ord, "’‘ʼ´`′"), "'")
+# NFKC leaves the typographic apostrophes alone, and turns the acute accent into a space and a combining mark.
+_QUOTES = {**dict.fromkeys(map(ord, "’‘‚‛ʼʻʽ´`′‵՚‹›"), "'"), **dict.fromkeys(map(ord, "“”„‟«»″〝〞"), '"')}
+# A number of which every comma has three digits behind it, and one to three, no 0, in front.
+_GROUPS = re.compile(r"(?<![\d.,:，])[1-9]\d{0,2}(?:[,，]\d{3})+(?![,:，]?\d)")
+_BEGUN = re.compile(r"(?<![^\s$€£(+-])\.(?=\d)")  # the point of .5
+_BETWEEN = re.compile(r"(?<=\d)(?:[^\w\s]|_)+(?=\d)")
+_IN_NUMBERS = re.compile(r"((?<=\d)[.,:](?=\d))")
+
+# Joiners that some scripts need in the middle of words: ZWNJ, ZWJ, and the vowel separator of Mongolian. Others are
+# signs that can be seen, though Unicode has them in the category Cf too.
+_JOINERS = "\u200c\u200d\u180e"
+_SIGNS = "\u0600\u0601\u0602\u0603\u0604\u0605\u06dd\u070f\u0890\u0891\u08e2\U000110bd\U000110cd"
+_JOINING = {"ARABIC", "SYRIAC", "MONGOLIAN", "NKO", "MANDAIC", "ADLAM"}
+_VIRAMA = 9  # combining class
 
 
-class _Cleaner(dict):
-    """Table of str.translate, filled as characters occur: {code point: what it becomes}."""
+class _Table(dict):
+    """Table of str.translate, filled as characters occur: {code point: what it becomes}; rule: from (character, its
+    category) to what it becomes.
+    """
+
+    def __init__(self, rule):
+        self.rule = rule
 
     def __missing__(self, code):
-        char = chr(code)
-        category = unicodedata.category(char)
-        if category == "Pd" or char in "/−":  # hyphens, dashes, slash and minus separate words
-            self[code] = " "
-        else:
-            self[code] = "" if category[0] == "P" and char != "'" else char
+        self[code] = self.rule(chr(code), unicodedata.category(chr(code)))
         return self[code]
 
 
-_CLEANER = _Cleaner()
+_DASHES = _Table(lambda char, category: " " if category == "Pd" or char in "/−" else char)  # they separate words
+_MARKS = _Table(lambda char, category: "" if category[0] == "P" and char != "'" else char)
+
+
+@functools.cache
+def _hidden():
+    """Pattern of all characters of the category Cf but _SIGNS."""
+    chars = (char for char in map(chr, range(0x110000)) if unicodedata.category(char) == "Cf" and char not in _SIGNS)
+    return re.compile(f"[{''.join(map(re.escape, chars))}]")
+
+
+def _joined(before, after):
+    """Whether a joiner between two characters means something: at a virama, and between letters of cursive scripts."""
+    if _VIRAMA in map(unicodedata.combining, filter(None, (before, after))):
+        return True
+    names = [unicodedata.name(char, "").split(" ")[0] for char in (before, after) if char]
+    return len(names) == 2 and set(names) <= _JOINING
+
+
+def visible(text):
+    """`text` without characters that cannot be seen (category Cf: zero-width spaces, soft hyphens, marks of direction
+    and byte order), but for joiners where the script needs them.
+    """
+    if text.isascii() or not _hidden().search(text):
+        return text
+    kept, hidden = [], [bool(_hidden().match(char)) for char in text]
+    for i, char in enumerate(text):
+        if not hidden[i]:
+            kept.append(char)
+        elif char in _JOINERS and kept:
+            after = next((text[j] for j in range(i + 1, len(text)) if not hidden[j]), "")
+            if kept[-1] not in _JOINERS and _joined(kept[-1], after):
+                kept.append(char)
+    return "".join(kept)
+
+
+def fold(text):
+    """`text` as it is before every normaliser: `visible`, with one kind of apostrophe and one of quotation mark."""
+    return visible(text).translate(_QUOTES)
+
+
+def numbers(text):
+    """`text` with 1000 for 1,000 and 0.5 for .5."""
+    return _BEGUN.sub("0.", _GROUPS.sub(lambda match: re.sub("[,，]", "", match[0]), text))
+
+
+def _apart(match):
+    """What stands between digits, so that it does not go and join them."""
+    marks = match[0]
+    return " " if marks not in ".,:'" and any(unicodedata.category(c)[0] == "P" for c in marks) else marks
 
 
 def basic(text):
     """`text` normalised as `basic` says above; applying it twice changes nothing more."""
-    text = unicodedata.normalize("NFKC", text.translate(_APOSTROPHES)).lower()
+    text = unicodedata.normalize("NFKC", fold(text)).lower()
     text = text.replace("...", " ")  # NFKC of the ellipsis; joins two words if only deleted
-    text = text.translate(_CLEANER)
+    text = _BETWEEN.sub(_apart, numbers(text).translate(_DASHES))
+    parts = _IN_NUMBERS.split(text)
+    text = "".join(part if i % 2 else part.translate(_MARKS) for i, part in enumerate(parts))
     text = re.sub("'{2,}|(?<!\\S)'|'(?!\\S)", "", text)
     # Deleting a character can bring a letter and a combining mark together.
     return " ".join(unicodedata.normalize("NFKC", text).split())
@@ -51,14 +119,25 @@ def _whisper_basic():
     from whisper_normalizer.basic import BasicTextNormalizer
 
     normalise = BasicTextNormalizer()
-    return lambda text: normalise(text).strip()
+    return lambda text: normalise(numbers(text)).strip()
 
 
 def _whisper_english():
-    from whisper_normalizer.english import EnglishTextNormalizer
+    from whisper_normalizer.english import EnglishNumberNormalizer, EnglishTextNormalizer
+
+    class Numbers(EnglishNumberNormalizer):
+        """As in Whisper itself since https://github.com/openai/whisper/pull/2836: "one" is written for a 1 that stands
+        alone only, not for that of 3.1, $1 or 1%.
+        """
+
+        def postprocess(self, s):
+            # What stands beside one of these signs was a number.
+            return re.sub(r"(?<=[.$¢€£%-])one(?=s?\b)|\bone(?=s?[.$¢€£%-])", "1", super().postprocess(s))
 
     normalise = EnglishTextNormalizer()
-    return lambda text: normalise(text).strip()
+    normalise.standardize_numbers = Numbers()
+    # It deletes what commas are left between digits.
+    return lambda text: normalise(re.sub(r"(?<=\d),(?=\d)", " ", numbers(text))).strip()
 
 
 def _softvq():
@@ -89,6 +168,15 @@ NORMALISERS = {
 }
 
 
+OF_WHISPER = ("whisper_basic", "whisper_english", "softvq", "spelled")
+
+
+def described(name):
+    """The name of a normaliser as it stands beside figures: with the version of the package that it is from."""
+    return f"{name} (whisper-normalizer {get_version('whisper-normalizer')})" if name in OF_WHISPER else name
+
+
 def get_normaliser(name):
-    """The function str -> str called `name`; UserError with the nearest name otherwise."""
-    return NORMALISERS[check_name("normaliser", name, NORMALISERS)]()
+    """The function str -> str called `name`, also as `described`; UserError with the nearest name otherwise."""
+    normalise = NORMALISERS[check_name("normaliser", name.partition(" (")[0], NORMALISERS)]()
+    return lambda text: normalise(fold(text))

@@ -1,6 +1,7 @@
 """Word times of sets of sequences, by the CTC head of a trained encoder or by an HMM aligner."""
 
 import os
+from collections import Counter
 
 from espnet_llmvq.align.ctc import word_owners
 from espnet_llmvq.align.ctm import read_ctm
@@ -39,9 +40,24 @@ def word_tokens(tokenizer, text, first=True):
     return words, ids, owners
 
 
-def transcripts(wanted, tokenizer, failed):
-    """{utterance: (words, token ids, word of each token)}; adds {utterance: reason} to `failed`."""
-    found = {}
+def unknown_characters(tokenizer, text):
+    """What of a text a tokenizer cannot write, as a string; with the case that it could."""
+    pairs = zip(*text_offsets(tokenizer, Span(text=text, loss=True), True))
+    pieces = [text[start:end].strip() for token, (start, end) in pairs if token == tokenizer.unk_token_id]
+    unknown = "".join(dict.fromkeys("".join(pieces)))
+    for case in (str.lower, str.upper):
+        if tokenizer.unk_token_id not in tokenizer.encode(case(text), add_special_tokens=False):
+            return f"{unknown!r}; it knows the text in {case.__name__} case"
+    return repr(unknown)
+
+
+def transcripts(wanted, tokenizer, failed, counts):
+    """{utterance: (words, token ids, word of each token)}; adds {utterance: reason} to `failed`.
+
+    counts: gets the numbers of `tokens`, of those that are `unknown`, and of those that the texts would have in `other`
+    case, where all of their letters are of one.
+    """
+    found, unk = {}, tokenizer.unk_token_id
     for utt, (_, _, texts) in wanted.items():
         words, ids, owners = [], [], []
         try:
@@ -53,19 +69,27 @@ def transcripts(wanted, tokenizer, failed):
         except (ValueError, UserError) as err:
             failed[utt] = str(err)
             continue
+        text = "".join(text for text, _ in texts)
+        other = text.lower() if text.isupper() else text.upper() if text.islower() else text
+        counts["tokens"] += len(ids)
+        counts["unknown"] += ids.count(unk)
+        counts["other"] += len(tokenizer.encode(other, add_special_tokens=False))
+        if unk in ids:
+            failed[utt] = f"characters unknown to the tokenizer: {unknown_characters(tokenizer, text)}"
+            continue
         found[utt] = words, ids, owners
     return found
 
 
-def align_ctc(model, tokenizer, path, wanted, failed, batch_seconds, device):
-    """{utterance: [Word]} by the CTC head of a model, for the sequences of `path`."""
+def align_ctc(model, tokenizer, path, wanted, failed, counts, batch_seconds, device):
+    """{utterance: [Word]} by the CTC head of a model, for the sequences of `path`. failed, counts: of `transcripts`."""
     import torch
     from tqdm import tqdm
 
     from espnet_llmvq.align.ctc import align_words
 
     step = model.speech_encoder.rate.seconds
-    tokens, aligned = transcripts(wanted, tokenizer, failed), {}
+    tokens, aligned = transcripts(wanted, tokenizer, failed, counts), {}
     batches = Batches(path, batch_seconds, tokenizer)
     with torch.inference_mode():
         for utts, batch in tqdm(batches, desc=f"align {path}", unit="batch", mininterval=1):
@@ -132,7 +156,7 @@ def align_sets(sets, *, encoder=None, aligner="ctc", boundaries="letters", batch
             raise UserError(f"{encoder}: the encoder has no CTC head (ctc: false); train one that has")
         tokenizer = load_tokenizer(config["llm"])
     for made, sequences, ctm, wanted, reference in todo:
-        failed = {}
+        failed, counts = {}, Counter()
 
         def load(utt, wanted=wanted):
             return read_audio(wanted[utt][0])
@@ -141,10 +165,10 @@ def align_sets(sets, *, encoder=None, aligner="ctc", boundaries="letters", batch
             aligned = align_hmm(wanted, load, failed)
         else:
             torch.set_num_threads(threads)
-            aligned = align_ctc(model, tokenizer, sequences, wanted, failed, batch_seconds, device)
+            aligned = align_ctc(model, tokenizer, sequences, wanted, failed, counts, batch_seconds, device)
             if boundaries == "letters":
                 torch.set_num_threads(1)  # an utterance alone is too little for more: they would wait for each other
                 aligned, more = refine(aligned, load)
                 failed.update(more)
-        write_alignment(ctm, aligned, failed, {utt: wanted[utt][1] for utt in aligned}, reference)
+        write_alignment(ctm, aligned, failed, {utt: wanted[utt][1] for utt in aligned}, reference, counts)
         made.note()

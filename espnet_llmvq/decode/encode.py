@@ -1,5 +1,6 @@
 """The frames of a frozen encoder, written once for a set, so that many systems train on them."""
 
+from espnet_llmvq.base.errors import UserError
 from espnet_llmvq.base.files import check_replaceable, write_text
 from espnet_llmvq.base.made import NAME
 
@@ -19,7 +20,7 @@ def write_frames(encoder, config, waiting, threads, ngpu, batch_seconds):
     encoder: module in eval mode; config: of its training, for the tokenizer and the noise. waiting: [`Made`] with an
     input `sequences`, and options `augment`: disturb the speech as in the encoder's training (its augment_conf and
     specaug), and `seed` of the draws. batch_seconds: audio in a batch, padding included. Raises UserError for a
-    directory that holds something else.
+    directory that holds something else, and for frames that are not finite.
     """
     import kaldiio
     import numpy as np
@@ -50,6 +51,11 @@ def write_frames(encoder, config, waiting, threads, ngpu, batch_seconds):
                     speech, lengths = (batch[key].to(device) for key in ("speech", "speech_lengths"))
                     out, lengths = encoder.cacheable(speech, lengths, *([augment] if augment else []))
                     for utt, x, n in zip(ids, out.cpu(), lengths.tolist()):
+                        if not x[:n].isfinite().all():
+                            raise UserError(
+                                f"{sequences}: {utt}: the encoder's frames are not all finite; look at its audio, "
+                                "and at the encoder if that of others is alike"
+                            )
                         frames[utt] = n
                         writer(utt, x[:n].numpy())
             with open(scp, encoding="utf-8") as f:

@@ -27,6 +27,7 @@ with contextlib.redirect_stdout(None):  # as in speech/encoder.py
     from espnet2.train.trainer import Trainer
 
 RANDOM_STATE = "random_state"
+MOST_SKIPPED = 0.1  # of an epoch's steps; where more have no finite gradient, what comes of it is no training
 
 
 def random_state():
@@ -121,6 +122,55 @@ def own_counts(reporter, model):
         reporter.stats["loss"] = [to_reported_value(total, 1)] * reporter.count
 
 
+class Watched:
+    """The batches of an iterator. seen: utterances of each one that was taken; now: those of the one at work."""
+
+    def __init__(self, batches):
+        self.batches, self.seen, self.now = batches, [], []
+
+    def __iter__(self):
+        for ids, batch in self.batches:
+            self.now = list(ids)
+            self.seen.append(self.now)
+            yield ids, batch
+            self.now = []
+
+
+def some(ids):
+    return ", ".join(ids[:10]) + f" and {len(ids) - 10} more" * (len(ids) > 10)
+
+
+def check_skipped(reporter, seen, most=MOST_SKIPPED):
+    """Say how many steps of an epoch ESPnet skipped, having no finite gradient, and of which utterances.
+
+    reporter: its `SubReporter`; seen: utterances of each batch. Raises UserError for more than the share `most`.
+    """
+
+    def given(key):
+        return [math.isfinite(row.value) for row in reporter.stats.get(key, ())] or [False] * reporter.count
+
+    # ESPnet notes a time for each step, a norm for those that it makes.
+    steps, norms = [i for i, made in enumerate(given("train_time")) if made], given("grad_norm")
+    skipped = [i for i in steps if not norms[i]]
+    if not skipped:
+        return
+    starts = dict(zip(steps, [0, *(i + 1 for i in steps)]))
+    utts = sorted({utt for i in skipped for ids in seen[starts[i] : i + 1] for utt in ids})
+    message = (
+        f"{len(skipped)} of {len(steps)} steps of epoch {reporter.get_epoch()} had no finite gradient and were skipped,"
+        f" with the utterances {some(utts)}"
+    )
+    logging.warning(message)
+    reporter.stats["skipped_percent"] = [
+        to_reported_value(100.0 * (i in skipped) if i in starts else math.nan) for i in range(reporter.count)
+    ]
+    remedy = "lower the learning rate (optim_conf.lr), or compute in float32 (llm_conf.dtype, autocast)"
+    if len(skipped) == len(steps):
+        raise UserError(f"no step of this epoch had a finite gradient, so nothing was trained; {remedy}")
+    if len(skipped) > most * len(steps):
+        raise UserError(f"{message}: more than {most:.0%}; look at their audio and texts, {remedy}")
+
+
 class SpeechLLMTrainer(Trainer):
     """Differs from ESPnet's trainer in how checkpoints are written and read, losses averaged and the last batches of an
     epoch taken; warns of collapses."""
@@ -137,23 +187,21 @@ class SpeechLLMTrainer(Trainer):
         ESPnet would add their gradients to the first step of the next epoch, and no checkpoint has them.
         """
         rest = len(iterator) % options.accum_grad if options.accum_grad > 1 else 0
-        parts = [(iterator, options)]
+        interval = options.log_interval or max(len(iterator) // 20, 10)  # as ESPnet has it
+        options = dataclasses.replace(options, log_interval=interval)
+        watched, parts = Watched(iterator), [(len(iterator), options)]
+        batches = iter(watched)
         if rest:
-            batches, whole = iter(iterator), len(iterator) - rest
-            interval = options.log_interval or max(len(iterator) // 20, 10)  # as ESPnet has it
-            options = dataclasses.replace(options, log_interval=interval)
-            last = dataclasses.replace(options, accum_grad=rest)
-            parts = [(itertools.islice(batches, whole), options), (batches, last)]
+            parts = [(len(iterator) - rest, options), (rest, dataclasses.replace(options, accum_grad=rest))]
         with own_counts(reporter, model):
-            train = super().train_one_epoch
-            invalid = [
-                train(model, *args, iterator=part, reporter=reporter, options=how, **kwargs) for part, how in parts
-            ]
-        if all(invalid):
-            raise UserError(
-                "no step of this epoch had a finite gradient, so nothing was trained; lower the learning rate "
-                "(optim_conf.lr), or compute in float32 (llm_conf.dtype, autocast)"
-            )
+            for n, how in parts:
+                part = itertools.islice(batches, n)
+                try:
+                    super().train_one_epoch(model, *args, iterator=part, reporter=reporter, options=how, **kwargs)
+                except UserError as err:
+                    raise UserError(f"{err} (in the batch of {some(watched.now)})") if watched.now else err from None
+        # A scaler of gradients skips steps until it has found its scale.
+        check_skipped(reporter, watched.seen, 1.0 if kwargs.get("scaler") else MOST_SKIPPED)
         return False
 
     @classmethod

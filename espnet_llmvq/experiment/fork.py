@@ -6,7 +6,6 @@ keeps the files as they were upstream, to compare with.
 
 import difflib
 import json
-import math
 import os
 import re
 import shlex
@@ -21,6 +20,7 @@ import espnet_llmvq
 from espnet_llmvq.base.environment import get_commit
 from espnet_llmvq.base.errors import UserError, check_name
 from espnet_llmvq.base.files import beside, one_line
+from espnet_llmvq.data.shared import by_file, check_repeated, overlaps, places
 from espnet_llmvq.experiment.options import Options
 from espnet_llmvq.experiment.plan import SMOKE_LINES
 
@@ -48,6 +48,8 @@ class Data:
     paths: dict
     domains: dict = field(default_factory=dict)
     text: str = ""
+    repeated_audio: bool = False
+    strip_tags: bool = False
 
     @property
     def held_out(self):
@@ -185,50 +187,37 @@ def write_toolkit(target):
 def read_data(data):
     """{set: (form, DataDir)} of all sets, held-out ones with them. Raises UserError for bad data.
 
-    Also when audio of the training set is in another set: its results would be worth nothing.
+    Also when audio of the training set is in another set: its results would be worth nothing. And, unless
+    `repeated_audio`, where utterances of a set have the same audio.
     """
     from espnet_llmvq.data import importer
 
     sets = {}
     for name, path in data.paths.items():
         try:
-            sets[name] = importer.read(path)
+            sets[name] = importer.read(path, data.strip_tags)
         except UserError as err:
             raise UserError(f"{name}: {err}") from None
     if data.held_out:
         form, everything = sets["train"]
         try:
-            parts = importer.hold_out(everything, len(data.held_out))
+            held = importer.hold_out(everything, len(data.held_out))
         except UserError as err:
             raise UserError(f"{data.paths['train']}: {err}") from None
-        for name, part in zip(("train", *data.held_out), parts, strict=True):
+        for name, part in zip(("train", *data.held_out), held, strict=True):
             sets[name] = form, part
-    trained = {}
-    for utt in sets["train"][1].text:
-        path, *part = location(sets["train"][1], utt)
-        trained.setdefault(path, []).append(part)
+    if not data.repeated_audio:
+        for name, (_, found) in sets.items():
+            check_repeated(found, name)
+    trained = by_file(places(sets["train"][1]))
     for name, (_, found) in sets.items():
         if name == "train" or name in data.held_out:  # whose utterances are others, though turns may overlap
             continue
-        shared = [utt for utt in found.text if overlaps(location(found, utt), trained)]
+        shared = [utt for utt, place in places(found).items() if overlaps(place, trained)]
         if shared:
             some = f"{len(shared)} of {len(found.text)} utterances, such as {shared[0]},"
             raise UserError(f"{name}: {some} are in the training set too")
     return sets
-
-
-def location(data, utt):
-    """What an utterance is heard from: (file, start, end) in seconds."""
-    path, start, end = data.location(utt)
-    return os.path.realpath(path), start, math.inf if end is None else end
-
-
-def overlaps(place, parts):
-    """Whether a `location` has more than END_TOLERANCE in common with one of `parts`: {file: [(start, end)]}."""
-    from espnet_llmvq.data.audio import END_TOLERANCE
-
-    path, start, end = place
-    return any(min(end, b) - max(start, a) > END_TOLERANCE for a, b in parts.get(path, ()))
 
 
 def lm_lines(data, sets):
@@ -355,6 +344,8 @@ def own_options(recipe, data, sets, read=source_options):
         "whole_words": str(whole_words),
         "lm_valid_text": "valid=data/lm/valid.txt",
         "smoke_opts": smoke_sizes,
+        **({"repeated_audio": "true"} if data.repeated_audio else {}),
+        **({"local_data_opts": "--strip_tags true"} if data.strip_tags else {}),
     }
 
 

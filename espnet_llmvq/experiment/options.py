@@ -29,6 +29,7 @@ class Options:
     texts: str = option("", "plain texts for mixtures, pairs name=file, a document a line")
     speed_perturb_factors: str = option("", 'of the training set, e.g. "0.9 1.0 1.1"')
     audio_format: str = option("wav", "of converted audio", ("wav", "flac"))
+    repeated_audio: bool = option(False, "utterances of a set may have the same audio")
     min_duration: float = option(0.2, "seconds; shorter training utterances are dropped")
     max_duration: float = option(20.0, "seconds; longer training utterances are dropped")
     prompt: str = option(
@@ -63,7 +64,8 @@ class Options:
     align_sets: str = option("", "sets to align with the encoder's CTC, beside those that mixtures interleave")
     ctms: str = option("", "word times from elsewhere for sets that mixtures interleave, pairs set=file")
     interleave_overrides: str = option("", 'key=value pairs laid over every form of interleaving, e.g. "silence=0.3"')
-    context: str = option("llm", "LLM positions that a sequence of a mixture may have; llm: as many as the LLM has")
+    context: str = option("llm", "LLM positions that a sequence to train on may have; llm: as many as the LLM has")
+    too_long: str = option("drop", "sequences that have more: left out and listed, or an error", ("drop", "refuse"))
     mixture_positions: int = option(0, "LLM positions of every mixture; 0: as many as give its first source once")
     num_beams: int = option(4, "beam of the LLM")
     tokens_per_second: float = option(0.0, "of speech, that a text may have, and 8 more; 0: as training found")

@@ -18,6 +18,7 @@ from espnet_llmvq.base.environment import versions
 from espnet_llmvq.base.errors import UserError
 from espnet_llmvq.base.files import beside
 from espnet_llmvq.base.made import Made
+from espnet_llmvq.data.normalise import visible
 from espnet_llmvq.llm.directory import BLANK_TOKEN
 
 UNK, BOS, EOS, PAD = "<unk>", "<s>", "</s>", "<pad>"
@@ -31,14 +32,15 @@ MAX_LINES = 1_000_000  # more lines than this do not change a small vocabulary
 def read_lines(paths):
     """Non-empty lines of plain text files (UTF-8, one sentence a line, no utterance ids), in order.
 
-    White space is reduced to single spaces. Raises UserError for a file that is missing, not UTF-8 or empty.
+    White space is reduced to single spaces; characters that cannot be seen are left out. Raises UserError for a file
+    that is missing, not UTF-8 or empty.
     """
     lines = []
     for path in paths:
         before = len(lines)
         try:
             with open(path, encoding="utf-8") as f:
-                lines += [words for line in f if (words := " ".join(line.split()))]
+                lines += [words for line in f if (words := " ".join(visible(line).split()))]
         except OSError as err:
             raise UserError(f"text file {path}: {err.strerror}") from None
         except UnicodeDecodeError as err:

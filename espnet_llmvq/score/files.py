@@ -13,6 +13,7 @@ from espnet_llmvq.base.config import option
 from espnet_llmvq.base.environment import FILE
 from espnet_llmvq.base.errors import UserError, check_name, nearest
 from espnet_llmvq.base.files import one_line
+from espnet_llmvq.data.normalise import visible
 
 
 @dataclass(frozen=True)
@@ -25,7 +26,7 @@ class Rules:
         "error", "utterance given twice in a file; first or last: that line counts", ("error", "first", "last")
     )
     empty_hyp: str = option(
-        "error", "hypothesis without words; keep: the reference's words are deletions", ("error", "keep")
+        "keep", "hypothesis without words; keep: the reference's words are deletions", ("keep", "error")
     )
     empty_ref: str = option(
         "error", "reference without words; keep: what is said is insertions; drop: left out", ("error", "keep", "drop")
@@ -130,7 +131,7 @@ def read_transcript(path, rules=Rules(), notes=None):  # noqa: B008  Rules is fr
     The name tells the format: `*.trn` has `words (utterance)`, `*.jsonl` and `*.json` have one object with "id" and
     "text" a line, anything else has `utterance words...` as Kaldi's `text`. Blank lines are skipped. UserError for a
     file that cannot be read, is not in its encoding, has a malformed line, names an utterance twice, or holds nothing.
-    A treatment by `rules` is named in the list `notes`.
+    Characters that cannot be seen are left out. A treatment by `rules` is named in the list `notes`.
     """
     parse = _PARSERS.get(Path(path).suffix, _parse_kaldi)
     texts, first, twice = {}, {}, []
@@ -154,7 +155,11 @@ def read_transcript(path, rules=Rules(), notes=None):  # noqa: B008  Rules is fr
         )
     if not texts:
         raise UserError(f"{path}: holds no utterances; run the step that writes it again")
+    hidden = {utt: text for utt, raw in texts.items() if (text := visible(raw)) != raw}
+    texts |= hidden
     if notes is not None:
+        if hidden:
+            notes.append(f"{path}: {len(hidden)} texts held characters that cannot be seen, which are left out")
         if twice:
             notes.append(f"{path}: {len(twice)} further lines of an utterance, {rules.duplicate} kept")
         if rules.encoding.lower().replace("_", "-") not in ("utf-8", "utf8"):

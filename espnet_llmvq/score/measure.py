@@ -1,5 +1,6 @@
 """Metrics as functions of counts summed over utterances, and a hypothesis file measured by them."""
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property, partial
@@ -8,13 +9,15 @@ from typing import Literal
 import numpy as np
 
 from espnet_llmvq.base.errors import UserError
-from espnet_llmvq.data.normalise import get_normaliser
+from espnet_llmvq.data.normalise import described, get_normaliser
 from espnet_llmvq.data.tables import read_scp
 from espnet_llmvq.score import entities as ent
 from espnet_llmvq.score import sacre, wer
 from espnet_llmvq.score.derail import AuditRules, audit
 from espnet_llmvq.score.files import Rules, match_utterances, read_at_limit, read_lines, read_transcript, some
 from espnet_llmvq.score.table import SMALL
+
+ALTERNATIVES = re.compile(r"\{[^{}]*\s/\s[^{}]*\}")  # of sclite's references
 
 
 def ratio(part, whole):
@@ -205,7 +208,7 @@ class Reference:
 
     def normaliser_of(self, metric):
         """The name to be printed beside a value of `metric`."""
-        return self.normaliser if METRICS[metric].normalised else "none"
+        return described(self.normaliser) if METRICS[metric].normalised else "none"
 
     def units(self):
         """(N,) number of the resampling unit of each utterance, in order."""
@@ -235,6 +238,11 @@ def load_reference(
     """
     notes, normalise = [], get_normaliser(normaliser)
     refs = read_transcript(path, rules, notes)
+    if choices := [utt for utt, text in refs.items() if ALTERNATIVES.search(text)]:
+        notes.append(
+            f"{path}: {len(choices)} references have alternatives of sclite, {{ a / b }}, whose words all count here: "
+            f"{some(choices)}; write one of them"
+        )
     words = wer.split_words(refs, normalise)
     empty = [utt for utt in refs if not words[utt]]
     skipped = frozenset()

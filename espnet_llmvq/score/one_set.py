@@ -51,6 +51,7 @@ class Files:
         if metric == "wer":
             counts = total(self.scores[name])
             row |= {"sub": counts.substitutions, "del": counts.deletions, "ins": counts.insertions}
+            row["empty"] = sum(0 < score.words == score.count("D") == len(score.pairs) for score in self.scores[name])
         return row
 
     def comparisons(self, first):
@@ -105,6 +106,8 @@ def scores_table(entries):
         metric = e["metric"].upper() if len(e["metric"]) == 3 else e["metric"]
         value = Cell(e["value"], e["low"], e["high"])
         of = f"{e['count']} / {e['of']} {e['unit']}" if "of" in e else ""
+        if e.get("empty"):
+            of += f", {e['empty']} hypotheses empty"
         ops = f"{e['sub']} / {e['del']} / {e['ins']}" if "sub" in e else ""
         texts = [metric, e["normaliser"], value.text, value.interval, of, ops]
         rows.append(Row(e["file"], [Cell(text) for text in texts]))

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from espnet_llmvq.base.errors import UserError
-from espnet_llmvq.data.normalise import get_normaliser
+from espnet_llmvq.data.normalise import described, get_normaliser
 from espnet_llmvq.data.questions import MULTIPLE_CHOICE, OPEN
 from espnet_llmvq.score import stats
 from espnet_llmvq.score.files import read_facts, read_lines
@@ -135,7 +135,7 @@ def question_rows(answers_of, normaliser, seed, statistics):
                             "utterances": of,
                             "words": None,
                             "seed": seed,
-                            "normaliser": normaliser if kind == OPEN else "none",
+                            "normaliser": described(normaliser) if kind == OPEN else "none",
                             "count": count,
                             "of": of,
                             "rules": {},

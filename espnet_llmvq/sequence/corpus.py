@@ -1,9 +1,13 @@
-"""Builders over whole files: they yield what can be used and note why the rest cannot."""
+"""Builders over whole files: they yield what can be used and note why the rest cannot.
+
+Characters that cannot be seen are left out of all texts: tokenizers have no token for them, or many.
+"""
 
 import os
 
 from espnet_llmvq.base.errors import UserError
 from espnet_llmvq.data.datadir import DataDir
+from espnet_llmvq.data.normalise import visible
 from espnet_llmvq.sequence.units import Dropped
 
 NO_ALIGNMENT = "no alignment"
@@ -19,7 +23,7 @@ def utterances(path, dropped, step=1):
         if samples < step:
             dropped[utt] = Dropped("audio shorter than an encoder step", f"{samples} of {step} samples")
         else:
-            yield utt, os.path.abspath(data.wav_scp[utt]), samples, data.text[utt]
+            yield utt, os.path.abspath(data.wav_scp[utt]), samples, visible(data.text[utt])
 
 
 def joined(path, table, lacking, dropped, step=1):
@@ -44,7 +48,7 @@ def documents(path, dropped):
     try:
         with open(path, encoding="utf-8") as f:
             for number, line in enumerate(f, 1):
-                key, text = f"line{number:08d}", " ".join(line.split())
+                key, text = f"line{number:08d}", " ".join(visible(line).split())
                 if text:
                     yield key, text
                 else:
@@ -55,17 +59,27 @@ def documents(path, dropped):
         raise UserError(f"{path} is not UTF-8 ({err}); convert it with iconv") from None
 
 
-def within(sequences, positions, upper_bound, context, dropped):
+def within(sequences, positions, upper_bound, context, dropped, refuse=False):
     """Yield sequences of at most `context` LLM positions; the others are added to `dropped`.
+
+    refuse: raise UserError at the end, that names them.
 
     positions: function from a sequence to its positions. upper_bound: to no fewer, or None; what fits by it is not
     counted.
     """
+    long = []
     for seq in sequences:
         n = upper_bound(seq)
         if n is None or n > context:
             n = positions(seq)
         if n > context:
             dropped[seq.id] = Dropped("longer than the context", f"{n} positions, {context} fit")
+            long.append(f"{seq.id} ({n})")
         else:
             yield seq
+    if long and refuse:
+        some = ", ".join(long[:10]) + f" and {len(long) - 10} more" * (len(long) > 10)
+        raise UserError(
+            f"{len(long)} sequences have more LLM positions than the {context} of the context: {some}; shorten or "
+            "remove them, or leave them out with --too_long drop"
+        )

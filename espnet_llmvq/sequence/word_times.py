@@ -5,6 +5,7 @@ from dataclasses import replace
 from espnet_llmvq.base.errors import UserError
 from espnet_llmvq.base.files import write_text, writing
 from espnet_llmvq.data.audio import SAMPLE_RATE
+from espnet_llmvq.data.normalise import visible
 from espnet_llmvq.sequence.corpus import NO_ALIGNMENT, joined
 from espnet_llmvq.sequence.interleaved import CUTS
 from espnet_llmvq.sequence.units import Dropped, timed_words
@@ -22,7 +23,8 @@ def import_word_times(data_dir, word_times, out, reference=None, tolerance=0.02,
     kept, dropped, seconds = {}, {}, {}
     for utt, _, samples, text, words in joined(data_dir, word_times, NO_ALIGNMENT, dropped):
         try:
-            words = [rounded(w) for w in words]  # as it will be written
+            # As it will be written, and as texts are.
+            words = [replace(rounded(w), word=visible(w.word)) for w in words if visible(w.word)]
             # For its checks; case and punctuation may be written otherwise, so words stay as they are.
             timed_words(text, words, samples, tolerance, silence_words)
         except Dropped as why:

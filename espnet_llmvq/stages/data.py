@@ -32,22 +32,31 @@ def cut(experiment):
 def check(experiment, nj):
     """Find every defect of the data directories. Raises UserError after listing them."""
     from espnet_llmvq.data.checks import show_problems, validate
+    from espnet_llmvq.data.datadir import DataDir
+    from espnet_llmvq.data.shared import check_apart
     from espnet_llmvq.data.tables import managed_files
 
+    repeated = experiment.options.repeated_audio
     for name in experiment.set_names:
         directory = experiment.data_dir(name)
         if not os.path.isdir(directory):
             raise UserError(f"{directory} does not exist; stage 1 did not make it")
         tables = [os.path.join(directory, table) for table in managed_files(directory)]
-        made = Made(os.path.join(experiment.options.datadir, f".valid_{name}"), tables)
+        made = Made(
+            os.path.join(experiment.options.datadir, f".valid_{name}"),
+            tables,
+            **({"repeated_audio": True} if repeated else {}),
+        )
         if made.fresh():
             continue
         print(f"validating {directory}", flush=True)
-        problems = validate(directory, nj=nj)
+        problems = validate(directory, nj=nj, repeated_audio=repeated)
         if show_problems(directory, problems):
             raise UserError(f"{directory} has {len(problems)} problems, listed above")
         write_text(made.out, "")
         made.note()
+    sets = {name: DataDir.load(experiment.data_dir(name)) for name in experiment.set_names}
+    check_apart(sets, experiment.test_names)
 
 
 def perturb(experiment, nj):

@@ -11,7 +11,7 @@ from espnet_llmvq.experiment.checks import read_weight
 from espnet_llmvq.experiment.options import words
 from espnet_llmvq.stages.encoder import encoder_input, frames_read
 from espnet_llmvq.stages.report import elsewhere, local, tools, up_to_date
-from espnet_llmvq.stages.sequences import check_sequences
+from espnet_llmvq.stages.sequences import check_sequences, dropped_ids
 
 GRID = (0, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1)  # weights tried on the validation set
 
@@ -119,7 +119,8 @@ def rescore(experiment, systems, sets, weight=None, tune_only=False, grid=GRID):
     tuned = weight == "valid"
     if tuned or tune_only:
         text = os.path.join(experiment.dump_dir(valid), "text")
-        reference = (read_transcript(text), text)
+        left_out = dropped_ids(experiment.sequences(valid))
+        reference = ({utt: words for utt, words in read_transcript(text).items() if utt not in left_out}, text)
     chosen, source = (None, f"lowest WER on {valid}") if tuned else (read_weight(weight, "--ctc_weight"), GIVEN)
     normalise = get_normaliser(experiment.options.normaliser)
     for system in systems:

@@ -32,7 +32,9 @@ def sequences_made(experiment, name):
     """The `Made` of the sequences of a set."""
     from espnet_llmvq.sequence.prompt import is_plain
 
-    inputs, options = tables(experiment, name), audio(experiment, name)
+    inputs, options, bound = tables(experiment, name), audio(experiment, name), asr_context(experiment, name)
+    if bound:
+        options, inputs = options | bound, inputs | files_of(experiment.tokenizer, *TOKENIZER)
     if not is_plain(experiment.options.prompt):  # written in the format of the LLM
         options |= elsewhere("chat_format", experiment.tokenizer)
         inputs |= files_of(experiment.tokenizer, *CHAT_FILES)
@@ -62,13 +64,24 @@ def make_sequences(experiment, names):
         dropped, template = {}, prompt
         if not is_plain(prompt):
             template = resolved(prompt, load_tokenizer(experiment.tokenizer))
-        rows = utterances(experiment.dump_dir(name), dropped)
-        write_made(made, (asr_sequence(*row, template) for row in rows), dropped, experiment.dump_dir(name))
+        sequences = (asr_sequence(*row, template) for row in utterances(experiment.dump_dir(name), dropped))
+        if bound := asr_context(experiment, name):
+            sequences = within_context(sequences, dropped, **bound, llm=experiment.tokenizer)
+        write_made(made, sequences, dropped, experiment.dump_dir(name))
 
 
 def files_of(llm, *names):
     """Files of an LLM as inputs of a `Made`, none of one from the hub."""
     return {f"LLM: {name}": os.path.join(llm, name) for name in names if os.path.exists(os.path.join(llm, name))}
+
+
+def dropped_ids(path):
+    """Ids of what was left out of a file of sequences."""
+    try:
+        with open(f"{path}.dropped.tsv", encoding="utf-8") as f:
+            return {line.split("\t")[0] for line in f}
+    except FileNotFoundError:
+        return set()
 
 
 def write_made(made, sequences, dropped, source):
@@ -122,11 +135,56 @@ def make_all(experiment):
 
 
 def context_options(experiment):
-    """What decides how long a sequence of a mixture may be, as `within_context` takes it."""
+    """What decides how long a sequence may be, as `within_context` takes it."""
     return {
         "context": experiment.options.context, "llm": experiment.llm, "encoder": experiment.encoder,
-        "stack": experiment.stack,
+        "stack": experiment.stack, **refusing(experiment),
     }  # fmt: skip
+
+
+def refusing(experiment):
+    return {"too_long": "refuse"} if experiment.options.too_long == "refuse" else {}
+
+
+def context_limit(experiment):
+    """LLM positions that a sequence may have, None for any; also before the language model is trained."""
+    options = experiment.options
+    if options.context != "llm":
+        return int(options.context)
+    if experiment.trains_llm:
+        from espnet_llmvq.llm.pretrain import load_config
+
+        return load_config(options.lm_config).model.max_position_embeddings
+    from espnet_llmvq.llm.directory import context_of
+
+    return context_of(experiment.llm)
+
+
+def asr_context(experiment, name):
+    """What decides which transcribed utterances of a set are too long to be trained on, as `within_context` takes it.
+
+    {} where none can be, by the longest text and the longest audio, and for sets that are only decoded: so runs with
+    other LLMs share the sequences of most corpora.
+    """
+    from espnet_llmvq.sequence.prompt import is_plain
+    from espnet_llmvq.speech.frame_rate import FrameRate
+
+    options = experiment.options
+    trained = {options.train_set, options.valid_set}
+    trained |= {source.partition("/")[0] for source in experiment.sources if source.endswith("/asr")}
+    files = [experiment.dump_dir(os.path.join(name, table)) for table in ("text", "utt2num_samples")]
+    if name not in trained or not all(map(os.path.isfile, files)) or (limit := context_limit(experiment)) is None:
+        return {}
+    with open(files[0], "rb") as f:  # a token is a byte or more
+        longest = max(map(len, f), default=0)
+    with open(files[1], "rb") as f:
+        counts = [line.split()[-1] for line in f if line.strip()]
+    samples = max((int(count) for count in counts if count.isdigit()), default=0)
+    steps = -(-FrameRate(experiment.encoder).frames(samples) // experiment.stack)
+    prompt = len(options.prompt.encode()) if is_plain(options.prompt) else limit
+    if longest + steps + prompt + 8 <= limit:
+        return {}
+    return {"context": limit, "encoder": experiment.encoder, "stack": experiment.stack, **refusing(experiment)}
 
 
 def bounded(experiment, out, inputs, **options):
@@ -137,10 +195,11 @@ def bounded(experiment, out, inputs, **options):
     return Made(out, inputs | files_of(experiment.llm, *TOKENIZER, *limit), **options, **context)
 
 
-def within_context(sequences, dropped, context, llm, encoder, stack):
+def within_context(sequences, dropped, context, llm, encoder, stack, too_long="drop"):
     """The sequences of at most `context` LLM positions ("llm": as many as the LLM has); the others are `dropped`.
 
-    encoder: keys of a config that shape the encoder; stack: its frames in an LLM position.
+    too_long: "refuse" raises UserError for them at the end. encoder: keys of a config that shape the encoder; stack:
+    its frames in an LLM position.
     """
     from espnet_llmvq.llm.directory import context_of, load_tokenizer
     from espnet_llmvq.model.positions import Positions
@@ -154,7 +213,14 @@ def within_context(sequences, dropped, context, llm, encoder, stack):
     def exact():  # a tokenizer takes seconds to load, and few sequences come near the limit
         return Positions(load_tokenizer(llm), encoder, stack)
 
-    return within(sequences, lambda seq: exact()(seq), Positions(None, encoder, stack).upper_bound, limit, dropped)
+    return within(
+        sequences,
+        lambda seq: exact()(seq),
+        Positions(None, encoder, stack).upper_bound,
+        limit,
+        dropped,
+        too_long == "refuse",
+    )
 
 
 def make_text(experiment, name):

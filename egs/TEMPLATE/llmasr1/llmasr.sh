@@ -231,7 +231,7 @@ fi
 if turn 13 "score -> ${results}/RESULTS.md"; then
     # Empty hypotheses are a fault of the system, not of the files: the audit counts them.
     # shellcheck disable=SC2086
-    llmvq results "${exp[@]}" --empty_hyp keep ${score_opts}
+    llmvq results "${exp[@]}" ${score_opts}
 fi
 if turn 14 "analyse -> ${results}/analysis"; then
     # shellcheck disable=SC2046,SC2086

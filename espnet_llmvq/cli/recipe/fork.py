@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 
 from espnet_llmvq.base.errors import UserError
-from espnet_llmvq.cli.parser import Parser
+from espnet_llmvq.cli.parser import Parser, add_repeated_audio, add_strip_tags
 
 # Sets and directories that recipes make themselves.
 RESERVED = ("train", "valid", "lm", "tts")
@@ -41,7 +41,7 @@ def read_arguments(args):
         if given:
             raise UserError(f"{given[0]} needs --train")
         return None
-    data = Data({"train": args.train}, text=args.text or "")
+    data = Data({"train": args.train}, {}, args.text or "", args.repeated_audio, args.strip_tags)
     if args.valid:
         data.paths["valid"] = args.valid
     for name, path, domain in map(parse_test, args.test):
@@ -62,6 +62,8 @@ def main(argv=None):
         help="a test set; DOMAIN is id for in-domain, ood for out of domain; repeated",
     )  # fmt: skip
     parser.add_argument("--text", metavar="FILE", help="more LM text, one sentence a line")
+    add_repeated_audio(parser)
+    add_strip_tags(parser)
     parser.add_argument("--check", action="store_true", help="read everything, say what is there, write nothing")
     parser.add_argument("--changes", metavar="TARGET", help="show what changed upstream since this fork was made")
     args = parser.parse_args(argv)

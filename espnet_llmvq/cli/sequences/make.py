@@ -47,6 +47,9 @@ def get_parser():
     parser.add_argument(
         "--context", type=positions, help="drop what has more LLM positions than this number, or `llm`: than --llm has"
     )
+    parser.add_argument(
+        "--too_long", default="drop", choices=("drop", "refuse"), help="what has more is left out, or an error"
+    )
     parser.add_argument("--llm", help="Hugging Face directory or hub id, for its tokenizer (--context, chat prompts)")
     parser.add_argument("--encoder_config", help="config that shapes the encoder, YAML (interleaved, --context)")
     parser.add_argument(
@@ -120,7 +123,7 @@ def main(argv=None):
         step = FrameRate(config).step
     sequences = build(args, dropped, step, units)
     if args.context is not None:
-        sequences = within_context(sequences, dropped, args.context, args.llm, config, args.bridge_stack)
+        sequences = within_context(sequences, dropped, args.context, args.llm, config, args.bridge_stack, args.too_long)
     with locked(args.out):
         write(args.out, sequences, dropped, args.text or args.data_dir)
     if units:

@@ -8,6 +8,7 @@ set -euo pipefail
 # begin options
 datadir=data   # where to write
 nj=2           # parallel jobs
+strip_tags=false  # leave out the tags of a recogniser in front of texts
 # end options
 . ./utils/parse_options.sh
 . ./path.sh
@@ -20,7 +21,8 @@ for name in "${!DATA[@]}"; do
         held_out=(--held_out)
         for part in ${HELD_OUT}; do held_out+=("${datadir}/${part}"); done
     fi
-    llmvq data import "${DATA[${name}]}" "${datadir}/${name}" ${held_out[@]+"${held_out[@]}"}
+    # The check of stage 1 says what audio comes twice.
+    llmvq data import --repeated_audio true --strip_tags "${strip_tags}" "${DATA[${name}]}" "${datadir}/${name}" ${held_out[@]+"${held_out[@]}"}
 done
 if [[ " ${HELD_OUT} " == *" test "* ]]; then
     llmvq data perturb --noise "pink babble" --snr 5 15 --rt60 0.2 0.4 --suffix=-noise \
