@@ -151,7 +151,7 @@ def _spelled():
 
     def spelled(text):
         # What is in digits stays: whisper_english drops zeros in front, and writes a single 1 as "one".
-        parts = re.split("([0-9]+(?:st|nd|rd|th)?)", text.lower())
+        parts = re.split("([0-9]+(?:st|nd|rd|th)?)", numbers(text).lower())
         words = " ".join(part if part[:1].isdecimal() else whisper_english(part) for part in parts).split()
         return " ".join("".join("1" if word == "one" else word for word in words).replace("0", "o"))
 
