@@ -43,7 +43,7 @@ def population(tmp_path_factory):
 
 
 def origins(home, rng):
-    """{metric: (U, K) counts} of where errors come from: three of five utterances derail, the others err in all ways."""
+    """{metric: (U, K) counts} of where errors come from: three of five utterances derail, others err in all ways."""
     trained, refs, hyps = {"ox": 1, "three": 3, "seven": 30, "letter": 60}, [], []
     for i in range(300):
         words = rng.sample([*trained, "zebra"], 5) + rng.choices([*trained, "zebra"], k=rng.randint(0, 5))

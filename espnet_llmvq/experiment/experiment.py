@@ -133,6 +133,10 @@ class Experiment:
         short = {self.options.train_set: "train", self.options.valid_set: "valid"}
         return self.exp("stats", f"{short.get(source, source).replace('/', '_')}_shape")
 
+    def share(self, share):
+        """File of the LLM positions of a share of the training set."""
+        return f"{self.positions(self.options.train_set)}.{share:g}"
+
     def mixture(self, name):
         """(sequences, positions) of a mixture."""
         return self.exp("mixtures", f"{name}.jsonl"), self.exp("mixtures", f"{name}_shape")
