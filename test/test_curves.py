@@ -138,7 +138,7 @@ def test_curves(trained, tmp_path, capsys):
     system = replace(trained.systems[0], model=str(alone), hypotheses=str(alone / "decode_{set}" / "hyp.jsonl"))
     decode(trained, [system], ["valid"])
     expected = (alone / "decode_valid" / "hyp.jsonl").read_text()
-    assert (home / "1_of_4" / "whole" / "decode_valid" / "hyp.jsonl").read_text() == expected
+    assert (home / "1_of_4" / "decode" / "whole" / "valid" / "hyp.jsonl").read_text() == expected
     capsys.readouterr()
     command.main(["--exp", "exp", "--at", "1/4 1", "--sets", "valid a"])
     assert capsys.readouterr().out.count("all sets are decoded") == 4

@@ -104,7 +104,7 @@ def curves(experiment, systems, parts, sets, *, nj=1, ngpu=0):
     check_outputs([home / name for name in FILES])
     chosen = choose(experiment, systems, parts)
     for (part, name), one in chosen.items():
-        hypotheses = str(home / part / name / "decode_{set}" / "hyp.jsonl")
+        hypotheses = str(home / part / "decode" / name / "{set}" / "hyp.jsonl")
         note = "" if one.loss is None else f"{one.steps} steps, validation loss {one.loss:.3f}"
         chosen[part, name] = replace(one, system=replace(one.system, hypotheses=hypotheses, note=note))
     for part in parts:
