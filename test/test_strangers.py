@@ -81,6 +81,7 @@ HEAVY = {
     "ask": ["--exp", "exp", "mc", "--questions", "mc.jsonl", "--override", "shots=0", *ASKED, "--text_only"],
     "curves": ["--exp", "exp", "--systems", "soft", "--at", "1"],
     "decode": ["--exp", "exp", "--systems", "soft ctc"],
+    "lm preferred": ["--exp", "exp", "--sets", "valid"],
     "lm trim": ["--llm", "llm", "--texts", "lm.txt", "--out", "trimmed"],
     "pack": ["--exp", "exp", "--system", "soft", "--out", "out"],
     "rescore": ["--exp", "exp", "--ctc_weight", "0"],
@@ -97,6 +98,7 @@ ONCE = {"recipe fork"}  # refuse what they wrote themselves too
 FORMATTED = ["stage perturb", "stage format", "stage filter"]
 BEFORE = {
     "curves": [lambda: plan_training()],
+    "lm preferred": [lambda: plan_training(), lambda: call("decode", ["--exp", "exp", "--sets", "valid"]) == 0],
     "rescore": ["decode", lambda: [os.unlink(path) for path in glob.glob("exp/soft/decode_a/hyp.jsonl*")]],
     "stage filter": FORMATTED[:2],
     "stage format": FORMATTED[:1],

@@ -73,6 +73,10 @@ class Experiment:
         """The training set with its copies at other speeds, if there are any."""
         return self.options.train_set + "_sp" * bool(self.options.speed_perturb_factors)
 
+    def scored_set(self, name):
+        """The `TestSet` of that name; training and validation set are in the domain."""
+        return next((s for s in self.sets if s.name == name), TestSet(name, "id"))
+
     def eval_set(self, s):
         """The `EvalSet` of a `TestSet`, with the files that its formatted directory has."""
         directory = self.dump_dir(s.name)

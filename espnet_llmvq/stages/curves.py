@@ -6,7 +6,6 @@ from pathlib import Path
 
 from espnet_llmvq.base.errors import UserError
 from espnet_llmvq.base.files import check_outputs, write_text, writing
-from espnet_llmvq.experiment.experiment import TestSet
 from espnet_llmvq.experiment.options import words
 from espnet_llmvq.experiment.phases import optimizer_steps
 from espnet_llmvq.experiment.table import System
@@ -112,14 +111,13 @@ def curves(experiment, systems, parts, sets, *, nj=1, ngpu=0):
         print(f"{part.replace('_', ' ')} of the steps", flush=True)
         decode(experiment, now, sets, nj=nj, ngpu=ngpu)
         rescore(experiment, now, sets)
-    known = {s.name: s for s in (*experiment.sets, *(TestSet(n, "id") for n in (options.valid_set, options.train_set)))}
     scoring = Options(Statistics(options.resample), Rules(empty_hyp="keep"), AuditRules(), options.prompt)
     table, found = experiment.table(), {}
     for part in parts:
         now = tuple(chosen[part, system.name].system for system in systems)
         names = [system.name for system in now]
         base = table.baseline if table.baseline in names else names[0]
-        columns = tuple(experiment.eval_set(known[name]) for name in sets)
+        columns = tuple(experiment.eval_set(experiment.scored_set(name)) for name in sets)
         one = replace(table, systems=now, sets=columns, baseline=base, published=(), answers=(), differences={})
         scored = score_all(one, scoring, home / part)
         write_results(scored, home / part)
