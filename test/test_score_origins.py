@@ -148,6 +148,13 @@ def test_every_error_is_in_one_part(tmp_path, monkeypatch, capsys):
     assert "s: parts of the WER (% of words)" in printed and "OOD: WER on kinds of words, micro mean (%)" in printed
     report.main(["--table=table.yaml"])
     page = (tmp_path / "exp" / "report" / "report.html").read_text()
+    assert "LLM finds likelier" not in page
+    (tmp_path / "exp" / "preferred").mkdir()
+    counted = [{"system": "a", "set": "s", "value": 62.5, "low": 30.0, "high": 80.0, "count": 5, "of": 8}]
+    (tmp_path / "exp" / "preferred" / "preferred.json").write_text(json.dumps(counted))
+    report.main(["--table=table.yaml"])
+    page = (tmp_path / "exp" / "report" / "report.html").read_text()
+    assert "Substituted words that the LLM finds likelier than the right ones" in page and "5 of 8" in page
     assert "<h3>OOD: parts of the WER, macro mean (% of words)</h3>" in page and "80.00" in page
     # Results of before do not say it.
     old = [row for row in rows if row["metric"] in ("wer", "cer")]

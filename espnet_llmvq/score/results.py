@@ -11,6 +11,7 @@ from espnet_llmvq.score.questions import GAP, QUESTION_METRICS, QUESTIONS, SPEEC
 from espnet_llmvq.score.rows import COMPARED, DOMAINS, MACRO, MEANS, MICRO, RATIO, SET
 from espnet_llmvq.score.table import SMALL, Cell, Column, Row, Table, cell_of, mark_best, markdown_table, rows_tsv
 
+PREFERRED = "preferred.json"  # of `llmvq lm preferred`
 ERRORS = "ERRORS.md"  # of each set, where errors come from
 TABLES = ("RESULTS.md", ERRORS, "results.json", "results.tsv", "comparisons.json")  # what `write_tables` writes
 KINDS = (SET, *MEANS, RATIO)  # the order of columns
@@ -273,6 +274,18 @@ def derailment_cells(of_set):
     """Cells below `DERAILMENT_HEADINGS`. of_set: {kind: entry} of a system on a set."""
     counts = [of_set[kind]["count"] for kind in (*DERAILMENTS, "any")] + [of_set["any"]["utterances"]]
     return [Cell(n, form="d") for n in counts] + [Cell(of_set["any"][key]) for key in ("wer_all", "wer_without")]
+
+
+def preferred_table(rows, labels):
+    """Table of the entries of `preferred.json`, systems by sets. labels: {system: label}."""
+    index = {(row["system"], row["set"]): row for row in rows}
+    sets, lines = list(dict.fromkeys(name for _, name in index)), []
+    for system in dict.fromkeys(name for name, _ in index):
+        found = [index.get((system, name)) for name in sets]
+        cells = [cell_of(row, note=f"{row['count']} of {row['of']}" if row else "") for row in found]
+        lines.append(Row(labels.get(system, system), cells, system))
+    title = "Substituted words that the LLM finds likelier than the right ones (% of them)"
+    return Table(title, [Column(name, kind=SET, name=name) for name in sets], lines)
 
 
 def title_of(metric):

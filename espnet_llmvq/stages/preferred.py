@@ -6,12 +6,12 @@ import numpy as np
 
 from espnet_llmvq.base.files import check_outputs, file_name, write_json, write_text
 from espnet_llmvq.base.made import Made
+from espnet_llmvq.score.results import PREFERRED, preferred_table
 from espnet_llmvq.score.rows import bounded
-from espnet_llmvq.score.table import Column, Row, Table, cell_of, markdown_table, tsv_text
+from espnet_llmvq.score.table import markdown_table, tsv_text
 from espnet_llmvq.stages.report import elsewhere, local, tools, up_to_date
 
-FILES = ("PREFERRED.md", "preferred.json")
-TITLE = "Substituted words that the LLM finds likelier than the right ones (% of them)"
+FILES = ("PREFERRED.md", PREFERRED)
 
 
 def preferred(experiment, systems, sets, *, ngpu=0):
@@ -48,15 +48,9 @@ def preferred(experiment, systems, sets, *, ngpu=0):
             values = bounded(stats.combine(ratio, sums), statistics.confidence)
             count, of = counts.sum(axis=0).astype(int).tolist()
             rows.append({"system": system.name, "set": name, **values, "count": count, "of": of})
-    write_json(home / "preferred.json", rows)
-    index = {(row["system"], row["set"]): row for row in rows}
-    lines = []
-    for system in systems:
-        found = [index[system.name, name] for name in sets]
-        cells = [cell_of(row, note=f"{row['count']} of {row['of']}") for row in found]
-        lines.append(Row(system.label, cells, system.name))
-    table = Table(TITLE, [Column(name) for name in sets], lines)
-    write_text(home / "PREFERRED.md", f"# {TITLE}\n\nLLM: {experiment.llm}\n\n{markdown_table(table)}")
+    write_json(home / FILES[1], rows)
+    table = preferred_table(rows, {system.name: system.label for system in systems})
+    write_text(home / FILES[0], f"# {table.title}\n\nLLM: {experiment.llm}\n\n{markdown_table(table)}")
     return home
 
 
