@@ -31,6 +31,9 @@ def test_another_datadir_brings_its_own_text(run):
     assert "--lm_train_text" not in run.read_text()  # else a run with another --datadir learns the text of data/
 
 
+_DATA = {f"{bridge}_{share}_data" for bridge in ("lora", "hard", "soft") for share in ("half", "quarter")}
+_CURVES = {"lora_curve", "hard_curve", "soft_curve"} | _DATA
+CURVES = (_CURVES | {"hard_half", "soft_half"}, _CURVES | {"hard_soft_curve", "curves", "shares"})  # phases, systems
 OWN = [
     "TEMPLATE/llmasr1",
     "TEMPLATE/jstip1",
@@ -56,6 +59,7 @@ def test_phases_are_what_they_were(recipe):
     cards, then = read_cards(RECIPES[recipe]), golden(recipe, "phases")
     # That of the small recipes, from which none of the phases begins here.
     more = {"common"} if recipe == "librispeech/jstip1" else set()
+    more |= CURVES[0] if "start_blanks" in then else set()  # of all recipes with the rows of paper_a, since then
     assert set(cards.names("phases")) == set(then) | more
     for name, config in then.items():
         assert with_schedule(cards.phase(name), name) == with_rate(config), name
@@ -66,6 +70,7 @@ def test_systems_mixtures_and_forms_are_what_they_were(recipe):
     cards, then = read_cards(RECIPES[recipe]), golden(recipe, "systems")
     # Of all recipes since then, but for one whose encoder is no recogniser.
     more = set() if recipe == "librispeech/llmasr1" else {"recogniser", "recogniser_beam"}
+    more |= CURVES[1] if "lora_long_blanks" in then else set()
     assert cards.names("systems") == sorted(then.keys() | more)
     for name, data in then.items():
         if is_group(cards, name):

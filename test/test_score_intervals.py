@@ -1,6 +1,8 @@
 """Intervals of every metric: against scipy's BCa on the same replicates, and by how often they hold the truth."""
 
 import random
+from collections import Counter
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -10,9 +12,10 @@ from scipy.stats import bootstrap
 
 from espnet_llmvq.score import stats
 from espnet_llmvq.score.files import Rules
-from espnet_llmvq.score.measure import METRICS, evaluate, load_reference, ratio
+from espnet_llmvq.score.measure import METRICS, evaluate, load_reference, names_of, ratio
 
 SEED = 1
+ORIGINS = names_of("parts", "numbers", "trained")
 CITIES = "Rome Oslo Lima Cairo Paris Delhi".split()
 VOCABULARY = "the cat, sat; on a mat. don't re-do it twice and go home now please".split()
 
@@ -34,7 +37,31 @@ def population(tmp_path_factory):
     for name, content in lines.items():
         (home / name).write_text("".join(content))
     reference = load_reference(home / "ref", entities=str(home / "entities"))
-    return evaluate(reference, home / "hyp", list(METRICS), Rules(empty_hyp="keep")).counts
+    wanted = [metric for metric in METRICS if metric not in ORIGINS]
+    counts = evaluate(reference, home / "hyp", wanted, Rules(empty_hyp="keep")).counts
+    return counts | origins(home, rng)
+
+
+def origins(home, rng):
+    """{metric: (U, K) counts} of where errors come from: three of five utterances derail, others err in all ways."""
+    trained, refs, hyps = {"ox": 1, "three": 3, "seven": 30, "letter": 60}, [], []
+    for i in range(300):
+        words = rng.sample([*trained, "zebra"], 5) + rng.choices([*trained, "zebra"], k=rng.randint(0, 5))
+        wrong = {"alike": lambda w: f"{w}s" if len(w) > 2 else "o", "other": lambda w: "wrong"}
+        wrong |= {"deleted": lambda w: "", "inserted": lambda w: f"{w} put", "right": lambda w: w}
+        kinds = rng.sample(list(wrong), 5) + rng.choices([*wrong, "right", "right"], k=len(words) - 5)
+        heard = [
+            " ".join([*words, *["go"] * rng.randint(4, 9)]), "",
+            " ".join([*words, *map(str, range(14 + rng.randint(0, 9)))]),
+        ]  # fmt: skip
+        # Right words between the others, so that each error is a run of its own.
+        refs.append(" ".join(f"{word} {word} mid" for word in words))
+        heard += [" ".join(f"{wrong[kind](word)} {word} mid" for kind, word in zip(kinds, words))] * 2
+        hyps.append([*[h and f"{refs[-1]} {h}" for h in heard[:3]], *heard[3:]][i % 5])
+    for name, texts in (("refs", refs), ("hyps", hyps)):
+        (home / name).write_text("".join(f"u{i:03} {text}\n" for i, text in enumerate(texts)))
+    reference = replace(load_reference(home / "refs"), trained=Counter(trained))
+    return evaluate(reference, home / "hyps", ORIGINS, Rules(empty_hyp="keep")).counts
 
 
 def estimate(metric, counts, replicates, seed=SEED):

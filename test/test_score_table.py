@@ -115,8 +115,9 @@ def test_results_json(experiment, tmp_path):
     experiment()
     exp = tmp_path / "exp"
     rows = json.loads((exp / "results.json").read_text())
-    # two systems; wer, cer, ter on three sets, two macro and two micro means; one ratio
-    assert len(rows) == 2 * (3 * (3 + 2 + 2) + 1)
+    # two systems; wer, cer, ter, seven parts, numbers and five ranges of words on three sets, two macro and two micro
+    # means; one ratio
+    assert len(rows) == 2 * (16 * (3 + 2 + 2) + 1)
     values = {(r["system"], r["set"], r["metric"]): r for r in rows}
     row = dict(values["ours", "mean_ood", "wer"])
     assert 0 <= row.pop("low") <= 20 <= row.pop("high") <= 40

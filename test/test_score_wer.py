@@ -5,7 +5,7 @@ import random
 import pytest
 
 from espnet_llmvq.base.errors import UserError
-from espnet_llmvq.score.wer import format_alignments, oov_rate, score_utterances, split_words, total
+from espnet_llmvq.score.wer import format_alignments, oov_rate, score_utterances, split_words, total, word_counts
 
 
 def levenshtein(a, b):
@@ -92,8 +92,10 @@ def test_characters_are_code_points():
 
 def test_oov_rate_counts_tokens():
     refs = split_words({"u1": "The cat, the dog", "u2": "cat"}, lambda t: t.lower())
-    assert oov_rate(refs, {"t": ["the", "cat"]}) == pytest.approx(40)  # "cat," and "dog" of 5
-    assert oov_rate({"u": []}, {"t": ["a"]}) == 0
+    known = word_counts({"t": "The cat", "u": "the"}, lambda t: t.lower())
+    assert known == {"the": 2, "cat": 1}
+    assert oov_rate(refs, known) == pytest.approx(40)  # "cat," and "dog" of 5
+    assert oov_rate({"u": []}, {"a": 1}) == 0
 
 
 def test_format_alignments():

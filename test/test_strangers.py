@@ -79,7 +79,9 @@ HEAVY = {
     "align make": ["dump/a/sequences.jsonl", "align/a.ctm", "--encoder", "exp/encoder"],
     "analyse": ["--exp", "exp", "--replicates", "100", "--utterances", "5"],
     "ask": ["--exp", "exp", "mc", "--questions", "mc.jsonl", "--override", "shots=0", *ASKED, "--text_only"],
+    "curves": ["--exp", "exp", "--systems", "soft", "--at", "1"],
     "decode": ["--exp", "exp", "--systems", "soft ctc"],
+    "lm preferred": ["--exp", "exp", "--sets", "valid"],
     "lm trim": ["--llm", "llm", "--texts", "lm.txt", "--out", "trimmed"],
     "pack": ["--exp", "exp", "--system", "soft", "--out", "out"],
     "rescore": ["--exp", "exp", "--ctc_weight", "0"],
@@ -95,6 +97,8 @@ ONCE = {"recipe fork"}  # refuse what they wrote themselves too
 # {command: what is run before}
 FORMATTED = ["stage perturb", "stage format", "stage filter"]
 BEFORE = {
+    "curves": [lambda: plan_training()],
+    "lm preferred": [lambda: plan_training(), lambda: call("decode", ["--exp", "exp", "--sets", "valid"]) == 0],
     "rescore": ["decode", lambda: [os.unlink(path) for path in glob.glob("exp/soft/decode_a/hyp.jsonl*")]],
     "stage filter": FORMATTED[:2],
     "stage format": FORMATTED[:1],
@@ -183,6 +187,22 @@ def trained(tmp_path, trained_soft, packed_dir, corpus, llm_dir, experiment_of, 
     question = {"id": "q", "question": "Two?", "choices": ["one", "two", "six", "ten"], "answer": 1}
     (tmp_path / "mc.jsonl").write_text(json.dumps(question) + "\n")
     return tmp_path
+
+
+def plan_training():
+    """Put the training of `trained` into its plan, and the texts of its sets where scoring reads them."""
+    with open("exp/experiment.json") as f:
+        plan = json.load(f)
+    plan["trainings"] = [{"tag": "soft", "where": "soft", "config": {"num_iters_per_epoch": 3, "max_epoch": 1}}]
+    with open("exp/experiment.json", "w") as f:
+        json.dump(plan, f)
+    for name in ("train", "valid"):
+        with open(f"dump/{name}/sequences.jsonl") as f:
+            ids = [json.loads(line)["id"] for line in f]
+        for table in ("text", "utt2spk"):
+            with open(f"dump/{name}/{table}", "w") as f:
+                f.writelines(f"{utt} one\n" for utt in ids)
+    return True
 
 
 def command_of(name):

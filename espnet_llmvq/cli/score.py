@@ -82,7 +82,7 @@ def main(argv=None):
     from espnet_llmvq.score.files import read_transcript
     from espnet_llmvq.score.one_set import Files, comparisons_table, scores_table
     from espnet_llmvq.score.table import number, text_table
-    from espnet_llmvq.score.wer import oov_rate, split_words
+    from espnet_llmvq.score.wer import oov_rate, word_counts
 
     reference, metrics = load(args, options)
     files = Files(reference, metrics, {path: path for path in args.hyp}, options, args.out_dir, inputs)
@@ -93,8 +93,8 @@ def main(argv=None):
         print(text_table(comparisons_table(comparisons)))
     oov = None
     if args.train_text:
-        train = split_words(read_transcript(args.train_text, options.rules), get_normaliser(args.normaliser))
-        oov = oov_rate(reference.words, train)
+        known = word_counts(read_transcript(args.train_text, options.rules), get_normaliser(args.normaliser))
+        oov = oov_rate(reference.words, known)
         print(f"OOV rate ({described(args.normaliser)}): {oov:.2f} % of the reference words")
     for line in files.remarks():
         print(line)

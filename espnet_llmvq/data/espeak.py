@@ -161,10 +161,14 @@ class Espeak:
 
     def phonemes(self, text, voice="en-us"):
         """espeak's phoneme names of `text` (one clause) without stress."""
+        return self.pronunciations([text], voice)[text]
+
+    def pronunciations(self, texts, voice="en-us"):
+        """{text: its `phonemes`} of many texts, for one start of the engine."""
         identifier = self.voice(voice)
         with self._engine() as (lib, _):
             lib.espeak_SetVoiceByName(identifier.encode("utf-8"))
-            return _phonemes(lib, text)
+            return {text: _phonemes(lib, text) for text in texts}
 
 
 def _list_voices(lib):

@@ -110,7 +110,7 @@ def with_model(system, search, llm, other_prompt, device):
     from espnet_llmvq.model.positions import LEAST_RATE
     from espnet_llmvq.speech.pretrained import frames_are_trained
 
-    model, config = load_model(system.model, device)
+    model, config = load_model(system.model, device, system.weights)
     tokenizer, spell = load_tokenizer(config["llm"]), None
     if system.decode == "llm" and config["ctc_tokens"]:
         spell = speller(tokenizer, load_tokenizer(config["ctc_tokens"]))

@@ -97,10 +97,22 @@ def train_phase(directory, settings, threads, distributed=None):
         os.remove(config)
         wait_for(os.path.join(directory, DONE))
         return
-    phase, metric, _ = settings["best_model_criterion"][0]
     tmp = beside(os.path.join(directory, DONE), "tmp")
-    shutil.copyfile(os.path.join(directory, f"{phase}.{metric}.ave.pth"), tmp)
+    shutil.copyfile(average_of(directory, settings), tmp)
     os.replace(tmp, os.path.join(directory, DONE))
+
+
+def average_of(directory, settings):
+    """File of the average of the best epochs that `model.pth` is.
+
+    Of several numbers of `keep_nbest_models` it is of the smallest: the largest says how many checkpoints are kept.
+    """
+    phase, metric, _ = settings["best_model_criterion"][0]
+    kept = settings.get("keep_nbest_models")
+    path = os.path.join(directory, f"{phase}.{metric}.ave")
+    if isinstance(kept, list) and os.path.exists(f"{path}_{min(kept)}best.pth"):  # not where there are fewer epochs
+        return f"{path}_{min(kept)}best.pth"
+    return f"{path}.pth"
 
 
 def log_file(directory, distributed):

@@ -78,6 +78,10 @@ class Experiment:
         """The training set with its copies at other speeds, if there are any."""
         return self.options.train_set + "_sp" * bool(self.options.speed_perturb_factors)
 
+    def scored_set(self, name):
+        """The `TestSet` of that name; training and validation set are in the domain."""
+        return next((s for s in self.sets if s.name == name), TestSet(name, "id"))
+
     def eval_set(self, s):
         """The `EvalSet` of a `TestSet`, with the files that its formatted directory has."""
         directory = self.dump_dir(s.name)
@@ -143,6 +147,10 @@ class Experiment:
         """File of the LLM positions of a set's sequences, or of those of a source."""
         short = {self.options.train_set: "train", self.options.valid_set: "valid"}
         return self.exp("stats", f"{short.get(source, source).replace('/', '_')}_shape")
+
+    def share(self, share):
+        """File of the LLM positions of a share of the training set."""
+        return f"{self.positions(self.options.train_set)}.{share:g}"
 
     def mixture(self, name):
         """(sequences, positions) of a mixture."""

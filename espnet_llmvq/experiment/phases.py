@@ -198,6 +198,7 @@ def describe(training, defaults, gpus=1, batches=None):
         "config": training.where,
         "parent": training.parent or None,
         "mixture": training.mixture or None,
+        "share": training.share,
         "bridge": None if training.is_encoder else config["bridge"],
         "bridge_conf": {} if training.is_encoder else config["bridge_conf"],
         "trains": trains,
@@ -226,7 +227,8 @@ def show(facts):
     length = f"{epochs} epochs of {batches or 'all'} batches"
     length += f" = {steps} optimizer steps" if steps is not None else "; steps depend on the data"
     yield f"{facts['phase']}: {facts['config']}" + (f", after {facts['parent']}" if facts["parent"] else "")
-    yield f"  data       {'mixture ' + facts['mixture'] if facts['mixture'] else 'training set'}"
+    data = f"mixture {facts['mixture']}" if facts["mixture"] else "training set"
+    yield f"  data       {data}" + (f", {100 * facts['share']:g} % of it" if facts["share"] < 1 else "")
     yield f"  trains     {', '.join(facts['trains']) or 'nothing'}"
     yield f"  frozen     {', '.join(facts['frozen']) or 'nothing'}"
     if facts["bridge"]:

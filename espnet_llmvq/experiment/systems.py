@@ -5,7 +5,7 @@ starts from the phase before it. Systems that begin with the same phases share t
 the names of all phases up to it. Both are entries of a card file (`cards`).
 
 So are mixtures, `SET/FORM: SHARE`: a phase that names one (`mixture: NAME`) trains on that, another one on the
-transcribed speech of the training set.
+transcribed speech of the training set, or on a part of it (`train_share: 0.25`).
 
 An entry among the systems with the one key `systems` is a group: its name stands for those systems.
 """
@@ -25,7 +25,7 @@ OWN_KEYS = {
 }
 SYSTEM_KEYS = ("label", "phases", "decode", "note", *(key for keys in OWN_KEYS.values() for key in keys))
 GROUP_KEY = "systems"
-MIXTURE_KEY = "mixture"
+MIXTURE_KEY, SHARE_KEY = "mixture", "train_share"
 FORMS = ("asr", "text")  # of a source, beside the names in the section interleave
 
 
@@ -78,9 +78,21 @@ def phases_of(cards, name, seed=1):
         mixture = config.pop(MIXTURE_KEY, None)
         if mixture is not None:
             check_name(f"mixture in {place}:", mixture, cards.names("mixtures"))
-        phases.append(Training(tag, place, config, parent, mixture or ""))
+        share = read_share(config.pop(SHARE_KEY, 1.0), config, mixture, place)
+        phases.append(Training(tag, place, config, parent, mixture or "", share=share))
         parent = tag
     return phases
+
+
+def read_share(share, config, mixture, where):
+    """The share of the training set that a phase trains on. Raises UserError for what is none, or changes its steps."""
+    if isinstance(share, bool) or not isinstance(share, int | float) or not 0 < share <= 1:
+        raise UserError(f"{where}: {SHARE_KEY} is {share!r}; it must be a number above 0, at most 1")
+    if share < 1 and mixture is not None:
+        raise UserError(f"{where}: {SHARE_KEY} is of the training set, and a mixture is another; leave one out")
+    if share < 1 and not config.get("num_iters_per_epoch"):
+        raise UserError(f"{where}: {SHARE_KEY} needs num_iters_per_epoch, or less data would also mean fewer steps")
+    return float(share)
 
 
 def read_phases(cards, wanted, seed=1):

@@ -9,7 +9,7 @@ class Training:
 
     tag: its directory in EXPDIR; parent: tag of the phase before, "" for none. where: what messages call its config.
     config: with bases merged and overrides laid over it. mixture: what it trains on, "" for the transcribed speech of
-    the training set. is_encoder: the training of the speech encoder, before all others.
+    the training set; share: of that set then. is_encoder: the training of the speech encoder, before all others.
     """
 
     tag: str
@@ -18,3 +18,4 @@ class Training:
     parent: str = ""
     mixture: str = ""
     is_encoder: bool = False
+    share: float = 1.0

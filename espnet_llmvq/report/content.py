@@ -11,13 +11,14 @@ from espnet_llmvq.report import analysis, media, plots
 from espnet_llmvq.report.utterances import confusions, make_diff, worst
 from espnet_llmvq.score import derail
 from espnet_llmvq.score.measure import evaluate, load_reference
-from espnet_llmvq.score.results import DERAILMENT_HEADINGS, by_system, derailment_cells
+from espnet_llmvq.score.results import DERAILMENT_HEADINGS, by_system, derailment_cells, preferred_table
 from espnet_llmvq.score.rows import COMPARED, SET, read_rows, rules_of
 from espnet_llmvq.score.table import Cell, Column, Row, Table
 from espnet_llmvq.score.wer import total
 
 TOLERANCE = 0.005  # of a rate in percent: half of its last digit as shown
 LONGEST = 300  # characters of a derailed hypothesis
+COUNTED = ("system", "set", "value", "count", "of")
 DERAILED = ("system", "set", "kind", "count", "utterances", "wer_all", "wer_without", "examples")
 
 
@@ -187,6 +188,11 @@ def figures(results_dir, budget):
     found = {path.stem.replace("_", " "): path for path in sorted((results_dir / "analysis").glob("*.png"))}
     uris = {name: budget.data_uri("image/png", path.read_bytes(), f"figure {name}") for name, path in found.items()}
     return [(name, uri) for name, uri in uris.items() if uri]
+
+
+def preferred(path, labels):
+    """The Table of `preferred.json`, None where it is not. Raises UserError for what is not that."""
+    return preferred_table(read_rows(path, COUNTED), labels) if path.exists() else None
 
 
 def derailments(path, scored, labels):

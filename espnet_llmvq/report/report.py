@@ -15,8 +15,9 @@ from espnet_llmvq.report.page import render
 from espnet_llmvq.report.training import read_training
 from espnet_llmvq.score.derail import KINDS
 from espnet_llmvq.score.measure import METRICS
-from espnet_llmvq.score.results import Results
-from espnet_llmvq.score.rows import COMPARED, MEANS, SET, read_rows
+from espnet_llmvq.score.origins import PARTS
+from espnet_llmvq.score.results import PREFERRED, Results
+from espnet_llmvq.score.rows import COMPARED, DOMAINS, MEANS, SET, read_rows
 from espnet_llmvq.score.table import SMALL
 
 MIB = 1 << 20
@@ -74,6 +75,11 @@ def write_report(exp_dir, results_dir, table=None, options=None):
         derailed = content.derailments(results_dir / "derailments.json", scored, labels)
     except UserError as err:
         missing.append(f"Derailments: {err}")
+    preferred = None
+    try:
+        preferred = content.preferred(results_dir / "preferred" / PREFERRED, labels)
+    except UserError as err:
+        missing.append(f"Words that the LLM preferred: {err}")
     budget = Budget(int(options.max_media_mib * MIB))
     figures = content.figures(results_dir, budget)
     if not figures and not budget.left_out:
@@ -109,6 +115,9 @@ def write_report(exp_dir, results_dir, table=None, options=None):
         forest=plots.forest(drawn, 100.0 if is_error else None),
         errors=content.error_rows(scored, labels),
         confusions=content.confusion_lists(scored, labels, options.confusions),
+        origins=[(name, of_set, name in DOMAINS.values()) for name, of_set in results.error_tables()],
+        parts=PARTS.values(),
+        preferred=preferred,
         derailments=derailed,
         derailment_kinds=KINDS,
         worst=worst,

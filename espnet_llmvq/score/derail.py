@@ -25,12 +25,14 @@ class AuditRules:
 
     A run of 1 to 8 words said at least `loop_repeats` times in a row, and more often than in the reference, is a loop;
     so is a run of 1 to 8 characters within a word, said twice as often. A hypothesis with more than length_ratio *
-    (words of the reference) + length_words words is runaway.
+    (words of the reference) + length_words words is runaway. Words sound alike if at most a share of `sound_distance`
+    of their sounds differs (`origins`).
     """
 
     loop_repeats: int = option(4, "words said so often in a row are a loop, unless the reference has them")
     length_ratio: float = option(2.0, "times the words of the reference, and --length_words more: runaway length")
     length_words: int = option(3, "see --length_ratio")
+    sound_distance: float = option(0.34, "share of sounds that may differ in words that sound alike")
 
     def __post_init__(self):
         if self.loop_repeats < 2 or self.length_ratio < 1 or self.length_words < 0:
@@ -38,6 +40,8 @@ class AuditRules:
                 "--loop_repeats must be at least 2, --length_ratio at least 1 and --length_words at "
                 f"least 0, not {self.loop_repeats}, {self.length_ratio:g} and {self.length_words}"
             )
+        if not 0 <= self.sound_distance < 1:
+            raise UserError(f"--sound_distance {self.sound_distance:g}: give a share from 0 to below 1, such as 0.34")
 
 
 def longest_run(words, longest=8):

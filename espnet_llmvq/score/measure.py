@@ -1,6 +1,8 @@
 """Metrics as functions of counts summed over utterances, and a hypothesis file measured by them."""
 
+import functools
 import re
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property, partial
@@ -12,9 +14,10 @@ from espnet_llmvq.base.errors import UserError
 from espnet_llmvq.data.normalise import described, get_normaliser
 from espnet_llmvq.data.tables import read_scp
 from espnet_llmvq.score import entities as ent
-from espnet_llmvq.score import sacre, wer
+from espnet_llmvq.score import origins, sacre, wer
 from espnet_llmvq.score.derail import AuditRules, audit
 from espnet_llmvq.score.files import Rules, match_utterances, read_at_limit, read_lines, read_transcript, some
+from espnet_llmvq.score.origins import LETTERS, Sounds
 from espnet_llmvq.score.table import SMALL
 
 ALTERNATIVES = re.compile(r"\{[^{}]*\s/\s[^{}]*\}")  # of sclite's references
@@ -31,14 +34,15 @@ class Sides:
     """What metrics are counted from: a Reference and hypotheses for it.
 
     hyps: {utt: raw text}; words: {utt: normalised words}, both in the order of the reference, and so are scores,
-    UtteranceScores of the normalised words.
+    UtteranceScores of the normalised words. derailed: {kind: [utts]}, by what `audit` is told, `AuditRules` among it.
     """
 
-    def __init__(self, reference, hyps):
-        self.reference, self.hyps = reference, hyps
+    def __init__(self, reference, hyps, at_limit=(), prompt="", rules=AuditRules()):  # noqa: B008  frozen
+        self.reference, self.hyps, self.rules = reference, hyps, rules
         self.normalise = get_normaliser(reference.normaliser)
         self.words = wer.split_words(hyps, self.normalise)
         self.scores = wer.score_utterances(reference.words, self.words)
+        self.derailed = audit(reference.refs, hyps, reference.words, self.words, at_limit, prompt, rules)
 
     @cached_property
     def raw_entities(self):
@@ -72,6 +76,18 @@ class Sides:
             rows.append(ent.inside_errors(score.pairs, lexicon, single))
         return np.array(rows, dtype=np.float64)
 
+    @cached_property
+    def parts(self):
+        """(N, parts of `origins.PARTS`): word errors."""
+        sounds, kinds = self.reference.sounds, {}
+        for kind, utts in self.derailed.items():
+            for utt in utts:
+                kinds.setdefault(utt, set()).add(kind)
+        sounds.learn(word for score in self.scores for word in origins.wrong_words(score.pairs))
+        limit = self.rules.sound_distance
+        rows = [origins.parts(s.pairs, kinds.get(s.utt, set()), sounds, limit) for s in self.scores]
+        return np.array([list(row.values()) for row in rows], dtype=np.float64)
+
 
 def word_errors(sides):
     """(N, 2): word errors and words."""
@@ -97,6 +113,23 @@ def sacre_counts(name, sides):
     return np.array(sacre.statistics(name, refs, hyps), dtype=np.float64)
 
 
+def part_errors(part, sides):
+    """(N, 2): word errors of a part, and words."""
+    return np.stack([sides.parts[:, list(origins.PARTS).index(part)], word_errors(sides)[:, 1]], axis=1)
+
+
+def chosen_errors(chosen, sides):
+    """(N, 2): errors on reference words that `chosen`, a function of a word and the Reference, takes; these words."""
+    known = functools.lru_cache(None)(lambda word: chosen(word, sides.reference))
+    return np.array([origins.word_errors(score.pairs, known) for score in sides.scores], dtype=np.float64)
+
+
+def seen(bounds, word, reference):
+    """Whether the training text has a word as often as `bounds` (least, most or None) say."""
+    (least, most), times = bounds, reference.trained[word]
+    return least <= times and (most is None or times <= most)
+
+
 @dataclass(frozen=True)
 class Metric:
     """A metric: a function of counts that are summed over utterances.
@@ -104,10 +137,11 @@ class Metric:
     title: heading of its tables. counts: from `Sides` to (N, K). of: what the second of two counts counts; the metric
     is then their ratio in percent. "": it is no ratio, and `function` makes the value of the K sums. normalised: of
     text as the set's normaliser leaves it, otherwise of raw text. better: "low" or "high". measured: on which sets,
-    "always"; "asked", where the set names it; "entities", "list", where the set has these (a list, or entities).
+    "always"; "asked", where the set names it; "entities", "list", where the set has these (a list, or entities);
+    "parts", "numbers", in tables of systems and sets; "trained", there, if the training text is known.
     tested: whether `score` and `compare` test it. Of those that follow from another, or say the same of normalised
     text, tests would only make the correction for many comparisons harsher. short, counted: headings of its column, and
-    of that with both counts, beside other metrics.
+    of that with both counts, beside other metrics. by_sound: how words sound decides.
     """
 
     title: str
@@ -115,11 +149,12 @@ class Metric:
     of: str = ""
     normalised: bool = True
     better: Literal["low", "high"] = "low"
-    measured: Literal["always", "asked", "entities", "list"] = "asked"
+    measured: Literal["always", "asked", "entities", "list", "parts", "numbers", "trained"] = "asked"
     tested: bool = False
     function: Callable = ratio
     short: str = ""
     counted: str = ""
+    by_sound: bool = False
 
 
 def _entity_metrics():
@@ -152,6 +187,29 @@ def _entity_metrics():
     return metrics
 
 
+def _part_metrics():
+    """{name: Metric} of the parts of the word error rate."""
+    return {
+        f"part_{part}": Metric(
+            f"Errors: {short} (% of words)", partial(part_errors, part), "words", measured="parts", short=short,
+            by_sound=part == "alike",
+        )
+        for part, (short, _) in origins.PARTS.items()
+    }  # fmt: skip
+
+
+def _seen_metrics():
+    """{name: Metric} of errors on words by how often the training text has them."""
+    metrics = {}
+    for name, bounds in origins.SEEN.items():
+        times = {"0": "never", "more": "more often"}.get(name, f"{name.replace('_', ' to ')} times")
+        short = f"in training {times}".replace(" 1 times", " once")
+        title = f"WER on words {short} (%)"
+        count = partial(chosen_errors, partial(seen, bounds))
+        metrics[f"wer_seen_{name}"] = Metric(title, count, "words", measured="trained", short=short)
+    return metrics
+
+
 _always = partial(Metric, measured="always", tested=True)
 _listed = partial(Metric, of="words", measured="list")
 _sacre = partial(Metric, normalised=False, better="high", tested=True)
@@ -170,6 +228,12 @@ METRICS = {
         "WER outside the list (%)", lambda sides: sides.listed[:, 2:], short="WER outside",
         counted="errors / words outside",
     ),
+    **_part_metrics(),
+    "wer_numbers": Metric(
+        "WER on numbers (%)", partial(chosen_errors, lambda word, _: origins.is_number(word)), "words",
+        measured="numbers", short="numbers",
+    ),
+    **_seen_metrics(),
     "bleu": _sacre("BLEU", partial(sacre_counts, "bleu"), function=partial(sacre.from_sums, "bleu")),
     "chrf": _sacre("chrF", partial(sacre_counts, "chrf"), function=partial(sacre.from_sums, "chrf")),
 }  # fmt: skip
@@ -186,7 +250,8 @@ class Reference:
 
     refs: {utt: raw text}; words: {utt: normalised words}; skipped: utterances left out by --empty_ref; entities: {utt:
     [(slot, value)]} or None; listed: entries of a word list, normalised words each, or None; speakers: {utt: speaker}
-    or None; resample: "utterance" or "speaker"; notes: treatments of bad input, to be printed.
+    or None; resample: "utterance" or "speaker"; notes: treatments of bad input, to be printed. trained: Counter of the
+    words of the training text, normalised, or None; sounds: how words sound.
     """
 
     path: str
@@ -199,16 +264,20 @@ class Reference:
     speakers: dict | None = None
     resample: str = "utterance"
     notes: list = field(default_factory=list)
+    trained: Counter | None = None
+    sounds: Sounds = field(default_factory=partial(Sounds, LETTERS))
 
     def metrics(self, wanted=()):
         """The metrics of this set: those wanted, and those its entities or list allow."""
         more = ["entities", "list"] if self.entities is not None else ["list"] * (self.listed is not None)
+        more += ["trained"] * (self.trained is not None)
         more = names_of(*more)
         return [name for name in METRICS if name in wanted or name in more]
 
     def normaliser_of(self, metric):
         """The name to be printed beside a value of `metric`."""
-        return described(self.normaliser) if METRICS[metric].normalised else "none"
+        more = f"; {self.sounds.name}" if METRICS[metric].by_sound else ""
+        return described(self.normaliser) + more if METRICS[metric].normalised else "none"
 
     def units(self):
         """(N,) number of the resampling unit of each utterance, in order."""
@@ -317,7 +386,9 @@ def evaluate(reference, path, metrics, rules=Rules(), prompt="", audit_rules=Aud
     texts = read_transcript(path, rules, notes)
     texts = {utt: text for utt, text in texts.items() if utt not in reference.skipped}
     refs = reference.refs
-    sides = Sides(reference, match_utterances(refs, texts, reference.path, path, rules, notes))
+    texts_of = match_utterances(refs, texts, reference.path, path, rules, notes)
+    limits = read_at_limit(path, rules) & set(refs)
+    sides = Sides(reference, texts_of, limits, prompt, audit_rules)
     empty = [utt for utt in refs if utt in texts and not sides.words[utt]]
     if empty and rules.empty_hyp == "error":
         raise UserError(
@@ -328,6 +399,4 @@ def evaluate(reference, path, metrics, rules=Rules(), prompt="", audit_rules=Aud
     if empty:
         notes.append(f"{path}: {len(empty)} empty hypotheses, their words counted as deletions")
     counts = {name: METRICS[name].counts(sides) for name in dict.fromkeys(("wer", *metrics))}
-    limits = read_at_limit(path, rules) & set(refs)
-    derailed = audit(refs, sides.hyps, reference.words, sides.words, limits, prompt, audit_rules)
-    return Evaluation(str(path), sides.hyps, sides.scores, counts, derailed, notes)
+    return Evaluation(str(path), sides.hyps, sides.scores, counts, sides.derailed, notes)

@@ -45,3 +45,7 @@ class Options:
     rules: Rules = field(default_factory=Rules)
     audit: AuditRules = field(default_factory=AuditRules)
     prompt: str = option("", "template of the prompt, to find its text in hypotheses")
+    voice: str = option(
+        "en-us",
+        "of espeak-ng, whose phonemes say which words sound alike; letters: their letters, as without espeak-ng",
+    )

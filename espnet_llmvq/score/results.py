@@ -6,12 +6,16 @@ from pathlib import Path
 from espnet_llmvq.base.files import write_json, write_text
 from espnet_llmvq.score.derail import KINDS as DERAILMENTS
 from espnet_llmvq.score.measure import METRICS, names_of
+from espnet_llmvq.score.origins import PARTS
 from espnet_llmvq.score.questions import GAP, QUESTION_METRICS, QUESTIONS, SPEECH, TEXT
-from espnet_llmvq.score.rows import COMPARED, DOMAINS, MACRO, MEANS, RATIO, SET
+from espnet_llmvq.score.rows import COMPARED, DOMAINS, MACRO, MEANS, MICRO, RATIO, SET
 from espnet_llmvq.score.table import SMALL, Cell, Column, Row, Table, cell_of, mark_best, markdown_table, rows_tsv
 
-TABLES = ("RESULTS.md", "results.json", "results.tsv", "comparisons.json")  # what `write_tables` always writes
+PREFERRED = "preferred.json"  # of `llmvq lm preferred`
+ERRORS = "ERRORS.md"  # of each set, where errors come from
+TABLES = ("RESULTS.md", ERRORS, "results.json", "results.tsv", "comparisons.json")  # what `write_tables` writes
 KINDS = (SET, *MEANS, RATIO)  # the order of columns
+ORIGINS = "; ".join(f"{short}: {what}" for short, what in PARTS.values())
 DERAILMENT_HEADINGS = (*DERAILMENTS, "any", "utterances", "WER", "WER without any")
 
 
@@ -141,6 +145,50 @@ class Results:
             by_set.append((name, tables))
         return by_set
 
+    def error_tables(self):
+        """[(mean or set, Tables)] of where word errors come from: parts of the WER, and its rates on kinds of words.
+
+        Of each domain the parts are macro means and the kinds of words micro means, as a set may have none of a kind.
+        """
+        groups = [(DOMAINS[domain], (MACRO, f"mean_{domain}"), (MICRO, f"micro_{domain}")) for domain in self.domains]
+        sets = dict.fromkeys(r["set"] for r in self.rows if r["kind"] == SET and r["domain"])
+        groups += [(name, (SET, name), (SET, name)) for name in sets]
+        found = []
+        for name, of_parts, of_kinds in groups:
+            shown = [
+                self.origin_table(
+                    f"{name}: parts of the WER{{}} (% of words)", *of_parts, (COMPARED, *names_of("parts"))
+                ),
+                self.origin_table(f"{name}: WER on kinds of words{{}} (%)", *of_kinds, names_of("numbers", "trained")),
+            ]
+            found += [(name, [table for table in shown if table])] * any(shown)
+        return found
+
+    def origin_table(self, title, kind, where, metrics):
+        """Table of systems by metrics in the rows of `kind` and set `where`, None if only WER is there.
+
+        The title gets the kind of mean. Where metrics are of different words a line says of how many, and cells
+        have their errors.
+        """
+        every = [self.index.get((system, kind, where, m)) for system in self.systems([COMPARED]) for m in metrics]
+        if not any(row and row["metric"] != COMPARED for row in every):
+            return None
+        names, columns, sizes, normalisers = self.systems([COMPARED]), [], [], []
+        own = COMPARED not in metrics
+        for metric in metrics:
+            having = [self.index.get((system, kind, where, metric)) for system in names]
+            row = next(filter(None, having), None)
+            if row is None:
+                continue
+            counted = [f"{r['count']} errors" if own and r and r["count"] is not None else "" for r in having]
+            cells = [cell_of(r, note=note) for r, note in zip(having, counted)]
+            ranked = "" if METRICS[metric].measured == "parts" else "low"  # fewer of one part may be more of another
+            columns.append((Column(METRICS[metric].short or metric.upper()), mark_best(cells, ranked)))
+            sizes.append(str(row["of"]))
+            normalisers.append(row["normaliser"])
+        lines = [*[("words", sizes)] * own, ("normaliser", normalisers)]
+        return self.table(title.format(f", {kind} mean" * (kind in MEANS)), names, columns, lines)
+
     def question_tables(self):
         """[((kind, set), Table)] of questions: accuracy in writing and spoken, and the gap, of each system."""
         tables = []
@@ -193,6 +241,9 @@ class Results:
             fact = (facts or {}).get(name)
             blocks += [f"### {name}\n", *[f"{fact}\n"] * bool(fact), *tables]
         sections += [("Entities and word lists (%)", blocks)] * bool(blocks)
+        origins = [(title, tables) for title, tables in self.error_tables() if title in DOMAINS.values()]
+        blocks = [table for _, tables in origins for table in tables] + [f"{ORIGINS}. Each set: {ERRORS}.\n"]
+        sections += [("Where word errors come from", blocks)] * bool(origins)
         blocks = []
         for key, table in self.question_tables():
             options = {k: v for k, v in (asked or {}).get(key, {}).items() if k != "examples"}
@@ -204,7 +255,7 @@ class Results:
     def report_tables(self):
         """The tables of the report: each metric on sets and means, entities by set, questions."""
         apart = {row["metric"] for row in self.rows if row["kind"] == RATIO}
-        apart |= {*names_of("entities", "list"), *QUESTION_METRICS}
+        apart |= {*names_of("entities", "list", "parts", "numbers", "trained"), *QUESTION_METRICS}
         metrics = [m for m in dict.fromkeys(row["metric"] for row in self.rows) if m not in apart]
         tables = [self.metric_table(metric, KINDS) for metric in metrics]
         tables += [table for _, of_set in self.set_tables() for table in of_set]
@@ -223,6 +274,18 @@ def derailment_cells(of_set):
     """Cells below `DERAILMENT_HEADINGS`. of_set: {kind: entry} of a system on a set."""
     counts = [of_set[kind]["count"] for kind in (*DERAILMENTS, "any")] + [of_set["any"]["utterances"]]
     return [Cell(n, form="d") for n in counts] + [Cell(of_set["any"][key]) for key in ("wer_all", "wer_without")]
+
+
+def preferred_table(rows, labels):
+    """Table of the entries of `preferred.json`, systems by sets. labels: {system: label}."""
+    index = {(row["system"], row["set"]): row for row in rows}
+    sets, lines = list(dict.fromkeys(name for _, name in index)), []
+    for system in dict.fromkeys(name for name, _ in index):
+        found = [index.get((system, name)) for name in sets]
+        cells = [cell_of(row, note=f"{row['count']} of {row['of']}" if row else "") for row in found]
+        lines.append(Row(labels.get(system, system), cells, system))
+    title = "Substituted words that the LLM finds likelier than the right ones (% of them)"
+    return Table(title, [Column(name, kind=SET, name=name) for name in sets], lines)
 
 
 def title_of(metric):
@@ -260,6 +323,9 @@ def write_tables(out_dir, title, sections, results, **more):
         write_json(Path(out_dir, f"{name}.json"), content)
     write_text(Path(out_dir, "results.tsv"), rows_tsv(results.rows))
     write_text(Path(out_dir, "RESULTS.md"), f"# {title}\n{markdown(sections)}")
+    origins = results.error_tables()
+    if origins:
+        write_text(Path(out_dir, ERRORS), f"# Where word errors come from\n\n{ORIGINS}.\n{markdown(origins)}")
 
 
 def markdown(sections):

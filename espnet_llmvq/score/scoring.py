@@ -1,7 +1,7 @@
 """Score the systems of a ResultTable on its sets, and write what comes of it."""
 
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from espnet_llmvq.base.config import from_mapping, read_yaml
@@ -17,12 +17,13 @@ from espnet_llmvq.score.details import details_of, write_details
 from espnet_llmvq.score.files import read_facts, read_transcript
 from espnet_llmvq.score.measure import evaluate, load_reference, names_of
 from espnet_llmvq.score.options import Options
+from espnet_llmvq.score.origins import Sounds
 from espnet_llmvq.score.published import Published
 from espnet_llmvq.score.questions import find_answers, question_rows
 from espnet_llmvq.score.results import TABLES, Results, write_tables
 from espnet_llmvq.score.rows import comparison_rows, result_rows
 from espnet_llmvq.score.table import FEW, SMALL, Cell, Column, Row, Table, latex_table
-from espnet_llmvq.score.wer import oov_rate, split_words, total
+from espnet_llmvq.score.wer import oov_rate, total, word_counts
 
 FILES = (*TABLES, "results.tex", "derailments.json", "published.json")  # what `write_results` writes
 
@@ -44,21 +45,18 @@ class Scored:
 
 def load_sets(table, options):
     """({set: Reference}, {set: its metrics}) of a ResultTable."""
-    references, metrics = {}, {}
+    references, metrics, sounds, trained = {}, {}, Sounds(options.voice), {}
+    train = read_transcript(table.train_text, options.rules) if table.train_text else None
     for s in table.sets:
         for name in s.metrics:
             check_name(f"metric of the set {s.name}", name, names_of("asked"))
         normaliser, files = s.normaliser or table.normaliser, (s.entities, s.word_list, s.utt2spk)
-        references[s.name] = load_reference(s.text, normaliser, *files, options.statistics.resample, options.rules)
-        metrics[s.name] = references[s.name].metrics((*names_of("always"), *s.metrics))
+        reference = load_reference(s.text, normaliser, *files, options.statistics.resample, options.rules)
+        if train and normaliser not in trained:
+            trained[normaliser] = word_counts(train, get_normaliser(normaliser))
+        references[s.name] = replace(reference, trained=trained.get(normaliser), sounds=sounds)
+        metrics[s.name] = references[s.name].metrics((*names_of("always", "parts", "numbers"), *s.metrics))
     return references, metrics
-
-
-def oov_rates(references, train_text, rules):
-    """{set: rate in percent of words that the training transcript lacks}, each with the set's normaliser."""
-    train = read_transcript(train_text, rules)
-    known = {name: split_words(train, get_normaliser(name)) for name in {r.normaliser for r in references.values()}}
-    return {s: oov_rate(r.words, known[r.normaliser]) for s, r in references.items()}
 
 
 def all_answers(table):
@@ -128,7 +126,7 @@ def score_all(table, options=None, out_dir="exp"):
         table.baseline,
         table.labels,
         {system.name: system.note for system in table.systems},
-        oov_rates(references, table.train_text, options.rules) if table.train_text else None,
+        {s: oov_rate(r.words, r.trained) for s, r in references.items()} if table.train_text else None,
     )
     asked = {key: next(iter(by_system.values())).options for key, by_system in answers.items()}
     facts = {name: entity_facts(r, counts[table.systems[0].name, name]) for name, r in references.items()}

@@ -1,5 +1,6 @@
 """Word and character error rates, by utterance and summed over a set."""
 
+from collections import Counter
 from dataclasses import dataclass
 
 from espnet_llmvq.base.errors import UserError
@@ -98,12 +99,13 @@ def split_words(texts, normalise):
     return {utt: normalise(text).split() for utt, text in texts.items()}
 
 
-def oov_rate(refs, train):
-    """The percentage of the running words of `refs` that never occur in `train`.
+def word_counts(texts, normalise):
+    """A Counter of the normalised words of {utterance: text}."""
+    return Counter(word for text in texts.values() for word in normalise(text).split())
 
-    refs, train: {utterance: list of words}, normalised in the same way.
-    """
-    known = {word for words in train.values() for word in words}
+
+def oov_rate(refs, known):
+    """The percentage of the running words of `refs`, {utterance: list of words}, that are not in `known`."""
     words = [word for utt_words in refs.values() for word in utt_words]
     return 100 * sum(word not in known for word in words) / len(words) if words else 0.0
 

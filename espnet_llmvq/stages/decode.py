@@ -31,7 +31,7 @@ def model_inputs(experiment, system):
     """
     if system.decode == "recogniser":
         return local("recogniser", experiment.options.pretrained_encoder)
-    weights = os.path.join(system.model, "model.pth")
+    weights = os.path.join(system.model, system.weights)
     if not os.path.exists(weights):
         raise UserError(f"{weights} does not exist; run stage {11 if system.phases else 7}")
     inputs = {"model": weights, **encoder_input(experiment)}

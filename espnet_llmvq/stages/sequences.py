@@ -3,6 +3,8 @@
 import collections
 import functools
 import os
+import random
+from pathlib import Path
 
 from espnet_llmvq.base.errors import UserError
 from espnet_llmvq.base.files import locked, one_line, remove, write_text, writing
@@ -344,6 +346,26 @@ def count_all(experiment):
     pairs = {experiment.positions(name): experiment.sequences(name) for name in names}
     pairs = [(source, target) for target, source in pairs.items()]
     count_positions(pairs, experiment.tokenizer, experiment.encoder, experiment.stack)
+    for share in sorted({training.share for training in experiment.trainings if training.share < 1}):
+        write_share(experiment.share(share), experiment.positions(options.train_set), share, options.base_seed)
+
+
+def write_share(out, shape, share, seed):
+    """Write the lines of `shape` (sequences and their LLM positions) of a share of the sequences, drawn at random.
+
+    Samplers take what to train on from such a file. Each sequence draws by its id, so a smaller share is a part of a
+    larger one.
+    """
+    made = Made(out, {"positions": shape}, share=share, seed=seed)
+    if up_to_date(made):
+        return
+    lines = Path(shape).read_text(encoding="utf-8").splitlines(keepends=True)
+    drawn = {line: random.Random(f"{seed} {line.split()[0]}").random() for line in lines}
+    kept = set(sorted(lines, key=drawn.get)[: max(1, round(share * len(lines)))])
+    with writing(made.out) as f:
+        f.writelines(line for line in lines if line in kept)
+    made.note()
+    print(f"{made.out}: {len(kept)} of {len(lines)} sequences")
 
 
 def make_mixtures(experiment):

@@ -4,6 +4,7 @@ import os
 
 from espnet_llmvq.base.errors import UserError
 from espnet_llmvq.base.made import Made
+from espnet_llmvq.experiment.systems import SHARE_KEY
 from espnet_llmvq.stages.encoder import encoder_frames, encoder_shapes, frames_of
 from espnet_llmvq.stages.report import REMEDY, elsewhere, local, tools
 from espnet_llmvq.stages.sequences import check_sequences
@@ -33,6 +34,8 @@ def shapes_of(experiment, training):
     if training.is_encoder:
         return encoder_shapes(experiment)
     train, valid = map(experiment.positions, (experiment.options.train_set, experiment.options.valid_set))
+    if training.share < 1:
+        return experiment.share(training.share), valid
     return (experiment.mixture(training.mixture)[1] if training.mixture else train), valid
 
 
@@ -101,6 +104,8 @@ def made_of(experiment, training, settings):
     inputs = {name: path for name, path in inputs.items() if path}
     libraries = tools("torch", "espnet", "transformers", "peft")
     kept = {key: value for key, value in settings.items() if key not in PATHS} | elsewhere("llm", settings["llm"])
+    if training.share < 1:
+        kept[SHARE_KEY] = training.share
     return Made(experiment.exp(training.tag), inputs, settings=kept, **libraries)
 
 
