@@ -243,11 +243,14 @@ def test_the_row_is_scored_beside_others_and_the_other_stages_leave_it_out(recog
 
 
 def test_the_row_stays_beside_systems_of_the_encoder(recognising, models, capsys):
-    experiment = recognising("x itself")
+    experiment = recognising("x itself", ctc_head=False)
     assert [(s.name, s.decode, s.phases, s.model) for s in experiment.systems][1] == ("itself", "recogniser", (), "")
     assert experiment.system("itself").label == "Itself" and [t.tag for t in experiment.trainings] == ["a"]
     assert "left out" not in capsys.readouterr().out
-    assert recognising("itself", seed=2).system("itself").hypotheses == experiment.system("itself").hypotheses
+    alone = recognising("itself", seed=2)
+    assert alone.system("itself").hypotheses == experiment.system("itself").hypotheses
+    # no head is trained that nothing would use
+    assert alone.trainings == ()
 
 
 def cards(**keys):
