@@ -38,8 +38,9 @@ class PieceHead(torch.nn.Module):
     def __init__(self, input_size, rows, ids, temperature=0.05, hidden_size=1024, dropout_rate=0.0):
         super().__init__()
         self.projector = Projector(input_size, rows.shape[1], hidden_size, dropout_rate=dropout_rate)
-        self.register_buffer("rows", rows.detach().clone().float())
-        self.register_buffer("ids", ids.detach().clone())
+        # From the directory of the pieces each time: ESPnet, which averages checkpoints, would add up the ids.
+        self.register_buffer("rows", rows.detach().clone().float(), persistent=False)
+        self.register_buffer("ids", ids.detach().clone(), persistent=False)
         # In a direction of its own. The mean of the rows is near to each of them: from there on, CTC wrote nothing but
         # blanks for 300 steps and more, else for 50.
         self.blank_vector = torch.nn.Parameter(torch.randn(1, rows.shape[1]) * self.rows.std())
