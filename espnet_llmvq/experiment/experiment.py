@@ -42,7 +42,8 @@ class TestSet:
 class Experiment:
     """A run: its options, and what follows from them and the cards.
 
-    mixtures: {name: {source: share}}; a source is "SET/FORM", form asr, text or one of interleave: {form: options}.
+    mixtures: {name: {source: share}}; a source is "SET/FORM", form asr, text, heard or one of interleave, {form:
+    options}.
     encoder: keys of a training config that shape the speech encoder. stack: encoder frames of an LLM position.
     pieces: tokens of the LLM that the CTC head spells with, beside letters (`llm.spelling`); 0: it has all tokens.
     """

@@ -14,6 +14,7 @@ from espnet_llmvq.experiment.options import pairs, unique, words
 from espnet_llmvq.experiment.phases import (
     CRITERION,
     bridge_stack,
+    hearing,
     on_pretrained,
     split_batches,
     trained_parts,
@@ -92,6 +93,8 @@ def make_plan(options):
     check_llm(trainings, mixtures)
     encoder, stack = encoder_keys(trainings, options), bridge_stack(trainings)
     pieces = count_pieces(options)
+    if hearing(trainings, mixtures):
+        check_heard(options, stack)
     return Experiment(options, sets, systems, trainings, mixtures, interleave, encoder, stack, pieces)
 
 
@@ -104,6 +107,16 @@ def count_pieces(options):
     from espnet_llmvq.llm.directory import table_rows
 
     return PIECES if table_rows(options.llm) > SMALL_TABLE else 0
+
+
+def check_heard(options, stack):
+    """Raise UserError where text cannot be made as if heard."""
+    if not (trains_encoder(options) or options.encoder_file):
+        raise UserError("text as if heard is spelled by a CTC head; leave --ctc_head false out")
+    if stack != 1:
+        raise UserError(
+            f"text as if heard has a step for each frame that is left; it needs bridge_conf.stack 1, not {stack}"
+        )
 
 
 def check_recognisers(systems, cards, pretrained):
