@@ -114,9 +114,7 @@ def check_heard(options, stack):
     if not (trains_encoder(options) or options.encoder_file):
         raise UserError("text as if heard is spelled by a CTC head; leave --ctc_head false out")
     if stack != 1:
-        raise UserError(
-            f"text as if heard has a step for each frame that is left; it needs bridge_conf.stack 1, not {stack}"
-        )
+        raise UserError(f"text as if heard has a step for each frame; it needs bridge_conf.stack 1, not {stack}")
 
 
 def check_recognisers(systems, cards, pretrained):

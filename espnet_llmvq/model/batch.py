@@ -63,7 +63,8 @@ def read_wave(utt, span):
 class SequenceArrays:
     """`Sequence` -> arrays of the model's batch.
 
-    tokens (U,): token ids, SPEECH where a speech span stands, HEARD where text as if heard does. labels (U,): the ids that are learnt, IGNORE elsewhere.
+    tokens (U,): token ids, SPEECH where a speech span stands, HEARD where text as if heard does. labels (U,): the ids
+    that are learnt, IGNORE elsewhere.
     speech: (S,) waveforms of its n speech spans joined, or (T, D) cached frames; speech_lengths (n,) of each;
     speech_steps (n,): encoder steps of a piece cut out of a sound file, WHOLE for a whole file.
     heard_rows, heard_weights (T, k): of the steps of its m spans of text as if heard joined, the tokens' rows in the

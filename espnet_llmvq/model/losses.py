@@ -1,8 +1,7 @@
 """The inputs of the LLM in the order of a sequence, its next-token loss, and the means of several losses.
 
-A batch of B sequences: tokens (B, U) are token ids, with SPEECH where a speech span stands, HEARD where text as if heard
-does, and PAD behind the end;
-labels (B, U) are the ids that are learnt, IGNORE elsewhere.
+A batch of B sequences: tokens (B, U) are token ids, with SPEECH where a speech span stands, HEARD where text as if
+heard does, and PAD behind the end; labels (B, U) are the ids that are learnt, IGNORE elsewhere.
 """
 
 import torch

@@ -158,7 +158,7 @@ class SpeechLLM(PartialCheckpoint, AbsESPnetModel):
     def llm_loss(self, tokens, labels, frames, lengths, heard=None):
         """(sum, count) of the LLM's loss, and statistics. frames (N, T, D), lengths (N,): None without speech.
 
-        heard: (rows, weights, lengths) of text as if heard, which is in no statistic of the bridge; None: there is none.
+        heard: (rows, weights, lengths) of text as if heard, which is in no statistic of the bridge; None: none.
         """
         steps, step_lengths, stats = None, None, {}
         if frames is not None:
@@ -188,8 +188,8 @@ class SpeechLLM(PartialCheckpoint, AbsESPnetModel):
     ):  # fmt: skip
         """(loss, statistics, weight) of a batch of B sequences with N speech spans in all.
 
-        tokens (B, U): token ids, SPEECH (-1) where a speech span stands, HEARD (-3) where text as if heard does, PAD (-2)
-        behind the end.
+        tokens (B, U): token ids, SPEECH (-1) where a speech span stands, HEARD (-3) where text as if heard does, PAD
+        (-2) behind the end.
         labels (B, U): the id where it is learnt, IGNORE (-100) elsewhere.
         speech (N, S) waveforms, or (N, T, D) cached encoder frames, of all speech spans in order; None for text alone.
         speech_lengths (N,): in samples or frames.
@@ -207,8 +207,8 @@ class SpeechLLM(PartialCheckpoint, AbsESPnetModel):
             if weights["ctc"] or weights["start"]:
                 if frames is None or ((tokens == SPEECH).sum(1) != 1).any():
                     raise UserError(
-                        "CTC and aligned start need one speech span in every sequence; leave text, also as if heard, out "
-                        "of the mixture"
+                        "CTC and aligned start need one speech span in every sequence; leave text, also as if heard, "
+                        "out of the mixture"
                     )
                 targets, target_lengths = ctc_targets(tokens, labels, self.eos_id)
                 weight = int(target_lengths.sum())

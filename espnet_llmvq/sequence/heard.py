@@ -1,11 +1,11 @@
-"""Text as if heard: the steps that the LLM would have got of a text from speech, put together from steps of real speech.
+"""Text as if heard: the steps that the LLM would have got of a text from speech, put together from steps of real ones.
 
-Where speech reaches the LLM as weighted rows of its own table, a text can be turned into such rows without any speech: it
-is spelled in the tokens of the CTC head, and each word sounds as one of the times that it was spoken; a word that was
+Where speech reaches the LLM as weighted rows of its own table, a text can be turned into such rows without any speech:
+it is spelled in the tokens of the CTC head, and each word sounds as one of the times that it was spoken; a word that was
 spoken too seldom, piece by piece. Errors of the recogniser, what it leaves out and adds, and its doubts come with that.
 
-A step is a mapping {token: weight}. Spoken words are JSON lines, one an utterance, in which a word is a list of its pieces
-with the steps of each::
+A step is a mapping {token: weight}. Spoken words are JSON lines, one an utterance, in which a word is a list of its
+pieces with the steps of each::
 
     {"id": "u1", "words": [[["▁the", [{"▁the": 0.93, "▁a": 0.07}]]], [["▁c", [{"▁c": 1.0}]], ["at", []]]]}
 """
@@ -48,7 +48,7 @@ class Confusions:
         return len(self.spoken.get(unit, ())) >= LEAST
 
     def piece(self, piece, at, draw):
-        """Steps of one piece; of one that was hardly spoken those of another one of its kind, with its name in place."""
+        """Steps of one piece; of one that was hardly spoken, those of another of its kind under its own name."""
         if self.often((piece,)):
             return draw.choice(self.spoken[(piece,)])
         found = [kind for kind in kinds(piece, at) if len(self.alike.get(kind, ())) >= LEAST]

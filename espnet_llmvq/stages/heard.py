@@ -25,10 +25,13 @@ MOST = 2000  # utterances that are listened to
 
 
 def spoken_made(experiment):
-    """The `Made` of the spoken words: of the training set where it is masked, as an encoder on a pretrained one then
-    errs as on other speech; else of the validation set, as an encoder makes too few errors on what it was trained on."""
+    """(set that is listened to, `Made` of its spoken words).
+
+    The training set where it is masked: the encoder then errs as on other speech. Else the validation set, as it makes
+    too few errors on what it was trained on.
+    """
     options, how = experiment.options, hearing(experiment.trainings, experiment.mixtures)
-    masked = experiment.on_pretrained and how.pop("mask_frames")
+    masked = how.pop("mask_frames") and experiment.on_pretrained
     name = options.train_set if masked else options.valid_set
     inputs = {"sequences": experiment.sequences(name)} | encoder_input(experiment)
     how |= {"masked": masked, "seed": options.base_seed, **audio(experiment, name)}
@@ -91,8 +94,8 @@ def make_heard(experiment, name):
 def heard(text, tokenizer, confusions, template, seed, dropped):
     """Yield the sequences of a plain text as if heard.
 
-    tokenizer: of the spelling; confusions: `Confusions`; draws depend on the seed and the line. dropped: {id: `Dropped`}
-    is filled.
+    tokenizer: of the spelling; confusions: `Confusions`; draws depend on the seed and the line. dropped: {id:
+    `Dropped`} is filled.
     """
     from espnet_llmvq.decode.align import word_tokens
     from espnet_llmvq.sequence import prompt
