@@ -95,6 +95,11 @@ class Experiment:
         """All sources of the mixtures, each once."""
         return list(dict.fromkeys(source for shares in self.mixtures.values() for source in shares))
 
+    def whole_files(self, mixture):
+        """Whether the speech of a mixture, if any, is whole files of the training set, whose frames may be cached."""
+        sources, train = self.mixtures.get(mixture, ()), f"{self.options.train_set}/asr"
+        return bool(sources) and all(s == train or s.endswith(("/text", "/heard")) for s in sources)
+
     @cached_property
     def interleaved_sets(self):
         """Sets whose word times mixtures need."""

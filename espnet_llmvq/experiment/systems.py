@@ -166,8 +166,8 @@ def read_mixture(cards, name, sets, texts=()):
     """The shares of a mixture: {(set, form): share}, in its order.
 
     A source is `SET/FORM`: one of `sets` as `asr`, as `text` (its transcripts), `heard` (these as if heard) or
-    interleaved as the section interleave says; or one of `texts` as `text` or `heard`. Raises UserError for unknown sets
-    and forms, and for bad shares.
+    interleaved as the section interleave says; or one of `texts` as `text` or `heard`. Raises UserError for unknown
+    sets and forms, and for bad shares.
     """
     where, forms, shares = cards.where("mixtures", name), [*FORMS, *cards.names("interleave")], {}
     for source, share in cards.entry("mixtures", name).items():

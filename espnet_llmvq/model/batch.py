@@ -13,7 +13,8 @@ from espnet_llmvq.speech.spans import WHOLE
 
 
 class FrameCache:
-    """Encoder outputs computed beforehand, by utterance id: (T, D) float32.
+    """Encoder outputs computed beforehand, by utterance id: (T, D) float32. Of a mixture, whose ids are NAME/PASS/ID,
+    by the last part.
 
     path: Kaldi scp of a cache written by `espnet_llmvq.cli.encode`.
     """
@@ -28,6 +29,8 @@ class FrameCache:
             raise self._damaged("a line", err) from err
 
     def __getitem__(self, utt):
+        if utt not in self.frames:
+            utt = utt.split("/", 2)[-1]
         if utt not in self.frames:
             raise UserError(f"{self.path}: no encoder frames for {utt}; remove the cache and run stage 10")
         try:

@@ -1,8 +1,8 @@
 """Text as if heard: the steps that the LLM would have got of a text from speech, put together from steps of real ones.
 
 Where speech reaches the LLM as weighted rows of its own table, a text can be turned into such rows without any speech:
-it is spelled in the tokens of the CTC head, and each word sounds as one of the times that it was spoken; a word that was
-spoken too seldom, piece by piece. Errors of the recogniser, what it leaves out and adds, and its doubts come with that.
+it is spelled in the tokens of the CTC head, and each word sounds as one of the times that it was spoken; a word that
+was spoken too seldom, piece by piece. Errors of the recogniser, what it leaves out and adds, and its doubts come along.
 
 A step is a mapping {token: weight}. Spoken words are JSON lines, one an utterance, in which a word is a list of its
 pieces with the steps of each::
