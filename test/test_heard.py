@@ -17,7 +17,6 @@ from test_spelling import recipe, text, whisper  # noqa: F401  fixtures
 from espnet_llmvq.base.errors import UserError
 from espnet_llmvq.bridge.bridge import Bridge, HardBridge, SoftBridge
 from espnet_llmvq.decode.heard import spoken, write_spoken
-from espnet_llmvq.llm.ends import token_inputs
 from espnet_llmvq.model.batch import SequenceArrays, batch_of
 from espnet_llmvq.model.positions import Positions
 from espnet_llmvq.model.speech_llm import SpeechLLM
@@ -144,9 +143,9 @@ def test_steps_belong_to_the_piece_that_was_spoken(tokenizer, tmp_path, merge):
     frame(**{f"l{spelled[0]}": 0.6, f"l{wrong}": 0.4})
     for label in spelled[1:-1]:
         frame(**{f"l{label}": 1.0})
-    # the last piece is taken for another one, behind a half-blank step
-    frame(**{f"l{blank}": 0.6, f"l{spelled[-1]}": 0.3, f"l{wrong}": 0.1})
+    # the last piece is taken for another one, and a step more is half blank
     frame(**{f"l{wrong}": 0.7, f"l{spelled[-1]}": 0.3})
+    frame(**{f"l{blank}": 0.6, f"l{spelled[-1]}": 0.3, f"l{wrong}": 0.1})
     frame(**{f"l{blank}": 0.97, f"l{wrong}": 0.03})
     soundfile.write(tmp_path / "u.wav", np.zeros(4000), 16000)
     seq = asr_sequence("u", str(tmp_path / "u.wav"), 4000, "one two", "{speech}{text}")
@@ -166,7 +165,7 @@ def test_steps_belong_to_the_piece_that_was_spoken(tokenizer, tmp_path, merge):
     for piece, steps in found[1:-1]:
         assert steps == [{piece: 1.0}]
     # 0.3 and 0.1 of what is no blank
-    assert found[-1][1] == [{last: 0.75, nine: 0.25}, {nine: 0.7, last: 0.3}]
+    assert found[-1][1] == [{nine: 0.7, last: 0.3}, {last: 0.75, nine: 0.25}]
     # written and read, and drawn from
     out = str(tmp_path / "spoken.jsonl")
     assert write_spoken(out, [(utt, words)] * 5) == 10
@@ -239,7 +238,7 @@ def test_what_is_heard_clearly_is_text(make_model, tokenizer, corpus, conf):
     other = heard_as_spelled(tokenizer, "b", "seven", " three")[1]
     assert Positions(tokenizer, {}, 1)(heard) == Positions(tokenizer, {}, 1)(plain)
     assert Positions(None, {}, 1).upper_bound(heard) >= Positions(tokenizer, {}, 1)(heard)
-    spoken_ = next(iter(read_sequences(corpus["train"])))
+    spoken_ = next(iter(read_sequences(corpus.train)))
     alone = {}
     with torch.no_grad():
         for name, seqs in {"plain": [plain], "heard": [heard], "other": [other], "spoken": [spoken_]}.items():
