@@ -25,9 +25,9 @@ class Confusions:
         self.spoken, self.alike = collections.defaultdict(list), collections.defaultdict(list)
         for word in words:
             if len(word) > 1:
-                self.spoken[tuple(piece for piece, _ in word)].append([step for _, steps in word for step in steps])
+                self.spoken[tuple(piece for piece, _ in word)].append([steps for _, steps in word])
             for at, (piece, steps) in enumerate(word):
-                self.spoken[(piece,)].append(steps)
+                self.spoken[(piece,)].append([steps])
                 for kind in kinds(piece, at):
                     self.alike[kind].append((piece, steps))
         if not self.alike:
@@ -35,14 +35,17 @@ class Confusions:
 
     def __call__(self, words, draw):
         """Steps of a text. words: its words, each a tuple of pieces; draw: `random.Random`."""
-        steps = []
+        return [step for _, steps in self.pieces(words, draw) for step in steps]
+
+    def pieces(self, words, draw):
+        """[(piece, steps)] of a text, as above."""
+        found = []
         for word in words:
             if self.often(word):
-                steps += draw.choice(self.spoken[word])
+                found += zip(word, draw.choice(self.spoken[word]))
             else:
-                for at, piece in enumerate(word):
-                    steps += self.piece(piece, at, draw)
-        return steps
+                found += [(piece, self.piece(piece, at, draw)) for at, piece in enumerate(word)]
+        return found
 
     def often(self, unit):
         return len(self.spoken.get(unit, ())) >= LEAST
@@ -50,7 +53,7 @@ class Confusions:
     def piece(self, piece, at, draw):
         """Steps of one piece; of one that was hardly spoken, those of another of its kind under its own name."""
         if self.often((piece,)):
-            return draw.choice(self.spoken[(piece,)])
+            return draw.choice(self.spoken[(piece,)])[0]
         found = [kind for kind in kinds(piece, at) if len(self.alike.get(kind, ())) >= LEAST]
         other, steps = draw.choice(self.alike[found[0] if found else ()])
         return [renamed(step, other, piece) for step in steps]

@@ -24,6 +24,11 @@ from espnet_llmvq.stages.sequences import (
 MOST = 2000  # utterances that are listened to
 
 
+def spoken_words(experiment):
+    """The file of what is heard of spoken words."""
+    return experiment.exp("heard", "spoken.jsonl")
+
+
 def spoken_made(experiment):
     """(set that is listened to, `Made` of its spoken words).
 
@@ -35,7 +40,7 @@ def spoken_made(experiment):
     name = options.train_set if masked else options.valid_set
     inputs = {"sequences": experiment.sequences(name)} | encoder_input(experiment)
     how |= {"masked": masked, "seed": options.base_seed, **audio(experiment, name)}
-    return name, Made(experiment.exp("heard", "spoken.jsonl"), inputs, set=name, **how, **tools("torch"))
+    return name, Made(spoken_words(experiment), inputs, set=name, **how, **tools("torch"))
 
 
 def listen(experiment):
