@@ -61,8 +61,8 @@ def closeness(model, config, sequences, cache, chosen, confusions, seed):
     """{metric: value} of the utterances `chosen` of a file of sequences; {} if none of them can be aligned.
 
     model, config: of `load_model`. cache: encoder frames (scp) or None. confusions: `Confusions`; seed: of its draws.
-    Losses: of speech; of its own steps with the weights of the CTC head (`retold`); of text as if heard; of text that is
-    spelled clearly.
+    Losses: of speech; of its own steps with the weights of the CTC head (`retold`); of text as if heard; of text that
+    is spelled clearly.
     """
     from espnet_llmvq.decode.heard import spoken
     from espnet_llmvq.llm.directory import load_tokenizer

@@ -17,5 +17,6 @@ def analyse(experiment, systems, options=None, *, nj=1, ngpu=0, redo=False):
         frames = {frames_read(experiment, system, name) for system in systems if system.phases} - {None}
         sets[name] = (experiment.sequences(name), next(iter(frames), None))
     out_dir = os.path.join(experiment.results_dir, "analysis")
-    spoken = spoken_words(experiment) if hearing(experiment.trainings, experiment.mixtures) else None
+    there = hearing(experiment.trainings, experiment.mixtures) and os.path.exists(spoken_words(experiment))
+    spoken = spoken_words(experiment) if there else None
     run.analyse(systems, sets, out_dir, options, nj=nj, ngpu=ngpu, redo=redo, spoken=spoken)
