@@ -14,6 +14,7 @@ from conftest import LORA
 from test_llm_trim import gemma
 from test_spelling import recipe, text, whisper  # noqa: F401  fixtures
 
+from espnet_llmvq.analyse.heard import compare, overlap
 from espnet_llmvq.base.errors import UserError
 from espnet_llmvq.bridge.bridge import Bridge, HardBridge, SoftBridge
 from espnet_llmvq.decode.heard import spoken, write_spoken
@@ -69,15 +70,16 @@ def test_a_word_is_heard_as_one_of_the_times_that_it_was_spoken():
     """Every text that can be drawn, counted by hand: a frequent word whole, another by its pieces."""
     cat = [word(("c", [C]), ("at", [])), word(("c", [C, C]), ("at", [A]))]
     hat = [word(("h", [B]), ("at", [A, B]))]
-    made = Confusions([*cat * 3, *hat * 2])  # 6 times and 2 times
+    made = Confusions([*cat * 3, *hat])  # 6 times and once
     draws = [made([("c", "at"), ("h", "at")], random.Random(n)) for n in range(400)]
     whole = [[C], [C, C, A]]
-    # h was spoken twice only: a step group of another first piece of one letter, c or h, under the name of h
+    # h was spoken once only: the steps of a first piece of one letter, c or h, under the name of h
     firsts = [[{"h": 0.5}], [{"h": 0.5}, {"h": 0.5}], [B]]
     lasts = [[], [A], [A, B]]  # at: of cat and hat alike
     possible = [sum(parts, []) for parts in itertools.product(whole, firsts, lasts)]
     assert {json.dumps(d) for d in draws} == {json.dumps(p) for p in possible}
     assert made([("c", "at")], random.Random(5)) == made([("c", "at")], random.Random(5))
+    assert {piece for piece, _ in made.pieces([("c", "at"), ("h", "at")], random.Random(5))} == {"c", "at", "h"}
 
 
 def test_a_piece_that_was_hardly_spoken_is_heard_as_one_of_its_kind():
@@ -88,6 +90,19 @@ def test_a_piece_that_was_hardly_spoken_is_heard_as_one_of_its_kind():
     assert len(made([("fifth", "s")], random.Random(1))) == 2
     with pytest.raises(ValueError, match="no word was spoken"):
         Confusions([[]])
+
+
+def test_how_close_it_comes_is_counted_by_hand():
+    assert overlap([A, B], [A, A]) == (1 + 0.25) * 2 / 4
+    assert overlap([A], [A, C]) == 2 / 3 and overlap([], []) == 1.0 and overlap([], [A]) == 0.0
+    assert overlap([{"a": 0.4, "b": 0.4}], [{"a": 0.25, "c": 0.75}]) == 0.25  # as shares
+    real = [("a", [A]), ("b", []), ("a", [B, C]), ("c", [B, C])]
+    heard = [("a", [A]), ("b", [B]), ("a", []), ("c", [C, C])]
+    found = compare(real, heard)
+    assert found == {
+        "steps_spoken": 5 / 4, "right_spoken": 50.0, "steps_heard": 1.0, "right_heard": 75.0,
+        "overlap_heard": (1 + 0 + 0 + 0.5) / 4, "overlap_clear": (1 + 0 + 2 / 3 * 0.25 + 0) / 4,
+    }  # fmt: skip
 
 
 def test_a_damaged_file_of_spoken_words(tmp_path):
@@ -301,7 +316,8 @@ def test_what_text_as_if_heard_needs(plan, llm_dir, tmp_path):
 
 
 def test_from_masked_speech_to_a_system(recipe, tmp_path, capfd):  # noqa: F811
-    from espnet_llmvq.stages import encoder, language, sequences, train
+    from espnet_llmvq.analyse.run import Analysis
+    from espnet_llmvq.stages import analyse, encoder, language, sequences, train
 
     (tmp_path / "domain.txt").write_text("hello three\npatient number ten\n\n")
     experiment = recipe(
@@ -337,6 +353,12 @@ def test_from_masked_speech_to_a_system(recipe, tmp_path, capfd):  # noqa: F811
     assert os.path.exists("exp/start-lora_long_heard/model.pth")
     config = yaml.safe_load(open("exp/start-lora_long_heard/config.yaml"))
     assert config["train_cache"] == "exp/frames/train/frames.scp"
+    analyse.analyse(experiment, experiment.systems, Analysis(examples=0, replicates=1))
+    rows = json.loads((tmp_path / "exp/analysis/analysis.json").read_text())["rows"]
+    for name in ("read_soft_k10", "lora_long_heard"):
+        found = {row["metric"]: row["value"] for row in rows if row["system"] == name}
+        assert found["steps_spoken"] > 0 and 0 <= found["overlap_heard"] <= 1
+        assert all(0 < found[f"loss_{kind}"] < 20 for kind in ("spoken", "retold", "heard", "clear"))
     capfd.readouterr()
     sequences.make_all(experiment)
     assert "made again" not in capfd.readouterr().out

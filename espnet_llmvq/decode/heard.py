@@ -9,7 +9,7 @@ from espnet_llmvq.decode.batches import Batches
 from espnet_llmvq.speech import spans
 
 KEPT = 10  # tokens of a step, the likeliest
-LIGHTEST = 0.001  # weight below which a token is left out
+LIGHTEST = 0.01  # weight below which a token is left out
 
 
 def spoken(model, tokenizer, path, *, only=None, cache=None, masked=False, seconds=120.0, failed=None):

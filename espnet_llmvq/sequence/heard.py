@@ -15,7 +15,7 @@ import json
 
 from espnet_llmvq.base.errors import UserError, reading
 
-LEAST = 5  # times that a word or a piece must have been spoken to be drawn from
+LEAST = 2  # times that a word or a piece must have been spoken to be drawn from: of one time all texts would be alike
 
 
 class Confusions:
