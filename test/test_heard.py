@@ -310,6 +310,9 @@ def test_what_text_as_if_heard_needs(plan, llm_dir, tmp_path):
     stacked = {**CARDS, "phases": {"one": {"mixture": "m", "bridge_conf": {"stack": 2}}, "two": {"base": "one"}}}
     with pytest.raises(UserError, match="it needs bridge_conf.stack 1, not 2"):
         plan(stacked, systems="a", **given)
+    frozen = {**CARDS, "phases": {"one": {**CARDS["phases"]["one"], "freeze": ["llm"]}, "two": {"base": "one"}}}
+    with pytest.raises(UserError, match=r"has text as if heard \(train/heard\).*but LLM and codebook are frozen"):
+        plan(frozen, systems="a", **given)
     unknown = {**CARDS, "mixtures": {"m": {"domian/heard": 1}}}
     with pytest.raises(UserError, match=r"domian/heard: 'domian' \(did you mean 'domain'\?\)"):
         plan(unknown, systems="a", **given)

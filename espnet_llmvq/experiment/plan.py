@@ -172,7 +172,7 @@ def read_trainings(phases, options):
 
 
 def check_llm(trainings, mixtures):
-    """Raise UserError for an LLM that would train in half precision, and for plain text where it is frozen.
+    """Raise UserError for an LLM that would train in half precision, and for text where nothing that reads it trains.
 
     The model says so too, when its phase has its turn (`model.freezing.check_precision`).
     """
@@ -188,6 +188,13 @@ def check_llm(trainings, mixtures):
             raise UserError(
                 f"{training.where}: mixture {training.mixture} has plain text ({text[0]}), but the LLM, which alone "
                 "reads it, is frozen; train it or LoRA (llm_conf.lora), or leave the text out"
+            )
+        heard = [source for source in mixtures.get(training.mixture, ()) if source.endswith("/heard")]
+        if heard and not {"LLM", "LoRA", "codebook"} & set(trains):
+            raise UserError(
+                f"{training.where}: mixture {training.mixture} has text as if heard ({heard[0]}), which encoder and "
+                "projector do not see, but LLM and codebook are frozen; train one of them or LoRA (llm_conf.lora), or "
+                "leave it out"
             )
 
 
