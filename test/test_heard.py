@@ -325,7 +325,7 @@ def test_from_masked_speech_to_a_system(recipe, tmp_path, capfd):  # noqa: F811
     (tmp_path / "domain.txt").write_text("hello three\npatient number ten\n\n")
     experiment = recipe(
         gemma(tmp_path / "llm"), systems="read_soft_k10 lora_long_heard", ctc_pieces="20", texts="domain=domain.txt",
-        mixtures={"heard": {"domain/heard": 1}},
+        base="heard", mixtures={"heard": {"domain/heard": 1}},
     )  # fmt: skip
     language.tokenizer(experiment)
     encoder.prepare(experiment)

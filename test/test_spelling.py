@@ -231,8 +231,8 @@ def recipe(tmp_path, plan, whisper, text):
         (home / "utt2num_samples").write_text("".join(f"{utt} 24000\n" for utt, _ in rows))
     steps = "max_epoch=1 num_iters_per_epoch=2 batch_bins=200 num_workers=0 use_tensorboard=false"
 
-    def make(llm, systems="ctc soft_k10", mixtures=None, **options):
-        cards = {"base": "template/paper_a.yaml", "mixtures": mixtures or {}}
+    def make(llm, systems="ctc soft_k10", base="paper_a", mixtures=None, **options):
+        cards = {"base": f"template/{base}.yaml", "mixtures": mixtures or {}}
         (tmp_path / "conf").mkdir(exist_ok=True)
         (tmp_path / "conf/systems.yaml").write_text(yaml.safe_dump(cards))
         return plan(
