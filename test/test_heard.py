@@ -22,9 +22,10 @@ from espnet_llmvq.model.batch import SequenceArrays, batch_of
 from espnet_llmvq.model.positions import Positions
 from espnet_llmvq.model.speech_llm import SpeechLLM
 from espnet_llmvq.sequence.asr import asr_sequence, heard_sequence
-from espnet_llmvq.sequence.heard import Confusions, read_confusions
+from espnet_llmvq.sequence.heard import Confusions, read_confusions, read_spoken
 from espnet_llmvq.sequence.prompt import template_of
 from espnet_llmvq.sequence.sequence import Sequence, SequenceReader, Span, read_sequences
+from espnet_llmvq.speech.frame_rate import FrameRate
 
 TEMPLATE = "USER: {speech} ASSISTANT: {text}"
 A, B, C = {"a": 1.0}, {"b": 0.75, "a": 0.25}, {"c": 0.5}
@@ -316,6 +317,33 @@ def test_what_text_as_if_heard_needs(plan, llm_dir, tmp_path):
     unknown = {**CARDS, "mixtures": {"m": {"domian/heard": 1}}}
     with pytest.raises(UserError, match=r"domian/heard: 'domian' \(did you mean 'domain'\?\)"):
         plan(unknown, systems="a", **given)
+
+
+def test_an_encoder_of_our_own_is_heard_on_validation_speech(plan, llm_dir, corpus, encoder_dir, tmp_path, capfd):
+    from espnet_llmvq.stages import sequences
+
+    (tmp_path / "d.txt").write_text("one two\n")
+    for name, path in (("train", corpus.train), ("valid", corpus.valid), ("test", corpus.valid)):
+        rows = [(seq.id, next(s for s in seq.spans if s.is_speech), seq.transcript) for seq in read_sequences(path)]
+        (tmp_path / "dump" / name).mkdir(parents=True)
+        for table, value in {"text": 2, "wav.scp": 1, "utt2num_samples": 1, "utt2spk": 0}.items():
+            fields = [(u, (u, s.samples if table.startswith("utt2num") else s.audio, t)[value]) for u, s, t in rows]
+            (tmp_path / "dump" / name / table).write_text("".join(f"{u} {v}\n" for u, v in sorted(fields)))
+    experiment = plan(
+        CARDS, systems="a", texts="domain=d.txt", llm=llm_dir, encoder_file=os.path.join(encoder_dir, "model.pth")
+    )
+    sequences.make_all(experiment)
+    made = json.loads((tmp_path / "exp/heard/spoken.jsonl.made.json").read_text())["options"]
+    assert made["set"] == "valid" and not made["masked"]
+    # nothing is dropped or merged: each frame of the encoder is a step of one piece
+    rate = FrameRate(experiment.encoder)
+    samples = {s.id: span.samples for s in read_sequences(corpus.valid) for span in s.spans if span.is_speech}
+    heard = dict(read_spoken("exp/heard/spoken.jsonl"))
+    assert heard
+    for utt, words in heard.items():
+        assert sum(len(steps) for spelled in words for _, steps in spelled) == int(rate.frames(samples[utt]))
+    (only,) = read_sequences("dump/domain/heard.jsonl")
+    assert only.transcript == "one two" and only.spans[1].said == "one two"
 
 
 def test_from_masked_speech_to_a_system(recipe, tmp_path, capfd):  # noqa: F811
