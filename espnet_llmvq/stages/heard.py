@@ -8,13 +8,11 @@ from espnet_llmvq.experiment.phases import hearing
 from espnet_llmvq.stages.encoder import encoder_input, frames_of
 from espnet_llmvq.stages.report import tools, up_to_date
 from espnet_llmvq.stages.sequences import (
-    CHAT_FILES,
-    TOKENIZER,
     audio,
     bounded,
     context_options,
-    files_of,
     make_sequences,
+    of_prompt,
     template_of,
     text_of,
     within_context,
@@ -81,17 +79,16 @@ def listen(experiment):
 def make_heard(experiment, name):
     """Sequences of a plain text, or of the transcripts of a set, as if heard."""
     text, spoken, seed = text_of(experiment, name), listen(experiment), experiment.options.base_seed
-    spelling = experiment.spelling or experiment.tokenizer
-    inputs = {"text": text, "spoken words": spoken} | files_of(experiment.llm, *CHAT_FILES)
-    inputs |= {f"spelling: {file}": path for file, path in files_of(spelling, *TOKENIZER).items()}
-    how = {"prompt": experiment.options.prompt, "seed": seed}
-    made = bounded(experiment, experiment.sequences(f"{name}/heard"), inputs, **how)
+    inputs, how = of_prompt(experiment)
+    inputs |= {"text": text, "spoken words": spoken}
+    inputs |= {"spelling": experiment.spelling} if experiment.spelling else {}
+    made = bounded(experiment, experiment.sequences(f"{name}/heard"), inputs, seed=seed, **how)
     if up_to_date(made):
         return
     from espnet_llmvq.llm.directory import load_tokenizer
     from espnet_llmvq.sequence.heard import read_confusions
 
-    dropped, template = {}, template_of(experiment)
+    dropped, template, spelling = {}, template_of(experiment), experiment.spelling or experiment.tokenizer
     sequences = heard(text, load_tokenizer(spelling), read_confusions(spoken), template, seed, dropped)
     write_made(made, within_context(sequences, dropped, **context_options(experiment)), dropped, text)
 

@@ -28,15 +28,21 @@ def audio(experiment, name):
     return {"audio": origin(experiment.dump_dir(name))}
 
 
-def sequences_made(experiment, name):
-    """The `Made` of the sequences of a set."""
+def of_prompt(experiment):
+    """(inputs, options) of what is made in the prompt."""
     from espnet_llmvq.sequence.prompt import is_plain
 
-    inputs, options = tables(experiment, name), audio(experiment, name)
+    inputs, options = {}, {"prompt": experiment.options.prompt}
     if not is_plain(experiment.options.prompt):  # written in the format of the LLM
         options |= elsewhere("chat_format", experiment.tokenizer)
         inputs |= files_of(experiment.tokenizer, *CHAT_FILES)
-    return Made(experiment.sequences(name), inputs, prompt=experiment.options.prompt, **options)
+    return inputs, options
+
+
+def sequences_made(experiment, name):
+    """The `Made` of the sequences of a set."""
+    inputs, options = of_prompt(experiment)
+    return Made(experiment.sequences(name), tables(experiment, name) | inputs, **options, **audio(experiment, name))
 
 
 def check_sequences(experiment, names):
