@@ -4,6 +4,9 @@ import itertools
 import json
 import os
 import random
+import re
+import textwrap
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -351,9 +354,12 @@ def test_from_masked_speech_to_a_system(recipe, tmp_path, capfd):  # noqa: F811
     from espnet_llmvq.stages import analyse, encoder, language, sequences, train
 
     (tmp_path / "domain.txt").write_text("hello three\npatient number ten\n\n")
+    page = (Path(__file__).resolve().parent.parent / "docs/interleaving.md").read_text(encoding="utf-8")
+    block = re.search(r"^    base: template/paper_a.yaml\n(    .*\n)*", page, re.MULTILINE)[0]
+    cards = textwrap.dedent(block).replace("asr_heard: {train/asr: 1,", "asr_heard: {train/asr: 1, train/heard: 1,")
     experiment = recipe(
         gemma(tmp_path / "llm"), systems="read_soft_k10 lora_long_heard", ctc_pieces="20", texts="domain=domain.txt",
-        base="heard", mixtures={"heard": {"domain/heard": 1}},
+        cards=cards,
     )  # fmt: skip
     language.tokenizer(experiment)
     encoder.prepare(experiment)

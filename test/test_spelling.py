@@ -9,7 +9,6 @@ import pytest
 import soundfile
 import standins
 import torch
-import yaml
 from test_llm_trim import ODD, gemma
 
 from espnet_llmvq.base.errors import UserError
@@ -231,10 +230,9 @@ def recipe(tmp_path, plan, whisper, text):
         (home / "utt2num_samples").write_text("".join(f"{utt} 24000\n" for utt, _ in rows))
     steps = "max_epoch=1 num_iters_per_epoch=2 batch_bins=200 num_workers=0 use_tensorboard=false"
 
-    def make(llm, systems="ctc soft_k10", base="paper_a", mixtures=None, **options):
-        cards = {"base": f"template/{base}.yaml", "mixtures": mixtures or {}}
+    def make(llm, systems="ctc soft_k10", cards="base: template/paper_a.yaml", **options):
         (tmp_path / "conf").mkdir(exist_ok=True)
-        (tmp_path / "conf/systems.yaml").write_text(yaml.safe_dump(cards))
+        (tmp_path / "conf/systems.yaml").write_text(cards)
         return plan(
             systems=systems, llm=llm, pretrained_encoder=whisper, train_overrides=steps, align_sets="test",
             **options,
