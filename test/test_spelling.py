@@ -9,7 +9,6 @@ import pytest
 import soundfile
 import standins
 import torch
-import yaml
 from test_llm_trim import ODD, gemma
 
 from espnet_llmvq.base.errors import UserError
@@ -232,12 +231,11 @@ def recipe(tmp_path, plan, whisper, text):
     # Of two epochs, whose checkpoints are averaged.
     steps = "max_epoch=2 num_iters_per_epoch=1 batch_bins=200 num_workers=0 use_tensorboard=false keep_nbest_models=2"
 
-    def make(llm, **options):
-        cards = {"base": "template/paper_a.yaml"}
+    def make(llm, systems="ctc soft_k10", cards="base: template/paper_a.yaml", **options):
         (tmp_path / "conf").mkdir(exist_ok=True)
-        (tmp_path / "conf/systems.yaml").write_text(yaml.safe_dump(cards))
+        (tmp_path / "conf/systems.yaml").write_text(cards)
         return plan(
-            systems="ctc soft_k10", llm=llm, pretrained_encoder=whisper, train_overrides=steps, align_sets="test",
+            systems=systems, llm=llm, pretrained_encoder=whisper, train_overrides=steps, align_sets="test",
             **options,
         )  # fmt: skip
 

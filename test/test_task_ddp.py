@@ -10,6 +10,7 @@ import yaml
 from conftest import LORA
 
 from espnet_llmvq.espnet.task import SpeechLLMTask
+from espnet_llmvq.sequence.sequence import Sequence, Span, read_sequences, write_sequences
 
 
 def train(directory, config, rank, port):
@@ -75,3 +76,30 @@ def test_two_processes_train_like_one(settings, encoder_dir, tmp_path, losses, a
             for name in {"loss_start", "loss_llm"} & set(a):
                 assert a[name] == pytest.approx(b[name], rel=1e-5)
             assert a["total_count"] == b["total_count"]
+
+
+def test_a_process_with_text_as_if_heard_alone_trains_with_one_that_has_speech(
+    settings, encoder_dir, tokenizer, corpus, tmp_path
+):
+    """Of the first batch one process has text as if heard, the other one speech; of the others each has both or one."""
+    kinds, sequences = "hshshhsshsss", list(read_sequences(corpus.train))
+    for i, (kind, seq) in enumerate(zip(kinds, sequences)):
+        if kind == "h":
+            heard = Span(heard=[{name: 0.75, "▁": 0.25} for name in tokenizer.tokenize(seq.transcript)])
+            spans = tuple(heard if span.is_speech else span for span in seq.spans)
+            sequences[i] = Sequence(seq.id, spans)
+    train, shape = tmp_path / "train.jsonl", tmp_path / "shape"
+    write_sequences(str(train), sequences)
+    shape.write_text("".join(f"{seq.id} {100 - i}\n" for i, seq in enumerate(sequences)))
+    config = settings(
+        encoder_file=os.path.join(encoder_dir, "model.pth"), specaug=None, scheduler=None, unused_parameters=True,
+        llm_conf={"lora": {**LORA, "lora_dropout": 0.0}}, max_epoch=1, keep_nbest_models=1, min_batch_size=2,
+        bridge="soft", bridge_conf={"stack": 1, "hidden_size": 24, "codebook": "trainable", "top_k": 10},
+        train_data_path_and_name_and_type=[[str(train), "sequence", "sequence"]], train_shape_file=[str(shape)],
+        optim="sgd", optim_conf={"lr": 0.05, "momentum": 0.5},
+    )  # fmt: skip
+    one, two = trained_by_one_and_by_two(tmp_path, config)
+    for name, value in one["model"].items():
+        torch.testing.assert_close(two["model"][name], value, atol=1e-6, rtol=1e-5)
+    a, b = (s["reporter"]["stats"][1]["train"] for s in (one, two))
+    assert a["loss"] == pytest.approx(b["loss"], rel=1e-5) and a["total_count"] == b["total_count"]

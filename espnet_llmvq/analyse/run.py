@@ -30,29 +30,33 @@ class Analysis:
                 raise UserError(f"--{name} {getattr(self, name)}: at least {least} are needed")
 
 
-def analyse_system(options, system, sets, chosen, ngpu=0):
+def analyse_system(options, system, sets, chosen, ngpu=0, spoken=None):
     """One system on all sets: (rows, warnings, {set: t-SNE panel}, {set: {utterance: steps}}).
 
-    sets: {name: (sequences, frames.scp or None)}; chosen: {name: {utterance: transcript}}.
+    sets: {name: (sequences, frames.scp or None)}; chosen: {name: {utterance: transcript}}. spoken: as `analyse`.
     """
     from espnet_llmvq.analyse import tsne
     from espnet_llmvq.analyse.collect import collect, diagnose
     from espnet_llmvq.analyse.gap import gap_rows
+    from espnet_llmvq.analyse.heard import closeness
     from espnet_llmvq.analyse.nearest import describe
     from espnet_llmvq.llm.directory import load_tokenizer
     from espnet_llmvq.model.build import load_model
     from espnet_llmvq.score.table import number
+    from espnet_llmvq.sequence.heard import read_confusions
     from espnet_llmvq.speech.pretrained import frames_are_trained
 
     model, config = load_model(system.model, "cuda" if ngpu else "cpu")
     if model.llm is None:
         raise UserError(f"{system.model}: its last phase runs no LLM, so there is nothing to analyse")
-    tokenizer = load_tokenizer(config["llm"])
+    tokenizer, confusions = load_tokenizer(config["llm"]), read_confusions(spoken) if spoken else None
     rows, warnings, panels, steps = [], [], {}, {}
     for name, (sequences, cache) in sets.items():
         cache = None if frames_are_trained(config, config["encoder_file"]) else cache
         found = collect(model, tokenizer, sequences, cache, chosen[name])
         numbers, collapsed = diagnose(model, found)
+        if confusions:
+            numbers |= closeness(model, config, sequences, cache, chosen[name], confusions, options.draw_seed)
         warnings += [f"{system.label} on {name}: {text}" for text in collapsed]
         clouds = (found.speech, found.text, found.transcripts)
         measured = gap_rows(*clouds, options.replicates, options.draw_seed, name)
@@ -85,8 +89,11 @@ def page_entries(systems, chosen, steps, examples):
     return entries
 
 
-def analyse(systems, sets, out_dir, options, *, nj=1, ngpu=0, redo=False):
-    """Analyse trained systems with a bridge, unless that is done. sets: {name: (sequences, frames.scp or None)}."""
+def analyse(systems, sets, out_dir, options, *, nj=1, ngpu=0, redo=False, spoken=None):
+    """Analyse trained systems with a bridge, unless that is done. sets: {name: (sequences, frames.scp or None)}.
+
+    spoken: file of spoken words (`sequence.heard`), to see how close text as if heard comes to the speech of the sets.
+    """
     for system in systems:
         if not system.phases:
             print(f"[{system.name}] has no bridge, left out")
@@ -95,6 +102,7 @@ def analyse(systems, sets, out_dir, options, *, nj=1, ngpu=0, redo=False):
         return
     inputs = {f"sequences of {name}": sequences for name, (sequences, _) in sets.items()}
     inputs |= {f"frames of {name}": os.path.dirname(cache) for name, (_, cache) in sets.items() if cache}
+    inputs |= {"spoken words": spoken} if spoken else {}
     for system in systems:
         inputs[f"model of {system.name}"] = os.path.join(system.model, "model.pth")
         inputs |= {f"{system.name} on {name}": system.hyp_path(name) for name in sets}
@@ -124,7 +132,7 @@ def analyse(systems, sets, out_dir, options, *, nj=1, ngpu=0, redo=False):
     chosen = {name: chosen[name] for name in sets}
     if not sets:
         raise UserError(f"no set has {LEAST_OF_SET} utterances with a transcript, so there is nothing to analyse")
-    jobs = {system.name: (options, system, sets, chosen, ngpu) for system in systems}
+    jobs = {system.name: (options, system, sets, chosen, ngpu, spoken) for system in systems}
     if ngpu or nj == 1:
         analysed = {name: analyse_system(*job) for name, job in jobs.items()}
     else:

@@ -82,6 +82,15 @@ class Bridge(torch.nn.Module):
         out[inside] = flat
         return out, lengths, self.statistics(z, flat, kept)
 
+    def heard(self, rows, weights, embed):
+        """LLM inputs (N, D) of steps of text as if heard, which are rows of the LLM's table (N, k) with weights (N, k).
+
+        Without a codebook: the weighted sum of the LLM's own embeddings, as long as what the bridge makes of speech.
+        embed: module, ids (...) -> (..., D), the embeddings of the LLM.
+        """
+        summed = (weights[..., None] * embed(rows)).sum(1)
+        return self.quantize(summed)[0] * self.output_scale
+
     def statistic_names(self):
         """Keys of `statistics`, in its order."""
         return ["bridge_steps", "bridge_norm_ratio", "output_cosine"]
@@ -184,6 +193,16 @@ class QuantizingBridge(Bridge):
             return permuted_quantize(z, self.codebook, self.permutation, self.top_k, self.temperature, hard, self.chunk)
         return soft_quantize(z, self.codebook, self.top_k, self.temperature, self.renormalise, hard, self.chunk)
 
+    def heard(self, rows, weights, embed):
+        """The weighted sum of the `top_k` heaviest rows, of the codebook: as of speech, with other weights."""
+        weights, at = weights.topk(min(self.top_k, rows.shape[1]))
+        rows = rows.gather(1, at)
+        if self.renormalise:
+            weights = weights / weights.sum(1, keepdim=True)
+        if self.permutation is not None:
+            rows = self.permutation[rows]
+        return (weights[..., None] * self.codebook[rows]).sum(1) * self.output_scale
+
     @property
     def keeps_all(self):
         return self.top_k == len(self.codebook)
@@ -228,6 +247,10 @@ class HardBridge(QuantizingBridge):
         if self.straight_through == "output":
             return hard_quantize(z, self.codebook, self.chunk, self.permutation)
         return self.weigh(z, hard=True)
+
+    def heard(self, rows, weights, embed):
+        top = rows.gather(1, weights.argmax(1, keepdim=True))
+        return super().heard(top, torch.ones_like(top, dtype=weights.dtype), embed)
 
     def weights_entropy(self, z, kept):
         if self.straight_through == "output":  # one row, and no weights behind it

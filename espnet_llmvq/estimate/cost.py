@@ -98,7 +98,8 @@ def estimate(experiment, question, training, encoder_file, llm):
         sequences = config["batch_size"]
     share = -(-sequences // gpus)
     alone = training.is_encoder and not experiment.on_pretrained
-    fixed = not (alone or training.mixture or frames_are_trained(config, encoder_file))
+    pieces = training.mixture and not experiment.whole_files(training.mixture)
+    fixed = not (alone or pieces or frames_are_trained(config, encoder_file))
     cached = experiment.caches_frames and fixed
     own = training.is_encoder or "encoder" in training.config
     settings = {**training.config, "llm": llm, "encoder_file": None if own else encoder_file}

@@ -28,10 +28,10 @@ NAME = re.compile(r"\w[\w.+-]*")  # part of paths, and one word of --systems
 TAKEN = {
     "phases": (
         "encoder", "encoder_stats", "tokenizer", "llm", "llm_alone", "perplexity", "align", "stats", "mixtures", "log",
-        "analysis", "report", "packed", "recogniser", "curves", "preferred",
+        "analysis", "report", "packed", "recogniser", "curves", "preferred", "heard", "frames", "pieces",
     ),
     "systems": ("llm",),  # the LLM alone, in tables of answers
-    "interleave": ("asr", "text", "plain", "sequences"),
+    "interleave": ("asr", "text", "heard", "plain", "sequences"),
 }  # fmt: skip
 
 

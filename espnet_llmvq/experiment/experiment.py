@@ -42,7 +42,8 @@ class TestSet:
 class Experiment:
     """A run: its options, and what follows from them and the cards.
 
-    mixtures: {name: {source: share}}; a source is "SET/FORM", form asr, text or one of interleave: {form: options}.
+    mixtures: {name: {source: share}}; a source is "SET/FORM", form asr, text, heard or one of interleave, {form:
+    options}.
     encoder: keys of a training config that shape the speech encoder. stack: encoder frames of an LLM position.
     pieces: tokens of the LLM that the CTC head spells with, beside letters (`llm.spelling`); 0: it has all tokens.
     """
@@ -102,6 +103,11 @@ class Experiment:
     def sources(self):
         """All sources of the mixtures, each once."""
         return list(dict.fromkeys(source for shares in self.mixtures.values() for source in shares))
+
+    def whole_files(self, mixture):
+        """Whether the speech of a mixture, if any, is whole files of the training set, whose frames may be cached."""
+        sources, train = self.mixtures.get(mixture, ()), f"{self.options.train_set}/asr"
+        return bool(sources) and all(s == train or s.endswith(("/text", "/heard")) for s in sources)
 
     @cached_property
     def interleaved_sets(self):

@@ -8,6 +8,7 @@ DESCRIBED = (
     "model_conf", "llm_conf", "batch_type", "accum_grad", "optim", "optim_conf", "scheduler", "scheduler_conf",
     "grad_clip", "max_epoch",
 )  # fmt: skip
+HEARING = {"drop_blank": None, "merge_runs": False, "mask_frames": True}  # as `SpeechLLM` has them
 BRIDGE_STACK = 5  # of a bridge whose config does not say it, as in its class
 
 
@@ -27,6 +28,26 @@ def bridge_stack(trainings):
                 "count of their LLM positions; give each stack its own --expdir"
             )
     return stacks[first] if stacks else 1
+
+
+def hearing(trainings, mixtures):
+    """What decides which steps the LLM gets of speech: keys of `model_conf`, of trainings with text as if heard.
+
+    {} without any. Raises UserError for trainings that differ, as they would need a text of their own each.
+    """
+    found = {}
+    for training in trainings:
+        if any(source.endswith("/heard") for source in mixtures.get(training.mixture, ())):
+            conf = training.config.get("model_conf") or {}
+            found[training.where] = {key: conf.get(key, value) for key, value in HEARING.items()}
+    first = next(iter(found), None)
+    for where, how in found.items():
+        if how != found[first]:
+            raise UserError(
+                f"{first} has model_conf {found[first]}, {where} has {how}: text as if heard is made once for all "
+                "systems of an expdir; give each its own --expdir"
+            )
+    return dict(found.get(first, {}))
 
 
 def with_pretrained(config, path, layer, where):

@@ -14,6 +14,7 @@ from espnet_llmvq.experiment.options import pairs, unique, words
 from espnet_llmvq.experiment.phases import (
     CRITERION,
     bridge_stack,
+    hearing,
     on_pretrained,
     split_batches,
     trained_parts,
@@ -94,6 +95,8 @@ def make_plan(options):
     check_llm(trainings, mixtures)
     encoder, stack = encoder_keys(trainings, options), bridge_stack(trainings)
     pieces = count_pieces(options)
+    if hearing(trainings, mixtures):
+        check_heard(options, stack)
     return Experiment(options, sets, systems, trainings, mixtures, interleave, encoder, stack, pieces)
 
 
@@ -106,6 +109,14 @@ def count_pieces(options):
     from espnet_llmvq.llm.directory import table_rows
 
     return PIECES if table_rows(options.llm) > SMALL_TABLE else 0
+
+
+def check_heard(options, stack):
+    """Raise UserError where text cannot be made as if heard."""
+    if not (trains_encoder(options) or options.encoder_file):
+        raise UserError("text as if heard is spelled by a CTC head; leave --ctc_head false out")
+    if stack != 1:
+        raise UserError(f"text as if heard has a step for each frame; it needs bridge_conf.stack 1, not {stack}")
 
 
 def check_recognisers(systems, cards, pretrained):
@@ -163,7 +174,7 @@ def read_trainings(phases, options):
 
 
 def check_llm(trainings, mixtures):
-    """Raise UserError for an LLM that would train in half precision, and for plain text where it is frozen.
+    """Raise UserError for an LLM that would train in half precision, and for text where nothing that reads it trains.
 
     The model says so too, when its phase has its turn (`model.freezing.check_precision`).
     """
@@ -179,6 +190,13 @@ def check_llm(trainings, mixtures):
             raise UserError(
                 f"{training.where}: mixture {training.mixture} has plain text ({text[0]}), but the LLM, which alone "
                 "reads it, is frozen; train it or LoRA (llm_conf.lora), or leave the text out"
+            )
+        heard = [source for source in mixtures.get(training.mixture, ()) if source.endswith("/heard")]
+        if heard and not {"LLM", "LoRA", "codebook"} & set(trains):
+            raise UserError(
+                f"{training.where}: mixture {training.mixture} has text as if heard ({heard[0]}), which encoder and "
+                "projector do not see, but LLM and codebook are frozen; train one of them or LoRA (llm_conf.lora), or "
+                "leave it out"
             )
 
 

@@ -26,7 +26,7 @@ OWN_KEYS = {
 SYSTEM_KEYS = ("label", "phases", "decode", "note", *(key for keys in OWN_KEYS.values() for key in keys))
 GROUP_KEY = "systems"
 MIXTURE_KEY, SHARE_KEY = "mixture", "train_share"
-FORMS = ("asr", "text")  # of a source, beside the names in the section interleave
+FORMS = ("asr", "text", "heard")  # of a source, beside the names in the section interleave
 
 
 def is_group(cards, name):
@@ -177,14 +177,15 @@ def read_recogniser(where, own):
 def read_mixture(cards, name, sets, texts=()):
     """The shares of a mixture: {(set, form): share}, in its order.
 
-    A source is `SET/FORM`: one of `sets` as `asr`, as `text` (its transcripts) or interleaved as the section
-    interleave says; or one of `texts` as `text`. Raises UserError for unknown sets and forms, and for bad shares.
+    A source is `SET/FORM`: one of `sets` as `asr`, as `text` (its transcripts), `heard` (these as if heard) or
+    interleaved as the section interleave says; or one of `texts` as `text` or `heard`. Raises UserError for unknown
+    sets and forms, and for bad shares.
     """
     where, forms, shares = cards.where("mixtures", name), [*FORMS, *cards.names("interleave")], {}
     for source, share in cards.entry("mixtures", name).items():
         data, _, form = str(source).partition("/")
         check_name(f"form in {where}, {source}:", form, forms)
-        check_name(f"set in {where}, {source}:", data, [*sets, *texts] if form == "text" else sets)
+        check_name(f"set in {where}, {source}:", data, [*sets, *texts] if form in ("text", "heard") else sets)
         if isinstance(share, bool) or not isinstance(share, int | float) or not 0 < share < float("inf"):
             raise UserError(f"{where}: the share of {source} is {share!r}; it must be a number above 0")
         shares[data, form] = share

@@ -93,5 +93,5 @@ def at_start(spans):
     flags, alone = [], True
     for span in spans:
         flags.append(alone)
-        alone &= not span.is_speech and (span.special or not span.text)
+        alone &= span.is_text and (span.special or not span.text)
     return flags

@@ -8,12 +8,13 @@ import torch
 from espnet_llmvq.base.errors import UserError
 from espnet_llmvq.data.audio import SAMPLE_RATE, AudioError, read_audio
 from espnet_llmvq.llm.spans import at_start, begin_ids, encode_text
-from espnet_llmvq.model.losses import IGNORE, PAD, SPEECH
+from espnet_llmvq.model.losses import HEARD, IGNORE, PAD, SPEECH
 from espnet_llmvq.speech.spans import WHOLE
 
 
 class FrameCache:
-    """Encoder outputs computed beforehand, by utterance id: (T, D) float32.
+    """Encoder outputs computed beforehand, by utterance id: (T, D) float32. Of a mixture, whose ids are NAME/PASS/ID,
+    by the last part.
 
     path: Kaldi scp of a cache written by `espnet_llmvq.cli.encode`.
     """
@@ -28,6 +29,8 @@ class FrameCache:
             raise self._damaged("a line", err) from err
 
     def __getitem__(self, utt):
+        if utt not in self.frames:
+            utt = utt.split("/", 2)[-1]
         if utt not in self.frames:
             raise UserError(f"{self.path}: no encoder frames for {utt}; remove the cache and run stage 10")
         try:
@@ -63,9 +66,12 @@ def read_wave(utt, span):
 class SequenceArrays:
     """`Sequence` -> arrays of the model's batch.
 
-    tokens (U,): token ids, SPEECH where a speech span stands. labels (U,): the ids that are learnt, IGNORE elsewhere.
+    tokens (U,): token ids, SPEECH where a speech span stands, HEARD where text as if heard does. labels (U,): the ids
+    that are learnt, IGNORE elsewhere.
     speech: (S,) waveforms of its n speech spans joined, or (T, D) cached frames; speech_lengths (n,) of each;
     speech_steps (n,): encoder steps of a piece cut out of a sound file, WHOLE for a whole file.
+    heard_rows, heard_weights (T, k): of the steps of its m spans of text as if heard joined, the tokens' rows in the
+    LLM's table and their weights, 0 where a step has fewer; heard_lengths (m,): steps of each.
 
     cache: encoder frames (scp) to read instead of audio. augment: function (S,) -> (S,) laid over waveforms.
     step: samples of an encoder step. A piece is filled up with zeros to a whole number of them; without it
@@ -104,12 +110,27 @@ class SequenceArrays:
             raise UserError(f"{utt}: a piece of {span.audio} cannot be read here; only whole files can")
         return -(-span.samples // self.step)
 
+    def heard(self, utt, steps):
+        """Rows and weights (T, k) of the steps of text as if heard."""
+        rows = np.zeros((len(steps), max(map(len, steps))), dtype=np.int64)
+        weights = np.zeros(rows.shape, dtype=np.float32)
+        for i, step in enumerate(steps):
+            ids = self.tokenizer.convert_tokens_to_ids(list(step))
+            for name, token in zip(step, ids):
+                if token is None or (token == self.tokenizer.unk_token_id and name != self.tokenizer.unk_token):
+                    raise UserError(f"{utt}: {name!r} is no token of the LLM; run again from stage 9")
+            rows[i, : len(ids)], weights[i, : len(ids)] = ids, list(step.values())
+        return rows, weights
+
     def __call__(self, sequence, samples=None):
         """The arrays of a sequence. samples: of each speech span, (S,) float32 at 16 kHz; None: read from its file."""
         tokens = begin_ids(self.tokenizer, sequence.spans)
         labels = [IGNORE] * len(tokens)
         for span, first in zip(sequence.spans, at_start(sequence.spans)):
-            ids = [SPEECH] if span.is_speech else encode_text(self.tokenizer, span, self.eos_id, first)
+            if span.is_text:
+                ids = encode_text(self.tokenizer, span, self.eos_id, first)
+            else:
+                ids = [SPEECH if span.is_speech else HEARD]
             tokens += ids
             labels += ids if span.loss else [IGNORE] * len(ids)
         out = {"tokens": np.array(tokens, dtype=np.int64), "labels": np.array(labels, dtype=np.int64)}
@@ -119,6 +140,10 @@ class SequenceArrays:
             waves = self.speech(sequence.id, spans, samples)
             out["speech"] = np.concatenate(waves).astype(np.float32)
             out["speech_lengths"] = np.array([len(w) for w in waves], dtype=np.int64)
+        heard = [s.heard for s in sequence.spans if s.is_heard]
+        if heard:
+            out["heard_rows"], out["heard_weights"] = self.heard(sequence.id, sum(heard, []))
+            out["heard_lengths"] = np.array([len(steps) for steps in heard], dtype=np.int64)
         return out
 
 
@@ -134,10 +159,16 @@ def collate(batch):
         key: pad([torch.from_numpy(d[key]) for _, d in batch], True, value)
         for key, value in (("tokens", PAD), ("labels", IGNORE))
     }
+    heard = [d for _, d in batch if "heard_rows" in d]
     for _, d in batch:
         if "speech" in d:
             speech += torch.from_numpy(d["speech"]).split(d["speech_lengths"].tolist())
             steps += d["speech_steps"].tolist()
+    if heard:
+        out["heard_lengths"] = torch.cat([torch.from_numpy(d["heard_lengths"]) for d in heard])
+        for key in ("heard_rows", "heard_weights"):
+            every = [step for d in heard for step in torch.from_numpy(d[key])]
+            out[key] = pad(every, True)
     if speech:
         out["speech"] = pad(speech, True)
         out["speech_lengths"] = torch.tensor([len(s) for s in speech])

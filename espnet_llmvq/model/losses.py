@@ -1,7 +1,7 @@
 """The inputs of the LLM in the order of a sequence, its next-token loss, and the means of several losses.
 
-A batch of B sequences: tokens (B, U) are token ids, with SPEECH where a speech span stands and PAD behind the end;
-labels (B, U) are the ids that are learnt, IGNORE elsewhere.
+A batch of B sequences: tokens (B, U) are token ids, with SPEECH where a speech span stands, HEARD where text as if
+heard does, and PAD behind the end; labels (B, U) are the ids that are learnt, IGNORE elsewhere.
 """
 
 import torch
@@ -12,28 +12,29 @@ from espnet_llmvq.llm.directory import context
 from espnet_llmvq.llm.ends import logits_of
 from espnet_llmvq.llm.packing import pack
 
-SPEECH, PAD = -1, -2  # in tokens; ids are 0 and more
+SPEECH, PAD, HEARD = -1, -2, -3  # in tokens; ids are 0 and more
 IGNORE = -100  # in labels
 # Of a statistic: the number of tokens that loss NAME is a mean over. There with several losses only.
 COUNT = "count_"
 
 
-def assemble(embed, tokens, labels, steps=None, step_lengths=None):
+def assemble(embed, tokens, labels, steps=None, step_lengths=None, heard=()):
     """Join speech steps and token embeddings in the order of the spans.
 
     embed: module, ids (...) -> (..., H). tokens, labels (B, U). steps (N, S, H), step_lengths (N,): of the N speech
-    spans of the batch in order; None where there are none.
+    spans of the batch in order; None where there are none. heard: list of (T, H), of those that are text as if heard.
     Returns (list of B (P_b, H) inputs, list of B (P_b,) labels with IGNORE at speech and outside the loss).
     """
     embedded = embed(tokens.clamp(min=0))
-    spans = iter(zip(steps, step_lengths.tolist())) if steps is not None else iter(())
+    speech = [] if steps is None else [x[:count] for x, count in zip(steps, step_lengths.tolist())]
+    spans = {SPEECH: iter(speech), HEARD: iter(heard)}
     inputs, targets = [], []
     for row, vectors, wanted in zip(tokens.tolist(), embedded, labels):
         parts, part_labels, start, end = [], [], 0, len(row) - row.count(PAD)
-        for at in [i for i, token in enumerate(row) if token == SPEECH]:
-            speech, count = next(spans)
-            parts += [vectors[start:at], speech[:count].to(vectors.dtype)]
-            part_labels += [wanted[start:at], wanted.new_full((count,), IGNORE)]
+        for at in [i for i, token in enumerate(row) if token in spans]:
+            span = next(spans[row[at]])
+            parts += [vectors[start:at], span.to(vectors.dtype)]
+            part_labels += [wanted[start:at], wanted.new_full((len(span),), IGNORE)]
             start = at + 1
         inputs.append(torch.cat([*parts, vectors[start:end]]))
         targets.append(torch.cat([*part_labels, wanted[start:end]]))

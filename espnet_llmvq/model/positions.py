@@ -22,7 +22,7 @@ def tokens_per_second(paths, tokenizer, share=0.99, margin=1.5):
     for sequence in (sequence for path in paths for sequence in read_sequences(path)):
         speech = [span for span in sequence.spans if span.is_speech]
         if len(speech) == 1 and not speech[0].is_piece:
-            texts = (span for span in sequence.spans if not span.is_speech and span.loss)
+            texts = (span for span in sequence.spans if span.loss)
             tokens = sum(len(encode_text(tokenizer, span, tokenizer.eos_token_id)) for span in texts)
             rates.append((tokens - FREE_TOKENS) * SAMPLE_RATE / speech[0].samples)
     return max(LEAST_RATE, round(margin * float(np.quantile(rates, share)), 2)) if rates else LEAST_RATE
@@ -41,7 +41,9 @@ class Positions:
 
     def span(self, span, first=False):
         """Positions of one span; first: as `encode_text` has it."""
-        if not span.is_speech:
+        if span.is_heard:
+            return len(span.heard)
+        if span.is_text:
             return len(encode_text(self.tokenizer, span, self.tokenizer.eos_token_id, first))
         frames = (self.rate.piece if span.is_piece else self.rate.frames)(span.samples)
         return -(-frames // self.stack)
@@ -52,10 +54,10 @@ class Positions:
         One more for the space that some put in front, one for the end token, and one for a begin token. None for other
         texts.
         """
-        texts = [span.text for span in sequence.spans if not span.is_speech]
+        texts = [span.text for span in sequence.spans if span.is_text]
         if not all(map(str.isascii, texts)):
             return None
-        speech = sum(map(self.span, filter(lambda s: s.is_speech, sequence.spans)))
+        speech = sum(self.span(span) for span in sequence.spans if not span.is_text)
         return 1 + sum(len(text) + 2 for text in texts) + speech
 
     def __call__(self, sequence):

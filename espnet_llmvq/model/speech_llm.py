@@ -108,17 +108,21 @@ class SpeechLLM(PartialCheckpoint, AbsESPnetModel):
         """Whether frames are masked as in the encoder's training. A frozen one, in eval mode, does not know."""
         return self.training and self.mask_frames
 
-    def shorten(self, frames, lengths):
-        """Drop blank frames and merge runs as asked: (N, T, D), (N,) -> (N, T', D), (N,)."""
+    def shorten(self, frames, lengths, values=None):
+        """Drop blank frames and merge runs as asked: (N, T, D), (N,) -> (N, T', D), (N,).
+
+        values (N, T, V): to be shortened as the frames are, in their place.
+        """
+        values = frames if values is None else values
         if self.drop_blank is None and not self.merge_runs:
-            return frames, lengths
+            return values, lengths
         with torch.no_grad(), torch.autocast(frames.device.type, enabled=False):
             posterior = self.ctc(frames.float()).softmax(-1)
         limit = 1.0 if self.drop_blank is None else self.drop_blank
         keep = posterior[..., self.ctc.blank] <= limit
         if self.merge_runs:
-            return merge_runs(frames, lengths, posterior.argmax(-1), keep)
-        return compact(frames, lengths, keep)
+            return merge_runs(values, lengths, posterior.argmax(-1), keep)
+        return compact(values, lengths, keep)
 
     def bridge_speech(self, frames, lengths):
         """Encoder frames (N, T, D), (N,) -> LLM inputs ((N, S, H), (N,) steps, statistics)."""
@@ -151,8 +155,11 @@ class SpeechLLM(PartialCheckpoint, AbsESPnetModel):
             posterior = self.ctc(frames).float().softmax(-1)[inside]
         return self.aligned_start.cross_entropy(z[inside], posterior, self.ctc), len(posterior)
 
-    def llm_loss(self, tokens, labels, frames, lengths):
-        """(sum, count) of the LLM's loss, and statistics. frames (N, T, D), lengths (N,): None for text alone."""
+    def llm_loss(self, tokens, labels, frames, lengths, heard=None):
+        """(sum, count) of the LLM's loss, and statistics. frames (N, T, D), lengths (N,): None without speech.
+
+        heard: (rows, weights, lengths) of text as if heard, which is in no statistic of the bridge; None: none.
+        """
         steps, step_lengths, stats = None, None, {}
         if frames is not None:
             steps, step_lengths, stats = self.bridge_speech(frames, lengths)
@@ -161,7 +168,10 @@ class SpeechLLM(PartialCheckpoint, AbsESPnetModel):
             stats = dict.fromkeys(self.bridge.statistic_names(), math.nan)
         if stats:
             stats.update(self.codebook_drift())
-        inputs, targets = assemble(self.llm.get_input_embeddings(), tokens, labels, steps, step_lengths)
+        embed, simulated = self.llm.get_input_embeddings(), ()
+        if heard is not None:
+            simulated = self.bridge.heard(*heard[:2], embed).split(heard[2].tolist())
+        inputs, targets = assemble(embed, tokens, labels, steps, step_lengths, simulated)
         check_context(self.llm, inputs)
         self.check_packing()
         loss, count, stats["acc"] = next_token_loss(self.llm, inputs, targets, self.packing)
@@ -172,14 +182,20 @@ class SpeechLLM(PartialCheckpoint, AbsESPnetModel):
             )
         return loss, count, stats
 
-    def forward(self, tokens, labels, speech=None, speech_lengths=None, speech_steps=None, **kwargs):
+    def forward(
+        self, tokens, labels, speech=None, speech_lengths=None, speech_steps=None,
+        heard_rows=None, heard_weights=None, heard_lengths=None, **kwargs,
+    ):  # fmt: skip
         """(loss, statistics, weight) of a batch of B sequences with N speech spans in all.
 
-        tokens (B, U): token ids, SPEECH (-1) where a speech span stands, PAD (-2) behind the end.
+        tokens (B, U): token ids, SPEECH (-1) where a speech span stands, HEARD (-3) where text as if heard does, PAD
+        (-2) behind the end.
         labels (B, U): the id where it is learnt, IGNORE (-100) elsewhere.
         speech (N, S) waveforms, or (N, T, D) cached encoder frames, of all speech spans in order; None for text alone.
         speech_lengths (N,): in samples or frames.
         speech_steps (N,): encoder steps of a piece cut out of a sound file, 0 for a whole file.
+        heard_rows, heard_weights (M, k): of all M steps of text as if heard, rows of the LLM's table and their weights;
+        heard_lengths: steps of each such span. None without any.
 
         The weight, by which ESPnet averages, is the number of tokens in the LLM's loss, without one that of the
         transcripts. Of several losses each has a count of its own, in the statistics too; see `weighed`.
@@ -190,7 +206,10 @@ class SpeechLLM(PartialCheckpoint, AbsESPnetModel):
                 frames, lengths = self.encode_spans(tokens, speech, speech_lengths, speech_steps)
             if weights["ctc"] or weights["start"]:
                 if frames is None or ((tokens == SPEECH).sum(1) != 1).any():
-                    raise UserError("CTC and aligned start need one speech span in every sequence")
+                    raise UserError(
+                        "CTC and aligned start need one speech span in every sequence; leave text, also as if heard, "
+                        "out of the mixture"
+                    )
                 targets, target_lengths = ctc_targets(tokens, labels, self.eos_id)
                 weight = int(target_lengths.sum())
             if weights["ctc"]:
@@ -198,7 +217,8 @@ class SpeechLLM(PartialCheckpoint, AbsESPnetModel):
             if weights["start"]:
                 losses["start"] = self.start_loss(frames, lengths, targets, target_lengths)
             if weights["llm"]:
-                loss, weight, stats = self.llm_loss(tokens, labels, frames, lengths)
+                heard = None if heard_rows is None else (heard_rows, heard_weights, heard_lengths)
+                loss, weight, stats = self.llm_loss(tokens, labels, frames, lengths, heard)
                 losses["llm"] = loss, weight
         means, counts = weighed(losses, weight, tokens.device)
         total = sum(weights[name] * mean for name, mean in means.items())

@@ -20,6 +20,16 @@ METRICS = {
     "weights_entropy": "Entropy of the weights (nats)",
     "codebook_drift": "Drift of the codebook from the LLM's table",
     "temperature": "Learned temperature",
+    "steps_spoken": "Steps a piece of the spelling, of speech",
+    "steps_heard": "Steps a piece of the spelling, of text as if heard",
+    "right_spoken": "Pieces that are heard as themselves, of speech (%)",
+    "right_heard": "Pieces that are heard as themselves, of text as if heard (%)",
+    "overlap_heard": "Overlap of the steps of speech and of its text as if heard (0 to 1)",
+    "overlap_clear": "Overlap of the steps of speech and of its text spelled clearly (0 to 1)",
+    "loss_spoken": "Loss of the LLM a token after speech (nats)",
+    "loss_retold": "Loss of the LLM a token after the CTC head's steps of speech (nats)",
+    "loss_heard": "Loss of the LLM a token after text as if heard (nats)",
+    "loss_clear": "Loss of the LLM a token after text spelled clearly (nats)",
 }
 
 

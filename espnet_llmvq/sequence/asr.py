@@ -33,3 +33,8 @@ def text_question(key, question, answer, template):
 def text_sequence(key, text):
     """Text without speech: plain text and end token, all with loss."""
     return Sequence(key, (Span(text=text, loss=True, eos=True),))
+
+
+def heard_sequence(key, text, steps, template):
+    """A text where `template` has speech, as if heard (`sequence.heard`); loss on the text and the end token."""
+    return prompted(key, Span(heard=steps, said=text), text, template)

@@ -104,7 +104,7 @@ def template_of(sequence):
     """
     template = ""
     for span in sequence.spans:
-        if span.is_speech:
+        if not span.is_text:
             template += SPEECH
         elif span.loss:
             template += (" " if span.text.startswith(" ") else "") + TRANSCRIPT

@@ -24,10 +24,11 @@ from espnet_llmvq.base.files import was_written, writing
 
 @dataclass(frozen=True)
 class Span:
-    """Speech (`audio` is set) or text (`text` is set).
+    """Speech (`audio` is set), text (`text` is set), or text as if heard (`heard` is set).
 
     audio: path of a sound file. samples: length at 16 kHz. start: first sample of a piece of the file, 0 or
         more; None: the whole file. said: the words of a piece, for people; no model reads them.
+    heard: the steps that speech would have left of what is `said`, a list of {token of the LLM: weight}.
     text: as it is tokenised, leading space included. loss: its tokens are trained on.
     special: the text is the name of one token of the tokenizer, such as "<s>".
     eos: the end token follows the text, with the same loss. With it alone the text may be "".
@@ -35,6 +36,7 @@ class Span:
 
     text: str = None
     audio: str = None
+    heard: list = None
     samples: int = None
     start: int = None
     said: str = None
@@ -49,9 +51,14 @@ class Span:
         for name in ("loss", "special", "eos"):
             if type(getattr(self, name)) is not bool:
                 raise ValueError(f"{name} is {getattr(self, name)!r}; it must be true or false")
-        if (self.text is None) == (self.audio is None):
-            raise ValueError("a span has either text or audio")
-        if self.audio is not None:
+        if [self.text, self.audio, self.heard].count(None) != 2:
+            raise ValueError("a span has either text or audio or heard")
+        if self.heard is not None:
+            if self.loss or self.eos or self.special or self.samples is not None or self.start is not None:
+                raise ValueError("a span that is heard has no loss, no eos, no samples, no start and is not special")
+            if not (isinstance(self.heard, list) and self.heard and all(map(_is_step, self.heard))):
+                raise ValueError("heard must be a list of steps, each tokens with weights above 0")
+        elif self.audio is not None:
             if self.loss or self.eos or self.special or not _is_count(self.samples) or self.samples == 0:
                 raise ValueError("a speech span has samples > 0, no loss, no eos and is not special")
             if self.start is not None and not _is_count(self.start):
@@ -70,12 +77,25 @@ class Span:
         """Whether it is a piece cut out of a sound file."""
         return self.start is not None
 
+    @property
+    def is_heard(self):
+        return self.heard is not None
+
+    @property
+    def is_text(self):
+        return self.text is not None
+
     def to_dict(self):
         return {k: v for k, v in asdict(self).items() if v is not None and v is not False}
 
 
 def _is_count(value):
     return type(value) is int and value >= 0
+
+
+def _is_step(value):
+    weights = value.values() if isinstance(value, dict) else ()
+    return bool(weights) and all(type(weight) in (int, float) and weight > 0 for weight in weights)
 
 
 @dataclass(frozen=True)

@@ -30,17 +30,23 @@ def audio(experiment, name):
     return {"audio": origin(experiment.dump_dir(name))}
 
 
-def sequences_made(experiment, name):
-    """The `Made` of the sequences of a set."""
+def of_prompt(experiment):
+    """(inputs, options) of what is made in the prompt."""
     from espnet_llmvq.sequence.prompt import is_plain
 
-    inputs, options, bound = tables(experiment, name), audio(experiment, name), asr_context(experiment, name)
-    if bound:
-        options, inputs = options | bound, inputs | files_of(experiment.tokenizer, *TOKENIZER)
+    inputs, options = {}, {"prompt": experiment.options.prompt}
     if not is_plain(experiment.options.prompt):  # written in the format of the LLM
         options |= elsewhere("chat_format", experiment.tokenizer)
         inputs |= files_of(experiment.tokenizer, *CHAT_FILES)
-    return Made(experiment.sequences(name), inputs, prompt=experiment.options.prompt, **options)
+    return inputs, options
+
+
+def sequences_made(experiment, name):
+    """The `Made` of the sequences of a set."""
+    inputs, options = of_prompt(experiment)
+    if bound := asr_context(experiment, name):
+        options, inputs = options | bound, inputs | files_of(experiment.tokenizer, *TOKENIZER)
+    return Made(experiment.sequences(name), tables(experiment, name) | inputs, **options, **audio(experiment, name))
 
 
 def check_sequences(experiment, names):
@@ -50,22 +56,28 @@ def check_sequences(experiment, names):
         sequences_made(experiment, name).check("{out} is not what this run makes ({found}); run again from stage 9")
 
 
-def make_sequences(experiment, names):
-    """The sequences of transcribed speech of sets."""
+def template_of(experiment):
+    """The prompt, in the chat format of the LLM where it is in one."""
     from espnet_llmvq.sequence.prompt import is_plain, resolved
 
     prompt = experiment.options.prompt
+    if is_plain(prompt):
+        return prompt
+    from espnet_llmvq.llm.directory import load_tokenizer
+
+    return resolved(prompt, load_tokenizer(experiment.tokenizer))
+
+
+def make_sequences(experiment, names):
+    """The sequences of transcribed speech of sets."""
     for name in names:
         made = sequences_made(experiment, name)
         if up_to_date(made):
             continue
-        from espnet_llmvq.llm.directory import load_tokenizer
         from espnet_llmvq.sequence.asr import asr_sequence
         from espnet_llmvq.sequence.corpus import utterances
 
-        dropped, template = {}, prompt
-        if not is_plain(prompt):
-            template = resolved(prompt, load_tokenizer(experiment.tokenizer))
+        dropped, template = {}, template_of(experiment)
         sequences = (asr_sequence(*row, template) for row in utterances(experiment.dump_dir(name), dropped))
         if bound := asr_context(experiment, name):
             sequences = within_context(sequences, dropped, **bound, llm=experiment.tokenizer)
@@ -132,6 +144,10 @@ def make_all(experiment):
     for name, form in sources:
         if form == "text":
             make_text(experiment, name)
+        elif form == "heard":
+            from espnet_llmvq.stages.heard import make_heard
+
+            make_heard(experiment, name)
         elif form != "asr":
             make_interleaved(experiment, name, form)
 
@@ -225,11 +241,8 @@ def within_context(sequences, dropped, context, llm, encoder, stack, too_long="d
     )
 
 
-def make_text(experiment, name):
-    """Sequences of a plain text, or of the transcripts of a set as plain text."""
-    from espnet_llmvq.sequence.asr import text_sequence
-    from espnet_llmvq.sequence.corpus import documents
-
+def text_of(experiment, name):
+    """The file of a plain text; of a set, that of its transcripts, made if need be."""
     text = experiment.texts.get(name)
     if text is None:
         text = experiment.dump_dir(os.path.join(name, "plain.txt"))
@@ -240,6 +253,15 @@ def make_text(experiment, name):
             lines = read_scp(experiment.dump_dir(os.path.join(name, "text"))).values()
             write_text(text, "".join(f"{one_line(line)}\n" for line in lines))
             transcripts.note()
+    return text
+
+
+def make_text(experiment, name):
+    """Sequences of a plain text, or of the transcripts of a set as plain text."""
+    from espnet_llmvq.sequence.asr import text_sequence
+    from espnet_llmvq.sequence.corpus import documents
+
+    text = text_of(experiment, name)
     made = bounded(experiment, experiment.sequences(f"{name}/text"), {"text": text})
     if up_to_date(made):
         return

@@ -39,7 +39,7 @@ def shapes_of(experiment, training):
     return (experiment.mixture(training.mixture)[1] if training.mixture else train), valid
 
 
-def cached(experiment, training):
+def cached_frames(experiment, training):
     """Listing of the cached frames of plain transcribed speech that a training reads, or None."""
     return encoder_frames(experiment) if training.is_encoder else frames_of(experiment, experiment.options.train_set)
 
@@ -47,7 +47,7 @@ def cached(experiment, training):
 def data_of(experiment, training):
     """What a training reads: settings of its sequences, their positions and cached encoder frames.
 
-    Cached frames are those of the frozen encoder, and of the plain transcribed speech of the training set.
+    Cached frames are those of the frozen encoder, and of the transcribed speech of the training set, in whole files.
     """
     options = experiment.options
     train = experiment.mixture(training.mixture)[0] if training.mixture else experiment.sequences(options.train_set)
@@ -55,12 +55,13 @@ def data_of(experiment, training):
         train = experiment.encoder_sequences
     shape, valid_shape = shapes_of(experiment, training)
     own = frames_are_trained(experiment, training)
+    cached = not own and (not training.mixture or experiment.whole_files(training.mixture))
     return {
         "train_data_path_and_name_and_type": [[train, "sequence", "sequence"]],
         "valid_data_path_and_name_and_type": [[experiment.sequences(options.valid_set), "sequence", "sequence"]],
         "train_shape_file": [shape],
         "valid_shape_file": [valid_shape],
-        "train_cache": None if own or training.mixture else cached(experiment, training),
+        "train_cache": cached_frames(experiment, training) if cached else None,
         "valid_cache": None if own else frames_of(experiment, options.valid_set),
     }
 

@@ -23,6 +23,9 @@ def lines(seq):
             said = f' "{span.said}"' if span.said is not None else " whole file"
             yield f"  {loss}  speech {start:7.3f} to {start + span.samples / SAMPLE_RATE:7.3f} s{said}  {span.audio}"
             continue
+        if span.is_heard:
+            tops = " ".join(max(step, key=step.get) for step in span.heard)
+            yield f"  {loss}  heard  {tops}" + (f'  of "{span.said}"' if span.said else "")
         if span.text:
             yield f"  {loss}  token  {span.text}" if span.special else f'  {loss}  text   "{span.text}"'
         if span.eos:
