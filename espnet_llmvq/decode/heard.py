@@ -1,6 +1,7 @@
 """What the LLM gets of the words of transcribed speech: the steps of each piece, as the CTC head takes them."""
 
 import json
+from collections import Counter
 
 from espnet_llmvq.align.ctc import align_tokens
 from espnet_llmvq.base.files import writing
@@ -23,7 +24,7 @@ def spoken(model, tokenizer, path, *, only=None, cache=None, masked=False, secon
     import torch
 
     wanted, failed = utterances(path), {} if failed is None else failed
-    tokens = transcripts({utt: wanted[utt] for utt in wanted if only is None or utt in only}, tokenizer, failed)
+    tokens = transcripts({u: wanted[u] for u in wanted if only is None or u in only}, tokenizer, failed, Counter())
     device = next(model.parameters()).device
     for utts, batch in Batches(path, seconds, tokenizer, cache=cache, only=tokens):
         with torch.inference_mode():
