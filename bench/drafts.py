@@ -10,8 +10,9 @@ then, for each batch size, over the same prompts:
 - transformers, lookup: its `generate` on the same inputs, without scores, and with its prompt lookup (batch size 1).
 
 `curve` is of batch size 1, with drafts made of plain's own texts in which a share of the tokens was replaced by random
-ones: how fast the search is by how much of a draft is right. Runs are repeated in alternating order; ratios are of
-medians, plain by the other. `accepted` is the share of tokens, the end included, that drafts had right.
+ones: how fast the search is by how much of a draft is right. Runs are repeated in alternating order; `seconds` and
+`cpu_seconds` are minimum, median and maximum, `ratio` and `cpu_ratio` plain's median by the other's. On a machine that
+others use too, CPU seconds say more. `accepted` is the share of tokens, the end included, that drafts had right.
 
 `python bench/drafts.py --json FILE`. On two idle cores about ten minutes.
 """
@@ -21,6 +22,7 @@ import json
 import os
 import random
 import statistics
+import time
 
 from decode import batches, clock, device, error_rate, load
 
@@ -101,23 +103,23 @@ def theirs(model, tokenizer, **options):
 
 
 def compared(ways, work, repeats):
-    """({name: what it found}, {name: {"seconds": [min, median, max], "ratio"}}) of functions, plain among them."""
-    found, seconds = {}, {name: [] for name in ways}
-    for name, decode in ways.items():
+    """({name: what it found}, {name: times and ratios}) of functions, plain among them."""
+    found, spent = {}, {kind: {name: [] for name in ways} for kind in ("", "cpu_")}
+    for decode in ways.values():
         decode(work[:1])
     for run in range(repeats):
         for name in list(ways)[:: 1 if run % 2 == 0 else -1]:
-            start = clock()
+            start = clock(), time.process_time()
             found[name] = ways[name](work)
-            seconds[name].append(clock() - start)
-    middle = {name: statistics.median(times) for name, times in seconds.items()}
-    return found, {
-        name: {
-            "seconds": [round(x, 2) for x in (min(times), middle[name], max(times))],
-            "ratio": round(middle["plain"] / middle[name], 2),
-        }
-        for name, times in seconds.items()
-    }
+            for kind, end, begin in zip(spent, (clock(), time.process_time()), start):
+                spent[kind][name].append(end - begin)
+    told = {name: {} for name in ways}
+    for kind, seconds in spent.items():
+        middle = {name: statistics.median(times) for name, times in seconds.items()}
+        for name, times in seconds.items():
+            told[name][f"{kind}seconds"] = [round(x, 2) for x in (min(times), middle[name], max(times))]
+            told[name][f"{kind}ratio"] = round(middle["plain"] / middle[name], 2)
+    return found, told
 
 
 def gap(model, prompt, one, other):
@@ -168,7 +170,7 @@ def main():
     torch.set_num_threads(args.threads)
     model, tokenizer = load(system.model)
     rate = read_yaml(os.path.join(system.model, "config.yaml")).get("tokens_per_second", LEAST_RATE)
-    plain = {
+    common = {
         "plain": ours(model, tokenizer),
         "exact": ours(model, tokenizer, draft_accept=1.0),
         "guided": ours(model, tokenizer, draft_accept=args.draft_accept),
@@ -177,7 +179,7 @@ def main():
     shown = {"sizes": {}, "curve": []}
     for size in map(int, args.batch_sizes.split()):
         work = prepared(args, model, tokenizer, rate, size)
-        ways = {**plain, "lookup": theirs(model, tokenizer, prompt_lookup_num_tokens=10)} if size == 1 else plain
+        ways = {**common, "lookup": theirs(model, tokenizer, prompt_lookup_num_tokens=10)} if size == 1 else common
         found, row = compared(ways, work, args.repeats)
         prompts = {utt: prompt for ids, inputs, *_ in work for utt, prompt in zip(ids, inputs)}
         for name in ("exact", "guided"):
@@ -195,9 +197,8 @@ def main():
                 rng = random.Random(0)
                 texts = {utt: spoilt(h.tokens, share, len(tokenizer), rng) for utt, h in found["plain"].items()}
                 spoilt_work = [(ids, *rest, [texts.get(utt, []) for utt in ids]) for ids, *rest, _ in work]
-                ways = {name: plain[name] for name in ("plain", "exact")}
-                found_here, row = compared(ways, spoilt_work, args.repeats)
-                shown["curve"].append({"replaced": share, **told(found_here["exact"].values()), **row["exact"]})
+                drafted, row = compared({name: common[name] for name in ("plain", "exact")}, spoilt_work, args.repeats)
+                shown["curve"].append({"replaced": share, **told(drafted["exact"].values()), **row["exact"]})
                 print(shown["curve"][-1], flush=True)
     result = {
         **shown,

@@ -484,7 +484,7 @@ def test_what_hypotheses_are_made_of_is_noticed(decoding, monkeypatch, capsys):
 
 
 def test_decoding_with_drafts(decoding, capsys):
-    """The texts of a beam of 1, with what drafts did beside them and in the log; the rows without an LLM are as before."""
+    """The texts of a beam of 1, with what drafts did beside them and in the log; rows without an LLM are as before."""
     from espnet_llmvq.stages.decode import decode
 
     room, found = Path(decoding.exp("slam"), "decode_b"), []

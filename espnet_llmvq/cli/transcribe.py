@@ -27,7 +27,7 @@ def get_parser():
     parser.add_argument(
         "--draft_accept",
         type=float,
-        help="a token of the draft stands while it is so many times as probable as the LLM's best; not given: as packed",
+        help="so many times as probable as the LLM's best a token of the draft must be to stand; not given: as packed",
     )
     parser.add_argument(
         "--max_segment", type=float, help="seconds; longer recordings are cut at pauses; not given: as packed"

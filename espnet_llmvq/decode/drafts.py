@@ -72,17 +72,15 @@ class Text:
 
     def take(self, tokens, scores, tried, eos):
         """Add what stands of a pass: the tokens, those `tried` or the LLM's own, up to the first of the latter."""
+        stops = (i for i, (token, draft) in enumerate(zip(tokens, tried), 1) if token != draft or token == eos)
+        n = next(stops, len(tried))
+        agrees, self.ended = tokens[n - 1] == tried[n - 1], tokens[n - 1] == eos
+        self.tokens += tokens[: n - self.ended]
+        self.score += sum(scores[:n])
         self.passes += 1
-        for n, (token, score, draft) in enumerate(zip(tokens, scores, tried), 1):
-            self.score += score
-            self.accepted += token == draft
-            self.ended = token == eos
-            if not self.ended:
-                self.tokens.append(token)
-            if self.ended or token != draft:
-                break
+        self.accepted += n if agrees else n - 1
         self.cached += n - 1
-        if token == draft:
+        if agrees:
             self.at += n
         elif not self.ended:
             self.at = self.place(self.tokens, self.at + n)
@@ -97,7 +95,10 @@ def check_cache(llm):
 
 
 def cut_back(cache, rows, ends, lengths):
-    """Keep of the cache `rows`, and of each the `lengths` positions before `ends` (lists), aligned on the right."""
+    """Keep of the cache `rows`, and of each the `lengths` positions before `ends` (lists), aligned on the right.
+
+    Returns how many positions it holds then.
+    """
     longest = max(lengths)
     whole = len(set(ends)) == 1 and rows == list(range(cache.layers[0].keys.shape[0]))
     device = cache.layers[0].keys.device
@@ -114,6 +115,25 @@ def cut_back(cache, rows, ends, lengths):
             else:
                 held = held[rows, :, columns].transpose(1, 2)
             setattr(layer, name, held)
+    return longest
+
+
+def pass_over(decoder, cache, held, cached, inputs):
+    """Hidden states (B, N, H) of inputs, B (n, H), behind a cache of `held` positions; the last `cached` of it count.
+
+    The inputs are added to the cache, padded on the right.
+    """
+    inside = [inputs[0].new_ones(len(row), dtype=torch.long) for row in inputs]
+    inputs, inside = (torch.nn.utils.rnn.pad_sequence(rows, True) for rows in (inputs, inside))
+    before = torch.tensor(cached, device=inputs.device)[:, None]
+    mask = torch.cat([(torch.arange(held, device=inputs.device) >= held - before).long(), inside], 1)
+    where = {}
+    if takes_positions(decoder):
+        # The padding has the position of the last input: tables of positions end.
+        where["position_ids"] = before + inside.cumsum(1) - 1
+    return decoder(
+        inputs_embeds=inputs, attention_mask=mask, past_key_values=cache, use_cache=True, **where
+    ).last_hidden_state
 
 
 def judged(llm, hidden, tried, last, banned, eos, accept):
@@ -149,44 +169,33 @@ def write(llm, prompts, limits, drafts, accept, eos, banned):
     Returns B `Text`. Raises UserError for an LLM whose cache cannot be cut back.
     """
     check_cache(llm)
-    decoder, embed, device = llm.get_decoder(), llm.get_input_embeddings(), prompts[0].device
-    pad, cache, most = torch.nn.utils.rnn.pad_sequence, DynamicCache(), context(llm.config)
-    texts = []
+    embed, device, texts = llm.get_input_embeddings(), prompts[0].device, []
+    cache, most = DynamicCache(), context(llm.config)
     for draft, limit in zip(drafts, limits):
         words = [token for token in draft if token not in {eos, *banned}]
         texts.append(Text([*words, eos], limit, Place(words), ahead=limit))
-    live = texts
+    live, held = texts, 0  # held: positions in the cache
     while live:
-        held = max(text.cached for text in live)
         # What each reads besides the draft: its prompt, or the token that the pass before wrote.
         read = [len(prompt) for prompt in prompts] if not held else [1] * len(live)
         tried = [text.tried(text.limit if most is None else most - held - n) for text, n in zip(live, read)]
         ids = [torch.tensor([*text.tokens[-1:], *row[:-1]], dtype=torch.long) for text, row in zip(live, tried)]
-        embedded = embed(pad(ids, True).to(device)).to(prompts[0].dtype)
+        embedded = embed(torch.nn.utils.rnn.pad_sequence(ids, True).to(device)).to(prompts[0].dtype)
         inputs = [row[: len(own)] for row, own in zip(embedded, ids)]
         if not held:
             inputs = [torch.cat(parts) for parts in zip(prompts, inputs)]
-        counts, before = (torch.tensor(x, device=device)[:, None] for x in
-                          ([len(row) for row in inputs], [text.cached for text in live]))
-        width = torch.arange(int(counts.max()), device=device)
-        inside = [torch.arange(held, device=device) >= held - before, width < counts]
-        # The padding's are no further than the last, as tables of positions end.
-        where = {"position_ids": before + width.minimum(counts - 1)} if takes_positions(decoder) else {}
-        hidden = decoder(
-            inputs_embeds=pad(inputs, True), attention_mask=torch.cat(inside, 1).long(), past_key_values=cache,
-            use_cache=True, **where,
-        ).last_hidden_state  # fmt: skip
-        states = [row[len(own) - len(draft) : len(own)] for row, own, draft in zip(hidden, inputs, tried)]
+        cached = [text.cached for text in live]
+        hidden = pass_over(llm.get_decoder(), cache, held, cached, inputs)
+        states = torch.cat([row[len(own) - len(new) : len(own)] for row, own, new in zip(hidden, inputs, tried)])
         last = [len(text.tokens) + i == text.limit for text, row in zip(live, tried) for i in range(len(row))]
-        found = judged(llm, torch.cat(states), sum(tried, []), last, banned, eos, accept)
-        at = 0
+        found, at = judged(llm, states, sum(tried, []), last, banned, eos, accept), 0
         for text, n, row in zip(live, read, tried):
             text.cached += n
             text.take(*(part[at : at + len(row)] for part in found), row, eos)
             at += len(row)
         rows = [i for i, text in enumerate(live) if not text.ended]
-        live, before = [live[i] for i in rows], before[:, 0].tolist()
+        ends = [held + live[i].cached - cached[i] for i in rows]
+        live = [live[i] for i in rows]
         if live:
-            ends = [held + text.cached - before[i] for i, text in zip(rows, live)]
-            cut_back(cache, rows, ends, [text.cached for text in live])
+            held = cut_back(cache, rows, ends, [text.cached for text in live])
     return texts

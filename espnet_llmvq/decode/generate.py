@@ -168,9 +168,7 @@ def never_written(tokenizer, rows):
 
 
 @torch.inference_mode()
-def search(
-    model, tokenizer, prompts, limits, num_beams=4, length_penalty=0.0, names=(), drafts=None, draft_accept=1.0
-):
+def search(model, tokenizer, prompts, limits, num_beams=4, length_penalty=0.0, names=(), drafts=None, draft_accept=1.0):
     """N-best lists, as `generate` returns them, after prompts (of `prompt_inputs`) of at most `limits` tokens each.
 
     drafts: a list of token ids for each, from which it is written, greedily; draft_accept: of `drafts.write`.
