@@ -54,6 +54,8 @@ OPTIONS = {
     "augment_cache": (True, r"^exp_smoke/encoder/frames/train: augment: not there then, True now"),
     "align_sets": ("test_noise", r"^exp_smoke/align/test_noise.ctm: .* is not there"),
     "num_beams": (3, r"^exp_smoke/start-lora/decode_test_id/nbest.jsonl: search.num_beams: 4 then, 3 now"),
+    "draft": ("ctc", r"^exp_smoke/start-lora/decode_test_id/nbest.jsonl: search.draft: not there then, 'ctc' now"),
+    "draft_accept": (0.5, r"--draft_accept is for --draft ctc"),
     "ctc_weight": ("0.5", r"^exp_smoke/start-lora/decode_test_id/hyp.jsonl: weight: 0 then, 0.5 now"),
     "tokens_per_second": (9.0, r"nbest.jsonl: search.tokens_per_second: not there then, 9.0 now"),
     "other_prompt": (True, r"nbest.jsonl: other_prompt: not there then, True now"),

@@ -483,6 +483,36 @@ def test_what_hypotheses_are_made_of_is_noticed(decoding, monkeypatch, capsys):
     assert decoded(wider, redo=True) == everything
 
 
+def test_decoding_with_drafts(decoding, capsys):
+    """The texts of a beam of 1, with what drafts did beside them and in the log; rows without an LLM are as before."""
+    from espnet_llmvq.stages.decode import decode
+
+    room, found = Path(decoding.exp("slam"), "decode_b"), []
+    for options in ({"num_beams": 1}, {"draft": "ctc"}, {"draft": "ctc", "draft_accept": 0.0}):
+        with_options = replace(decoding, options=replace(decoding.options, **options))
+        capsys.readouterr()
+        decode(with_options, with_options.systems, ["b"])
+        log, facts = capsys.readouterr().out, json.loads((room / "environment.json").read_text())
+        assert ("[ctc] all sets are decoded" in log) == bool(found)
+        assert facts["num_beams"] == 1
+        drafted = {"draft": "ctc", "draft_accept": 1.0, **options} if found else {}
+        assert {k: v for k, v in facts.items() if k.startswith("draft")} == drafted
+        lines = lines_of(room / "nbest.jsonl")
+        assert {len(line["nbest"]) for line in lines} == {1}
+        found.append([line["nbest"][0] for line in lines])
+    plain, exact, copied = found
+    assert [h["text"] for h in exact] == [h["text"] for h in plain]
+    assert [h["ctc"] for h in exact] == [h["ctc"] for h in plain]
+    assert [h["llm"] for h in exact] == pytest.approx([h["llm"] for h in plain], abs=1e-3)
+    assert all("passes" not in h for h in plain) and all(0 <= h["accepted"] <= len(h["tokens"]) + 1 for h in exact)
+    ctc = lines_of(Path(decoding.encoder_dir, "decode_ctc_b/nbest.jsonl"))
+    written = [line["nbest"][0]["tokens"] for line in ctc]  # of an untrained head, special tokens too
+    assert [h["tokens"] for h in copied] == [[t for t in row if t > 4] for row in written]
+    tokens = sum(len(h["tokens"]) + 1 for h in copied) / 12
+    told = f"drafts had 100.0 % of the tokens, 1.00 passes of the LLM an utterance for {tokens:.1f} tokens"
+    assert told in log and {h["passes"] for h in copied} == {1}
+
+
 def test_decoding_goes_on_where_it_was(decoding, capsys, monkeypatch):
     """Unless what it is made of has changed meanwhile."""
     from espnet_llmvq.stages.decode import decode

@@ -259,6 +259,7 @@ def no_tensors(d):
         (lambda d: edit(f"{d}/manifest.json", lambda m: m.pop("search")), "manifest.json lacks search"),
         (manifest(search={"num_beams": 1}), "search is {'num_beams': 1}, which is not possible"),
         (manifest(search={**SEARCH, "num_beams": "4"}), "search is .*, which is not possible"),
+        (manifest(search={**SEARCH, "draft": "lm"}), "search is .*'draft': 'lm'}, which is not possible"),
         (manifest(max_segment="x"), "max_segment is 'x', which is not possible"),
         (manifest(prompt=None), "a system with an LLM has no prompt"),
         (manifest(files=3), "files is 3, which is not possible"),
@@ -502,6 +503,15 @@ def test_pack_command(recipe, tmp_path, capsys):
         "ctc_weight": 0.3,
         "tokens_per_second": 8.0,
     }
+    with pytest.raises(UserError, match="system soft: draft ctc is a greedy search, but num_beams is 3; give 1"):
+        pack_command.main([*command, "--system", "soft", "--draft", "ctc"])
+    with pytest.raises(UserError, match="draft_accept 2.0 must be 0 to 1"):
+        pack_command.main([*command, "--system", "soft", "--draft_accept", "2"])
+    drafted = {"num_beams": 1, "length_penalty": 0.0, "draft": "ctc", "draft_accept": 0.5}
+    for name in ("a", "b"):
+        (recipe / "soft" / f"decode_{name}" / "environment.json").write_text(json.dumps(drafted))
+    pack_command.main([*command, "--system", "soft"])
+    assert verify(tmp_path / "out")["search"].items() >= drafted.items()
     facts = recipe / "soft" / "decode_b" / "environment.json"
     for text, message in (
         ('{"num_beams": 4}', "decoded with .*another set.*--num_beams"),

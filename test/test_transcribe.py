@@ -148,6 +148,25 @@ def test_the_text_of_stage_12(transcriber, trained_soft, corpus, packed_dir):
     assert {p: one(p).text for p in texts} == stage_12(trained_soft[1], corpus.train, 1) != texts
 
 
+def test_drafts(packed_dir, trained_soft, corpus, tmp_path):
+    """Exact, the text of a beam of 1; copied, that of the CTC head; from a model packed with them, too."""
+    from espnet_llmvq.bundle.model import pack
+    from espnet_llmvq.transcribe import Transcriber
+
+    texts = stage_12(trained_soft[1], corpus.train, 1)
+    exact = Transcriber(packed_dir, num_beams=1, draft="ctc")
+    assert {p: r.text for p, r in exact.transcribe(texts)} == texts
+    copied = Transcriber(packed_dir, num_beams=1, draft="ctc", draft_accept=0.0)
+    assert {p: r.text for p, r in copied.transcribe(texts)} != texts
+    with pytest.raises(UserError, match="draft ctc is a greedy search, but num_beams is 2; give 1"):
+        Transcriber(packed_dir, draft="ctc")
+    out = str(tmp_path / "packed")
+    search = {"num_beams": 1, "length_penalty": 0.0, "ctc_weight": 0.0, "draft": "ctc", "draft_accept": 0.0}
+    pack(trained_soft[1], out, system="soft", label="", decode="llm", search=search)
+    assert list(Transcriber(out).transcribe(texts)) == list(copied.transcribe(texts))
+    assert {p: r.text for p, r in Transcriber(out, draft="none").transcribe(texts)} == texts
+
+
 def test_ctc_weight_chooses(packed_dir, corpus):
     """With weight 1 it is the hypothesis that the CTC head likes best."""
     from espnet_llmvq.transcribe import Transcriber
@@ -413,6 +432,7 @@ def test_printed(packed_dir, transcriber, corpus, capsys):
         (["b.wav", "--format", "srt"], "--format srt of several files needs --out_dir"),
         (["x/a.mp3", "--out_dir", "out"], "a.wav and x/a.mp3 would both be written to out/a.txt"),
         (["--out_dir", __file__], "--out_dir .*test_transcribe.py is not a directory"),
+        (["--draft_accept", "1.5"], "--draft_accept 1.5: expected a number from 0 to 1"),
         (["--num_beams", "0"], "--num_beams 0: expected at least 1"),
         (["--ctc_weight", "2"], "--ctc_weight 2.0: expected a number from 0 to 1"),
         (["--max_segment", "nan"], "--max_segment nan: expected at least 1"),

@@ -34,7 +34,8 @@ def card(manifest, rows=()):
         llm = f"`{manifest['llm']}`, downloaded when the system is loaded" if named else "inside"
         parts = "encoder, bridge and what was trained of the LLM"
         how = (
-            f"beam {search['num_beams']}, CTC weight {search['ctc_weight']:g}, prompt `{manifest['prompt']}`. "
+            f"beam {search['num_beams']}, CTC weight {search['ctc_weight']:g}, draft {search.get('draft', 'none')}, "
+            f"prompt `{manifest['prompt']}`. "
             f"The LLM: {llm}"
         )
     results = tables(own) or "This system was packed without results.\n"

@@ -31,7 +31,8 @@ SPELLING = "spelling"
 SUFFIXES = (".safetensors", ".json", ".yaml", ".model", ".txt", ".jinja")
 LEFT_BEHIND = (".git", ".cache", ".gitattributes")  # by git and huggingface_hub
 KEYS = ("system", "label", "decode", "search", "max_segment", "prompt", "llm", "files")
-SEARCH = ("num_beams", "length_penalty", "ctc_weight", "tokens_per_second")
+SEARCH = ("num_beams", "length_penalty", "ctc_weight", "tokens_per_second", "draft", "draft_accept")
+LATER = {"tokens_per_second": 1, "draft": "none", "draft_accept": 1}  # earlier ones are without
 HUB_ID = re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*)?")
 READS = re.compile(r"(^|_)(files?|path|dir)$|^transformers_weights$")  # keys of configs that name what else is read
 
@@ -49,14 +50,22 @@ VALID = {
     "files": lambda v: isinstance(v, dict),
     "search": lambda v: (
         isinstance(v, dict)
-        and {**v, "tokens_per_second": 0}.keys() == set(SEARCH)  # earlier ones are without
+        and {**LATER, **v}.keys() == set(SEARCH)
         and type(v["num_beams"]) is int
         and v["num_beams"] >= 1
         and _number(v["length_penalty"])
         and _number(v["ctc_weight"], 0, 1)
         and _number(v.get("tokens_per_second", 1), 0)
+        and v.get("draft", "none") in ("none", "ctc")
+        and _number(v.get("draft_accept", 1), 0, 1)
     ),
 }
+
+
+def check_draft(search, where):
+    """Raise UserError for search options that ask for drafts and a beam."""
+    if search.get("draft") == "ctc" and search["num_beams"] > 1:
+        raise UserError(f"{where}: draft ctc is a greedy search, but num_beams is {search['num_beams']}; give 1")
 
 
 def digest(path):
@@ -251,7 +260,7 @@ def decoded_with(system):
         if found and options != found:
             raise UserError(
                 f"{path}: decoded with {options}, another set with {found}; give --num_beams, --length_penalty, "
-                "--ctc_weight and --tokens_per_second"
+                "--ctc_weight, --tokens_per_second, --draft and --draft_accept"
             )
         found = options
     return found

@@ -101,7 +101,7 @@ def pack(directory, out, *, system, label, decode, search, llm=None, prompt=None
     Args:
         system, label, decode: of the `System`; decode is "llm" or "ctc".
         search: {"num_beams", "length_penalty", "ctc_weight"} that transcribing takes unless told otherwise, and
-            "tokens_per_second", if not those of the training.
+            "tokens_per_second", if not those of the training; with drafts "draft" and "draft_accept".
         llm: None: a local LLM is copied, one of the hub is named; "copy"; or the name on the hub of what is used.
         prompt: template, if the model has none recorded. rows: entries of results.json for the model card.
     The directory is loaded once before it gets its name. Raises UserError.

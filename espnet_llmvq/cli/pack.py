@@ -22,12 +22,14 @@ def get_parser():
     parser.add_argument(
         "--tokens_per_second", type=float, help="not given: as decoded in stage 12, or as training found"
     )
+    parser.add_argument("--draft", choices=("none", "ctc"), help="not given: as decoded in stage 12, or none")
+    parser.add_argument("--draft_accept", type=float, help="not given: as decoded in stage 12, or 1")
     return parser
 
 
 def main(argv=None):
     args = get_parser().parse_args(argv)
-    from espnet_llmvq.bundle.files import SEARCH, decoded_with
+    from espnet_llmvq.bundle.files import SEARCH, check_draft, decoded_with
     from espnet_llmvq.experiment.experiment import read_experiment
     from espnet_llmvq.score.rows import read_rows
 
@@ -42,6 +44,9 @@ def main(argv=None):
     search = {"num_beams": 4, "length_penalty": 0.0, "ctc_weight": 0.0, **decoded, **given}
     if search["num_beams"] < 1 or not 0 <= search["ctc_weight"] <= 1:
         raise UserError(f"num_beams {search['num_beams']} must be 1 or more, ctc_weight {search['ctc_weight']} 0 to 1")
+    if not 0 <= search.get("draft_accept", 1) <= 1:
+        raise UserError(f"draft_accept {search['draft_accept']} must be 0 to 1")
+    check_draft(search, f"--system {args.system}")
     results = os.path.join(experiment.results_dir, "results.json")
     rows = read_rows(results) if os.path.exists(results) else []
     from espnet_llmvq.bundle.model import pack

@@ -23,6 +23,12 @@ def get_parser():
     parser.add_argument("--out_dir", help="write a file for each sound file here; not given: print")
     parser.add_argument("--num_beams", type=int, help="beam; not given: as packed")
     parser.add_argument("--ctc_weight", type=float, help="of the CTC score in choosing, 0 to 1; not given: as packed")
+    parser.add_argument("--draft", choices=("none", "ctc"), help="what the LLM begins with; not given: as packed")
+    parser.add_argument(
+        "--draft_accept",
+        type=float,
+        help="so many times as probable as the LLM's best a token of the draft must be to stand; not given: as packed",
+    )
     parser.add_argument(
         "--max_segment", type=float, help="seconds; longer recordings are cut at pauses; not given: as packed"
     )
@@ -54,8 +60,10 @@ def check(args):
         raise UserError(f"--out_dir {args.out_dir} is not a directory")
     if args.format in ("srt", "vtt") and len(args.audio) > 1 and not args.out_dir:
         raise UserError(f"--format {args.format} of several files needs --out_dir")
-    if args.ctc_weight is not None and not 0 <= args.ctc_weight <= 1:
-        raise UserError(f"--ctc_weight {args.ctc_weight}: expected a number from 0 to 1")
+    for name in ("ctc_weight", "draft_accept"):
+        value = getattr(args, name)
+        if value is not None and not 0 <= value <= 1:
+            raise UserError(f"--{name} {value}: expected a number from 0 to 1")
     least = {"num_beams": 1, "max_segment": 1.0, "min_pause": 0.02, "margin": 0.0, "batch_seconds": 0.0}
     for name, lowest in least.items():
         value = getattr(args, name)
@@ -94,7 +102,7 @@ def main(argv=None):
     with contextlib.redirect_stdout(sys.stderr):
         transcriber = Transcriber(
             args.model, "cuda" if args.ngpu else "cpu", args.num_beams, args.ctc_weight, args.max_segment,
-            args.min_pause, args.margin, args.batch_seconds,
+            args.min_pause, args.margin, args.batch_seconds, args.draft, args.draft_accept,
         )  # fmt: skip
     start, failed = time.perf_counter(), 0
     shape = "{l_bar}{bar}| {n:.0f}/{total:.0f} s of audio [{elapsed}<{remaining}{postfix}]"

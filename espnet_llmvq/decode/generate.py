@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 
 from espnet_llmvq.base.errors import UserError
+from espnet_llmvq.decode.drafts import write
 from espnet_llmvq.llm.directory import context
 from espnet_llmvq.llm.ends import logits_of
 from espnet_llmvq.llm.prompt_cache import for_beams, read_prompts
@@ -21,12 +22,15 @@ class Hypothesis:
     tokens: ids without the end token. llm: log probability that the LLM gives them and the end token.
     ctc: log likelihood of the tokens under the encoder's CTC head. None: not computed.
     at_limit: ended by the length limit, or by the LLM's context.
+    passes, accepted: of a search with drafts, see `drafts.Text`. None: without.
     """
 
     tokens: list
     llm: float | None
     ctc: float | None = None
     at_limit: bool = False
+    passes: int | None = None
+    accepted: int | None = None
 
 
 def length_limit(seconds, rate=LEAST_RATE):
@@ -137,7 +141,9 @@ def log_probability(model, prompts, texts, end=True):
 
 
 @torch.inference_mode()
-def generate(model, tokenizer, batch, num_beams=4, length_penalty=0.0, tokens_per_second=LEAST_RATE, names=()):
+def generate(
+    model, tokenizer, batch, num_beams=4, length_penalty=0.0, tokens_per_second=LEAST_RATE, names=(), **drafted
+):
     """N-best lists of one batch.
 
     Args:
@@ -145,12 +151,13 @@ def generate(model, tokenizer, batch, num_beams=4, length_penalty=0.0, tokens_pe
         num_beams: of the search, and most hypotheses of a list; with 1 the search is greedy.
         length_penalty: scores are divided by length to this power before they are ranked.
         tokens_per_second: of `length_limit`. names: of the utterances, for messages.
+        drafted: `drafts` and `draft_accept` of `search`.
     Returns a list of B lists of `Hypothesis`, best first. Lists may be shorter than the beam.
     """
     # The limit follows the audio, not what blank dropping left of it.
     frame = model.speech_encoder.rate.seconds
     limits = [length_limit(n * frame, tokens_per_second) for n in batch["speech_lengths"].tolist()]
-    return search(model, tokenizer, prompt_inputs(model, batch), limits, num_beams, length_penalty, names)
+    return search(model, tokenizer, prompt_inputs(model, batch), limits, num_beams, length_penalty, names, **drafted)
 
 
 @functools.lru_cache
@@ -161,16 +168,23 @@ def never_written(tokenizer, rows):
 
 
 @torch.inference_mode()
-def search(model, tokenizer, prompts, limits, num_beams=4, length_penalty=0.0, names=()):
-    """N-best lists, as `generate` returns them, after prompts (of `prompt_inputs`) of at most `limits` tokens each."""
+def search(model, tokenizer, prompts, limits, num_beams=4, length_penalty=0.0, names=(), drafts=None, draft_accept=1.0):
+    """N-best lists, as `generate` returns them, after prompts (of `prompt_inputs`) of at most `limits` tokens each.
+
+    drafts: a list of token ids for each, from which it is written, greedily; draft_accept: of `drafts.write`.
+    """
     limits, most = within_context(model.llm, prompts, limits, names), context(model.llm.config)
+    eos, pad = tokenizer.eos_token_id, tokenizer.pad_token_id
+    never = never_written(tokenizer, model.llm.get_input_embeddings().weight.shape[0])
+    if drafts is not None:
+        texts = write(model.llm, prompts, limits, drafts, draft_accept, eos, never)
+        return [[Hypothesis(t.tokens, t.score, None, len(t.tokens) == t.limit, t.passes, t.accepted)] for t in texts]
     if most is not None and len(prompts) > 1 and max(map(len, prompts)) + max(limits) > most:
         # In a batch what has ended is filled up for as long as another text goes on, beyond the context at last.
         alone = zip(prompts, limits)
         return [search(model, tokenizer, [p], [n], num_beams, length_penalty)[0] for p, n in alone]
     inside = [prompt.new_ones(len(prompt), dtype=torch.long) for prompt in prompts]
     inputs, mask = (torch.nn.utils.rnn.pad_sequence(rows, True, padding_side="left") for rows in (prompts, inside))
-    eos, pad = tokenizer.eos_token_id, tokenizer.pad_token_id
     rows = model.llm.generate(
         inputs_embeds=inputs,
         attention_mask=mask,
@@ -182,7 +196,7 @@ def search(model, tokenizer, prompts, limits, num_beams=4, length_penalty=0.0, n
         do_sample=False,
         max_new_tokens=max(limits) + 1,
         logits_processor=[EndAtLimit(torch.tensor(limits, device=inputs.device), num_beams, eos)],
-        suppress_tokens=never_written(tokenizer, model.llm.get_input_embeddings().weight.shape[0]) or None,
+        suppress_tokens=never or None,
         eos_token_id=eos,
         pad_token_id=eos if pad is None else pad,
     ).tolist()

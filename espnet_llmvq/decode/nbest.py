@@ -1,7 +1,8 @@
 """N-best files: one JSON line an utterance, {"id", "nbest": [{"text", "tokens", "llm", "ctc"}]}, best first.
 
 llm and ctc are natural-log probabilities of the whole text; null is an impossible one, or one that was not computed.
-"at_limit": true marks a text that the length limit cut off. Standard library only, so that rescoring starts at once.
+"at_limit": true marks a text that the length limit cut off; "passes" and "accepted" are of drafts. Standard library
+only, so that rescoring starts at once.
 """
 
 import json
@@ -23,6 +24,8 @@ def nbest_line(utt, hypotheses, texts):
     entries = []
     for h, text in zip(hypotheses, texts):
         entry = {"text": text, "tokens": h.tokens, "llm": score(h.llm), "ctc": score(h.ctc)}
+        if h.passes is not None:
+            entry.update(passes=h.passes, accepted=h.accepted)
         entries.append({**entry, "at_limit": True} if h.at_limit else entry)
     return json.dumps({"id": utt, "nbest": entries}, ensure_ascii=False) + "\n"
 

@@ -102,7 +102,7 @@ def with_model(system, search, llm, other_prompt, device):
     decoded: function from these to an iterable of (ids, n-best lists, their texts), a batch each time.
     """
     from espnet_llmvq.decode.batches import read_batches
-    from espnet_llmvq.decode.ctc import greedy
+    from espnet_llmvq.decode.ctc import drafts, greedy, respeller
     from espnet_llmvq.decode.generate import encoded, generate
     from espnet_llmvq.decode.rescore import add_ctc_scores, speller
     from espnet_llmvq.llm.directory import load_tokenizer
@@ -111,9 +111,10 @@ def with_model(system, search, llm, other_prompt, device):
     from espnet_llmvq.speech.pretrained import frames_are_trained
 
     model, config = load_model(system.model, device, system.weights)
-    tokenizer, spell = load_tokenizer(config["llm"]), None
+    tokenizer, spell, respell = load_tokenizer(config["llm"]), None, None
     if system.decode == "llm" and config["ctc_tokens"]:
-        spell = speller(tokenizer, load_tokenizer(config["ctc_tokens"]))
+        pieces = load_tokenizer(config["ctc_tokens"])
+        spell, respell = speller(tokenizer, pieces), respeller(tokenizer, pieces, config.get("prompt") or "")
     if system.decode == "llm":
         search = {"tokens_per_second": config.get("tokens_per_second", LEAST_RATE), **search}
     if system.decode == "ctc_lm":
@@ -133,7 +134,10 @@ def with_model(system, search, llm, other_prompt, device):
             return greedy(model, batch)
         if system.decode == "ctc_lm":
             return search_ctc(model, fused, tokenizer, batch, **search, words_of=words_of)
-        return generate(model, tokenizer, batch, **search, names=names)
+        options = {k: v for k, v in search.items() if k != "draft"}
+        if "draft" in search:
+            options["drafts"] = drafts(model, batch, respell)
+        return generate(model, tokenizer, batch, **options, names=names)
 
     def decoded(batches):
         for ids, batch in batches:
@@ -181,3 +185,11 @@ def decode_set(system, work, batches, decoded, known):
         f"{len(cut)} at the length limit{': ' * bool(cut)}{some(cut)}",
         flush=True,
     )
+    if drafted := [h for h in chosen.values() if h and "passes" in h]:
+        accepted, tokens, passes = (sum(of(h) for h in drafted) for of in (
+            lambda h: h["accepted"], lambda h: len(h["tokens"]) + 1, lambda h: h["passes"]))  # fmt: skip
+        print(
+            f"{work.hypotheses}: drafts had {100 * accepted / tokens:.1f} % of the tokens, {passes / len(drafted):.2f} "
+            f"passes of the LLM an utterance for {tokens / len(drafted):.1f} tokens",
+            flush=True,
+        )

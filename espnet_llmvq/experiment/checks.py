@@ -57,6 +57,11 @@ def check_options(options):
         raise UserError(f"--min_duration {options.min_duration} must be 0 or more, and below --max_duration")
     if options.context != "llm" and not (options.context.isdecimal() and int(options.context) > 0):
         raise UserError(f"--context {options.context!r}: expected a number of positions, or llm")
+    read_weight(options.draft_accept, "--draft_accept")
+    if options.draft == "none" and options.draft_accept != 1:
+        raise UserError("--draft_accept is for --draft ctc")
+    if options.draft == "ctc" and options.pretrained_encoder and not options.ctc_head:
+        raise UserError("--draft ctc needs a CTC head: leave --ctc_head false out")
     if options.ctc_weight != "valid":
         read_weight(options.ctc_weight, "--ctc_weight")
     for name in (options.normaliser, *(value for _, value in pairs(options.set_normalisers, "set_normalisers"))):

@@ -69,6 +69,12 @@ class Options:
     mixture_positions: int = option(0, "LLM positions of every mixture; 0: as many as give its first source once")
     num_beams: int = option(4, "beam of the LLM")
     tokens_per_second: float = option(0.0, "of speech, that a text may have, and 8 more; 0: as training found")
+    draft: str = option(
+        "none", "ctc: the LLM reads what the CTC head wrote, and searches greedily from there", ("none", "ctc")
+    )
+    draft_accept: float = option(
+        1.0, "a token of the draft stands while it is so many times as probable as the LLM's best; 1: greedy search"
+    )
     ctc_weight: str = option(
         "0", 'of the CTC score in choosing from n-best lists, 0 to 1; "valid": chosen on the validation set'
     )

@@ -50,7 +50,15 @@ def search_options(experiment, system):
     if system.decode == "ctc_lm":
         return options | system.fusion
     given = experiment.options.tokens_per_second
-    return options | {"length_penalty": 0.0} | ({"tokens_per_second": given} if given else {})
+    return options | {"length_penalty": 0.0} | ({"tokens_per_second": given} if given else {}) | drafting(experiment)
+
+
+def drafting(experiment):
+    """Search options of `--draft`: none, or those of a greedy search."""
+    options = experiment.options
+    if options.draft == "none":
+        return {}
+    return {"num_beams": 1, "draft": options.draft, "draft_accept": options.draft_accept}
 
 
 def nbest_made(experiment, system, name, search):

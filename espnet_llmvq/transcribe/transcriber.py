@@ -54,6 +54,8 @@ class Transcriber:
             `min_pause` seconds and more, of which `margin` seconds stay beside speech.
         batch_seconds: audio decoded at once, of one or several files, padding included. It bounds the memory and
             changes no text.
+        draft, draft_accept: "ctc": the LLM reads what the CTC head wrote, and searches greedily from there, see
+            `decode.drafts.write`; None: as packed.
     Raises UserError for a directory that cannot be loaded.
     """
 
@@ -67,7 +69,10 @@ class Transcriber:
         min_pause=0.4,
         margin=0.02,
         batch_seconds=120.0,
+        draft=None,
+        draft_accept=None,
     ):
+        from espnet_llmvq.bundle.files import check_draft
         from espnet_llmvq.bundle.model import load_packed
         from espnet_llmvq.model.batch import SequenceArrays
         from espnet_llmvq.sequence import prompt
@@ -76,15 +81,16 @@ class Transcriber:
         packed = load_packed(directory, device)
         self.model, self.tokenizer, self.manifest = packed.model, packed.tokenizer, packed.manifest
         self.ctc_tokenizer = packed.ctc_tokenizer
-        given = {"num_beams": num_beams, "ctc_weight": ctc_weight}
+        given = {"num_beams": num_beams, "ctc_weight": ctc_weight, "draft": draft, "draft_accept": draft_accept}
         self.search = {**self.manifest["search"], **{k: v for k, v in given.items() if v is not None}}
         if self.search["ctc_weight"] and self.model.ctc is None:
             raise UserError(f"{directory}: its encoder has no CTC head; give ctc_weight 0")
+        check_draft(self.search, directory)
         self.max_segment = self.manifest["max_segment"] if max_segment is None else max_segment
         self.min_pause, self.margin, self.batch_seconds = min_pause, margin, batch_seconds
         # A CTC system has no prompt, and does not look at it.
         template = self.manifest["prompt"] or "{speech}{text}"
-        self._separator = prompt.separator(template, prompt.TRANSCRIPT)
+        self._template, self._separator = template, prompt.separator(template, prompt.TRANSCRIPT)
         self._prompt = Sequence("", asr_sequence("", "-", 1, "", template).prompt)
         self._arrays = SequenceArrays(self.tokenizer)
 
@@ -199,7 +205,7 @@ class Transcriber:
 
     def _texts(self, batch, names):
         """[(text, cut off by the length limit)] of an `encoded` batch of these names, decoded as test sets are."""
-        from espnet_llmvq.decode.ctc import greedy
+        from espnet_llmvq.decode.ctc import drafts, greedy, respeller
         from espnet_llmvq.decode.generate import generate
         from espnet_llmvq.decode.nbest import best
         from espnet_llmvq.decode.rescore import add_ctc_scores, speller
@@ -208,10 +214,14 @@ class Transcriber:
         if self.manifest["decode"] == "ctc":
             lists, weight = greedy(self.model, batch), 0
         else:
-            options = {k: v for k, v in self.search.items() if k != "ctc_weight"}
+            options = {k: v for k, v in self.search.items() if k not in ("ctc_weight", "draft")}
+            own = self.ctc_tokenizer is self.tokenizer
+            if self.search.get("draft") == "ctc":
+                respell = None if own else respeller(self.tokenizer, self.ctc_tokenizer, self._template)
+                options["drafts"] = drafts(self.model, batch, respell)
             lists = generate(self.model, self.tokenizer, batch, **options, names=names)
             if weight:
-                spell = None if self.ctc_tokenizer is self.tokenizer else speller(self.tokenizer, self.ctc_tokenizer)
+                spell = None if own else speller(self.tokenizer, self.ctc_tokenizer)
                 lists = add_ctc_scores(self.model, batch, lists, spell)
         texts = []
         for row in lists:
