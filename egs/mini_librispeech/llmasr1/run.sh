@@ -39,6 +39,9 @@ opts=(
     --prompt "speech: {speech} text: {text}"
     --pretrained_encoder "${WHISPER}"
     --llm "${LLM}"
+    # The LLM checks what the CTC head wrote, and goes on from there; its text is that of a greedy search.
+    --num_beams 1
+    --draft ctc
     # Whisper's window.
     --max_duration 30
     # Of cased text with punctuation and of lower case without, numbers in digits or in words.
