@@ -177,6 +177,8 @@ def trained_parts(training):
     """(parts that train, parts that are frozen) as words; parts that the phase does not run are in neither."""
     import re
 
+    from espnet_llmvq.speech.frame_rate import is_frontend
+
     config = training.config
     weights = {"ctc_weight": 0.0, "start_weight": 0.0, "llm_weight": 1.0, **(config.get("model_conf") or {})}
     freeze = config.get("freeze") or []
@@ -186,6 +188,9 @@ def trained_parts(training):
         fixed = any(re.match(pattern, prefix) for pattern in freeze)
         (trains if on and not fixed else frozen).append(name)
 
+    if is_frontend(config):
+        layers = (config.get("frontend_conf") or {}).get("train_layers", 0)
+        frozen.append("pretrained encoder" + f" but for {layers} layers" * bool(layers))
     part("encoder", "speech_encoder.", training.is_encoder or config.get("train_encoder", False))
     if (config.get("encoder_conf") or {}).get("layer") == "weighted":
         part("weights of its layers", "speech_encoder.layer_weights")
@@ -248,7 +253,7 @@ def show(facts):
     length = f"{epochs} epochs of {batches or 'all'} batches"
     length += f" = {steps} optimizer steps" if steps is not None else "; steps depend on the data"
     yield f"{facts['phase']}: {facts['config']}" + (f", after {facts['parent']}" if facts["parent"] else "")
-    data = f"mixture {facts['mixture']}" if facts["mixture"] else "training set"
+    data = f"mixture {facts['mixture']}" if facts["mixture"] else " and ".join(["training set", *facts.get("also", ())])
     yield f"  data       {data}" + (f", {100 * facts['share']:g} % of it" if facts["share"] < 1 else "")
     yield f"  trains     {', '.join(facts['trains']) or 'nothing'}"
     yield f"  frozen     {', '.join(facts['frozen']) or 'nothing'}"

@@ -28,8 +28,9 @@ from espnet_llmvq.model.checkpoint import PRETRAINED, load_encoder, load_previou
 from espnet_llmvq.model.ctc import CTCHead, PieceHead
 from espnet_llmvq.model.speech_llm import SpeechLLM
 from espnet_llmvq.speech.encoder import SpeechEncoder
+from espnet_llmvq.speech.frame_rate import is_frontend
 from espnet_llmvq.speech.frontend import Frontend
-from espnet_llmvq.speech.pretrained import AS_IT_IS, CLASSES, is_frontend
+from espnet_llmvq.speech.pretrained import AS_IT_IS, CLASSES
 
 with contextlib.redirect_stdout(None):  # as in speech/encoder.py
     from espnet2.asr.encoder.conformer_encoder import ConformerEncoder

@@ -12,9 +12,8 @@ from functools import partial
 
 import torch
 
-from espnet_llmvq.speech.frame_rate import FrameRate, subsampling
+from espnet_llmvq.speech.frame_rate import FrameRate, is_frontend, subsampling
 from espnet_llmvq.speech.frames import stack_frames, valid_mask
-from espnet_llmvq.speech.pretrained import is_frontend
 
 with contextlib.redirect_stdout(None):  # it prints that flash-attn is missing, which nothing here uses
     from espnet.nets.pytorch_backend.transformer.attention import LegacyRelPositionMultiHeadedAttention

@@ -64,6 +64,11 @@ def whisper_windows(config, extractor):
 PRETRAINED = {"wavlm": wavlm_windows, "whisper": whisper_windows}
 
 
+def is_frontend(config):
+    """Whether the frontend of a config is a pretrained encoder, so that frames are cached as it makes them."""
+    return config.get("frontend") in PRETRAINED
+
+
 def last_state(config):
     """{"last_state": words} of a config whose frames were others before, {} of others: for records of what they are."""
     conf = config.get("encoder_conf") or {}

@@ -13,7 +13,16 @@ from espnet_llmvq.base.errors import UserError, check_name
 from espnet_llmvq.base.files import check_path
 from espnet_llmvq.base.hub import from_pretrained
 from espnet_llmvq.data.audio import SAMPLE_RATE
-from espnet_llmvq.speech.frame_rate import LAST, PRETRAINED, WEIGHTED, FrameRate, described, described_as, last_state
+from espnet_llmvq.speech.frame_rate import (
+    LAST,
+    PRETRAINED,
+    WEIGHTED,
+    FrameRate,
+    described,
+    described_as,
+    is_frontend,
+    last_state,
+)
 from espnet_llmvq.speech.frames import valid_mask
 
 AUTO, ALONE, PADDED = "auto", "alone", "padded"
@@ -31,11 +40,6 @@ def as_frontend(path, layer=None):
     """The keys of a training config for the encoder in `path` as the frontend of layers that are trained on it."""
     conf = settings(path, layer)
     return {"frontend": conf["encoder"], "frontend_conf": conf["encoder_conf"], "normalize": None, "normalize_conf": {}}
-
-
-def is_frontend(config):
-    """Whether the frontend of a config is a pretrained encoder, so that frames are cached as it makes them."""
-    return config.get("frontend") in PRETRAINED
 
 
 def frames_are_trained(config, encoder_file):

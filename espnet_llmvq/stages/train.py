@@ -183,6 +183,7 @@ def dry_run(experiment):
         shape, batches = shapes_of(experiment, training)[0], None
         if os.path.exists(shape):
             batches = epoch_batches(with_defaults(training.config, defaults), shape, gpus)
-        found.append(describe(training, defaults, gpus, batches))
+        also = {"also": experiment.encoder_sets[1:]} if training.is_encoder else {}
+        found.append(describe(training, defaults, gpus, batches) | also)
         print("\n".join(show(found[-1])))
     return found
