@@ -55,11 +55,9 @@ def with_pretrained(config, path, layer, where):
 
     where: the config, in messages. Raises UserError for keys that contradict it or need the CTC head that it lacks.
     """
-    import yaml
-
     from espnet_llmvq.speech.pretrained import settings
 
-    config = laid_over(config, settings(path, None if layer is None else yaml.safe_load(layer)), path, where)
+    config = laid_over(config, settings, path, layer, where)
     model, start = config.get("model_conf") or {}, config.get("aligned_start_conf") or {}
     needs = {key: model.get(key) for key in ("ctc_weight", "drop_blank", "merge_runs")}
     needs["aligned_start_conf.targets"] = start.get("targets", "transcript") == "ctc_head"
@@ -73,17 +71,20 @@ def with_pretrained(config, path, layer, where):
 
 def on_pretrained(config, path, layer, where):
     """The config of the encoder's training with the pretrained encoder in `path` as its frontend. As above."""
-    import yaml
-
     from espnet_llmvq.speech.pretrained import as_frontend
 
-    return laid_over(config, as_frontend(path, None if layer is None else yaml.safe_load(layer)), path, where)
+    return laid_over(config, as_frontend, path, layer, where)
 
 
-def laid_over(config, given, path, where):
-    """A config with the keys that follow from a pretrained encoder. Raises UserError for one that says otherwise."""
+def laid_over(config, keys, path, layer, where):
+    """A config with the `keys` (function of path and layer) that follow from a pretrained encoder.
+
+    Raises UserError for one that says otherwise.
+    """
+    import yaml
+
     config = dict(config)
-    for key, value in given.items():
+    for key, value in keys(path, None if layer is None else yaml.safe_load(layer)).items():
         if isinstance(value, dict):
             inner, value = config.get(key) or {}, {**(config.get(key) or {}), **value}
             pairs = [(name, inner[name], value[name]) for name in inner]
