@@ -122,12 +122,15 @@ def test_the_output_is_none_of_the_inputs(tmp_path):
 
 @pytest.mark.skipif(not (CORPORA / "mini_librispeech").is_dir(), reason="set CORPORA to a folder with mini_librispeech")
 def test_books_that_were_read_aloud(tmp_path):
-    """Counted when these texts were put together: 116 paragraphs and 4 other lines, with 126 of 1,519 utterances."""
+    """Counted when these texts were put together: 116 paragraphs and 4 other lines, with 126 of 1,519 utterances.
+
+    One paragraph more is found where a quotation ends within the seven words.
+    """
     home = CORPORA / "mini_librispeech" / "LibriSpeech" / "train-clean-5"
     said = sorted(line for path in home.glob("*/*/*.trans.txt") for line in path.read_text().splitlines())
     texts = [str(path) for path in sorted((CORPORA / "text").glob("*.txt"))]
     assert len(said) == 1519 and len(texts) == 7
     path = put(tmp_path / "said", said)
     shares, _, dropped = decontaminate(texts, [path], tmp_path / "out.txt")
-    assert shares == {path: (120, 126)} and dropped == 120
-    assert sum("/standardebooks_paragraphs.txt:" in where for where, *_ in rows(tmp_path / "out.txt")) == 116
+    assert shares == {path: (121, 126)} and dropped == 121
+    assert sum("/standardebooks_paragraphs.txt:" in where for where, *_ in rows(tmp_path / "out.txt")) == 117

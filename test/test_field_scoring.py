@@ -16,8 +16,7 @@ def scored(tmp_path, capsys):
         for name, content in ((ref_name, ref), (hyp_name, hyp)):
             (tmp_path / name).write_bytes(content if isinstance(content, bytes) else content.encode())
         out = tmp_path / "out.json"
-        score.main(["--ref", str(tmp_path / ref_name), "--hyp", str(tmp_path / hyp_name), "--json", str(out),
-                    "--overwrite", *options])  # fmt: skip
+        score.main(["--ref", str(tmp_path / ref_name), "--hyp", str(tmp_path / hyp_name), "--json", str(out), *options])
         rows = {row["metric"]: row for row in json.loads(out.read_text())["scores"]}
         return rows, capsys.readouterr().out
 

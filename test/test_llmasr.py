@@ -79,7 +79,7 @@ def test_all_stages_in_their_order(script):
         "stage filter --exp exp",
         "stage tokenizer --exp exp",
         "stage lm --exp exp --ngpu 0 --threads 1",
-        "stage encoder --exp exp",
+        "stage encoder --exp exp --ngpu 0 --threads 1",
         "train --exp exp --encoder",
         "stage align --exp exp --ngpu 0 --threads 1",
         "stage sequences --exp exp",
