@@ -56,7 +56,10 @@ def on_pretrained(config, path, layer, where):
 
     from espnet_llmvq.speech.pretrained import as_frontend
 
-    return laid_over(config, as_frontend(path, None if layer is None else yaml.safe_load(layer)), path, where)
+    config = laid_over(config, as_frontend(path, None if layer is None else yaml.safe_load(layer)), path, where)
+    if config["frontend_conf"].get("layer") == "weighted":
+        raise UserError(f"{where}: frontend_conf.layer weighted trains with the phases: it needs --ctc_head false")
+    return config
 
 
 def laid_over(config, given, path, where):
