@@ -1,5 +1,6 @@
 """Spelling pieces of an LLM, and the encoder and CTC head that are trained on a frozen pretrained encoder with them."""
 
+import dataclasses
 import math
 import os
 import shutil
@@ -334,6 +335,25 @@ def test_a_pretrained_encoder_gets_layers_and_a_head_and_all_that_follows(recipe
     assert "exp/encoder" in capfd.readouterr().out
     with pytest.raises(UserError, match="choose pieces again"):
         language.tokenizer(recipe(llm, ctc_pieces="21"))
+
+
+def test_the_head_is_sized_before_its_pieces_are_chosen(recipe, tmp_path):
+    """And Whisper where its frames are not cached."""
+    from espnet_llmvq.estimate.cost import Question, estimate_all
+    from espnet_llmvq.stages import language
+
+    llm, found = gemma(tmp_path / "llm"), []
+    for cached in (False, True):
+        experiment = recipe(llm, ctc_pieces="20", cache_encoder=cached)
+        experiment = dataclasses.replace(experiment, trainings=experiment.trainings[:2])
+        found += estimate_all(experiment, Question(seconds=1.5))
+        language.tokenizer(experiment)
+    assert [(row["phase"], row["cached"]) for row in found] == [
+        ("encoder", False), ("start", False), ("encoder", True), ("start", True),
+    ]  # fmt: skip
+    head = PieceHead(experiment.encoder["encoder_conf"]["output_size"], *read_rows("exp/pieces"))
+    expected = sum(p.numel() for p in head.parameters())
+    assert [row["parts"]["CTC head"]["parameters"] for row in found] == [expected] * 4
 
 
 def test_masks_in_training_follow_the_phases(recipe, tmp_path):
