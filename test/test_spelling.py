@@ -26,7 +26,7 @@ from espnet_llmvq.model.alignment import AlignedStart
 from espnet_llmvq.model.ctc import PieceHead
 from espnet_llmvq.sequence.sequence import Span
 from espnet_llmvq.speech.encoder import SpeechEncoder
-from espnet_llmvq.speech.pretrained import WhisperEncoder
+from espnet_llmvq.speech.pretrained import WavLMEncoder, WhisperEncoder
 
 LINES = {"a": "one two three four", "b": "the patient said hello", "c": "one one four hello the", "d": "text"}
 
@@ -219,6 +219,35 @@ def test_frames_from_a_cache_are_those_of_the_waveform(whisper, layers):
             alone, _ = model(wave[None], torch.tensor([len(wave)]))
             assert torch.allclose(alone[0], x[:n], atol=1e-5)
             assert not x[n:].any()
+
+
+@pytest.fixture(scope="module", params=["whisper", "wavlm", "wavlm_base"])
+def pretrained(request, tmp_path_factory):
+    """(class, directory) of a pretrained encoder; of WavLM with a LayerNorm behind the last layer, and without."""
+    out = tmp_path_factory.mktemp("pretrained") / request.param
+    if request.param == "whisper":
+        return WhisperEncoder, standins.whisper(out)
+    base = {"feat_extract_norm": "group", "do_stable_layer_norm": False, "conv_bias": False}
+    return WavLMEncoder, standins.wavlm(out, **(base if request.param == "wavlm_base" else {}))
+
+
+@pytest.mark.parametrize("layers", [1, 2])
+@pytest.mark.parametrize("batch", ["alone", "padded"])
+def test_upper_layers_apart_are_what_they_are_in_the_whole(pretrained, layers, batch):
+    (cls, path), (waves_, lengths, _) = pretrained, waves()
+    apart = cls(path, batch=batch, train_layers=layers).as_frontend().eval()
+    with torch.no_grad():
+        whole, counts = cls(path).eval()(waves_, lengths)
+        found, same = apart(waves_, lengths)
+        for x, y, n in zip(whole, found, counts.tolist()):
+            assert torch.allclose(x[:n], y[:n], atol=1e-5)
+    assert torch.equal(counts, same)
+    apart(waves_, lengths)[0].sum().backward()
+    moved = {name for name, p in apart.pretrained.named_parameters() if p.grad is not None}
+    assert moved == set(apart.trained_names())
+    last = len(apart.top()[0])
+    numbers = {int(name.partition("layers.")[2].split(".")[0]) for name in moved if "layers." in name}
+    assert numbers == set(range(last - layers, last))
 
 
 def test_what_trains_on_a_pretrained_encoder(whisper):
