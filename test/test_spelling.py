@@ -173,6 +173,23 @@ def test_pieces_of_another_llm_are_refused(spelled):
         check_pieces({**config, "model_conf": {"ctc_weight": 0.3}}, llm, ids)
 
 
+def test_texts_that_ctc_cannot_write_in_their_frames_are_told(llm_dir, tmp_path, capsys):
+    """Of three tokens, two of them equal and next to each other, four frames are needed."""
+    from espnet_llmvq.sequence.asr import asr_sequence
+    from espnet_llmvq.sequence.sequence import write_sequences
+    from espnet_llmvq.stages.sequences import count_positions
+
+    assert len(load_tokenizer(llm_dir).encode(" one one two", add_special_tokens=False)) == 3
+    rows = [asr_sequence(f"u{n}", "x.wav", n, "one one two", "U: {speech} A: {text}") for n in (11999, 12000, 12345)]
+    write_sequences(str(tmp_path / "a.jsonl"), rows)
+    encoder = {"encoder": "transformer", "encoder_conf": {"input_layer": "linear"}}
+    encoder |= {"frontend_conf": {"n_fft": 512, "hop_length": 4000}}  # a frame, and one for each 4000 samples
+    for ctc in (False, True):
+        count_positions([(str(tmp_path / "a.jsonl"), str(tmp_path / f"shape{ctc}"))], llm_dir, encoder, 1, ctc=ctc)
+        said = capsys.readouterr().out
+        assert ("1 of 3 have more tokens than frames, which CTC cannot learn (u11999)" in said) is ctc
+
+
 # --- The encoder on a pretrained one
 
 MASKS = {"apply_time_warp": False, "apply_freq_mask": False, "apply_time_mask": True, "time_mask_width_range": [3, 9]}

@@ -34,7 +34,7 @@ def prepare(experiment, threads=1, ngpu=0):
     join_sequences(experiment)
     train, valid = encoder_shapes(experiment)
     pairs = [(experiment.sequences(options.valid_set), valid), (experiment.encoder_sequences, train)]
-    count_positions(pairs, experiment.spelling or experiment.tokenizer, experiment.encoder, 1)
+    count_positions(pairs, experiment.spelling or experiment.tokenizer, experiment.encoder, 1, ctc=True)
     if experiment.on_pretrained:
         encode(experiment, threads, ngpu, names=[*experiment.encoder_sets, options.valid_set])
         join_frames(experiment)
