@@ -179,6 +179,7 @@ WRONG = {
     ),
     "empty text file": (["an4", "x", *TRAIN, "--text", os.devnull], "/dev/null: is empty"),
     "needs text": (["mini_tts/jstip1", "x", *TRAIN], "need more than sets (--tts_text and --texts of run.sh)"),
+    "own LLM": (["mini_librispeech", "x", *TRAIN], "makes the LLM (llm/gemma) of its own texts: name one that is"),
     "no fork": (["--changes", "recordings"], "recordings: is no fork"),
 }  # fmt: skip
 

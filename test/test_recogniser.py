@@ -251,6 +251,19 @@ def test_the_row_stays_beside_systems_of_the_encoder(recognising, models, capsys
     assert alone.system("itself").hypotheses == experiment.system("itself").hypotheses
     # no head is trained that nothing would use
     assert alone.trainings == ()
+    assert recognising("itself", align_sets="test", ctc_pieces="all").on_pretrained
+
+
+def test_the_row_alone_leaves_the_encoder_of_other_runs_as_it_is(recognising, capsys):
+    from espnet_llmvq.stages import encoder
+
+    Path("exp/encoder").mkdir(parents=True)
+    Path("exp/encoder/model.pth").write_text("of layers and a head")
+    experiment = recognising("itself")
+    encoder.prepare(experiment)
+    encoder.encode(experiment, 1)
+    assert os.listdir("exp/encoder") == ["model.pth"] and not os.path.exists("exp/frames")
+    assert capsys.readouterr().out == ""
 
 
 def cards(**keys):

@@ -1,7 +1,9 @@
 """Spelling pieces of an LLM, and the encoder and CTC head that are trained on a frozen pretrained encoder with them."""
 
+import dataclasses
 import math
 import os
+import shutil
 from types import SimpleNamespace
 
 import numpy as np
@@ -13,14 +15,17 @@ from test_llm_trim import ODD, gemma
 
 from espnet_llmvq.base.errors import UserError
 from espnet_llmvq.bridge.bridge import Bridge
+from espnet_llmvq.decode.rescore import speller
 from espnet_llmvq.llm.directory import load_llm, load_tokenizer
 from espnet_llmvq.llm.ends import token_inputs
 from espnet_llmvq.llm.pieces import Pieces
+from espnet_llmvq.llm.spans import encode_text
 from espnet_llmvq.llm.spelling import read_rows, write_spelling
 from espnet_llmvq.model.alignment import AlignedStart
 from espnet_llmvq.model.ctc import PieceHead
+from espnet_llmvq.sequence.sequence import Span
 from espnet_llmvq.speech.encoder import SpeechEncoder
-from espnet_llmvq.speech.pretrained import WhisperEncoder
+from espnet_llmvq.speech.pretrained import WavLMEncoder, WhisperEncoder
 
 LINES = {"a": "one two three four", "b": "the patient said hello", "c": "one one four hello the", "d": "text"}
 
@@ -97,6 +102,19 @@ def test_pieces_of_other_texts_are_refused(spelled, text, tmp_path, capsys):
         read_rows(str(tmp_path))
 
 
+@pytest.mark.parametrize("wrote", [" hello the", "hello the", " HELLO", " a </s> <bos>", ""])
+def test_what_an_llm_wrote_is_spelled_as_transcripts_are(spelled, wrote, tmp_path):
+    """Also a text that begins without a space, and the names of special tokens."""
+    whole, pieces, some = spelled
+    llm, own = load_tokenizer(whole), load_tokenizer(pieces(some))
+    if "<" in wrote and not Pieces(llm).in_bytes:  # it cannot but make special tokens of them: so it spells nothing
+        other = load_tokenizer(standins.qwen2(tmp_path / "other"))
+        assert speller(other, own)(other.encode(wrote)) == [math.inf]
+        return
+    found, expected = (encode_text(t, Span(text=wrote, loss=True, eos=True), None)[:-1] for t in (llm, own))
+    assert speller(llm, own)(found) == expected
+
+
 def head(size=5):
     torch.manual_seed(0)
     return PieceHead(size, torch.randn(4, 3), torch.tensor([7, 2, 9, 4]), temperature=0.25, hidden_size=6)
@@ -136,6 +154,39 @@ def test_the_aligned_start_follows_the_pieces_in_the_whole_table():
         assert float(start.cross_entropy(z, posterior, model)) == pytest.approx(expected, rel=1e-4)
     with pytest.raises(UserError, match="hidden_size 6 and stack 1; give bridge_conf the same"):
         start.begin_as(Bridge(5, table, stack=2, hidden_size=6), model)
+
+
+def test_pieces_of_another_llm_are_refused(spelled):
+    """Also where a token has another id, and a CTC loss of what the LLM writes."""
+    from espnet_llmvq.model.build import check_pieces
+
+    whole, pieces, some = spelled
+    directory = pieces(some)
+    config = {"llm": whole, "ctc_tokens": directory, "model_conf": {}}
+    llm, (_, ids) = load_tokenizer(whole), read_rows(directory)
+    check_pieces(config, llm, ids)
+    check_pieces({**config, "model_conf": {"ctc_weight": 1.0}}, load_tokenizer(directory), ids)  # its own training
+    with pytest.raises(UserError, match="has other tokens than the LLM of which the CTC head has its pieces"):
+        check_pieces(config, llm, ids.roll(1))
+    with pytest.raises(UserError, match="ctc_weight: the CTC head has spelling pieces"):
+        check_pieces({**config, "model_conf": {"ctc_weight": 0.3}}, llm, ids)
+
+
+def test_texts_that_ctc_cannot_write_in_their_frames_are_told(llm_dir, tmp_path, capsys):
+    """Of three tokens, two of them equal and next to each other, four frames are needed."""
+    from espnet_llmvq.sequence.asr import asr_sequence
+    from espnet_llmvq.sequence.sequence import write_sequences
+    from espnet_llmvq.stages.sequences import count_positions
+
+    assert len(load_tokenizer(llm_dir).encode(" one one two", add_special_tokens=False)) == 3
+    rows = [asr_sequence(f"u{n}", "x.wav", n, "one one two", "U: {speech} A: {text}") for n in (11999, 12000, 12345)]
+    write_sequences(str(tmp_path / "a.jsonl"), rows)
+    encoder = {"encoder": "transformer", "encoder_conf": {"input_layer": "linear"}}
+    encoder |= {"frontend_conf": {"n_fft": 512, "hop_length": 4000}}  # a frame, and one for each 4000 samples
+    for ctc in (False, True):
+        count_positions([(str(tmp_path / "a.jsonl"), str(tmp_path / f"shape{ctc}"))], llm_dir, encoder, 1, ctc=ctc)
+        said = capsys.readouterr().out
+        assert ("1 of 3 have more tokens than frames, which CTC cannot learn (u11999)" in said) is ctc
 
 
 # --- The encoder on a pretrained one
@@ -184,6 +235,35 @@ def test_frames_from_a_cache_are_those_of_the_waveform(whisper, layers):
             alone, _ = model(wave[None], torch.tensor([len(wave)]))
             assert torch.allclose(alone[0], x[:n], atol=1e-5)
             assert not x[n:].any()
+
+
+@pytest.fixture(scope="module", params=["whisper", "wavlm", "wavlm_base"])
+def pretrained(request, tmp_path_factory):
+    """(class, directory) of a pretrained encoder; of WavLM with a LayerNorm behind the last layer, and without."""
+    out = tmp_path_factory.mktemp("pretrained") / request.param
+    if request.param == "whisper":
+        return WhisperEncoder, standins.whisper(out)
+    base = {"feat_extract_norm": "group", "do_stable_layer_norm": False, "conv_bias": False}
+    return WavLMEncoder, standins.wavlm(out, **(base if request.param == "wavlm_base" else {}))
+
+
+@pytest.mark.parametrize("layers", [1, 2])
+@pytest.mark.parametrize("batch", ["alone", "padded"])
+def test_upper_layers_apart_are_what_they_are_in_the_whole(pretrained, layers, batch):
+    (cls, path), (waves_, lengths, _) = pretrained, waves()
+    apart = cls(path, batch=batch, train_layers=layers).as_frontend().eval()
+    with torch.no_grad():
+        whole, counts = cls(path).eval()(waves_, lengths)
+        found, same = apart(waves_, lengths)
+        for x, y, n in zip(whole, found, counts.tolist()):
+            assert torch.allclose(x[:n], y[:n], atol=1e-5)
+    assert torch.equal(counts, same)
+    apart(waves_, lengths)[0].sum().backward()
+    moved = {name for name, p in apart.pretrained.named_parameters() if p.grad is not None}
+    assert moved == set(apart.trained_names())
+    last = len(apart.top()[0])
+    numbers = {int(name.partition("layers.")[2].split(".")[0]) for name in moved if "layers." in name}
+    assert numbers == set(range(last - layers, last))
 
 
 def test_what_trains_on_a_pretrained_encoder(whisper):
@@ -245,7 +325,7 @@ def recipe(tmp_path, plan, whisper, text):
 def test_a_pretrained_encoder_gets_layers_and_a_head_and_all_that_follows(recipe, tmp_path, whisper, capfd):
     from espnet_llmvq.align.ctm import read_ctm
     from espnet_llmvq.decode.nbest import NBEST, read_nbest
-    from espnet_llmvq.model.build import load_model
+    from espnet_llmvq.model.build import build, load_model
     from espnet_llmvq.stages import decode, encoder, language, sequences, train
 
     llm = gemma(tmp_path / "llm")
@@ -283,12 +363,41 @@ def test_a_pretrained_encoder_gets_layers_and_a_head_and_all_that_follows(recipe
             longest = len(pieces.encode(entry["text"], add_special_tokens=False)) > 18  # of 19 frames
             assert (entry["ctc"] is not None and math.isfinite(entry["ctc"])) or longest, (utt, entry)
     assert os.path.exists(ctc.hyp_path("test"))
+    # elsewhere it has the pieces that are beside it, not those of the run that is there
+    shutil.copytree("exp", "elsewhere/moved")
+    shutil.rmtree("exp/pieces")
+    for build_it in (
+        lambda: load_model("elsewhere/moved/encoder"),
+        lambda: (build({**config, "encoder_file": "elsewhere/moved/encoder/model.pth"}), 0),
+    ):
+        found, _ = build_it()
+        assert torch.equal(found.ctc.rows, read_rows("elsewhere/moved/pieces")[0])
+    shutil.copytree("elsewhere/moved/pieces", "exp/pieces")
     # all is up to date, and another number of pieces is noticed
     capfd.readouterr()
     train.train(experiment, encoder=True)
     assert "exp/encoder" in capfd.readouterr().out
     with pytest.raises(UserError, match="choose pieces again"):
         language.tokenizer(recipe(llm, ctc_pieces="21"))
+
+
+def test_the_head_is_sized_before_its_pieces_are_chosen(recipe, tmp_path):
+    """And Whisper where its frames are not cached."""
+    from espnet_llmvq.estimate.cost import Question, estimate_all
+    from espnet_llmvq.stages import language
+
+    llm, found = gemma(tmp_path / "llm"), []
+    for cached in (False, True):
+        experiment = recipe(llm, ctc_pieces="20", cache_encoder=cached)
+        experiment = dataclasses.replace(experiment, trainings=experiment.trainings[:2])
+        found += estimate_all(experiment, Question(seconds=1.5))
+        language.tokenizer(experiment)
+    assert [(row["phase"], row["cached"]) for row in found] == [
+        ("encoder", False), ("start", False), ("encoder", True), ("start", True),
+    ]  # fmt: skip
+    head = PieceHead(experiment.encoder["encoder_conf"]["output_size"], *read_rows("exp/pieces"))
+    expected = sum(p.numel() for p in head.parameters())
+    assert [row["parts"]["CTC head"]["parameters"] for row in found] == [expected] * 4
 
 
 def test_masks_in_training_follow_the_phases(recipe, tmp_path):
@@ -325,6 +434,17 @@ def test_masks_in_training_follow_the_phases(recipe, tmp_path):
 def test_options_that_cannot_be(recipe, llm_dir, options, message):
     with pytest.raises(UserError, match=message):
         recipe(llm_dir, **options)
+
+
+def test_what_a_config_of_the_layers_cannot_say(recipe, llm_dir, tmp_path):
+    from espnet_llmvq.model.build import build_ctc
+
+    (tmp_path / "own.yaml").write_text("frontend_conf: {layer: weighted}\nencoder: transformer\n")
+    with pytest.raises(UserError, match="own.yaml: frontend_conf.layer weighted trains with the phases"):
+        recipe(llm_dir, encoder_config="own.yaml")
+    config = {"ctc": True, "ctc_tokens": None, "ctc_conf": {"temperature": 0.1}}
+    with pytest.raises(UserError, match="key under ctc_conf 'temperature'"):  # of a head over all tokens
+        build_ctc(config, 4, load_tokenizer(llm_dir), None)
 
 
 def test_small_tables_are_spelled_whole(recipe, llm_dir):

@@ -1,9 +1,14 @@
 """CTC scores of n-best lists."""
 
+import math
 from dataclasses import replace
 
 import torch
 import torch.nn.functional as F
+
+from espnet_llmvq.base.errors import UserError
+from espnet_llmvq.llm.spans import encode_text
+from espnet_llmvq.sequence.sequence import Span
 
 
 @torch.inference_mode()
@@ -35,8 +40,20 @@ def ctc_log_likelihood(log_probs, candidates, blank):
 
 
 def speller(tokenizer, pieces):
-    """Function from token ids of the LLM to labels of a CTC head with another tokenizer, `pieces`."""
-    return lambda ids: pieces.encode(tokenizer.decode(ids, skip_special_tokens=True), add_special_tokens=False)
+    """Function from token ids of the LLM to labels of a CTC head with another tokenizer, `pieces`; to one that the head
+    does not have where these cannot spell it."""
+    # Behind other text, as a tokenizer may drop the space by which a text begins.
+    before = tokenizer.encode("a", add_special_tokens=False)
+    begins = len(tokenizer.decode(before))
+
+    def spell(ids):
+        text = tokenizer.decode([*before, *ids], skip_special_tokens=True)[begins:]
+        try:
+            return encode_text(pieces, Span(text=text, loss=True, eos=True), None)[:-1]
+        except UserError:  # a special token, of a tokenizer that cannot spell its name
+            return [math.inf]
+
+    return spell
 
 
 @torch.inference_mode()

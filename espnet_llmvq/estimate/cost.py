@@ -60,6 +60,29 @@ def llm_directory(experiment, room):
     return room
 
 
+def pieces_directory(experiment, room):
+    """The spelling pieces of the CTC head: those of the experiment or, before they are chosen, as many rows in `room`,
+    with those of letters and bytes. None for a head without."""
+    if not experiment.spelling:
+        return None
+    out = os.path.join(room, os.path.basename(experiment.spelling))
+    if os.path.exists(experiment.spelling):
+        os.symlink(os.path.abspath(experiment.spelling), out)
+        return out
+    import torch
+
+    from espnet_llmvq.llm.directory import load_llm, table_rows
+    from espnet_llmvq.llm.ends import token_inputs
+    from espnet_llmvq.llm.spelling import save_rows
+
+    with torch.device("meta"):
+        width = token_inputs(load_llm(experiment.llm, weights=False)).shape[1]
+    count = min(experiment.pieces + 256, table_rows(experiment.llm))
+    os.mkdir(out)
+    save_rows(torch.zeros(count, width), torch.arange(count), out)
+    return out
+
+
 def batches_of_epoch(experiment, question, training, config, sequences):
     """Batches of an epoch: as the config says, counted, or from the hours of the corpus; None if unknown."""
     from espnet_llmvq.espnet.run import epoch_batches
@@ -76,8 +99,9 @@ def batches_of_epoch(experiment, question, training, config, sequences):
     return None
 
 
-def estimate(experiment, question, training, encoder_file, llm):
-    """The row of one training, a dict for JSON. encoder_file: checkpoint of the encoder, or one that stands for it."""
+def estimate(experiment, question, training, encoder_file, llm, pieces=None):
+    """The row of one training, a dict for JSON. encoder_file: checkpoint of the encoder, or one that stands for it;
+    pieces: directory of those of its CTC head."""
     from espnet_llmvq.data.audio import SAMPLE_RATE
     from espnet_llmvq.espnet.task import SpeechLLMTask
     from espnet_llmvq.estimate.sizing import Batch, size
@@ -103,6 +127,7 @@ def estimate(experiment, question, training, encoder_file, llm):
     cached = experiment.caches_frames and fixed
     own = training.is_encoder or "encoder" in training.config
     settings = {**training.config, "llm": llm, "encoder_file": None if own else encoder_file}
+    settings |= {"ctc_tokens": pieces} if training.is_encoder else {}
     cost = size(settings, Batch(share, samples, question.prompt_tokens, question.tokens, cached))
     batches = batches_of_epoch(experiment, question, training, config, sequences)
     flops, memory = GPUS.get(question.gpu, (None, None))
@@ -175,7 +200,11 @@ def estimate_all(experiment, question):
     for training in experiment.trainings:
         SpeechLLMTask.check_config(training.config, training.where)
     with tempfile.TemporaryDirectory() as room:
-        llm, encoder_file = llm_directory(experiment, room), experiment.options.encoder_file or None
+        llm, pieces = llm_directory(experiment, room), None
+        encoder_file = experiment.options.encoder_file or None
         if experiment.trains_encoder:
-            encoder_file = write_encoder(room, experiment.trainings[0].config)
-        return [estimate(experiment, question, training, encoder_file, llm) for training in experiment.trainings]
+            pieces = pieces_directory(experiment, room)
+            encoder_file = write_encoder(
+                os.path.join(room, "encoder"), {**experiment.trainings[0].config, "ctc_tokens": pieces}
+            )
+        return [estimate(experiment, question, t, encoder_file, llm, pieces) for t in experiment.trainings]

@@ -70,6 +70,7 @@ class Size:
 def write_encoder(directory, config):
     """Write what phases read of an encoder that is not trained yet; returns its `encoder_file`."""
     config = with_defaults(config, SpeechLLMTask.get_default_config())
+    os.makedirs(directory, exist_ok=True)
     with open(os.path.join(directory, "config.yaml"), "w", encoding="utf-8") as f:
         yaml.safe_dump(config, f)
     path = os.path.join(directory, "model.pth")
@@ -83,7 +84,8 @@ def dataless(model, mode):
     for module in model.modules():
         for store in (module._parameters, module._buffers, vars(module)):
             for name, old in list(store.items()):
-                if not torch.is_tensor(old):
+                # Ids that rows of a table are chosen by keep their data.
+                if not torch.is_tensor(old) or not (old.is_meta or old.is_floating_point()):
                     continue
                 if id(old) not in made:
                     with mode:
@@ -328,8 +330,8 @@ def size(settings, batch, device="cuda"):
     model.shorten = functools.partial(shorten_none, model)
     if model.bridge is not None:
         model.bridge.statistics = lambda *_: {}  # they count what was chosen
-    if hasattr(model.speech_encoder, "log_mel"):  # Whisper's, which is computed by NumPy
-        encoder = model.speech_encoder
+    encoder = getattr(model.speech_encoder, "frontend", model.speech_encoder)
+    if hasattr(encoder, "log_mel"):  # Whisper's, which is computed by NumPy
         mels = encoder.config.num_mel_bins
         encoder.log_mel = lambda wave: wave.new_empty(1, mels, 2 * encoder.rate.frames(len(wave)))
     held = list(model.parameters()) + list(model.buffers())

@@ -178,6 +178,11 @@ class Experiment:
         return trains_encoder(self.options)
 
     @property
+    def uses_encoder(self):
+        """Whether anything is trained or decoded with the encoder, and not with the recogniser that it is part of."""
+        return self.trains_encoder or any(system.decode != "recogniser" for system in self.systems)
+
+    @property
     def on_pretrained(self):
         """Whether the encoder that is trained stands on a pretrained one, whose frames are cached."""
         return self.trains_encoder and bool(self.options.pretrained_encoder)

@@ -323,6 +323,11 @@ def own_options(recipe, data, sets, read=source_options):
     from espnet_llmvq.llm.tokenizer import fitting_sizes
 
     theirs, lines = read(recipe), lm_lines(data, sets)
+    if theirs.get("llm", "").startswith("llm/"):  # where a local/llm.sh writes
+        raise UserError(
+            f"{recipe}: its local/llm.sh makes the LLM ({theirs['llm']}) of its own texts: name one that is there, as "
+            "db.sh says (LLM=PATH llmvq recipe fork ...), or fork it without --train"
+        )
     more = [f"--{name}" for name in MORE_DATA if theirs.get(name)]
     if more:
         raise UserError(

@@ -73,7 +73,10 @@ def on_pretrained(config, path, layer, where):
     """The config of the encoder's training with the pretrained encoder in `path` as its frontend. As above."""
     from espnet_llmvq.speech.pretrained import as_frontend
 
-    return laid_over(config, as_frontend, path, layer, where)
+    config = laid_over(config, as_frontend, path, layer, where)
+    if config["frontend_conf"].get("layer") == "weighted":
+        raise UserError(f"{where}: frontend_conf.layer weighted trains with the phases: it needs --ctc_head false")
+    return config
 
 
 def laid_over(config, keys, path, layer, where):

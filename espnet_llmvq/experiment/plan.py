@@ -70,7 +70,8 @@ def make_plan(options):
     encoder_dir = os.path.dirname(given) or "." if given else os.path.join(options.expdir, "encoder")
     systems = read_systems(cards, wanted, options.expdir, encoder_dir, options.seed)
     phases = read_phases(cards, wanted, options.seed)
-    if options.pretrained_encoder and all(system.decode == "recogniser" for system in systems):
+    recognisers = all(system.decode == "recogniser" for system in systems)
+    if options.pretrained_encoder and recognisers and not words(options.align_sets, "align_sets"):
         options = replace(options, ctc_head=False)  # nobody would use it
     if not (trains_encoder(options) or options.encoder_file):
         without = tuple(system for system in systems if system.decode in ("llm", "recogniser"))

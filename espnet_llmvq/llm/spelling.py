@@ -34,8 +34,6 @@ def write_spelling(llm, text, out, size):
     with locked(out):
         if made.done(REMEDY):
             return None
-        from safetensors.torch import save_file
-
         whole = load_tokenizer(llm)
         pieces = Pieces(whole)
         rows = token_inputs(load_llm(llm)).detach().float()
@@ -45,7 +43,7 @@ def write_spelling(llm, text, out, size):
             import torch
 
             ids = torch.tensor(kept)
-            save_file({"rows": rows[ids].contiguous(), "ids": ids}, Path(building, ROWS))
+            save_rows(rows[ids], ids, building)
             share(building)
             made.note(sorted(os.listdir(building)), at=building)
     return len(kept)
@@ -63,6 +61,13 @@ def choose(pieces, tokenizer, lines, size):
     rank = pieces.made_at()
     first = sorted(needed, key=lambda i: (rank[i], i))[:size]
     return in_order(pieces, always.union(*map(pieces.way, first)))
+
+
+def save_rows(rows, ids, directory):
+    """Write the rows (P, W) of pieces and their ids (P,) to a directory."""
+    from safetensors.torch import save_file
+
+    save_file({"rows": rows.contiguous(), "ids": ids}, Path(directory, ROWS))
 
 
 def read_rows(directory):

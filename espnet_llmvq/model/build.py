@@ -116,7 +116,19 @@ def encoder_config(encoder_file):
         if not os.path.exists(path):
             raise UserError(f"encoder {path} does not exist; run stage 7 or give --encoder_file")
     with reading(config, "run stage 7 again without this directory"), open(config, encoding="utf-8") as f:
-        return dict(yaml.safe_load(f))
+        return with_pieces(yaml.safe_load(f), os.path.dirname(encoder_file))
+
+
+def with_pieces(config, directory):
+    """The config of an encoder in `directory`, its spelling pieces where they are now: beside that directory.
+
+    Its path to them is that of the working directory then, in which another run may have others.
+    """
+    there = config.get("ctc_tokens")
+    if not there or config.get("encoder_file"):
+        return config
+    here = os.path.normpath(os.path.join(directory, os.pardir, os.path.basename(there)))
+    return {**config, **{key: here for key in ("llm", "ctc_tokens") if config.get(key) == there}}
 
 
 def with_encoder(config):
@@ -170,11 +182,32 @@ def build_ctc(config, input_size, tokenizer, blank):
     """The CTC head of a config, or None. blank: id of the blank token, None if the tokenizer reserves none."""
     if not config["ctc"]:
         return None
+    for key in config["ctc_conf"]:  # each head has its own
+        known = signature_keys(PieceHead if config["ctc_tokens"] else CTCHead) - CTC_TOKENS
+        check_name("key under ctc_conf", key, known)
     if config["ctc_tokens"]:
         return PieceHead(input_size, *read_rows(config["ctc_tokens"]), **config["ctc_conf"])
     # A downloaded tokenizer reserves no blank: the head then has one row more than there are tokens.
     rows, at = (len(tokenizer) + 1, len(tokenizer)) if blank is None else (len(tokenizer), blank)
     return CTCHead(input_size, rows, at, **config["ctc_conf"])
+
+
+def check_pieces(config, tokenizer, ids):
+    """Raise UserError for a tokenizer of which `ids` (P,) are other tokens than the pieces of a CTC head, and for a CTC
+    loss of its transcripts, which are no pieces."""
+    pieces = load_tokenizer(config["ctc_tokens"])
+    if tokenizer.get_vocab() == pieces.get_vocab():  # the head alone
+        return
+    if config["model_conf"].get("ctc_weight"):
+        raise UserError(
+            "model_conf.ctc_weight: the CTC head has spelling pieces, and this phase the tokens of the LLM; leave it "
+            "out, or train the head over all tokens (--ctc_pieces all)"
+        )
+    if pieces.convert_ids_to_tokens(range(len(ids))) != tokenizer.convert_ids_to_tokens(ids.tolist()):
+        raise UserError(
+            f"{config['llm']} has other tokens than the LLM of which the CTC head has its pieces "
+            f"({config['ctc_tokens']}); train an encoder with this LLM (stage 7, in another --expdir)"
+        )
 
 
 def frozen_and_external(config, has_ctc, trains_ctc):
@@ -223,6 +256,8 @@ def _assembled(config, weights):
     blank = None if blank in (None, tokenizer.unk_token_id) else blank
     speech_encoder = build_speech_encoder(config, weights)
     ctc = build_ctc(config, speech_encoder.output_size(), tokenizer, blank)
+    if weights and isinstance(ctc, PieceHead):
+        check_pieces(config, tokenizer, ctc.ids)
     conf = {"ctc_weight": 0.0, "start_weight": 0.0, "llm_weight": 1.0, **config["model_conf"]}
     llm = bridge = start = None
     if conf["llm_weight"] or conf["start_weight"]:
@@ -249,7 +284,7 @@ def load_model(directory, device="cpu", file="model.pth"):
     remedy = f"remove {directory} and run stage 11 (stage 7: the encoder)"
     with reading(path, remedy), open(path, encoding="utf-8") as f:
         config = {**DEFAULTS, **yaml.safe_load(f), "init_from": None, "autocast": "none"}
-    config = with_encoder(config)
+    config = with_encoder(with_pieces(config, directory))
     model = build(config)
     model.load_state_dict(load_weights(os.path.join(directory, file), "cpu", "and run stage 11 (stage 7: the encoder)"))
     return model.to(device).eval(), config

@@ -48,6 +48,14 @@ class Positions:
         frames = (self.rate.piece if span.is_piece else self.rate.frames)(span.samples)
         return -(-frames // self.stack)
 
+    def lets_ctc_spell(self, sequence):
+        """Whether the frames of a sequence are enough for CTC to write its text, with a blank between equal tokens."""
+        frames = sum(map(self.span, (span for span in sequence.spans if span.is_speech)))
+        spans = zip(sequence.spans, at_start(sequence.spans))
+        rows = [encode_text(self.tokenizer, span, None, first) for span, first in spans if span.loss]
+        ids = [i for row in rows for i in row if i is not None]
+        return len(ids) + sum(a == b for a, b in zip(ids, ids[1:])) <= frames
+
     def upper_bound(self, sequence):
         """No fewer positions than a sequence has, without the tokenizer: of ASCII a token is a character or more.
 

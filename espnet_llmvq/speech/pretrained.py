@@ -136,17 +136,13 @@ class PretrainedEncoder(torch.nn.Module):
         """Names of the parameters of `pretrained` that train as a frontend."""
         if not self.train_layers:
             return []
-        layers, norm = self.top()
+        layers, norm = self.top()  # of all layers, and the LayerNorm behind the last one
         own = {id(p) for module in (*layers[len(layers) - self.train_layers :], norm) for p in module.parameters()}
         return [name for name, p in self.pretrained.named_parameters() if id(p) in own]
 
-    def top(self):
-        """(layers, final LayerNorm) of an encoder whose upper layers can run apart. Raises UserError for others."""
-        raise UserError(f"train_layers: the layers of {self.name} do not run apart here; leave it out")
-
     def from_cache(self, frames, lengths, augment=None):
-        """`cacheable` frames -> encoder frames: ((B, T, D), (B,)) both."""
-        return frames, lengths
+        """`cacheable` frames -> encoder frames: ((B, T, D), (B,)) both. `above` is what the layers that train do."""
+        return (self.above(frames, lengths) if self.train_layers else frames), lengths
 
     def encoded(self, waves):
         """Waveforms, N of (S,) -> N of (T, D)."""
@@ -210,7 +206,22 @@ class WavLMEncoder(PretrainedEncoder):
         mask = inside if len(waves) > 1 else None
         found = self.pretrained(torch.nn.utils.rnn.pad_sequence(waves, True), mask, output_hidden_states=True)
         # By version of transformers, the last of hidden_states lies before or after the final LayerNorm.
-        return [*found.hidden_states[:-1], found.last_hidden_state]
+        states = [*found.hidden_states[:-1], found.last_hidden_state]
+        return states[: len(states) - self.train_layers]
+
+    def top(self):
+        encoder = self.pretrained.encoder
+        # Else the LayerNorm is in front of the layers.
+        return encoder.layers, encoder.layer_norm if self.config.do_stable_layer_norm else torch.nn.Identity()
+
+    def above(self, x, lengths):
+        layers, norm = self.top()
+        mask = valid_mask(lengths, x.shape[1]) if len(x) > 1 else None
+        # What all layers add to their attention by distance; the first one has it.
+        bias = layers[0].attention.compute_bias(x.shape[1], x.shape[1]).repeat(len(x), 1, 1)
+        for layer in layers[len(layers) - self.train_layers :]:
+            x, bias = layer(x, attention_mask=mask, position_bias=bias)[:2]
+        return norm(x)
 
 
 class WhisperEncoder(PretrainedEncoder):
@@ -287,10 +298,8 @@ class WhisperEncoder(PretrainedEncoder):
     def top(self):
         return self.pretrained.layers, self.pretrained.layer_norm
 
-    def from_cache(self, frames, lengths, augment=None):
-        if not self.train_layers:
-            return frames, lengths
-        return self.layers(frames, lengths, len(self.pretrained.layers) - self.train_layers)[-1], lengths
+    def above(self, x, lengths):
+        return self.layers(x, lengths, len(self.pretrained.layers) - self.train_layers)[-1]
 
 
 CLASSES = {cls.name: cls for cls in (WavLMEncoder, WhisperEncoder)}

@@ -27,14 +27,14 @@ def prepare(experiment, threads=1, ngpu=0):
     """What the training of the encoder needs: sequences, and the frames of each. Or a pretrained one, described."""
     options = experiment.options
     if not experiment.trains_encoder:
-        if options.pretrained_encoder:
+        if options.pretrained_encoder and experiment.uses_encoder:
             describe_pretrained(experiment)
         return
     make_sequences(experiment, [*experiment.encoder_sets, options.valid_set])
     join_sequences(experiment)
     train, valid = encoder_shapes(experiment)
     pairs = [(experiment.sequences(options.valid_set), valid), (experiment.encoder_sequences, train)]
-    count_positions(pairs, experiment.spelling or experiment.tokenizer, experiment.encoder, 1)
+    count_positions(pairs, experiment.spelling or experiment.tokenizer, experiment.encoder, 1, ctc=True)
     if experiment.on_pretrained:
         encode(experiment, threads, ngpu, names=[*experiment.encoder_sets, options.valid_set])
         join_frames(experiment)
@@ -165,6 +165,8 @@ def encode(experiment, threads, ngpu=0, batch_seconds=120.0, names=None):
 
     Of a pretrained one on which others are trained, its own. names: sets; None: all.
     """
+    if not experiment.uses_encoder:
+        return
     if not experiment.caches_frames:
         if experiment.options.cache_encoder:
             print(f"the weights of the layers of {experiment.options.pretrained_encoder} train: no frames are cached")

@@ -9,6 +9,7 @@ from pathlib import Path
 from espnet_llmvq.base.errors import UserError
 from espnet_llmvq.base.files import locked, one_line, remove, write_text, writing
 from espnet_llmvq.base.made import Made, origin
+from espnet_llmvq.score.files import some
 from espnet_llmvq.stages.report import elsewhere, up_to_date
 
 OF_DATA = ("text", "utt2num_samples", "wav.scp")  # what sequences of a data directory hold
@@ -330,10 +331,11 @@ def print_units(path, units):
         )
 
 
-def count_positions(pairs, llm, encoder, stack):
+def count_positions(pairs, llm, encoder, stack, ctc=False):
     """The LLM positions of files of sequences, for ESPnet's samplers: pairs [(sequences, file to write)].
 
-    llm: directory or hub id, of which the tokenizer is needed. encoder, stack: as `within_context` takes them.
+    llm: directory or hub id, of which the tokenizer is needed. encoder, stack: as `within_context` takes them. ctc: say
+    how many have more text than CTC can write in their frames, as these teach an encoder nothing.
     """
     waiting = []
     for source, target in pairs:
@@ -352,13 +354,21 @@ def count_positions(pairs, llm, encoder, stack):
     count = Positions(load_tokenizer(llm), encoder, stack)
     for source, made in waiting:
         total = n = 0
+        short = []
         with writing(made.out) as f:
             for seq in tqdm(read_sequences(source), desc=source, unit="seq"):
                 positions = count(seq)
+                short += [seq.id] if ctc and not count.lets_ctc_spell(seq) else []
                 f.write(f"{seq.id} {positions}\n")
                 total, n = total + positions, n + 1
         made.note()
         print(f"{made.out}: {n} sequences, {total} positions, {total / max(n, 1):.1f} each", flush=True)
+        if short:
+            print(
+                f"  warning: {len(short)} of {n} have more tokens than frames, which CTC cannot learn ({some(short)}); "
+                "look at their audio and text; if they are many, more tokens (--ctc_pieces) or frames (frame_stack)",
+                flush=True,
+            )
 
 
 def count_all(experiment):
