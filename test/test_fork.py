@@ -195,9 +195,9 @@ def test_wrong_arguments(here, name):
 
 def test_part_of_a_training_file_in_another_set(here):
     """A segment that overlaps with training audio is found, whatever its times; one that only touches is not."""
-    from espnet_llmvq.experiment.fork import overlaps
+    from espnet_llmvq.data.shared import by_file, overlaps
 
-    parts = {"/a.wav": [[0.0, 2.0], [5.0, math.inf]]}
+    parts = by_file({"a": ("/a.wav", 0.0, 2.0), "b": ("/a.wav", 5.0, math.inf)})
     for start, end, shared in ((0.5, 1, True), (2, 5, False), (1.98, 3, True), (1.995, 3, False), (9, 9.5, True)):
         assert overlaps(("/a.wav", start, end), parts) == shared
     assert not overlaps(("/b.wav", 0.0, math.inf), parts)
