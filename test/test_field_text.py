@@ -11,7 +11,9 @@ from conftest import ENCODER
 from espnet_llmvq.base.errors import UserError
 from espnet_llmvq.cli import score
 from espnet_llmvq.cli.data import import_ as import_data
+from espnet_llmvq.data.checks import validate
 from espnet_llmvq.data.datadir import DataDir
+from espnet_llmvq.data.filter import filter_data
 from espnet_llmvq.data.normalise import NORMALISERS, get_normaliser, visible
 from espnet_llmvq.experiment.experiment import Experiment
 from espnet_llmvq.experiment.options import Options
@@ -199,6 +201,20 @@ def test_hidden_characters_are_not_tokenized(tmp_path, llm_dir, long, capsys):
     text.write_text(text.read_text().replace("b one one", "b one\u200b o\u00adne"))
     make_sequences(experiment, ["train"])
     assert list(read_sequences(experiment.sequences("train")))[1].spans[-1].text == " one one"
+
+
+def test_a_text_of_hidden_characters_alone_is_empty(tmp_path, long):
+    """Else a model would be trained to say nothing."""
+    experiment = long(words=2)
+    room = tmp_path / "dump/train"
+    (room / "text").write_text("a \u200b\ufeff\nb one \u200b two\n")
+    assert [(p.utt, p.message) for p in validate(room, audio=False)] == [("a", "empty transcript")]
+    make_sequences(experiment, ["train"])
+    assert list(read_sequences(experiment.sequences("train")))[1].spans[-1].text == " one two"
+    (tmp_path / "a.wav").touch()
+    (room / "wav.scp").write_text(f"a {tmp_path}/a.wav\nb {tmp_path}/a.wav\n")
+    filter_data(room, tmp_path / "filtered")
+    assert list(DataDir.load(tmp_path / "filtered").text) == ["b"]
 
 
 def test_import_says_what_texts_held(tmp_path, capsys):
