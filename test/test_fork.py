@@ -211,6 +211,8 @@ def test_part_of_a_training_file_in_another_set(here):
         (room / name).write_text(line + "\n")
     with pytest.raises(UserError, match="seg: 1 of 1 utterances, such as u, are in the training set too"):
         fork_recipe.main(["an4", "x", *TRAIN, "--test", "seg=part:ood"])
+    with pytest.raises(UserError, match="phone: .* have the audio of utterances of valid"):
+        fork_recipe.main(["an4", "x", *TRAIN, "--valid", "recordings/phone.csv", *PHONE])
 
 
 def test_turns_that_overlap_can_be_held_out(here):
