@@ -29,9 +29,10 @@ _QUOTES = {
     **dict.fromkeys(map(ord, "“”„‟«»″〝〞״＂\x93\x94"), '"'),
 }
 # A number of which every comma, also the Arabic one, has three digits behind it, and one to three in front.
-_GROUPS = re.compile(r"(?<![\d.,:，٬])\d{1,3}(?:[,，٬]\d{3})+(?![,:，٬]?\d)")
-_BEGUN = re.compile(r"(?<![\w.,:)\]])\.(?=\d)")  # the point of .5
+_GROUPS = re.compile(r"(?<!\d)(?<!\d[.,:，٬])\d{1,3}(?:[,，٬]\d{3})+(?![,:，٬]?\d)")
+_BEGUN = re.compile(r"(?<![\w.)\]])(?<!\d[,:])\.(?=\d)")  # the point of .5
 _RAISED = re.compile(r"(?<=\d)(?=[¹²³⁰-⁹₀-₉¼-¾⅐-⅞↉])")  # NFKC would make 102 of 10²
+_BRACKETS = re.compile(r"(?<=\d)(?=[<\[(])")  # Whisper's would make 25 of 2[noise]5
 _BETWEEN = re.compile(r"(?<=\d)(?:[^\w\s]|_)+(?=\d)")
 _IN_NUMBERS = re.compile(r"((?<=\d)[.,:](?=\d))")
 
@@ -75,8 +76,8 @@ def _joined(before, after):
         return True
     if before and unicodedata.category(before) in ("So", "Sk", "Mn") and unicodedata.category(after or " ") == "So":
         return True
-    names = [unicodedata.name(char, "").split(" ")[0] for char in (before, after) if char]
-    return len(names) == 2 and set(names) <= _JOINING
+    letters = [char for char in before + after if unicodedata.category(char)[0] in "LM"]
+    return len(letters) == 2 and {unicodedata.name(char, "").split(" ")[0] for char in letters} <= _JOINING
 
 
 def visible(text):
@@ -111,7 +112,7 @@ def numbers(text):
 def _apart(match):
     """What stands between digits, so that it does not go and join them."""
     marks = match[0]
-    return " " if marks not in ".,:'" and any(unicodedata.category(c)[0] == "P" for c in marks) else marks
+    return " " if marks not in tuple(".,:'") and any(unicodedata.category(c)[0] == "P" for c in marks) else marks
 
 
 def basic(text):
@@ -126,11 +127,16 @@ def basic(text):
     return " ".join(unicodedata.normalize("NFKC", text).split())
 
 
+def _apart_for_whisper(text):
+    """`text` with `numbers`, and spaces where Whisper's normalisers would join two."""
+    return numbers(_RAISED.sub(" ", _BRACKETS.sub(" ", text)))
+
+
 def _whisper_basic():
     from whisper_normalizer.basic import BasicTextNormalizer
 
     normalise = BasicTextNormalizer()
-    return lambda text: normalise(numbers(_RAISED.sub(" ", text))).strip()
+    return lambda text: normalise(_apart_for_whisper(text)).strip()
 
 
 def _whisper_english():
@@ -148,13 +154,15 @@ def _whisper_english():
     normalise = EnglishTextNormalizer()
     normalise.standardize_numbers = Numbers()
     # It deletes what commas are left between digits.
-    return lambda text: normalise(re.sub(r"(?<=\d),(?=\d)", " ", numbers(_RAISED.sub(" ", text)))).strip()
+    return lambda text: normalise(re.sub(r"(?<=\d),(?=\d)", " ", _apart_for_whisper(text))).strip()
 
 
 def _softvq():
     whisper_basic = _whisper_basic()
     # Whisper's normaliser drops what stands in parentheses, though it was spoken.
-    return lambda text: whisper_basic(re.sub("[()]", "", text).replace("&", " and "))
+    return lambda text: whisper_basic(
+        re.sub("[()]", "", re.sub(r"(?<=\d)[()]+(?=\d)", " ", text)).replace("&", " and ")
+    )
 
 
 def _spelled():
