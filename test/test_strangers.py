@@ -159,6 +159,9 @@ def make_inputs(tmp_path):
         (tmp_path / path).write_text(yaml.safe_dump(ENCODER))
     for name in ("train", "valid", "test"):
         shutil.copytree("data16", f"data/{name}")
+        shutil.copytree("data16_wavs", f"{name}_wavs")  # sets share no audio
+        scp = tmp_path / f"data/{name}/wav.scp"
+        scp.write_text(scp.read_text().replace("data16_wavs", f"{name}_wavs"))
     call("plan", [*PLAN, "--out", "planned/experiment.json"])
     call("plan", ["--systems", "ctc", "--test_sets", "test:id", "--out", "sized/experiment.json"])
     table = {
