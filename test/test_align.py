@@ -295,6 +295,7 @@ def test_sets(tmp_path, monkeypatch, capsys):
 
 @pytest.mark.parametrize("text, reason", [
     ("good ħ hey.", "'ħ'"), ("GOOD HEY.", "'GODHEY'; it knows the text in lower case"), ("", None),
+    ("good \u3000 hey.", r"'\u3000'"),
 ])  # fmt: skip
 def test_texts_that_the_tokenizer_cannot_write_are_not_aligned(text, reason):
     failed, counts = {}, Counter()

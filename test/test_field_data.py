@@ -13,7 +13,7 @@ from espnet_llmvq.data import audio, importer
 from espnet_llmvq.data.checks import validate
 from espnet_llmvq.data.datadir import DataDir
 from espnet_llmvq.data.format import format_audio
-from espnet_llmvq.data.shared import check_apart
+from espnet_llmvq.data.shared import by_file, check_apart, in_common, overlapping, overlaps
 
 
 def tone(path, seconds, rate=16000, **more):
@@ -92,6 +92,10 @@ WHOLE = {
     "Hugging Face": ({"file_name": "r.wav", "transcription": "a"}, "r"),
     "the one channel": ({"audio": "r.wav", "text": "a", "channel": 0}, "r"),
     "other columns": ({"audio": "r.wav", "text": "a", "weekend": 1, "intent": 2, "num_frames": 400}, "r"),
+    "names and numbers of segments": (
+        {"audio": "r.wav", "text": "a", "segment_id": 3, "n_segments": 2, "end_of_turn": True, "sometimes": 1},
+        "r",
+    ),
     "dates and names": (
         {"audio": "r.wav", "text": "a", "timestamp": "2025-01-02", "segment": "Benchmark", "end": ""},
         "r",
@@ -109,6 +113,10 @@ def test_whole_files(tmp_path, name):
 
 REFUSED = {
     "start_time": ({"start_time": 1, "end_time": 2}, "'start_time' may say which part"),
+    "words without a space": ({"starttime": 1, "endtime": 2}, "'starttime' may say which part"),
+    "short": ({"t0": 1, "t1": 2}, "'t0' may say which part"),
+    "as in STM files": ({"beg": 1.5}, "'beg' may say which part"),
+    "samples by their index": ({"start_idx": 16000}, "'start_idx' may say which part"),
     "begin_time": ({"begin_time": 1}, "'begin_time' may say which part"),
     "samples, as SpeechBrain has them": ({"start": 0, "stop": 16000}, "'stop' may say which part"),
     "milliseconds": ({"startMs": 1}, "'startMs' may say which part"),
@@ -174,6 +182,45 @@ def test_a_turn_within_another_is_held_out_with_it(tmp_path):
     parts = importer.hold_out(data, 2)
     assert [len(part.text) for part in parts] == [32, 4, 4]
     check_apart(dict(zip("abc", parts)))
+
+
+def test_audio_in_common_is_found_as_by_comparing_all():
+    rng = np.random.default_rng(0)
+    sets = []
+    for name in "ab":
+        starts, lengths = rng.integers(40, size=40), rng.choice([1, 3, 15, np.inf], size=40)
+        sets.append(
+            {f"{name}{i}": (str(i % 2), a, a + n) for i, (a, n) in enumerate(zip(starts.tolist(), lengths.tolist()))}
+        )
+    for share in (0.0, 0.5):
+        for place in sets[1].values():
+            brute = any(other[0] == place[0] and in_common(place[1:], other[1:], share) for other in sets[0].values())
+            assert overlaps(place, by_file(sets[0]), share) == brute
+
+
+def test_parts_of_one_recording_and_copies_take_no_longer():
+    """Recordings of parliaments have tens of thousands of utterances; a list may have one sound file only."""
+    one, other = ({f"{name}{i:05d}": ("r", 6.0 * i + at, 6.0 * i + at + 2.9) for i in range(20000)}
+                  for name, at in (("a", 0), ("b", 3)))  # fmt: skip
+    parts = by_file(one)
+    assert not any(overlaps(place, parts) for place in other.values())
+    copies = {f"c{i:05d}": ("r", 0.0, np.inf) for i in range(20000)}
+    assert overlapping(copies) == [(utt, "c00000") for utt in list(copies)[1:]]
+
+
+def test_much_that_shares_audio_is_not_held_out(tmp_path):
+    """Windows over one recording cannot be held out of each other; a file with many texts stays in training."""
+
+    def data(starts):
+        utts = {f"u{i:03d}": ("r", float(start), start + 3.0) for i, start in enumerate(starts)}
+        return DataDir({"r": "r.wav"}, dict.fromkeys(utts, "x"), {utt: utt for utt in utts}, utts)
+
+    for starts in ([0] * 40, range(40)):
+        with pytest.raises(UserError, match="40 utterances share so much audio that 2 sets cannot be held out"):
+            importer.hold_out(data(starts), 2)
+    parts = importer.hold_out(data([0] * 60 + [5 * i for i in range(1, 41)]), 2)
+    assert [len(part.text) for part in parts] == [80, 10, 10]
+    assert {f"u{i:03d}" for i in range(60)} <= set(parts[0].text)
 
 
 def test_turns_that_overlap_are_no_repetition(tmp_path):
@@ -259,6 +306,7 @@ MANIFESTS = {
     "https://github.com/lhotse-speech/lhotse/issues/1466, before the recording": (
         [cut("a", -8.854, 8.954, 1.0)], "cuts.jsonl:1: a supervision from -7.854 to 1.1 s of a recording of 4 s",
     ),
+    "https://github.com/lhotse-speech/lhotse/issues/1466, by rounding": ([cut("a", -0.005, 1.0)], {"a": (0.0, 0.995)}),
     "https://github.com/lhotse-speech/lhotse/pull/1567": ([cut("a", 1.0, 0.0)], "a: its part from 1 to 1 s is empty"),
     "https://github.com/k2-fsa/icefall/issues/1850": (
         [cut("a", 0, 1), cut("a", 1, 1)], r"cuts.jsonl:2: utterance id 'a' is that of .*cuts.jsonl:1 too",

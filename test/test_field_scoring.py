@@ -121,3 +121,15 @@ def test_the_json_of_whisper_has_no_ids(scored):
         scored("a one two\n", whisper, hyp_name="hyp.json")
     with pytest.raises(UserError, match='hyp.json, line 1: not a JSON object {"id"'):
         scored("a one two\n", json.dumps(json.loads(whisper), indent=2), hyp_name="hyp.json")
+
+
+@pytest.mark.parametrize("name, content, message", [
+    ("hyp.ctm", "a 1 0.0 0.5 x\n", "hyp.ctm: holds times"),
+    ("hyp.stm", "a 1 s 0.0 0.5 <o> x\n", "hyp.stm: holds times"),
+    ("hyp.jsonl", '{"id": "a", "text": null}\n', 'no string "text", but null'),
+    ("hyp.jsonl", '{"id": 7, "text": "x"}\n', 'no string "id", but 7'),
+])  # fmt: skip
+def test_what_is_no_text_of_an_utterance(scored, name, content, message):
+    """Times would be words: 300 % for one right word."""
+    with pytest.raises(UserError, match=message):
+        scored("a x\n", content, hyp_name=name)

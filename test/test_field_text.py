@@ -11,7 +11,9 @@ from conftest import ENCODER
 from espnet_llmvq.base.errors import UserError
 from espnet_llmvq.cli import score
 from espnet_llmvq.cli.data import import_ as import_data
+from espnet_llmvq.data.checks import validate
 from espnet_llmvq.data.datadir import DataDir
+from espnet_llmvq.data.filter import filter_data
 from espnet_llmvq.data.normalise import NORMALISERS, get_normaliser, visible
 from espnet_llmvq.experiment.experiment import Experiment
 from espnet_llmvq.experiment.options import Options
@@ -80,7 +82,10 @@ NUMBERS = [
     ("0,125", "0125"), ("v1.2.3", "v123"), ("1;2", "12"), ("1·5", "15"), ("١٫٥", "١٥"), ("１．５", "15"),
     ("1..2", "12"), ("$.50", "$50"),
     ("1_000", "1000"), ("2,5 kg", "25 kg"), ("12:30:45", "123045"), ("5/6", "56"), ("7.-8", "78"), ("1,00", "100"),
-    ("12,34,567", "1234567"),
+    ("12,34,567", "1234567"), ("10²", "102"), ("10⁶", "106"), ("2½", "21/2"), ('".5" mg', "5 mg"),
+    ("−.5", "5"), ("¥.5", "¥5"),
+    ("1.,2", "12"), ("2[noise]5", "25"), ("2(or)5", "25"), ("1(2", "12"), ("2<unk>5", "25"),
+    ("٠,١٢٥", "٠١٢٥"), ("1٬5", "15"),
 ]  # fmt: skip
 
 
@@ -93,22 +98,25 @@ def test_numbers_are_not_joined(normaliser, ref, hyp):
 
 @pytest.mark.parametrize("normaliser", [name for name in NORMALISERS if name != "none"])
 @pytest.mark.parametrize("grouped, plain", [
-    ("1,000", "1000"), ("12,345,678 people", "12345678 people"), ("1,000.5", "1000.5"), ("1,000, 5", "1000, 5"),
-    ("(1,000)", "(1000)"), (".5", "0.5"), ("1，000", "1000"),
+    ("1,000", "1000"), ("cost:1,000", "cost:1000"), ("cost:.5", "cost:0.5"), (",1,000", ",1000"),
+    ("12,345,678 people", "12345678 people"), ("1,000.5", "1000.5"), ("1,000, 5", "1000, 5"),
+    ("(1,000)", "(1000)"), (".5", "0.5"), ("1，000", "1000"), ("१,०००", "१०००"), ("１，０００", "1000"),
+    ("١٬٠٠٠", "١٠٠٠"),
+    ('".5"', '"0.5"'), ("¥.5", "¥0.5"), ("2½", "2 1/2"),
 ])  # fmt: skip
 def test_groups_of_three_digits_are_one_number(normaliser, grouped, plain):
     assert errors(normaliser, grouped, plain) == 0
 
 
 @pytest.mark.parametrize("normaliser", NORMALISERS)
-@pytest.mark.parametrize("mark", "’‘ʼ´`′‛")
+@pytest.mark.parametrize("mark", "’‘ʼ´`′‛׳ꞌ＇\x92")
 def test_an_apostrophe_is_an_apostrophe(normaliser, mark):
     assert errors(normaliser, f"I don{mark}t know, it{mark}s five o{mark}clock", "I don't know, it's five o'clock") == 0
 
 
 @pytest.mark.parametrize("normaliser", NORMALISERS)
 def test_a_quotation_mark_is_a_quotation_mark(normaliser):
-    assert errors(normaliser, "he said “yes” and „no‟", 'he said "yes" and "no"') == 0
+    assert errors(normaliser, "he \x93said\x94 “yes” and „no‟ ＂״", 'he "said" "yes" and "no" ""') == 0
 
 
 # https://github.com/openai/whisper/pull/2836, its table and its tests
@@ -116,6 +124,7 @@ def test_a_quotation_mark_is_a_quotation_mark(normaliser):
     ("it costs one dollar", "it costs $1"), ("it costs one", "it costs one"), ("one percent", "1%"),
     ("three point one", "3.1"), ("one point five", "1.5"), ("minus one", "-1"), ("PyTorch 1.10.1", "pytorch 1.10.1"),
     ("Appendix D.1", "appendix d.1"), ("the ones", "the ones"), ("1 of 11", "one of 11"), ("someone", "someone"),
+    ("plus one", "+1"), ("positive ones", "+1s"),
     ("one euro", "€1"), ("twenty one", "21"), ("two dollars and one cent", "$2.01"), ("no one", "no one"),
 ])  # fmt: skip
 def test_one_is_rewritten_only_alone(text, expected):
@@ -158,10 +167,15 @@ def test_what_cannot_be_seen_is_no_error(normaliser, char):
     ("می\u200cخواهم", "می\u200cخواهم"), ("می\u200c خواهم\u200c", "می خواهم"), ("است\u200c\u200c\u200cم", "است\u200cم"),
     ("क\u094d\u200dष", "क\u094d\u200dष"), ("ক\u09cd\u200c", "ক\u09cd\u200c"), ("র\u200d\u09cdয", "র\u200d\u09cdয"),
     ("Auf\u200clage", "Auflage"), ("a\u200d\u200bb", "ab"), ("\u200dक", "क"), ("می\u200b\u200cخ", "می\u200cخ"),
-    ("\u06dd1", "\u06dd1"),
+    ("\u06dd1", "\u06dd1"), ("٪\u200d٬", "٪٬"), ("👨\u200d👩\u200d👧", "👨\u200d👩\u200d👧"),
+    ("❤\ufe0f\u200d🔥 a\u200d", "❤\ufe0f\u200d🔥 a"), ("👩🏽\u200d⚕\ufe0f", "👩🏽\u200d⚕\ufe0f"),
 ])  # fmt: skip
 def test_joiners_stay_where_the_script_needs_them(text, kept):
     assert visible(text) == kept == visible(kept)
+
+
+def test_many_joiners_take_no_longer():
+    assert visible("a" + "\u200d" * 100_000 + "b") == "ab"
 
 
 def test_hidden_characters_are_not_scored_in_any_metric(tmp_path, capsys):
@@ -189,6 +203,20 @@ def test_hidden_characters_are_not_tokenized(tmp_path, llm_dir, long, capsys):
     text.write_text(text.read_text().replace("b one one", "b one\u200b o\u00adne"))
     make_sequences(experiment, ["train"])
     assert list(read_sequences(experiment.sequences("train")))[1].spans[-1].text == " one one"
+
+
+def test_a_text_of_hidden_characters_alone_is_empty(tmp_path, long):
+    """Else a model would be trained to say nothing."""
+    experiment = long(words=2)
+    room = tmp_path / "dump/train"
+    (room / "text").write_text("a \u200b\ufeff\nb one \u200b two\n")
+    assert [(p.utt, p.message) for p in validate(room, audio=False)] == [("a", "empty transcript")]
+    make_sequences(experiment, ["train"])
+    assert list(read_sequences(experiment.sequences("train")))[1].spans[-1].text == " one two"
+    (tmp_path / "a.wav").touch()
+    (room / "wav.scp").write_text(f"a {tmp_path}/a.wav\nb {tmp_path}/a.wav\n")
+    filter_data(room, tmp_path / "filtered")
+    assert list(DataDir.load(tmp_path / "filtered").text) == ["b"]
 
 
 def test_import_says_what_texts_held(tmp_path, capsys):

@@ -196,9 +196,9 @@ def test_wrong_arguments(here, name):
 
 def test_part_of_a_training_file_in_another_set(here):
     """A segment that overlaps with training audio is found, whatever its times; one that only touches is not."""
-    from espnet_llmvq.experiment.fork import overlaps
+    from espnet_llmvq.data.shared import by_file, overlaps
 
-    parts = {"/a.wav": [[0.0, 2.0], [5.0, math.inf]]}
+    parts = by_file({"a": ("/a.wav", 0.0, 2.0), "b": ("/a.wav", 5.0, math.inf)})
     for start, end, shared in ((0.5, 1, True), (2, 5, False), (1.98, 3, True), (1.995, 3, False), (9, 9.5, True)):
         assert overlaps(("/a.wav", start, end), parts) == shared
     assert not overlaps(("/b.wav", 0.0, math.inf), parts)
@@ -212,6 +212,8 @@ def test_part_of_a_training_file_in_another_set(here):
         (room / name).write_text(line + "\n")
     with pytest.raises(UserError, match="seg: 1 of 1 utterances, such as u, are in the training set too"):
         fork_recipe.main(["an4", "x", *TRAIN, "--test", "seg=part:ood"])
+    with pytest.raises(UserError, match="phone: .* have the audio of utterances of valid"):
+        fork_recipe.main(["an4", "x", *TRAIN, "--valid", "recordings/phone.csv", *PHONE])
 
 
 def test_turns_that_overlap_can_be_held_out(here):

@@ -9,7 +9,6 @@ import os
 import shutil
 import signal
 import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -161,8 +160,8 @@ def make_inputs(tmp_path):
     for name in ("train", "valid", "test"):
         shutil.copytree("data16", f"data/{name}")
         shutil.copytree("data16_wavs", f"{name}_wavs")  # sets share no audio
-        wav_scp = Path(f"data/{name}/wav.scp")
-        wav_scp.write_text(wav_scp.read_text().replace("data16_wavs", f"{name}_wavs"))
+        scp = tmp_path / f"data/{name}/wav.scp"
+        scp.write_text(scp.read_text().replace("data16_wavs", f"{name}_wavs"))
     call("plan", [*PLAN, "--out", "planned/experiment.json"])
     call("plan", ["--systems", "ctc", "--test_sets", "test:id", "--out", "sized/experiment.json"])
     table = {

@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from espnet_llmvq.base.errors import UserError
+from espnet_llmvq.data.normalise import visible
 from espnet_llmvq.data.tables import (
     CORE,
     PIPE,
@@ -137,7 +138,7 @@ def _check_values(tables, allow_empty_text):
         elif not row.value:
             yield row.problem("no audio path", "add the path or drop it", "drop")
     for row in tables.get("text", ()):
-        if not allow_empty_text and not row.value.strip():
+        if not allow_empty_text and not visible(row.value).strip():
             yield row.problem("empty transcript", "add it, drop it, or --allow_empty_text true", "drop")
     for row in tables.get("utt2spk", ()):
         fields = len(re.findall(r"[^ \t]+", row.value))

@@ -6,6 +6,7 @@ from espnet_llmvq.base.errors import UserError
 from espnet_llmvq.base.files import write_text
 from espnet_llmvq.data.datadir import DataDir
 from espnet_llmvq.data.made import MadeDir, check_apart
+from espnet_llmvq.data.normalise import visible
 
 
 def filter_data(source, dest, *, min_duration=0.1, max_duration=20.0, rate=16000):
@@ -19,7 +20,7 @@ def filter_data(source, dest, *, min_duration=0.1, max_duration=20.0, rate=16000
     dropped, samples = {}, data.samples(source)
     for utt in data.utts:
         seconds = samples[utt] / rate
-        if not data.text[utt].strip():
+        if not visible(data.text[utt]).strip():
             dropped[utt] = "empty transcript"
         elif seconds < min_duration:
             dropped[utt] = f"{seconds:.3f} s is shorter than {min_duration:g} s"

@@ -209,31 +209,43 @@ def read_kaldi(path):
     return data
 
 
+def merged(groups, pairs):
+    """{name: utterances}: `groups`, {name: utterances}, of which those of a pair of utterances are one."""
+    found = {name: list(utts) for name, utts in groups.items()}
+    home = {utt: name for name, utts in groups.items() for utt in utts}
+    for utt, other in pairs:
+        if (gone := home[utt]) != (name := home[other]):
+            home.update(dict.fromkeys(found[gone], name))
+            found[name] += found.pop(gone)
+    return found
+
+
 def hold_out(data, parts, share=0.1, most=1000):
     """Split a DataDir: return [rest, part, ...] with `share` of the utterances, or `most`, in each of `parts` parts.
 
     Where no speaker has more than `share` of the utterances, the parts are whole speakers, so that none is in two of
-    them; else single utterances. Who goes where follows from hashes of the ids alone: not from order or machine.
+    them; else single utterances. What shares audio stays together, and with the rest where it is much. Who
+    goes where follows from hashes of the ids alone: not from order or machine.
     Raises UserError if there are too few utterances.
     """
     total = len(data.text)
     need = min(most, math.ceil(share * total))
     if total <= parts * need:
         raise UserError(f"{total} utterances are too few to hold {parts} sets out of them")
-    groups = by_speaker(data.utt2spk)
+    shared = overlapping(places(data))
+    groups = merged(by_speaker(data.utt2spk), shared)
     if max(map(len, groups.values())) > share * total:
-        groups = {utt: [utt] for utt in data.text}
-    home = {utt: name for name, utts in groups.items() for utt in utts}
-    for utt, other in overlapping(places(data)):  # what shares audio stays together
-        if (gone := home[utt]) != (name := home[other]):
-            home.update(dict.fromkeys(groups[gone], name))
-            groups[name] += groups.pop(gone)
-    queue = sorted(groups, key=lambda name: hashlib.sha256(name.encode()).digest())
+        groups = merged({utt: [utt] for utt in data.text}, shared)
+    queue = sorted(
+        groups, key=lambda name: (len(groups[name]) <= share * total, hashlib.sha256(name.encode()).digest())
+    )
     found = []
     for _ in range(parts):
         utts = []
-        while len(utts) < need:
+        while len(utts) < need and queue:
             utts += groups[queue.pop()]
         found.append(utts)
     rest = [utt for name in queue for utt in groups[name]]
+    if not rest:
+        raise UserError(f"{total} utterances share so much audio that {parts} sets cannot be held out; give sets apart")
     return [data.subset(utts) for utts in (rest, *found)]

@@ -62,7 +62,7 @@ def make_item(where, recording, supervision, offset=0.0):
     end = round(start + number(supervision, "duration"), 8)
     if start < -END_TOLERANCE or not ends_with(start, end, seconds):
         raise ValueError(f"a supervision from {start:g} to {end:g} s of a recording of {seconds:g} s")
-    end = min(end, seconds)
+    start, end = max(start, 0.0), min(end, seconds)
     whole = start < WHOLE_S and abs(end - seconds) < WHOLE_S
     text, utt = supervision.get("text") or "", supervision.get("id")
     if not isinstance(utt, str) or not isinstance(text, str):

@@ -35,10 +35,12 @@ REQUIRED = ("audio", "text")
 # Columns that say which part of the audio an utterance is, in seconds, and words of names that may mean the same.
 STARTS, LENGTH, END = ("offset", "start"), "duration", "end"
 CUTS = {
-    "start", "starts", "begin", "begins", "end", "ends", "stop", "stops", "offset", "onset", "from", "to", "trim",
-    "crop", "channel", "tstart", "tend", "tmin", "tmax", "xmin", "xmax", "timestamp", "timestamps", "interval", "range",
-    "span", "seek", "segment", "segments",
+    "start", "starts", "begin", "begins", "beg", "end", "ends", "stop", "stops", "offset", "onset", "from", "to",
+    "trim", "crop", "channel", "tstart", "tbeg", "tend", "tmin", "tmax", "xmin", "xmax", "t", "ts", "te", "stime",
+    "etime", "timestamp", "timestamps", "interval", "range", "span", "bounds", "slice", "seek", "segment", "segments",
 }  # fmt: skip
+UNIT = re.compile("(?<=.)(?:times?|secs?|seconds|ms|samples?|frames?)$")  # of starttime, endsec
+COUNTED = {"id", "index", "idx", "n", "num", "number", "count"}  # with these, segments are only named or counted
 TIME = re.compile(r"[\d:.,\s]*\d[\d:.,\s]*")  # a date, a name is none
 ROUNDED_S = 0.05  # a duration that differs from the file's by no more is that of the file, rounded
 COMMON_VOICE = ("path", "sentence")
@@ -246,9 +248,12 @@ def form_of(names):
     return next(found, (None, COLUMNS[0][1]))
 
 
-def words_of(name):
-    """Words of the name of a column: {"start", "time"} of "start_time" and "startTime"."""
-    return {word.lower() for word in re.findall("[A-Z]?[a-z]+|[A-Z]+", name)}
+@functools.cache
+def cuts_of(name):
+    """What words of CUTS the name of a column has: {"start"} of "start_time", "startTime" and "starttime"."""
+    words = {word.lower() for word in re.findall("[A-Z]?[a-z]+|[A-Z]+", name)}
+    found = (words | {UNIT.sub("", word) for word in words}) & CUTS
+    return set() if words & COUNTED and found <= {"segment", "segments"} else found
 
 
 def seconds(row, key):
@@ -272,12 +277,12 @@ def part_of(row, form, header):
     """
     row = {key: value for key, value in row.items() if value not in (None, "", [])}
     known = (*STARTS, LENGTH, END)
-    strange = [key for key in row if key not in known and words_of(key) & CUTS]
+    strange = [key for key in row if key not in known and cuts_of(key) and not isinstance(row[key], bool)]
     strange = [key for key in strange if not isinstance(row[key], str) or TIME.fullmatch(row[key])]
     times = {key: seconds(row, key) for key in known if key in row}
     audio = header() if strange or times else None
     # Of one channel there is nothing to choose.
-    strange = [key for key in strange if not (audio and audio.channels == 1 and words_of(key) & CUTS == {"channel"})]
+    strange = [key for key in strange if not (audio and audio.channels == 1 and cuts_of(key) == {"channel"})]
     if strange:
         raise ValueError(
             f"{strange[0]!r} may say which part of the audio is meant: give offset and duration, or start and end, in "

@@ -22,11 +22,17 @@ import unicodedata
 from espnet_llmvq.base.environment import get_version
 from espnet_llmvq.base.errors import check_name
 
-# NFKC leaves the typographic apostrophes alone, and turns the acute accent into a space and a combining mark.
-_QUOTES = {**dict.fromkeys(map(ord, "’‘‚‛ʼʻʽ´`′‵՚‹›"), "'"), **dict.fromkeys(map(ord, "“”„‟«»″〝〞"), '"')}
-# A number of which every comma has three digits behind it, and one to three, no 0, in front.
-_GROUPS = re.compile(r"(?<![\d.,:，])[1-9]\d{0,2}(?:[,，]\d{3})+(?![,:，]?\d)")
-_BEGUN = re.compile(r"(?<![^\s$€£(+-])\.(?=\d)")  # the point of .5
+# NFKC leaves the typographic apostrophes alone, and turns the acute accent into a space and a combining mark. \x91 to
+# \x94 are those of Windows, read as Latin-1.
+_QUOTES = {
+    **dict.fromkeys(map(ord, "’‘‚‛ʼʻʽ´`′‵՚‹›׳ꞌ＇\x91\x92"), "'"),
+    **dict.fromkeys(map(ord, "“”„‟«»″〝〞״＂\x93\x94"), '"'),
+}
+# A number of which every comma, also the Arabic one, has three digits behind it, and one to three in front.
+_GROUPS = re.compile(r"(?<!\d)(?<!\d[.,:，٬])\d{1,3}(?:[,，٬]\d{3})+(?![,:，٬]?\d)")
+_BEGUN = re.compile(r"(?<![\w.)\]])(?<!\d[,:])\.(?=\d)")  # the point of .5
+_RAISED = re.compile(r"(?<=\d)(?=[¹²³⁰-⁹₀-₉¼-¾⅐-⅞↉])")  # NFKC would make 102 of 10²
+_BRACKETS = re.compile(r"(?<=\d)(?=[<\[(])")  # Whisper's would make 25 of 2[noise]5
 _BETWEEN = re.compile(r"(?<=\d)(?:[^\w\s]|_)+(?=\d)")
 _IN_NUMBERS = re.compile(r"((?<=\d)[.,:](?=\d))")
 
@@ -51,7 +57,7 @@ class _Table(dict):
         return self[code]
 
 
-_DASHES = _Table(lambda char, category: " " if category == "Pd" or char in "/−" else char)  # they separate words
+_DASHES = _Table(lambda char, category: " " if category == "Pd" or char in "/⁄−" else char)  # they separate words
 _MARKS = _Table(lambda char, category: "" if category[0] == "P" and char != "'" else char)
 
 
@@ -59,15 +65,19 @@ _MARKS = _Table(lambda char, category: "" if category[0] == "P" and char != "'" 
 def _hidden():
     """Pattern of all characters of the category Cf but _SIGNS."""
     chars = (char for char in map(chr, range(0x110000)) if unicodedata.category(char) == "Cf" and char not in _SIGNS)
-    return re.compile(f"[{''.join(map(re.escape, chars))}]")
+    return re.compile(f"[{''.join(map(re.escape, chars))}]+")
 
 
 def _joined(before, after):
-    """Whether a joiner between two characters means something: at a virama, and between letters of cursive scripts."""
+    """Whether a joiner between two characters means something: at a virama, between letters of cursive scripts, and
+    between the parts of an emoji.
+    """
     if _VIRAMA in map(unicodedata.combining, filter(None, (before, after))):
         return True
-    names = [unicodedata.name(char, "").split(" ")[0] for char in (before, after) if char]
-    return len(names) == 2 and set(names) <= _JOINING
+    if before and unicodedata.category(before) in ("So", "Sk", "Mn") and unicodedata.category(after or " ") == "So":
+        return True
+    letters = [char for char in before + after if unicodedata.category(char)[0] in "LM"]
+    return len(letters) == 2 and {unicodedata.name(char, "").split(" ")[0] for char in letters} <= _JOINING
 
 
 def visible(text):
@@ -76,15 +86,13 @@ def visible(text):
     """
     if text.isascii() or not _hidden().search(text):
         return text
-    kept, hidden = [], [bool(_hidden().match(char)) for char in text]
-    for i, char in enumerate(text):
-        if not hidden[i]:
-            kept.append(char)
-        elif char in _JOINERS and kept:
-            after = next((text[j] for j in range(i + 1, len(text)) if not hidden[j]), "")
-            if kept[-1] not in _JOINERS and _joined(kept[-1], after):
-                kept.append(char)
-    return "".join(kept)
+
+    def joiner(run):  # one, where any is needed
+        first = next((char for char in run[0] if char in _JOINERS), "")
+        before, after = text[max(run.start() - 1, 0) : run.start()], text[run.end() : run.end() + 1]
+        return first if first and before and _joined(before, after) else ""
+
+    return _hidden().sub(joiner, text)
 
 
 def fold(text):
@@ -94,18 +102,22 @@ def fold(text):
 
 def numbers(text):
     """`text` with 1000 for 1,000 and 0.5 for .5."""
-    return _BEGUN.sub("0.", _GROUPS.sub(lambda match: re.sub("[,，]", "", match[0]), text))
+
+    def joined(match):
+        return match[0] if unicodedata.digit(match[0][0]) == 0 else re.sub("[,，٬]", "", match[0])
+
+    return _BEGUN.sub("0.", _GROUPS.sub(joined, text))
 
 
 def _apart(match):
     """What stands between digits, so that it does not go and join them."""
     marks = match[0]
-    return " " if marks not in ".,:'" and any(unicodedata.category(c)[0] == "P" for c in marks) else marks
+    return " " if marks not in tuple(".,:'") and any(unicodedata.category(c)[0] == "P" for c in marks) else marks
 
 
 def basic(text):
     """`text` normalised as `basic` says above; applying it twice changes nothing more."""
-    text = unicodedata.normalize("NFKC", fold(text)).lower()
+    text = unicodedata.normalize("NFKC", _RAISED.sub(" ", fold(text))).lower()
     text = text.replace("...", " ")  # NFKC of the ellipsis; joins two words if only deleted
     text = _BETWEEN.sub(_apart, numbers(text).translate(_DASHES))
     parts = _IN_NUMBERS.split(text)
@@ -115,11 +127,16 @@ def basic(text):
     return " ".join(unicodedata.normalize("NFKC", text).split())
 
 
+def _apart_for_whisper(text):
+    """`text` with `numbers`, and spaces where Whisper's normalisers would join two."""
+    return numbers(_RAISED.sub(" ", _BRACKETS.sub(" ", text)))
+
+
 def _whisper_basic():
     from whisper_normalizer.basic import BasicTextNormalizer
 
     normalise = BasicTextNormalizer()
-    return lambda text: normalise(numbers(text)).strip()
+    return lambda text: normalise(_apart_for_whisper(text)).strip()
 
 
 def _whisper_english():
@@ -132,18 +149,20 @@ def _whisper_english():
 
         def postprocess(self, s):
             # What stands beside one of these signs was a number.
-            return re.sub(r"(?<=[.$¢€£%-])one(?=s?\b)|\bone(?=s?[.$¢€£%-])", "1", super().postprocess(s))
+            return re.sub(r"(?<=[.$¢€£%+-])one(?=s?\b)|\bone(?=s?[.$¢€£%-])", "1", super().postprocess(s))
 
     normalise = EnglishTextNormalizer()
     normalise.standardize_numbers = Numbers()
     # It deletes what commas are left between digits.
-    return lambda text: normalise(re.sub(r"(?<=\d),(?=\d)", " ", numbers(text))).strip()
+    return lambda text: normalise(re.sub(r"(?<=\d),(?=\d)", " ", _apart_for_whisper(text))).strip()
 
 
 def _softvq():
     whisper_basic = _whisper_basic()
     # Whisper's normaliser drops what stands in parentheses, though it was spoken.
-    return lambda text: whisper_basic(re.sub("[()]", "", text).replace("&", " and "))
+    return lambda text: whisper_basic(
+        re.sub("[()]", "", re.sub(r"(?<=\d)[()]+(?=\d)", " ", text)).replace("&", " and ")
+    )
 
 
 def _spelled():
@@ -152,7 +171,7 @@ def _spelled():
     def spelled(text):
         # What is in digits stays: whisper_english drops zeros in front, and writes a single 1 as "one".
         parts = re.split("([0-9]+(?:st|nd|rd|th)?)", numbers(text).lower())
-        words = " ".join(part if part[:1].isdecimal() else whisper_english(part) for part in parts).split()
+        words = " ".join(part if i % 2 else whisper_english(part) for i, part in enumerate(parts)).split()
         return " ".join("".join("1" if word == "one" else word for word in words).replace("0", "o"))
 
     return spelled

@@ -23,10 +23,11 @@ def places(data):
 
 
 def by_file(places):
-    """{file: [(start, end)]} of `places`."""
+    """{file: [(start, end, latest end so far)]} of `places`, sorted."""
     found = {}
-    for path, *part in places.values():
-        found.setdefault(path, []).append(part)
+    for path, start, end in sorted(places.values()):
+        rows = found.setdefault(path, [])
+        rows.append((start, end, max(end, rows[-1][2]) if rows else end))
     return found
 
 
@@ -38,18 +39,29 @@ def in_common(one, other, share=0.0):
 
 
 def overlaps(place, parts, share=0.0):
-    """Whether one of `places` has audio `in_common` with one of `parts`: {file: [(start, end)]}."""
-    path, *part = place
-    return any(in_common(part, other, share) for other in parts.get(path, ()))
+    """Whether one of `places` has audio `in_common` with one of `parts`, as `by_file` has them."""
+    path, start, end = place
+    rows = parts.get(path, ())
+    for i in reversed(range(bisect.bisect_left(rows, (end,)))):
+        a, b, latest = rows[i]
+        if latest <= start:
+            break
+        if in_common((start, end), (a, b), share):
+            return True
+    return False
 
 
 def overlapping(places, share=MOST):
-    """[(utterance, other)] of `places`: those that have more than `share` of the shorter one's audio in common."""
+    """[(utterance, other)] of `places`: those that have more than `share` of the shorter one's audio in common.
+
+    Of others with the very same audio one is named, so that many copies are as many pairs.
+    """
     found, rows = [], {}
     for utt, (path, start, end) in sorted(places.items(), key=lambda item: item[1][1]):
         before = [(part, other) for part, other in rows.get(path, ()) if part[1] > start]
         found += [(utt, other) for part, other in before if in_common((start, end), part, share)]
-        rows[path] = [*before, ((start, end), utt)]
+        same = any(part == (start, end) for part, _ in before)
+        rows[path] = before if same else [*before, ((start, end), utt)]
     return found
 
 

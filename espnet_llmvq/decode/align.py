@@ -43,7 +43,7 @@ def word_tokens(tokenizer, text, first=True):
 def unknown_characters(tokenizer, text):
     """What of a text a tokenizer cannot write, as a string; with the case that it could."""
     pairs = zip(*text_offsets(tokenizer, Span(text=text, loss=True), True))
-    pieces = [text[start:end].strip() for token, (start, end) in pairs if token == tokenizer.unk_token_id]
+    pieces = [text[start:end].strip(" ") for token, (start, end) in pairs if token == tokenizer.unk_token_id]
     unknown = "".join(dict.fromkeys("".join(pieces)))
     for case in (str.lower, str.upper):
         if tokenizer.unk_token_id not in tokenizer.encode(case(text), add_special_tokens=False):

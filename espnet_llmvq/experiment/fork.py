@@ -20,7 +20,7 @@ import espnet_llmvq
 from espnet_llmvq.base.environment import get_commit
 from espnet_llmvq.base.errors import UserError, check_name
 from espnet_llmvq.base.files import beside, one_line
-from espnet_llmvq.data.shared import by_file, check_repeated, overlaps, places
+from espnet_llmvq.data.shared import by_file, check_apart, check_repeated, overlaps, places
 from espnet_llmvq.experiment.options import Options
 from espnet_llmvq.experiment.plan import SMOKE_LINES
 
@@ -217,6 +217,7 @@ def read_data(data):
         if shared:
             some = f"{len(shared)} of {len(found.text)} utterances, such as {shared[0]},"
             raise UserError(f"{name}: {some} are in the training set too")
+    check_apart({name: found for name, (_, found) in sets.items()}, sets.keys() - {"train", "valid"})  # as stage 1 does
     return sets
 
 

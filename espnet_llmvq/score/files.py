@@ -113,6 +113,8 @@ def _parse_json(line):
     if not isinstance(entry, dict):
         raise UserError('not a JSON object {"id": ..., "text": ...} on one line')
     for key in ("id", "text"):
+        if key in entry and not isinstance(entry[key], str):
+            raise UserError(f'no string "{key}", but {json.dumps(entry[key])[:80]}')
         if not isinstance(entry.get(key), str):
             raise UserError(f'no string "{key}"{nearest(key, entry)}')
         if re.search("[\ud800-\udfff]", entry[key]):
@@ -133,6 +135,8 @@ def read_transcript(path, rules=Rules(), notes=None):  # noqa: B008  Rules is fr
     file that cannot be read, is not in its encoding, has a malformed line, names an utterance twice, or holds nothing.
     Characters that cannot be seen are left out. A treatment by `rules` is named in the list `notes`.
     """
+    if Path(path).suffix in (".ctm", ".stm"):  # which would be read as Kaldi's, times as words
+        raise UserError(f"{path}: holds times; write `utterance words...` lines, or `words (utterance)` into a .trn")
     parse = _PARSERS.get(Path(path).suffix, _parse_kaldi)
     texts, first, twice = {}, {}, []
     for number, line in read_lines(path, rules.encoding):

@@ -23,7 +23,10 @@ def utterances(path, dropped, step=1):
         if samples < step:
             dropped[utt] = Dropped("audio shorter than an encoder step", f"{samples} of {step} samples")
         else:
-            yield utt, os.path.abspath(data.wav_scp[utt]), samples, visible(data.text[utt])
+            text = visible(data.text[utt])
+            if text != data.text[utt]:  # what stood between spaces leaves two
+                text = " ".join(text.split())
+            yield utt, os.path.abspath(data.wav_scp[utt]), samples, text
 
 
 def joined(path, table, lacking, dropped, step=1):
