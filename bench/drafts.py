@@ -17,14 +17,13 @@ others use too, CPU seconds say more. `accepted` is the share of tokens, the end
 `python bench/drafts.py --json FILE`. On two idle cores about ten minutes.
 """
 
-import argparse
 import json
 import os
 import random
 import statistics
 import time
 
-from decode import batches, clock, device, error_rate, load
+from decode import batches, clock, device, error_rate, load, recipe_parser
 
 from espnet_llmvq.base.files import write_text
 
@@ -32,12 +31,7 @@ SHARES = (0.0, 0.02, 0.05, 0.1, 0.2, 0.4, 1.0)  # of a draft's tokens that are r
 
 
 def get_parser():
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--json", required=True, help="file to write")
-    parser.add_argument("--recipe", default="egs/mini_tts/llmasr1", help="directory of a recipe that has run")
-    parser.add_argument("--expdir", default="exp", help="of the recipe")
-    parser.add_argument("--system", default="soft_k10", help="the system to decode with")
-    parser.add_argument("--set", default="dump/test_id/sequences.jsonl", help="sequences to decode")
+    parser = recipe_parser(__doc__)
     parser.add_argument("--utterances", type=int, default=300, help="of the set, the first ones")
     parser.add_argument("--batch_sizes", default="1 16 64", help="utterances in a batch")
     parser.add_argument("--batch_seconds", type=float, default=1000.0, help="audio in a batch")

@@ -20,14 +20,17 @@ def bridge_stack(trainings):
     stacks = {
         t.where: (t.config.get("bridge_conf") or {}).get("stack", BRIDGE_STACK) for t in trainings if not t.is_encoder
     }
-    first = next(iter(stacks), None)
-    for where, stack in stacks.items():
-        if stack != stacks[first]:
-            raise UserError(
-                f"{first} has bridge_conf.stack {stacks[first]}, {where} has {stack}: systems of one expdir share the "
-                "count of their LLM positions; give each stack its own --expdir"
-            )
-    return stacks[first] if stacks else 1
+    why = "systems of one expdir share the count of their LLM positions; give each stack its own --expdir"
+    return agreed(stacks, "bridge_conf.stack", why, 1)
+
+
+def agreed(found, what, why, default):
+    """The value that all of {where: value} have, `default` without any. Raises UserError for two that differ."""
+    first = next(iter(found), None)
+    for where, value in found.items():
+        if value != found[first]:
+            raise UserError(f"{first} has {what} {found[first]}, {where} has {value}: {why}")
+    return found.get(first, default)
 
 
 def hearing(trainings, mixtures):
@@ -40,14 +43,8 @@ def hearing(trainings, mixtures):
         if any(source.endswith("/heard") for source in mixtures.get(training.mixture, ())):
             conf = training.config.get("model_conf") or {}
             found[training.where] = {key: conf.get(key, value) for key, value in HEARING.items()}
-    first = next(iter(found), None)
-    for where, how in found.items():
-        if how != found[first]:
-            raise UserError(
-                f"{first} has model_conf {found[first]}, {where} has {how}: text as if heard is made once for all "
-                "systems of an expdir; give each its own --expdir"
-            )
-    return dict(found.get(first, {}))
+    why = "text as if heard is made once for all systems of an expdir; give each its own --expdir"
+    return dict(agreed(found, "model_conf", why, {}))
 
 
 def with_pretrained(config, path, layer, where):
