@@ -133,6 +133,19 @@ def test_text_is_written_like_transcripts_and_free_of_the_sets(made, roots):
     assert {Path(name).name for _, name in told} == {"train", "valid", "test_libri", "dev_clean_2"}
 
 
+def test_few_utterances_of_a_test_set_are_spread_and_text_is_free_of_all(recipe, roots, made, tmp_path):
+    recipe.main(arguments(roots, tmp_path / "data") + ["--test_utterances", "12"])
+    for name in ("train", "valid", "test_libri", *TEST_SETS.values()):
+        whole, few = (DataDir.load(where / name) for where in (made, tmp_path / "data"))
+        is_test = name.startswith("test_")
+        assert len(few.utts) == (min(12, len(whole.utts)) if is_test else len(whole.utts)), name
+        assert few.text.items() <= whole.text.items() and validate(tmp_path / "data" / name, nj=1) == []
+    # Of 48, eight a speaker: some of each.
+    assert len(DataDir.load(tmp_path / "data/test_libri").spk2utt) == 6
+    for name in ("train.txt", "text.txt"):
+        assert lines(tmp_path / "data/lm" / name) == lines(made / "lm" / name)
+
+
 def test_sentences_to_be_spoken(recipe, roots, tmp_path):
     """Of 8 to 30 words without digits, none that a set says, the same each time."""
     said = mini_librispeech.SHARED

@@ -18,6 +18,9 @@ ALNUM=${ALNUM-$(_of alnum)}             # spelled names, numbers, addresses: tes
 SO762=${SO762-$(_of so762)}             # https://www.openslr.org/101
 FSDD=${FSDD-$(_of fsdd)}                # https://github.com/Jakobovski/free-spoken-digit-dataset
 
+# Of test sets that have more, so many utterances, evenly spread over the list; empty: all of each.
+TEST_UTTERANCES=${TEST_UTTERANCES-150}
+
 # Text, a sentence or paragraph a line, files with blanks between: what the LLM keeps tokens for, beside the transcripts. Lines that
 # share seven words in a row with any utterance are left out. Empty: the training transcripts alone.
 LM_TEXT=${LM_TEXT-$(_of text/standardebooks_paragraphs.txt) $(_of text/cv_sentences_en.txt)}

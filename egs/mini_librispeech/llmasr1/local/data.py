@@ -25,6 +25,7 @@ from espnet_llmvq.data.decontaminate import decontaminate, table
 from espnet_llmvq.data.lhotse import find_audio
 from espnet_llmvq.data.manifest import Faults, Item, read_lines
 from espnet_llmvq.data.normalise import basic
+from espnet_llmvq.data.subset import spread
 from espnet_llmvq.data.tables import read_scp
 
 # Speakers of train-clean-5; all others are for training.
@@ -150,6 +151,9 @@ def get_parser():
     parser.add_argument("--tts_from", nargs="*", default=[], metavar="FILE", help="text of which sentences are spoken")
     parser.add_argument("--tts", type=positive, default=3500, help="how many")
     parser.add_argument("--words", type=positive, default=7, help="in a row that a line may not share with a set")
+    parser.add_argument(
+        "--test_utterances", type=positive, metavar="N", help="of test sets that have more, N, evenly spread; else all"
+    )
     parser.add_argument("--datadir", type=Path, default=Path("data"), help="where to write")
     parser.add_argument("--smoke", default="false", choices=("true", "false"), help="true: little text")
     parser.add_argument("--nj", type=int, default=2, help="as the stage script gives it; nothing here takes long")
@@ -169,14 +173,22 @@ def find_mini(args):
     return Path(args.downloads)
 
 
-def write_texts(args, sets):
+def write_said(args, sets):
+    """Write what the sets say, tested on or not, for text to be cleared of it. Returns the files, named as the sets."""
+    home = args.datadir / "lm" / "said"
+    for name, data in sets.items():
+        write_lines(home / name, (f"{utt} {data.text[utt]}" for utt in data.utts))
+    return [home / name for name in sets]
+
+
+def write_texts(args, sets, said):
     """Write lm/train.txt and lm/valid.txt of the sets' transcripts and --lm_text."""
     home, most = args.datadir / "lm", SMOKE_LINES if args.smoke == "true" else None
     spoken, valid = ([sets[name].text[utt] for utt in sets[name].utts] for name in ("train", "valid"))
     written = []
     if args.lm_text:
         clear = home / "text.txt"
-        print(table(clear, *decontaminate(args.lm_text, [args.datadir / name for name in sets], clear, args.words)))
+        print(table(clear, *decontaminate(args.lm_text, said, clear, args.words)))
         written = read_lines(clear)
     if most:
         spoken, written, valid = (an4.thin(lines, most) for lines in (spoken, written, valid))
@@ -192,10 +204,10 @@ def sentences(lines):
     return [part for part in parts if 8 <= len(part.split()) <= 30 and not re.search(r"\d", part)]
 
 
-def write_tts_text(args, sets):
+def write_tts_text(args, said):
     """Write the Kaldi text tts_text: sentences of --tts_from for stage 2 to speak, none that the sets have."""
     clear = args.datadir / "tts.txt"
-    print(table(clear, *decontaminate(args.tts_from, [args.datadir / name for name in sets], clear, args.words)))
+    print(table(clear, *decontaminate(args.tts_from, said, clear, args.words)))
     found = sentences(read_lines(clear))
     wanted = SMOKE_SENTENCES if args.smoke == "true" else args.tts
     if len(found) < wanted:
@@ -217,14 +229,18 @@ def main(argv=None):
         else:
             print(f"{test_set}: left out, as {name.upper()} is not set ({what}; see db.sh)")
     sets = read_mini(find_mini(args)) | further
+    said = write_said(args, sets)
+    for name in sets if args.test_utterances else ():
+        if name not in ("train", "valid") and len(sets[name].utts) > args.test_utterances:
+            sets[name] = sets[name].subset(spread(sets[name].utts, args.test_utterances))
     for name, data in sets.items():
         written = data.write(args.datadir / name)
         words = sum(len(text.split()) for text in data.text.values())
         state = "" if written else ", as before"
         print(f"{name}: {len(data.text)} utterances, {len(data.spk2utt)} speakers, {words} words{state}")
-    write_texts(args, sets)
+    write_texts(args, sets, said)
     if args.tts_from:
-        write_tts_text(args, sets)
+        write_tts_text(args, said)
 
 
 if __name__ == "__main__":

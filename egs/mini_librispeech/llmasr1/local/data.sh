@@ -10,4 +10,5 @@ set -euo pipefail
 # shellcheck disable=SC2086
 exec python3 local/data.py --mini_librispeech "${MINI_LIBRISPEECH}" --url "${MINI_LIBRISPEECH_URL}" \
     --commonvoice "${COMMONVOICE}" --an4 "${AN4}" --s2i "${S2I}" --arctic "${ARCTIC}" --alnum "${ALNUM}" \
-    --so762 "${SO762}" --fsdd "${FSDD}" --lm_text ${LM_TEXT} --tts_from ${TTS_FROM} "$@"
+    --so762 "${SO762}" --fsdd "${FSDD}" --lm_text ${LM_TEXT} --tts_from ${TTS_FROM} \
+    ${TEST_UTTERANCES:+--test_utterances "${TEST_UTTERANCES}"} "$@"
