@@ -195,14 +195,17 @@ fi
 if turn 5 "tokenizer -> ${expdir}/tokenizer"; then
     llmvq stage tokenizer "${exp[@]}"
 fi
-# The language model and the encoder need the tokenizer and nothing of each other, so they train side by side.
+# The language model and the encoder need the tokenizer and nothing of each other, so they train side by side. One that is
+# given has only its perplexity measured, and then the encoder has all cores.
 if turn 6 "language model, and its perplexity -> ${expdir}/llm; log in ${expdir}/llm.log"; then
-    background llmvq stage lm "${exp[@]}" --ngpu "${ngpu}" --threads "${nj}" >>"${expdir}/llm.log" 2>&1 ||
+    beside=background
+    grep -q '"llm": ""' "${results}/experiment.json" || beside=
+    ${beside} llmvq stage lm "${exp[@]}" --ngpu "${ngpu}" --threads "${nj}" >>"${expdir}/llm.log" 2>&1 ||
         failed "stage 6" "${expdir}/llm.log"
 fi
 if turn 7 "speech encoder -> ${expdir}/encoder"; then
     llmvq stage encoder "${exp[@]}" --ngpu "${ngpu}" --threads "${nj}"
-    train_on "${expdir}/log/encoder.log" "${exp[@]}" --encoder
+    train_on "${expdir}/log/encoder.log" "${exp[@]}" --encoder --nj "${nj}"
 fi
 finish "stage 6" "${expdir}/llm.log"
 ! turn 6 || tail -n 8 "${expdir}/llm.log"

@@ -32,6 +32,7 @@ from espnet_llmvq.data.tables import read_scp
 SPEAKERS = {"test_libri": "118 226 1970 3242 4640 7859".split(), "valid": "669 1867 3664 5789".split()}
 URL = "https://www.openslr.org/resources/31"
 SMOKE_LINES = 300  # of each text
+SMOKE_UTTERANCES = 3  # of each test set: most of a smoke run would else be an LLM that has learned nothing, writing
 SMOKE_SENTENCES = 8  # to be spoken
 
 # {option: (set, what it is)}, in the order of `READERS`
@@ -155,7 +156,7 @@ def get_parser():
         "--test_utterances", type=positive, metavar="N", help="of test sets that have more, N, evenly spread; else all"
     )
     parser.add_argument("--datadir", type=Path, default=Path("data"), help="where to write")
-    parser.add_argument("--smoke", default="false", choices=("true", "false"), help="true: little text")
+    parser.add_argument("--smoke", default="false", choices=("true", "false"), help="true: little text, few utterances")
     parser.add_argument("--nj", type=int, default=2, help="as the stage script gives it; nothing here takes long")
     return parser
 
@@ -230,9 +231,10 @@ def main(argv=None):
             print(f"{test_set}: left out, as {name.upper()} is not set ({what}; see db.sh)")
     sets = read_mini(find_mini(args)) | further
     said = write_said(args, sets)
-    for name in sets if args.test_utterances else ():
-        if name not in ("train", "valid") and len(sets[name].utts) > args.test_utterances:
-            sets[name] = sets[name].subset(spread(sets[name].utts, args.test_utterances))
+    most = SMOKE_UTTERANCES if args.smoke == "true" else args.test_utterances
+    for name in sets.keys() - {"train", "valid"} if most else ():
+        if len(sets[name].utts) > most:
+            sets[name] = sets[name].subset(spread(sets[name].utts, most))
     for name, data in sets.items():
         written = data.write(args.datadir / name)
         words = sum(len(text.split()) for text in data.text.values())
