@@ -16,7 +16,8 @@ import pytest
 import soundfile
 from test_install import ROOT
 
-SKIP = shutil.ignore_patterns("__pycache__", "data", "data_*", "dump*", "exp*", "downloads*", "llm", "llm_smoke")
+# What runs of recipes have made here.
+MADE = ("data", "data_*", "dump", "dump_*", "exp", "exp_*", "downloads", "llm", "llm_smoke")
 
 
 @pytest.fixture(scope="module")
@@ -24,8 +25,9 @@ def outside(tmp_path_factory):
     """Runs programs of the new environment in a directory without the checkout: `outside("llmvq", ...)`."""
     room = tmp_path_factory.mktemp("outside")
     (room / "src").mkdir()
-    for name in ("espnet_llmvq", "egs"):
-        shutil.copytree(ROOT / name, room / "src" / name, symlinks=True, ignore=SKIP)
+    for name, made in (("espnet_llmvq", ()), ("egs", MADE)):
+        ignored = shutil.ignore_patterns("__pycache__", *made)
+        shutil.copytree(ROOT / name, room / "src" / name, symlinks=True, ignore=ignored)
     for name in ("setup.py", "LICENSE"):
         shutil.copy(ROOT / name, room / "src")
     clean = {key: value for key, value in os.environ.items() if key not in ("PYTHONPATH", "VIRTUAL_ENV", "MAIN_ROOT")}
