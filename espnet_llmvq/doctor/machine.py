@@ -158,7 +158,7 @@ def places():
         found.append(Finding("places", "temporary files", BROKEN, "", str(err), fix.format("TMPDIR"), True))
     spots.append(("cache of the hub", hub_cache(), fix.format("HF_HOME"), False))
     for name, path, remedy, required in spots:
-        there = next(parent for parent in (path, *path.absolute().parents) if parent.is_dir())
+        there = next(parent for parent in (path, *path.absolute().parents) if os.path.isdir(parent))
         said = writable(there)
         free = f"{shutil.disk_usage(there).free / GIB:.0f} GiB free"
         remark = f"{path}: cannot be written to: {said}" if said else str(path)
