@@ -26,6 +26,7 @@ INSTALL_REQUIRES = [
     "PyYAML>=6,<7",
     "jinja2>=3.1,<4",
     "regex>=2024.11",
+    "packaging>=24,<27",  # llmvq doctor compares versions
 ]
 # docs/install.md gives the reason for each exact pin.
 EXTRAS_REQUIRE = {
@@ -72,7 +73,10 @@ setup(
     license_files=["LICENSE"],
     python_requires=">=3.10,<3.13",
     packages=find_packages(include=["espnet_llmvq", "espnet_llmvq.*"]),
-    package_data={"espnet_llmvq.report": ["nearest.html.jinja", "page.html.jinja", "page.css", "page.js"]},
+    package_data={
+        "espnet_llmvq": ["py.typed"],
+        "espnet_llmvq.report": ["nearest.html.jinja", "page.html.jinja", "page.css", "page.js"],
+    },
     cmdclass={"build_py": BuildWithRecipes},
     install_requires=INSTALL_REQUIRES,
     extras_require=EXTRAS_REQUIRE,

@@ -1,4 +1,4 @@
-"""Packaging: setup.py, its pins and tools/constraints.txt agree; check_install reports the truth."""
+"""Packaging: setup.py, its pins and tools/constraints.txt agree."""
 
 import ast
 import importlib.metadata
@@ -10,18 +10,11 @@ import pytest
 from packaging.markers import Marker
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
-from recipe_modules import local_modules
 
 import espnet_llmvq
 
 ROOT = Path(__file__).resolve().parent.parent
 PYTHONS = ("3.10", "3.11", "3.12")
-
-
-@pytest.fixture(scope="module")
-def check_install():
-    with local_modules(ROOT / "tools") as load:
-        yield load("check_install")
 
 
 @pytest.fixture(scope="module")
@@ -108,69 +101,3 @@ def test_constraints_satisfy_espnet(python):
 def test_constraints_name_no_index():
     text = (ROOT / "tools" / "constraints.txt").read_text(encoding="utf-8")
     assert "://" not in text and "--" not in text and "@" not in text
-
-
-def write_setup(path, required, extras=None):
-    path.write_text(f"INSTALL_REQUIRES = {required!r}\nEXTRAS_REQUIRE = {extras or {}!r}\n")
-    return path
-
-
-def installed(monkeypatch, check_install, versions):
-    monkeypatch.setattr(check_install, "installed_version", versions.get)
-
-
-def test_check_install_reads_what_setup_declares(check_install, metadata):
-    required, extras = check_install.declared_requirements(ROOT / "setup.py")
-    assert required == metadata["install_requires"]
-    assert extras == metadata["extras_require"]
-
-
-def test_check_install_missing(check_install, monkeypatch, tmp_path, capsys):
-    installed(monkeypatch, check_install, {"numpy": "2.4.6", "espnet_llmvq": "0.1.0"})
-    setup_py = write_setup(tmp_path / "setup.py", ["numpy>=2,<3", "no-such-thing==1.0"])
-    assert check_install.main([], setup_py=setup_py) == 1
-    out = capsys.readouterr().out
-    assert "missing: no-such-thing; get them with: make -C tools" in out
-    assert "ok      numpy" in out
-
-
-def test_check_install_optional_and_wrong_do_not_fail(check_install, monkeypatch, tmp_path, capsys):
-    installed(monkeypatch, check_install, {"numpy": "1.26.4", "espnet_llmvq": "0.1.0"})
-    setup_py = write_setup(tmp_path / "setup.py", ["numpy>=2,<3"], {"tts": ["no-such-voice>=1"]})
-    assert check_install.main([], setup_py=setup_py) == 0
-    out = capsys.readouterr().out
-    assert "wrong   numpy                 1.26.4        needs numpy>=2,<3" in out
-    assert "missing no-such-voice" in out
-    assert "other versions than setup.py asks for: numpy" in out
-
-
-def test_check_install_says_which_version_was_tested(check_install, monkeypatch, tmp_path, capsys):
-    installed(monkeypatch, check_install, {"tqdm": "4.66.1", "espnet_llmvq": "0.1.0"})
-    pins = tmp_path / "constraints.txt"
-    pins.write_text("# pins\ntqdm==4.70.1 ; python_version >= '3.10'\ntqdm==9 ; python_version < '3'\n")
-    setup_py = write_setup(tmp_path / "setup.py", ["tqdm>=4.66,<5"])
-    assert check_install.main([], setup_py=setup_py, constraints_txt=pins) == 0
-    assert "tested with 4.70.1" in capsys.readouterr().out
-
-
-@pytest.mark.parametrize(
-    "torch, torchaudio, differ",
-    [
-        ("2.11.0", "2.11.0", False),
-        ("2.11.0+cu126", "2.11.0+cu126", False),
-        ("2.11.0+cu126", "2.11.0+cpu", True),
-        ("2.11.0", "2.10.0", True),
-    ],
-)
-def test_check_install_build_mismatch(check_install, monkeypatch, torch, torchaudio, differ):
-    installed(monkeypatch, check_install, {"torch": torch, "torchaudio": torchaudio})
-    assert bool(check_install.build_mismatch()) == differ
-
-
-def test_check_install_needs_only_the_standard_library(tmp_path):
-    """In an empty environment it still says what is missing."""
-    done = subprocess.run(
-        [sys.executable, "-I", "-S", ROOT / "tools" / "check_install.py"], capture_output=True, text=True
-    )
-    assert done.returncode == 1, done.stderr
-    assert "missing torch" in done.stdout

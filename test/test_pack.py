@@ -105,22 +105,22 @@ def test_an_llm_whose_config_says_where_it_came_from(trained_soft, llm_dir, tmp_
 
 @pytest.mark.parametrize("name", ["wavlm", "whisper"])
 def test_a_pretrained_encoder_is_inside(name, pretrained, corpus):
-    from espnet_llmvq.transcribe import Transcriber
+    from espnet_llmvq.transcribe import Recogniser
 
     model, directory = pretrained[name]
     assert sorted(os.listdir(directory / "encoder")) == ["config.json", "preprocessor_config.json"]
     for path in (*directory.glob("*.*"), *directory.glob("*/*.json")):
         assert str(directory.parent).encode() not in path.read_bytes(), path
-    transcriber = Transcriber(str(directory))
-    found = torch.nn.Module.state_dict(transcriber.model)
+    recogniser = Recogniser(str(directory))
+    found = torch.nn.Module.state_dict(recogniser.model)
     wanted = torch.nn.Module.state_dict(model)
     assert wanted.keys() == found.keys() and all(torch.equal(wanted[n], found[n]) for n in wanted)
     wave, length = 0.1 * torch.randn(1, 20000), torch.tensor([20000])
     with torch.inference_mode():
-        assert torch.equal(model.encode(wave, length)[0], transcriber.model.encode(wave, length)[0])
-    text = transcriber(f"{corpus.dir}/valid00.wav").text
-    transcriber.model = model
-    assert text and transcriber(f"{corpus.dir}/valid00.wav").text == text
+        assert torch.equal(model.encode(wave, length)[0], recogniser.model.encode(wave, length)[0])
+    text = recogniser(f"{corpus.dir}/valid00.wav").text
+    recogniser.model = model
+    assert text and recogniser(f"{corpus.dir}/valid00.wav").text == text
 
 
 def test_a_pretrained_encoder_is_read_from_inside_alone(pretrained, tmp_path):
@@ -538,7 +538,7 @@ def test_pack_of_the_encoder_alone(recipe, tmp_path):
 
 def test_card_without_results(packed_dir):
     text = card(verify(packed_dir))
-    assert "packed without results" in text and "Transcriber(" in text and "beam 2" in text
+    assert "packed without results" in text and "Recogniser(" in text and "beam 2" in text
 
 
 class FakeHub:

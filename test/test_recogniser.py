@@ -19,7 +19,7 @@ from espnet_llmvq.decode.batches import Batches
 from espnet_llmvq.experiment.experiment import read_experiment
 from espnet_llmvq.sequence.asr import asr_sequence
 from espnet_llmvq.sequence.sequence import write_sequences
-from espnet_llmvq.speech.recogniser import Recogniser, asked
+from espnet_llmvq.speech.recogniser import PretrainedRecogniser, asked
 from espnet_llmvq.stages import decode as stage
 
 RATE = 16000
@@ -74,7 +74,7 @@ def alone(path, wave, prompt="", **options):
 )
 def test_texts_are_those_of_transformers_for_each_utterance_alone(models, model, asked_for, options):
     waves = sounds()
-    found = Recogniser(models[model], **asked_for)(waves)
+    found = PretrainedRecogniser(models[model], **asked_for)(waves)
     assert [(tokens, text) for tokens, text, _ in found] == [alone(models[model], wave, **options) for wave in waves]
     assert len({text for _, text, _ in found}) > 2
 
@@ -82,13 +82,13 @@ def test_texts_are_those_of_transformers_for_each_utterance_alone(models, model,
 def test_what_is_asked_for_changes_texts(models):
     ways = ({"language": "en"}, {"language": "fr"}, {"language": "en", "task": "translate"},
             {"language": "en", "prompt_words": "ibu"}, {"language": "en", "num_beams": 4})  # fmt: skip
-    texts = [[text for _, text, _ in Recogniser(models["several"], **way)(sounds())] for way in ways]
+    texts = [[text for _, text, _ in PretrainedRecogniser(models["several"], **way)(sounds())] for way in ways]
     assert all(a != b for i, a in enumerate(texts) for b in texts[:i])
 
 
 @pytest.mark.parametrize("options", [{}, {"num_beams": 3, "prompt_words": "ibu"}])
 def test_the_batch_changes_nothing(models, options):
-    recogniser = Recogniser(models["several"], language="en", **options)
+    recogniser = PretrainedRecogniser(models["several"], language="en", **options)
     waves = sounds((*LENGTHS, 17 * 30000))
     one_by_one = [recogniser([wave])[0] for wave in waves]
     assert recogniser(waves) == one_by_one and recogniser(waves[::-1]) == one_by_one[::-1]
@@ -97,7 +97,7 @@ def test_the_batch_changes_nothing(models, options):
 @pytest.mark.parametrize("model", ["several", "english"])
 def test_longer_speech_is_transcribed_window_after_window_as_by_transformers(models, model):
     (short, long) = sounds((8000, 17 * 30000))
-    found = Recogniser(models[model], language="en")([short, long])
+    found = PretrainedRecogniser(models[model], language="en")([short, long])
     recognise = pipeline("automatic-speech-recognition", model=models[model], dtype=torch.float32)
     language = {"language": "en"} if model == "several" else {}
     for wave, (tokens, text, cut), times in zip((short, long), found, (False, True)):
@@ -112,7 +112,7 @@ def test_a_text_that_there_is_no_room_for_is_cut_off(models, tmp_path):
     path = shutil.copytree(models["several"], tmp_path / "short")
     said = json.loads((path / "generation_config.json").read_text())
     (path / "generation_config.json").write_text(json.dumps({**said, "max_length": 9}))  # without the marks before it
-    whole, found = (Recogniser(str(one), language="en")(sounds()) for one in (models["several"], path))
+    whole, found = (PretrainedRecogniser(str(one), language="en")(sounds()) for one in (models["several"], path))
     assert {cut for *_, cut in found} == {True, False}
     for (tokens, text, cut), (part, beginning, ended) in zip(whole, found):
         assert part == tokens[:9] and text.startswith(beginning) and ended == (len(tokens) >= 9) and not cut
@@ -160,7 +160,7 @@ def test_decoding_a_set(recognising, capsys):
     assert read_experiment("exp") == experiment
     stage.decode(experiment, experiment.systems, ["test"], batch_seconds=60)
     for name, options in (("itself", {}), ("beam", {"num_beams": 2, "prompt_words": "ibu, Sun"})):
-        found = Recogniser("./whisper", language="en", **options)(sounds())
+        found = PretrainedRecogniser("./whisper", language="en", **options)(sounds())
         room = Path(f"exp/recogniser/decode_{name}_test")
         assert sorted(os.listdir(room)) == [
             ".llmvq-written", "environment.json", "hyp.jsonl", "hyp.jsonl.made.json", "nbest.jsonl",
@@ -200,7 +200,7 @@ def test_what_changes_is_decoded_again(recognising, capsys):
 
 
 def test_decoding_goes_on_where_it_was(recognising, monkeypatch, capsys):
-    experiment, heard, transcribed = recognising(), [], Recogniser.transcribed
+    experiment, heard, transcribed = recognising(), [], PretrainedRecogniser.transcribed
     system, names = experiment.select("itself"), ("hyp.jsonl", "nbest.jsonl", "environment.json")
     stage.decode(experiment, system, ["test"], batch_seconds=60)
     room = Path("exp/recogniser/decode_itself_test")
@@ -212,7 +212,7 @@ def test_decoding_goes_on_where_it_was(recognising, monkeypatch, capsys):
             raise KeyboardInterrupt
         return transcribed(self, waves)
 
-    monkeypatch.setattr(Recogniser, "transcribed", killed)
+    monkeypatch.setattr(PretrainedRecogniser, "transcribed", killed)
     with pytest.raises(KeyboardInterrupt):
         stage.decode(experiment, system, ["test"], batch_seconds=60, redo=True)
     stage.decode(experiment, system, ["test"], batch_seconds=60)
@@ -339,4 +339,4 @@ def test_a_whisper_without_its_decoder_is_told(models, tmp_path):
     assert len(kept) < len(weights)
     save_file(kept, path / "model.safetensors", metadata={"format": "pt"})
     with pytest.raises(UserError, match=r"cut lacks \d+ tensors of WhisperForConditionalGeneration: .*decoder"):
-        Recogniser(str(path))
+        PretrainedRecogniser(str(path))

@@ -52,6 +52,7 @@ LIGHT = {
     "data subset": ["src", "2", "dest"],
     "data synthesise": ["--text", "src/text", "--out", "dest", "--nj", "1"],
     "data validate": ["data16"],
+    "doctor": [],
     "estimate": ["--exp", "sized", "--json", "json"],
     "models list": [],
     "launch": ["local", "log/a.log", "true"],
@@ -90,7 +91,7 @@ HEAVY = {
     "transcribe": ["packed", "a.wav", "--out_dir", "texts"],
     "upload": ["packed", "--to", "out"],
 }
-SLOW = {"estimate", "stage positions"}
+SLOW = {"doctor", "estimate", "stage positions"}
 OTHERS = {"espnet", "models get"}  # runs what it is told; wants a registry (test_models.py)
 CHANGES = {"data fix": "src/", "stage cut": "data/"}  # {command: what it is for changing}
 ONCE = {"recipe fork"}  # refuse what they wrote themselves too

@@ -21,10 +21,10 @@ from espnet_llmvq.transcribe.transcript import FORMATS, cues, to_json, to_srt, t
 
 
 @pytest.fixture(scope="module")
-def transcriber(packed_dir):
-    from espnet_llmvq.transcribe import Transcriber
+def recogniser(packed_dir):
+    from espnet_llmvq.transcribe import Recogniser
 
-    return Transcriber(packed_dir)
+    return Recogniser(packed_dir)
 
 
 @pytest.fixture
@@ -131,48 +131,48 @@ def stage_12(phase, sequences, num_beams=2):
     return texts
 
 
-def test_the_text_of_stage_12(transcriber, trained_soft, corpus, packed_dir):
+def test_the_text_of_stage_12(recogniser, trained_soft, corpus, packed_dir):
     """Whatever is decoded together."""
-    from espnet_llmvq.transcribe import Transcriber
+    from espnet_llmvq.transcribe import Recogniser
 
     texts = stage_12(trained_soft[1], corpus.train)
     assert len(set(texts.values())) > 3 and all(texts.values())
     # As packed, a recording may be cut that is longer than twice the longest of training: none is.
-    assert {p: r.text for p, r in transcriber.transcribe(texts)} == texts
-    assert {p: transcriber(p).text for p in texts} == texts
-    small = Transcriber(packed_dir, batch_seconds=1.0)
+    assert {p: r.text for p, r in recogniser.transcribe(texts)} == texts
+    assert {p: recogniser(p).text for p in texts} == texts
+    small = Recogniser(packed_dir, batch_seconds=1.0)
     done = []
-    assert list(small.transcribe(texts, progress=done.append)) == list(transcriber.transcribe(texts))
+    assert list(small.transcribe(texts, progress=done.append)) == list(recogniser.transcribe(texts))
     assert sum(done) == pytest.approx(sum(soundfile.info(p).duration for p in texts))
-    one = Transcriber(packed_dir, num_beams=1)
+    one = Recogniser(packed_dir, num_beams=1)
     assert {p: one(p).text for p in texts} == stage_12(trained_soft[1], corpus.train, 1) != texts
 
 
 def test_drafts(packed_dir, trained_soft, corpus, tmp_path):
     """Exact, the text of a beam of 1; copied, that of the CTC head; from a model packed with them, too."""
     from espnet_llmvq.bundle.model import pack
-    from espnet_llmvq.transcribe import Transcriber
+    from espnet_llmvq.transcribe import Recogniser
 
     texts = stage_12(trained_soft[1], corpus.train, 1)
-    exact = Transcriber(packed_dir, num_beams=1, draft="ctc")
+    exact = Recogniser(packed_dir, num_beams=1, draft="ctc")
     assert {p: r.text for p, r in exact.transcribe(texts)} == texts
-    copied = Transcriber(packed_dir, num_beams=1, draft="ctc", draft_accept=0.0)
+    copied = Recogniser(packed_dir, num_beams=1, draft="ctc", draft_accept=0.0)
     assert {p: r.text for p, r in copied.transcribe(texts)} != texts
     with pytest.raises(UserError, match="draft ctc is a greedy search, but num_beams is 2; give 1"):
-        Transcriber(packed_dir, draft="ctc")
+        Recogniser(packed_dir, draft="ctc")
     out = str(tmp_path / "packed")
     search = {"num_beams": 1, "length_penalty": 0.0, "ctc_weight": 0.0, "draft": "ctc", "draft_accept": 0.0}
     pack(trained_soft[1], out, system="soft", label="", decode="llm", search=search)
-    assert list(Transcriber(out).transcribe(texts)) == list(copied.transcribe(texts))
-    assert {p: r.text for p, r in Transcriber(out, draft="none").transcribe(texts)} == texts
+    assert list(Recogniser(out).transcribe(texts)) == list(copied.transcribe(texts))
+    assert {p: r.text for p, r in Recogniser(out, draft="none").transcribe(texts)} == texts
 
 
 def test_ctc_weight_chooses(packed_dir, corpus):
     """With weight 1 it is the hypothesis that the CTC head likes best."""
-    from espnet_llmvq.transcribe import Transcriber
+    from espnet_llmvq.transcribe import Recogniser
 
-    by_ctc = Transcriber(packed_dir, num_beams=4, ctc_weight=1.0)
-    by_llm = Transcriber(packed_dir, num_beams=4, ctc_weight=0.0)
+    by_ctc = Recogniser(packed_dir, num_beams=4, ctc_weight=1.0)
+    by_llm = Recogniser(packed_dir, num_beams=4, ctc_weight=0.0)
     paths = [f"{corpus.dir}/train{i:02d}.wav" for i in range(12)]
     assert [by_ctc(p).text for p in paths] != [by_llm(p).text for p in paths]
 
@@ -183,27 +183,27 @@ def test_the_encoder_alone(trained_soft, corpus, tmp_path):
     from espnet_llmvq.decode.batches import Batches
     from espnet_llmvq.decode.ctc import greedy
     from espnet_llmvq.decode.generate import encoded
-    from espnet_llmvq.transcribe import Transcriber
+    from espnet_llmvq.transcribe import Recogniser
 
     search = {"num_beams": 4, "length_penalty": 0.0, "ctc_weight": 0.0}
     pack(trained_soft[0], str(tmp_path / "ctc"), system="ctc", label="", decode="ctc", search=search)
-    transcriber = Transcriber(tmp_path / "ctc")
-    for (utt,), batch in Batches(corpus.valid, 100, transcriber.tokenizer, 1):
-        ((hyp,),) = greedy(transcriber.model, encoded(transcriber.model, batch))
-        text = transcriber.tokenizer.decode(hyp.tokens, skip_special_tokens=True).strip()
-        assert transcriber(f"{corpus.dir}/{utt}.wav").text == text != ""
+    recogniser = Recogniser(tmp_path / "ctc")
+    for (utt,), batch in Batches(corpus.valid, 100, recogniser.tokenizer, 1):
+        ((hyp,),) = greedy(recogniser.model, encoded(recogniser.model, batch))
+        text = recogniser.tokenizer.decode(hyp.tokens, skip_special_tokens=True).strip()
+        assert recogniser(f"{corpus.dir}/{utt}.wav").text == text != ""
 
 
-def test_rates_and_channels(transcriber, wave, tmp_path):
+def test_rates_and_channels(recogniser, wave, tmp_path):
     """Rates and channel layouts that hold the same sound give the same text."""
     soundfile.write(tmp_path / "mono.wav", wave, 16000, subtype="PCM_16")
     soundfile.write(tmp_path / "stereo.wav", np.stack([wave, wave], 1), 16000, subtype="PCM_16")
     soundfile.write(tmp_path / "same.flac", wave, 16000, subtype="PCM_16")
-    text = transcriber(tmp_path / "mono.wav").text
-    assert text and transcriber(tmp_path / "stereo.wav").text == transcriber(tmp_path / "same.flac").text == text
+    text = recogniser(tmp_path / "mono.wav").text
+    assert text and recogniser(tmp_path / "stereo.wav").text == recogniser(tmp_path / "same.flac").text == text
     # Opposite channels cancel out: silence.
     soundfile.write(tmp_path / "opposite.wav", np.stack([wave, -wave], 1), 16000, subtype="PCM_16")
-    assert transcriber(tmp_path / "opposite.wav").text == ""
+    assert recogniser(tmp_path / "opposite.wav").text == ""
 
 
 def bad_files(room, wave):
@@ -241,13 +241,13 @@ def bad_files(room, wave):
     return {**expected, "half.flac": "breaks off|truncated", "missing.wav": "audio file not found"}
 
 
-def test_bad_input(transcriber, packed_dir, wave, tmp_path, capsys):
+def test_bad_input(recogniser, packed_dir, wave, tmp_path, capsys):
     """Each is an error or a transcript, alone and among others; what is good is written, and nothing else."""
     room = tmp_path / "audio"
     room.mkdir()
     expected = bad_files(room, wave)
     paths = [str(room / name) for name in expected]
-    results = dict(transcriber.transcribe(paths, words=True))
+    results = dict(recogniser.transcribe(paths, words=True))
     assert list(results) == paths
     for name, what in expected.items():
         found = results[str(room / name)]
@@ -274,11 +274,11 @@ def test_bad_input(transcriber, packed_dir, wave, tmp_path, capsys):
 def test_a_segment_that_the_context_does_not_hold(packed_dir, corpus, tmp_path, capsys):
     """Its recording is an error that names it; the others are transcribed, and what is cut off is listed."""
     from espnet_llmvq.decode import generate
-    from espnet_llmvq.transcribe import Transcriber
+    from espnet_llmvq.transcribe import Recogniser
 
-    transcriber = Transcriber(packed_dir)
+    recogniser = Recogniser(packed_dir)
     paths = [f"{corpus.dir}/train{i:02d}.wav" for i in range(3)]
-    whole = [result for _, result in transcriber.transcribe(paths)]
+    whole = [result for _, result in recogniser.transcribe(paths)]
     prompts, search = [], generate.search
 
     def note(model, tokenizer, inputs, *args):
@@ -287,11 +287,11 @@ def test_a_segment_that_the_context_does_not_hold(packed_dir, corpus, tmp_path, 
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(generate, "search", note)
-        list(transcriber.transcribe(paths))
+        list(recogniser.transcribe(paths))
     longest = max(prompts)
     assert len(prompts) == 3 and prompts.count(longest) == 1
-    transcriber.model.llm.config.max_position_embeddings = longest
-    for i, (path, result) in enumerate(transcriber.transcribe(paths)):
+    recogniser.model.llm.config.max_position_embeddings = longest
+    for i, (path, result) in enumerate(recogniser.transcribe(paths)):
         if prompts[i] == longest:
             assert isinstance(result, UserError)
             assert re.match(rf"{path}: 0.0 to [\d.]+ s: the prompt has {longest} positions", str(result))
@@ -302,7 +302,7 @@ def test_a_segment_that_the_context_does_not_hold(packed_dir, corpus, tmp_path, 
     assert manifest["search"]["tokens_per_second"] >= 8
     manifest["search"]["tokens_per_second"] = 0
     (tmp_path / "short/manifest.json").write_text(json.dumps(manifest))
-    cut = Transcriber(tmp_path / "short")(paths[0]).segments
+    cut = Recogniser(tmp_path / "short")(paths[0]).segments
     assert [s.at_limit for s in cut] == [True]
     command.main([str(tmp_path / "short"), paths[0]])
     listed = f"warning: {paths[0]}: 1 segments reached the length limit: 0.0 to {cut[0].end:.1f} s"
@@ -328,7 +328,7 @@ def long_file(corpus, tmp_path):
 def test_a_long_recording_in_bounded_memory(packed_dir, long_file, monkeypatch):
     """Neither reading nor encoding ever sees more than a block or a batch; segments are where speech is."""
     from espnet_llmvq.decode import generate
-    from espnet_llmvq.transcribe import Transcriber
+    from espnet_llmvq.transcribe import Recogniser
 
     path, times = long_file
     read, batches = [], []
@@ -345,11 +345,11 @@ def test_a_long_recording_in_bounded_memory(packed_dir, long_file, monkeypatch):
 
     monkeypatch.setattr(soundfile.SoundFile, "read", spied_read)
     monkeypatch.setattr(generate, "encoded", spied_encoded)
-    transcriber = Transcriber(packed_dir, batch_seconds=10.0, margin=0.2)
-    transcript = transcriber(path)
+    recogniser = Recogniser(packed_dir, batch_seconds=10.0, margin=0.2)
+    transcript = recogniser(path)
     assert max(read) == 160 * BLOCK < 180 * 8000 / 10
     assert sum(read) > 180 * 8000
-    assert len(batches) > 5 and max(batches) <= 10 + transcriber.max_segment
+    assert len(batches) > 5 and max(batches) <= 10 + recogniser.max_segment
     found = np.array([(s.start, s.end) for s in transcript.segments])
     assert len(found) == len(times)
     # 0.2 s of each pause stay, and the frames at the edges are only partly speech
@@ -361,9 +361,9 @@ def test_a_long_recording_in_bounded_memory(packed_dir, long_file, monkeypatch):
 
 def test_word_times_are_of_the_recording(packed_dir, long_file):
     """A later segment has later words, all within it."""
-    from espnet_llmvq.transcribe import Transcriber
+    from espnet_llmvq.transcribe import Recogniser
 
-    transcript = Transcriber(packed_dir, num_beams=1)(long_file[0], words=True)
+    transcript = Recogniser(packed_dir, num_beams=1)(long_file[0], words=True)
     timed = [s for s in transcript.segments if s.words]
     assert timed and timed[-1].start > 60
     assert all(s.words is None or " ".join(w.word for w in s.words) == s.text for s in transcript.segments)
@@ -416,12 +416,12 @@ def test_subtitles_are_short():
     assert all(a[1] <= b[0] for a, b in zip(found, found[1:]))
 
 
-def test_printed(packed_dir, transcriber, corpus, capsys):
+def test_printed(packed_dir, recogniser, corpus, capsys):
     a, b = f"{corpus.dir}/train00.wav", f"{corpus.dir}/train01.wav"
     command.main([packed_dir, a])
-    assert capsys.readouterr().out == transcriber(a).text + "\n"
+    assert capsys.readouterr().out == recogniser(a).text + "\n"
     command.main([packed_dir, a, b, a])
-    assert capsys.readouterr().out == f"{a}\t{transcriber(a).text}\n{b}\t{transcriber(b).text}\n"
+    assert capsys.readouterr().out == f"{a}\t{recogniser(a).text}\n{b}\t{recogniser(b).text}\n"
     command.main([packed_dir, a, "--format", "vtt"])
     assert capsys.readouterr().out.startswith("WEBVTT\n\n00:00:00.")
 

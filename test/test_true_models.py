@@ -89,13 +89,13 @@ def test_whisper_itself_writes_what_is_said():
     """Cased and punctuated; a rare word where it is told of it."""
     pytest.importorskip("espeakng_loader")
     from espnet_llmvq.data.espeak import Espeak
-    from espnet_llmvq.speech.recogniser import Recogniser
+    from espnet_llmvq.speech.recogniser import PretrainedRecogniser
 
     said = ("please call the bank and ask for a new card", "the doctor gave me ibuprofen and amlodipine")
     waves = [Espeak().speak(text, "en-us")[0] for text in said]
 
     def texts(**options):
-        return [text for _, text, _ in Recogniser(str(MODELS / "whisper-base"), **options)(waves)]
+        return [text for _, text, _ in PretrainedRecogniser(str(MODELS / "whisper-base"), **options)(waves)]
 
     bank, drugs = texts(language="en", num_beams=5)
     assert bank == "Please call the bank and ask for a new card."

@@ -18,6 +18,13 @@ _FULL_TEXT = re.compile(
     r"|\d+ requested and \d+ written"
 )
 
+# Modules that `pip install espnet_llmvq` leaves to an extra, [train] but for those of EXTRAS.
+EXTRAS = {"gguf": "models"}
+EXTRA = {
+    *EXTRAS, "torch", "torchaudio", "espnet", "espnet2", "transformers", "peft", "sentencepiece", "safetensors",
+    "tokenizers", "huggingface_hub", "librosa", "sklearn", "matplotlib", "tensorboard",
+}  # fmt: skip
+
 
 class UserError(Exception):
     """A mistake in the user's input. Commands print its message without a traceback and exit 1."""
@@ -47,6 +54,21 @@ def exit_with(err):
         raise err
     print(f"error: {message}", file=sys.stderr, flush=True)
     sys.exit(1)
+
+
+@contextlib.contextmanager
+def naming_extra():
+    """In a `with`: turn the lack of a library that an extra brings into a UserError that names the extra."""
+    try:
+        yield
+    except ModuleNotFoundError as err:
+        missing = (err.name or "").partition(".")[0]
+        if missing not in EXTRA:
+            raise
+        extra = EXTRAS.get(missing, "train")
+        raise UserError(
+            f"this needs {missing}, which is not installed: pip install 'espnet_llmvq[{extra}]' (docs/install.md)"
+        ) from err
 
 
 # Remedy for what comes from a hub.

@@ -52,9 +52,9 @@ A speech recognizer, the system `{manifest["system"]}` of an espnet_llmvq recipe
 
     llmvq transcribe DIR audio.wav
 
-    from espnet_llmvq.transcribe import Transcriber
+    from espnet_llmvq import Recogniser
 
-    print(Transcriber("DIR")("audio.wav").text)
+    print(Recogniser("DIR")("audio.wav").text)
 
 DIR is this directory. Files other than this one are checked against `manifest.json`.
 

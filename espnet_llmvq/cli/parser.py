@@ -5,14 +5,8 @@ import dataclasses
 import os
 import sys
 
-from espnet_llmvq.base.errors import UserError, exit_with, nearest
+from espnet_llmvq.base.errors import exit_with, naming_extra, nearest
 from espnet_llmvq.base.files import accept_overwriting
-
-# Modules that `pip install espnet_llmvq` leaves to an extra: [train] but for gguf.
-EXTRA = {
-    "torch", "torchaudio", "espnet", "espnet2", "transformers", "peft", "sentencepiece", "safetensors", "tokenizers",
-    "huggingface_hub", "librosa", "sklearn", "matplotlib", "tensorboard", "gguf",
-}  # fmt: skip
 
 
 class Parser(argparse.ArgumentParser):
@@ -149,14 +143,9 @@ def options_of(cls, args, **more):
 def run(main, argv=None):
     """Call ``main(argv)``; turn a UserError, a full disk or a missing library into one clear line and exit status 1."""
     try:
-        sys.exit(main(argv))
+        with naming_extra():
+            sys.exit(main(argv))
     except BrokenPipeError:
         sys.exit(141)
     except Exception as err:
-        missing = isinstance(err, ModuleNotFoundError) and (err.name or "").partition(".")[0]
-        if missing in EXTRA:
-            extra = "models" if missing == "gguf" else "train"
-            err = UserError(
-                f"this needs {missing}, which is not installed: pip install 'espnet_llmvq[{extra}]' (docs/install.md)"
-            )
         exit_with(err)

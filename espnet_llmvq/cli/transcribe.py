@@ -95,12 +95,12 @@ def main(argv=None):
     from tqdm import tqdm
 
     from espnet_llmvq.score.files import some
-    from espnet_llmvq.transcribe import Transcriber
+    from espnet_llmvq.transcribe import Recogniser
 
     torch.set_num_threads(args.threads)
     # Libraries may print when they are loaded; standard output is for transcripts.
     with contextlib.redirect_stdout(sys.stderr):
-        transcriber = Transcriber(
+        recogniser = Recogniser(
             args.model, "cuda" if args.ngpu else "cpu", args.num_beams, args.ctc_weight, args.max_segment,
             args.min_pause, args.margin, args.batch_seconds, args.draft, args.draft_accept,
         )  # fmt: skip
@@ -113,8 +113,8 @@ def main(argv=None):
             if bar.n > 0:
                 bar.set_postfix(RTF=f"{(time.perf_counter() - start) / bar.n:.3f}", refresh=False)
 
-        timed = args.format != "text" and transcriber.model.ctc is not None
-        for path, result in transcriber.transcribe(paths, timed, progress):
+        timed = args.format != "text" and recogniser.model.ctc is not None
+        for path, result in recogniser.transcribe(paths, timed, progress):
             if isinstance(result, UserError):
                 failed += 1
                 bar.write(f"error: {result}", file=sys.stderr)

@@ -156,7 +156,7 @@ def _blocks(f, path, first, stop, size=1 << 16):
     """Yield the frames from `first` to `stop` of an open file as float32 mono (at most size,), all of them.
 
     In blocks, as a damaged header may promise any number. Raises AudioError where decoding ends before `stop`, and for
-    samples as `_check_samples`.
+    samples as `check_samples`.
     """
     import soundfile
 
@@ -173,8 +173,8 @@ def _blocks(f, path, first, stop, size=1 << 16):
             x = f.read(min(size, stop - at), dtype="float32", always_2d=True)
             if not len(x):
                 raise _truncated(path, f"{f.frames} samples", f"{at} ({at / f.samplerate:.2f} s)")
-            _check_samples(x, path, at, f.samplerate)
-            x = x[:, 0] if x.shape[1] == 1 else x.mean(axis=1, dtype=np.float64).astype(np.float32)
+            check_samples(x, path, at, f.samplerate)
+            x = mono(x)
             skip, at = max(0, first - at), at + len(x)
             if skip < len(x):
                 yield x[skip:]
@@ -183,7 +183,7 @@ def _blocks(f, path, first, stop, size=1 << 16):
         raise AudioError(path, message, "restore or remove it") from err
 
 
-def _check_samples(x, path, at, rate):
+def check_samples(x, path, at, rate):
     """Raise AudioError for samples (N, channels), of a file from sample `at` on, that are no numbers or no sound."""
     good = np.abs(x) <= LOUDEST
     if good.all():
@@ -195,6 +195,11 @@ def _check_samples(x, path, at, rate):
         raise AudioError(path, f"holds a sample of {value:g}, far beyond full scale, at {second}", fix)
     message = f"holds samples that are no numbers, after {second}" + f" ({value})"
     raise AudioError(path, message, "restore or remove it")
+
+
+def mono(x):
+    """The mean of channels (N, channels), (N,) float32."""
+    return x[:, 0] if x.shape[1] == 1 else x.mean(axis=1, dtype=np.float64).astype(np.float32)
 
 
 def resample(x, rate, wanted):

@@ -76,9 +76,9 @@ def with_recogniser(path, search, device):
     """(opened, decoded) of the recogniser in a directory, as `with_model` returns them."""
     from espnet_llmvq.decode.batches import Batches
     from espnet_llmvq.decode.generate import Hypothesis
-    from espnet_llmvq.speech.recogniser import Recogniser
+    from espnet_llmvq.speech.recogniser import PretrainedRecogniser
 
-    recogniser = Recogniser(path, **search, device=device)
+    recogniser = PretrainedRecogniser(path, **search, device=device)
 
     def opened(one, batch_seconds, **options):
         return Batches(one.sequences, batch_seconds, None, least=recogniser.window, **options), {}

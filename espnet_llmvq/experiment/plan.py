@@ -23,7 +23,7 @@ from espnet_llmvq.experiment.phases import (
 )
 from espnet_llmvq.experiment.systems import FORMS, is_group, read_interleaving, read_mixture, read_phases, read_systems
 from espnet_llmvq.experiment.training import Training
-from espnet_llmvq.speech.recogniser import NEEDED, Recogniser, asked
+from espnet_llmvq.speech.recogniser import NEEDED, PretrainedRecogniser, asked
 
 SMOKE = "_smoke"  # behind the names of a smoke run's directories
 # Two steps, of small batches: batch_bins counts where the recipe's batches are of so many positions.
@@ -130,7 +130,7 @@ def check_recognisers(systems, cards, pretrained):
             if isinstance(card["prompt_words"], str) and not os.path.exists(card["prompt_words"]):
                 card = {**card, "prompt_words": ""}  # stage 1 may make it
             try:
-                Recogniser(pretrained, **asked(card), weights=False)
+                PretrainedRecogniser(pretrained, **asked(card), weights=False)
             except UserError as err:
                 raise UserError(f"{where}: {err}") from None
 

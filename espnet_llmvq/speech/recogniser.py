@@ -17,7 +17,7 @@ ENGLISH = "en"
 
 
 def asked(card):
-    """The keys of a system's card as arguments of a `Recogniser`, without those that ask for nothing.
+    """The keys of a system's card as arguments of a `PretrainedRecogniser`, without those that ask for nothing.
 
     Its `prompt_words`, a list or a file with one a line, become a text. Raises UserError for a bad file.
     """
@@ -29,7 +29,7 @@ def asked(card):
     return {key: value for key, value in {**card, "prompt_words": text}.items() if value}
 
 
-class Recogniser:
+class PretrainedRecogniser:
     """Whisper of a directory (or hub id) as `save_pretrained` writes it with its processor and generation config.
 
     Args:

@@ -1,4 +1,4 @@
-"""Where to cut a long recording: at its pauses, found by the level of short frames."""
+"""Where to cut sound: at its pauses, found by the level of short frames."""
 
 from dataclasses import dataclass
 
@@ -24,21 +24,39 @@ class Levels:
     duration: float
 
 
+def frame_size(rate):
+    """Samples of a frame at `rate` Hz."""
+    return max(1, round(FRAME * rate))
+
+
+def decibels(x, size):
+    """Level (F,) of the frames of `size` samples in x (N,), the last one shorter; a constant offset (DC) has none."""
+    whole = len(x) // size * size
+    parts = [x[:whole].reshape(-1, size).astype(np.float64)]
+    parts += [x[None, whole:].astype(np.float64)] if whole < len(x) else []
+    return np.concatenate([10 * np.log10(part.var(axis=1) + 1e-12) for part in parts])
+
+
+def levels_of(blocks, rate, duration):
+    """`Levels` of sound of `duration` seconds that comes in blocks of `BLOCK` frames at `rate` Hz."""
+    size = frame_size(rate)
+    level = np.concatenate([decibels(x, size) for x in blocks]).astype(np.float32)
+    return Levels(level, size / rate, duration)
+
+
 def read_levels(path):
-    """`Levels` of a sound file, read in blocks to its end; a constant offset (DC) has no level.
+    """`Levels` of a sound file, read in blocks to its end.
 
     Raises AudioError as `data.audio.read_blocks`: what follows may rely on the whole file.
     """
     header = info(path)
-    size = max(1, round(FRAME * header.rate))
-    found = []
-    for x in read_blocks(path, size * BLOCK):
-        whole = len(x) // size * size
-        parts = [x[:whole].reshape(-1, size).astype(np.float64)]
-        parts += [x[None, whole:].astype(np.float64)] if whole < len(x) else []
-        found += [10 * np.log10(part.var(axis=1) + 1e-12) for part in parts]
-    level = np.concatenate(found).astype(np.float32)
-    return Levels(level, size / header.rate, header.duration)
+    return levels_of(read_blocks(path, frame_size(header.rate) * BLOCK), header.rate, header.duration)
+
+
+def speech_limit(quiet, loud):
+    """Level above which a frame is speech, of the levels of quiet and loud frames; -inf if nothing tells them apart."""
+    quiet = max(quiet, loud - RANGE)
+    return -np.inf if loud - quiet < FLAT else quiet + THRESHOLD * (loud - quiet)
 
 
 def speech_regions(level, gap, margin):
@@ -46,11 +64,7 @@ def speech_regions(level, gap, margin):
 
     Pauses shorter than `gap` frames are no cuts. All frames are one region when the level hardly changes.
     """
-    quiet, loud = np.percentile(level, [QUIETEST, LOUDEST])
-    quiet = max(quiet, loud - RANGE)
-    if loud - quiet < FLAT:
-        return [(0, len(level))]
-    speech = level > quiet + THRESHOLD * (loud - quiet)
+    speech = level > speech_limit(*np.percentile(level, [QUIETEST, LOUDEST]))
     edges = np.flatnonzero(np.diff(np.concatenate([[0], speech, [0]]).astype(int))).reshape(-1, 2)
     regions = [list(edges[0])]
     for first, last in edges[1:]:

@@ -1,10 +1,11 @@
-"""What a recording was transcribed to, and how it is written: text, JSON, SRT, VTT."""
+"""What a sound was transcribed to, and how it is written: text, JSON, SRT, VTT."""
 
 import html
 import json
 import textwrap
 from dataclasses import dataclass
 
+from espnet_llmvq.align.ctm import Word
 from espnet_llmvq.base.files import one_line
 
 LINE, LINES = 42, 2  # characters of a subtitle line, lines of a subtitle
@@ -13,7 +14,7 @@ CUE = 6.0  # seconds of a subtitle at most, where word times are known
 
 @dataclass(frozen=True)
 class Segment:
-    """A piece of a recording. start, end: seconds. words: of `align.ctm.Word`, times in the recording.
+    """A piece of a recording or stream. start, end: seconds. words: with times in the recording.
 
     words is None when no times were asked for, or when the encoder cannot spell the text within the piece. White space
     of the text becomes single spaces. at_limit: the text was cut off by the length limit, which is mostly a loop.
@@ -22,7 +23,7 @@ class Segment:
     start: float
     end: float
     text: str
-    words: tuple | None = None
+    words: tuple[Word, ...] | None = None
     at_limit: bool = False
 
     def __post_init__(self):
@@ -31,14 +32,14 @@ class Segment:
 
 @dataclass(frozen=True)
 class Transcript:
-    """A transcribed recording. duration: seconds."""
+    """A transcribed recording. audio: its path, or "sound N"; duration: seconds."""
 
     audio: str
     duration: float
-    segments: tuple
+    segments: tuple[Segment, ...]
 
     @property
-    def text(self):
+    def text(self) -> str:
         """All texts, joined by spaces."""
         return " ".join(s.text for s in self.segments if s.text)
 

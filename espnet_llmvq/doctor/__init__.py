@@ -1,0 +1,1 @@
+"""What an installation has, what it lacks and what mends it; answers also in an empty environment."""
