@@ -1,8 +1,11 @@
 """Sharded training: two processes (gloo, CPU) train what one process trains, killed and resumed, by two and by one."""
 
+import itertools
 import multiprocessing
 import os
+import shutil
 import signal
+import types
 from unittest import mock
 
 import pytest
@@ -10,6 +13,7 @@ import torch
 import yaml
 from conftest import LORA
 from test_task_ddp import free_port
+from torch.distributed.tensor import DTensor
 
 from espnet_llmvq.base.errors import UserError
 from espnet_llmvq.espnet import fsdp
@@ -52,15 +56,20 @@ def train(directory, config, rank=None, port=None, kill=None):
         SpeechLLMTask.main(cmd=options)
 
 
-def train_by_two(directory, config, kill=None):
-    """Exit statuses of two processes."""
+def by_two(function, *args, **kwargs):
+    """Exit statuses of two processes that call function(*args, rank, port, **kwargs)."""
     port, fork = free_port(), multiprocessing.get_context("fork")
-    processes = [fork.Process(target=train, args=(directory, config, rank, port, kill)) for rank in (0, 1)]
+    processes = [fork.Process(target=function, args=(*args, rank, port), kwargs=kwargs) for rank in (0, 1)]
     for process in processes:
         process.start()
     for process in processes:
         process.join(300)
     return [process.exitcode for process in processes]
+
+
+def train_by_two(directory, config, kill=None):
+    """Exit statuses of two processes."""
+    return by_two(train, directory, config, kill=kill)
 
 
 def losses(directory):
@@ -71,7 +80,6 @@ def losses(directory):
 
 def check_same_losses(one, two, steps, **tolerance):
     one, two = losses(one), losses(two)
-    print(max(abs(one[s] - two[s]) for s in one), one)
     assert len(one) == steps and one.keys() == two.keys()
     for step, loss in one.items():
         assert two[step] == pytest.approx(loss, **(tolerance or {"abs": 1e-5, "rel": 0}))
@@ -202,3 +210,58 @@ def test_cpus_need_gloo(alone):
 def test_batch_normalisation_that_trains(alone, make_model):
     with pytest.raises(UserError, match=r"speech_encoder\.encoder.*stage 7"):
         fsdp.shard(make_model(), 0)
+
+
+def measure(out, settings, rank, port):
+    """One of two processes; the first writes the most bytes that were alive in its second step."""
+    from test_estimate import held, real_batch
+
+    torch.set_num_threads(1)
+    address = f"tcp://127.0.0.1:{port}"
+    torch.distributed.init_process_group("gloo", init_method=address, rank=rank, world_size=2)
+    model = SpeechLLMTask.build_model(types.SimpleNamespace(**settings)).train()
+    optimizer = torch.optim.AdamW(p for p in model.parameters() if p.requires_grad)
+    batch = real_batch()
+    for _ in range(2):
+        optimizer.zero_grad()
+        state = [t for s in optimizer.state.values() for t in s.values() if torch.is_tensor(t)]
+        state += [*model.parameters(), *model.buffers(), *batch.values()]
+        before = held([t.to_local() if isinstance(t, DTensor) else t for t in state])
+        with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profile:
+            model(**batch)[0].sum().backward()
+        optimizer.step()
+    events = [e for e in profile.profiler.kineto_results.events() if e.name() == "[memory]"]
+    alive = itertools.accumulate(e.nbytes() for e in sorted(events, key=lambda e: e.start_ns()))
+    if rank == 0:
+        out.write_text(str(before + max(alive)))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("autocast", ["none", "bfloat16"])
+def test_estimated_memory(arguments, llm_dir, encoder_dir, tmp_path, monkeypatch, autocast):
+    """Within a fifth of what torch's profiler sees in one of two processes that train a whole LLM."""
+    import test_estimate
+    import transformers
+
+    from espnet_llmvq.estimate.cost import sharded
+    from espnet_llmvq.estimate.sizing import Batch, size
+
+    config = transformers.LlamaConfig(
+        vocab_size=600, hidden_size=256, num_hidden_layers=8, num_attention_heads=4, intermediate_size=1024,
+        max_position_embeddings=512, bos_token_id=1, eos_token_id=2,
+    )  # fmt: skip
+    transformers.LlamaForCausalLM(config).save_pretrained(tmp_path / "llm")
+    for file in os.listdir(llm_dir):
+        if file.startswith(("tokenizer", "special")):
+            shutil.copy(os.path.join(llm_dir, file), tmp_path / "llm")
+    monkeypatch.setattr(test_estimate, "BATCH", Batch(sequences=2, samples=16000, prompt_tokens=5, tokens=10))
+    settings = vars(arguments(
+        llm=str(tmp_path / "llm"), llm_conf={"gradient_checkpointing": True}, bridge="soft", bridge_conf=SOFT,
+        encoder_file=os.path.join(encoder_dir, "model.pth"), autocast=autocast, fsdp=True, dist_backend="gloo",
+    ))  # fmt: skip
+    by_two(measure, tmp_path / "bytes", settings)
+    cost = size(settings, test_estimate.BATCH, "cpu")
+    low = size(settings, test_estimate.BATCH, "cpu", low_layers=True).activations if autocast == "bfloat16" else None
+    measured = int((tmp_path / "bytes").read_text())
+    print(autocast, measured, sharded(cost, low, 2), cost)
+    assert sharded(cost, low, 2)["peak_bytes"] == pytest.approx(measured, rel=0.2)
