@@ -173,3 +173,24 @@ def test_run_decodes_and_scores_as_the_paper():
     options = dict(re.findall(r"^    --(\w+) (.+)$", (RECIPE / "run.sh").read_text(), re.MULTILINE))
     assert options["prompt"] == '"USER: {speech} Transcribe speech to text. ASSISTANT: {text}"'
     assert options["num_beams"] == "4" and options["normaliser"] == "softvq"
+
+
+@pytest.mark.parametrize("system", [*PAPER, *OURS])
+def test_seven_billion_parameters(system):
+    """One model on several GPUs: the same effective batches, in one piece, and the same rates and epochs."""
+    cards = read_cards(RECIPE / "conf/7b.yaml")
+    assert len(phases_of(cards, system)) == len(configs_of("wavlm", system))
+    for phase, plain in zip(phases_of(cards, system), configs_of("wavlm", system)):
+        config, llm = phase.config, phase.config["llm_conf"]
+        assert batch(config) == batch(plain) == config["batch_size"]
+        same = ("max_epoch", "optim_conf", "scheduler_conf", "freeze", "bridge", "bridge_conf")
+        assert [config.get(key) for key in same] == [plain.get(key) for key in same]
+        assert config["fsdp"] and llm.get("lora") == plain.get("llm_conf", {}).get("lora")
+        assert llm["gradient_checkpointing"] and llm["dtype"] == "bfloat16"
+
+
+def test_the_whole_llm_of_seven_billion_parameters():
+    """What trains is float32."""
+    first, whole = (phase.config for phase in phases_of(read_cards(RECIPE / "conf/7b.yaml"), "whole"))
+    assert first["freeze"] == ["llm"] and whole["freeze"] == [] and whole["llm_conf"]["dtype"] == "float32"
+    assert "lora" not in whole["llm_conf"]

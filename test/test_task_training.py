@@ -414,6 +414,21 @@ def test_what_frames_are_made_of_is_noticed(copied, capsys):
     assert encoded() == {"train", "valid"}
 
 
+def test_processes_that_share_a_model(experiment):
+    """Any number of them goes on with what others began, and nothing of DistributedDataParallel is set; one alone is
+    an error."""
+    shared = replace(experiment.trainings[1], config={**experiment.trainings[1].config, "fsdp": True}, mixture="m")
+
+    def settings(ngpu):
+        return stage.settings_of(replace(experiment, options=replace(experiment.options, ngpu=ngpu)), shared)
+
+    two, four = (stage.made_of(experiment, shared, settings(ngpu)).options for ngpu in (2, 4))
+    assert two == four and two["settings"]["fsdp"]
+    assert settings(4)["multiprocessing_distributed"] and "unused_parameters" not in settings(4)
+    with pytest.raises(UserError, match="give --ngpu 2 or more"):
+        settings(1)
+
+
 def test_settings_of_a_phase(experiment):
     """What ESPnet gets: the config, where its data are, the phase before, and seeds of their own."""
     first, second = experiment.trainings

@@ -8,6 +8,7 @@ from espnet2.utils.nested_dict_action import NestedDictAction
 from espnet2.utils.types import str2bool, str_or_none
 
 from espnet_llmvq.base.errors import UserError, check_name
+from espnet_llmvq.espnet import fsdp
 from espnet_llmvq.espnet.data import SequencePreprocessor
 from espnet_llmvq.espnet.trainer import SpeechLLMTrainer
 from espnet_llmvq.llm.directory import load_tokenizer
@@ -22,9 +23,9 @@ with contextlib.redirect_stdout(None):  # as in speech/encoder.py
 
 # What training writes for decoding: the template of the validation sequences, and how many tokens a text may have.
 WRITTEN = {"prompt": None, "tokens_per_second": LEAST_RATE}
-# What a training reads beside the keys of a model: the encoder frames of training and validation set (scp), and the
-# noise of training.
-OF_TRAINING = {**WRITTEN, "train_cache": None, "valid_cache": None, "augment_conf": {}}
+# What a training reads beside the keys of a model: the encoder frames of training and validation set (scp), the
+# noise of training, and whether processes share one model among them.
+OF_TRAINING = {**WRITTEN, "train_cache": None, "valid_cache": None, "augment_conf": {}, "fsdp": False}
 
 
 class SpeechLLMTask(AbsTask):
@@ -66,6 +67,7 @@ class SpeechLLMTask(AbsTask):
                 check_name(key, config[key], classes)
                 others[f"{key}_conf"] = signature_keys(classes[config[key]]) - {"params", "optimizer"}
         check_config(config, where, others)
+        fsdp.check_keys(config, where)
         if config.get("train_dtype", "float32") != "float32":
             raise UserError(
                 f"{where}: train_dtype is {config['train_dtype']!r}; leave it out: autocast and llm_conf.dtype are for "
@@ -102,4 +104,8 @@ class SpeechLLMTask(AbsTask):
     def build_model(cls, args):
         """The model of `build`; `args` get what shapes its encoder, so that ESPnet's config.yaml is complete."""
         vars(args).update(with_encoder(vars(args)))
-        return build(vars(args))
+        if not args.fsdp:
+            return build(vars(args))
+        fsdp.check_keys(vars(args))
+        fsdp.check_processes(args.dist_backend, args.ngpu)
+        return fsdp.shard(build(vars(args)), args.ngpu)

@@ -20,6 +20,7 @@ from espnet2.train.reporter import aggregate, to_reported_value
 from espnet_llmvq.base.errors import UserError
 from espnet_llmvq.base.files import beside
 from espnet_llmvq.bridge.collapse import MARK, write_diagnostics
+from espnet_llmvq.espnet import fsdp
 from espnet_llmvq.model.checkpoint import load_weights
 from espnet_llmvq.model.losses import COUNT
 
@@ -176,9 +177,9 @@ class SpeechLLMTrainer(Trainer):
     epoch taken; warns of collapses."""
 
     @classmethod
-    def run(cls, *args, **kwargs):
-        with atomic_checkpoints():
-            super().run(*args, **kwargs)
+    def run(cls, model, optimizers, **kwargs):
+        with atomic_checkpoints(), fsdp.running(model, optimizers):
+            super().run(model=model, optimizers=optimizers, **kwargs)
 
     @classmethod
     def train_one_epoch(cls, model, *args, iterator, reporter, options, **kwargs):
@@ -209,6 +210,8 @@ class SpeechLLMTrainer(Trainer):
         """Also look at the means of the bridge's statistics: a warning, and `diagnostics.json`."""
         with own_counts(reporter, model):
             super().validate_one_epoch(model, iterator, reporter, options, distributed_option)
+        if fsdp.is_sharded(model):
+            model.shards.gather()
         if distributed_option.distributed and distributed_option.dist_rank != 0:
             return
         means = {name: float(aggregate(values)) for name, values in reporter.stats.items()}
@@ -225,8 +228,10 @@ class SpeechLLMTrainer(Trainer):
     def resume(checkpoint, model, reporter, optimizers, schedulers, scaler, ngpu=0, strict=True):
         """Load `checkpoint.pth` (weights_only) with optimizers, schedulers and generators."""
         checkpoint = Path(checkpoint)
-        device = f"cuda:{torch.cuda.current_device()}" if ngpu > 0 else "cpu"
-        states = load_weights(checkpoint, device, "to train this phase from its beginning")
+        # Of whole tensors each process reads its part.
+        sharded = fsdp.is_sharded(model)
+        device = f"cuda:{torch.cuda.current_device()}" if ngpu > 0 and not sharded else "cpu"
+        states = load_weights(checkpoint, device, "to train this phase from its beginning", mmap=sharded)
         model.load_state_dict(states["model"])
         reporter.load_state_dict(states["reporter"])
         for optimizer, state in zip(optimizers, states["optimizers"]):

@@ -128,13 +128,25 @@ def estimate(experiment, question, training, encoder_file, llm, pieces=None):
     own = training.is_encoder or "encoder" in training.config
     settings = {**training.config, "llm": llm, "encoder_file": None if own else encoder_file}
     settings |= {"ctc_tokens": pieces} if training.is_encoder else {}
-    cost = size(settings, Batch(share, samples, question.prompt_tokens, question.tokens, cached))
+    batch = Batch(share, samples, question.prompt_tokens, question.tokens, cached)
+    cost = size(settings, batch)
     batches = batches_of_epoch(experiment, question, training, config, sequences)
     flops, memory = GPUS.get(question.gpu, (None, None))
     speed = question.utilisation * (question.device_flops or flops)
     trainable = sum(part for _, part in cost.parts.values())
-    # DistributedDataParallel sends gradients in buffers of its own, of float32 parameters.
-    buckets = 4 * trainable if gpus > 1 and not config["gradient_as_bucket_view"] else 0
+    if config["fsdp"] and gpus > 1:
+        low = config["autocast"] in ("auto", "bfloat16")
+        memory_of = sharded(cost, size(settings, batch, low_layers=True).activations if low else None, gpus)
+    else:
+        # DistributedDataParallel sends gradients in buffers of its own, of float32 parameters.
+        buckets = 4 * trainable if gpus > 1 and not config["gradient_as_bucket_view"] else 0
+        memory_of = {
+            "weights_bytes": cost.weights,
+            "gradients_bytes": cost.gradients + buckets,
+            "optimizer_bytes": cost.optimizer,
+            "activations_bytes": cost.activations,
+            "peak_bytes": cost.peak + buckets,
+        }
     return {
         "phase": training.tag,
         "config": training.where,
@@ -146,15 +158,33 @@ def estimate(experiment, question, training, encoder_file, llm, pieces=None):
         "sequences_per_gpu": share,
         "gpus": gpus,
         "cached": cached,
-        "weights_bytes": cost.weights,
-        "gradients_bytes": cost.gradients + buckets,
-        "optimizer_bytes": cost.optimizer,
-        "activations_bytes": cost.activations,
-        "peak_bytes": cost.peak + buckets,
+        **memory_of,
         "gpu_bytes": None if question.device_flops else memory * GB,
         "flops_per_batch": cost.flops,
         "batches": None if batches is None else config["max_epoch"] * batches,
         "hours": None if batches is None else config["max_epoch"] * batches * cost.flops / speed / 3600,
+    }
+
+
+def sharded(cost, low_activations, gpus):
+    """Memory of one of the GPUs that share a model (espnet/fsdp.py), a dict for JSON, by what FSDP2 keeps.
+
+    cost: `Size` on one GPU. low_activations: with layers gathered in bfloat16; None: as they are. Beside its shards a
+    GPU has three layers, in use, on their way and as they came, and the gradients of one, once more in float32 where
+    they are sent; the rest of the model for the whole of a step, and its gradients, doubled at the end of it.
+    """
+    (layer, layer_parameters, layer_trained), (rest, _, rest_trained) = cost.layer, cost.rest
+    low = low_activations is not None
+    activations = low_activations if low else cost.activations
+    shards = {name: getattr(cost, name) // gpus for name in ("weights", "gradients", "optimizer")}
+    layers, layer_gradients = 3 * (2 * layer_parameters if low else layer), (6 if low else 8) * layer_trained
+    at_work = max(layers + layer_gradients + 4 * rest_trained + activations, 8 * rest_trained)
+    return {
+        "weights_bytes": shards["weights"] + rest + layers,
+        "gradients_bytes": shards["gradients"] + 4 * rest_trained + layer_gradients,
+        "optimizer_bytes": shards["optimizer"],
+        "activations_bytes": activations,
+        "peak_bytes": sum(shards.values()) + rest + max(at_work, rest),
     }
 
 

@@ -9,6 +9,7 @@ the soft-VQ operators, which say their results' shapes, by these and their large
 
 import contextlib
 import functools
+import itertools
 import os
 import weakref
 from dataclasses import dataclass
@@ -27,6 +28,7 @@ from espnet_llmvq.bridge.search import PAIR_VALUES, chunk_rows
 from espnet_llmvq.bridge.soft_vq import GATHERED
 from espnet_llmvq.espnet.task import SpeechLLMTask, optim_classes
 from espnet_llmvq.experiment.phases import with_defaults
+from espnet_llmvq.llm.directory import layers_of
 from espnet_llmvq.model.build import build
 from espnet_llmvq.model.losses import IGNORE, PAD, SPEECH
 from espnet_llmvq.speech.spans import WHOLE
@@ -49,13 +51,16 @@ class Batch:
 class Size:
     """Cost of a training on one GPU: parameters in numbers, memory in bytes, flops of a batch.
 
-    parts: {part: (parameters, trainable ones)}. weights, gradients, optimizer: all of them. peak: memory when it is
+    parts: {part: (parameters, trainable ones)}. weights, gradients, optimizer: all of them. layer: the largest layer of
+    the LLM, rest: all that is in none of its layers; both (bytes, parameters, trainable ones). peak: memory when it is
     highest; gradients come as activations go, so it is less than the sum of all. activations: what there is at that
     moment beside weights, gradients and the optimizer's state: what is kept for the backward pass, what is in work,
     the batch.
     """
 
     parts: dict
+    layer: tuple
+    rest: tuple
     weights: int
     gradients: int
     optimizer: int
@@ -109,6 +114,19 @@ def count_parameters(model):
         total, trainable = parts.get(part, (0, 0))
         parts[part] = (total + p.numel(), trainable + p.numel() * p.requires_grad)
     return parts
+
+
+def count_layers(model):
+    """(largest layer, rest) of `Size`."""
+
+    def count(parameters):
+        trained = sum(p.numel() for p in parameters if p.requires_grad)
+        return sum(p.numel() * p.element_size() for p in parameters), sum(p.numel() for p in parameters), trained
+
+    layers = [list(layer.parameters()) for layer in (layers_of(model.llm) if model.llm is not None else ())]
+    inside = set(itertools.chain.from_iterable(layers))
+    rest = [p for p in model.parameters() if p not in inside]
+    return max(map(count, layers), default=(0, 0, 0)), count(rest)
 
 
 # Running it
@@ -310,15 +328,18 @@ def optimizer_bytes(model, config):
     return nbytes(t for t in tree_leaves(list(optimizer.state.values())) if torch.is_tensor(t))
 
 
-def size(settings, batch, device="cuda"):
+def size(settings, batch, device="cuda", low_layers=False):
     """The `Size` of training with `settings` on `batch`, the share of one GPU.
 
     settings: training config (dict) as ESPnet gets it. device: "cuda" or "cpu", where it will run: `autocast: auto`
-    is bfloat16 on a GPU, and chunks of scores differ. Raises UserError if nothing would train.
+    is bfloat16 on a GPU, and chunks of scores differ. low_layers: the weights of the LLM's layers are bfloat16, as they
+    are when sharded ones are gathered. Raises UserError if nothing would train.
     """
     mode = FakeTensorMode(allow_non_fake_inputs=True)
     config = with_defaults(settings, SpeechLLMTask.get_default_config())
     model = build(config, weights=False)
+    for layer in layers_of(model.llm) if low_layers else ():
+        layer.to(torch.bfloat16)
     dataless(model, mode)
     model.train()
     model.packing_checked = True  # what leaks can be seen in data only
@@ -350,8 +371,11 @@ def size(settings, batch, device="cuda"):
         with flop_counter() as flops:  # by itself, as it keeps tensors alive
             model(**arguments)[0].backward()
     weights, inputs_bytes = nbytes(held), nbytes(arguments.values())
+    layer, rest = count_layers(model)
     return Size(
         parts=count_parameters(model),
+        layer=layer,
+        rest=rest,
         weights=weights,
         gradients=nbytes(p.grad for p in trainable if p.grad is not None),
         optimizer=state,

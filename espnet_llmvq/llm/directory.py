@@ -147,15 +147,20 @@ def text_part(llm, path):
     raise UserError(f"{path}: the text part of a {type(llm).__name__} cannot be taken out of it; use another LLM")
 
 
+def layers_of(llm):
+    """The layers of an LLM, as transformers marks them; [] for an old family in which it does not."""
+    from transformers.modeling_layers import GradientCheckpointingLayer
+
+    return [module for module in llm.modules() if isinstance(module, GradientCheckpointingLayer)]
+
+
 def recompute_layers(llm):
     """Keep only the inputs of each layer for the gradient, and compute the rest again; values stay the same.
 
     Transformers does so in training mode only, in which layers of a frozen LLM may drop out. Raises UserError for an
     LLM without such layers.
     """
-    from transformers.modeling_layers import GradientCheckpointingLayer
-
-    layers = [module for module in llm.modules() if isinstance(module, GradientCheckpointingLayer)]
+    layers = layers_of(llm)
     if not layers:
         raise UserError(f"llm_conf.gradient_checkpointing: {type(llm).__name__} cannot; leave it out")
     for layer in layers:

@@ -17,10 +17,13 @@ def some(names):
     return ", ".join(names[:8]) + (f" and {len(names) - 8} more" if len(names) > 8 else "")
 
 
-def load_weights(path, device, remedy):
-    """The content of a file of `torch.save`, read without pickles. UserError for a damaged one: remove it, `remedy`."""
+def load_weights(path, device, remedy, mmap=False):
+    """The content of a file of `torch.save`, read without pickles. UserError for a damaged one: remove it, `remedy`.
+
+    mmap: tensors are read when they are used; those of processes on one machine share their memory.
+    """
     try:
-        return torch.load(path, map_location=device, weights_only=True)
+        return torch.load(path, map_location=device, weights_only=True, mmap=mmap)
     except torch.OutOfMemoryError:
         raise
     except (RuntimeError, EOFError, ValueError, pickle.UnpicklingError) as err:

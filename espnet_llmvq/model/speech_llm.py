@@ -62,6 +62,7 @@ class SpeechLLM(PartialCheckpoint, AbsESPnetModel):
         self.concatenate = check_name("span_encoding", span_encoding, SPAN_ENCODINGS) == "concatenated"
         self.packing, self.packing_checked = packed_length(packing, llm), False
         self.drift_of = None, None  # versions of codebook and table, and the drift of these
+        self.join_gradients = None  # where processes share the model: see espnet/fsdp.py
         for part, weight in (("ctc", ctc_weight), ("aligned_start", start_weight), ("llm", llm_weight)):
             if weight and getattr(self, part) is None:
                 raise UserError(f"model_conf: the loss of {part} has weight {weight} but there is no {part}")
@@ -172,6 +173,8 @@ class SpeechLLM(PartialCheckpoint, AbsESPnetModel):
         if heard is not None:
             simulated = self.bridge.heard(*heard[:2], embed).split(heard[2].tolist())
         inputs, targets = assemble(embed, tokens, labels, steps, step_lengths, simulated)
+        if self.join_gradients is not None:
+            inputs[0] = self.join_gradients(inputs[0], frames is not None, heard is not None)
         check_context(self.llm, inputs)
         self.check_packing()
         loss, count, stats["acc"] = next_token_loss(self.llm, inputs, targets, self.packing)

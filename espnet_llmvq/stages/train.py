@@ -70,9 +70,13 @@ def settings_of(experiment, training, distributed=None):
     """The config of a training as ESPnet gets it. distributed: options of ESPnet's launcher, {} or None for none."""
     options, config = experiment.options, dict(training.config)
     several = options.ngpu > 1 or distributed
+    if config.get("fsdp") and not several:
+        from espnet_llmvq.espnet.fsdp import ONE_PROCESS
+
+        raise UserError(f"{training.where}: {ONE_PROCESS}")
     if options.ngpu > 1 and not distributed:
         config.setdefault("multiprocessing_distributed", True)  # else ESPnet splits batches along an axis
-    if several and (training.mixture or frames_are_trained(experiment, training)):
+    if several and not config.get("fsdp") and (training.mixture or frames_are_trained(experiment, training)):
         # A batch of text alone does not run the bridge, a pretrained encoder may have parts that it does not use.
         config.setdefault("unused_parameters", True)
     parent = experiment.exp(training.parent, "model.pth") if training.parent else None
@@ -105,6 +109,8 @@ def made_of(experiment, training, settings):
     inputs = {name: path for name, path in inputs.items() if path}
     libraries = tools("torch", "espnet", "transformers", "peft")
     kept = {key: value for key, value in settings.items() if key not in PATHS} | elsewhere("llm", settings["llm"])
+    if settings.get("fsdp"):  # what some processes began others go on with: batches and checkpoints are the same
+        kept = {key: value for key, value in kept.items() if key not in ("ngpu", "multiprocessing_distributed")}
     if training.share < 1:
         kept[SHARE_KEY] = training.share
     return Made(experiment.exp(training.tag), inputs, settings=kept, **libraries)
