@@ -8,10 +8,11 @@ import sys
 from espnet_llmvq.base.errors import UserError, exit_with, nearest
 from espnet_llmvq.base.files import accept_overwriting
 
-# Modules that `pip install espnet_llmvq` leaves to an extra: [train] but for gguf.
+# Modules that `pip install espnet_llmvq` leaves to an extra, [train] but for those of `EXTRAS`.
+EXTRAS = {"gguf": "models", "starlette": "demo", "uvicorn": "demo"}
 EXTRA = {
-    "torch", "torchaudio", "espnet", "espnet2", "transformers", "peft", "sentencepiece", "safetensors", "tokenizers",
-    "huggingface_hub", "librosa", "sklearn", "matplotlib", "tensorboard", "gguf",
+    *EXTRAS, "torch", "torchaudio", "espnet", "espnet2", "transformers", "peft", "sentencepiece", "safetensors",
+    "tokenizers", "huggingface_hub", "librosa", "sklearn", "matplotlib", "tensorboard",
 }  # fmt: skip
 
 
@@ -155,7 +156,7 @@ def run(main, argv=None):
     except Exception as err:
         missing = isinstance(err, ModuleNotFoundError) and (err.name or "").partition(".")[0]
         if missing in EXTRA:
-            extra = "models" if missing == "gguf" else "train"
+            extra = EXTRAS.get(missing, "train")
             err = UserError(
                 f"this needs {missing}, which is not installed: pip install 'espnet_llmvq[{extra}]' (docs/install.md)"
             )

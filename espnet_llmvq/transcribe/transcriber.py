@@ -101,10 +101,12 @@ class Transcriber:
             raise result
         return result
 
-    def transcribe(self, paths, words=False, progress=lambda seconds: None):
+    def transcribe(self, paths, words=False, progress=lambda seconds: None, observe=lambda *_: None):
         """Yield (path, `Transcript`, or the UserError that says why there is none) of each file, in order.
 
         words: with word times, by CTC forced alignment. progress: called with the seconds of audio newly done.
+        observe: called for each `Segment` in which anything was heard with (path, segment, frames (1, T, D), their
+        number (1,)): what the encoder made of it.
         """
         if words and self.model.ctc is None:
             raise UserError("word times need an encoder with a CTC head")
@@ -113,13 +115,13 @@ class Transcriber:
             queue.append(recording)
             for piece in self._read(recording):
                 if batch and not self._fits(batch, piece):
-                    self._decode(batch, words, progress)
+                    self._decode(batch, words, progress, observe)
                     batch = []
                     yield from self._finished(queue, progress)
                 batch.append(piece)
             yield from self._finished(queue, progress)
         if batch:
-            self._decode(batch, words, progress)
+            self._decode(batch, words, progress, observe)
         yield from self._finished(queue, progress)
 
     def _fits(self, batch, piece):
@@ -149,14 +151,14 @@ class Transcriber:
             result = done.error or Transcript(done.path, done.duration, tuple(done.segments))
             yield done.path, result
 
-    def _decode(self, pieces, words, progress):
+    def _decode(self, pieces, words, progress, observe):
         """Decode pieces, and add their segments to their recordings; or what is wrong with one, found alone."""
         try:
-            segments = self._segments(pieces, words)
+            segments = self._segments(pieces, words, observe)
         except UserError as err:
             if len(pieces) > 1:
                 for piece in pieces:
-                    self._decode([piece], words, progress)
+                    self._decode([piece], words, progress, observe)
                 return
             pieces[0].recording.error, segments = err, [None]
         for piece, segment in zip(pieces, segments):
@@ -166,7 +168,7 @@ class Transcriber:
             progress(piece.end - recording.reported)
             recording.reported = piece.end
 
-    def _segments(self, pieces, words):
+    def _segments(self, pieces, words, observe):
         """[`Segment`] of pieces."""
         import torch
 
@@ -190,6 +192,8 @@ class Transcriber:
             for row, (i, (text, at_limit)) in enumerate(zip(kept, self._texts(batch, names))):
                 times = self._words(batch, row, text, pieces[i]) if words else None
                 found[i] = replace(found[i], text=text, words=times, at_limit=at_limit)
+                speech, length = batch["speech"][row : row + 1], batch["speech_lengths"][row : row + 1]
+                observe(pieces[i].recording.path, found[i], speech[:, : int(length)], length)
         return found
 
     def _spoken(self, batch):
