@@ -150,7 +150,7 @@ def test_settings(port):
     status, _, body = ask(port, "GET", "/settings")
     found = json.loads(body)
     assert status == 200 and found["systems"][0] == {
-        "name": "soft", "label": "Soft-VQ", "bridge": "soft bridge, k = 5",
+        "name": "soft", "label": "Soft-VQ", "bridge": "soft bridge, k=5",
     }  # fmt: skip
     assert (found["max_mb"], found["max_seconds"], found["words"]) == (0.5, 5.0, ["one", "nine nine"])
 

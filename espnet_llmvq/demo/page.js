@@ -368,6 +368,8 @@ function show(of, system) {
     $("result").removeAttribute("aria-busy");
     placeWords();
     follow();
+    // Of a new sound the answer comes into sight; who switches systems stays where the switch is.
+    if (other && $("result").getBoundingClientRect().top > 0.6 * window.innerHeight) $("result").scrollIntoView();
     say("Done: " + (result.text || "nothing was heard."));
 }
 

@@ -17,7 +17,7 @@ def bridge_name(bridge):
     if isinstance(bridge, HardBridge):
         return "hard bridge"
     if isinstance(bridge, SoftBridge):
-        return f"soft bridge, k = {'all' if bridge.keeps_all else bridge.top_k}"
+        return f"soft bridge, k={'all' if bridge.keeps_all else bridge.top_k}"
     return "continuous bridge"
 
 
@@ -61,14 +61,14 @@ def differences(draft, text):
 class DemoSystem:
     """A packed system. name: of its directory, unique among those of a page; label: of its manifest; bridge: in words.
 
-    device, num_beams, draft: as of `Transcriber`. Raises UserError for a directory that cannot be loaded.
+    options: of `Transcriber`. Raises UserError for a directory that cannot be loaded.
     """
 
-    def __init__(self, directory, name, device="cpu", num_beams=None, draft=None):
+    def __init__(self, directory, name, **options):
         from espnet_llmvq.transcribe import Transcriber
 
         self.name = name
-        self.transcriber = Transcriber(directory, device, num_beams=num_beams, draft=draft)
+        self.transcriber = Transcriber(directory, **options)
         self.model = self.transcriber.model
         self.label = self.transcriber.manifest["label"] or self.transcriber.manifest["system"]
         self.bridge = bridge_name(self.model.bridge)
