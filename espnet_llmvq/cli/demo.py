@@ -4,7 +4,6 @@ Nothing leaves this machine, and no sound is kept. Ctrl-C ends it.
 """
 
 import contextlib
-import os
 import sys
 
 from espnet_llmvq.base.errors import UserError
@@ -66,7 +65,7 @@ def main(argv=None):
         torch.set_num_threads(args.threads)
         # Libraries may print when they are loaded; standard output is for the address.
         with contextlib.redirect_stdout(sys.stderr):
-            print(f"loading {', '.join(map(os.fspath, args.packs))}", flush=True)
+            print(f"loading {', '.join(args.packs)}", flush=True)
             device = "cuda" if args.ngpu else "cpu"
             systems = load_systems(args.packs, device=device, num_beams=args.num_beams, draft=args.draft)
         if not is_local(args.host):

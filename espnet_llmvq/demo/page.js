@@ -123,10 +123,10 @@ const REFUSED = {
     NotReadableError: "The microphone cannot be read; another program may have it. Choose a sound file.",
 };
 
-function buttonState(text, pressed) {
+function buttonState(text, on) {
     $("record_text").textContent = text;
-    $("record").setAttribute("aria-pressed", pressed);
-    $("level_box").hidden = !pressed;
+    $("record").dataset.on = on;
+    $("level_box").hidden = !on;
 }
 
 async function startRecording() {
