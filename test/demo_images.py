@@ -3,7 +3,7 @@
     python test/demo_images.py SOUND DIR PACK [PACK ...]
 
 writes DIR/demo-WIDTH-light.png and -dark.png of the page that `llmvq demo PACK ...` shows for SOUND. Needs chromium and
-chromedriver on PATH. `--words` are listened for.
+chromedriver on PATH, and Pillow. `--words` are listened for.
 """
 
 import argparse
@@ -16,6 +16,15 @@ import tempfile
 import webdriver
 
 SIZES = {1280: 800, 390: 844}
+
+
+def shrink(path):
+    """Write a picture with 128 colours, of which the page has fewer but for the edges of letters."""
+    from PIL import Image
+
+    with Image.open(path) as image:
+        small = image.convert("RGB").quantize(128, dither=Image.Dither.NONE)
+    small.save(path, optimize=True)
 
 
 def main():
@@ -56,6 +65,7 @@ def main():
                             browser.emulate(width, whole, dark)
                         path = os.path.join(args.out_dir, f"demo-{width}-{'dark' if dark else 'light'}.png")
                         browser.screenshot(path)
+                        shrink(path)
                         print(path, os.path.getsize(path) // 1000, "kB")
             finally:
                 browser.close()

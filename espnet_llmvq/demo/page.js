@@ -340,7 +340,9 @@ function showSteps(result) {
             inside.style.width = Math.max(0, Math.min(1, value)) * 100 + "%";
             bar.setAttribute("aria-hidden", "true");
             bar.append(inside);
-            cell.append(make("span", weight === 0 ? "–" : value.toFixed(2), "number"), name, bar);
+            const line = make("span", undefined, "line");
+            line.append(name, make("span", weight === 0 ? "–" : value.toFixed(2), "number"));
+            cell.append(line, bar);
             if (weight === 0) cell.className = "none";
             row.append(cell);
         }
