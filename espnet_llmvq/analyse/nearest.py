@@ -34,8 +34,8 @@ def nearest(bridge, table, z, out, count=TOKENS):
     return rows[:, :count], cosines[:, :count], weights[:, :count]
 
 
-def describe(model, tokenizer, found, i):
-    """Steps of utterance i of `Collected`: [[(token, cosine, weight or None), ...], ...].
+def as_tokens(model, tokenizer, z, out):
+    """The nearest tokens of steps: [[(token, cosine, weight or None), ...], ...]. z, out (N, D): of `Bridge.steps`.
 
     The table of a downloaded LLM may have rows that no token uses; they are named by their number.
     """
@@ -43,16 +43,20 @@ def describe(model, tokenizer, found, i):
 
     from espnet_llmvq.llm.ends import token_inputs
 
-    at = found.steps_of(i)
     with torch.inference_mode():
-        table = token_inputs(model.llm)
-        rows, cosines, weights = nearest(model.bridge, table, found.z[at], found.out[at])
+        rows, cosines, weights = nearest(model.bridge, token_inputs(model.llm), z, out)
     weights = [[None] * rows.shape[1]] * len(rows) if weights is None else weights.tolist()
     tokens = [
         [token or f"<row {row}>" for row, token in zip(step, tokenizer.convert_ids_to_tokens(step))]
         for step in rows.tolist()
     ]
     return [list(zip(*step)) for step in zip(tokens, cosines.tolist(), weights)]
+
+
+def describe(model, tokenizer, found, i):
+    """`as_tokens` of the steps of utterance i of `Collected`."""
+    at = found.steps_of(i)
+    return as_tokens(model, tokenizer, found.z[at], found.out[at])
 
 
 def tsv(entries):

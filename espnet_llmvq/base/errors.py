@@ -19,7 +19,7 @@ _FULL_TEXT = re.compile(
 )
 
 # Modules that `pip install espnet_llmvq` leaves to an extra, [train] but for those of EXTRAS.
-EXTRAS = {"gguf": "models"}
+EXTRAS = {"gguf": "models", "starlette": "demo", "uvicorn": "demo"}
 EXTRA = {
     *EXTRAS, "torch", "torchaudio", "espnet", "espnet2", "transformers", "peft", "sentencepiece", "safetensors",
     "tokenizers", "huggingface_hub", "librosa", "sklearn", "matplotlib", "tensorboard",

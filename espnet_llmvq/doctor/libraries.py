@@ -18,6 +18,7 @@ TRAIN = "train"
 EXTRAS = {
     TRAIN: "all but scoring and data",
     "models": "models packed for llama.cpp",
+    "demo": "the demo page",
     "tts": "synthetic speech",
     "hmm": "word alignment by HMM",
     "dev": "tests",

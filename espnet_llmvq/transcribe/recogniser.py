@@ -122,18 +122,23 @@ class Recogniser:
         return result
 
     def transcribe(
-        self, sounds: Iterable[Sound], words: bool = False, progress: Callable[[float], None] = lambda seconds: None
+        self,
+        sounds: Iterable[Sound],
+        words: bool = False,
+        progress: Callable[[float], None] = lambda seconds: None,
+        observe: Callable = lambda *_: None,
     ) -> Iterator[tuple[str, Transcript | UserError]]:
         """Yield (name, `Transcript`, or the UserError that says why there is none) of each sound, in order.
 
         Several are decoded at once, so the first may come only when others were read. name: the path; of samples
         "sound N", counted from 1. words: with word times, by CTC forced alignment. progress: called with the seconds of
-        audio newly done.
+        audio newly done. observe: called for each `Segment` in which anything was heard with (name, segment, frames
+        (1, T, D), their number (1,)): what the encoder made of it.
         """
         self._check_words(words)
         if isinstance(sounds, (str, os.PathLike)):
             raise UserError(f"transcribe takes a list of sounds; for one alone: recogniser({str(sounds)!r})")
-        return self._transcribe(sounds, words, progress)
+        return self._transcribe(sounds, words, progress, observe)
 
     def stream(self, chunks: Iterable[np.ndarray], rate: float, words: bool = False) -> Iterator[Segment]:
         """Yield a `Segment` of a stream of sound each time that one has closed and has text.
@@ -180,20 +185,20 @@ class Recogniser:
             yield from recognised(cutter.push(x))
         yield from recognised(cutter.finish())
 
-    def _transcribe(self, sounds, words, progress):
+    def _transcribe(self, sounds, words, progress, observe):
         queue, batch = deque(), []
         for number, given in enumerate(sounds, 1):
             recording = _Recording(name_of(given, number))
             queue.append(recording)
             for piece in self._read(recording, given):
                 if batch and not self._fits(batch, piece):
-                    self._decode(batch, words, progress)
+                    self._decode(batch, words, progress, observe)
                     batch = []
                     yield from self._finished(queue, progress)
                 batch.append(piece)
             yield from self._finished(queue, progress)
         if batch:
-            self._decode(batch, words, progress)
+            self._decode(batch, words, progress, observe)
         yield from self._finished(queue, progress)
 
     def _fits(self, batch, piece):
@@ -224,14 +229,14 @@ class Recogniser:
             result = done.error or Transcript(done.name, done.duration, tuple(done.segments))
             yield done.name, result
 
-    def _decode(self, pieces, words, progress):
+    def _decode(self, pieces, words, progress, observe):
         """Decode pieces, and add their segments to their recordings; or what is wrong with one, found alone."""
         try:
-            segments = self._segments(pieces, words)
+            segments = self._segments(pieces, words, observe)
         except UserError as err:
             if len(pieces) > 1:
                 for piece in pieces:
-                    self._decode([piece], words, progress)
+                    self._decode([piece], words, progress, observe)
                 return
             pieces[0].recording.error, segments = err, [None]
         for piece, segment in zip(pieces, segments):
@@ -241,7 +246,7 @@ class Recogniser:
             progress(piece.end - recording.reported)
             recording.reported = piece.end
 
-    def _segments(self, pieces, words):
+    def _segments(self, pieces, words, observe=lambda *_: None):
         """[`Segment`] of pieces."""
         import torch
 
@@ -265,6 +270,8 @@ class Recogniser:
             for row, (i, (text, at_limit)) in enumerate(zip(kept, self._texts(batch, names))):
                 times = self._words(batch, row, text, pieces[i]) if words else None
                 found[i] = replace(found[i], text=text, words=times, at_limit=at_limit)
+                speech, length = batch["speech"][row : row + 1], batch["speech_lengths"][row : row + 1]
+                observe(pieces[i].recording.name, found[i], speech[:, : int(length)], length)
         return found
 
     def _spoken(self, batch):
