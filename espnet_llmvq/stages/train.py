@@ -117,10 +117,7 @@ def made_of(experiment, training, settings):
 
 
 def train(experiment, encoder=False, nj=1, threads=1, distributed=None):
-    """Train what is not trained. encoder: the speech encoder instead of the systems. nj: phases at once.
-
-    The encoder has them all as threads, where no language model trains beside it (stage 6).
-    """
+    """Train what is not trained. encoder: the speech encoder instead of the systems. nj: phases at once."""
     from espnet_llmvq.espnet.run import Job, run_phases
     from espnet_llmvq.sequence.mixture import read_shape
 
@@ -141,8 +138,6 @@ def train(experiment, encoder=False, nj=1, threads=1, distributed=None):
     for path in sorted({file for job in jobs for key in SHAPES for file in job.settings[key]}):
         read_shape(path)  # ESPnet stops at a damaged one without its name
     nj = 1 if experiment.options.ngpu or distributed else nj
-    if encoder and not experiment.trains_llm:
-        threads = max(threads, nj)
     run_phases(jobs, nj, threads, distributed, REMEDY)
 
 
