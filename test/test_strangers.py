@@ -92,7 +92,8 @@ HEAVY = {
     "upload": ["packed", "--to", "out"],
 }
 SLOW = {"doctor", "estimate", "stage positions"}
-OTHERS = {"espnet", "models get"}  # runs what it is told; wants a registry (test_models.py)
+# Serves and writes nothing; runs what it is told; wants a registry (test_models.py).
+OTHERS = {"demo", "espnet", "models get"}
 CHANGES = {"data fix": "src/", "stage cut": "data/"}  # {command: what it is for changing}
 ONCE = {"recipe fork"}  # refuse what they wrote themselves too
 # {command: what is run before}
