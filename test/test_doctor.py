@@ -198,7 +198,7 @@ def test_an_installed_package(world):
     world.lose("jiwer")
     assert world.doctor("--extras", "")[0] == 1
     status, _, err = world.doctor("--extras", "trian")
-    assert status == 1 and err.startswith("error: unknown extra 'trian' (did you mean 'train'?); known: dev, ")
+    assert status == 1 and err.startswith("error: unknown extra 'trian' (did you mean 'train'?); known: demo, dev, ")
     world.lose("espnet_llmvq")
     status, text, _ = world.doctor()
     assert status == 1 and "there is no record of its installation" in text

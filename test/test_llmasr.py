@@ -25,7 +25,10 @@ printf '%q ' "${@:3}" | sed 's/ $//' >>calls && echo >>calls
     exit 1
 }
 [ "$3 $4" != "${SLEEP:-}" ] || { sleep 60 & echo $! >sleeper.new; mv sleeper.new sleeper; wait; }
-[ "$3" != plan ] || { while [ "$1" != --out ]; do shift; done; echo '{"trainings": []}' >"$2"; }
+[ "$3" != plan ] || {
+    while [ "$1" != --out ]; do shift; done
+    printf '{"trainings": [], "llm": "%s"}' "${GIVEN:-}" >"$2"
+}
 """
 DATA_SH = '#!/usr/bin/env bash\necho "data.sh $*" >>calls\n'
 
@@ -190,6 +193,11 @@ def test_a_failure_beside_other_work_ends_the_run(script):
     status, calls, error = script("--nj", "2", FAIL="stage lm")
     assert status == 1 and "it failed\nllmasr.sh: error: stage 6 failed" in error
     assert "train --exp exp --encoder" in calls and "stage align" not in " ".join(calls)
+
+
+def test_a_given_llm_is_measured_before_encoding(script):
+    status, calls, _ = script("--nj", "2", FAIL="stage lm", GIVEN="llm/gemma")
+    assert status == 1 and "stage encoder" not in " ".join(calls)
 
 
 def test_a_failure_ends_what_runs_beside_it(script, tmp_path):
