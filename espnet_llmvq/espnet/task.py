@@ -8,7 +8,7 @@ from espnet2.utils.nested_dict_action import NestedDictAction
 from espnet2.utils.types import str2bool, str_or_none
 
 from espnet_llmvq.base.errors import UserError, check_name
-from espnet_llmvq.espnet import fsdp
+from espnet_llmvq.espnet import fsdp, rates
 from espnet_llmvq.espnet.data import SequencePreprocessor
 from espnet_llmvq.espnet.trainer import SpeechLLMTrainer
 from espnet_llmvq.llm.directory import load_tokenizer
@@ -24,8 +24,8 @@ with contextlib.redirect_stdout(None):  # as in speech/encoder.py
 # What training writes for decoding: the template of the validation sequences, and how many tokens a text may have.
 WRITTEN = {"prompt": None, "tokens_per_second": LEAST_RATE}
 # What a training reads beside the keys of a model: the encoder frames of training and validation set (scp), the
-# noise of training, and whether processes share one model among them.
-OF_TRAINING = {**WRITTEN, "train_cache": None, "valid_cache": None, "augment_conf": {}, "fsdp": False}
+# noise of training, whether processes share one model among them, and factors of the learning rate.
+OF_TRAINING = {**WRITTEN, "train_cache": None, "valid_cache": None, "augment_conf": {}, "fsdp": False, "lr_scale": {}}
 
 
 class SpeechLLMTask(AbsTask):
@@ -68,6 +68,7 @@ class SpeechLLMTask(AbsTask):
                 others[f"{key}_conf"] = signature_keys(classes[config[key]]) - {"params", "optimizer"}
         check_config(config, where, others)
         fsdp.check_keys(config, where)
+        rates.check_scale(config, where)
         if config.get("train_dtype", "float32") != "float32":
             raise UserError(
                 f"{where}: train_dtype is {config['train_dtype']!r}; leave it out: autocast and llm_conf.dtype are for "
@@ -109,3 +110,11 @@ class SpeechLLMTask(AbsTask):
         fsdp.check_keys(vars(args))
         fsdp.check_processes(args.dist_backend, args.ngpu)
         return fsdp.shard(build(vars(args)), args.ngpu)
+
+    @classmethod
+    def build_optimizers(cls, args, model):
+        if not args.lr_scale:
+            return super().build_optimizers(args, model)
+        rates.check_scale(vars(args))
+        groups, args.scheduler_conf = rates.scaled(args, model)
+        return [optim_classes[args.optim](groups, **args.optim_conf)]
