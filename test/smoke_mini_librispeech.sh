@@ -44,10 +44,13 @@ run --stop_stage 4
 [ "${stamp}" = "$(stat -c %Y.%s llm_smoke/gemma/model.safetensors)" ] || fail "the LLM was trimmed again"
 run --dry_run
 note "all stages"
-run --score_opts "--replicates 200" --stop_stage 16 --pack_system soft_k10
+echo "MIT License" >"${WHISPER}/LICENSE"
+run --score_opts "--replicates 200" --stop_stage 16 --pack_system soft_k10 --pack_dir exp_smoke/pack --pack_opts "--max_mb 500"
 check_results exp_smoke "${systems}" "${sets}"
 [ -s exp_smoke/pieces/rows.safetensors ] && [ -s exp_smoke/frames/train+tts/frames.scp ] || fail "no pieces, or no frames"
-[ -s exp_smoke/packed/soft_k10/spelling/rows.safetensors ] || fail "the packed system has no tokens of its CTC head"
-python3 -m espnet_llmvq transcribe exp_smoke/packed/soft_k10 "$(head -n 1 dump_smoke/test_libri/wav.scp | cut -d' ' -f2)" --format json >said.json
+[ -s exp_smoke/pack/spelling/rows.safetensors ] || fail "the packed system has no tokens of its CTC head"
+[ -s exp_smoke/pack/licences/encoder/LICENSE ] && [ -s exp_smoke/pack/licences/NOTICE-data.md ] || fail "the packed system has no licences"
+grep -q "^## Limits" exp_smoke/pack/README.md || fail "the model card does not say limits"
+python3 -m espnet_llmvq transcribe exp_smoke/pack "$(head -n 1 dump_smoke/test_libri/wav.scp | cut -d' ' -f2)" --format json >said.json
 grep -q '"segments"' said.json || fail "the packed system transcribes nothing"
 note "passed"

@@ -179,7 +179,7 @@ def test_wrong_options_fail_before_anything_is_run(script, options, message):
     assert status != 0 and message in error and calls == []
 
 
-def test_packing_and_upload(script):
+def test_packing_and_upload(script, tmp_path):
     options = ["--stage", "16", "--stop_stage", "17", "--pack_system", "lora"]
     _, calls, _ = script(*options, "--hf_repo", "me/lora")
     assert without_plan(calls) == [
@@ -187,6 +187,13 @@ def test_packing_and_upload(script):
     ]  # fmt: skip
     _, calls, _ = script(*options, "--hf_repo", "./shelf")
     assert calls[-1] == "upload exp/packed/lora --to ./shelf"
+    options += ["--hf_repo", "./shelf", "--pack_dir", "exp/pack", "--pack_opts", "--max_mb 500"]
+    (tmp_path / "conf/licences").mkdir(parents=True)
+    for name in ("card.md", "licences/LICENSE", "licences/NOTICE.md"):
+        (tmp_path / "conf" / name).write_text("x")
+    _, calls, _ = script(*options)
+    given = "--card conf/card.md --licence conf/licences/LICENSE conf/licences/NOTICE.md --max_mb 500"
+    assert calls[-2:] == [f"pack --exp exp --system lora --out exp/pack {given}", "upload exp/pack --to ./shelf"]
 
 
 def test_a_failure_beside_other_work_ends_the_run(script):

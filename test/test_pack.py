@@ -14,7 +14,7 @@ import yaml
 from espnet_llmvq.base.errors import UserError
 from espnet_llmvq.bundle.card import card
 from espnet_llmvq.bundle.files import digest, list_files, replacing, verify
-from espnet_llmvq.bundle.model import load_packed, pack
+from espnet_llmvq.bundle.model import load_packed, pack, small
 from espnet_llmvq.bundle.upload import copy_to, upload_to
 from espnet_llmvq.cli import pack as pack_command
 from espnet_llmvq.cli import upload as upload_command
@@ -101,6 +101,123 @@ def test_an_llm_whose_config_says_where_it_came_from(trained_soft, llm_dir, tmp_
     search = {"num_beams": 1, "length_penalty": 0.0, "ctc_weight": 0.0}
     pack(str(phase), str(tmp_path / "packed"), system="soft", label="", decode="llm", search=search)
     assert load_packed(str(tmp_path / "packed")).manifest["llm"] == "llm"
+
+
+@pytest.fixture(scope="module")
+def published(tmp_path_factory, arguments, corpus):
+    """(exp directory with a model, its Whisper, its LLM): weights of both are values of 16 bits, as published ones are."""
+    from espnet2.utils.yaml_no_alias_safe_dump import yaml_no_alias_safe_dump
+    from safetensors.torch import load_file, save_file
+
+    from espnet_llmvq.espnet.task import SpeechLLMTask
+    from espnet_llmvq.speech.pretrained import settings
+
+    room = tmp_path_factory.mktemp("published")
+    whisper, llm = standins.whisper(room / "whisper"), standins.llama(room / "gemma")
+    for path, dtype in ((f"{whisper}/model.safetensors", torch.float16), (f"{llm}/model.safetensors", torch.bfloat16)):
+        save_file({n: v.to(dtype).float() for n, v in load_file(path).items()}, path, metadata={"format": "pt"})
+    Path(whisper, "LICENSE").write_text("MIT License\n")
+    Path(llm, "GEMMA_TERMS.html").write_text("<p>Terms</p>\n")
+    Path(llm, "NOTICE.md").write_text("Notice\n")
+    args = arguments(**settings(whisper, 1), frontend_conf={}, normalize_conf={}, llm=llm)
+    model = SpeechLLMTask.build_model(args).eval()
+    (room / "exp").mkdir()
+    (room / "exp/config.yaml").write_text(yaml_no_alias_safe_dump(vars(args)))
+    torch.save(model.state_dict(), room / "exp/model.pth")
+    return room / "exp", whisper, llm
+
+
+HOW = dict(system="x", label="X", decode="llm", search=SEARCH, prompt="USER:{speech} ASSISTANT: {text}")
+
+
+def test_sixteen_bits_where_nothing_is_lost(published, tmp_path, corpus):
+    """Half of the bytes, and tensors and texts that are equal to the last bit."""
+    from safetensors.torch import load_file
+
+    from espnet_llmvq.model.build import load_model
+    from espnet_llmvq.transcribe import Recogniser
+
+    exp, whisper, llm = published
+    pack(str(exp), str(tmp_path / "packed"), **HOW)
+    stored = load_file(tmp_path / "packed/llm/model.safetensors")
+    assert {v.dtype for v in stored.values()} == {torch.bfloat16}
+    sizes = [os.path.getsize(f"{path}/model.safetensors") for path in (tmp_path / "packed/llm", llm)]
+    assert sizes[0] < 0.6 * sizes[1]
+    own = load_file(tmp_path / "packed/model.safetensors")
+    assert {v.dtype for n, v in own.items() if n.startswith("speech_encoder.pretrained.layers")} == {torch.float16}
+    assert torch.float32 in {v.dtype for n, v in own.items() if n.startswith("bridge.")}  # trained here
+    model, _ = load_model(str(exp))
+    recogniser = Recogniser(str(tmp_path / "packed"))
+    wanted, found = (torch.nn.Module.state_dict(m) for m in (model, recogniser.model))
+    assert wanted.keys() == found.keys()
+    for name, value in wanted.items():
+        assert found[name].dtype == value.dtype and torch.equal(found[name], value), name
+    files = [f"{corpus.dir}/valid0{i}.wav" for i in range(3)]
+    texts = [recogniser(file).text for file in files]
+    recogniser.model = model
+    assert any(texts) and [recogniser(file).text for file in files] == texts
+
+
+def test_sixteen_bits_only_where_they_hold_every_value():
+    half, brain = torch.tensor([1.5, -0.0]), torch.tensor([2.0**100, 1.0])
+    assert small(half).dtype == torch.float16 and small(brain).dtype == torch.bfloat16
+    for tensor in (torch.tensor([0.1]), torch.tensor([1.5, 2.0**100, 1 + 2.0**-10]), torch.tensor([float("nan")])):
+        assert small(tensor).dtype == torch.float32
+    assert small(torch.tensor([1, 2])).dtype == torch.int64
+
+
+def test_licences_are_inside(published, tmp_path):
+    exp, whisper, llm = published
+    data = tmp_path / "LICENCE-data.md"
+    data.write_text("CC BY 4.0\n")
+    about = tmp_path / "card.md"
+    about.write_text("---\nlicense: gemma\nlanguage: en\n---\n\n## Data\n\nFour hours.\n")
+    out = str(tmp_path / "packed")
+    pack(str(exp), out, **HOW, about=str(about), licence=[str(data)])
+    inside = [name for name in list_files(out) if name.startswith("licences/")]
+    assert inside == [
+        "licences/LICENCE-data.md", "licences/encoder/LICENSE", "licences/llm/GEMMA_TERMS.html",
+        "licences/llm/NOTICE.md",
+    ]  # fmt: skip
+    for name, source in zip(inside, (data, f"{whisper}/LICENSE", f"{llm}/GEMMA_TERMS.html", f"{llm}/NOTICE.md")):
+        assert Path(out, name).read_bytes() == Path(source).read_bytes()
+    text = Path(out, "README.md").read_text()
+    header = yaml.safe_load(text.split("---")[1])
+    assert header["license"] == "gemma" and header["language"] == "en" and header["library_name"] == "espnet_llmvq"
+    assert "## Data\n\nFour hours.\n" in text and all(f"]({name})" in text for name in inside)
+    assert load_packed(out).manifest["system"] == "x"  # and they may be there
+    hub = FakeHub(tmp_path / "hub")
+    upload_to(out, "owner/name", api=hub)
+    assert list_files(tmp_path / "hub") == list_files(out)
+    # A name that is a licence's is no way in for code.
+    foreign("licences/policy.py")(out)
+    sign(out)
+    with pytest.raises(UserError, match="licences/policy.py is none of"):
+        load_packed(out)
+    for given, message in (
+        (tmp_path / "nowhere", "nowhere: not a file of text whose name says licence"),
+        (about, "card.md: not a file of text whose name says licence"),
+    ):
+        with pytest.raises(UserError, match=message):
+            pack(str(exp), str(tmp_path / "other"), **HOW, licence=[str(given)])
+    with pytest.raises(UserError, match="LICENCE-data.md: two files of this name"):
+        pack(str(exp), str(tmp_path / "other"), **HOW, licence=[str(data), str(data)])
+    about.write_text("---\na: [\n---\n")
+    with pytest.raises(UserError, match="card.md: what stands between its first two lines --- is no mapping in YAML"):
+        pack(str(exp), str(tmp_path / "other"), **HOW, about=str(about))
+    assert not (tmp_path / "other").exists()
+
+
+def test_a_pack_that_is_too_large_is_not_made(published, tmp_path):
+    exp, *_ = published
+    pack(str(exp), str(tmp_path / "packed"), **HOW)
+    size = sum(os.path.getsize(tmp_path / "packed" / name) for name in verify(tmp_path / "packed")["files"]) / 1e6
+    before = sha(tmp_path / "packed/manifest.json")
+    pattern = rf"packed would have {size:.1f} MB, more than --max_mb 0.01: .*model.safetensors .*nothing was written"
+    with pytest.raises(UserError, match=pattern):
+        pack(str(exp), str(tmp_path / "packed"), **HOW, max_mb=0.01)
+    assert os.listdir(tmp_path) == ["packed"] and sha(tmp_path / "packed/manifest.json") == before
+    pack(str(exp), str(tmp_path / "packed"), **HOW, max_mb=size + 0.001)
 
 
 @pytest.mark.parametrize("name", ["wavlm", "whisper"])

@@ -1,9 +1,19 @@
 """Models in directories or on the Hugging Face hub, read without running any code of theirs."""
 
+import re
+
 from espnet_llmvq.base.errors import DOWNLOAD, UserError, reading
+
+# Names of files that go with any copy of a model; texts alone.
+TERMS = re.compile(r"[^.]*(licen[cs]e|notice|terms|policy)[^.]*(\.(txt|md|html?|pdf))?", re.IGNORECASE)
 
 # Attention of transformers itself, and of the package flash-attn; by any other name it would run a kernel of the hub.
 ATTENTION = ("eager", "sdpa", "flash_attention_2")
+
+
+def is_terms(name):
+    """Whether a file of a model's directory is called a licence, a notice, terms or a policy."""
+    return bool(TERMS.fullmatch(name))
 
 
 def from_pretrained(cls, path, local, remedy=DOWNLOAD, **options):

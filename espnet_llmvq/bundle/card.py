@@ -1,6 +1,46 @@
 """The model card of a packed system: README.md with the metadata of the Hugging Face hub."""
 
+import os
+
+from espnet_llmvq.base.errors import UserError, reading
 from espnet_llmvq.bundle.files import LLM
+from espnet_llmvq.bundle.licences import PARTS, files_of
+
+
+def read_about(path):
+    """(metadata of the hub as a dict, Markdown) of a file with what only people know; ({}, "") without one.
+
+    The metadata are the YAML between two lines `---` at its beginning, if it has them. Raises UserError.
+    """
+    if path is None:
+        return {}, ""
+    if not os.path.isfile(path):
+        raise UserError(f"--card {path}: no such file")
+    with reading(path, "--card takes a Markdown file"), open(path, encoding="utf-8") as f:
+        text = f.read()
+    if not text.startswith("---\n"):
+        return {}, text.strip()
+    from huggingface_hub import ModelCard
+    from yaml import YAMLError
+
+    try:
+        about = ModelCard(text)
+    except (ValueError, YAMLError) as err:
+        first = str(err).splitlines()[0]
+        raise UserError(f"{path}: what stands between its first two lines --- is no mapping in YAML ({first})") from None
+    return about.data.to_dict(), about.text.strip()
+
+
+def licences(manifest):
+    """The section on licences: what is recorded of each part, and the files inside."""
+    names = manifest["files"]
+    lines = []
+    for part, said in manifest.get("licences", {}).items():
+        files = ", ".join(f"[{name.split('/')[-1]}]({name})" for name in files_of(names, part))
+        what = f"{PARTS[part][0].upper()}{PARTS[part][1:]}"
+        lines.append(f"- {what}: {'; '.join(filter(None, (said, files))) or 'no licence was found'}")
+    lines += [f"- [{name.split('/')[-1]}]({name})" for name in files_of(names)]
+    return f"## Licences\n\n{chr(10).join(lines)}\n" if lines else ""
 
 
 def tables(rows):
@@ -15,18 +55,20 @@ def tables(rows):
     return "\n".join(texts)
 
 
-def card(manifest, rows=()):
-    """Text of README.md. rows: entries of results.json; those of other systems are left out."""
+def card(manifest, rows=(), about=({}, "")):
+    """Text of README.md. rows: entries of results.json; those of other systems are left out. about: of `read_about`."""
     from huggingface_hub import ModelCardData
 
     own = [row for row in rows if row["system"] == manifest["system"]]
     named = manifest["llm"] != LLM
-    data = ModelCardData(
-        library_name="espnet_llmvq",
-        pipeline_tag="automatic-speech-recognition",
-        tags=["espnet", "speech-llm"],
-        base_model=manifest["llm"] if named else None,
-    )
+    metadata, text = about
+    known = {
+        "library_name": "espnet_llmvq",
+        "pipeline_tag": "automatic-speech-recognition",
+        "tags": ["espnet", "speech-llm"],
+        "base_model": manifest["llm"] if named else None,
+    }
+    data = ModelCardData(**{**known, **metadata})
     search = manifest["search"]
     if manifest["decode"] == "ctc":
         parts, how = "encoder and CTC head", "greedy CTC"
@@ -39,6 +81,7 @@ def card(manifest, rows=()):
             f"The LLM: {llm}"
         )
     results = tables(own) or "This system was packed without results.\n"
+    sections = "\n".join(f"{section.strip()}\n" for section in (results, text, licences(manifest)) if section)
     return f"""---
 {data.to_yaml()}
 ---
@@ -60,4 +103,4 @@ DIR is this directory. Files other than this one are checked against `manifest.j
 
 ## Results
 
-{results}"""
+{sections}"""

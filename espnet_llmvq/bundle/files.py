@@ -6,6 +6,7 @@
     llm/                tokenizer; and the LLM, unless the manifest names one of the hub
     encoder/            config and feature extractor of a pretrained encoder, if it has one
     spelling/           tokens of the CTC head, if they are not all of the LLM's
+    licences/           of what is inside; texts that no program reads
     README.md           model card, for people: it may be edited; then it is not replaced
 
 There are no pickles and no code. A file that the manifest does not name is refused, but for those that git and
@@ -22,12 +23,14 @@ from pathlib import Path
 
 from espnet_llmvq.base.errors import UserError, reading
 from espnet_llmvq.base.files import OURS, locked, sha256
+from espnet_llmvq.base.hub import is_terms
 from espnet_llmvq.score.files import some
 
 FORMAT, VERSION = "espnet_llmvq packed system", 1
 MANIFEST, CARD = "manifest.json", "README.md"
 WEIGHTS, CONFIG, LLM, ENCODER = "model.safetensors", "config.yaml", "llm", "encoder"
-SPELLING = "spelling"
+SPELLING, LICENCES = "spelling", "licences"
+MB = 1000**2
 SUFFIXES = (".safetensors", ".json", ".yaml", ".model", ".txt", ".jinja")
 LEFT_BEHIND = (".git", ".cache", ".gitattributes")  # by git and huggingface_hub
 KEYS = ("system", "label", "decode", "search", "max_segment", "prompt", "llm", "files")
@@ -71,6 +74,18 @@ def check_draft(search, where):
 def digest(path):
     """Size in bytes and SHA-256 of a file."""
     return {"size": os.path.getsize(path), "sha256": sha256(path)}
+
+
+def check_size(directory, out, most):
+    """Raise UserError if the files of a directory, to be called `out`, have more than `most` MB (None: any)."""
+    sizes = {name: os.path.getsize(os.path.join(directory, name)) / MB for name in list_files(directory)}
+    if most is not None and (total := sum(sizes.values())) > most:
+        largest = sorted(sizes, key=sizes.get, reverse=True)[:3]
+        raise UserError(
+            f"{out} would have {total:.1f} MB, more than --max_mb {most:g}: "
+            f"{', '.join(f'{name} {sizes[name]:.1f}' for name in largest)}; allow more, store only the name of an LLM "
+            "that is on the hub (--llm OWNER/NAME), or train with a smaller one (llmvq lm trim); nothing was written"
+        )
 
 
 def list_files(directory):
@@ -129,7 +144,7 @@ def check_name_inside(directory, name):
     root, real = os.path.realpath(directory), os.path.realpath(os.path.join(directory, name))
     if os.path.commonpath([root, real]) != root:
         raise UserError(f"{directory}: {name} is a link to {real}, outside of the directory; copy the files themselves")
-    if not name.endswith(SUFFIXES):
+    if not name.endswith(SUFFIXES) and not (parts[0] == LICENCES and is_terms(parts[-1])):
         raise UserError(f"{directory}: {name} is none of {', '.join(SUFFIXES)}; pickles and code are not loaded")
 
 

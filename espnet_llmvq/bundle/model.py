@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from espnet_llmvq import __version__
 from espnet_llmvq.base.errors import UserError
 from espnet_llmvq.base.files import share, write_json, write_text
-from espnet_llmvq.bundle.card import card
+from espnet_llmvq.bundle import licences
+from espnet_llmvq.bundle.card import card, read_about
 from espnet_llmvq.bundle.files import (
     CARD,
     CONFIG,
@@ -19,6 +20,7 @@ from espnet_llmvq.bundle.files import (
     VERSION,
     WEIGHTS,
     check_reads_nothing,
+    check_size,
     digest,
     list_files,
     replacing,
@@ -62,12 +64,29 @@ def pretrained_conf(config):
 
 
 def packed_state(model):
-    """{name: tensor} of all but the frozen tensors of the LLM. Tied ones are there under each of their names."""
+    """{name: tensor} of all but the frozen tensors of the LLM, `small`. Tied ones are there under each of their names."""
     import torch
 
     left_out = {name for name in model.frozen_external() if name.startswith("llm.")}
     state = torch.nn.Module.state_dict(model)
-    return {n: v.detach().clone().contiguous() for n, v in state.items() if n not in left_out}
+    return {n: small(v.detach()).clone().contiguous() for n, v in state.items() if n not in left_out}
+
+
+def small(tensor):
+    """A tensor in 16 bits if these hold each of its values exactly, as they do where it was published so; else as it is."""
+    dtype = small_dtype([tensor])
+    return tensor.to(dtype) if dtype else tensor
+
+
+def small_dtype(tensors):
+    """torch.float16 or torch.bfloat16, whichever holds each value of all float32 `tensors` exactly; None if neither."""
+    import torch
+
+    wide = [tensor for tensor in tensors if tensor.dtype == torch.float32]
+    for dtype in (torch.float16, torch.bfloat16) if wide else ():
+        if all(torch.equal(tensor.to(dtype).float(), tensor) for tensor in wide):
+            return dtype
+    return None
 
 
 def embedding_digest(llm):
@@ -95,7 +114,9 @@ def longest_segment(trained, default=20.0, ratio=2.0, lowest=1.0, highest=30.0):
     return round(min(max(ratio * longest / SAMPLE_RATE, lowest), highest), 1)
 
 
-def pack(directory, out, *, system, label, decode, search, llm=None, prompt=None, rows=()):
+def pack(
+    directory, out, *, system, label, decode, search, llm=None, prompt=None, rows=(), about=None, licence=(), max_mb=None
+):  # fmt: skip
     """Pack the trained model of an experiment directory into the directory `out`.
 
     Args:
@@ -104,7 +125,10 @@ def pack(directory, out, *, system, label, decode, search, llm=None, prompt=None
             "tokens_per_second", if not those of the training; with drafts "draft" and "draft_accept".
         llm: None: a local LLM is copied, one of the hub is named; "copy"; or the name on the hub of what is used.
         prompt: template, if the model has none recorded. rows: entries of results.json for the model card.
-    The directory is loaded once before it gets its name. Raises UserError.
+        about: Markdown file for the model card. licence: licence files to put inside, beside those of LLM and encoder.
+        max_mb: most MB (of 1000 kB) that the directory may have; None: any.
+    Returns the manifest. Weights are stored in 16 bits where these hold them exactly. The directory is loaded once before it gets its name.
+    Raises UserError.
     """
     from safetensors.torch import save_file
 
@@ -113,6 +137,7 @@ def pack(directory, out, *, system, label, decode, search, llm=None, prompt=None
     from espnet_llmvq.model.build import load_model
     from espnet_llmvq.model.positions import LEAST_RATE
 
+    about = read_about(about)
     with replacing(out) as temporary:
         model, trained = load_model(directory)
         prompt = trained.get("prompt") or prompt
@@ -122,7 +147,9 @@ def pack(directory, out, *, system, label, decode, search, llm=None, prompt=None
         copied = model.llm is None or llm == "copy" or (llm is None and local)
         named = None if copied else (llm or trained["llm"])
         config = model_config(trained, model)
+        parts = {"tokenizer" if model.llm is None else "llm": trained["llm"]}
         if place := pretrained_conf(config):
+            parts["encoder"] = config[place]["path"]
             encoder = model.speech_encoder
             (encoder.frontend if encoder.on_pretrained else encoder).save_description(os.path.join(temporary, ENCODER))
             config[place] = {**config[place], "path": ENCODER, "weights": False}
@@ -142,6 +169,8 @@ def pack(directory, out, *, system, label, decode, search, llm=None, prompt=None
                 for key in vars(untrained.config):
                     if key.endswith("name_or_path"):  # where it came from: nothing reads that
                         setattr(untrained.config, key, "")
+                if dtype := small_dtype(untrained.state_dict().values()):
+                    untrained.to(dtype)
                 untrained.save_pretrained(os.path.join(temporary, LLM))
             del untrained  # its memory is needed to load what was packed
         state = packed_state(model)
@@ -149,7 +178,9 @@ def pack(directory, out, *, system, label, decode, search, llm=None, prompt=None
         import yaml
 
         write_text(os.path.join(temporary, CONFIG), yaml.safe_dump(config, sort_keys=False))
+        said = licences.collect(parts, licence, temporary)
         share(temporary)
+        check_size(temporary, out, max_mb)
         manifest = {
             "format": FORMAT,
             "version": VERSION,
@@ -161,14 +192,16 @@ def pack(directory, out, *, system, label, decode, search, llm=None, prompt=None
             "max_segment": longest_segment(trained),
             "prompt": prompt if decode == "llm" else None,
             "llm": named or LLM,
+            "licences": said,
             "files": {name: digest(os.path.join(temporary, name)) for name in list_files(temporary)},
             **identity,
         }
-        write_text(os.path.join(temporary, CARD), card(manifest, rows))
+        write_text(os.path.join(temporary, CARD), card(manifest, rows, about))
         manifest["card"] = digest(os.path.join(temporary, CARD))
         write_json(os.path.join(temporary, MANIFEST), manifest)
         # A name given for a local LLM is not looked up here.
         load_packed(temporary, llm=trained["llm"] if named else None)
+    return manifest
 
 
 def load_packed(directory, device="cpu", llm=None):

@@ -45,7 +45,7 @@ def upload_to(directory, repo, private=False, api=None):
             repo_id=repo,
             folder_path=directory,
             allow_patterns=names,
-            delete_patterns=["*.safetensors", "*.json", "*.yaml", "llm/*"],
+            delete_patterns=["*.safetensors", "*.json", "*.yaml", "llm/*", "licences/*"],
             commit_message="Packed system of espnet_llmvq",
         )
     except LocalTokenNotFoundError:

@@ -1,6 +1,7 @@
 """Pack a trained system into one directory that loads on another machine (stage 16): safetensors, no pickles."""
 
 import os
+import sys
 
 from espnet_llmvq.base.errors import UserError
 from espnet_llmvq.cli.parser import Parser
@@ -24,12 +25,16 @@ def get_parser():
     )
     parser.add_argument("--draft", choices=("none", "ctc"), help="not given: as decoded in stage 12, or none")
     parser.add_argument("--draft_accept", type=float, help="not given: as decoded in stage 12, or 1")
+    parser.add_argument("--card", help="Markdown file for the model card: data, limits, all that the pack cannot know")
+    parser.add_argument("--licence", nargs="+", default=[], help="licence files to put inside, such as of the data")
+    parser.add_argument("--max_mb", type=float, help="most MB that the directory may have; a larger one is an error")
     return parser
 
 
 def main(argv=None):
     args = get_parser().parse_args(argv)
-    from espnet_llmvq.bundle.files import SEARCH, check_draft, decoded_with
+    from espnet_llmvq.bundle.files import MB, SEARCH, check_draft, decoded_with, list_files
+    from espnet_llmvq.bundle.licences import PARTS, unknown
     from espnet_llmvq.experiment.experiment import read_experiment
     from espnet_llmvq.score.rows import read_rows
 
@@ -51,7 +56,7 @@ def main(argv=None):
     rows = read_rows(results) if os.path.exists(results) else []
     from espnet_llmvq.bundle.model import pack
 
-    pack(
+    manifest = pack(
         system.model,
         args.out,
         system=system.name,
@@ -61,7 +66,12 @@ def main(argv=None):
         llm=args.llm,
         prompt=experiment.options.prompt,
         rows=rows,
+        about=args.card,
+        licence=args.licence,
+        max_mb=args.max_mb,
     )
-    size = sum(os.path.getsize(os.path.join(room, f)) for room, _, files in os.walk(args.out) for f in files)
+    for part in unknown(manifest["licences"], manifest["files"]):
+        print(f"{args.out}: no licence of {PARTS[part]} was found; put it inside with --licence", file=sys.stderr)
+    size = sum(os.path.getsize(os.path.join(args.out, name)) for name in list_files(args.out))
     shown = ", ".join(f"{name} {value}" for name, value in search.items())
-    print(f"{args.out}: {system.name}, {size / 2**20:.1f} MiB, with {shown}")
+    print(f"{args.out}: {system.name}, {size / MB:.1f} MB, with {shown}")

@@ -28,7 +28,7 @@ NAME = re.compile(r"\w[\w.+-]*")  # part of paths, and one word of --systems
 TAKEN = {
     "phases": (
         "encoder", "encoder_stats", "tokenizer", "llm", "llm_alone", "perplexity", "align", "stats", "mixtures", "log",
-        "analysis", "report", "packed", "recogniser", "curves", "preferred", "heard", "frames", "pieces",
+        "analysis", "report", "packed", "pack", "recogniser", "curves", "preferred", "heard", "frames", "pieces",
     ),
     "systems": ("llm",),  # the LLM alone, in tables of answers
     "interleave": ("asr", "text", "heard", "plain", "sequences"),

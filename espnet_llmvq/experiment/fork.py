@@ -30,7 +30,7 @@ UPSTREAM = Path(".fork/upstream")
 MADE = re.compile(r"(data|dump|exp).*|downloads([_.-].*)?")
 NOT_OURS = re.compile(r"RESULTS.*\.md|toolkit\.sh")
 IGNORED = "/data*/\n/dump*/\n/exp*/\n/downloads/\n/toolkit.sh\n"
-OF_CORPUS = ("db.sh", "README.md", "local/")  # not for data of one's own
+OF_CORPUS = ("db.sh", "README.md", "local/", "conf/card.md", "conf/licences/")  # not for data of one's own
 # Options of run.sh that name sets or belong to their text.
 OF_SETS = (
     "train_set", "valid_set", "test_sets", "align_sets", "lm_train_text", "lm_valid_text", "word_lists", "title",

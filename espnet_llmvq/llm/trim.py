@@ -13,7 +13,7 @@ from pathlib import Path
 
 from espnet_llmvq.base.errors import UserError
 from espnet_llmvq.base.files import beside, check_path, locked, share, write_json
-from espnet_llmvq.base.hub import from_pretrained
+from espnet_llmvq.base.hub import from_pretrained, is_terms
 from espnet_llmvq.base.made import Made
 from espnet_llmvq.llm.directory import REMEDIES, context, load_llm, load_tokenizer
 from espnet_llmvq.llm.perplexity import negative_log_likelihood, per
@@ -23,7 +23,6 @@ from espnet_llmvq.llm.tokenizer import read_lines
 REPORT = "trim.json"
 BATCH = 1000  # lines that are cut at once
 PROBE = 16  # positions on which the trimmed model is compared with the whole one
-TERMS = re.compile("licen[cs]e|notice|terms|policy", re.IGNORECASE)  # names of files that go with any copy
 # Keys of config.json and generation_config.json whose values are ids, or lists of them.
 ID_KEYS = re.compile(r".*_token_(id|ids|index)|(begin_)?suppress_tokens|bad_words_ids")
 
@@ -46,6 +45,8 @@ def trim(path, texts, out, size=None):
         shutil.rmtree(new_dir, ignore_errors=True)
         try:
             facts = write_trimmed(path, read_lines(texts), str(new_dir), size)
+            if local and (licence := Made(path).facts().get("licence")):
+                facts["licence"] = licence
             share(new_dir)
             made.note(sorted(os.listdir(new_dir)), at=new_dir, **facts)
             os.replace(new_dir, out)
@@ -72,7 +73,7 @@ def write_trimmed(path, lines, out, size):
     llm.save_pretrained(out)
     save_tokenizer(whole, pieces, new, out)
     for file in Path(path).glob("*"):
-        if TERMS.search(file.name) and file.is_file():
+        if is_terms(file.name) and file.is_file():
             shutil.copy(file, out)
 
     cut = load_tokenizer(out)

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from espnet_llmvq.base.errors import UserError, check_name, reading
 from espnet_llmvq.base.files import beside, locked, share
+from espnet_llmvq.base.hub import is_terms
 from espnet_llmvq.base.made import Made
 from espnet_llmvq.models.catalogue import KNOWN, MB, MODELS
 from espnet_llmvq.models.hub import Hub
@@ -17,7 +18,6 @@ from espnet_llmvq.models.packages import fetch
 PLACE = Path("downloads/models")
 AGAIN = "remove it to get it again, or give another --out"
 NEAR = 0.02  # nats a token by which the known text may differ between machines and versions of libraries
-LICENCES = ("LICENSE*", "*TERMS*", "NOTICE*")
 
 
 def made(name, out=None):
@@ -61,7 +61,7 @@ def convert(name, model, form, new):
     print(f"{name}: converting, {model.minutes}", file=sys.stderr, flush=True)
     with reading(weights, AGAIN):
         form.convert(weights, source, new / "model")
-    for file in [file for pattern in LICENCES for file in source.glob(pattern)]:
+    for file in [file for file in source.iterdir() if is_terms(file.name)]:
         shutil.copyfile(file, new / "model" / file.name)
     nats = form.loss(new / "model", KNOWN)
     if not abs(nats - model.nats) < NEAR:

@@ -5,10 +5,11 @@ import shutil
 from pathlib import Path
 
 from espnet_llmvq.base.errors import DOWNLOAD, UserError
+from espnet_llmvq.base.hub import is_terms
 
-# What transformers read, in this order of preference, and what they need beside it; no code.
+# What transformers read, in this order of preference, and what they need beside it; no code. Licences come too.
 WEIGHTS = (r"model.*\.safetensors", r"pytorch_model.*\.bin")
-REST = r".*\.(json|model|txt|jinja)|LICENSE.*"
+REST = r".*\.(json|model|txt|jinja)"
 
 
 def asked(name, call, *args, **kwargs):
@@ -45,7 +46,7 @@ class Hub:
         if not weights or "config.json" not in sizes:
             raise UserError(f"{name} has no config.json or no weights on the hub that transformers read; give another")
         self.name, self.revision = name, info.sha
-        self.names = sorted({*weights, *(n for n in sizes if re.fullmatch(REST, n))})
+        self.names = sorted({*weights, *(n for n in sizes if re.fullmatch(REST, n) or is_terms(n))})
         self.disk = sum(sizes[n] for n in self.names)
         said = getattr(info.card_data, "license", None)
         self.licence = f"{said or 'not named'}, see https://huggingface.co/{name}"

@@ -26,6 +26,8 @@ local_data_opts=           # passed to local/data.sh
 analyse_opts=              # passed to llmvq analyse, e.g. "--utterances 500 --examples 10"
 score_opts=                # passed to llmvq results, e.g. "--replicates 2000 --empty_ref drop"
 pack_system=               # the system that stage 16 packs, and stage 17 uploads
+pack_dir=                  # where; empty: packed/SYSTEM in the directory of the results
+pack_opts=                 # passed to llmvq pack, e.g. "--max_mb 500"
 hf_repo=                   # OWNER/NAME on the Hugging Face hub, or a local directory that begins with / or .
 dry_run=false              # say what would be trained and how, and stop; nothing is written
 estimate=false             # say what the trainings cost (parameters, memory, hours), and stop; nothing is written
@@ -165,6 +167,7 @@ fi
 sign "${expdir}/.lock"
 echo "./${0##*/}${run_args[*]+$(printf ' %q' "${run_args[@]}")}" >>"${results}/commands.log"
 cp "${plan}" "${results}/.experiment.json.tmp" && mv "${results}/.experiment.json.tmp" "${results}/experiment.json"
+pack_dir=${pack_dir:-${results}/packed/${pack_system}}
 exp=(--exp "${results}")
 # A mistyped key fails now, not after an hour of training.
 if [ "${stop_stage}" -ge 7 ] && [ "${stage}" -le 11 ]; then llmvq train "${exp[@]}" --check; fi
@@ -243,14 +246,19 @@ fi
 if turn 15 "report -> ${results}/report/report.html"; then
     llmvq report "${exp[@]}"
 fi
-if turn 16 "pack ${pack_system} -> ${results}/packed/${pack_system}"; then
-    llmvq pack "${exp[@]}" --system "${pack_system}" --out "${results}/packed/${pack_system}"
+if turn 16 "pack ${pack_system} -> ${pack_dir}"; then
+    # What a recipe knows of its data, for the model card, and licences that go with the model.
+    about=()
+    [ ! -f conf/card.md ] || about+=(--card conf/card.md)
+    [ ! -d conf/licences ] || about+=(--licence conf/licences/*)
+    # shellcheck disable=SC2086
+    llmvq pack "${exp[@]}" --system "${pack_system}" --out "${pack_dir}" ${about[@]+"${about[@]}"} ${pack_opts}
 fi
-if turn 17 "upload ${results}/packed/${pack_system} -> ${hf_repo}"; then
+if turn 17 "upload ${pack_dir} -> ${hf_repo}"; then
     if [[ ${hf_repo} == [/.]* ]]; then
-        llmvq upload "${results}/packed/${pack_system}" --to "${hf_repo}"
+        llmvq upload "${pack_dir}" --to "${hf_repo}"
     else
-        llmvq upload "${results}/packed/${pack_system}" --repo "${hf_repo}"
+        llmvq upload "${pack_dir}" --repo "${hf_repo}"
     fi
 fi
 log "finished"
