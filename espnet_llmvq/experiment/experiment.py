@@ -87,9 +87,11 @@ class Experiment:
         """The `EvalSet` of a `TestSet`, with the files that its formatted directory has."""
         directory = self.dump_dir(s.name)
         entities = os.path.join(directory, "entities")
+        times = (self.ctms.get(s.name, ""), os.path.join(directory, "words.ctm"), self.exp("align", f"{s.name}.ctm"))
         return EvalSet(
             s.name, s.domain, os.path.join(directory, "text"), os.path.join(directory, "utt2spk"),
             entities if os.path.exists(entities) else "", s.word_list, s.normaliser, s.metrics,
+            next(filter(os.path.exists, times), ""),
         )  # fmt: skip
 
     # --- Sources of mixtures --------------------------------------------------------------------------------------

@@ -25,7 +25,8 @@ class EvalSet:
     """A set that systems are scored on, a column of the table.
 
     domain: in or out of the domain of training. text: its reference (Kaldi). utt2spk, entities, word_list: further
-    files, "" for none. normaliser: "" for the table's. metrics: beside WER, CER and TER (bleu, chrf).
+    files, "" for none. normaliser: "" for the table's. metrics: beside WER, CER and TER (bleu, chrf). word_times: a CTM
+    of the reference, for the audio of the report.
     """
 
     name: str
@@ -36,6 +37,7 @@ class EvalSet:
     word_list: str = ""
     normaliser: str = ""
     metrics: tuple[str, ...] = ()
+    word_times: str = ""
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,7 @@ import re
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from espnet_llmvq.align.ctm import read_ctm
 from espnet_llmvq.base.errors import UserError
 from espnet_llmvq.bridge import collapse
 from espnet_llmvq.data.normalise import get_normaliser
@@ -31,6 +32,7 @@ class ScoredSet:
     refs: dict
     hyps: dict = field(default_factory=dict)  # {system: {utterance: text}}
     scores: dict = field(default_factory=dict)  # {system: [UtteranceScore]}
+    word_times: str = ""  # CTM of the references
 
 
 def of_sets(rows):
@@ -54,7 +56,7 @@ def score_sets(systems, sets, rows, normaliser, missing):
         except UserError as err:
             missing.append(f"Utterances of {s.name}: {err}")
             continue
-        scored = ScoredSet(s.name, s.text, reference.refs)
+        scored = ScoredSet(s.name, s.text, reference.refs, word_times=s.word_times)
         for system in systems:
             try:
                 one = evaluate(reference, system.hyp_path(s.name), (), rules)
@@ -120,6 +122,11 @@ def worst_utterances(scored, labels, count, budget, missing):
         except UserError as err:
             silent = str(err)
             missing.append(f"Audio of {s.name}: {err}")
+        times = {}
+        try:
+            times = read_ctm(s.word_times) if s.word_times else {}
+        except UserError as err:
+            missing.append(f"Word times of {s.name}: {err}")
         by_utt = {system: {score.utt: score for score in s.scores[system]} for system in s.scores}
         entries = []
         for utt, systems in worst(s.scores, count).items():
@@ -132,6 +139,7 @@ def worst_utterances(scored, labels, count, budget, missing):
                 {
                     "utt": utt,
                     "ref": s.refs[utt],
+                    "timed": timed(s.refs[utt], times.get(utt, ())),
                     "words": scores[systems[0]].words,
                     "most": max(score.errors for score in scores.values()),
                     "worst_of": [labels.get(system, system) for system in systems],
@@ -141,6 +149,17 @@ def worst_utterances(scored, labels, count, budget, missing):
             )
         by_set.append((s.name, entries))
     return by_set
+
+
+def timed(ref, words):
+    """[(word, start, end)] of a reference, in seconds, from its `align.ctm.Word`s; [] without these.
+
+    Words are written as in the reference if there are as many.
+    """
+    written = ref.split()
+    if len(written) != len(words):
+        written = [word.word for word in words]
+    return [(text, round(word.start, 3), round(word.end, 3)) for text, word in zip(written, words)]
 
 
 def _audio(utt, name, locations, silent, budget, missing):
@@ -196,18 +215,19 @@ def preferred(path, labels):
 
 
 def derailments(path, scored, labels):
-    """The derailments of `derailments.json`: (Table of systems by sets, [(label, Table of kinds, examples)]).
+    """The derailments of `derailments.json`: (Table of systems by kinds, [(label, Table of sets by kinds, examples)]).
 
     An example is (kinds, set, utterance, reference, hypothesis), raw texts; those of sets in `scored` are found. Raises
     UserError for a file that is not there or not what scoring writes.
     """
     rows = read_rows(path, DERAILED)
-    sets = list(dict.fromkeys(r["set"] for r in rows))
     texts, lines, details = {s.name: s for s in scored}, [], []
     for system, found in by_system(rows).items():
         label = labels.get(system, system)
-        counts = [found[name]["any"]["count"] if name in found else None for name in sets]
-        lines.append(Row(label, [Cell(count, form="d") for count in counts], system))
+        counts = [sum(of_set[kind]["count"] for of_set in found.values()) for kind in ("any", *derail.KINDS)]
+        of = sum(of_set["any"]["utterances"] for of_set in found.values())
+        cells = [Cell(counts[0], form="d", note=f"of {of:,}"), *(Cell(count, form="d") for count in counts[1:])]
+        lines.append(Row(label, cells, system))
         derailed = {name: of_set for name, of_set in found.items() if of_set["any"]["count"]}
         examples = {}
         for name, of_set in derailed.items():
@@ -220,7 +240,8 @@ def derailments(path, scored, labels):
             kinds = [Row(name, derailment_cells(of_set), name) for name, of_set in derailed.items()]
             table = Table("", list(map(Column, DERAILMENT_HEADINGS)), kinds, first="set")
             details.append((label, table, [(kinds_of, *example) for example, kinds_of in examples.items()]))
-    return Table("Derailed utterances", [Column(name, kind=SET, name=name) for name in sets], lines), details
+    columns = [Column(kind.replace("_", " ")) for kind in ("any", *derail.KINDS)]
+    return Table("Derailed utterances of all sets", columns, lines), details
 
 
 def shorten(text):

@@ -1,4 +1,4 @@
-"""Audio and pictures as data URIs, within one budget of bytes."""
+"""Audio and pictures as data URIs, within a budget of bytes."""
 
 import base64
 import io
@@ -13,19 +13,22 @@ RATE = 16000
 
 @dataclass
 class Budget:
-    """Bytes of the page that media may still take, and the names of what found no room."""
+    """Bytes of the page that media, or texts, may still take, and the names of what found no room."""
 
     left: int
     left_out: list = field(default_factory=list)
 
     def data_uri(self, kind, data, name):
         """`data` as a data URI of media type `kind`, or None if there is no room for it."""
-        uri = f"data:{kind};base64,{base64.b64encode(data).decode('ascii')}"
-        if len(uri) > self.left:
+        return self.take(f"data:{kind};base64,{base64.b64encode(data).decode('ascii')}", name)
+
+    def take(self, text, name):
+        """An ASCII text, or None if there is no room for it."""
+        if len(text) > self.left:
             self.left_out.append(name)
             return None
-        self.left -= len(uri)
-        return uri
+        self.left -= len(text)
+        return text
 
 
 def audio_locations(text):

@@ -9,7 +9,7 @@ from espnet_llmvq.base.config import option
 from espnet_llmvq.base.errors import UserError, check_name
 from espnet_llmvq.base.files import check_outputs, write_text
 from espnet_llmvq.data.normalise import get_normaliser
-from espnet_llmvq.report import content, plots
+from espnet_llmvq.report import compare, content, plots
 from espnet_llmvq.report.media import Budget
 from espnet_llmvq.report.page import render
 from espnet_llmvq.report.training import read_training
@@ -31,6 +31,7 @@ class ReportOptions:
     worst: int = option(3, "worst utterances of each system and set")
     confusions: int = option(10, "most frequent confusions of each kind")
     max_media_mib: float = option(12.0, "room for figures and audio in the page")
+    max_text_mib: float = option(8.0, "room for the utterances of all systems in the page, compressed")
 
 
 def write_report(exp_dir, results_dir, table=None, options=None):
@@ -86,6 +87,12 @@ def write_report(exp_dir, results_dir, table=None, options=None):
         missing.append(f"Figures of the analysis: none in {results_dir}/analysis.")
     analysis, collapses = content.read_analysis(exp_dir, results_dir, labels, missing)
     worst = content.worst_utterances(scored, labels, options.worst, budget, missing)
+    texts = Budget(int(options.max_text_mib * MIB))
+    packed = [texts.take(compare.utterances(s), s.name) for s in scored]
+    missing += [
+        f"Utterances of {name}, to compare: left out, as they are limited to {options.max_text_mib:g} MiB (--max_text_mib)."
+        for name in texts.left_out
+    ]
     missing += [
         f"{name[0].upper()}{name[1:]}: left out, as media are limited to {options.max_media_mib:g} MiB "
         "(--max_media_mib)."
@@ -113,6 +120,10 @@ def write_report(exp_dir, results_dir, table=None, options=None):
         forest_title=drawn.title,
         forest_has_intervals=drawn.has_intervals,
         forest=plots.forest(drawn, 100.0 if is_error else None),
+        compared=sum(len(s.refs) for s in scored),
+        wins=compare.wins_table(scored, labels),
+        pairs=compare.as_script(compare.summary(scored, labels)),
+        utterances=[(i, text) for i, text in enumerate(packed) if text],
         errors=content.error_rows(scored, labels),
         confusions=content.confusion_lists(scored, labels, options.confusions),
         origins=[(name, of_set, name in DOMAINS.values()) for name, of_set in results.error_tables()],

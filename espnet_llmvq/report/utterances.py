@@ -2,8 +2,10 @@
 
 from collections import Counter
 from dataclasses import dataclass
+from itertools import groupby
 
-MAX_PAIRS = 250  # words of a diff; a hypothesis that loops can have thousands
+MAX_PAIRS = 250  # words of a diff
+MAX_RUN = 12  # words put in one after the other; a hypothesis that loops can have thousands
 
 
 def worst(scores, count):
@@ -37,7 +39,10 @@ def confusions(scores, count):
 
 @dataclass(frozen=True)
 class Diff:
-    """An alignment to be shown: the first pairs, how many were cut off, and all errors in words."""
+    """An alignment to be shown: the first pairs, how many were cut off, and the errors in words.
+
+    Of a long run of words put in the first MAX_RUN are there, and one pair ("+", "", how many more).
+    """
 
     pairs: tuple
     cut: int
@@ -45,11 +50,18 @@ class Diff:
 
 
 def _spoken(op, ref, hyp):
-    return {"S": f"“{hyp}” for “{ref}”", "D": f"“{ref}” left out", "I": f"“{hyp}” put in"}[op]
+    words = {"S": f"“{hyp}” for “{ref}”", "D": f"“{ref}” left out", "I": f"“{hyp}” put in", "+": f"{hyp} more put in"}
+    return words[op]
 
 
 def make_diff(score):
     """The Diff of an UtteranceScore, with at most MAX_PAIRS words of it."""
-    shown = score.pairs[:MAX_PAIRS]
+    pairs = []
+    for put_in, run in groupby(score.pairs, lambda pair: pair[0] == "I"):
+        run = list(run)
+        pairs += run[:MAX_RUN] if put_in else run
+        if put_in and len(run) > MAX_RUN:
+            pairs.append(("+", "", len(run) - MAX_RUN))
+    shown = tuple(pairs[:MAX_PAIRS])
     wrong = [_spoken(*pair) for pair in shown if pair[0] != "="]
-    return Diff(shown, len(score.pairs) - len(shown), "; ".join(wrong) or "no errors")
+    return Diff(shown, len(pairs) - len(shown), "; ".join(wrong) or "no errors")
