@@ -105,7 +105,7 @@ def test_an_llm_whose_config_says_where_it_came_from(trained_soft, llm_dir, tmp_
 
 @pytest.fixture(scope="module")
 def published(tmp_path_factory, arguments, corpus):
-    """(exp directory with a model, its Whisper, its LLM): weights of both are values of 16 bits, as published ones are."""
+    """(exp directory with a model, its Whisper, its LLM): weights of both have values of 16 bits, as published ones."""
     from espnet2.utils.yaml_no_alias_safe_dump import yaml_no_alias_safe_dump
     from safetensors.torch import load_file, save_file
 

@@ -1,6 +1,7 @@
 """The parts of the report against values worked out by hand."""
 
 import base64
+import gzip
 import io
 import json
 import math
@@ -9,16 +10,17 @@ import numpy as np
 import pytest
 import soundfile
 
+from espnet_llmvq.align.ctm import Word
 from espnet_llmvq.base.errors import UserError
 from espnet_llmvq.experiment.table import EvalSet, System
-from espnet_llmvq.report import content, media, plots, training
+from espnet_llmvq.report import compare, content, media, plots, training
 from espnet_llmvq.report.page import clean
 from espnet_llmvq.report.plots import position, ticks
-from espnet_llmvq.report.utterances import MAX_PAIRS, confusions, make_diff, worst
+from espnet_llmvq.report.utterances import MAX_PAIRS, MAX_RUN, confusions, make_diff, worst
 from espnet_llmvq.score.derail import KINDS as KINDS_OF_DERAILMENT
 from espnet_llmvq.score.results import KINDS, Results
 from espnet_llmvq.score.rows import read_rows
-from espnet_llmvq.score.wer import score_utterances
+from espnet_llmvq.score.wer import UtteranceScore, score_utterances
 
 
 def row(system, set_name, value, metric="wer", kind="set", **more):
@@ -227,10 +229,104 @@ def test_diff():
     diff = make_diff(score)
     assert diff.pairs == (("=", "a", "a"), ("S", "b", "x"), ("=", "c", "c"), ("I", "", "uh"))
     assert (diff.cut, diff.spoken) == (0, "“x” for “b”; “uh” put in")
-    (score,) = scored({"u": "a/a" + " uh" * 1000})
+    (score,) = scored({"u": "a b/a" + " uh" * 1000 + " b"})
+    diff = make_diff(score)
+    assert diff.pairs == (
+        ("=", "a", "a"), *[("I", "", "uh")] * MAX_RUN, ("+", "", 1000 - MAX_RUN), ("=", "b", "b"),
+    )  # fmt: skip
+    assert diff.cut == 0 and diff.spoken.endswith(f"“uh” put in; {1000 - MAX_RUN} more put in")
+    (score,) = scored({"u": "a " * 300 + "/" + "b " * 300})
     diff = make_diff(score)
     assert len(diff.pairs) == MAX_PAIRS
-    assert diff.cut == 1001 - MAX_PAIRS
+    assert diff.cut == 300 - MAX_PAIRS
+
+
+def unpacked(text):
+    return json.loads(gzip.decompress(base64.b64decode(text)))
+
+
+def written(ref, told):
+    """The hypothesis that `errors_of` tells, word by word; "..." for what it leaves out."""
+    words, at, found = ref.split(), 0, []
+    for i in range(1, len(told or ()), 3):
+        where, op, word = told[i : i + 3]
+        found += words[at:where]
+        at = where + (op in "SD")
+        if op == "+":
+            found += ["..."] * word
+        elif op in "SDI":
+            found += [word] * (op != "D")
+        else:
+            return [*found, "cut"]
+    return found + words[at:]
+
+
+def test_compare_by_hand():
+    s = content.ScoredSet("x", "text", {"u1": "A b c", "u2": "D", "u3": "e f"})
+    s.scores = {
+        "one": scored({"u1": "a b c/a b c", "u2": "d/x y", "u3": "e f/e"}),
+        "two": scored({"u1": "a b c/b z c", "u2": "d/d", "u3": "e f/f"}),
+        "three": scored({"u1": "a b c/a b c", "u2": "d/d", "u3": "e f/e f" + " la" * 20}),
+    }
+    y = content.ScoredSet("y", "text", {"u1": "<script>"})
+    y.scores = {"one": scored({"u1": "<script>/"}), "two": scored({"u1": "<script>/<script>"})}
+    assert compare.count_wins(s.scores) == {
+        "one": {"two": 1, "three": 1}, "two": {"one": 1, "three": 1}, "three": {"one": 1, "two": 1},
+    }  # fmt: skip
+    table = compare.wins_table([s, y], {"one": "One <1>"})
+    assert [c.heading for c in table.columns] == ["One <1>", "two", "three"] == [r.label for r in table.rows]
+    assert [[c.text for c in r.cells] for r in table.rows] == [["", "1", "1"], ["2", "", "1"], ["1", "1", ""]]
+    assert compare.wins_table([content.ScoredSet("x", "", {}, scores={"one": s.scores["one"]})], {}) is None
+    told = compare.summary([s, y], {"one": "One <1>"})
+    assert told["labels"] == {"one": "One <1>", "two": "two", "three": "three"}
+    assert [(of["name"], of["utterances"], of["errors"]) for of in told["sets"]] == [
+        ("x", 3, {"one": 3, "two": 3, "three": 20}), ("y", 1, {"one": 1, "two": 0}),
+    ]  # fmt: skip
+    found = unpacked(compare.utterances(s))
+    assert (found["utts"], found["refs"]) == (["u1", "u2", "u3"], ["a b c", "d", "e f"])
+    assert found["errors"]["one"][0] == 0 and found["errors"]["one"][2] == [1, 1, "D", ""]
+    for system, texts in {"one": ["a b c", "x y", "e"], "two": ["b z c", "d", "f"]}.items():
+        assert [" ".join(written(*pair)) for pair in zip(found["refs"], found["errors"][system])] == texts
+    assert written("e f", found["errors"]["three"][2]) == ["e", "f", *["la"] * 12, *["..."] * 8]
+    assert "<" not in compare.as_script(told) and json.loads(compare.as_script(told)) == told
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_what_is_told_of_an_utterance_is_what_was_written(seed):
+    draw = np.random.default_rng(seed)
+    ref, hyp = (" ".join(draw.choice(["a", "b", "c", "d"], draw.integers(1, 30))) for _ in range(2))
+    (score,) = scored({"u": f"{ref}/{hyp}"})
+    told = compare.errors_of(score)
+    assert (told[0] if told else 0) == score.errors
+    said = written(ref, told)
+    if "..." not in said:
+        assert " ".join(said) == hyp
+    (score,) = scored({"u": "a " * 300 + "/" + "b " * 300})
+    assert written("a " * 300, compare.errors_of(score)) == ["b"] * MAX_PAIRS + ["cut"]
+
+
+def test_a_large_set_is_small():
+    """3,000 utterances of ten systems with a tenth of their words wrong: less than a megabyte."""
+    draw = np.random.default_rng(0)
+    words = [f"{a}{b}{c}" for a in "bdfgk" for b in "aeiou" for c in "lmnrst"]
+    s = content.ScoredSet("x", "text", {})
+    refs = [list(draw.choice(words, 20)) for _ in range(3000)]
+    for system in range(10):
+        # Through pairs: what is measured is their packing, not the alignment.
+        scores = []
+        for i, ref in enumerate(refs):
+            wrong = set(np.flatnonzero(draw.random(20) < 0.1))
+            pairs = tuple(("S", w, draw.choice(words)) if k in wrong else ("=", w, w) for k, w in enumerate(ref))
+            scores.append(UtteranceScore(f"speaker{i % 40:02d}-{i:05d}", pairs, 80, 0))
+        s.scores[str(system)] = scores
+    assert len(compare.utterances(s)) < 1_000_000
+
+
+def test_timed_words():
+    words = [Word("one", 0.1, 0.25), Word("two", 0.5, 0.2)]
+    assert content.timed("One two.", words) == [("One", 0.1, 0.35), ("two.", 0.5, 0.7)]
+    assert content.timed("One two three", words) == [("one", 0.1, 0.35), ("two", 0.5, 0.7)]
+    assert content.timed("One two", ()) == []
 
 
 def test_error_rows():
@@ -293,8 +389,12 @@ def test_derailments(tmp_path):
     long = "so " * 200
     x = content.ScoredSet("x", "text", {"u1": "One", "u2": "Two"}, {"a": {"u1": long, "u2": ""}})
     table, ((label, of_kinds, examples),) = content.derailments(path, [x], {"a": "System A"})
-    assert [c.heading for c in table.columns] == ["x", "y"]
-    assert [(r.label, [c.text for c in r.cells]) for r in table.rows] == [("System A", ["2", "0"]), ("b", ["0", "-"])]
+    assert [c.heading for c in table.columns] == ["any", *(kind.replace("_", " ") for kind in KINDS_OF_DERAILMENT)]
+    counts = {kind: 2 if kind == "loop" else int(kind == "length") for kind in KINDS_OF_DERAILMENT}
+    assert [(r.label, [c.text for c in r.cells]) for r in table.rows] == [
+        ("System A", ["2", *map(str, counts.values())]), ("b", ["0"] * 6),
+    ]  # fmt: skip
+    assert [r.cells[0].note for r in table.rows] == ["of 18", "of 9"]
     assert label == "System A"
     assert [c.heading for c in of_kinds.columns] == [*kinds, "utterances", "WER", "WER without any"]
     assert [(r.label, [c.text for c in r.cells]) for r in of_kinds.rows] == [

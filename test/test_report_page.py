@@ -82,6 +82,8 @@ def make_experiment(room):
         tone(room / "wav" / f"{utt}.wav", 300 + 100 * i)
     scp = [f"{UTT} wav/a.wav", "u2 wav/u2.wav", "u3 wav/u3.wav", "u4 wav/none.wav"]
     (room / "dump" / "test_id" / "wav.scp").write_text("\n".join(scp) + "\n")
+    times = "u2 1 0.05 0.1 one\nu2 1 0.2 0.1 two\nu2 1 0.3 0.25 three\n"
+    (room / "dump" / "test_id" / "words.ctm").write_text(times)
     exp = room / "exp"
     (exp / "results.json").write_text(json.dumps(result_rows()))
     (exp / "RESULTS.md").write_text(
@@ -102,6 +104,8 @@ def make_experiment(room):
     (exp / "analysis" / "<u>_nearest.png").write_bytes(base64.b64decode(png))
     systems = {s: {"label": label, "hypotheses": f"exp/{s}/decode_{{set}}/hyp.jsonl"} for s, label in LABELS.items()}
     sets = {name: {"domain": domain, "text": f"dump/{name}/text"} for name, domain in SETS.items()}
+    sets["test_id"]["word_times"] = "dump/test_id/words.ctm"
+    sets["test_far"]["word_times"] = "dump/test_far/words.ctm"  # not there
     table = {"systems": systems, "sets": sets, "normaliser": "none", "baseline": "lora"}
     (room / "table.yaml").write_text(yaml.safe_dump(table, sort_keys=False))
     return OPTIONS
@@ -288,7 +292,8 @@ def test_worst_utterances(tree):
     assert lora.all("span", "raw")[0].words == "empty"
     assert [d.words for d in lora.all("del")] == ["seven"]
     assert lora.all("p", "diff")[0].attrs["aria-label"] == "Errors: “seven” left out"
-    assert "150 more words are not shown" in soft.words
+    diff = soft.all("p", "diff")[0]
+    assert [d.words for d in diff.all("ins")] == ["go"] * 13 and " go 387 more seven" in diff.words
     (diff,) = utterance(tree, "test_noise", "u2").all("div", "hyp")[2].all("p", "diff")
     assert [[cell.words for cell in pair.all("span")] for pair in diff.all("span", "pair")] == [
         *(["one", "one"], ["", "uh"], ["two", "two"], ["three", "three"])
@@ -310,6 +315,24 @@ def test_audio(tree):
     assert "Audio of u4 (test_id): wav/none.wav: audio file not found" in missing
 
 
+def test_words_with_times(tree):
+    shown = utterance(tree, "test_id", "u2").all("span", "timed")[0]
+    words = [(w.text, w.attrs["data-start"], w.attrs["data-end"]) for w in shown.all("span", "word")]
+    assert words == [("one", "0.05", "0.15"), ("two", "0.2", "0.3"), ("three", "0.3", "0.55")]
+    assert shown.words == "one two three"
+    assert utterance(tree, "test_noise", "u2").all("span", "timed") == []
+    assert "Word times of test_far: dump/test_far/words.ctm" in find(tree, "missing").words
+
+
+def test_who_wins_how_often(tree):
+    """By hand, in each of three sets: errors of CTC 0 1 1 0, of LoRA n 1 0 1, of soft n 1 2 400."""
+    section = find(tree, "compare")
+    assert "of the 12 utterances" in section.words
+    assert [row[1:] for row in cells(section)] == [["", "6", "9"], ["3", "", "6"], ["0", "0", ""]]
+    heads = [head.attrs["data-name"] for head in section.all("thead")[0].all("th")[1:]]
+    assert heads == list(VALUES) == [row.attrs["data-system"] for row in section.all("tbody")[0].all("tr")]
+
+
 def test_numbers_that_disagree_are_announced(tree):
     # The rates in results.json of this experiment are made up.
     warning = tree.all("section", "warning")[0].words
@@ -325,7 +348,7 @@ def test_training_figures_derailments_environment(tree):
     assert image.attrs["src"].startswith("data:image/png;base64,iVBOR")
     assert find(tree, "figures").all("figcaption")[0].words == "<u> nearest"
     derailments = find(tree, "derailments")
-    assert cells(derailments) == [[LABEL, "2"]]
+    assert cells(derailments) == [[LABEL, "2of 4", "1", "0", "0", "0", "1"]]
     (details,) = derailments.all("details")
     assert cells(details) == [["test_id", "1", "0", "0", "0", "1", "2", "4", "7.12", "1.00"]]
     loop, prompt = details.all("div", "hyp")
@@ -348,11 +371,14 @@ def test_transcripts_stay_text(tree, page):
     assert soft.all("span", "raw")[0].text == f"five {SCRIPT}"
     assert f"“{NASTY.split()[-1]}” left out" in soft.all("p", "diff")[0].attrs["aria-label"]
     assert "</pre>" in find(tree, "environment").all("pre")[0].text
-    # only our own script, style and pictures
-    assert len(tree.all("script")) == len(tree.all("style")) == 1
+    # only our own script, style and pictures; what else is in script elements is no script
+    own, *rest = sorted(tree.all("script"), key=lambda node: "type" in node.attrs)
+    assert len(tree.all("style")) == 1
+    assert [node.attrs["type"] for node in rest] == ["application/json", *["text/plain"] * 3]
+    assert not any("<" in node.text for node in rest)
     assert len(tree.all("img")) == 1
     source = Path(report.__file__).parents[1] / "report"
-    assert tree.all("script")[0].text == (source / "page.js").read_text()
+    assert own.text == (source / "page.js").read_text()
     assert tree.all("style")[0].text == (source / "page.css").read_text()
     for node in tree.walk():
         for name in node.attrs:
@@ -378,7 +404,8 @@ def test_page_forbids_all_but_itself(tree):
     rules = dict(rule.strip().split(" ", 1) for rule in policy.split(";"))
     assert rules["default-src"] == "'none'"
     for name, tag in (("script-src", "script"), ("style-src", "style")):
-        digest = hashlib.sha256(tree.all(tag)[0].text.encode()).digest()
+        (text,) = [node.text for node in tree.all(tag) if "type" not in node.attrs]
+        digest = hashlib.sha256(text.encode()).digest()
         assert rules[name] == f"'sha256-{base64.b64encode(digest).decode()}'"
     assert rules["img-src"] == rules["media-src"] == "data:"
 
@@ -483,13 +510,17 @@ def test_media_without_room_are_named(page, tmp_path, monkeypatch):
     table = yaml.safe_load((tmp_path / "table.yaml").read_text())
     del table["sets"]["test_far"]
     (tmp_path / "table.yaml").write_text(yaml.safe_dump(table, sort_keys=False))
-    report.main([*options, "--max_media_mib=0.0001", "--worst=1"])
+    report.main([*options, "--max_media_mib=0.0001", "--max_text_mib=0.0001", "--worst=1"])
     tree = Tree((tmp_path / "exp/report/report.html").read_text(encoding="utf-8")).root
     assert tree.all("audio") == [] and len(tree.all("img")) == 0
     notes = find(tree, "missing").words
     assert "Figure <u> nearest: left out, as media are limited to 0.0001 MiB (--max_media_mib)." in notes
     assert f"Audio of {UTT} (test_id): left out" in notes
     assert "Utterances of test_far: not among the sets given." in notes
+    room = "left out, as they are limited to 0.0001 MiB (--max_text_mib)."
+    assert f"Utterances of test_id, to compare: {room}" in notes
+    assert [node.attrs["type"] for node in find(tree, "compare").all("script")] == ["application/json"]
+    assert cells(find(tree, "compare"))[0][1:] == ["", "4", "6"]  # the counts are there
     assert len(find(tree, "utterances").all("details")) < 8
 
 
@@ -586,6 +617,135 @@ def test_audio_plays(opened):
             break
         time.sleep(0.1)
     assert found == pytest.approx(0.6, abs=0.15)
+
+
+PAIR = """return Array.from(document.querySelectorAll('#pair tbody tr'),
+    r => Array.from(r.cells).map(c => c.innerText.trim()))"""
+FOUND = """return Array.from(document.querySelectorAll('.found li'), li => [li.querySelector('.id').innerText,
+    li.querySelector('.fact').innerText, ...Array.from(li.querySelectorAll('.side'), side => [
+        side.querySelector('.fact').innerText, !!side.querySelector('.mark'),
+        Array.from(side.querySelectorAll('.pair > :nth-child(2)'), word => word.textContent).filter(Boolean).join(' ')
+    ])])"""
+
+
+def focus_and_press(browser, script, key):
+    browser.run(f"{script}.focus()")
+    browser.press(key)
+
+
+@pytest.mark.parametrize("width, dark", [(1280, False), (390, True)])
+def test_compare_two_systems(browser, page, width, dark):
+    browser.emulate(width, 900, dark)
+    browser.open(page.as_uri())
+    cell = "document.querySelector('#compare tbody').rows[0].cells[2].querySelector('button')"
+    assert browser.run(f"return {cell}.innerText") == "6"
+    focus_and_press(browser, cell, "Enter")  # CTC against LoRA
+    found = browser.wait_for(FOUND)
+    assert browser.run(PAIR)[:2] == [["all sets", "6", "3", "3", "6", str(3 * (len(NASTY.split()) + 2))],
+                                     ["test_id", "2", "1", "1", "2", str(len(NASTY.split()) + 2)]]  # fmt: skip
+    n = len(NASTY.split())
+    assert [one[:2] for one in found] == [
+        *[[UTT, f"{name}, {n + 2} words"] for name in SETS], *[["u4", f"{name}, 1 word"] for name in SETS]
+    ]  # fmt: skip
+    assert found[0][2:] == [["0 errors", True, f"five {NASTY} six"], [f"{n} errors", False, "five nine six"]]
+    assert found[3][2:] == [["0 errors", True, "seven"], ["1 error", False, ""]]
+    assert browser.run("return document.activeElement.innerText").startswith(
+        "CTC has fewer errors than SLAM-ASR + LoRA"
+    )
+    sides = browser.run("return Array.from(document.querySelectorAll('.side'), s => s.getBoundingClientRect().top)")
+    assert (sides[0] == sides[1]) == (width > 600)  # side by side, or one below the other
+    assert browser.run("return document.documentElement.scrollWidth") == width
+    colour = "return getComputedStyle(document.querySelector('.found del')).color"
+    assert browser.run(colour) == ("rgb(243, 154, 154)" if dark else "rgb(165, 34, 42)")
+    assert browser.run("return document.querySelector('.found .diff').ariaLabel").startswith("No errors: five ")
+    # the audio of the worst utterances is here too
+    assert browser.run("return document.querySelector('.found audio').src.slice(0, 11)") == "data:audio/"
+    # where the other wins, and where both have as many errors
+    browser.click("#pair tbody tr:nth-child(3) td:nth-child(3) button")
+    browser.wait_for("return document.querySelector('.found li .id').innerText === 'u3'")
+    assert [one[:2] for one in browser.run(FOUND)] == [["u3", "test_noise, 2 words"]]
+    browser.click("#pair tbody tr:nth-child(1) td:nth-child(4) button")
+    browser.wait_for("return document.querySelector('.found li .id').innerText === 'u2'")
+    assert [one[2:] for one in browser.run(FOUND)] == [
+        [["1 error", False, "one two tree"], ["1 error", False, "one two"]]
+    ] * 3
+    # other systems by the lists, by keyboard
+    focus_and_press(browser, "document.querySelectorAll('#pair select')[1]", "Down")
+    assert browser.run(PAIR)[0] == ["all sets", "9", "0", "3", "6", f"{3 * (n + 403):,}"]
+    assert browser.run("return document.querySelector('.found').childElementCount") == 0
+    browser.click("#pair tbody td:nth-child(2) button")
+    browser.wait_for("return document.querySelector('.found li')")
+    loop = browser.run(FOUND)[0]
+    assert loop[0] == "u4" and loop[3] == ["400 errors", False, "go " * 12 + "387 more go"]
+    # nothing of it was taken for markup
+    assert browser.run("return document.title") == f"Title {SCRIPT}: results"
+    assert browser.run("return document.querySelectorAll('#compare img, #compare li script').length") == 0
+    assert browser.messages() == []
+
+
+def test_sets_that_are_left_out_are_named(browser, tmp_path, monkeypatch):
+    options = make_experiment(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    report.main([*options, "--max_text_mib=0.001"])
+    browser.emulate(1280, 900)
+    browser.open((tmp_path / "exp/report/report.html").as_uri())
+    browser.click("#compare tbody button")
+    said = browser.wait_for("const p = document.querySelector('.found p'); return p && p.innerText")
+    assert "Not in this page, for want of room (--max_text_mib): test_" in said
+    assert browser.messages() == []
+
+
+def test_a_word_plays_from_its_place(opened):
+    opened.run("document.querySelector('.timed').closest('details').open = true")
+    words = opened.run("return Array.from(document.querySelectorAll('.timed button'), w => w.innerText)")
+    assert words == ["one", "two", "three"]
+    # What is marked is noted, as a word is soon over.
+    opened.run("""window.marked = [];
+        new MutationObserver(all => all.forEach(m => { if (m.target.classList.contains('now')) {
+            const audio = document.querySelector('.timed').closest('details').querySelector('audio');
+            window.marked.push([m.target.innerText, audio.currentTime]); } }))
+        .observe(document.querySelector('.timed'), { attributes: true, subtree: true })""")
+    opened.click(".timed button:nth-of-type(2)")
+    opened.wait_for("return window.marked.some(([word]) => word === 'three')")
+    marked = opened.run("return window.marked")
+    assert marked[0][0] == "two" and 0.19 <= marked[0][1] < 0.3
+    assert {word for word, _ in marked} == {"two", "three"}
+    opened.wait_for("return !document.querySelector('.timed .now')")
+
+
+def test_all_parts_open_and_close(opened):
+    state = "return Array.from(new Set(Array.from(document.querySelectorAll('details'), d => d.open)))"
+    opened.click(".tools button")
+    assert opened.run(state) == [True]
+    opened.click(".tools button")
+    assert opened.run(state) == [False]
+
+
+@pytest.mark.parametrize("width", [1000, 700])
+def test_on_paper(browser, page, width):
+    """Landscape and portrait: in dark ink, nothing that scrolls, nothing cut off, no controls."""
+    browser.emulate(width, 700, dark=True)
+    browser.open(page.as_uri())
+    browser.click("#compare tbody button")
+    browser.wait_for("return document.querySelector('.found li')")
+    browser.click(".tools button")
+    dark = {"name": "prefers-color-scheme", "value": "dark"}
+    browser.devtools("Emulation.setEmulatedMedia", {"media": "print", "features": [dark]})
+    try:
+        assert browser.run("return document.documentElement.scrollWidth") <= width
+        cut = browser.run("""return Array.from(document.querySelectorAll('th, td, p, .pair'))
+            .filter(e => e.checkVisibility() && e.getBoundingClientRect().right > innerWidth + 1)
+            .map(e => e.innerText)""")
+        assert cut == []
+        seen = "return document.querySelector(arguments[0]).checkVisibility()"
+        assert [browser.run(seen, part) for part in ("nav", "audio", "select", ".found li", ".utterance .diff")] == [
+            *(False, False, False, True, True)
+        ]
+        assert browser.run("return getComputedStyle(document.body).color") == "rgb(27, 31, 36)"
+        pdf = base64.b64decode(browser.devtools("Page.printToPDF", {"preferCSSPageSize": True})["data"])
+        assert pdf.startswith(b"%PDF")
+    finally:
+        browser.devtools("Emulation.setEmulatedMedia", {"media": "", "features": [dark]})
 
 
 @pytest.mark.parametrize("dark", [False, True])

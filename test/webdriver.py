@@ -20,7 +20,7 @@ ARGUMENTS = (
     *("--no-first-run", "--hide-scrollbars"),
 )
 KEYS = {"Tab": "\ue004", "Enter": "\ue007", "Home": "\ue011", "End": "\ue010", "Left": "\ue012", "Right": "\ue014",
-        "Space": " "}  # fmt: skip
+        "Down": "\ue015", "Space": " "}  # fmt: skip
 _ELEMENT = "element-6066-11e4-a52e-4f735466cecf"  # key of a reference to an element
 
 

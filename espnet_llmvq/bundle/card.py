@@ -27,7 +27,9 @@ def read_about(path):
         about = ModelCard(text)
     except (ValueError, YAMLError) as err:
         first = str(err).splitlines()[0]
-        raise UserError(f"{path}: what stands between its first two lines --- is no mapping in YAML ({first})") from None
+        raise UserError(
+            f"{path}: what stands between its first two lines --- is no mapping in YAML ({first})"
+        ) from None
     return about.data.to_dict(), about.text.strip()
 
 

@@ -1,7 +1,7 @@
 """Licences of what is inside a packed system: the files that came with its LLM and encoder, and what is known of them.
 
-    licences/llm/, tokenizer/, encoder/    files of their directories that are called licence, notice, terms or policy
-    licences/                              those that were given when it was packed, such as that of the data
+licences/llm/, tokenizer/, encoder/    files of their directories that are called licence, notice, terms or policy
+licences/                              those that were given when it was packed, such as that of the data
 """
 
 import os

@@ -64,7 +64,7 @@ def pretrained_conf(config):
 
 
 def packed_state(model):
-    """{name: tensor} of all but the frozen tensors of the LLM, `small`. Tied ones are there under each of their names."""
+    """{name: tensor} of all but the frozen tensors of the LLM, `small`, tied ones under each of their names."""
     import torch
 
     left_out = {name for name in model.frozen_external() if name.startswith("llm.")}
@@ -73,7 +73,7 @@ def packed_state(model):
 
 
 def small(tensor):
-    """A tensor in 16 bits if these hold each of its values exactly, as they do where it was published so; else as it is."""
+    """A tensor in 16 bits if these hold each of its values exactly, as where it was published so; else as it is."""
     dtype = small_dtype([tensor])
     return tensor.to(dtype) if dtype else tensor
 
@@ -115,8 +115,20 @@ def longest_segment(trained, default=20.0, ratio=2.0, lowest=1.0, highest=30.0):
 
 
 def pack(
-    directory, out, *, system, label, decode, search, llm=None, prompt=None, rows=(), about=None, licence=(), max_mb=None
-):  # fmt: skip
+    directory,
+    out,
+    *,
+    system,
+    label,
+    decode,
+    search,
+    llm=None,
+    prompt=None,
+    rows=(),
+    about=None,
+    licence=(),
+    max_mb=None,
+):
     """Pack the trained model of an experiment directory into the directory `out`.
 
     Args:
@@ -127,8 +139,8 @@ def pack(
         prompt: template, if the model has none recorded. rows: entries of results.json for the model card.
         about: Markdown file for the model card. licence: licence files to put inside, beside those of LLM and encoder.
         max_mb: most MB (of 1000 kB) that the directory may have; None: any.
-    Returns the manifest. Weights are stored in 16 bits where these hold them exactly. The directory is loaded once before it gets its name.
-    Raises UserError.
+    Returns the manifest. Weights are stored in 16 bits where these hold them exactly. The directory is loaded once
+    before it gets its name. Raises UserError.
     """
     from safetensors.torch import save_file
 

@@ -1,7 +1,7 @@
 """Two systems, utterance by utterance: how often one has fewer errors than the other, and what both wrote.
 
-The page holds each set once, as its references and the errors of each system in them, compressed. Its script unpacks the
-sets that are looked at, and shows a few utterances at a time.
+The page holds each set once, as its references and the errors of each system in them, compressed. Its script unpacks
+the sets that are looked at, and shows a few utterances at a time.
 """
 
 import base64
@@ -18,7 +18,10 @@ REST = "\N{HORIZONTAL ELLIPSIS}"  # the op behind which an alignment is not told
 
 
 def count_wins(scores):
-    """{system: {other: utterances in which the system has fewer word errors}} of {system: UtteranceScores} of one set."""
+    """{system: {other: utterances in which the system has fewer word errors}} of one set.
+
+    scores: {system: UtteranceScores}, of the same utterances in the same order.
+    """
     errors = {system: np.array([score.errors for score in of_system]) for system, of_system in scores.items()}
     wins = {system: {} for system in scores}
     for one, other in permutations(scores, 2):

@@ -90,7 +90,8 @@ def write_report(exp_dir, results_dir, table=None, options=None):
     texts = Budget(int(options.max_text_mib * MIB))
     packed = [texts.take(compare.utterances(s), s.name) for s in scored]
     missing += [
-        f"Utterances of {name}, to compare: left out, as they are limited to {options.max_text_mib:g} MiB (--max_text_mib)."
+        f"Utterances of {name}, to compare: left out, as they are limited to {options.max_text_mib:g} MiB "
+        "(--max_text_mib)."
         for name in texts.left_out
     ]
     missing += [
