@@ -695,6 +695,31 @@ def test_sets_that_are_left_out_are_named(browser, tmp_path, monkeypatch):
     assert browser.messages() == []
 
 
+def test_long_lists_are_shown_in_parts(browser, tmp_path, monkeypatch):
+    for name, text in (("text", "one two"), ("a", "one two"), ("b", "one")):
+        (tmp_path / name).write_text("".join(f"u{i:02d} {text}\n" for i in range(45)))
+    (tmp_path / "exp").mkdir()
+    rows = [{**entry, "set": "x", "system": system} for system in "ab" for entry in result_rows()[:1]]
+    (tmp_path / "exp/results.json").write_text(json.dumps(rows))
+    systems = {system: {"label": system.upper(), "hypotheses": system} for system in "ab"}
+    table = {"systems": systems, "sets": {"x": {"domain": "id", "text": "text"}}, "normaliser": "none"}
+    (tmp_path / "table.yaml").write_text(yaml.safe_dump(table))
+    monkeypatch.chdir(tmp_path)
+    report.main(["--table=table.yaml"])
+    browser.emulate(390, 844)
+    browser.open((tmp_path / "exp/report/report.html").as_uri())
+    browser.click("#compare tbody button")
+    browser.wait_for("return document.querySelectorAll('.found li').length === 20")
+    assert browser.run("return document.querySelector('.found > button').innerText") == "Show 20 more of 25"
+    focus_and_press(browser, "document.querySelector('.found > button')", "Enter")
+    assert browser.run("return document.activeElement.querySelector('.id').innerText") == "u20"
+    browser.click(".found > button")
+    ids = browser.run("return Array.from(document.querySelectorAll('.found .id'), id => id.innerText)")
+    assert ids == [f"u{i:02d}" for i in range(45)]
+    assert browser.run("return document.querySelector('.found > button').checkVisibility()") is False
+    assert browser.messages() == []
+
+
 def test_a_word_plays_from_its_place(opened):
     opened.run("document.querySelector('.timed').closest('details').open = true")
     words = opened.run("return Array.from(document.querySelectorAll('.timed button'), w => w.innerText)")

@@ -31,7 +31,7 @@ class ReportOptions:
     worst: int = option(3, "worst utterances of each system and set")
     confusions: int = option(10, "most frequent confusions of each kind")
     max_media_mib: float = option(12.0, "room for figures and audio in the page")
-    max_text_mib: float = option(8.0, "room for the utterances of all systems in the page, compressed")
+    max_text_mib: float = option(10.0, "room for the utterances of all systems in the page, compressed")
 
 
 def write_report(exp_dir, results_dir, table=None, options=None):
