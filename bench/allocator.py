@@ -1,8 +1,9 @@
 """What the memory settings of path.sh (GLIBC_TUNABLES) do: a training step of a small LLM, and an encoder, on CPUs.
 
-Random models of the sizes of Gemma 3 270M with 16,384 tokens (LoRA; 5 sequences of 180 positions) and of Whisper base's encoder (8 s).
-Each measurement is a process of its own, with and without the settings in turn. CPU seconds are those of the process (user
-and system), so that other work on the machine counts little; `ratio` is of their medians, without over with.
+Random models of the sizes of Gemma 3 270M with 16,384 tokens (LoRA; 5 sequences of 180 positions) and of Whisper
+base's encoder (8 s). Each measurement is a process of its own, with and without the settings in turn. CPU seconds are
+those of the process (user and system), so that other work on the machine counts less; `ratio` is of their medians,
+without over with.
 
 `python bench/allocator.py --json FILE`. Three minutes on two cores.
 """

@@ -139,8 +139,8 @@ def pass_over(decoder, cache, held, cached, inputs):
 
 
 def judged(llm, hidden, tried, last, banned, eos, accept):
-    """What the LLM writes at N positions, of hidden states (N, H): (tokens, their log probabilities, those of the draft),
-    lists.
+    """What the LLM writes at N positions, of hidden states (N, H), three lists: tokens, their log probabilities, and
+    those of the draft's tokens.
 
     tried: what the draft has there, which stands where it is the best token, or more than `accept` times as probable
     as that. last: whether the length limit leaves the end only. banned: tokens that are never written.

@@ -161,7 +161,7 @@ def generate(
 
 
 def of_text(text):
-    """The list of a `drafts.Text`: what the LLM wrote, and behind it the draft, if that is another text and was read."""
+    """The list of a `drafts.Text`: what the LLM wrote, and the draft behind it, if that is another text it read."""
     written = Hypothesis(text.tokens, text.score, None, len(text.tokens) == text.limit, text.passes, text.accepted)
     draft = text.draft[:-1]
     if text.of_draft is None or draft == text.tokens:

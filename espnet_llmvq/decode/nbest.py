@@ -51,7 +51,8 @@ def read_nbest(path):
 def best(entries, weight):
     """Index of the entry with the highest (1 - weight) * llm + weight * ctc; of equals, the first.
 
-    With weight 0 it is the first, in the order of the search: the CTC score is not looked at. If CTC can spell none of the texts, the LLM's order decides.
+    With weight 0 it is the first, in the order of the search: the CTC score is not looked at. If CTC can spell none of
+    the texts, the LLM's order decides.
     """
 
     if not weight:
