@@ -92,7 +92,7 @@ smoke: env
 docs: env
 	@. tools/activate_env.sh
 	rm -rf build/docs
-	python -m sphinx -b html -W --keep-going -q -d build/docs/.doctrees -c docs . build/docs
+	python -m sphinx -b html -E -W --keep-going -q -d build/docs/.doctrees -c docs . build/docs
 	echo "build/docs/index.html"
 
 bench: env

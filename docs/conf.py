@@ -5,6 +5,7 @@ a code host too. What the site adds: the navigation, which is the lists of docs/
 of Python (reference.py); equations as MathML, so that no page loads anything from elsewhere.
 """
 
+import os
 import re
 import sys
 from pathlib import Path
@@ -44,10 +45,8 @@ def navigation():
         title, _, body = part.partition("\n")
         pages = re.findall(r"^ *- \[.*?\]\(([\w./-]+)\.md\)", body, re.MULTILINE)
         if pages:
-            parts.append("\n".join(["```{toctree}", ":hidden:", f":caption: {title}", ""]))
-            parts[-1] += (
-                "".join(f"\n/{(ROOT / 'docs' / page).resolve().relative_to(ROOT)}" for page in pages) + "\n```\n"
-            )
+            paths = ["/" + os.path.normpath(f"docs/{page}") for page in pages]
+            parts.append("\n".join(["```{toctree}", ":hidden:", f":caption: {title}", "", *paths, "```", ""]))
     return "\n".join(parts)
 
 

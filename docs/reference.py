@@ -110,9 +110,8 @@ def signature(function):
     if given.return_annotation is not given.empty:
         several += " -> " + inspect.formatannotation(given.return_annotation)
     text = one if len(one) < 80 else several
-    return re.sub(r"\b(?:collections\.abc|numpy|os|espnet_llmvq(?:\.\w+)*?)\.(?=[A-Z]|ndarray)", "", text).replace(
-        "Ellipsis", "..."
-    )
+    text = re.sub(r"\b(?:collections\.abc|numpy|os|espnet_llmvq(?:\.\w+)*?)\.(?=[A-Z]|ndarray)", "", text)
+    return text.replace("Ellipsis", "...")
 
 
 def public(name):

@@ -1,8 +1,9 @@
 """The commands in README.md and the documentation are those that there are: each is parsed by its real parser.
 
-Blocks marked `sh` are read line by line. `llmvq` and `./run.sh` are parsed as they parse themselves; of make, cd, `.` and scripts
-it is checked that target, directory, file and options are there. Any other program needs `<!-- not run: REASON -->` before its
-block. The tutorial's commands are run by test/smoke_fork.sh, all of llmvq by test_strangers.py.
+Blocks marked `sh` are read line by line. `llmvq` and `./run.sh` are parsed as they parse themselves; of make, cd, `.`
+and scripts it is checked that target, directory, file and options are there. Any other program needs a comment
+`<!-- not run: REASON -->` before its block. The tutorial's commands are run by test/smoke_fork.sh, all of llmvq by
+test_strangers.py.
 """
 
 import contextlib
@@ -139,7 +140,7 @@ printf '%s\\0' ${{plan_args[@]+"${{plan_args[@]}}"}} >"${{PLAN_ARGS}}"
 
 @pytest.fixture(scope="module")
 def parse_run(tmp_path_factory):
-    """Function: the options that `./run.sh` of a recipe passes to `llmvq plan`. Raises ValueError for one that there is not."""
+    """Function: what `./run.sh` of a recipe passes to `llmvq plan`. Raises ValueError for an unknown option."""
     rooms = tmp_path_factory.mktemp("recipes")
 
     def parse(recipe, words):
