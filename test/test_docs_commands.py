@@ -27,9 +27,9 @@ from espnet_llmvq.cli.parser import Parser
 # Records of runs (RESULTS.md) and of changes are as they were.
 PAGES = sorted(
     str(path.relative_to(ROOT))
-    for pattern in ("*.md", "docs/*.md", "bench/*.md", "egs/**/*.md")
+    for pattern in ("*.md", "docs/*.md", "bench/*.md", "egs/*.md", "egs/*/*.md", "egs/*/*/*.md")
     for path in ROOT.glob(pattern)
-    if not path.name.startswith(("RESULTS", "CHANGELOG")) and "exp" not in path.parts
+    if not path.name.startswith(("RESULTS", "CHANGELOG"))
 )
 DEFAULT_RECIPE = "egs/mini_tts/llmasr1"
 OPERATORS = {"&&", "||", ";", "|"}
@@ -198,7 +198,7 @@ def check_systems(recipe, args, page):
 
 SHELL_TEXT = "".join(
     path.read_text(encoding="utf-8")
-    for pattern in ("Makefile", "tools/Makefile", ".ci/run", "egs/**/*.sh", "test/*.sh")
+    for pattern in ("Makefile", "tools/Makefile", "egs/*/*/*.sh", "egs/*/*/local/*.sh")
     for path in sorted(ROOT.glob(pattern))
     if path.is_file()
 )
