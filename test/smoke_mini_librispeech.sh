@@ -14,7 +14,7 @@ unset CORPORA LLM MODELS
 PYTHONPATH="${root}/test:${PYTHONPATH:-}" python3 -m corpora.mini_librispeech corpora >variables
 # shellcheck source=/dev/null
 . ./variables
-(cd "${root}/test" && python3 -c "import standins; standins.whisper_recogniser('${work}/models/whisper'); standins.llama('${work}/models/llama')")
+(cd "${root}/test" && python3 -c "import standins; standins.whisper_recogniser('${work}/models/whisper', encoder_layers=2); standins.llama('${work}/models/llama')")
 for i in $(seq 20); do echo "The dog of number ${i} goes home to see what they said about fish. It is not here, and nobody has seen it since one of us left."; done |
     sed 's/number [0-9]*/the house/' >spoken.txt
 export WHISPER=${work}/models/whisper GEMMA=${work}/models/llama TTS_FROM=${work}/spoken.txt

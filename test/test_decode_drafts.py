@@ -11,7 +11,7 @@ from families import Ends
 from espnet_llmvq.base.errors import UserError
 from espnet_llmvq.decode.ctc import drafts, greedy, respeller
 from espnet_llmvq.decode.drafts import Place, check_cache
-from espnet_llmvq.decode.generate import generate, search
+from espnet_llmvq.decode.generate import generate, log_probability, search
 from espnet_llmvq.decode.questions import LLMAlone
 from espnet_llmvq.sequence.sequence import Span
 
@@ -69,9 +69,16 @@ def test_texts_are_those_of_plain_greedy_search(family, monkeypatch):
     llm = families.make(family)
     model, tokenizer, prompts = LLMAlone(llm, EOS), Ends(40, EOS, 3), prompts_of(llm)
     plain = [found for (found,) in search(model, tokenizer, prompts, LIMITS, 1)]
+    drafted = []
     for kind, given in kinds([h.tokens for h in plain]).items():
         lists = search(model, tokenizer, prompts, LIMITS, drafts=given)
-        for prompt, h, (found,) in zip(prompts, plain, lists):
+        for prompt, h, (found, *draft), own in zip(prompts, plain, lists, given):
+            # behind it the draft, if it is another text and was read, with the score that a pass over it gives
+            assert [d.tokens for d in draft] in ([own], []) if own != found.tokens else not draft
+            if draft:
+                ((score,),) = log_probability(model, [prompt], [[own]])
+                assert draft[0].llm == pytest.approx(score, abs=2e-4) and not draft[0].at_limit
+                drafted.append(kind)
             if found.tokens != h.tokens:  # which floating point may do to what is nearly a tie
                 gap = difference(llm, prompt, h.tokens, found.tokens)
                 print(f"{family}, {kind}: {h.tokens} and {found.tokens} are {gap:.1e} apart")
@@ -81,9 +88,10 @@ def test_texts_are_those_of_plain_greedy_search(family, monkeypatch):
             assert 1 <= found.passes <= len(found.tokens) + 1 and found.accepted <= len(found.tokens) + 1
         if kind == "right":
             assert [found.passes for (found,) in lists] == [1] * 4
+    assert len(set(drafted)) > 3
     # neighbours change nothing, nor do passes and accepted tokens
     alone = [search(model, tokenizer, [p], [n], drafts=[d])[0] for p, n, d in zip(prompts, LIMITS, given)]
-    for (one,), (found,) in zip(alone, lists):
+    for (one, *_), (found, *_) in zip(alone, lists):
         assert (one.tokens, one.passes, one.accepted) == (found.tokens, found.passes, found.accepted)
         assert one.llm == pytest.approx(found.llm, abs=2e-4)
 
@@ -118,7 +126,7 @@ def count(counting, given, begins=(11,), limits=(20,), **options):
     counting.read.clear()
     embed = counting.llm.get_input_embeddings()
     prompts = [embed(torch.tensor([1, begin])).detach() for begin in begins]
-    return [h for (h,) in search(counting.model, counting.tokenizer, prompts, limits, drafts=given, **options)]
+    return [h for (h, *_) in search(counting.model, counting.tokenizer, prompts, limits, drafts=given, **options)]
 
 
 TEXT = [12, 13, 14, 15, 16, 17, 18, 19]
@@ -240,7 +248,7 @@ def test_texts_end_where_the_context_of_the_llm_does(kind):
     llm.get_decoder().register_forward_hook(lambda *args: positions.append(args[2].past_key_values.get_seq_length()))
     for given in (plain, [[], [], [5] * 30], [[7, 8, *row, 9, 9, 9] for row in plain]):
         found = search(model, tokenizer, prompts, limits, drafts=given)
-        assert [(h.tokens, h.at_limit) for (h,) in found] == [(row, True) for row in plain]
+        assert [(h.tokens, h.at_limit) for (h, *_) in found] == [(row, True) for row in plain]
         assert max(positions) <= 32
 
 
@@ -272,8 +280,8 @@ def test_drafts_of_the_ctc_head(make_model, tokenizer, corpus):
     assert given == [h.tokens for (h,) in greedy(model, ready)] and any(given)
     plain = generate(model, tokenizer, ready, 1)
     found = generate(model, tokenizer, ready, drafts=given, draft_accept=1.0)
-    assert [h.tokens for (h,) in found] == [h.tokens for (h,) in plain] and len(calls) == len(ids)
-    assert [h.llm for (h,) in found] == pytest.approx([h.llm for (h,) in plain], abs=1e-3)
+    assert [h.tokens for (h, *_) in found] == [h.tokens for (h,) in plain] and len(calls) == len(ids)
+    assert [h.llm for (h, *_) in found] == pytest.approx([h.llm for (h,) in plain], abs=1e-3)
     model.ctc = None
     with pytest.raises(UserError, match="the encoder has none; decode with --draft none"):
         drafts(model, ready)

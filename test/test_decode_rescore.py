@@ -72,10 +72,11 @@ def entry(text, llm, ctc, **more):
 def test_best_by_hand():
     entries = [entry("a", -1.0, -9.0), entry("b", -2.0, -6.0), entry("c", -5.0, -4.0), entry("d", -0.5, None)]
     # 0.5: -5, -4, -4.5, impossible
-    assert [best(entries, w) for w in (0, 0.2, 0.5, 0.8, 1)] == [3, 0, 1, 2, 2]
+    assert [best(entries, w) for w in (0, 0.01, 0.2, 0.5, 0.8, 1)] == [0, 0, 0, 1, 2, 2]
     assert best([entry("a", -3.0, -1.0), entry("b", -1.0, -3.0)], 0.5) == 0
     assert best([entry("a", -1.0, None), entry("b", -0.5, None)], 0.5) == 0
-    assert best([entry("a", -1.0, None), entry("b", -0.5, None)], 0) == 1
+    # off: what the search has first, of which the LLM may think less
+    assert best([entry("written", -3.0, None), entry("draft", -2.0, -1.0)], 0) == 0
 
 
 def test_file_of_nbest_lists(tmp_path):
@@ -181,7 +182,7 @@ def test_hypotheses_are_chosen_again_where_it_is_needed(decoded, tmp_path):
 def test_lists_of_a_fused_search_stay_in_its_order(decoded, tmp_path):
     path = str(tmp_path / "nbest.jsonl")
     write_nbest(path, {"t": [entry("fused", -5.0, -1.0), entry("fluent", -1.0, -9.0)], "u": []})
-    assert choose(path, None)["t"]["text"] == "fused" and choose(path, 0)["t"]["text"] == "fluent"
+    assert choose(path, None)["t"]["text"] == choose(path, 0)["t"]["text"] == "fused"
     assert choose(path, None)["u"] is None
 
 

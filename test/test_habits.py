@@ -16,13 +16,13 @@ def read(path):
 
 
 def test_citation():
-    """The version is the package's, and the papers are those of README.md."""
+    """The version is the package's, and the papers are those of docs/methods.md."""
     found = read("CITATION.cff")
     assert found["cff-version"] == "1.2.0" and found["type"] == "software"
     assert (found["title"], found["version"]) == ("espnet_llmvq", espnet_llmvq.__version__)
     assert found["license"] == "Apache-2.0" and found["message"] and found["authors"]
-    readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    papers = re.findall(r"@article\{.*?\n    \}", readme, re.DOTALL)
+    methods = (ROOT / "docs" / "methods.md").read_text(encoding="utf-8")
+    papers = re.findall(r"@article\{.*?\n    \}", methods, re.DOTALL)
     assert len(papers) == len(found["references"]) == 2
     for text, paper in zip(papers, found["references"]):
         field = dict(re.findall(r"(\w+)\s*=\s*\{(.*?)\}", text, re.DOTALL))

@@ -12,7 +12,10 @@ from espnet_llmvq.espnet.task import SpeechLLMTask
 
 def model():
     return torch.nn.ModuleDict(
-        {"bridge": torch.nn.Linear(2, 2), "llm": torch.nn.ModuleDict({"a": torch.nn.Linear(2, 2), "b": torch.nn.Linear(2, 2)})}
+        {
+            "bridge": torch.nn.Linear(2, 2),
+            "llm": torch.nn.ModuleDict({"a": torch.nn.Linear(2, 2), "b": torch.nn.Linear(2, 2)}),
+        }
     )
 
 
@@ -36,7 +39,10 @@ def test_a_step_is_as_long_as_the_factor_says():
 
 def test_onecycle_keeps_the_ratio_at_every_step_and_resumes():
     args = arguments(
-        optim="adamw", lr_scale={"bridge": 0.1}, scheduler="onecyclelr", scheduler_conf={"max_lr": 0.1, "total_steps": 10}
+        optim="adamw",
+        lr_scale={"bridge": 0.1},
+        scheduler="onecyclelr",
+        scheduler_conf={"max_lr": 0.1, "total_steps": 10},
     )
     (optimizer,) = SpeechLLMTask.build_optimizers(args, model())
     scheduler = torch.optim.lr_scheduler.OneCycleLR(optimizer, **args.scheduler_conf)

@@ -19,7 +19,8 @@ class Word:
     confidence: float | None = None
 
     @property
-    def end(self):
+    def end(self) -> float:
+        """Seconds."""
         return self.start + self.duration
 
 

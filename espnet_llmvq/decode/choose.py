@@ -24,13 +24,11 @@ def beside(hypotheses, name):
 def choose(path, weight):
     """{utterance: best entry of its n-best list in the file `path`, None for an empty list}.
 
-    weight: None for the first of each list, where its order is not that of the LLM alone.
+    weight: 0, or None where the order is not that of the LLM alone, for the first of each list.
     """
     lists = read_nbest(path)
     if weight and all(h["ctc"] is None for entries in lists.values() for h in entries):
         raise UserError(f"{path}: no CTC scores; decode again with an encoder that has a CTC head, or give weight 0")
-    if weight is None:
-        return {utt: entries[0] if entries else None for utt, entries in lists.items()}
     return {utt: entries[best(entries, weight)] if entries else None for utt, entries in lists.items()}
 
 

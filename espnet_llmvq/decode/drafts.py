@@ -50,7 +50,8 @@ class Text:
 
     draft: ids with the end token, of which those from `at` on are to come. ahead: how many of them are tried next.
     cached: positions, of prompt and text, in the cache. passes: of the LLM. accepted: tokens, the end included, that
-    the draft had right. score: log probability of tokens and end.
+    the draft had right. score: log probability of tokens and end. of_draft: that of the draft and its end; None where
+    the first pass did not read all of it.
     """
 
     draft: list
@@ -61,6 +62,7 @@ class Text:
     ahead: int = 0
     cached: int = 0
     score: float = 0.0
+    of_draft: float | None = None
     passes: int = 0
     accepted: int = 0
     ended: bool = False
@@ -137,12 +139,13 @@ def pass_over(decoder, cache, held, cached, inputs):
 
 
 def judged(llm, hidden, tried, last, banned, eos, accept):
-    """What the LLM writes at N positions, of hidden states (N, H): (tokens, log probabilities), lists.
+    """What the LLM writes at N positions, of hidden states (N, H), three lists: tokens, their log probabilities, and
+    those of the draft's tokens.
 
     tried: what the draft has there, which stands where it is the best token, or more than `accept` times as probable
     as that. last: whether the length limit leaves the end only. banned: tokens that are never written.
     """
-    tokens, scores, least = [], [], torch.tensor(accept).log().item()
+    tokens, scores, of_draft, least = [], [], [], torch.tensor(accept).log().item()
     device = hidden.device
     parts = (hidden, torch.tensor(tried, device=device), torch.tensor(last, device=device))
     for states, draft, over in zip(*(part.split(CHUNK) for part in parts)):
@@ -154,7 +157,8 @@ def judged(llm, hidden, tried, last, banned, eos, accept):
         token = torch.where(own - best > least, draft, token).masked_fill(over, eos)
         tokens += token.tolist()
         scores += (logits.gather(1, token[:, None])[:, 0] - total).tolist()
-    return tokens, scores
+        of_draft += (own - total).tolist()
+    return tokens, scores, of_draft
 
 
 @torch.inference_mode()
@@ -188,9 +192,12 @@ def write(llm, prompts, limits, drafts, accept, eos, banned):
         hidden = pass_over(llm.get_decoder(), cache, held, cached, inputs)
         states = torch.cat([row[len(own) - len(new) : len(own)] for row, own, new in zip(hidden, inputs, tried)])
         last = [len(text.tokens) + i == text.limit for text, row in zip(live, tried) for i in range(len(row))]
-        found, at = judged(llm, states, sum(tried, []), last, banned, eos, accept), 0
+        *found, of_draft = judged(llm, states, sum(tried, []), last, banned, eos, accept)
+        at = 0
         for text, n, row in zip(live, read, tried):
             text.cached += n
+            if not held and len(row) == len(text.draft):
+                text.of_draft = sum(of_draft[at : at + len(row)])
             text.take(*(part[at : at + len(row)] for part in found), row, eos)
             at += len(row)
         rows = [i for i, text in enumerate(live) if not text.ended]

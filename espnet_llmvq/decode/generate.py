@@ -160,6 +160,15 @@ def generate(
     return search(model, tokenizer, prompt_inputs(model, batch), limits, num_beams, length_penalty, names, **drafted)
 
 
+def of_text(text):
+    """The list of a `drafts.Text`: what the LLM wrote, and the draft behind it, if that is another text it read."""
+    written = Hypothesis(text.tokens, text.score, None, len(text.tokens) == text.limit, text.passes, text.accepted)
+    draft = text.draft[:-1]
+    if text.of_draft is None or draft == text.tokens:
+        return [written]
+    return [written, Hypothesis(draft, text.of_draft)]
+
+
 @functools.lru_cache
 def never_written(tokenizer, rows):
     """Ids of an LLM of so many rows that no text holds: special tokens but for the end, and rows without a token."""
@@ -171,14 +180,15 @@ def never_written(tokenizer, rows):
 def search(model, tokenizer, prompts, limits, num_beams=4, length_penalty=0.0, names=(), drafts=None, draft_accept=1.0):
     """N-best lists, as `generate` returns them, after prompts (of `prompt_inputs`) of at most `limits` tokens each.
 
-    drafts: a list of token ids for each, from which it is written, greedily; draft_accept: of `drafts.write`.
+    drafts: a list of token ids for each, from which it is written, greedily, and which stands behind that in the list;
+    draft_accept: of `drafts.write`.
     """
     limits, most = within_context(model.llm, prompts, limits, names), context(model.llm.config)
     eos, pad = tokenizer.eos_token_id, tokenizer.pad_token_id
     never = never_written(tokenizer, model.llm.get_input_embeddings().weight.shape[0])
     if drafts is not None:
         texts = write(model.llm, prompts, limits, drafts, draft_accept, eos, never)
-        return [[Hypothesis(t.tokens, t.score, None, len(t.tokens) == t.limit, t.passes, t.accepted)] for t in texts]
+        return [of_text(text) for text in texts]
     if most is not None and len(prompts) > 1 and max(map(len, prompts)) + max(limits) > most:
         # In a batch what has ended is filled up for as long as another text goes on, beyond the context at last.
         alone = zip(prompts, limits)

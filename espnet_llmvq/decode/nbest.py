@@ -51,14 +51,16 @@ def read_nbest(path):
 def best(entries, weight):
     """Index of the entry with the highest (1 - weight) * llm + weight * ctc; of equals, the first.
 
-    With weight 0 the CTC score is not looked at. If CTC can spell none of the texts, the LLM's order decides.
+    With weight 0 it is the first, in the order of the search: the CTC score is not looked at. If CTC can spell none of
+    the texts, the LLM's order decides.
     """
+
+    if not weight:
+        return 0
 
     def score(entry):
         llm, ctc = (-math.inf if entry[key] is None else entry[key] for key in ("llm", "ctc"))
-        if weight in (0, 1):
-            return ctc if weight else llm
-        return (1 - weight) * llm + weight * ctc
+        return ctc if weight == 1 else (1 - weight) * llm + weight * ctc
 
     scores = [score(entry) for entry in entries]
     return scores.index(max(scores))

@@ -21,6 +21,7 @@ EXTRAS = {
     "demo": "the demo page",
     "tts": "synthetic speech",
     "hmm": "word alignment by HMM",
+    "docs": "the documentation as a site",
     "dev": "tests",
 }
 NOT_MADE = ("hmm",)  # extras that `make -C tools` does not install

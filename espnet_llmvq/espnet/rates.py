@@ -11,7 +11,8 @@ def check_scale(config, where="config"):
     for pattern, factor in scale.items():
         if isinstance(factor, bool) or not isinstance(factor, (int, float)) or not 0 < factor < float("inf"):
             raise UserError(
-                f"{where}: lr_scale.{pattern} is {factor!r}; it must be a number above 0 (freeze is for parts that do not train)"
+                f"{where}: lr_scale.{pattern} is {factor!r}; it must be a number above 0 (freeze is for parts that do "
+                "not train)"
             )
     for key in ("exclude_weight_decay", "sharded_ddp", "use_deepspeed") if scale else ():
         if config.get(key):

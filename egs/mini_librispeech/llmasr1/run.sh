@@ -38,6 +38,7 @@ opts=(
     "${tts[@]}"
     --prompt "speech: {speech} text: {text}"
     --pretrained_encoder "${WHISPER}"
+    --encoder_config conf/head.yaml
     --llm "${LLM}"
     # The LLM checks what the CTC head wrote, and goes on from there; its text is that of a greedy search.
     --num_beams 1
