@@ -3,6 +3,7 @@
 import contextlib
 import os
 import re
+import shlex
 import signal
 import socket
 import stat
@@ -194,6 +195,16 @@ def test_packing_and_upload(script, tmp_path):
     _, calls, _ = script(*options)
     given = "--card conf/card.md --licence conf/licences/LICENSE conf/licences/NOTICE.md --max_mb 500"
     assert calls[-2:] == [f"pack --exp exp --system lora --out exp/pack {given}", "upload exp/pack --to ./shelf"]
+
+
+def test_make_real_leaves_a_pack_of_a_row_that_it_trains(script):
+    makefile = (EGS.parent / "Makefile").read_text()
+    options = shlex.split(re.search(r"^\t\./run\.sh (--stop_stage 16 .+)$", makefile, re.MULTILINE)[1])
+    status, calls, error = script("--stage", "16", *options)
+    assert status == 0, error
+    assert calls[-1] == "pack --exp exp --system soft_k10 --out exp/pack --max_mb 500"
+    run = (EGS / "mini_librispeech/llmasr1/run.sh").read_text()
+    assert "soft_k10" in re.search(r'--systems "(.*)"', run)[1].split()
 
 
 def test_a_failure_beside_other_work_ends_the_run(script):

@@ -188,6 +188,11 @@ document.querySelectorAll(".timed").forEach(function (reference) {
     async function list(one, other, numbers, sign, title) {
         const mine = ++asked;
         const found = [], missing = [];
+        if (typeof DecompressionStream === "undefined") {
+            const old = "This browser is too old to unpack the utterances; use a newer one.";
+            place.querySelector(".found").replaceChildren(make("p", { role: "status" }, old));
+            return;
+        }
         for (const number of numbers) {
             const set = await read(number);
             if (!set) {
