@@ -45,23 +45,30 @@ def licences(manifest):
     return f"## Licences\n\n{chr(10).join(lines)}\n" if lines else ""
 
 
-def tables(rows):
-    """Markdown of the results of one system: a table of each error rate in `rows` of results.json."""
+def tables(rows, system, label, labels):
+    """Markdown: word error rates of a system and, below, of the others of its run; its own character error rates.
+
+    rows: of results.json. labels: {system: label} of the others, where they have one.
+    """
     from espnet_llmvq.score.results import Results
     from espnet_llmvq.score.rows import said_of
     from espnet_llmvq.score.table import markdown_table
 
-    results = Results(rows)
-    tables = [results.metric_table(metric) for metric in ("wer", "cer") if results.has(metric)]
-    texts = [f"{table.title}, with intervals ({said_of(rows)}):\n\n{markdown_table(table)}" for table in tables]
+    own = [row for row in rows if row["system"] == system]
+    labels, texts = {**labels, system: f"{label} (this one)"}, []
+    for metric, shown in (("wer", own + [row for row in rows if row["system"] != system]), ("cer", own)):
+        results = Results(shown, labels=labels)
+        if results.has(metric):
+            table = results.metric_table(metric)
+            texts.append(f"{table.title}, with intervals ({said_of(own)}):\n\n{markdown_table(table)}")
     return "\n".join(texts)
 
 
-def card(manifest, rows=(), about=({}, "")):
-    """Text of README.md. rows: entries of results.json; those of other systems are left out. about: of `read_about`."""
+def card(manifest, rows=(), about=({}, ""), labels=None):
+    """Text of README.md. rows: entries of results.json. about: of `read_about`. labels: {system: label} of `rows`."""
     from huggingface_hub import ModelCardData
 
-    own = [row for row in rows if row["system"] == manifest["system"]]
+    system, label = manifest["system"], manifest["label"] or manifest["system"]
     named = manifest["llm"] != LLM
     metadata, text = about
     known = {
@@ -82,13 +89,14 @@ def card(manifest, rows=(), about=({}, "")):
             f"prompt `{manifest['prompt']}`. "
             f"The LLM: {llm}"
         )
-    results = tables(own) or "This system was packed without results.\n"
+    scored = any(row["system"] == system for row in rows)
+    results = tables(rows, system, label, labels or {}) if scored else "This system was packed without results.\n"
     sections = "\n".join(f"{section.strip()}\n" for section in (results, text, licences(manifest)) if section)
     return f"""---
 {data.to_yaml()}
 ---
 
-# {manifest["label"]}
+# {label}
 
 A speech recognizer, the system `{manifest["system"]}` of an espnet_llmvq recipe: {parts} in
 `model.safetensors`, tokenizer in `llm/`. Decoding: {how}.

@@ -125,6 +125,7 @@ def pack(
     llm=None,
     prompt=None,
     rows=(),
+    labels=None,
     about=None,
     licence=(),
     max_mb=None,
@@ -137,6 +138,7 @@ def pack(
             "tokens_per_second", if not those of the training; with drafts "draft" and "draft_accept".
         llm: None: a local LLM is copied, one of the hub is named; "copy"; or the name on the hub of what is used.
         prompt: template, if the model has none recorded. rows: entries of results.json for the model card.
+        labels: {system: label} of these.
         about: Markdown file for the model card. licence: licence files to put inside, beside those of LLM and encoder.
         max_mb: most MB (of 1000 kB) that the directory may have; None: any.
     Returns the manifest. Weights are stored in 16 bits where these hold them exactly. The directory is loaded once
@@ -208,7 +210,7 @@ def pack(
             "files": {name: digest(os.path.join(temporary, name)) for name in list_files(temporary)},
             **identity,
         }
-        write_text(os.path.join(temporary, CARD), card(manifest, rows, about))
+        write_text(os.path.join(temporary, CARD), card(manifest, rows, about, labels))
         manifest["card"] = digest(os.path.join(temporary, CARD))
         write_json(os.path.join(temporary, MANIFEST), manifest)
         # A name given for a local LLM is not looked up here.

@@ -66,6 +66,7 @@ def main(argv=None):
         llm=args.llm,
         prompt=experiment.options.prompt,
         rows=rows,
+        labels={one.name: one.label for one in experiment.systems},
         about=args.card,
         licence=args.licence,
         max_mb=args.max_mb,
