@@ -13,6 +13,7 @@ import standins
 import torch
 
 from espnet_llmvq.base.errors import UserError
+from espnet_llmvq.base.made import Made
 from espnet_llmvq.cli.lm.trim import main
 from espnet_llmvq.llm.directory import load_llm, load_tokenizer
 from espnet_llmvq.llm.pieces import Pieces
@@ -265,11 +266,13 @@ def test_command(tmp_path, texts, capsys):
     whole, out, held_out = standins.llama(tmp_path / "whole"), tmp_path / "out", tmp_path / "held_out"
     held_out.write_text("\n".join(HELD_OUT) + "\n", encoding="utf-8")
     (tmp_path / "whole/LICENSE.txt").write_text("terms")
+    Made(whole, model="whole").note(licence="Terms, https://terms")  # as `models get` does
     command = ["--llm", whole, "--texts", texts, "--out", str(out), "--held_out"]
     main([*command, str(held_out)])
     said = json.loads((out / "trim.json").read_text())
     printed = capsys.readouterr().out
     assert (out / "LICENSE.txt").read_text() == "terms"
+    assert Made(out).facts()["licence"] == "Terms, https://terms"
 
     before, after = load_tokenizer(whole), load_tokenizer(str(out))
     llm, trimmed = load_llm(whole), load_llm(str(out))

@@ -544,7 +544,9 @@ def test_a_model_of_the_hub(hub, tmp_path, monkeypatch, capsys):
 
 def test_pytorchs_own_weights_only_where_there_are_no_others(hub):
     hub.files = {"config.json": 1, "pytorch_model.bin": 5, "training_args.bin": 1, "LICENSE": 2}
-    assert Hub("o/m").names == ["LICENSE", "config.json", "pytorch_model.bin"] and Hub("o/m").disk == 8
+    hub.files |= {"USE_POLICY.md": 1, "README.md": 1, "policy.py": 1}
+    assert Hub("o/m").names == ["LICENSE", "USE_POLICY.md", "config.json", "pytorch_model.bin"]
+    assert Hub("o/m").disk == 9
 
 
 def test_what_the_hub_refuses_is_told(hub, tmp_path, monkeypatch):

@@ -12,6 +12,7 @@ import torch
 import yaml
 
 from espnet_llmvq.base.errors import UserError
+from espnet_llmvq.base.made import Made
 from espnet_llmvq.bundle.card import card
 from espnet_llmvq.bundle.files import digest, list_files, replacing, verify
 from espnet_llmvq.bundle.model import load_packed, pack, small
@@ -117,6 +118,7 @@ def published(tmp_path_factory, arguments, corpus):
     for path, dtype in ((f"{whisper}/model.safetensors", torch.float16), (f"{llm}/model.safetensors", torch.bfloat16)):
         save_file({n: v.to(dtype).float() for n, v in load_file(path).items()}, path, metadata={"format": "pt"})
     Path(whisper, "LICENSE").write_text("MIT License\n")
+    Made(whisper, model="whisper").note(licence="MIT, https://licence")  # as `models get` does
     Path(llm, "GEMMA_TERMS.html").write_text("<p>Terms</p>\n")
     Path(llm, "NOTICE.md").write_text("Notice\n")
     args = arguments(**settings(whisper, 1), frontend_conf={}, normalize_conf={}, llm=llm)
@@ -185,7 +187,8 @@ def test_licences_are_inside(published, tmp_path):
     header = yaml.safe_load(text.split("---")[1])
     assert header["license"] == "gemma" and header["language"] == "en" and header["library_name"] == "espnet_llmvq"
     assert "## Data\n\nFour hours.\n" in text and all(f"]({name})" in text for name in inside)
-    assert load_packed(out).manifest["system"] == "x"  # and they may be there
+    assert "- The pretrained encoder: MIT, https://licence; [LICENSE](licences/encoder/LICENSE)\n" in text
+    assert load_packed(out).manifest["licences"] == {"llm": "", "encoder": "MIT, https://licence"}
     hub = FakeHub(tmp_path / "hub")
     upload_to(out, "owner/name", api=hub)
     assert list_files(tmp_path / "hub") == list_files(out)
