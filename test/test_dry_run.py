@@ -18,7 +18,8 @@ ROOT = os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))),
 DEFAULTS = {
     "accum_grad": 1, "batch_type": "folded", "batch_size": 20, "batch_bins": 1000000, "bridge": "none",
     "bridge_conf": {}, "model_conf": {}, "llm_conf": {}, "optim": "adadelta", "optim_conf": {"rho": 0.9},
-    "scheduler": None, "scheduler_conf": {}, "grad_clip": 5.0, "max_epoch": 40, "num_iters_per_epoch": None,
+    "lr_scale": {}, "scheduler": None, "scheduler_conf": {}, "grad_clip": 5.0, "max_epoch": 40,
+    "num_iters_per_epoch": None,
 }  # fmt: skip
 
 # The two stages of 2506.05706, section 3, as one GPU with room for 8 utterances would train them.
@@ -156,7 +157,9 @@ def test_lines(experiment):
     text = "\n".join(show(describe(stage1, DEFAULTS, gpus=2, batches=1000)))
     assert "8 sequences x 4 (accum_grad) = 32, shared by 2 GPUs" in text
     assert "10 epochs of 1000 batches = 2500 optimizer steps" in text
-    assert "adam lr=0.0001" in text and "warmuplr warmup_steps=1000" in text
+    assert "adam lr=0.0001" in text and "warmuplr warmup_steps=1000" in text and "rates" not in text
+    stage1.config["lr_scale"] = {"bridge": 0.02, "llm": 0.5}
+    assert "  rates      lr x 0.02 for bridge, lr x 0.5 for llm\n" in "\n".join(show(describe(stage1, DEFAULTS)))
 
 
 def test_command_writes_nothing_but_the_file_asked_for(experiment, tmp_path, corpus, llm_dir, capsys):

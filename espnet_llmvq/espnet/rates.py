@@ -4,11 +4,20 @@ import re
 
 from espnet_llmvq.base.errors import UserError
 
+# They give all parameters one rate, whatever that of their group is.
+ONE_RATE = ("piecewiselinearwarmuplr", "cycliclr", "cosineannealingwarmuprestarts", "exponentialdecaywarmup")
+
 
 def check_scale(config, where="config"):
     """Raise UserError unless `lr_scale` maps names to positive numbers, and the other keys let it act."""
     scale = config.get("lr_scale") or {}
+    if not isinstance(scale, dict):
+        raise UserError(f"{where}: lr_scale is {scale!r}; it must be names with factors, such as {{bridge: 0.1}}")
     for pattern, factor in scale.items():
+        try:
+            re.compile(pattern)
+        except (re.error, TypeError):
+            raise UserError(f"{where}: lr_scale: {pattern!r} is no regular expression") from None
         if isinstance(factor, bool) or not isinstance(factor, (int, float)) or not 0 < factor < float("inf"):
             raise UserError(
                 f"{where}: lr_scale.{pattern} is {factor!r}; it must be a number above 0 (freeze is for parts that do "
@@ -17,6 +26,13 @@ def check_scale(config, where="config"):
     for key in ("exclude_weight_decay", "sharded_ddp", "use_deepspeed") if scale else ():
         if config.get(key):
             raise UserError(f"{where}: lr_scale and {key} do not go together; leave one out")
+    if scale and config.get("scheduler") in ONE_RATE:
+        raise UserError(
+            f"{where}: lr_scale has no effect with scheduler {config['scheduler']}, which gives all parameters one "
+            "rate; take another, such as warmuplr or onecyclelr"
+        )
+    if scale and "lr" not in (config.get("optim_conf") or {}):
+        raise UserError(f"{where}: lr_scale needs optim_conf.lr, the rate that it multiplies")
 
 
 def parameter_groups(named, scale):

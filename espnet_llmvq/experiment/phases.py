@@ -5,8 +5,8 @@ from espnet_llmvq.base.errors import UserError
 CRITERION = [["valid", "loss", "min"]]
 # Keys of a config that a dry run tells as they are.
 DESCRIBED = (
-    "model_conf", "llm_conf", "batch_type", "accum_grad", "optim", "optim_conf", "scheduler", "scheduler_conf",
-    "grad_clip", "max_epoch",
+    "model_conf", "llm_conf", "batch_type", "accum_grad", "optim", "optim_conf", "lr_scale", "scheduler",
+    "scheduler_conf", "grad_clip", "max_epoch",
 )  # fmt: skip
 HEARING = {"drop_blank": None, "merge_runs": False, "mask_frames": True}  # as `SpeechLLM` has them
 BRIDGE_STACK = 5  # of a bridge whose config does not say it, as in its class
@@ -263,4 +263,6 @@ def show(facts):
     yield f"  batch      {batch} ({facts['batch_type']})"
     yield f"  length     {length}"
     yield f"  optimizer  {facts['optim']} {pairs(facts['optim_conf'])}, gradient norm up to {facts['grad_clip']}"
+    if facts["lr_scale"]:
+        yield f"  rates      {', '.join(f'lr x {factor:g} for {name}' for name, factor in facts['lr_scale'].items())}"
     yield f"  scheduler  {facts['scheduler'] or 'none'} {pairs(facts['scheduler_conf'])}".rstrip()
