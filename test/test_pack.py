@@ -12,9 +12,11 @@ import torch
 import yaml
 
 from espnet_llmvq.base.errors import UserError
+from espnet_llmvq.base.hub import is_terms
 from espnet_llmvq.base.made import Made
 from espnet_llmvq.bundle.card import card
 from espnet_llmvq.bundle.files import digest, list_files, replacing, verify
+from espnet_llmvq.bundle.licences import recorded
 from espnet_llmvq.bundle.model import load_packed, pack, small
 from espnet_llmvq.bundle.upload import copy_to, upload_to
 from espnet_llmvq.cli import pack as pack_command
@@ -170,23 +172,25 @@ def test_sixteen_bits_only_where_they_hold_every_value():
 
 def test_licences_are_inside(published, tmp_path):
     exp, whisper, llm = published
-    data = tmp_path / "LICENCE-data.md"
+    data, text = tmp_path / "LICENCE-data.md", tmp_path / "LICENCE [text] of CC-BY-4.0.txt"
     data.write_text("CC BY 4.0\n")
+    text.write_text("CC BY 4.0\n")
     about = tmp_path / "card.md"
     about.write_text("---\nlicense: gemma\nlanguage: en\n---\n\n## Data\n\nFour hours.\n")
     out = str(tmp_path / "packed")
-    pack(str(exp), out, **HOW, about=str(about), licence=[str(data)])
+    pack(str(exp), out, **HOW, about=str(about), licence=[str(data), str(text)])
     inside = [name for name in list_files(out) if name.startswith("licences/")]
     assert inside == [
-        "licences/LICENCE-data.md", "licences/encoder/LICENSE", "licences/llm/GEMMA_TERMS.html",
-        "licences/llm/NOTICE.md",
+        "licences/LICENCE [text] of CC-BY-4.0.txt", "licences/LICENCE-data.md", "licences/encoder/LICENSE",
+        "licences/llm/GEMMA_TERMS.html", "licences/llm/NOTICE.md",
     ]  # fmt: skip
-    for name, source in zip(inside, (data, f"{whisper}/LICENSE", f"{llm}/GEMMA_TERMS.html", f"{llm}/NOTICE.md")):
+    for name, source in zip(inside, (text, data, f"{whisper}/LICENSE", f"{llm}/GEMMA_TERMS.html", f"{llm}/NOTICE.md")):
         assert Path(out, name).read_bytes() == Path(source).read_bytes()
     text = Path(out, "README.md").read_text()
     header = yaml.safe_load(text.split("---")[1])
     assert header["license"] == "gemma" and header["language"] == "en" and header["library_name"] == "espnet_llmvq"
-    assert "## Data\n\nFour hours.\n" in text and all(f"]({name})" in text for name in inside)
+    assert "## Data\n\nFour hours.\n" in text and all(f"]({name})" in text for name in inside[1:])
+    assert "- [LICENCE \\[text\\] of CC-BY-4.0.txt](licences/LICENCE%20%5Btext%5D%20of%20CC-BY-4.0.txt)\n" in text
     assert "- The pretrained encoder: MIT, https://licence; [LICENSE](licences/encoder/LICENSE)\n" in text
     assert load_packed(out).manifest["licences"] == {"llm": "", "encoder": "MIT, https://licence"}
     hub = FakeHub(tmp_path / "hub")
@@ -205,22 +209,62 @@ def test_licences_are_inside(published, tmp_path):
             pack(str(exp), str(tmp_path / "other"), **HOW, licence=[str(given)])
     with pytest.raises(UserError, match="LICENCE-data.md: two files of this name"):
         pack(str(exp), str(tmp_path / "other"), **HOW, licence=[str(data), str(data)])
-    about.write_text("---\na: [\n---\n")
-    with pytest.raises(UserError, match="card.md: what stands between its first two lines --- is no mapping in YAML"):
-        pack(str(exp), str(tmp_path / "other"), **HOW, about=str(about))
+    for wrong in ("a: [", "- a", "1: a"):
+        about.write_text(f"---\n{wrong}\n---\n")
+        with pytest.raises(UserError, match="card.md: what stands between its first two lines --- is no mapping in"):
+            pack(str(exp), str(tmp_path / "other"), **HOW, about=str(about))
     assert not (tmp_path / "other").exists()
 
 
 def test_a_pack_that_is_too_large_is_not_made(published, tmp_path):
     exp, *_ = published
     pack(str(exp), str(tmp_path / "packed"), **HOW)
-    size = sum(os.path.getsize(tmp_path / "packed" / name) for name in verify(tmp_path / "packed")["files"]) / 1e6
+    size = sum(os.path.getsize(tmp_path / "packed" / name) for name in list_files(tmp_path / "packed")) / 1e6
     before = sha(tmp_path / "packed/manifest.json")
     pattern = rf"packed would have {size:.1f} MB, more than --max_mb 0.01: .*model.safetensors .*nothing was written"
     with pytest.raises(UserError, match=pattern):
         pack(str(exp), str(tmp_path / "packed"), **HOW, max_mb=0.01)
+    for most in (size - 1e-6, float("nan")):  # manifest and card count
+        with pytest.raises(UserError, match="more than --max_mb"):
+            pack(str(exp), str(tmp_path / "packed"), **HOW, max_mb=most)
     assert os.listdir(tmp_path) == ["packed"] and sha(tmp_path / "packed/manifest.json") == before
-    pack(str(exp), str(tmp_path / "packed"), **HOW, max_mb=size + 0.001)
+    pack(str(exp), str(tmp_path / "packed"), **HOW, max_mb=size)
+
+
+def test_no_licence_is_lost_that_is_given_with_another_option():
+    """As `--pack_opts "--licence FILE"` does, behind those of the recipe."""
+    args = pack_command.get_parser().parse_args(
+        ["--system", "x", "--out", "y", "--licence", "a", "b", "--max_mb", "1", "--licence", "c"]
+    )
+    assert args.licence == ["a", "b", "c"]
+
+
+def test_what_is_recorded_of_a_licence(tmp_path):
+    """Of an LLM of the hub whose tables were cut here, not that it was trained here."""
+    for name, inputs, options, told in (
+        ("get", {}, {"model": "x"}, ""),
+        ("trained", {"tokenizer": "t"}, {"config": {}}, "trained from nothing by the recipe"),
+        ("trim", {"text 1": "t"}, {"size": None, "hub": "owner/name"}, "of owner/name on the hub"),
+        ("trim_local", {"text 1": "t", "llm": str(tmp_path / "get")}, {"size": None, "hub": None}, ""),
+    ):
+        (tmp_path / name).mkdir()
+        Made(tmp_path / name, inputs, **options).note()
+        assert recorded(tmp_path / name) == told
+    assert recorded(tmp_path) == ""
+
+
+@pytest.mark.parametrize(
+    "name", ["LICENSE", "LICENSE-2.0", "Apache-2.0-licence.rst", "Terms_v1.1.html", "USE POLICY.md"]
+)
+def test_files_of_licences(name):
+    assert is_terms(name) and is_terms(f"docs/{name}")
+
+
+@pytest.mark.parametrize(
+    "name", ["policy.py", "license.json", "LICENSE-2.0.pkl", "policy.7z", "LICENSE.txt.bin", "README"]
+)
+def test_files_of_no_licence(name):
+    assert not is_terms(name)
 
 
 @pytest.mark.parametrize("name", ["wavlm", "whisper"])

@@ -4,8 +4,9 @@ import re
 
 from espnet_llmvq.base.errors import DOWNLOAD, UserError, reading
 
-# Names of files that go with any copy of a model; texts alone.
-TERMS = re.compile(r"[^.]*(licen[cs]e|notice|terms|policy)[^.]*(\.(txt|md|html?|pdf))?", re.IGNORECASE)
+# Names of files that go with any copy of a model; texts alone. A point is followed by the number of a version.
+_WORDS = r"(?:[^.]|\.\d+(?![^\W_]))*"
+TERMS = re.compile(rf"{_WORDS}(licen[cs]e|notice|terms|policy){_WORDS}(\.(txt|md|rst|html?|pdf))?", re.IGNORECASE)
 
 # Attention of transformers itself, and of the package flash-attn; by any other name it would run a kernel of the hub.
 ATTENTION = ("eager", "sdpa", "flash_attention_2")

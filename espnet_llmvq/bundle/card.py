@@ -1,6 +1,8 @@
 """The model card of a packed system: README.md with the metadata of the Hugging Face hub."""
 
 import os
+import re
+from urllib.parse import quote
 
 from espnet_llmvq.base.errors import UserError, reading
 from espnet_llmvq.bundle.files import LLM
@@ -25,7 +27,7 @@ def read_about(path):
 
     try:
         about = ModelCard(text)
-    except (ValueError, YAMLError) as err:
+    except (ValueError, TypeError, YAMLError) as err:  # TypeError: of keys that are no text
         first = str(err).splitlines()[0]
         raise UserError(
             f"{path}: what stands between its first two lines --- is no mapping in YAML ({first})"
@@ -33,15 +35,21 @@ def read_about(path):
     return about.data.to_dict(), about.text.strip()
 
 
+def link(name):
+    """Markdown of a link to a file in the directory, whatever it is called."""
+    text = re.sub(r"([\\`*<\[\]])", r"\\\1", name.split("/")[-1])
+    return f"[{text}]({quote(name)})"
+
+
 def licences(manifest):
     """The section on licences: what is recorded of each part, and the files inside."""
     names = manifest["files"]
     lines = []
     for part, said in manifest.get("licences", {}).items():
-        files = ", ".join(f"[{name.split('/')[-1]}]({name})" for name in files_of(names, part))
+        files = ", ".join(map(link, files_of(names, part)))
         what = f"{PARTS[part][0].upper()}{PARTS[part][1:]}"
         lines.append(f"- {what}: {'; '.join(filter(None, (said, files))) or 'no licence was found'}")
-    lines += [f"- [{name.split('/')[-1]}]({name})" for name in files_of(names)]
+    lines += [f"- {link(name)}" for name in files_of(names)]
     return f"## Licences\n\n{chr(10).join(lines)}\n" if lines else ""
 
 

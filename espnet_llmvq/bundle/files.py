@@ -79,7 +79,7 @@ def digest(path):
 def check_size(directory, out, most):
     """Raise UserError if the files of a directory, to be called `out`, have more than `most` MB (None: any)."""
     sizes = {name: os.path.getsize(os.path.join(directory, name)) / MB for name in list_files(directory)}
-    if most is not None and (total := sum(sizes.values())) > most:
+    if most is not None and not (total := sum(sizes.values())) <= most:
         largest = sorted(sizes, key=sizes.get, reverse=True)[:3]
         raise UserError(
             f"{out} would have {total:.1f} MB, more than --max_mb {most:g}: "

@@ -24,7 +24,7 @@ def collect(parts, given, out):
     """
     said = {}
     for part, source in parts.items():
-        said[part] = recorded(source) if os.path.isdir(source) else f"of {source} on the hub"
+        said[part] = recorded(source) if os.path.isdir(source) else of_hub(source)
         for file in sorted(Path(source).glob("*")):
             if is_terms(file.name) and file.is_file():
                 add(file, Path(out, LICENCES, part, file.name))
@@ -37,11 +37,17 @@ def collect(parts, given, out):
     return said
 
 
+def of_hub(name):
+    return f"of {name} on the hub"
+
+
 def recorded(directory):
     """What the record of a model's directory says of its licence, "" if nothing."""
     noted = Made(directory).record()
     if not noted:
         return ""
+    if hub := noted["options"].get("hub"):  # whose tables were cut here
+        return of_hub(hub)
     trained_here = "llm" not in noted["inputs"] and "model" not in noted["options"]
     return noted.get("facts", {}).get("licence") or "trained from nothing by the recipe" * trained_here
 

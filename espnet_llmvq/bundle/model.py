@@ -194,7 +194,6 @@ def pack(
         write_text(os.path.join(temporary, CONFIG), yaml.safe_dump(config, sort_keys=False))
         said = licences.collect(parts, licence, temporary)
         share(temporary)
-        check_size(temporary, out, max_mb)
         manifest = {
             "format": FORMAT,
             "version": VERSION,
@@ -213,6 +212,7 @@ def pack(
         write_text(os.path.join(temporary, CARD), card(manifest, rows, about, labels))
         manifest["card"] = digest(os.path.join(temporary, CARD))
         write_json(os.path.join(temporary, MANIFEST), manifest)
+        check_size(temporary, out, max_mb)
         # A name given for a local LLM is not looked up here.
         load_packed(temporary, llm=trained["llm"] if named else None)
     return manifest

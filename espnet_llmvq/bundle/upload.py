@@ -2,6 +2,7 @@
 
 import os
 import shutil
+from glob import escape
 
 from espnet_llmvq.base.errors import UserError
 from espnet_llmvq.bundle.files import CARD, HUB_ID, MANIFEST, replacing, verify
@@ -44,7 +45,7 @@ def upload_to(directory, repo, private=False, api=None):
         api.upload_folder(
             repo_id=repo,
             folder_path=directory,
-            allow_patterns=names,
+            allow_patterns=[escape(name) for name in names],
             delete_patterns=["*.safetensors", "*.json", "*.yaml", "llm/*", "licences/*"],
             commit_message="Packed system of espnet_llmvq",
         )

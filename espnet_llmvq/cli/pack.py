@@ -26,7 +26,9 @@ def get_parser():
     parser.add_argument("--draft", choices=("none", "ctc"), help="not given: as decoded in stage 12, or none")
     parser.add_argument("--draft_accept", type=float, help="not given: as decoded in stage 12, or 1")
     parser.add_argument("--card", help="Markdown file for the model card: data, limits, all that the pack cannot know")
-    parser.add_argument("--licence", nargs="+", default=[], help="licence files to put inside, such as of the data")
+    parser.add_argument(
+        "--licence", nargs="+", action="extend", default=[], help="licence files to put inside, such as of the data"
+    )
     parser.add_argument("--max_mb", type=float, help="most MB that the directory may have; a larger one is an error")
     return parser
 
