@@ -524,6 +524,26 @@ def test_media_without_room_are_named(page, tmp_path, monkeypatch):
     assert len(find(tree, "utterances").all("details")) < 8
 
 
+def test_a_system_alone_and_a_set_without_the_baseline(tmp_path, monkeypatch):
+    options = make_experiment(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    rows = [row for row in result_rows() if (row["system"], row["set"]) != ("lora", "test_far")]
+    (tmp_path / "exp/results.json").write_text(json.dumps(rows))
+    report.main(options)
+    tree = Tree((tmp_path / "exp/report/report.html").read_text(encoding="utf-8")).root
+    lines = [body.all("line") for body in find(tree, "intervals").all("tbody")]
+    assert ["base" in [line.attrs.get("class") for line in group] for group in lines] == [True, True, False, True]
+    table = yaml.safe_load((tmp_path / "table.yaml").read_text())
+    table["systems"] = {"lora": table["systems"]["lora"]}
+    (tmp_path / "table.yaml").write_text(yaml.safe_dump(table))
+    report.main([*options, "--max_text_mib=0"])
+    tree = Tree((tmp_path / "exp/report/report.html").read_text(encoding="utf-8")).root
+    assert "to compare" not in find(tree, "missing").words  # with what?
+    for value in ("nan", "-1", "inf"):
+        with pytest.raises(UserError, match="max_text_mib is .*; it must be 0 or more"):
+            report.main([*options, f"--max_text_mib={value}"])
+
+
 @pytest.fixture(scope="module")
 def browser(page, tmp_path_factory):
     programs, missing = webdriver.find_programs()

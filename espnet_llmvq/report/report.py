@@ -33,6 +33,11 @@ class ReportOptions:
     max_media_mib: float = option(12.0, "room for figures and audio in the page")
     max_text_mib: float = option(10.0, "room for the utterances of all systems in the page, compressed")
 
+    def __post_init__(self):
+        for name in ("max_media_mib", "max_text_mib"):
+            if not 0 <= getattr(self, name) < float("inf"):
+                raise UserError(f"{name} is {getattr(self, name)}; it must be 0 or more")
+
 
 def write_report(exp_dir, results_dir, table=None, options=None):
     """Write RESULTS_DIR/report/report.html; its path. What is absent is listed at the page's end.
@@ -87,8 +92,8 @@ def write_report(exp_dir, results_dir, table=None, options=None):
         missing.append(f"Figures of the analysis: none in {results_dir}/analysis.")
     analysis, collapses = content.read_analysis(exp_dir, results_dir, labels, missing)
     worst = content.worst_utterances(scored, labels, options.worst, budget, missing)
-    texts = Budget(int(options.max_text_mib * MIB))
-    packed = [texts.take(compare.utterances(s), s.name) for s in scored]
+    texts, wins = Budget(int(options.max_text_mib * MIB)), compare.wins_table(scored, labels)
+    packed = [texts.take(compare.utterances(s), s.name) for s in scored] if wins else []
     missing += [
         f"Utterances of {name}, to compare: left out, as they are limited to {options.max_text_mib:g} MiB "
         "(--max_text_mib)."
@@ -122,7 +127,7 @@ def write_report(exp_dir, results_dir, table=None, options=None):
         forest_has_intervals=drawn.has_intervals,
         forest=plots.forest(drawn, 100.0 if is_error else None),
         compared=sum(len(s.refs) for s in scored),
-        wins=compare.wins_table(scored, labels),
+        wins=wins,
         pairs=compare.as_script(compare.summary(scored, labels)),
         utterances=[(i, text) for i, text in enumerate(packed) if text],
         errors=content.error_rows(scored, labels),
