@@ -93,7 +93,7 @@ def test_encoders_are_what_they_were(recipe):
         assert with_schedule(read_config(path), path) == with_rate(config)
 
 
-@pytest.mark.parametrize("recipe", OWN)
+@pytest.mark.parametrize("recipe", [*OWN, "mini_librispeech/llmasr1"])
 def test_every_system_of_the_recipes_can_be_trained(recipe):
     """Every key is read, nothing is cut short, every phase trains something; each phase has its system."""
     import torch
@@ -101,7 +101,7 @@ def test_every_system_of_the_recipes_can_be_trained(recipe):
     from espnet_llmvq.bridge.bridge import BRIDGES
     from espnet_llmvq.espnet.task import SpeechLLMTask
 
-    cards, defaults = read_cards(RECIPES[recipe]), SpeechLLMTask.get_default_config()
+    cards, defaults = read_cards(RECIPES.get(recipe, EGS / recipe / "conf")), SpeechLLMTask.get_default_config()
     trainings = read_trainings(read_phases(cards, cards.names("systems")), Options(encoder_file="from elsewhere"))
     trained = {t.tag.rpartition("-")[2] for t in trainings}
     assert set(cards.names("phases")) - trained == {"common"}  # from which others begin
