@@ -72,9 +72,9 @@ def test_texts_are_those_of_plain_greedy_search(family, monkeypatch):
     drafted = []
     for kind, given in kinds([h.tokens for h in plain]).items():
         lists = search(model, tokenizer, prompts, LIMITS, drafts=given)
-        for prompt, h, (found, *draft), own in zip(prompts, plain, lists, given):
+        for prompt, limit, h, (found, *draft), own in zip(prompts, LIMITS, plain, lists, given):
             # behind it the draft, if it is another text and was read, with the score that a pass over it gives
-            assert [d.tokens for d in draft] in ([own], []) if own != found.tokens else not draft
+            assert [d.tokens for d in draft] == ([own] if own != found.tokens and len(own) <= limit else [])
             if draft:
                 ((score,),) = log_probability(model, [prompt], [[own]])
                 assert draft[0].llm == pytest.approx(score, abs=2e-4) and not draft[0].at_limit

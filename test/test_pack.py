@@ -17,7 +17,7 @@ from espnet_llmvq.base.made import Made
 from espnet_llmvq.bundle.card import card
 from espnet_llmvq.bundle.files import digest, list_files, replacing, verify
 from espnet_llmvq.bundle.licences import recorded
-from espnet_llmvq.bundle.model import load_packed, pack, small
+from espnet_llmvq.bundle.model import load_packed, pack, small, small_dtype
 from espnet_llmvq.bundle.upload import copy_to, upload_to
 from espnet_llmvq.cli import pack as pack_command
 from espnet_llmvq.cli import upload as upload_command
@@ -168,6 +168,11 @@ def test_sixteen_bits_only_where_they_hold_every_value():
     for tensor in (torch.tensor([0.1]), torch.tensor([1.5, 2.0**100, 1 + 2.0**-10]), torch.tensor([float("nan")])):
         assert small(tensor).dtype == torch.float32
     assert small(torch.tensor([1, 2])).dtype == torch.int64
+    # All tensors of an LLM get one type, those that are in another than float32 too.
+    assert small_dtype([half, brain]) == small_dtype([half, brain.bfloat16()]) == torch.bfloat16
+    assert small_dtype([torch.tensor([1 + 2.0**-10]), brain.bfloat16()]) is None
+    assert small_dtype([half, torch.tensor([1 + 2.0**-10]).half(), torch.tensor([3])]) == torch.float16
+    assert small_dtype([half.half(), brain.bfloat16()]) is None
 
 
 def test_licences_are_inside(published, tmp_path):

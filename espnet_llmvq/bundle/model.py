@@ -79,12 +79,14 @@ def small(tensor):
 
 
 def small_dtype(tensors):
-    """torch.float16 or torch.bfloat16, whichever holds each value of all float32 `tensors` exactly; None if neither."""
+    """torch.float16 or torch.bfloat16, whichever holds each value of all `tensors` exactly; None if neither, or if none
+    of them is float32."""
     import torch
 
-    wide = [tensor for tensor in tensors if tensor.dtype == torch.float32]
+    numbers = [tensor for tensor in tensors if tensor.is_floating_point()]
+    wide = any(tensor.dtype == torch.float32 for tensor in numbers)
     for dtype in (torch.float16, torch.bfloat16) if wide else ():
-        if all(torch.equal(tensor.to(dtype).float(), tensor) for tensor in wide):
+        if all(torch.equal(tensor.to(dtype).to(tensor.dtype), tensor) for tensor in numbers):
             return dtype
     return None
 
