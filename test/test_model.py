@@ -1,5 +1,7 @@
 """`SpeechLLM`: losses against one-by-one forward passes and enumeration, checkpoints, freezing."""
 
+import argparse
+
 import pytest
 import torch
 from cached import CachedEncoder
@@ -7,12 +9,15 @@ from conftest import ctc_texts
 
 from espnet_llmvq.base.errors import UserError
 from espnet_llmvq.bridge.bridge import Bridge, SoftBridge
+from espnet_llmvq.espnet.task import SpeechLLMTask
 from espnet_llmvq.llm.directory import load_llm
+from espnet_llmvq.llm.ends import token_inputs
 from espnet_llmvq.model.ctc import CTCHead
 from espnet_llmvq.model.losses import IGNORE, PAD, SPEECH, assemble
 from espnet_llmvq.model.speech_llm import SpeechLLM
 
 WIDTH, EOS, BLANK = 6, 2, 4
+KEYS = {"optim": "adamw", "lr_scale": {}, "exclude_weight_decay": False, "sharded_ddp": False}
 T, S = 0, 1  # kinds of spans
 
 
@@ -272,8 +277,22 @@ def test_the_drift_is_measured_again_only_after_a_change(make_model, monkeypatch
     assert float(model.codebook_drift()["codebook_drift"]) == pytest.approx(0.5) and len(found) == 4
 
 
+@pytest.mark.parametrize("fused", [False, True])
+def test_the_drift_is_that_after_the_last_step(make_model, fused):
+    """A fused optimizer does not count up the version of what it moves."""
+    model = make_model(bridge="soft", bridge_conf={"stack": 1, "hidden_size": 8, "codebook": "trainable", "top_k": 4})
+    conf = {"lr": 0.1, "fused": fused}
+    (optimizer,) = SpeechLLMTask.build_optimizers(argparse.Namespace(**KEYS, optim_conf=conf), model)
+    for _ in range(2):
+        before = model.codebook_drift()["codebook_drift"]
+        model.bridge.codebook.grad = torch.ones_like(model.bridge.codebook)
+        optimizer.step()
+        table = token_inputs(model.llm)
+        expected = (model.bridge.codebook - table).norm() / table.norm()
+        assert float(model.codebook_drift()["codebook_drift"]) == pytest.approx(float(expected)) > float(before)
+
+
 def test_a_new_codebook_is_the_table_of_the_llm_that_was_trained_before(make_model, tmp_path):
-    from espnet_llmvq.llm.ends import token_inputs
 
     before = make_model(freeze=[])
     with torch.no_grad():

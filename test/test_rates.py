@@ -11,13 +11,14 @@ from espnet_llmvq.espnet.rates import ONE_RATE, check_scale, parameter_groups, s
 from espnet_llmvq.espnet.task import SpeechLLMTask, scheduler_classes
 
 
+class Model(torch.nn.ModuleDict):
+    def forget_drift(self, *_):
+        """It has no codebook."""
+
+
 def model():
-    return torch.nn.ModuleDict(
-        {
-            "bridge": torch.nn.Linear(2, 2),
-            "llm": torch.nn.ModuleDict({"a": torch.nn.Linear(2, 2), "b": torch.nn.Linear(2, 2)}),
-        }
-    )
+    llm = torch.nn.ModuleDict({"a": torch.nn.Linear(2, 2), "b": torch.nn.Linear(2, 2)})
+    return Model({"bridge": torch.nn.Linear(2, 2), "llm": llm})
 
 
 def arguments(**keys):

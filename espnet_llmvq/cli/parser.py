@@ -9,6 +9,13 @@ from espnet_llmvq.base.errors import exit_with, naming_extra, nearest
 from espnet_llmvq.base.files import accept_overwriting
 
 
+class Formatter(argparse.ArgumentDefaultsHelpFormatter):
+    """Says the defaults of options that have one."""
+
+    def _get_help_string(self, action):
+        return action.help if action.default is None else super()._get_help_string(action)
+
+
 class Parser(argparse.ArgumentParser):
     """ArgumentParser that takes ``--a-b`` for ``--a_b`` and names the nearest option on a typo."""
 
@@ -16,7 +23,7 @@ class Parser(argparse.ArgumentParser):
     gone = {}  # {option that is no more: what is instead}
 
     def __init__(self, *args, **kwargs):
-        kwargs.setdefault("formatter_class", argparse.ArgumentDefaultsHelpFormatter)
+        kwargs.setdefault("formatter_class", Formatter)
         kwargs.setdefault("allow_abbrev", False)
         super().__init__(*args, **kwargs)
 

@@ -188,10 +188,6 @@ class Shards:
             torch.nn.utils.clip_grads_with_norm_(kind, max_norm, total)
         return total
 
-    def forget_drift(self, *_):
-        """Hook behind a step: gathered tensors have the same version whatever is in them."""
-        self.model.drift_of = None, None
-
     @contextlib.contextmanager
     def hooked(self):
         """Let ESPnet's trainer, which has no place for that, train a sharded model. The hooks stay."""
@@ -200,7 +196,6 @@ class Shards:
         for optimizer in self.optimizers:
             optimizer.register_state_dict_post_hook(self.optimizer_state)
             optimizer.register_load_state_dict_pre_hook(self.load_optimizer)
-            optimizer.register_step_post_hook(self.forget_drift)
         with (
             mock.patch.object(torch.nn.parallel, "DistributedDataParallel", lambda model, **_: model),
             mock.patch.object(torch.nn.utils, "clip_grad_norm_", self.clip),

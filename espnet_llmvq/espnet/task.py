@@ -113,8 +113,12 @@ class SpeechLLMTask(AbsTask):
 
     @classmethod
     def build_optimizers(cls, args, model):
-        if not args.lr_scale:
-            return super().build_optimizers(args, model)
-        rates.check_scale(vars(args))
-        groups, args.scheduler_conf = rates.scaled(args, model)
-        return [optim_classes[args.optim](groups, **args.optim_conf)]
+        if args.lr_scale:
+            rates.check_scale(vars(args))
+            groups, args.scheduler_conf = rates.scaled(args, model)
+            optimizers = [optim_classes[args.optim](groups, **args.optim_conf)]
+        else:
+            optimizers = super().build_optimizers(args, model)
+        for optimizer in optimizers:
+            optimizer.register_step_post_hook(model.forget_drift)
+        return optimizers

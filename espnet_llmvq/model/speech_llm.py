@@ -129,13 +129,23 @@ class SpeechLLM(PartialCheckpoint, AbsESPnetModel):
         """Encoder frames (N, T, D), (N,) -> LLM inputs ((N, S, H), (N,) steps, statistics)."""
         return self.bridge(*self.shorten(frames, lengths))
 
+    def compared(self):
+        """Parameters of which `codebook_drift` tells."""
+        return [self.bridge.codebook, *self.llm.get_input_embeddings().parameters()]
+
+    def forget_drift(self, *_):
+        """Hook behind a step of an optimizer: fused ones, and shards, leave the version of a parameter as it was."""
+        has_both = getattr(self.bridge, "codebook", None) is not None and self.llm is not None
+        if has_both and any(p.requires_grad for p in self.compared()):
+            self.drift_of = None, None
+
     def codebook_drift(self):
         """{"codebook_drift"}: how far the codebook is from the LLM's table; {} without a codebook or LLM."""
         codebook = getattr(self.bridge, "codebook", None)
         if codebook is None or self.llm is None:
             return {}
         # Of a large table it takes as long as a step: again only when one of the two has changed.
-        now = [p._version for p in (codebook, *self.llm.get_input_embeddings().parameters())]
+        now = [p._version for p in self.compared()]
         if self.drift_of[0] != now:
             self.drift_of = now, drift(codebook, token_inputs(self.llm))
         return {"codebook_drift": self.drift_of[1]}
