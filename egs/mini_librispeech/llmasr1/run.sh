@@ -40,9 +40,11 @@ opts=(
     --pretrained_encoder "${WHISPER}"
     --encoder_config conf/head.yaml
     --llm "${LLM}"
-    # The LLM checks what the CTC head wrote, and goes on from there; its text is that of a greedy search.
+    # The LLM checks what the CTC head wrote, and goes on from there: a greedy search.
     --num_beams 1
     --draft ctc
+    # Between that and what the head wrote, the weight decides that is the best on the validation set: a loop loses to the draft.
+    --ctc_weight valid
     # Whisper's window.
     --max_duration 30
     # Of cased text with punctuation and of lower case without, numbers in digits or in words.
