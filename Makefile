@@ -62,7 +62,7 @@ lint: env
 	@. tools/activate_env.sh
 	python -m ruff check .
 	python -m ruff format --check .
-	find . \( -name .git -o -name venv -o -name oldest -o -name data -o -name dump -o -name exp -o -name downloads \) -type d -prune \
+	find . \( -name .git -o -name venv -o -name oldest -o -name data -o -name dump -o -name exp -o -name downloads -o -name build \) -type d -prune \
 	    -o -type f \( -name '*.sh' -o -path './.ci/*' \) -print0 \
 	    | xargs -0 --no-run-if-empty shellcheck --shell=bash --external-sources --source-path=SCRIPTDIR --severity=warning
 	echo "lint: nothing found"
