@@ -1,4 +1,4 @@
-"""What the memory settings of path.sh (GLIBC_TUNABLES) do: a training step of a small LLM, and an encoder, on CPUs.
+"""What settings of glibc's memory (GLIBC_TUNABLES) do: a training step of a small LLM, and an encoder, on CPUs.
 
 Random models of the sizes of Gemma 3 270M with 16,384 tokens (LoRA; 5 sequences of 180 positions) and of Whisper
 base's encoder (8 s). Each measurement is a process of its own, with and without the settings in turn. CPU seconds are
@@ -11,22 +11,18 @@ without over with.
 import argparse
 import json
 import os
-import re
 import resource
 import statistics
 import subprocess
 import sys
-from pathlib import Path
 
 from espnet_llmvq.base.files import write_text
 
-PATH_SH = Path(__file__).resolve().parents[1] / "egs/TEMPLATE/llmasr1/path.sh"
+# Keep the memory of large tensors, in large pages, instead of giving it back and getting it again page by page.
+SETTINGS = ":".join(
+    f"glibc.malloc.{setting}" for setting in ("hugetlb=1", "mmap_threshold=8589934592", "trim_threshold=17179869184")
+)
 WORK = ("llm", "encoder")
-
-
-def settings():
-    """The value that path.sh gives."""
-    return re.search(r"GLIBC_TUNABLES:-([^}]+)\}", PATH_SH.read_text())[1]
 
 
 def llm_step():
@@ -94,13 +90,13 @@ def main():
     if args.measure:
         print(json.dumps(measure(args.measure, args.steps)))
         return
-    result = {"settings": settings()}
+    result = {"settings": SETTINGS}
     for work in WORK:
         runs = {"without": [], "with": []}
         for _ in range(args.repeats):
             for name, found in runs.items():
                 env = {key: value for key, value in os.environ.items() if key != "GLIBC_TUNABLES"}
-                env |= {"GLIBC_TUNABLES": settings()} if name == "with" else {}
+                env |= {"GLIBC_TUNABLES": SETTINGS} if name == "with" else {}
                 command = [sys.executable, __file__, "--measure", work, "--steps", str(args.steps)]
                 done = subprocess.run(command, env=env, check=True, stdout=subprocess.PIPE, text=True)
                 found.append(json.loads(done.stdout.splitlines()[-1]))

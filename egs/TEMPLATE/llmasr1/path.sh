@@ -29,6 +29,3 @@ export LC_ALL=C.UTF-8 PYTHONIOENCODING=UTF-8
 export TOKENIZERS_PARALLELISM=false
 # The number of threads is set where a job starts; elsewhere more than one only gets in the way.
 export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1}
-# glibc would give the memory of every large tensor back to the system, and get it again page by page for the next one;
-# keep it, in large pages. Without, training an LLM and encoding took one and a half times the CPU (bench/allocator.py).
-export GLIBC_TUNABLES=${GLIBC_TUNABLES:-glibc.malloc.hugetlb=1:glibc.malloc.mmap_threshold=8589934592:glibc.malloc.trim_threshold=17179869184}
