@@ -25,9 +25,9 @@ SETTINGS = ":".join(
 WORK = ("llm", "encoder")
 
 
-def llm_step():
+def small_llm():
+    """A random LLM of the size of Gemma 3 270M with 16,384 tokens, with LoRA, to be trained."""
     import peft
-    import torch
     import transformers
 
     config = transformers.Gemma3TextConfig(
@@ -35,7 +35,13 @@ def llm_step():
         num_key_value_heads=1, head_dim=256,
     )  # fmt: skip
     lora = peft.LoraConfig(r=16, lora_alpha=32, target_modules=["q_proj", "k_proj", "v_proj", "o_proj"])
-    model = peft.get_peft_model(transformers.Gemma3ForCausalLM(config), lora).train()
+    return peft.get_peft_model(transformers.Gemma3ForCausalLM(config), lora).train()
+
+
+def llm_step():
+    import torch
+
+    model = small_llm()
     ids = torch.randint(3, 16000, (5, 180))
 
     def step():

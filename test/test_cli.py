@@ -96,13 +96,16 @@ def test_help_names_every_option(command, helps):
 
 @pytest.mark.parametrize("words", [["--help"], ["data", "--help"], ["score", "--help"], ["transcribe", "--help"]])
 def test_help_takes_less_than_half_a_second(words):
-    seconds = []  # of the processor: what else the machine does must not fail the test
+    """Of the processor, and of one on which Python alone takes 20 ms: what else the machine does must not fail this."""
+    seconds = {"-c": [], "-m": []}
     for _ in range(3):
-        before = resource.getrusage(resource.RUSAGE_CHILDREN)
-        subprocess.run([sys.executable, "-m", "espnet_llmvq", *words], check=True, capture_output=True)
-        after = resource.getrusage(resource.RUSAGE_CHILDREN)
-        seconds.append(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
-    assert min(seconds) < 0.5
+        for option, found in seconds.items():
+            before = resource.getrusage(resource.RUSAGE_CHILDREN)
+            given = ["pass"] if option == "-c" else ["espnet_llmvq", *words]
+            subprocess.run([sys.executable, option, *given], check=True, capture_output=True)
+            after = resource.getrusage(resource.RUSAGE_CHILDREN)
+            found.append(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
+    assert min(seconds["-m"]) < 25 * max(0.02, min(seconds["-c"]))
 
 
 @pytest.mark.parametrize(

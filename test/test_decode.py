@@ -6,6 +6,7 @@ import random
 import shutil
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -481,6 +482,28 @@ def test_what_hypotheses_are_made_of_is_noticed(decoding, monkeypatch, capsys):
             assert [out for out, why in answers if why] == [str(room / "hyp.jsonl")]
             assert decoded(wider) == [] and content(room, *whole) == whole
     assert decoded(wider, redo=True) == everything
+
+
+def test_the_validation_set_is_decoded_where_a_weight_is_chosen_on_it(decoding, monkeypatch):
+    """Which is where the LLM writes; the others would take their time for nothing."""
+    from espnet_llmvq.stages import decode as stage
+
+    found = {}
+    for name in ("check_sequences", "check_outputs"):
+        monkeypatch.setattr(stage, name, lambda *_: None)
+    monkeypatch.setattr(stage, "frames_read", lambda *_: None)
+    monkeypatch.setattr(stage, "nbest_made", lambda _, system, name, search: SimpleNamespace(fresh=bool, out=name))
+    monkeypatch.setattr(
+        "espnet_llmvq.decode.system.decode_system",
+        lambda system, work, *_: found.update({system.name: [one.name for one in work]}),
+    )
+    valid, tests = decoding.options.valid_set, decoding.test_names
+    for weight, more in (("0.3", []), ("valid", [valid])):
+        chosen = replace(decoding, options=replace(decoding.options, ctc_weight=weight))
+        stage.decode(chosen, chosen.systems)
+        assert found == {"ctc": tests, "slam": [*tests, *more], "ctc_lm": tests}
+        stage.decode(chosen, chosen.systems, [valid])
+        assert found == dict.fromkeys(("ctc", "slam", "ctc_lm"), [valid])
 
 
 def test_decoding_with_drafts(decoding, capsys):

@@ -19,7 +19,7 @@ DEFAULTS = {
     "accum_grad": 1, "batch_type": "folded", "batch_size": 20, "batch_bins": 1000000, "bridge": "none",
     "bridge_conf": {}, "model_conf": {}, "llm_conf": {}, "optim": "adadelta", "optim_conf": {"rho": 0.9},
     "lr_scale": {}, "scheduler": None, "scheduler_conf": {}, "grad_clip": 5.0, "max_epoch": 40,
-    "num_iters_per_epoch": None,
+    "num_iters_per_epoch": None, "compile_llm": "none",
 }  # fmt: skip
 
 # The two stages of 2506.05706, section 3, as one GPU with room for 8 utterances would train them.

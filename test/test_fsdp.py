@@ -176,6 +176,7 @@ def test_processes_without_speech(phase, tokenizer, corpus, tmp_path):
         ({"use_deepspeed": True}, "use_deepspeed do not go together"),
         ({"use_amp": True}, "autocast: bfloat16"),
         ({"optim": "adadelta"}, "adadelta"),
+        ({"compile_llm": "auto"}, "compile_llm do not go together"),
         ({"model_conf": {"llm_weight": 0.0, "ctc_weight": 1.0}}, "runs none"),
     ],
 )  # fmt: skip

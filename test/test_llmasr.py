@@ -84,7 +84,7 @@ def test_all_stages_in_their_order(script):
         "stage tokenizer --exp exp",
         "stage lm --exp exp --ngpu 0 --threads 1",
         "stage encoder --exp exp --ngpu 0 --threads 1",
-        "train --exp exp --encoder",
+        "train --exp exp --encoder --threads 1",
         "stage align --exp exp --ngpu 0 --threads 1",
         "stage sequences --exp exp",
         "stage encode --exp exp --ngpu 0 --threads 1",
@@ -210,12 +210,21 @@ def test_make_real_leaves_a_pack_of_a_row_that_it_trains(script):
 def test_a_failure_beside_other_work_ends_the_run(script):
     status, calls, error = script("--nj", "2", FAIL="stage lm")
     assert status == 1 and "it failed\nllmasr.sh: error: stage 6 failed" in error
-    assert "train --exp exp --encoder" in calls and "stage align" not in " ".join(calls)
+    assert "train --exp exp --encoder --threads 1" in calls and "stage align" not in " ".join(calls)
 
 
 def test_a_given_llm_is_measured_before_encoding(script):
     status, calls, _ = script("--nj", "2", FAIL="stage lm", GIVEN="llm/gemma")
     assert status == 1 and "stage encoder" not in " ".join(calls)
+
+
+def test_threads_of_the_encoder(script):
+    """All that there are, unless a language model trains beside it."""
+    for options, given, threads in ((("--nj", "2"), "", 1), (("--nj", "2"), "llm/gemma", 2), (("--nj", "1"), "", 1)):
+        _, calls, _ = script(*options, "--stop_stage", "7", **({"GIVEN": given} if given else {}))
+        assert calls[-1 - ("stage lm" in calls[-1])] == f"train --exp exp --encoder --threads {threads}"
+    _, calls, _ = script("--nj", "3", "--stage", "7", "--stop_stage", "7")
+    assert calls[-1] == "train --exp exp --encoder --threads 3"
 
 
 def test_a_failure_ends_what_runs_beside_it(script, tmp_path):

@@ -15,6 +15,7 @@ import torch
 import transformers
 
 from espnet_llmvq.base.errors import UserError
+from espnet_llmvq.espnet import compiled
 from espnet_llmvq.llm.directory import load_llm, load_tokenizer
 from espnet_llmvq.llm.packing import check_no_leak, pack
 from espnet_llmvq.llm.spans import at_start, encode_text, puts_space_first
@@ -644,6 +645,46 @@ def test_gradient_checkpointing_recomputes_and_changes_nothing(models, built, tm
         next(layers_of(part)[0].children()).register_forward_pre_hook(lambda *_, part=part: ran.append(part))
     copied(**batch)[0].backward()
     assert ran and all(part is copied for part in ran)  # not the layers that were copied
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("checkpointing", [False, True])
+def test_compiled_layers_compute_the_same(built, checkpointing):
+    """Loss and gradients, of batches of other lengths too; a checkpoint has the names that it had."""
+    if fault := compiled.compiler_fault("cpu"):
+        pytest.skip(f"torch cannot compile here: {fault}")
+    conf = {"lora": {**LORA, "lora_dropout": 0.0}, "gradient_checkpointing": checkpointing}
+    found, counters = [], torch._dynamo.utils.counters
+    counters.clear()
+    for choice in ("none", "layers"):
+        model, _, batch = built("whisper", "qwen2", llm_conf=conf, compile_llm=choice)
+        assert all((layer._compiled_call_impl is None) == (choice == "none") for layer in layers_of(model))
+        rows = [batch, {key: value[:2] for key, value in batch.items()}, {key: value[3:] for key, value in batch.items()}]
+        for part in rows:
+            loss = model.train()(**part)[0]
+            model.zero_grad()
+            loss.backward()
+            found.append((float(loss.detach()), {n: p.grad for n, p in model.named_parameters() if p.grad is not None}))
+        with torch.no_grad():
+            found.append((float(model.eval()(**batch)[0]), {}))
+        found.append((0.0, model.state_dict()))
+        assert (counters["stats"]["unique_graphs"] > 0) == (choice == "layers") and not counters["graph_break"]
+    for plain, fast in zip(found[:5], found[5:], strict=True):
+        assert plain[0] == pytest.approx(fast[0], rel=1e-5) and plain[1].keys() == fast[1].keys()
+        for name, value in plain[1].items():
+            torch.testing.assert_close(fast[1][name], value, rtol=1e-3, atol=1e-5)
+
+
+def test_where_nothing_can_be_compiled(built, monkeypatch, caplog):
+    monkeypatch.setattr(compiled, "compiler_fault", lambda device: f"no compiler for the {device}")
+    with caplog.at_level("INFO"):
+        model = built("whisper", "qwen2", compile_llm="auto")[0]
+    assert all(layer._compiled_call_impl is None for layer in layers_of(model))
+    assert "compile_llm: auto: nothing is compiled: no compiler for the cpu" in caplog.text
+    with pytest.raises(UserError, match=r"cannot compile here \(no compiler for the cpu\); install a C\+\+ compiler"):
+        built("whisper", "qwen2", compile_llm="layers")
+    with pytest.raises(UserError, match="unknown compile_llm in config 'layer' .did you mean 'layers'"):
+        built("whisper", "qwen2", compile_llm="layer")
 
 
 def layers_of(model):

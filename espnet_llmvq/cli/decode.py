@@ -16,7 +16,7 @@ def main(argv=None):
     from espnet_llmvq.stages.decode import decode, decoded_sets
 
     experiment = read_experiment(args.exp)
-    sets = decoded_sets(experiment, args.sets)
+    sets = decoded_sets(experiment, args.sets) if args.sets else None
     decode(
         experiment, experiment.select(args.systems), sets, nj=args.nj, ngpu=args.ngpu,
         redo=args.redo, batch_seconds=args.batch_seconds, batch_size=args.batch_size,

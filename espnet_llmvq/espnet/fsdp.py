@@ -17,6 +17,7 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.utils._pytree import tree_map
 
 from espnet_llmvq.base.errors import UserError, check_name
+from espnet_llmvq.espnet import compiled
 from espnet_llmvq.llm.directory import layers_of
 from espnet_llmvq.model.freezing import trains
 
@@ -44,6 +45,8 @@ def check_keys(config, where="config"):
     for key, remedy in CONFLICTS.items():
         if config.get(key):
             raise UserError(f"{where}: fsdp and {key} do not go together; of {key}: {remedy}")
+    if compiled.wanted(config, where) != "none":
+        raise UserError(f"{where}: fsdp and compile_llm do not go together yet; leave one out")
     if config.get("optim"):
         check_name(f"optim with fsdp in {where}", config["optim"], OPTIMIZERS)
     if (config.get("model_conf") or {}).get("llm_weight", 1.0) == 0:

@@ -8,7 +8,7 @@ from espnet2.utils.nested_dict_action import NestedDictAction
 from espnet2.utils.types import str2bool, str_or_none
 
 from espnet_llmvq.base.errors import UserError, check_name
-from espnet_llmvq.espnet import fsdp, rates
+from espnet_llmvq.espnet import compiled, fsdp, rates
 from espnet_llmvq.espnet.data import SequencePreprocessor
 from espnet_llmvq.espnet.trainer import SpeechLLMTrainer
 from espnet_llmvq.llm.directory import load_tokenizer
@@ -24,8 +24,11 @@ with contextlib.redirect_stdout(None):  # as in speech/encoder.py
 # What training writes for decoding: the template of the validation sequences, and how many tokens a text may have.
 WRITTEN = {"prompt": None, "tokens_per_second": LEAST_RATE}
 # What a training reads beside the keys of a model: the encoder frames of training and validation set (scp), the
-# noise of training, whether processes share one model among them, and factors of the learning rate.
-OF_TRAINING = {**WRITTEN, "train_cache": None, "valid_cache": None, "augment_conf": {}, "fsdp": False, "lr_scale": {}}
+# noise of training, whether processes share one model among them, factors of the learning rate, and what is compiled.
+OF_TRAINING = {
+    **WRITTEN, "train_cache": None, "valid_cache": None, "augment_conf": {}, "fsdp": False, "lr_scale": {},
+    "compile_llm": "none",
+}  # fmt: skip
 
 
 class SpeechLLMTask(AbsTask):
@@ -67,6 +70,7 @@ class SpeechLLMTask(AbsTask):
                 check_name(key, config[key], classes)
                 others[f"{key}_conf"] = signature_keys(classes[config[key]]) - {"params", "optimizer"}
         check_config(config, where, others)
+        compiled.wanted(config, where)
         fsdp.check_keys(config, where)
         rates.check_scale(config, where)
         if config.get("train_dtype", "float32") != "float32":
@@ -106,7 +110,11 @@ class SpeechLLMTask(AbsTask):
         """The model of `build`; `args` get what shapes its encoder, so that ESPnet's config.yaml is complete."""
         vars(args).update(with_encoder(vars(args)))
         if not args.fsdp:
-            return build(vars(args))
+            choice = compiled.wanted(vars(args))
+            model = build(vars(args))
+            if choice != "none" and model.llm is not None:
+                compiled.compile_layers(model.llm, choice, "cuda" if args.ngpu else "cpu")
+            return model
         fsdp.check_keys(vars(args))
         fsdp.check_processes(args.dist_backend, args.ngpu)
         return fsdp.shard(build(vars(args)), args.ngpu)

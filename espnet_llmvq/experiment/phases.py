@@ -6,7 +6,7 @@ CRITERION = [["valid", "loss", "min"]]
 # Keys of a config that a dry run tells as they are.
 DESCRIBED = (
     "model_conf", "llm_conf", "batch_type", "accum_grad", "optim", "optim_conf", "lr_scale", "scheduler",
-    "scheduler_conf", "grad_clip", "max_epoch",
+    "scheduler_conf", "grad_clip", "max_epoch", "compile_llm",
 )  # fmt: skip
 HEARING = {"drop_blank": None, "merge_runs": False, "mask_frames": True}  # as `SpeechLLM` has them
 BRIDGE_STACK = 5  # of a bridge whose config does not say it, as in its class

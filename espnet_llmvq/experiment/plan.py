@@ -27,7 +27,7 @@ from espnet_llmvq.speech.recogniser import NEEDED, PretrainedRecogniser, asked
 
 SMOKE = "_smoke"  # behind the names of a smoke run's directories
 # Two steps, of small batches: batch_bins counts where the recipe's batches are of so many positions.
-SMOKE_TRAINING = "max_epoch=1 num_iters_per_epoch=2 accum_grad=1 batch_bins=600"
+SMOKE_TRAINING = "max_epoch=1 num_iters_per_epoch=2 accum_grad=1 batch_bins=600 compile_llm=none"
 # An encoder that has learnt nothing finds no pauses: segments end after every word.
 SMOKE_INTERLEAVING = "silence=0"
 SHAPE = ("frontend", "frontend_conf", "frame_stack", "encoder", "encoder_conf")  # keys that frames depend on

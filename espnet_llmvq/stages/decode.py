@@ -1,5 +1,6 @@
 """Decoding, the choice from n-best lists, and questions (stage 12)."""
 
+import itertools
 import os
 from dataclasses import asdict
 
@@ -16,12 +17,15 @@ from espnet_llmvq.stages.sequences import check_sequences, dropped_ids
 GRID = (0, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1)  # weights tried on the validation set
 
 
-def decoded_sets(experiment, names=""):
-    """The sets in `names` (text); if it is empty, test sets, and the validation set where weights are chosen on it."""
+def decoded_sets(experiment, names="", decode="llm"):
+    """The sets in `names` (text); if it is empty, test sets, and the validation set where weights are chosen on it.
+
+    decode: of a system. No weight is chosen for what the LLM does not write.
+    """
     if names:
         return [check_name("set", name, experiment.set_names) for name in words(names, "sets")]
-    extra = [experiment.options.valid_set] if experiment.options.ctc_weight == "valid" else []
-    return [*experiment.test_names, *extra]
+    chosen = experiment.options.ctc_weight == "valid" and decode == "llm"
+    return [*experiment.test_names, *([experiment.options.valid_set] if chosen else [])]
 
 
 def model_inputs(experiment, system):
@@ -77,16 +81,20 @@ def nbest_made(experiment, system, name, search):
     return Made(path, inputs, search=search, decode=system.decode, **more, **tools("torch", "transformers"))
 
 
-def decode(experiment, systems, sets, *, nj=1, ngpu=0, redo=False, **batching):
-    """Decode sets with systems, what is not decoded. batching: as `decode.system.Work` takes it."""
+def decode(experiment, systems, sets=None, *, nj=1, ngpu=0, redo=False, **batching):
+    """Decode sets with systems, what is not decoded.
+
+    sets: names; None: for each system what the run scores. batching: as `decode.system.Work` takes it.
+    """
     from espnet_llmvq.decode.choose import ORDER, restore
     from espnet_llmvq.decode.system import Work, decode_system
 
-    check_sequences(experiment, sets)
+    wanted = {system.name: decoded_sets(experiment, "", system.decode) if sets is None else sets for system in systems}
+    check_sequences(experiment, itertools.chain(*wanted.values()))
     jobs = {}
     for system in systems:
         search, waiting = search_options(experiment, system), []
-        for name in sets:
+        for name in wanted[system.name]:
             made = nbest_made(experiment, system, name, search)
             if redo or not made.fresh():
                 frames = frames_read(experiment, system, name)

@@ -25,7 +25,7 @@ def steps(experiment):
     yield 10, lambda: sequences.count_all(experiment)
     yield 10, lambda: sequences.make_mixtures(experiment)
     yield 11, lambda: train.train(experiment)
-    yield 12, lambda: decode.decode(experiment, experiment.systems, sets)
+    yield 12, lambda: decode.decode(experiment, experiment.systems)
     yield 12, lambda: decode.rescore(experiment, experiment.systems, sets)
     for kind, path in pairs(experiment.options.questions, "questions"):
         yield 12, lambda kind=kind, path=path: decode.ask(experiment, experiment.systems, kind, path)

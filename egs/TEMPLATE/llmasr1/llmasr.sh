@@ -208,7 +208,10 @@ if turn 6 "language model, and its perplexity -> ${expdir}/llm; log in ${expdir}
 fi
 if turn 7 "speech encoder -> ${expdir}/encoder"; then
     llmvq stage encoder "${exp[@]}" --ngpu "${ngpu}" --threads "${nj}"
-    train_on "${expdir}/log/encoder.log" "${exp[@]}" --encoder
+    # All cores are its own, unless stage 6 runs beside it.
+    threads=${nj}
+    [ ${#jobs[@]} -eq 0 ] || threads=1
+    train_on "${expdir}/log/encoder.log" "${exp[@]}" --encoder --threads "${threads}"
 fi
 finish "stage 6" "${expdir}/llm.log"
 ! turn 6 || tail -n 8 "${expdir}/llm.log"
