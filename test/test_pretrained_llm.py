@@ -659,17 +659,14 @@ def test_compiled_layers_compute_the_same(built, checkpointing):
     for choice in ("none", "layers"):
         model, _, batch = built("whisper", "qwen2", llm_conf=conf, compile_llm=choice)
         assert all((layer._compiled_call_impl is None) == (choice == "none") for layer in layers_of(model))
-        rows = [batch, {key: value[:2] for key, value in batch.items()}, {key: value[3:] for key, value in batch.items()}]
-        for part in rows:
+        for part in (batch, {key: value[:2] for key, value in batch.items()}):
             loss = model.train()(**part)[0]
             model.zero_grad()
             loss.backward()
             found.append((float(loss.detach()), {n: p.grad for n, p in model.named_parameters() if p.grad is not None}))
-        with torch.no_grad():
-            found.append((float(model.eval()(**batch)[0]), {}))
         found.append((0.0, model.state_dict()))
         assert (counters["stats"]["unique_graphs"] > 0) == (choice == "layers") and not counters["graph_break"]
-    for plain, fast in zip(found[:5], found[5:], strict=True):
+    for plain, fast in zip(found[:3], found[3:], strict=True):
         assert plain[0] == pytest.approx(fast[0], rel=1e-5) and plain[1].keys() == fast[1].keys()
         for name, value in plain[1].items():
             torch.testing.assert_close(fast[1][name], value, rtol=1e-3, atol=1e-5)
