@@ -125,11 +125,22 @@ def test_prompt_words_come_in_turns_and_fit(recipe, made, tmp_path):
     words = lines(made / "prompt_words.txt")
     assert words[:3] == ["coffee", "mary", "amoxicillin"] and len(", ".join(words)) < 220
     choose = recipe("data").prompt_words
-    assert choose([["a", "b"], ["c"], []], "") == ["a", "c", "b"]
-    # 219 bytes and a space in front are as many as there may be.
-    assert choose([["x" * 217, "y", "z"]], "") == ["x" * 217] and choose([["x" * 216, "y"]], "") == ["x" * 216, "y"]
-    with pytest.raises(UserError, match="--tokenizer .*nowhere.json"):
-        choose([["a"]], str(tmp_path / "nowhere.json"))
+    assert choose([["a", "b"], ["c"], []], 99, len) == ["a", "c", "b"]
+    # A space in front, four for marks: six letters of eleven.
+    assert choose([["xxxxxx", "y"]], 11, len) == ["xxxxxx"] and choose([["xxxxxxx", "y"]], 11, len) == []
+    assert choose([["xxx", "y", "z"]], 11, len) == ["xxx", "y"]
+
+
+def test_words_are_counted_in_tokens_of_the_model(recipe, tmp_path):
+    from tokenizers import Tokenizer, models
+
+    for name in ("config.json", "tokenizer.json"):
+        with pytest.raises(UserError, match=f"--whisper {tmp_path}: config.json or tokenizer.json cannot be read"):
+            recipe("data").limits_of(tmp_path)
+        (tmp_path / name).write_text('{"max_target_positions": 41}')
+    Tokenizer(models.BPE({"a": 0, "b": 1, "ab": 2}, [("a", "b")])).save(str(tmp_path / "tokenizer.json"))
+    most, size = recipe("data").limits_of(tmp_path)
+    assert (most, size("abab")) == (20, 2)
 
 
 def test_entities_that_the_text_has(recipe):
@@ -147,6 +158,14 @@ def test_the_same_again_and_without_a_corpus(recipe, roots, made, tmp_path, caps
     with pytest.raises(UserError, match="none of the domains coffee has its corpora"):
         recipe("data").main(arguments(roots, tmp_path / "c", ("coffee",), s2i=""))
     assert not (tmp_path / "c").exists()
+
+
+def test_a_copy_without_links_is_whole(roots, tmp_path):
+    """As forks are made."""
+    local = shutil.copytree(RECIPE / "local", tmp_path / "local")
+    with local_modules(local) as load:
+        load("data").main(arguments(roots, tmp_path / "data", ("coffee",)))
+    assert len(lines(tmp_path / "data/text/domain.txt")) == 30
 
 
 # --- Contacts -------------------------------------------------------------------------------------------------------

@@ -7,6 +7,7 @@ words of the domains, of each as many, for a recogniser that is told of them. No
 with an utterance of any set, or holds all of a test utterance.
 """
 
+import json
 import random
 from pathlib import Path
 
@@ -38,7 +39,8 @@ SIZES = {
     "lm_valid": (100, 10, "sentences of each domain that are held out"),
 }
 SPARE = 1.15  # so many sentences are made for one that is wanted, as some are too close to a set
-PROMPT_TOKENS = 220  # of prompt_words.txt in Whisper's tokens; it reads 224, marks included
+PROMPT_TOKENS = 224  # that Whisper reads of words it is told, of which MARKS may be marks
+MARKS = 4
 
 
 def get_parser():
@@ -54,7 +56,7 @@ def get_parser():
     parser.add_argument("--words", type=positive, default=7, help="in a row that a sentence may not share with a set")
     parser.add_argument("--test_utterances", type=positive, metavar="N", help="of test sets that have more; else all")
     parser.add_argument(
-        "--tokenizer", default="", metavar="FILE", help="tokenizer.json of Whisper, which counts prompts"
+        "--whisper", type=Path, metavar="DIR", help="that prompt_words.txt is for; else counted in bytes"
     )
     parser.add_argument("--datadir", type=Path, default=Path("data"), help="where to write")
     parser.add_argument("--seed", type=int, default=1, help="of draws")
@@ -143,24 +145,26 @@ def write_text(name, card, made, said, against, args, parts):
     return found
 
 
-def prompt_words(lists, tokenizer):
-    """Words in turns of the lists, as many as a recogniser reads: in Whisper's tokens, or without its file in bytes."""
-    size = len
-    if tokenizer:
-        from tokenizers import Tokenizer
+def limits_of(whisper):
+    """(tokens that a Whisper reads of a prompt, function: tokens of a text); without its directory bytes."""
+    if not whisper:
+        return PROMPT_TOKENS, len
+    from tokenizers import Tokenizer
 
-        try:
-            encode = Tokenizer.from_file(tokenizer).encode
-        except Exception as err:  # it has no class of its own
-            raise UserError(f"--tokenizer {tokenizer}: {err}") from None
+    try:
+        most = json.loads((whisper / "config.json").read_text(encoding="utf-8"))["max_target_positions"] // 2
+        encode = Tokenizer.from_file(str(whisper / "tokenizer.json")).encode
+    except Exception as err:  # that of tokenizers has no class of its own
+        raise UserError(f"--whisper {whisper}: config.json or tokenizer.json cannot be read: {err}") from None
+    return most, lambda text: len(encode(text, add_special_tokens=False).ids)
 
-        def size(text):
-            return len(encode(text, add_special_tokens=False).ids)
 
+def prompt_words(lists, most, size):
+    """Words in turns of the lists, as many as a recogniser reads. most, size: as `limits_of`."""
     turns = [word for i in range(max(map(len, lists), default=0)) for words in lists for word in words[i : i + 1]]
     chosen = []
     for word in dict.fromkeys(turns):
-        if size(" " + ", ".join([*chosen, word])) > PROMPT_TOKENS:
+        if size(" " + ", ".join([*chosen, word])) > most - MARKS:
             break
         chosen.append(word)
     return chosen
@@ -176,6 +180,7 @@ def main(argv=None):
     args.lm_text = []  # of llmasr1: its LLM has read more than the transcripts, and is taken as it is
     if args.smoke == "true":
         vars(args).update({name: size for name, (_, size, _) in SIZES.items()})
+    limits = limits_of(args.whisper)
     found = read_domains(args)  # before anything is written or fetched
     books = mini.read_mini(mini.find_mini(args))
     against = mini.write_said(args, books)
@@ -197,7 +202,7 @@ def main(argv=None):
     write_lines(args.datadir / "text" / "domain.txt", lines)
     spoken = [f"{name}-{i:05d} {line}" for name in sorted(texts) for i, line in enumerate(texts[name]["tts"])]
     write_lines(args.datadir / "domain_tts" / "text", spoken)
-    words = prompt_words([plain_words(made) for _, made in found.values()], args.tokenizer)
+    words = prompt_words([plain_words(made) for _, made in found.values()], *limits)
     write_lines(args.datadir / "prompt_words.txt", words)
     print(f"text/domain.txt: {len(lines)} sentences; domain_tts/text: {len(spoken)}; prompt_words.txt: {len(words)}")
 

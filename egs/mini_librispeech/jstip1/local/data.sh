@@ -7,9 +7,10 @@ set -euo pipefail
 # shellcheck disable=SC1091
 . ./db.sh
 
-whisper=
-[ ! -f "${WHISPER:-}/tokenizer.json" ] || whisper=${WHISPER}/tokenizer.json
+whisper=()
+[ ! -f "${WHISPER:-}/tokenizer.json" ] || whisper=(--whisper "${WHISPER}")
 # shellcheck disable=SC2086
 exec python3 local/data.py --domains ${DOMAINS} --mini_librispeech "${MINI_LIBRISPEECH}" --url "${MINI_LIBRISPEECH_URL}" \
-    --s2i "${S2I}" --alnum "${ALNUM}" --medquad "${MEDQUAD}" --mts_dialog "${MTS_DIALOG}" --tokenizer "${whisper}" \
+    --s2i "${S2I}" --alnum "${ALNUM}" --medquad "${MEDQUAD}" --mts_dialog "${MTS_DIALOG}" \
+    ${whisper[@]+"${whisper[@]}"} \
     ${TEST_UTTERANCES:+--test_utterances "${TEST_UTTERANCES}"} "$@"
