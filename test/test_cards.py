@@ -93,7 +93,7 @@ def test_encoders_are_what_they_were(recipe):
         assert with_schedule(read_config(path), path) == with_rate(config)
 
 
-@pytest.mark.parametrize("recipe", [*OWN, "mini_librispeech/llmasr1"])
+@pytest.mark.parametrize("recipe", [*OWN, "mini_librispeech/llmasr1", "mini_librispeech/jstip1"])
 def test_every_system_of_the_recipes_can_be_trained(recipe):
     """Every key is read, nothing is cut short, every phase trains something; each phase has its system."""
     import torch
@@ -130,7 +130,7 @@ def test_config_files_are_few():
     """Links count; what lies behind the link of a directory does not."""
     conf = [path for conf in ("TEMPLATE/conf", "*/*/conf") for folder in EGS.glob(conf) for path in folder.rglob("*")]
     files = [path for path in conf if path.is_symlink() or path.is_file()]
-    assert len([path for path in files if path.suffix != ".md"]) <= 45  # .md: texts of a packed system
+    assert len([path for path in files if path.suffix != ".md"]) <= 47  # .md: texts of a packed system
 
 
 BELOW = """\

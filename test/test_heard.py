@@ -5,6 +5,7 @@ import json
 import os
 import random
 import re
+import shutil
 import textwrap
 from pathlib import Path
 
@@ -349,7 +350,7 @@ def test_an_encoder_of_our_own_is_heard_on_validation_speech(plan, llm_dir, corp
     assert only.transcript == "one two" and only.spans[1].said == "one two"
 
 
-def test_from_masked_speech_to_a_system(recipe, tmp_path, capfd):  # noqa: F811
+def test_from_masked_speech_to_a_system(recipe, plan, tmp_path, capfd):  # noqa: F811
     from espnet_llmvq.analyse.run import Analysis
     from espnet_llmvq.stages import analyse, encoder, language, sequences, train
 
@@ -396,6 +397,16 @@ def test_from_masked_speech_to_a_system(recipe, tmp_path, capfd):  # noqa: F811
         found = {row["metric"]: row["value"] for row in rows if row["system"] == name}
         assert found["steps_spoken"] > 0 and 0 <= found["overlap_heard"] <= 1
         assert all(0 < found[f"loss_{kind}"] < 20 for kind in ("spoken", "retold", "heard", "clear"))
+    # Another run with this encoder listens as this one did, and spells with its pieces.
+    shutil.copytree("dump", "dump2", ignore=shutil.ignore_patterns("domain", "heard*"))
+    other = plan(
+        systems="lora_long_heard", llm=str(tmp_path / "llm"), encoder_file="exp/encoder/model.pth",
+        texts="domain=domain.txt", dumpdir="dump2", expdir="exp2",
+    )  # fmt: skip
+    sequences.make_all(other)
+    made = json.loads((tmp_path / "exp2/heard/spoken.jsonl.made.json").read_text())["options"]
+    assert made["set"] == "train" and made["masked"]
+    assert (tmp_path / "dump2/domain/heard.jsonl").read_text() == (tmp_path / "dump/domain/heard.jsonl").read_text()
     capfd.readouterr()
     sequences.make_all(experiment)
     assert "made again" not in capfd.readouterr().out

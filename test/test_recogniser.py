@@ -302,9 +302,9 @@ def test_what_cannot_be_asked_for_is_told_by_the_plan(models, plan, tmp_path, ke
 def test_models_that_are_no_recognisers_are_told_by_the_plan(models, plan, tmp_path):
     options = {"systems": "rec", "llm": "a/b"}
     needed = "systems.yaml, system rec: the recogniser itself needs --pretrained_encoder, a Whisper model"
-    with pytest.raises(UserError, match=needed + "$"):
+    with pytest.raises(UserError, match=needed + ", or an --encoder_file that stands on one$"):
         plan(cards(), **options)  # with an encoder of ours
-    with pytest.raises(UserError, match=needed + "; .*wavlm is wavlm"):
+    with pytest.raises(UserError, match=needed + ".*; .*wavlm is wavlm"):
         plan(cards(), **options, pretrained_encoder=standins.wavlm(tmp_path / "wavlm"))
     with pytest.raises(UserError, match="system rec: .*bare has no generation_config.json"):
         plan(cards(), **options, pretrained_encoder=standins.whisper(tmp_path / "bare"))
@@ -340,3 +340,21 @@ def test_a_whisper_without_its_decoder_is_told(models, tmp_path):
     save_file(kept, path / "model.safetensors", metadata={"format": "pt"})
     with pytest.raises(UserError, match=r"cut lacks \d+ tensors of WhisperForConditionalGeneration: .*decoder"):
         PretrainedRecogniser(str(path))
+
+
+def test_an_encoder_from_elsewhere_that_stands_on_a_whisper_names_the_recogniser(models, plan, tmp_path):
+    import yaml
+
+    (tmp_path / "given").mkdir()
+    config = {"frontend": "whisper", "frontend_conf": {"path": models["several"]}, "frame_stack": 4}
+    config |= {"encoder": "transformer", "encoder_conf": {"input_layer": "linear"}}
+    (tmp_path / "given/config.yaml").write_text(yaml.safe_dump(config))
+    options = {"systems": "rec", "llm": "a/b", "encoder_file": "given/model.pth"}
+    experiment = plan(cards(), **options)
+    (system,) = experiment.systems
+    assert experiment.recogniser == models["several"]
+    inputs = stage.nbest_made(experiment, system, "test", stage.search_options(experiment, system)).inputs
+    assert models["several"] in inputs.values()
+    # A smoke run has words of its own.
+    smoke = plan(cards(prompt_words="data/w.txt"), **options, smoke=True, datadir="data_smoke", expdir="exp_smoke")
+    assert smoke.systems[0].recogniser["prompt_words"] == "data_smoke/w.txt"

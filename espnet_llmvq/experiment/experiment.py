@@ -190,6 +190,11 @@ class Experiment:
         return self.trains_encoder and bool(self.options.pretrained_encoder)
 
     @property
+    def recogniser(self):
+        """Directory or hub id of the recogniser that the encoder comes from, also of an encoder from elsewhere."""
+        return self.options.pretrained_encoder or pretrained_below(self.encoder)
+
+    @property
     def encoder_dir(self):
         """Directory of the encoder: config.yaml, model.pth."""
         given = self.options.encoder_file
@@ -296,6 +301,16 @@ class Experiment:
 def trains_encoder(options):
     """Whether `Options` ask for an encoder, or its upper part, that is trained here."""
     return not options.encoder_file and (options.ctc_head or not options.pretrained_encoder)
+
+
+def pretrained_below(encoder):
+    """Directory or hub id of the pretrained encoder that an encoder stands on, "" if none.
+
+    encoder: keys of a training config that shape it.
+    """
+    from espnet_llmvq.speech.frame_rate import is_frontend
+
+    return (encoder.get("frontend_conf") or {}).get("path", "") if is_frontend(encoder) else ""
 
 
 def flatten(config, prefix=""):

@@ -3,13 +3,14 @@
 import os
 import shlex
 from dataclasses import asdict, replace
+from functools import partial
 
 from espnet_llmvq.base.config import read_config, read_overrides
 from espnet_llmvq.base.errors import UserError, check_name
 from espnet_llmvq.base.made import plain
 from espnet_llmvq.experiment.cards import read_cards
 from espnet_llmvq.experiment.checks import check_config, check_hypotheses, check_options
-from espnet_llmvq.experiment.experiment import TTS, Experiment, read_sets, trains_encoder
+from espnet_llmvq.experiment.experiment import TTS, Experiment, pretrained_below, read_sets, trains_encoder
 from espnet_llmvq.experiment.options import pairs, unique, words
 from espnet_llmvq.experiment.phases import (
     CRITERION,
@@ -38,14 +39,23 @@ SMOKE_PATHS = ("lm_train_text", "tokenizer_text", "tts_text")
 SMOKE_PAIRS = ("lm_valid_text", "texts", "questions", "word_lists")
 
 
+def moved_to(datadir, path):
+    """The path of a smoke run's own file, where `path` leads into the data directory of other runs."""
+    home, plain_path = datadir.removesuffix(SMOKE), os.path.normpath(path)
+    return datadir + plain_path.removeprefix(home) if plain_path.startswith(f"{home}/") else path
+
+
+def with_smoke_words(system, datadir):
+    """A system whose `prompt_words` are those of the smoke run, where they are a file in the data directory."""
+    words_of = system.recogniser and system.recogniser["prompt_words"]
+    if not (words_of and isinstance(words_of, str)):
+        return system
+    return replace(system, recogniser={**system.recogniser, "prompt_words": moved_to(datadir, words_of)})
+
+
 def smoke_options(options):
     """The options of a smoke run: its directories are named already, paths in the data directory lead into its own."""
-    home = options.datadir.removesuffix(SMOKE)
-
-    def moved(path):
-        plain_path = os.path.normpath(path)
-        return options.datadir + plain_path.removeprefix(home) if plain_path.startswith(f"{home}/") else path
-
+    moved = partial(moved_to, options.datadir)
     changed = {name: shlex.join(map(moved, words(getattr(options, name), name))) for name in SMOKE_PATHS}
     for name in SMOKE_PAIRS:
         changed[name] = shlex.join(f"{key}={moved(path)}" for key, path in pairs(getattr(options, name), name))
@@ -69,6 +79,8 @@ def make_plan(options):
     given = options.encoder_file
     encoder_dir = os.path.dirname(given) or "." if given else os.path.join(options.expdir, "encoder")
     systems = read_systems(cards, wanted, options.expdir, encoder_dir, options.seed)
+    if options.smoke:
+        systems = tuple(with_smoke_words(system, options.datadir) for system in systems)
     phases = read_phases(cards, wanted, options.seed)
     recognisers = all(system.decode == "recogniser" for system in systems)
     if options.pretrained_encoder and recognisers and not words(options.align_sets, "align_sets"):
@@ -81,7 +93,8 @@ def make_plan(options):
         systems = without
         if not systems:
             raise UserError("no system is left: with --ctc_head false the pretrained encoder has no CTC head")
-    check_recognisers(systems, cards, options.pretrained_encoder)
+    below = pretrained_below(given_encoder(options)) if given else options.pretrained_encoder
+    check_recognisers(systems, cards, below)
     check_hypotheses(systems, [options.valid_set, *(s.name for s in sets)])
     if options.baseline:
         check_name("baseline", options.baseline, [n for n in cards.names("systems") if not is_group(cards, n)])
@@ -207,16 +220,18 @@ def finished(config, options, where):
     return with_schedule(config, where)
 
 
+def given_encoder(options):
+    """The config of the encoder of --encoder_file. Raises UserError."""
+    return read_config(os.path.join(os.path.dirname(options.encoder_file), "config.yaml"))
+
+
 def encoder_keys(trainings, options):
     """The keys of a training config that shape the encoder, which all systems share.
 
     Raises UserError for phases that name other pretrained encoders.
     """
     if trains_encoder(options) or options.encoder_file:
-        if options.encoder_file:
-            config = read_config(os.path.join(os.path.dirname(options.encoder_file), "config.yaml"))
-        else:
-            config = trainings[0].config
+        config = given_encoder(options) if options.encoder_file else trainings[0].config
         return {key: config[key] for key in SHAPE if key in config}
     from espnet_llmvq.speech.pretrained import settings
 

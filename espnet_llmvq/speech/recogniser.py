@@ -10,7 +10,7 @@ from espnet_llmvq.base.hub import from_pretrained
 from espnet_llmvq.data.audio import SAMPLE_RATE
 from espnet_llmvq.speech.frame_rate import described
 
-NEEDED = "the recogniser itself needs --pretrained_encoder, a Whisper model"
+NEEDED = "the recogniser itself needs --pretrained_encoder, a Whisper model, or an --encoder_file that stands on one"
 TRANSCRIBE = "transcribe"
 TASKS = (TRANSCRIBE, "translate")
 ENGLISH = "en"

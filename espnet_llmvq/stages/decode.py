@@ -34,7 +34,7 @@ def model_inputs(experiment, system):
     Raises UserError where it is not trained.
     """
     if system.decode == "recogniser":
-        return local("recogniser", experiment.options.pretrained_encoder)
+        return local("recogniser", experiment.recogniser)
     weights = os.path.join(system.model, system.weights)
     if not os.path.exists(weights):
         raise UserError(f"{weights} does not exist; run stage {11 if system.phases else 7}")
@@ -74,7 +74,7 @@ def nbest_made(experiment, system, name, search):
         inputs["frames"] = os.path.dirname(frames)
     more = {"other_prompt": True} if experiment.options.other_prompt and system.decode == "llm" else {}
     if system.decode == "recogniser":
-        more = elsewhere("recogniser", experiment.options.pretrained_encoder)
+        more = elsewhere("recogniser", experiment.recogniser)
     elif system.decode != "ctc":
         more |= elsewhere("llm", experiment.llm)
     path = os.path.join(system.hyp_path(name).parent, NBEST)
@@ -103,7 +103,7 @@ def decode(experiment, systems, sets=None, *, nj=1, ngpu=0, redo=False, **batchi
             else:
                 restore(str(system.hyp_path(name)), ORDER[system.decode])
         if waiting:
-            source = {"ctc_lm": experiment.llm, "recogniser": experiment.options.pretrained_encoder}.get(system.decode)
+            source = {"ctc_lm": experiment.llm, "recogniser": experiment.recogniser}.get(system.decode)
             jobs[system.name] = (system, waiting, search, source, experiment.options.other_prompt, ngpu, batching)
         else:
             print(f"[{system.name}] all sets are decoded, nothing to do")

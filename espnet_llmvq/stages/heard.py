@@ -5,6 +5,7 @@ import random
 from espnet_llmvq.base.errors import UserError
 from espnet_llmvq.base.made import Made
 from espnet_llmvq.experiment.phases import hearing
+from espnet_llmvq.speech.frame_rate import is_frontend
 from espnet_llmvq.stages.encoder import encoder_input, frames_of
 from espnet_llmvq.stages.report import tools, up_to_date
 from espnet_llmvq.stages.sequences import (
@@ -34,11 +35,20 @@ def spoken_made(experiment):
     too few errors on what it was trained on.
     """
     options, how = experiment.options, hearing(experiment.trainings, experiment.mixtures)
-    masked = how.pop("mask_frames") and experiment.on_pretrained
+    masked = how.pop("mask_frames") and is_frontend(experiment.encoder)
     name = options.train_set if masked else options.valid_set
     inputs = {"sequences": experiment.sequences(name)} | encoder_input(experiment)
     how |= {"masked": masked, "seed": options.base_seed, **audio(experiment, name)}
     return name, Made(spoken_words(experiment), inputs, set=name, **how, **tools("torch"))
+
+
+def spelling_of(experiment):
+    """Directory of the tokens of the CTC head, None if it has those of the LLM; also of an encoder from elsewhere."""
+    if not experiment.options.encoder_file:
+        return experiment.spelling
+    from espnet_llmvq.model.build import encoder_config
+
+    return encoder_config(experiment.encoder_file).get("ctc_tokens")
 
 
 def listen(experiment):
@@ -81,15 +91,16 @@ def make_heard(experiment, name):
     text, spoken, seed = text_of(experiment, name), listen(experiment), experiment.options.base_seed
     inputs, how = of_prompt(experiment)
     inputs |= {"text": text, "spoken words": spoken}
-    inputs |= {"spelling": experiment.spelling} if experiment.spelling else {}
+    spelling = spelling_of(experiment)
+    inputs |= {"spelling": spelling} if spelling else {}
     made = bounded(experiment, experiment.sequences(f"{name}/heard"), inputs, seed=seed, **how)
     if up_to_date(made):
         return
     from espnet_llmvq.llm.directory import load_tokenizer
     from espnet_llmvq.sequence.heard import read_confusions
 
-    dropped, template, spelling = {}, template_of(experiment), experiment.spelling or experiment.tokenizer
-    sequences = heard(text, load_tokenizer(spelling), read_confusions(spoken), template, seed, dropped)
+    dropped, template, tokens = {}, template_of(experiment), load_tokenizer(spelling or experiment.tokenizer)
+    sequences = heard(text, tokens, read_confusions(spoken), template, seed, dropped)
     write_made(made, within_context(sequences, dropped, **context_options(experiment)), dropped, text)
 
 

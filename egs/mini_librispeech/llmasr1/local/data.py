@@ -182,6 +182,19 @@ def write_said(args, sets):
     return [home / name for name in sets]
 
 
+def write_sets(args, sets):
+    """Write the sets, of test sets so many utterances as are asked for."""
+    most = SMOKE_UTTERANCES if args.smoke == "true" else args.test_utterances
+    for name in sets.keys() - {"train", "valid"} if most else ():
+        if len(sets[name].utts) > most:
+            sets[name] = sets[name].subset(spread(sets[name].utts, most))
+    for name, data in sets.items():
+        written = data.write(args.datadir / name)
+        words = sum(len(text.split()) for text in data.text.values())
+        state = "" if written else ", as before"
+        print(f"{name}: {len(data.text)} utterances, {len(data.spk2utt)} speakers, {words} words{state}")
+
+
 def write_texts(args, sets, said):
     """Write lm/train.txt and lm/valid.txt of the sets' transcripts and --lm_text."""
     home, most = args.datadir / "lm", SMOKE_LINES if args.smoke == "true" else None
@@ -231,15 +244,7 @@ def main(argv=None):
             print(f"{test_set}: left out, as {name.upper()} is not set ({what}; see db.sh)")
     sets = read_mini(find_mini(args)) | further
     said = write_said(args, sets)
-    most = SMOKE_UTTERANCES if args.smoke == "true" else args.test_utterances
-    for name in sets.keys() - {"train", "valid"} if most else ():
-        if len(sets[name].utts) > most:
-            sets[name] = sets[name].subset(spread(sets[name].utts, most))
-    for name, data in sets.items():
-        written = data.write(args.datadir / name)
-        words = sum(len(text.split()) for text in data.text.values())
-        state = "" if written else ", as before"
-        print(f"{name}: {len(data.text)} utterances, {len(data.spk2utt)} speakers, {words} words{state}")
+    write_sets(args, sets)
     write_texts(args, sets, said)
     if args.tts_from:
         write_tts_text(args, said)

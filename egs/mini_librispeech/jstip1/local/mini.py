@@ -1,0 +1,1 @@
+../../llmasr1/local/data.py
