@@ -20,7 +20,7 @@ help:
 	             ACCEPT_LICENCE=yes accepts Gemma's terms of use, https://ai.google.dev/gemma/terms
 	make test    make the environment if missing, then lint, unit, oldest and smoke
 	make lint    ruff (errors and format) on the Python files, shellcheck on the shell scripts
-	make unit    pytest, a process for each core, 8 at most
+	make unit    pytest
 	make oldest  the tests of pretrained models with the oldest transformers that setup.py allows
 	make smoke   every stage of the recipe template on a tiny corpus, of a fork, and of LibriSpeech's recipes, the small one too, on stand-ins; two runs at once
 	make docs    the documentation as a site, in build/docs; needs no network; a broken link or a warning fails
@@ -69,9 +69,7 @@ lint: env
 
 unit: env
 	@. tools/activate_env.sh
-	# A test runs on one thread; tests of a file, which share what they made, in one process.
-	cores=$$(env -u OMP_NUM_THREADS nproc)
-	python -m pytest -n "$$((cores < 8 ? cores : 8))" --dist loadfile
+	python -m pytest
 
 tools/oldest: env
 	@$(MAKE) --no-print-directory -C tools oldest
