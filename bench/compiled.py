@@ -1,8 +1,9 @@
 """What `compile_llm: layers` gives: training steps of a small LLM, plain and compiled, on CPUs.
 
 A random model of the size of Gemma 3 270M with 16,384 tokens, LoRA, batches of five sequences of 120 to 180 positions.
-Each measurement is a process of its own, plain and compiled in turn; the first compiled one begins with nothing compiled,
-the others find it on disk, as a second training does. `ratio` is of the medians of all steps after the first ones.
+Each measurement is a process of its own, plain and compiled in turn; the first compiled one begins with nothing
+compiled, the others find it on disk, as a second training does. `ratio` is of the medians of all steps after the first
+ones.
 
 `python bench/compiled.py --json FILE`. Five minutes on two cores.
 """

@@ -74,7 +74,9 @@ def test_one_room_alone_knows_espnets_task_and_trainer():
 
 # ruff does not look into these.
 IMPORTING = [
-    path for pattern in ("egs/**/*.sh", "test/*.sh", "tools/*.sh", "docs/*.md", "*.md") for path in sorted(ROOT.glob(pattern))
+    path
+    for pattern in ("egs/**/*.sh", "test/*.sh", "tools/*.sh", "docs/*.md", "*.md")
+    for path in sorted(ROOT.glob(pattern))
     if not path.is_symlink() and "from espnet_llmvq" in path.read_text(encoding="utf-8")
 ]  # fmt: skip
 

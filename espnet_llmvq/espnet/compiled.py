@@ -35,7 +35,8 @@ def compile_layers(llm, choice, device="cpu"):
     """Have torch compile each layer of an LLM when it first runs: what is memory bound in it then takes one pass.
 
     Values are those of the plain layers but for rounding, which depends on the lengths that come first; dropout draws
-    others. choice: `auto`: where that can be, and a layer that cannot be compiled runs as it is; `layers`: else an error.
+    others. choice: `auto`: where that can be, and a layer that cannot be compiled runs as it is; `layers`: else a
+    UserError.
     """
     import torch
 
@@ -46,8 +47,8 @@ def compile_layers(llm, choice, device="cpu"):
     fault = compiler_fault(device) if layers else f"the layers of {type(llm).__name__} are not marked"
     if fault and choice == "layers":
         raise UserError(
-            f"compile_llm: layers: torch cannot compile here ({fault}); install a C++ compiler and Python's headers, or "
-            "leave it out"
+            f"compile_llm: layers: torch cannot compile here ({fault}); install a C++ compiler and Python's headers, "
+            "or leave it out"
         )
     if fault:
         logging.info(f"compile_llm: auto: nothing is compiled: {fault}")
