@@ -14,7 +14,7 @@ unset CORPORA LLM MODELS
 PYTHONPATH="${root}/test:${PYTHONPATH:-}" python3 -m corpora.mini_librispeech corpora >variables
 # shellcheck source=/dev/null
 . ./variables
-(cd "${root}/test" && python3 -c "import standins; standins.whisper_recogniser('${work}/models/whisper', encoder_layers=2); standins.llama('${work}/models/llama')")
+(cd "${root}/test" && python3 -c "import standins; standins.whisper_recogniser('${work}/models/whisper', encoder_layers=4); standins.llama('${work}/models/llama')")
 for i in $(seq 20); do echo "The dog of number ${i} goes home to see what they said about fish. It is not here, and nobody has seen it since one of us left."; done |
     sed 's/number [0-9]*/the house/' >spoken.txt
 export WHISPER=${work}/models/whisper GEMMA=${work}/models/llama TTS_FROM=${work}/spoken.txt
@@ -54,27 +54,4 @@ check_results exp_smoke "${systems}" "${sets}"
 grep -q "^## Limits" exp_smoke/pack/README.md || fail "the model card does not say limits"
 python3 -m espnet_llmvq transcribe exp_smoke/pack "$(head -n 1 dump_smoke/test_libri/wav.scp | cut -d' ' -f2)" --format json >said.json
 grep -q '"segments"' said.json || fail "the packed system transcribes nothing"
-
-note "JSTIP with the encoder and the LLM of this run"
-mkdir jstip
-cp -rL "${root}/egs/mini_librispeech/jstip1"/*.sh "${root}/egs/mini_librispeech/jstip1/conf" "${root}/egs/mini_librispeech/jstip1/local" \
-    "${root}/egs/mini_librispeech/jstip1/utils" jstip
-for ill in asthma arthritis anemia; do
-    for kind in old red new low sad odd; do
-        for place in house bank account hello text; do echo "Doctor: Amoxicillin is for ${ill} in the ${kind} ${place}."; done
-    done
-done >turns.txt
-cd jstip
-! ./run.sh --smoke --dry_run >log 2>&1 || fail "a run without an encoder passed"
-grep -q "exp_smoke/encoder/model.pth is not there; train encoder and LLM first" log || fail "a run without an encoder does not say so"
-export ENCODER_SMOKE=${work}/exp_smoke/encoder/model.pth LLM_SMOKE=${work}/llm_smoke/gemma MEDQUAD=${work}/turns.txt MTS_DIALOG=${work}/turns.txt
-systems="recogniser_words ctc asr_only_equal text text_mixed tts heard text_mixed_soft text_lora"
-sets="test_libri test_coffee test_contacts test_medical"
-# The stand-in of the LLM has no <mask>.
-given=(--interleave_overrides segment_token=null)
-run --dry_run
-[ ! -e data_smoke ] || fail "the dry run wrote something"
-run --score_opts "--replicates 200" --skip_stages 14
-check_results exp_smoke "${systems}" "${sets}"
-grep -q eer_norm exp_smoke/results.json || fail "no entity errors"
 note "passed"
