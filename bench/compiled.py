@@ -5,7 +5,7 @@ Each measurement is a process of its own, plain and compiled in turn; the first 
 compiled, the others find it on disk, as a second training does. `ratio` is of the medians of all steps after the first
 ones.
 
-`python bench/compiled.py --json FILE`. Five minutes on two cores.
+`python bench/compiled.py --json FILE`.
 """
 
 import argparse
