@@ -75,6 +75,7 @@ def test_best_by_hand():
     assert [best(entries, w) for w in (0, 0.01, 0.2, 0.5, 0.8, 1)] == [0, 0, 0, 1, 2, 2]
     assert best([entry("a", -3.0, -1.0), entry("b", -1.0, -3.0)], 0.5) == 0
     assert best([entry("a", -1.0, None), entry("b", -0.5, None)], 0.5) == 0
+    assert best([{"text": "a", "llm": -1.0}, {"text": "b", "llm": -0.5}], 0) == 0
     # off: what the search has first, of which the LLM may think less
     assert best([entry("written", -3.0, None), entry("draft", -2.0, -1.0)], 0) == 0
 
@@ -203,8 +204,16 @@ def test_mistakes(decoded, options, message):
         rescore.main(["--exp", decoded.options.expdir, *options])
 
 
+def test_texts_that_ctc_cannot_spell_are_no_missing_scores(tmp_path):
+    """A short set may have nothing but texts that are longer than its frames: the LLM's order decides."""
+    path = tmp_path / "nbest.jsonl"
+    hypotheses = [Hypothesis([5, 6], -1.5, -INF), Hypothesis([5, 7], -2.0, -INF)]
+    path.write_text(nbest_line("u", hypotheses, ["first", "second"]))
+    assert [choose(path, weight)["u"]["text"] for weight in (None, 0, 0.5, 1)] == ["first"] * 4
+
+
 def test_no_ctc_scores(decoded, tmp_path):
     path = tmp_path / "exp" / "p" / "decode_test" / "nbest.jsonl"
-    path.write_text('{"id": "t1", "nbest": [{"text": "a", "tokens": [], "llm": -1.0, "ctc": null}]}\n')
+    path.write_text('{"id": "t1", "nbest": [{"text": "a", "tokens": [], "llm": -1.0}]}\n')
     with pytest.raises(UserError, match="no CTC scores; decode again with an encoder that has a CTC head"):
         rescore.main(["--exp", decoded.options.expdir, "--ctc_weight", "0.1", "--sets", "test"])

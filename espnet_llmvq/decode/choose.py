@@ -27,7 +27,7 @@ def choose(path, weight):
     weight: 0, or None where the order is not that of the LLM alone, for the first of each list.
     """
     lists = read_nbest(path)
-    if weight and all(h["ctc"] is None for entries in lists.values() for h in entries):
+    if weight and not all("ctc" in h for entries in lists.values() for h in entries):
         raise UserError(f"{path}: no CTC scores; decode again with an encoder that has a CTC head, or give weight 0")
     return {utt: entries[best(entries, weight)] if entries else None for utt, entries in lists.items()}
 

@@ -1,6 +1,6 @@
 """N-best files: one JSON line an utterance, {"id", "nbest": [{"text", "tokens", "llm", "ctc"}]}, best first.
 
-llm and ctc are natural-log probabilities of the whole text; null is an impossible one, or one that was not computed.
+llm and ctc are natural-log probabilities of the whole text; null is an impossible one. Without a CTC head "ctc" is not there.
 "at_limit": true marks a text that the length limit cut off; "passes" and "accepted" are of drafts. Standard library
 only, so that rescoring starts at once.
 """
@@ -23,7 +23,9 @@ def nbest_line(utt, hypotheses, texts):
 
     entries = []
     for h, text in zip(hypotheses, texts):
-        entry = {"text": text, "tokens": h.tokens, "llm": score(h.llm), "ctc": score(h.ctc)}
+        entry = {"text": text, "tokens": h.tokens, "llm": score(h.llm)}
+        if h.ctc is not None:
+            entry["ctc"] = score(h.ctc)
         if h.passes is not None:
             entry.update(passes=h.passes, accepted=h.accepted)
         entries.append({**entry, "at_limit": True} if h.at_limit else entry)
@@ -39,8 +41,8 @@ def read_nbest(path):
                 try:
                     entry = json.loads(line)
                     found[entry["id"]] = entry["nbest"]
-                    if not all({"text", "llm", "ctc"} <= set(h) for h in entry["nbest"]):
-                        raise KeyError("text, llm and ctc")
+                    if not all({"text", "llm"} <= set(h) for h in entry["nbest"]):
+                        raise KeyError("text and llm")
                 except (ValueError, KeyError, TypeError) as err:
                     raise UserError(f"{path}:{number}: not an n-best list ({err}); decode again") from None
     except OSError as err:
@@ -59,7 +61,7 @@ def best(entries, weight):
         return 0
 
     def score(entry):
-        llm, ctc = (-math.inf if entry[key] is None else entry[key] for key in ("llm", "ctc"))
+        llm, ctc = (-math.inf if entry.get(key) is None else entry[key] for key in ("llm", "ctc"))
         return ctc if weight == 1 else (1 - weight) * llm + weight * ctc
 
     scores = [score(entry) for entry in entries]
