@@ -10,8 +10,6 @@ from espnet_llmvq.decode.nbest import NBEST, best, read_nbest, write_hypotheses
 from espnet_llmvq.score.files import match_utterances
 from espnet_llmvq.score.wer import score_utterances, split_words, total
 
-# Weight of what decoding alone chooses, by how a system decodes: lists of ctc_lm are in the order of both scores.
-ORDER = {"llm": 0, "ctc": None, "ctc_lm": None, "recogniser": None}
 GIVEN = "given"  # where a weight is from, if nothing chose it
 WEIGHT, SOURCE = "ctc_weight", "ctc_weight from"  # facts beside hypotheses
 
@@ -24,7 +22,7 @@ def beside(hypotheses, name):
 def choose(path, weight):
     """{utterance: best entry of its n-best list in the file `path`, None for an empty list}.
 
-    weight: 0, or None where the order is not that of the LLM alone, for the first of each list.
+    weight: with 0 the first of each list.
     """
     lists = read_nbest(path)
     if weight and not all("ctc" in h for entries in lists.values() for h in entries):
@@ -51,8 +49,8 @@ def fewest_errors(label, hypotheses, reference, grid, normalise):
 def write_chosen(hypotheses, weight, source):
     """Write a hypothesis file for a weight, and the facts of decoding beside it, unless both are there.
 
-    weight: as `choose` takes it; source: where it is from, in words. Both stand in the facts, but for the plain order
-    of the search.
+    weight: 0 for the order of the search, which is what decoding alone chooses; source: where it is from, in words. Both
+    stand in the facts, but for that order.
     """
     nbest, weighed = beside(hypotheses, NBEST), {}
     decoded = Made(nbest).facts()
@@ -71,10 +69,8 @@ def write_chosen(hypotheses, weight, source):
         print(f"{hypotheses}: {WEIGHT} {weight:g} ({source})")
 
 
-def restore(hypotheses, weight):
-    """Write a hypothesis file and its facts again, with the weight that it had, if they are gone or damaged.
-
-    weight: where it is not known which it had.
-    """
-    had = (Made(hypotheses).record() or {}).get("options", {"weight": weight, "source": GIVEN})
+def restore(hypotheses):
+    """Write a hypothesis file and its facts again, with the weight that it had (0 if that is not known), if they are
+    gone or damaged."""
+    had = (Made(hypotheses).record() or {}).get("options", {"weight": 0, "source": GIVEN})
     write_chosen(hypotheses, had["weight"], had["source"])

@@ -154,7 +154,7 @@ def decode_set(system, work, batches, decoded, known):
     """Decode one set. batches, decoded: as `with_model` makes them; known: facts of the search."""
     from tqdm import tqdm
 
-    from espnet_llmvq.decode.choose import GIVEN, ORDER, choose, write_chosen
+    from espnet_llmvq.decode.choose import GIVEN, choose, write_chosen
     from espnet_llmvq.decode.nbest import Partial, nbest_line
     from espnet_llmvq.score.files import some
 
@@ -177,8 +177,8 @@ def decode_set(system, work, batches, decoded, known):
     seconds = time.perf_counter() - start
     partial.finish(nbest, batches.order)
     work.made.note(**known)
-    write_chosen(work.hypotheses, ORDER[system.decode], GIVEN)
-    chosen = choose(nbest, ORDER[system.decode])
+    write_chosen(work.hypotheses, 0, GIVEN)
+    chosen = choose(nbest, 0)
     cut = [utt for utt, h in chosen.items() if h and h.get("at_limit")]
     print(
         f"{work.hypotheses}: {len(chosen)} utterances, real-time factor {seconds / max(heard, 1e-9):.3f}, "

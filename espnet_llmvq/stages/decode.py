@@ -86,7 +86,7 @@ def decode(experiment, systems, sets=None, *, nj=1, ngpu=0, redo=False, **batchi
 
     sets: names; None: for each system what the run scores. batching: as `decode.system.Work` takes it.
     """
-    from espnet_llmvq.decode.choose import ORDER, restore
+    from espnet_llmvq.decode.choose import restore
     from espnet_llmvq.decode.system import Work, decode_system
 
     wanted = {system.name: decoded_sets(experiment, "", system.decode) if sets is None else sets for system in systems}
@@ -101,7 +101,7 @@ def decode(experiment, systems, sets=None, *, nj=1, ngpu=0, redo=False, **batchi
                 check_outputs([made.out, system.hyp_path(name)])
                 waiting.append(Work(name, experiment.sequences(name), frames, made, str(system.hyp_path(name))))
             else:
-                restore(str(system.hyp_path(name)), ORDER[system.decode])
+                restore(str(system.hyp_path(name)))
         if waiting:
             source = {"ctc_lm": experiment.llm, "recogniser": experiment.recogniser}.get(system.decode)
             jobs[system.name] = (system, waiting, search, source, experiment.options.other_prompt, ngpu, batching)
