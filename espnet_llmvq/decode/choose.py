@@ -49,8 +49,8 @@ def fewest_errors(label, hypotheses, reference, grid, normalise):
 def write_chosen(hypotheses, weight, source):
     """Write a hypothesis file for a weight, and the facts of decoding beside it, unless both are there.
 
-    weight: 0 for the order of the search, which is what decoding alone chooses; source: where it is from, in words. Both
-    stand in the facts, but for that order.
+    weight: 0 for the order of the search, which is what decoding alone chooses; source: where it is from, in words.
+    Both stand in the facts, but for that order.
     """
     nbest, weighed = beside(hypotheses, NBEST), {}
     decoded = Made(nbest).facts()
