@@ -90,7 +90,7 @@ def test_all_stages_in_their_order(script):
         "stage encode --exp exp --ngpu 0 --threads 1",
         "stage positions --exp exp",
         "stage mixtures --exp exp",
-        "train --exp exp --nj 1",
+        "train --exp exp --nj 1 --threads 1",
         "decode --exp exp --nj 1 --ngpu 0",
         "rescore --exp exp",
         "ask --exp exp --nj 1 --ngpu 0",
@@ -105,6 +105,14 @@ def test_stages_are_chosen(script):
     assert [call.split(" --")[0] for call in without_plan(calls)] == [
         "train", "stage encode", "stage positions", "stage mixtures",
     ]  # fmt: skip
+    for nj, jobs, expected in (
+        ("4", "1", "1 --threads 4"),
+        ("5", "2", "2 --threads 2"),
+        ("1", "2", "2 --threads 1"),
+        ("3", "", "3 --threads 1"),
+    ):
+        _, calls, _ = script("--stage", "11", "--stop_stage", "11", "--nj", nj, "--train_jobs", jobs)
+        assert calls[-1] == f"train --exp exp --nj {expected}"
     _, calls, _ = script("--stage", "12", "--stop_stage", "12")
     assert without_plan(calls)[0] == "decode --exp exp --nj 1 --ngpu 0 --redo"
     _, calls, _ = script("--stage", "14", "--stop_stage", "14", "--analyse_opts", "--examples 10")
@@ -170,6 +178,7 @@ def test_dry_runs_and_estimates_write_nothing(script, tmp_path):
         (["--num_nodes", "2"], "--num_nodes 2: name the machines with --hosts"),
         (["--num_nodes", "2", "--hosts", "a,b"], "--hosts says how many machines there are"),
         (["--nj", "0"], "--nj 0: give a whole number of 1 or more"),
+        (["--train_jobs", "0"], "--train_jobs 0: give a whole number of 1 or more"),
         (["--nj", "x"], "--nj x: give a whole number of 1 or more"),
         (["--smoke=maybe"], "--smoke must be true or false, not maybe"),
         (["lora"], "unexpected argument lora"),

@@ -15,6 +15,7 @@ stop_stage=15              # last stage
 skip_stages=               # stages to leave out, e.g. "2 8"
 python=python3             # interpreter, after path.sh
 nj=$(env -u OMP_NUM_THREADS nproc)  # parallel jobs
+train_jobs=                # phases that train at once, on a CPU; they share --nj threads (empty: --nj phases of one thread)
 ngpu=0                     # GPUs of a machine (0: CPU)
 num_nodes=1                # machines that train together (stages 7 and 11), each with --ngpu GPUs
 hosts=                     # their names, reached by ssh: "host1,host2" or "host1:0:1,host2:0:1" (with GPU numbers)
@@ -120,6 +121,7 @@ turn() {
 }
 
 [[ ${nj} =~ ^[1-9][0-9]*$ ]] || die "--nj ${nj}: give a whole number of 1 or more"
+[[ ${train_jobs:=${nj}} =~ ^[1-9][0-9]*$ ]] || die "--train_jobs ${train_jobs}: give a whole number of 1 or more"
 for number in stage stop_stage ${skip_stages:+skip_stages}; do
     for value in ${!number}; do
         if ! [[ ${value} =~ ^[0-9]+$ ]] || [ "${value}" -lt 1 ] || [ "${value}" -gt 17 ]; then
@@ -228,7 +230,8 @@ if turn 10 "LLM positions, mixtures, encoder frames -> ${expdir}"; then
     finish "encoding"
 fi
 if turn 11 "train the systems -> ${expdir}"; then
-    train_on "${expdir}/log/train.log" "${exp[@]}" --nj "${nj}"
+    threads=$((nj / train_jobs))
+    train_on "${expdir}/log/train.log" "${exp[@]}" --nj "${train_jobs}" --threads "$((threads > 0 ? threads : 1))"
 fi
 if turn 12 "decode, and put questions -> ${expdir}"; then
     # shellcheck disable=SC2046

@@ -41,6 +41,7 @@ opts=(
     --baseline asr_only_equal
     --encoder_file "${ENCODER}"
     --llm "${LLM}"
+    --train_jobs 1
     --texts "domain=data/text/domain.txt"
     --tts_text data/domain_tts/text
     --tts_voices "en-us en-us+f2 en-gb+m3 en-gb+f4"

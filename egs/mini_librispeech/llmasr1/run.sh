@@ -40,6 +40,8 @@ opts=(
     --pretrained_encoder "${WHISPER}"
     --encoder_config conf/head.yaml
     --llm "${LLM}"
+    # One phase after the other with all cores: two at once, with one each, take longer in all.
+    --train_jobs 1
     # The LLM checks what the CTC head wrote, and goes on from there: a greedy search.
     --num_beams 1
     --draft ctc
