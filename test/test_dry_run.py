@@ -188,8 +188,9 @@ def test_command_writes_nothing_but_the_file_asked_for(experiment, tmp_path, cor
 def test_recipe(tmp_path):
     """`run.sh --dry_run` in a recipe that has no data: nothing appears in it."""
     recipe = tmp_path / "egs" / "mini_tts" / "llmasr1"
-    shutil.copytree(os.path.join(ROOT, "TEMPLATE"), tmp_path / "egs" / "TEMPLATE", symlinks=True)
-    shutil.copytree(os.path.join(ROOT, "mini_tts", "llmasr1"), recipe, symlinks=True)
+    whole = {"symlinks": True, "ignore": shutil.ignore_patterns("__pycache__")}
+    shutil.copytree(os.path.join(ROOT, "TEMPLATE"), tmp_path / "egs" / "TEMPLATE", **whole)
+    shutil.copytree(os.path.join(ROOT, "mini_tts", "llmasr1"), recipe, **whole)
     before = sorted(os.listdir(recipe))
     environment = {**os.environ, "MAIN_ROOT": os.path.dirname(ROOT)}
     out = tmp_path / "plan.json"

@@ -1,7 +1,9 @@
 """Two processes train the same model as one on the same global batches (gloo, CPU)."""
 
+import contextlib
 import multiprocessing
 import os
+import random
 import socket
 
 import pytest
@@ -24,9 +26,14 @@ def train(directory, config, rank, port):
 
 
 def free_port():
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        return s.getsockname()[1]
+    """One that no process of tests beside this one asks for, and below those that the system gives away by itself."""
+    worker = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
+    first = 20000 + 500 * worker
+    for port in random.SystemRandom().sample(range(first, first + 500), 500):
+        with socket.socket() as s, contextlib.suppress(OSError):
+            s.bind(("127.0.0.1", port))
+            return port
+    raise OSError(f"no free port from {first} to {first + 499}")
 
 
 def trained_by_one_and_by_two(room, config):
@@ -44,6 +51,7 @@ def trained_by_one_and_by_two(room, config):
     return (torch.load(room / name / "checkpoint.pth", weights_only=True) for name in ("one", "two"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "losses, accum_grad", [({}, 1), ({"start_weight": 0.5}, 1), ({"start_weight": 0.5}, 2)],
     ids=["one loss", "two losses", "two losses, accumulated"],

@@ -290,16 +290,24 @@ def test_killed_training_ends_like_an_undisturbed_one(config, undisturbed, tmp_p
     assert names == expected
 
 
-@pytest.mark.parametrize("step", [0, 1], ids=["between epochs", "within an epoch"])
-def test_killed_training_with_accumulated_gradients(config, tmp_path, monkeypatch, step):
-    """Three batches an epoch, two in a step: none of their gradient is lost between the epochs."""
+@pytest.fixture(scope="module")
+def accumulated(config, tmp_path_factory):
+    """(config, directory) of a training that accumulates, and was not disturbed."""
     accumulating = {**config, "accum_grad": 2, "scheduler_conf": {"max_lr": 0.01, "total_steps": 6}}
-    launch.train_phase(str(tmp_path / "undisturbed"), accumulating, 1)
+    directory = tmp_path_factory.mktemp("accumulated") / "phase"
+    launch.train_phase(str(directory), accumulating, 1)
+    return accumulating, directory
+
+
+@pytest.mark.parametrize("step", [0, 1], ids=["between epochs", "within an epoch"])
+def test_killed_training_with_accumulated_gradients(accumulated, tmp_path, monkeypatch, step):
+    """Three batches an epoch, two in a step: none of their gradient is lost between the epochs."""
+    accumulating, undisturbed = accumulated
     with monkeypatch.context() as patch, pytest.raises(Killed):
         patch.setattr(trainer.SpeechLLMTrainer, "train_one_epoch", kill_before(2, step))
         launch.train_phase(str(tmp_path / "killed"), accumulating, 1)
     launch.train_phase(str(tmp_path / "killed"), accumulating, 1)
-    found, expected = (weights(tmp_path / name, "checkpoint.pth") for name in ("killed", "undisturbed"))
+    found, expected = (weights(path, "checkpoint.pth") for path in (tmp_path / "killed", undisturbed))
     assert_same(found["model"], expected["model"])
     assert found["schedulers"] == expected["schedulers"] and expected["schedulers"][0]["last_epoch"] == 6
 
