@@ -16,9 +16,11 @@ from espnet_llmvq.cli import show as show_result
 from espnet_llmvq.cli.recipe import seeds as pool_seeds
 from espnet_llmvq.experiment.table import Answers, EvalSet, read_table, run_commands
 from espnet_llmvq.report import content
-from espnet_llmvq.score import scoring
+from espnet_llmvq.score import scoring, stats
 from espnet_llmvq.score.measure import METRICS, Metric
+from espnet_llmvq.score.options import Statistics
 from espnet_llmvq.score.results import Results
+from espnet_llmvq.score.seeds import over_utterances, pooled_rows
 from espnet_llmvq.score.table import Cell, Column, Row, Table, cell_of, latex_table, markdown_table, text_table
 
 # Ten reference words a set; hypotheses with a known number of substituted words.
@@ -312,6 +314,44 @@ def test_pool_seeds(experiment, tmp_path):
     show_result.main(["exp/seeds"])
     with pytest.raises(UserError, match=r"exp/seeds: seed is \[3, 4, 5\]: it holds no results of one seed"):
         pool_seeds.main(["exp/seeds", *dirs])
+
+
+def test_pooled_seeds_over_utterances(experiment, tmp_path):
+    """An utterance has the errors of all seeds: the values are the pooled ones, the intervals those of the sums."""
+    dirs = seed_dirs(experiment, tmp_path)
+    runs = {name: json.loads((tmp_path / name / "results.json").read_text()) for name in dirs}
+    statistics = Statistics(replicates=200, permutations=200)
+    rows, compared, derailed = over_utterances(runs, "lora", statistics)
+    pooled = {(r["system"], r["kind"], r["set"]): r for r in pooled_rows(runs) if r["metric"] == "wer"}
+    for row in rows:
+        assert row["value"] == pytest.approx(pooled[row["system"], row["kind"], row["set"]]["value"], abs=1e-3)
+    row = next(r for r in rows if (r["system"], r["set"]) == ("lora", "test_a"))
+    # By hand: the errors of the three files, utterance by utterance, resampled with the same draws.
+    summed = 0
+    for name in dirs:
+        lines = [line.split("\t") for line in (tmp_path / name / "details/lora/test_a/utterances.tsv").open()]
+        summed += np.array([[sum(map(int, line[4:7])), int(line[2])] for line in lines[1:]], dtype=float)
+    errors, words = stats.sums(summed, 200, statistics.draw_seed, "test_a")
+    low, high = stats.interval(stats.combine(lambda e, w: 100 * e / w, [errors, words]))
+    assert (row["low"], row["high"]) == pytest.approx((low, high), abs=1e-3)
+    change = next(r for r in compared if r["set"] == "test_a")
+    assert change["change"] == -10 and 0 < change["p"] <= 1 and change["baseline"] == "lora"
+    assert {key for key, n in derailed.items() if n} <= {("lora", "test_a"), ("ours", "test_a")}
+    pool_seeds.main([*dirs, "--baseline=lora", "--replicates=200", "--permutations=200"])
+    markdown = (tmp_path / "exp" / "seeds" / "RESULTS.md").read_text()
+    assert "## Intervals and tests over utterances" in markdown and "### Derailed utterances of all seeds" in markdown
+    assert (tmp_path / "exp/seeds/changes.svg").read_text().count("mean OOD") == 1
+    path = tmp_path / dirs[1] / "details/lora/test_a/utterances.tsv"
+    text = path.read_text()
+    path.write_text(text.rsplit("\n", 2)[0] + "\n")
+    with pytest.raises(UserError, match="have not the same utterances; score all seeds and systems alike"):
+        pool_seeds.main([*dirs, "--baseline=lora"])
+    path.write_text(text.replace("\t", "\t?", 3))
+    with pytest.raises(UserError, match="utterances.tsv: not what scoring writes; score again"):
+        pool_seeds.main([*dirs, "--baseline=lora"])
+    path.unlink()
+    with pytest.raises(UserError, match="utterances.tsv: not there; score again"):
+        pool_seeds.main([*dirs, "--baseline=lora"])
 
 
 def test_pooled_seeds_are_compared_with_a_system_that_has_word_errors(experiment, tmp_path):

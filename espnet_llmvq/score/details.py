@@ -4,7 +4,7 @@ from pathlib import Path
 
 import numpy as np
 
-from espnet_llmvq.base.files import write_text
+from espnet_llmvq.base.files import file_name, write_text
 from espnet_llmvq.score.files import trn
 from espnet_llmvq.score.table import tsv_text
 from espnet_llmvq.score.wer import format_alignments
@@ -67,6 +67,11 @@ def sclite_summary(rows, name):
     head = f"| {'SPKR':<10} | {'# Snt':>6} {'# Wrd':>7} | "
     head += " ".join(f"{title:>6}" for title in ("Corr", "Sub", "Del", "Ins", "Err", "S.Err"))
     return f"{name}\n{head} |\n{''.join(lines)}"
+
+
+def details_dir(out_dir, system, name):
+    """Directory of the details of a system on the set `name`: of no other, wherever its hypotheses are."""
+    return Path(out_dir, "details", file_name(system.name), file_name(name))
 
 
 def details_of(directory):

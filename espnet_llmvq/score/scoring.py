@@ -8,12 +8,13 @@ from espnet_llmvq.base.config import from_mapping, read_yaml
 from espnet_llmvq.base.environment import FILE as ENVIRONMENT
 from espnet_llmvq.base.environment import get_commit, get_version
 from espnet_llmvq.base.errors import UserError, check_name
-from espnet_llmvq.base.files import check_outputs, file_name, write_text
+from espnet_llmvq.base.files import check_outputs, write_text
 from espnet_llmvq.bridge.collapse import MARK, read_warnings
 from espnet_llmvq.data.normalise import get_normaliser
 from espnet_llmvq.score.compare import measured
 from espnet_llmvq.score.derail import KINDS, derailment_rows
-from espnet_llmvq.score.details import details_of, write_details
+from espnet_llmvq.score.details import details_dir, details_of, write_details
+from espnet_llmvq.score.figure import FIGURE, write_changes
 from espnet_llmvq.score.files import read_facts, read_transcript
 from espnet_llmvq.score.measure import evaluate, load_reference, names_of
 from espnet_llmvq.score.options import Options
@@ -25,7 +26,7 @@ from espnet_llmvq.score.rows import comparison_rows, result_rows
 from espnet_llmvq.score.table import FEW, SMALL, Cell, Column, Row, Table, latex_table
 from espnet_llmvq.score.wer import oov_rate, total, word_counts
 
-FILES = (*TABLES, "results.tex", "derailments.json", "published.json")  # what `write_results` writes
+FILES = (*TABLES, FIGURE, "results.tex", "derailments.json", "published.json")  # what `write_results` writes
 
 
 @dataclass(frozen=True)
@@ -67,11 +68,6 @@ def all_answers(table):
             raise UserError(f"answers {one.name!r}: {one.directory} is no directory; ask first, or leave them out")
         directories[one.name] = Path(one.directory)
     return find_answers(directories, table.normaliser)
-
-
-def details_dir(out_dir, system, name):
-    """Directory of the details of a system on the set `name`: of no other, wherever its hypotheses are."""
-    return Path(out_dir, "details", file_name(system.name), file_name(name))
 
 
 def check_written(table, out_dir):
@@ -144,9 +140,11 @@ def score_all(table, options=None, out_dir="exp"):
 
 
 def write_results(scored, out_dir):
-    """Write RESULTS.md, results.json, results.tsv, results.tex, comparisons.json, derailments.json, published.json."""
+    """Write RESULTS.md, results.json, results.tsv, results.tex, comparisons.json, derailments.json, published.json, and
+    changes.svg."""
     more = {"published": [asdict(one) for one in scored.published]} if scored.published else {}
     write_text(Path(out_dir, "results.tex"), latex(scored.sections, scored.confidence))
+    write_changes(scored.results, out_dir)
     write_tables(out_dir, "Results", scored.sections, scored.results, derailments=scored.derailments, **more)
 
 

@@ -1,6 +1,15 @@
-"""Results of several training seeds pooled: means, and intervals over seeds."""
+"""Results of several training seeds pooled: means, intervals over seeds, and over utterances."""
+
+import csv
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
 
 from espnet_llmvq.base.errors import UserError
+from espnet_llmvq.score.compare import measured
+from espnet_llmvq.score.details import details_dir
+from espnet_llmvq.score.rows import COMPARED, MACRO, SET, bounded, comparison_rows, domain_means
 from espnet_llmvq.score.stats import over_seeds
 from espnet_llmvq.score.table import number
 
@@ -100,3 +109,57 @@ def pooled_comparisons(runs, baseline, confidence=0.95):
             }
         )
     return rows
+
+
+def read_counts(path):
+    """([(utterance, speaker)], (N, 2) word errors and words, number of derailed utterances) of an utterances.tsv."""
+    try:
+        with open(path, encoding="utf-8", newline="") as f:
+            rows = list(csv.DictReader(f, delimiter="\t", quoting=csv.QUOTE_NONE))
+        units = [(row["utterance"], row["speaker"]) for row in rows]
+        errors = [[int(row[kind]) for kind in ("substitutions", "deletions", "insertions")] for row in rows]
+        counts = np.array([[sum(of), int(row["words"])] for of, row in zip(errors, rows)], dtype=np.float64)
+        return units, counts.reshape(-1, 2), sum(bool(row["derailed"]) for row in rows)
+    except OSError:
+        raise UserError(f"{path}: not there; score again: llmvq results, or stage 13") from None
+    except (KeyError, ValueError, TypeError):
+        raise UserError(f"{path}: not what scoring writes; score again: llmvq results, or stage 13") from None
+
+
+def over_utterances(runs, baseline, statistics):
+    """The pooled values with intervals and tests over utterances: (rows, comparisons, {(system, set): derailed}).
+
+    runs: {directory of the results of a seed: its rows}. An utterance is one unit, with the errors of all seeds: so
+    these intervals tell how other utterances would do with these trainings. statistics: `Statistics`. rows and
+    comparisons are like those of results.json and comparisons.json, of sets and macro means; derailed utterances are
+    those of all seeds.
+    """
+    found = [row for row in next(iter(runs.values())) if row["metric"] == COMPARED and row["kind"] in (SET, MACRO)]
+    of_sets = [row for row in found if row["kind"] == SET]
+    sets = {row["set"]: SimpleNamespace(name=row["set"], domain=row["domain"]) for row in of_sets}
+    systems = {row["system"]: SimpleNamespace(name=row["system"]) for row in of_sets}
+    references = {row["set"]: SimpleNamespace(normaliser=row["normaliser"]) for row in of_sets}
+    pooled, derailed, known = {}, {}, {}
+    for system, name in ((systems[row["system"]], row["set"]) for row in of_sets):
+        errors, lost = 0, 0
+        for directory in runs:
+            path = Path(details_dir(directory, system, name), "utterances.tsv")
+            units, counts, derailments = read_counts(path)
+            first, before = known.setdefault(name, (path, units))
+            if units != before:
+                raise UserError(f"{path} and {first} have not the same utterances; score all seeds and systems alike")
+            errors, lost = errors + counts, lost + derailments
+        numbers = {}
+        of_unit = [numbers.setdefault(unit[statistics.resample == "speaker"], len(numbers)) for unit in units]
+        evaluation = SimpleNamespace(counts={COMPARED: errors})
+        pooled[system.name, name] = measured(evaluation, [COMPARED], np.array(of_unit), statistics, name)
+        derailed[system.name, name] = lost
+    estimates = {key: one.estimate(COMPARED) for key, one in pooled.items()}
+    for system in systems.values():
+        for domain, estimate in domain_means(pooled, system, sets.values(), COMPARED).items():
+            estimates[system.name, f"mean_{domain}"] = estimate
+    rows = [
+        {**row, **bounded(estimates[row["system"], row["set"]], statistics.confidence), "count": None} for row in found
+    ]
+    comparisons = comparison_rows([*systems.values()], [*sets.values()], references, pooled, baseline, statistics)
+    return rows, comparisons, derailed

@@ -1,14 +1,17 @@
 """Pool the results of several training seeds: means, with intervals over seeds.
 
 Reads results.json of each directory, of runs with --seed 1, 2, ..., and the published.json of the first; writes
-OUT_DIR/RESULTS.md, results.json, results.tsv and comparisons.json. Intervals are Student's t over the seeds' values:
-they tell how a new training would vary on these sets, not how other sets would.
+OUT_DIR/RESULTS.md, results.json, results.tsv, comparisons.json and changes.svg. Intervals are Student's t over the
+seeds' values: they tell how a new training would vary on these sets, not how other sets would. A section of RESULTS.md
+has the same means with intervals and tests over utterances, from the details of each directory: how other utterances
+would do with these trainings.
 """
 
 from pathlib import Path
 
-from espnet_llmvq.base.errors import UserError, check_name
-from espnet_llmvq.cli.parser import Parser, add_overwrite
+from espnet_llmvq.base.errors import check_name
+from espnet_llmvq.cli.parser import Parser, add_options, add_overwrite, options_of
+from espnet_llmvq.score.options import Statistics
 
 
 def get_parser():
@@ -16,7 +19,7 @@ def get_parser():
     parser.add_argument("exp_dir", nargs="+", help="directories of results, one a seed")
     parser.add_argument("--systems", help="systems to pool, where not all have all seeds (all if not given)")
     parser.add_argument("--baseline", help="system to compare with (the first if not given)")
-    parser.add_argument("--confidence", type=float, default=0.95, help="of intervals")
+    add_options(parser, Statistics)
     parser.add_argument("--out_dir", default="exp/seeds", help="directory of the pooled results")
     add_overwrite(parser)
     return parser
@@ -24,10 +27,10 @@ def get_parser():
 
 def main(argv=None):
     args = get_parser().parse_args(argv)
-    if not 0.5 <= args.confidence < 1:
-        raise UserError(f"--confidence {args.confidence:g}: give a share such as 0.95")
+    statistics = options_of(Statistics, args)
     from espnet_llmvq.base.config import from_mapping
     from espnet_llmvq.base.files import check_outputs
+    from espnet_llmvq.score.figure import FIGURE, write_changes
     from espnet_llmvq.score.published import Published
     from espnet_llmvq.score.results import TABLES, Results, head, write_tables
     from espnet_llmvq.score.rows import COMPARED, read_rows, said_of
@@ -42,7 +45,7 @@ def main(argv=None):
             runs[name] = [row for row in rows if row["system"] in wanted]
     check_runs(runs)
     inputs = [Path(name) / file for name in args.exp_dir for file in ("results.json", "published.json")]
-    check_outputs([Path(args.out_dir, name) for name in TABLES], inputs)
+    check_outputs([Path(args.out_dir, name) for name in (*TABLES, FIGURE)], inputs)
     rows = pooled_rows(runs, args.confidence)
     # Systems that were only asked questions are not compared.
     compared = Results(rows).systems([COMPARED])
@@ -52,10 +55,38 @@ def main(argv=None):
     figures = read_rows(path, needed=()) if path.exists() else []
     figures = [from_mapping(Published, one, f"{path}, entry {i}") for i, one in enumerate(figures, 1)]
     sections = results.sections(figures)
+    if compared:
+        sections[2:2] = utterance_sections(runs, baseline, statistics)
     said = said_of([row for of_seed in runs.values() for row in of_seed]).removeprefix("seed ")
     note = (
         f"Means over {len(runs)} seeds ({said}) with {100 * args.confidence:g} % intervals of "
         "Student's t over seeds. Changes are paired by seed; P(better) is the share of seeds that are better.\n"
     )
+    write_changes(results, args.out_dir)
     write_tables(args.out_dir, f"Results over seeds\n\n{note.rstrip()}", sections, results)
     print(f"{head(sections)}{note}written to {args.out_dir}/RESULTS.md")
+
+
+def utterance_sections(runs, baseline, statistics):
+    """[(title, blocks)] of RESULTS.md: the same means with intervals over utterances, tests, and derailments."""
+    from espnet_llmvq.score.results import Results
+    from espnet_llmvq.score.rows import COMPARED, MACRO, SET
+    from espnet_llmvq.score.seeds import over_utterances
+    from espnet_llmvq.score.table import Cell, Column, Row, Table
+
+    title = "Intervals and tests over utterances"
+    bare = [name for name in runs if not Path(name, "details").is_dir()]
+    if bare:
+        return [(title, [f"Left out: {', '.join(bare)} without the details of scoring.\n"])]
+    rows, comparisons, derailed = over_utterances(runs, baseline, statistics)
+    results = Results(rows, comparisons, baseline)
+    names, sets = (list(dict.fromkeys(column)) for column in zip(*derailed))
+    lost = [Row(system, [Cell(derailed.get((system, name)), form="d") for name in sets], system) for system in names]
+    note = (
+        "The same means. An utterance is one unit, with the errors of all seeds: how other utterances would do with "
+        f"these trainings. {statistics}.\n"
+    )
+    lost = Table("Derailed utterances of all seeds", [Column(name) for name in sets], lost)
+    tables = [results.metric_table(COMPARED, (SET, MACRO)), results.comparison_table(1 - statistics.confidence), lost]
+    blocks = [block for table in tables if table.rows for block in (f"### {table.title}\n", table)]
+    return [(title, [note, *blocks])]
