@@ -36,3 +36,13 @@ def add_lora(llm, options):
                 "lost; set llm_conf.dtype: float32, or leave out modules_to_save, trainable_token_indices and bias"
             )
     return llm
+
+
+def merge_lora(llm):
+    """Add what LoRA has learnt to the LLM's own weights, in their place. Returns the LLM, also without LoRA."""
+    from peft.tuners.tuners_utils import BaseTunerLayer
+
+    for module in list(llm.modules()):
+        if isinstance(module, BaseTunerLayer):
+            module.merge()
+    return llm
