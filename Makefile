@@ -87,6 +87,7 @@ smoke: env
 	test/smoke_librispeech.sh
 	test/smoke_librispeech_jstip.sh
 	test/smoke_mini_librispeech.sh
+	test/smoke_mini_librispeech_jstip.sh
 	test/race.sh --times 1 --stop_stage 4
 
 # Made anew each time, which takes some ten seconds: pages depend on each other.
