@@ -12,6 +12,7 @@ from conftest import LORA
 from espnet_llmvq.base.errors import UserError
 from espnet_llmvq.decode.system import load_fusion_lm, load_trained_llm
 from espnet_llmvq.llm.directory import load_llm
+from espnet_llmvq.llm.lora import merge_lora
 from espnet_llmvq.sequence.asr import text_sequence
 from espnet_llmvq.sequence.sequence import write_sequences
 from espnet_llmvq.stages.decode import decode, nbest_made, search_options
@@ -101,6 +102,21 @@ def test_its_weights_are_those_of_the_phase(phase, llm_dir, tokenizer, tmp_path)
         ids = torch.tensor([[tokenizer.bos_token_id, *tokenizer.encode(text, add_special_tokens=False)]])
         gain[text] = (load_llm(llm_dir)(ids, labels=ids).loss - llm(ids, labels=ids).loss).item()
     assert gain["seven nine seven six"] > max(0.1, gain["one three four five"])
+
+
+@pytest.mark.parametrize("targets", [["q_proj", "down_proj"], ["v_proj", "embed_tokens"], ["lm_head"]])
+def test_merging_changes_no_text(llm_dir, targets):
+    """Tied embeddings neither, which are also the output layer."""
+    torch.manual_seed(0)
+    llm = load_llm(llm_dir, lora={**LORA, "target_modules": targets}).eval()
+    for name, parameter in llm.named_parameters():
+        if "lora_" in name:
+            torch.nn.init.normal_(parameter, std=0.1)
+    ids = torch.arange(4, 24)[None]
+    before = llm(ids).logits
+    assert not torch.allclose(before, load_llm(llm_dir)(ids).logits, atol=1e-2)
+    assert torch.allclose(merge_lora(llm)(ids).logits, before, atol=1e-4)
+    assert llm.get_input_embeddings().weight.shape[0] == before.shape[-1]
 
 
 def test_a_phase_without_an_llm_is_none(encoder_dir):
