@@ -19,6 +19,7 @@ runs=(
     "smoke_librispeech.sh"
     "smoke_mini_librispeech.sh"
     "smoke_fork.sh"
+    "smoke_mini_librispeech_jstip.sh"
     "race.sh --times 1 --stop_stage 4"
 )
 if [ -n "${only}" ]; then

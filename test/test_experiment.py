@@ -87,6 +87,60 @@ def test_systems_know_where_their_models_and_hypotheses_are(recipe):
     assert systems["ctc_lm"].fusion == {"lm_weight": 0.5, "length_bonus": 0.0}
 
 
+@pytest.fixture
+def fused():
+    """CARDS with a system that fuses an LLM which its phases train."""
+    phases = {
+        **CARDS["phases"],
+        "lm": {"base": "common", "mixture": "lm", "freeze": ["bridge"]},
+        "lm_joint": {"base": "joint", "mixture": "lm"},
+        "lm_frozen": {"base": "lm", "mixture": None, "freeze": ["llm"]},
+        "lm_lora": {"base": "lm", "llm_conf": {"lora": {"r": 2}}},
+    }
+    card = {"decode": "ctc_lm", "lm_weight": 0.5}
+    chains = {"one": ["lm"], "two": ["start", "lm_joint"], "adapted": ["lm_lora"], "bad": ["lm", "lm_frozen"]}
+    systems = {name: {**card, "phases": chain} for name, chain in chains.items()}
+    mixtures = {**CARDS["mixtures"], "lm": {"domain/text": 1}}
+    return {**CARDS, "phases": phases, "systems": {**CARDS["systems"], **systems}, "mixtures": mixtures}
+
+
+def test_phases_of_ctc_lm_train_its_llm(recipe, fused, tmp_path):
+    """The encoder is that of the run in any case; what the LLM decides is in the directory of its last phase."""
+    write_cards(tmp_path / "conf", **fused)
+    experiment = recipe(systems="one two adapted ctc_lm plain", texts="domain=d.txt", seed=2)
+    assert [t.tag for t in experiment.trainings] == [
+        "encoder", "lm_seed2", "start_seed2", "start-lm_joint_seed2", "lm_lora_seed2", "start-joint_seed2"
+    ]  # fmt: skip
+    one, two, adapted, before, plain = experiment.systems
+    assert (one.model, one.lm, one.phases) == ("exp/encoder", "exp/lm_seed2", ("lm_seed2",))
+    assert str(one.hyp_path("a")) == "exp/lm_seed2/decode_one_a/hyp.jsonl"
+    assert (two.model, two.lm, two.phases[-1]) == ("exp/encoder", "exp/start-lm_joint_seed2", "start-lm_joint_seed2")
+    assert adapted.lm == "exp/lm_lora_seed2" and (before.lm, plain.lm) == ("", "")
+    assert str(before.hyp_path("a")) == "exp/encoder/decode_ctc_lm_a/hyp.jsonl"
+    experiment.write()
+    assert read_experiment("exp/seed2") == experiment
+
+
+def test_frames_of_ctc_lm_are_those_of_the_encoder(recipe, fused, tmp_path, monkeypatch):
+    """Also where the phase of its LLM would train an encoder."""
+    from espnet_llmvq.stages import encoder
+
+    write_cards(tmp_path / "conf", **fused)
+    experiment = recipe(systems="two plain", texts="domain=d.txt")
+    monkeypatch.setattr(encoder, "frames_of", lambda experiment, name: f"{name}.scp")
+    assert [encoder.frames_read(experiment, system, "a") for system in experiment.systems] == ["a.scp", None]
+
+
+def test_an_llm_that_no_phase_trains_is_none_for_ctc_lm(recipe, fused, tmp_path):
+    write_cards(tmp_path / "conf", **fused)
+    message = (
+        "phase lm_frozen: it is the last phase of bad, which decodes with ctc_lm, and does not train the LLM; train it "
+        r"or LoRA \(llm_conf.lora\) there, or leave out the phases of bad"
+    )
+    with pytest.raises(UserError, match=message):
+        recipe(systems="bad", texts="domain=d.txt")
+
+
 def test_trainings_are_each_once_and_as_they_will_be(recipe):
     experiment = recipe(systems="mixed plain", train_overrides="max_epoch=7", accumulate=2)
     assert [(t.tag, t.parent, t.mixture, t.is_encoder) for t in experiment.trainings] == [

@@ -1,6 +1,7 @@
 """Data of egs/mini_librispeech/jstip1: domains as folders, their texts and test sets, slots that count; bad input."""
 
 import os
+import random
 import re
 import shutil
 import subprocess
@@ -171,9 +172,7 @@ def test_a_copy_without_links_is_whole(roots, tmp_path):
 # --- Contacts -------------------------------------------------------------------------------------------------------
 
 
-def contacts(recipe, tmp_path, sentences, words="[given]\nann, bo lee\n[family]\nroe\n[nature]\noak\n"):
-    import random
-
+def contacts(recipe, tmp_path, sentences, words="[given]\nann, bo lee\n[family]\nroe\n[street]\noak\n"):
     (tmp_path / "sentences.txt").write_text(sentences)
     (tmp_path / "words.txt").write_text(words)
     module = load_make(recipe, "contacts")
@@ -204,15 +203,24 @@ def test_numbers_have_as_many_digits_as_they_should(recipe, tmp_path):
 
 
 def test_every_sentence_of_contacts_can_be_drawn(recipe):
-    import random
-
     module = load_make(recipe, "contacts")
     drawer = module.Contacts(recipe("domain").HOME / "contacts", random.Random(2))
     found = drawer.sentences(3000)
     assert all(re.fullmatch("[a-z ]+", sentence) for sentence in found)
     slots = {slot for pattern in drawer.patterns for slot in module.SLOT.findall(pattern)}
     assert {slot.removesuffix(" spelled") for slot in slots} >= {"given", "family", "phone", "house", "unit", "street"}
-    assert [slot for slot, _ in drawer.terms()[:3]] == ["name", "name", "street"]
+    assert drawer.terms()[:3] == [("name", "mary"), ("name", "smith"), ("street", "main")]
+
+
+def test_names_and_streets_are_as_many_as_their_rule_says(recipe):
+    """README.md: tops of lists of the US Census Bureau; five given names are in that of women and in that of men."""
+    module = load_make(recipe, "contacts")
+    words = module.Contacts(recipe("domain").HOME / "contacts", random.Random(1)).words
+    for name, count in {"given": 500 - 5, "family": 500, "street": 100}.items():
+        assert len(words[name]) == len(set(words[name])) == count
+    assert words["given"][:4] == ["mary", "james", "patricia", "john"]
+    assert words["family"][:4] == ["smith", "johnson", "williams", "jones"]
+    assert words["street"][:3] == ["main", "second", "third"] and "twenty first" in words["street"]
 
 
 @pytest.mark.parametrize(

@@ -379,6 +379,11 @@ def test_the_encoder_of_an_experiment(models, plan, capsys):
         UserError, match="no system is left: with --ctc_head false the pretrained encoder has no CTC head"
     ):
         plan(systems="ctc", llm="a/b", pretrained_encoder=models["wavlm"], ctc_head=False)
+    # Nor is the LLM trained of a system that is left out.
+    more = cards(first, first)
+    more["phases"]["lm"], more["systems"]["fused"] = first, {"decode": "ctc_lm", "lm_weight": 1, "phases": ["lm"]}
+    experiment = plan(more, systems="x fused", llm="a/b", pretrained_encoder=models["wavlm"], ctc_head=False)
+    assert [training.tag for training in experiment.trainings] == ["a", "a-b"]
 
 
 def test_another_model_in_the_same_directory_is_noticed(models, plan, tmp_path):

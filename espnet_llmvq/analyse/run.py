@@ -95,9 +95,9 @@ def analyse(systems, sets, out_dir, options, *, nj=1, ngpu=0, redo=False, spoken
     spoken: file of spoken words (`sequence.heard`), to see how close text as if heard comes to the speech of the sets.
     """
     for system in systems:
-        if not system.phases:
+        if system.decode != "llm":
             print(f"[{system.name}] has no bridge, left out")
-    systems = [system for system in systems if system.phases]
+    systems = [system for system in systems if system.decode == "llm"]
     if not systems:
         return
     inputs = {f"sequences of {name}": sequences for name, (sequences, _) in sets.items()}

@@ -20,6 +20,6 @@ def main(argv=None):
 
     experiment, parts = read_experiment(args.exp), read_parts(args.at)
     sets = decoded_sets(experiment, args.sets or experiment.options.valid_set)
-    systems = [system for system in experiment.select(args.systems) if args.systems or system.phases]
+    systems = [system for system in experiment.select(args.systems) if args.systems or system.decode == "llm"]
     home = curves(experiment, systems, parts, sets, nj=args.nj, ngpu=args.ngpu)
     print(f"{(home / 'CURVES.md').read_text(encoding='utf-8')}\nwritten to {home}/CURVES.md")

@@ -38,9 +38,11 @@ def check_prompt(path, templates, trained, other_prompt):
     return known
 
 
-def load_fusion_lm(path, tokenizer, device):
+def load_fusion_lm(path, tokenizer, device, trained=""):
     """(LLM, None) of a system with `decode: ctc_lm`; (LLM, its tokenizer) where tokens of the CTC head, of `tokenizer`,
     are only a part of its own, so that it scores words. Raises UserError if they are others.
+
+    path: of the LLM. trained: directory of a phase, to take it as that left it.
     """
     from espnet_llmvq.llm.directory import load_llm, load_tokenizer
 
@@ -48,7 +50,19 @@ def load_fusion_lm(path, tokenizer, device):
     whole, head = own.get_vocab(), tokenizer.get_vocab()
     if not head.keys() <= whole.keys():
         raise UserError(f"the LLM {path} has other tokens than the encoder's CTC head; train both with one tokenizer")
-    return load_llm(path).to(device).eval(), None if head == whole else own
+    llm = load_trained_llm(trained) if trained else load_llm(path)
+    return llm.to(device).eval(), None if head == whole else own
+
+
+def load_trained_llm(directory):
+    """The LLM of a phase in float32, LoRA merged into it. Raises UserError for a phase without one."""
+    from espnet_llmvq.llm.lora import merge_lora
+    from espnet_llmvq.model.build import load_model
+
+    model, _ = load_model(directory)
+    if model.llm is None:
+        raise UserError(f"{directory}: its phase runs no LLM, so ctc_lm has none to take; name another phase last")
+    return merge_lora(model.llm.float())
 
 
 def decode_system(system, work, search, source=None, other_prompt=False, ngpu=0, batching=None):
@@ -120,7 +134,7 @@ def with_model(system, search, llm, other_prompt, device):
     if system.decode == "ctc_lm":
         from espnet_llmvq.decode.ctc_lm import search as search_ctc
 
-        fused, words_of = load_fusion_lm(llm, tokenizer, device)
+        fused, words_of = load_fusion_lm(llm, tokenizer, device, system.lm)
 
     def opened(one, batch_seconds, **options):
         cache = None if frames_are_trained(config, config["encoder_file"]) else one.frames

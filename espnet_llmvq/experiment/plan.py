@@ -81,7 +81,6 @@ def make_plan(options):
     systems = read_systems(cards, wanted, options.expdir, encoder_dir, options.seed)
     if options.smoke:
         systems = tuple(with_smoke_words(system, options.datadir) for system in systems)
-    phases = read_phases(cards, wanted, options.seed)
     recognisers = all(system.decode == "recogniser" for system in systems)
     if options.pretrained_encoder and recognisers and not words(options.align_sets, "align_sets"):
         options = replace(options, ctc_head=False)  # nobody would use it
@@ -93,6 +92,7 @@ def make_plan(options):
         systems = without
         if not systems:
             raise UserError("no system is left: with --ctc_head false the pretrained encoder has no CTC head")
+    phases = read_phases(cards, [system.name for system in systems], options.seed)
     below = pretrained_below(given_encoder(options)) if given else options.pretrained_encoder
     check_recognisers(systems, cards, below)
     check_hypotheses(systems, [options.valid_set, *(s.name for s in sets)])
@@ -107,6 +107,7 @@ def make_plan(options):
     interleave = {form: plain(asdict(read_interleaving(cards, form, overrides))) for form in sorted(forms)}
     trainings = read_trainings(phases, options)
     check_llm(trainings, mixtures)
+    check_fusion(systems, trainings)
     encoder, stack = encoder_keys(trainings, options), bridge_stack(trainings)
     pieces = count_pieces(options)
     if hearing(trainings, mixtures):
@@ -211,6 +212,18 @@ def check_llm(trainings, mixtures):
                 f"{training.where}: mixture {training.mixture} has text as if heard ({heard[0]}), which encoder and "
                 "projector do not see, but LLM and codebook are frozen; train one of them or LoRA (llm_conf.lora), or "
                 "leave it out"
+            )
+
+
+def check_fusion(systems, trainings):
+    """Raise UserError for a system with `decode: ctc_lm` whose last phase does not train the LLM."""
+    last = {training.tag: training for training in trainings}
+    for system in systems:
+        if system.lm and not {"LLM", "LoRA"} & set(trained_parts(last[system.phases[-1]])[0]):
+            raise UserError(
+                f"{last[system.phases[-1]].where}: it is the last phase of {system.name}, which decodes with ctc_lm, "
+                "and does not train the LLM; train it or LoRA (llm_conf.lora) there, or leave out the phases of "
+                f"{system.name}"
             )
 
 

@@ -1,8 +1,9 @@
 """Systems and phases: what a row of the results table is made of.
 
-A system is a row: a label, the phases that train it in order, and how it decodes. A phase is a training config; it
-starts from the phase before it. Systems that begin with the same phases share them, because a phase is stored under
-the names of all phases up to it. Both are entries of a card file (`cards`).
+A system is a row: a label, the phases that train it in order, and how it decodes. Those of `decode: ctc_lm` train the
+LLM that it fuses; without any it is the LLM as it is. A phase is a training config; it starts from the phase before it.
+Systems that begin with the same phases share them, because a phase is stored under the names of all phases up to it.
+Both are entries of a card file (`cards`).
 
 So are mixtures, `SET/FORM: SHARE`: a phase that names one (`mixture: NAME`) trains on that, another one on the
 transcribed speech of the training set, or on a part of it (`train_share: 0.25`).
@@ -117,7 +118,7 @@ def read_systems(cards, wanted, expdir="exp", encoder_dir="exp/encoder", seed=1)
             check_name(f"key in {where}:", key, SYSTEM_KEYS)
         decode = check_name(f"decode in {where}:", data.get("decode", "llm"), DECODERS)
         phases = phases_of(cards, name, seed)
-        if (decode == "llm") != bool(phases):
+        if decode != "ctc_lm" and (decode == "llm") != bool(phases):
             raise UserError(f"{where}: a system that decodes with {decode} has {len(phases)} phases")
         own = read_own_keys(where, data, decode)
         label, note = data.get("label", name), data.get("note", "")
@@ -126,15 +127,16 @@ def read_systems(cards, wanted, expdir="exp", encoder_dir="exp/encoder", seed=1)
                 raise UserError(f"{where}: {key} is {value!r}; it must be text; put quotes around it")
         # Systems that are the encoder share a directory.
         prefix = {"llm": "decode", "ctc": "decode_ctc"}.get(decode, f"decode_{name}")
-        model, home = encoder_dir, os.path.join(expdir, "encoder")
+        model, home, lm = encoder_dir, os.path.join(expdir, "encoder"), ""
         if decode == "recogniser":
             model, home = "", os.path.join(expdir, "recogniser")
         elif phases:
-            model = home = os.path.join(expdir, phases[-1].tag)
+            home = os.path.join(expdir, phases[-1].tag)
+            model, lm = (home, "") if decode == "llm" else (model, home)
         hypotheses = os.path.join(home, prefix + "_{set}", "hyp.jsonl")
         tags = tuple(phase.tag for phase in phases)
         fusion, recogniser = (own if decode == kind else None for kind in ("ctc_lm", "recogniser"))
-        systems.append(System(name, label, hypotheses, note, decode, tags, model, fusion, recogniser))
+        systems.append(System(name, label, hypotheses, note, decode, tags, model, fusion, recogniser, lm=lm))
     return tuple(systems)
 
 

@@ -46,10 +46,11 @@ class System:
 
     hypotheses: path of its hypothesis file, "{set}" standing for the name of the set. note: a remark under the table.
     decode: "llm"; "ctc", the encoder alone; "ctc_lm", the encoder with the LLM as shallow-fusion LM; or "recogniser",
-    the pretrained encoder with its own decoder. phases: names of the trainings that make it, in order; none for the
-    last three, and for hypotheses from elsewhere. model: directory of the trained model, "" if from elsewhere; weights:
-    its checkpoint there. fusion: weights of ctc_lm (lm_weight, length_bonus), None for others. recogniser: what the
-    recogniser is asked for (num_beams, language, task, prompt_words), None for others.
+    the pretrained encoder with its own decoder. phases: names of the trainings that make it, in order, of ctc_lm those
+    of its LLM, where it is not as it was; none for "ctc", "recogniser", and hypotheses from elsewhere. model: directory
+    of the trained model, "" if from elsewhere; weights: its checkpoint there. fusion: weights of ctc_lm (lm_weight,
+    length_bonus), None for others. recogniser: what the recogniser is asked for (num_beams, language, task,
+    prompt_words), None for others. lm: directory of the phase that trained the LLM of ctc_lm, "" for that of the run.
     """
 
     name: str
@@ -62,6 +63,7 @@ class System:
     fusion: dict | None = None
     recogniser: dict | None = None
     weights: str = "model.pth"
+    lm: str = ""
 
     def hyp_path(self, name):
         """`Path` of its hypotheses for the set `name`."""

@@ -1,5 +1,7 @@
 """LoRA by peft, in an LLM that is otherwise frozen."""
 
+import collections
+
 from espnet_llmvq.base.errors import UserError
 
 # How LoRA weights may begin (peft's init_lora_weights): with no more than themselves.
@@ -35,4 +37,18 @@ def add_lora(llm, options):
                 f"llm_conf.lora: {name} would train in {str(p.dtype).removeprefix('torch.')}, in which small steps are "
                 "lost; set llm_conf.dtype: float32, or leave out modules_to_save, trainable_token_indices and bias"
             )
+    return llm
+
+
+def merge_lora(llm):
+    """Add what LoRA has learnt to the LLM's own weights, in their place. Returns the LLM, also without LoRA.
+
+    Beside a weight that two layers share, as tied embeddings, it stays: the other one has none of it.
+    """
+    from peft.tuners.tuners_utils import BaseTunerLayer
+
+    uses = collections.Counter(id(p) for _, p in llm.named_parameters(remove_duplicate=False))
+    for module in list(llm.modules()):
+        if isinstance(module, BaseTunerLayer) and uses[id(module.get_base_layer().weight)] == 1:
+            module.merge()
     return llm

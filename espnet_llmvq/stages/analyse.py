@@ -14,7 +14,7 @@ def analyse(experiment, systems, options=None, *, nj=1, ngpu=0, redo=False):
     options = replace(options or run.Analysis(), title=experiment.options.title)
     sets = {}
     for name in experiment.test_names:
-        frames = {frames_read(experiment, system, name) for system in systems if system.phases} - {None}
+        frames = {frames_read(experiment, system, name) for system in systems if system.decode == "llm"} - {None}
         sets[name] = (experiment.sequences(name), next(iter(frames), None))
     out_dir = os.path.join(experiment.results_dir, "analysis")
     there = hearing(experiment.trainings, experiment.mixtures) and os.path.exists(spoken_words(experiment))

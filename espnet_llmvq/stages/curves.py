@@ -35,7 +35,7 @@ def kept_checkpoints(experiment, system):
     Raises UserError for a system that has none, and for a phase whose steps follow from the data alone.
     """
     trainings, found, done = {training.tag: training for training in experiment.trainings}, {}, 0
-    for tag in system.phases:
+    for tag in system.phases if system.decode == "llm" else ():
         config, home = trainings[tag].config, Path(experiment.exp(tag))
         if not (config.get("model_conf") or {}).get("llm_weight", 1.0):
             continue
@@ -51,7 +51,9 @@ def kept_checkpoints(experiment, system):
                 found[done + epoch * each] = Checkpoint(at, done + epoch * each, losses.get(epoch))
         done += config["max_epoch"] * each
     if not found:
-        raise UserError(f"{system.name} has no checkpoint with the LLM; it is not trained, or decodes without it")
+        raise UserError(
+            f"{system.name} has no checkpoint with the LLM; it is not trained, or the LLM does not write it"
+        )
     return found, done
 
 

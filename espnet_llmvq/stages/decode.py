@@ -29,16 +29,20 @@ def decoded_sets(experiment, names="", decode="llm"):
 
 
 def model_inputs(experiment, system):
-    """A system as inputs of a `Made`: its checkpoint, and the encoder and the LLM, which that may lack.
+    """A system as inputs of a `Made`: its checkpoints, and the encoder and the LLM, which these may lack.
 
     Raises UserError where it is not trained.
     """
     if system.decode == "recogniser":
         return local("recogniser", experiment.recogniser)
-    weights = os.path.join(system.model, system.weights)
-    if not os.path.exists(weights):
-        raise UserError(f"{weights} does not exist; run stage {11 if system.phases else 7}")
-    inputs = {"model": weights, **encoder_input(experiment)}
+    inputs = {"model": os.path.join(system.model, system.weights)}
+    if system.lm:
+        inputs["trained LLM"] = os.path.join(system.lm, "model.pth")
+    of_encoder = inputs["model"] if system.decode != "llm" else None
+    for path in inputs.values():
+        if not os.path.exists(path):
+            raise UserError(f"{path} does not exist; run stage {7 if path == of_encoder else 11}")
+    inputs |= encoder_input(experiment)
     return inputs if system.decode == "ctc" else inputs | local("llm", experiment.llm)
 
 

@@ -195,8 +195,9 @@ def frames_of(experiment, name):
 
 
 def frames_read(experiment, system, name):
-    """`frames_of` a set as a system reads them: None where its last phase trains the encoder, or it reads the sound."""
+    """`frames_of` a set as a system reads them: None where its last phase trains its encoder, or it reads the sound."""
     if system.decode == "recogniser":
         return None
     own = {training.tag for training in experiment.trainings if training.config.get("train_encoder")}
-    return None if own.intersection(system.phases[-1:]) else frames_of(experiment, name)
+    trained = system.decode == "llm" and own.intersection(system.phases[-1:])
+    return None if trained else frames_of(experiment, name)

@@ -21,7 +21,7 @@ class Contacts:
         self.rng, self.places = rng, (folder / "sentences.txt", folder / "words.txt")
         self.patterns, self.words = text.read_patterns(self.places[0]), text.read_words(self.places[1])
         for name, entries in self.words.items():
-            wrong = [entry for entry in entries if not re.fullmatch(r"[a-z]+( [a-z]+)*|[a-z {}]*\{.*", entry)]
+            wrong = [entry for entry in entries if not re.fullmatch(r"[a-z]+( [a-z]+)*", entry)]
             if wrong:
                 raise UserError(f"{self.places[1]}: [{name}]: {wrong[0]!r} is not of lower case letters (correct it)")
             if not entries:
@@ -60,7 +60,7 @@ class Contacts:
             if name not in self.words:
                 raise UserError(f"{self.places[0]}: {pattern!r}: {self.places[1]} has no class [{name}]")
             if not (spelled and name in drawn):
-                drawn[name] = SLOT.sub(fill, self.rng.choice(self.words[name]))
+                drawn[name] = self.rng.choice(self.words[name])
             return " ".join(drawn[name].replace(" ", "")) if spelled else drawn[name]
 
         return SLOT.sub(fill, pattern)
@@ -77,8 +77,8 @@ class Contacts:
         return list(found)
 
     def terms(self):
-        """[(slot, term)]: given names, family names and what streets are called after, in turns."""
-        rows = zip(*(dict.fromkeys(self.words[name]) for name in ("given", "family", "nature")))
+        """[(slot, term)]: given names, family names and streets, in turns."""
+        rows = zip(*(dict.fromkeys(self.words[name]) for name in ("given", "family", "street")))
         return [pair for row in rows for pair in zip(("name", "name", "street"), row)]
 
 
