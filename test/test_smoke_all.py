@@ -7,7 +7,7 @@ import pytest
 from conftest import alive
 from test_install import ROOT
 
-NAMES = "smoke_librispeech_jstip smoke smoke_librispeech smoke_mini_librispeech smoke_fork race".split()
+NAMES = "smoke_librispeech_jstip smoke smoke_librispeech smoke_mini_librispeech smoke_fork smoke_mini_librispeech_jstip race".split()
 
 
 @pytest.fixture
