@@ -7,7 +7,12 @@ import pytest
 from conftest import alive
 from test_install import ROOT
 
-NAMES = "smoke_librispeech_jstip smoke smoke_librispeech smoke_mini_librispeech smoke_fork smoke_mini_librispeech_jstip race".split()
+NAMES = [
+    "smoke",
+    "race",
+    *(f"smoke_{name}" for name in ("librispeech_jstip", "librispeech", "mini_librispeech", "fork")),
+]
+NAMES.append("smoke_mini_librispeech_jstip")
 
 
 @pytest.fixture
