@@ -168,7 +168,7 @@ def test_decoding_a_set(recognising, capsys):
         ]  # fmt: skip
         assert lines_of(room / "hyp.jsonl") == [{"id": f"u{i}", "text": text} for i, (_, text, _) in enumerate(found)]
         assert [line["nbest"] for line in lines_of(room / "nbest.jsonl")] == [
-            [{"text": text, "tokens": tokens, "llm": None, "ctc": None}] for tokens, text, _ in found
+            [{"text": text, "tokens": tokens, "llm": None}] for tokens, text, _ in found
         ]
         facts = json.loads((room / "environment.json").read_text())
         assert facts.items() >= {"num_beams": 1, "language": "en", "task": "transcribe", "ngpu": 0, **options}.items()

@@ -335,6 +335,9 @@ def size(settings, batch, device="cuda", low_layers=False):
     is bfloat16 on a GPU, and chunks of scores differ. low_layers: the weights of the LLM's layers are bfloat16, as they
     are when sharded ones are gathered. Raises UserError if nothing would train.
     """
+    # torch's first backward pass starts threads for the devices that it sees, and tensors without data make it see one;
+    # a process with such threads cannot fork trainings. Behind a real pass on the CPU there are none.
+    torch.ones(1, requires_grad=True).sum().backward()
     mode = FakeTensorMode(allow_non_fake_inputs=True)
     config = with_defaults(settings, SpeechLLMTask.get_default_config())
     model = build(config, weights=False)
