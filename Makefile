@@ -25,8 +25,8 @@ help:
 	make lint    ruff (errors and format) on the Python files, shellcheck on the shell scripts
 	make unit    pytest, a process for each core, 8 at most
 	make oldest  the tests of pretrained models with the oldest transformers that setup.py allows
-	make smoke   every stage of the recipe template on a tiny corpus, of a fork, and of LibriSpeech's recipes, the small one too, on stand-ins; two runs at once.
-	             Seven scripts, two at a time: test/smoke_all.sh
+	make smoke   every stage of the recipe template on a tiny corpus, of a fork, and of LibriSpeech's recipes, the small one too, on stand-ins;
+	             two runs of one recipe at once: test/smoke_all.sh
 	make docs    the documentation as a site, in build/docs; needs no network; a broken link or a warning fails
 	make bench   run bench/*.py, results as JSON in bench/out
 	make env     make the environment only (see tools/Makefile)

@@ -22,6 +22,7 @@ runs=(
     "smoke_mini_librispeech_jstip.sh"
     "race.sh --times 1 --stop_stage 4"
 )
+[[ ${at_once} =~ ^[1-9][0-9]*$ ]] || { echo "smoke: error: --at_once ${at_once}: give a whole number of 1 or more" >&2 && exit 2; }
 if [ -n "${only}" ]; then
     all=("${runs[@]}") runs=()
     for name in ${only}; do
@@ -38,6 +39,11 @@ declare -A running=() # {process: run}
 stop() {
     [ ${#running[@]} -eq 0 ] || kill "${!running[@]}" 2>/dev/null || true
     wait
+    local name
+    for name in ${running[@]+"${running[@]}"}; do
+        echo "=== ${name}, which was ended; the last of it:"
+        tail -n 5 "${logs}/${name%% *}"
+    done
     running=()
 }
 trap 'stop; rm -rf "${logs}"' EXIT

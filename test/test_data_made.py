@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 
 import numpy as np
@@ -178,8 +179,11 @@ def test_two_at_once_make_one_whole_directory(tmp_path):
     first.send_signal(signal.SIGSTOP)  # until the second has begun, which takes long on a busy machine
     try:
         second = start(*command, cwd=tmp_path)
+        end = threading.Timer(90, second.kill)  # were its words others, they would be waited for without an end
+        end.start()
         waits = any(f"waiting for {tmp_path}/dest: process {first.pid} on " in line for line in second.stderr)
     finally:
+        end.cancel()
         first.send_signal(signal.SIGCONT)
     said = [process.communicate(timeout=120) for process in (first, second)]
     assert [first.returncode, second.returncode] == [0, 0], said

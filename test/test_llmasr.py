@@ -108,7 +108,7 @@ def test_stages_are_chosen(script):
     for nj, jobs, expected in (
         ("4", "1", "1 --threads 4"),
         ("5", "2", "2 --threads 2"),
-        ("1", "2", "2 --threads 1"),
+        ("1", "2", "1 --threads 1"),
         ("3", "", "3 --threads 1"),
     ):
         _, calls, _ = script("--stage", "11", "--stop_stage", "11", "--nj", nj, "--train_jobs", jobs)

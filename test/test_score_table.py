@@ -16,7 +16,7 @@ from espnet_llmvq.cli import show as show_result
 from espnet_llmvq.cli.recipe import seeds as pool_seeds
 from espnet_llmvq.experiment.table import Answers, EvalSet, read_table, run_commands
 from espnet_llmvq.report import content
-from espnet_llmvq.score import scoring, stats
+from espnet_llmvq.score import figure, scoring, stats
 from espnet_llmvq.score.measure import METRICS, Metric
 from espnet_llmvq.score.options import Statistics
 from espnet_llmvq.score.results import Results
@@ -335,14 +335,22 @@ def test_pooled_seeds_over_utterances(experiment, tmp_path):
     low, high = stats.interval(stats.combine(lambda e, w: 100 * e / w, [errors, words]))
     assert (row["low"], row["high"]) == pytest.approx((low, high), abs=1e-3)
     change = next(r for r in compared if r["set"] == "test_a")
-    assert change["change"] == -10 and 0 < change["p"] <= 1 and change["baseline"] == "lora"
-    assert {key for key, n in derailed.items() if n} <= {("lora", "test_a"), ("ours", "test_a")}
+    assert change["change"] == -10 and change["baseline"] == "lora"
+    # They differ in one utterance alone: exchanged or not, they are as far apart.
+    assert (change["p"], change["p_holm"]) == (1, 1)
+    # "wrong" four and five times in a row is a loop, three times is none.
+    assert derailed == {(system, name): 2 * ((system, name) == ("lora", "test_a")) for system in WRONG for name in SETS}
+    with pytest.raises(UserError, match="not all utterances have a speaker; pool with --resample utterance"):
+        over_utterances(runs, "lora", Statistics(resample="speaker"))
     pool_seeds.main([*dirs, "--baseline=lora", "--replicates=200", "--permutations=200"])
     markdown = (tmp_path / "exp" / "seeds" / "RESULTS.md").read_text()
     assert "## Intervals and tests over utterances" in markdown and "### Derailed utterances of all seeds" in markdown
     assert (tmp_path / "exp/seeds/changes.svg").read_text().count("mean OOD") == 1
     path = tmp_path / dirs[1] / "details/lora/test_a/utterances.tsv"
     text = path.read_text()
+    path.write_text(re.sub(r"^(u1\t-\t\d+\t\d+\t)\d+", r"\g<1>1", text, flags=re.M))
+    with pytest.raises(UserError, match=r"lora on test_a has 40.0000 % by results.json and .* by the details"):
+        pool_seeds.main([*dirs, "--baseline=lora"])
     path.write_text(text.rsplit("\n", 2)[0] + "\n")
     with pytest.raises(UserError, match="have not the same utterances; score all seeds and systems alike"):
         pool_seeds.main([*dirs, "--baseline=lora"])
@@ -350,8 +358,34 @@ def test_pooled_seeds_over_utterances(experiment, tmp_path):
     with pytest.raises(UserError, match="utterances.tsv: not what scoring writes; score again"):
         pool_seeds.main([*dirs, "--baseline=lora"])
     path.unlink()
-    with pytest.raises(UserError, match="utterances.tsv: not there; score again"):
-        pool_seeds.main([*dirs, "--baseline=lora"])
+    pool_seeds.main([*dirs, "--baseline=lora"])
+    markdown = (tmp_path / "exp" / "seeds" / "RESULTS.md").read_text()
+    assert "Left out: exp/seed4/details/lora/test_a/utterances.tsv is not there." in markdown
+
+
+def test_figure_of_changes(tmp_path):
+    """An arrow for what is far off, none for a set that a system lacks; equal rows, equal file; gone without rows."""
+
+    def row(system, name, value, low=None, high=None, kind="set"):
+        ends = {"relative": value, "relative_low": low, "relative_high": high}
+        return {"system": system, "set": name, "domain": "ood", "kind": kind, **ends}
+
+    rows = [
+        row("a", "x", -2.0, -6.0, 3.0),
+        row("far", "x", -85.0, -90.0, -80.0),
+        row("a", "mean_ood", 30.0, 10.0, 90.0, "macro"),
+    ]
+    results = Results([], rows, "base", {"a": r"top $\foo$ 10", "base": "$b$"})
+    figure.write_changes(results, tmp_path)
+    first = (tmp_path / "changes.svg").read_text()
+    assert "-85 %" in first.replace("\u2212", "-") and "+30 %" not in first and r"top $\foo$ 10" in first
+    assert first.count("mean OOD") == 1 and "against $b$ (%)" in first
+    figure.write_changes(results, tmp_path)
+    assert (tmp_path / "changes.svg").read_text() == first
+    low, high = figure.limits(rows)
+    assert low < -6 and 30 < high < 40
+    figure.write_changes(Results([]), tmp_path)
+    assert not (tmp_path / "changes.svg").exists()
 
 
 def test_pooled_seeds_are_compared_with_a_system_that_has_word_errors(experiment, tmp_path):

@@ -57,8 +57,17 @@ def test_the_first_that_fails_ends_the_others(smoke, tmp_path):
     fails = "while [ ! -e pid ]; do sleep 0.05; done; echo this is wrong; exit 3"
     status, lines, error = smoke({"smoke_librispeech_jstip": waits, "smoke": fails, "race": "touch raced"})
     assert (status, error) == (1, "smoke: FAILED: smoke.sh (exit code 3)\n")
-    assert lines[-3:] == ["smoke: ending smoke_librispeech_jstip.sh", "=== smoke.sh", "this is wrong"]
+    ended = "=== smoke_librispeech_jstip.sh, which was ended; the last of it:"
+    assert lines[-4:] == ["smoke: ending smoke_librispeech_jstip.sh", ended, "=== smoke.sh", "this is wrong"]
     assert not alive(int((tmp_path / "pid").read_text())) and not (tmp_path / "raced").exists()
+
+
+@pytest.mark.parametrize("number", ["0", "x"])
+def test_at_once(smoke, number):
+    assert smoke({}, "--at_once", number)[::2] == (
+        2,
+        f"smoke: error: --at_once {number}: give a whole number of 1 or more\n",
+    )
 
 
 def test_some_of_them(smoke):

@@ -1,8 +1,8 @@
 """Score all systems on all sets and write the tables of the experiment.
 
 Writes OUT_DIR/RESULTS.md, ERRORS.md (where word errors come from), results.json, results.tsv, results.tex,
-comparisons.json, derailments.json and, with figures of papers, published.json; in OUT_DIR/details/SYSTEM/SET ref.trn,
-hyp.trn, result.txt (alignments), utterances.tsv and, with speakers, speakers.tsv.
+comparisons.json, changes.svg, derailments.json and, with figures of papers, published.json; in
+OUT_DIR/details/SYSTEM/SET ref.trn, hyp.trn, result.txt (alignments), utterances.tsv and, with speakers, speakers.tsv.
 """
 
 import shlex

@@ -1,8 +1,8 @@
 """N-best files: one JSON line an utterance, {"id", "nbest": [{"text", "tokens", "llm", "ctc"}]}, best first.
 
-llm and ctc are natural-log probabilities of the whole text; null is an impossible one. Without a CTC head there is no
-"ctc". "at_limit": true marks a text that the length limit cut off; "passes" and "accepted" are of drafts. Standard
-library only, so that rescoring starts at once.
+llm and ctc are natural-log probabilities of the whole text; null is an impossible one, and "llm" where no LLM wrote it.
+Without a CTC head there is no "ctc". "at_limit": true marks a text that the length limit cut off; "passes" and
+"accepted" are of drafts. Standard library only, so that rescoring starts at once.
 """
 
 import json

@@ -118,7 +118,8 @@ def read_systems(cards, wanted, expdir="exp", encoder_dir="exp/encoder", seed=1)
             check_name(f"key in {where}:", key, SYSTEM_KEYS)
         decode = check_name(f"decode in {where}:", data.get("decode", "llm"), DECODERS)
         phases = phases_of(cards, name, seed)
-        if decode != "ctc_lm" and (decode == "llm") != bool(phases):
+        expected = bool(data.get("phases")) if decode == "ctc_lm" else decode == "llm"
+        if expected != bool(phases):
             raise UserError(f"{where}: a system that decodes with {decode} has {len(phases)} phases")
         own = read_own_keys(where, data, decode)
         label, note = data.get("label", name), data.get("note", "")

@@ -49,6 +49,7 @@ def merge_lora(llm):
 
     uses = collections.Counter(id(p) for _, p in llm.named_parameters(remove_duplicate=False))
     for module in list(llm.modules()):
-        if isinstance(module, BaseTunerLayer) and uses[id(module.get_base_layer().weight)] == 1:
+        # Layers without a weight of their own, such as experts in one tensor, keep LoRA beside them.
+        if isinstance(module, BaseTunerLayer) and uses[id(getattr(module.get_base_layer(), "weight", None))] == 1:
             module.merge()
     return llm

@@ -3,7 +3,7 @@
 import importlib.util
 from pathlib import Path
 
-from espnet_llmvq.base.files import writing
+from espnet_llmvq.base.files import check_outputs, writing
 from espnet_llmvq.score.rows import DOMAINS, MACRO
 
 FIGURE = "changes.svg"
@@ -20,11 +20,14 @@ def limits(rows, most=MOST):
 
 def write_changes(results, out_dir):
     """Write OUT_DIR/changes.svg: the relative change of WER against the baseline, with intervals, a point for each
-    system and set. Nothing without a comparison; nor without matplotlib, which scoring alone does not install."""
+    system and set. Without a comparison, or matplotlib, which scoring alone does not install, there is none."""
     rows = [row for row in results.comparisons if row["relative"] is not None]
+    path = Path(out_dir, FIGURE)
     if not rows or not importlib.util.find_spec("matplotlib"):
+        check_outputs([path])
+        path.unlink(missing_ok=True)  # of other results
         return
-    with writing(Path(out_dir, FIGURE), binary=True) as f:
+    with writing(path, binary=True) as f:
         draw(f, rows, results.baseline, results.labels)
 
 
@@ -38,7 +41,7 @@ def draw(file, rows, baseline, labels):
     places = list(dict.fromkeys((row["set"], row["domain"], row["kind"]) for row in rows))
     (low, high), colors = limits(rows), colormaps["tab20"]
     # Equal input, equal file: names of elements are drawn at random otherwise, and the date is in it.
-    with rc_context({"svg.hashsalt": FIGURE, "svg.fonttype": "none"}):
+    with rc_context({"svg.hashsalt": FIGURE, "svg.fonttype": "none", "text.parse_math": False}):
         figure = Figure(figsize=(8, 1.2 + 0.17 * len(places) * (len(systems) + 1)), layout="constrained")
         axis = figure.subplots()
         for i, system in enumerate(systems):
@@ -57,6 +60,9 @@ def draw(file, rows, baseline, labels):
                     continue
                 if None not in ends:
                     axis.plot(ends, (y, y), color=color, linewidth=1.5)
+                    for end, edge, mark in zip(ends, (low, high), "<>"):
+                        if not low < end < high:
+                            axis.plot(edge, y, mark, color=color, markersize=3.5, clip_on=False)
                 axis.plot(x, y, "o", color=color, markersize=5 if place[2] == MACRO else 3.5)
             axis.plot([], [], "o", color=color, label=labels.get(system, system))
         axis.axvline(0, color="black", linewidth=0.8)
@@ -64,7 +70,7 @@ def draw(file, rows, baseline, labels):
         axis.set_yticks(range(len(places)), [name_of(*place) for place in places])
         axis.set_ylim(len(places) - 0.5, -0.5)
         against = labels.get(baseline, baseline)
-        axis.set_xlabel(f"change of WER against {against} (%), with intervals; left is better", parse_math=False)
+        axis.set_xlabel(f"change of WER against {against} (%), with intervals; left is better")
         axis.grid(axis="x", alpha=0.3)
         figure.legend(loc="outside lower center", ncols=2, frameon=False, fontsize=8)
         figure.savefig(file, format="svg", metadata={"Date": None, "Creator": None})

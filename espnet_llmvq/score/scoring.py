@@ -144,8 +144,8 @@ def write_results(scored, out_dir):
     changes.svg."""
     more = {"published": [asdict(one) for one in scored.published]} if scored.published else {}
     write_text(Path(out_dir, "results.tex"), latex(scored.sections, scored.confidence))
-    write_changes(scored.results, out_dir)
     write_tables(out_dir, "Results", scored.sections, scored.results, derailments=scored.derailments, **more)
+    write_changes(scored.results, out_dir)
 
 
 def latex(sections, confidence):

@@ -143,23 +143,53 @@ def over_utterances(runs, baseline, statistics):
     for system, name in ((systems[row["system"]], row["set"]) for row in of_sets):
         errors, lost = 0, 0
         for directory in runs:
-            path = Path(details_dir(directory, system, name), "utterances.tsv")
+            path = counts_file(directory, system, name)
             units, counts, derailments = read_counts(path)
             first, before = known.setdefault(name, (path, units))
             if units != before:
                 raise UserError(f"{path} and {first} have not the same utterances; score all seeds and systems alike")
             errors, lost = errors + counts, lost + derailments
-        numbers = {}
-        of_unit = [numbers.setdefault(unit[statistics.resample == "speaker"], len(numbers)) for unit in units]
-        evaluation = SimpleNamespace(counts={COMPARED: errors})
-        pooled[system.name, name] = measured(evaluation, [COMPARED], np.array(of_unit), statistics, name)
+        of_unit, numbers = [unit[statistics.resample == "speaker"] for unit in units], {}
+        if statistics.resample == "speaker" and "-" in of_unit:
+            raise UserError(f"{path}: not all utterances have a speaker; pool with --resample utterance")
+        of_unit = np.array([numbers.setdefault(unit, len(numbers)) for unit in of_unit])
+        pooled[system.name, name] = measured(
+            SimpleNamespace(counts={COMPARED: errors}), [COMPARED], of_unit, statistics, name
+        )
         derailed[system.name, name] = lost
-    estimates = {key: one.estimate(COMPARED) for key, one in pooled.items()}
+    estimates = {(SET, *key): one.estimate(COMPARED) for key, one in pooled.items()}
     for system in systems.values():
         for domain, estimate in domain_means(pooled, system, sets.values(), COMPARED).items():
-            estimates[system.name, f"mean_{domain}"] = estimate
-    rows = [
-        {**row, **bounded(estimates[row["system"], row["set"]], statistics.confidence), "count": None} for row in found
-    ]
+            estimates[MACRO, system.name, f"mean_{domain}"] = estimate
+    means, rows = {key: row["value"] for key, row in _keyed(pooled_rows(runs)).items()}, []
+    for row in found:
+        values = bounded(estimates[row["kind"], row["system"], row["set"]], statistics.confidence)
+        mean = means[row["system"], row["kind"], row["set"], COMPARED]
+        if None not in (mean, values["value"]) and abs(mean - values["value"]) > 1e-3:
+            raise UserError(
+                f"{' and '.join(runs)}: {row['system']} on {row['set']} has {mean:.4f} % by results.json and "
+                f"{values['value']:.4f} by the details; score again: llmvq results, or stage 13"
+            )
+        rows.append({**row, **values, "count": None})
     comparisons = comparison_rows([*systems.values()], [*sets.values()], references, pooled, baseline, statistics)
     return rows, comparisons, derailed
+
+
+def counts_file(directory, system, name):
+    """Path of the counts of each utterance, of a system (with a `name`) on a set, in a directory of results."""
+    return Path(details_dir(directory, system, name), "utterances.tsv")
+
+
+def missing_counts(runs):
+    """Why `over_utterances` cannot be: the first file that is not there, a set that a system lacks; "" if it can."""
+    of_sets = [row for row in next(iter(runs.values())) if (row["metric"], row["kind"]) == (COMPARED, SET)]
+    having = {(row["system"], row["set"]) for row in of_sets}
+    lacking = [
+        f"{s} has no {name}"
+        for s in {s for s, _ in having}
+        for name in {n for _, n in having}
+        if (s, name) not in having
+    ]
+    files = [counts_file(d, SimpleNamespace(name=row["system"]), row["set"]) for d in runs for row in of_sets]
+    gone = [f"{path} is not there" for path in files if not path.is_file()]
+    return min([*lacking, *gone], default="")

@@ -230,8 +230,8 @@ if turn 10 "LLM positions, mixtures, encoder frames -> ${expdir}"; then
     finish "encoding"
 fi
 if turn 11 "train the systems -> ${expdir}"; then
-    threads=$((nj / train_jobs))
-    train_on "${expdir}/log/train.log" "${exp[@]}" --nj "${train_jobs}" --threads "$((threads > 0 ? threads : 1))"
+    at_once=$((train_jobs < nj ? train_jobs : nj))
+    train_on "${expdir}/log/train.log" "${exp[@]}" --nj "${at_once}" --threads $((nj / at_once))
 fi
 if turn 12 "decode, and put questions -> ${expdir}"; then
     # shellcheck disable=SC2046

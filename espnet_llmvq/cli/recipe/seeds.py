@@ -7,6 +7,8 @@ has the same means with intervals and tests over utterances, from the details of
 would do with these trainings.
 """
 
+import json
+from dataclasses import replace
 from pathlib import Path
 
 from espnet_llmvq.base.errors import check_name
@@ -28,6 +30,8 @@ def get_parser():
 def main(argv=None):
     args = get_parser().parse_args(argv)
     statistics = options_of(Statistics, args)
+    if "speaker" in {resampled(name) for name in args.exp_dir}:
+        statistics = replace(statistics, resample="speaker")
     from espnet_llmvq.base.config import from_mapping
     from espnet_llmvq.base.files import check_outputs
     from espnet_llmvq.score.figure import FIGURE, write_changes
@@ -62,29 +66,36 @@ def main(argv=None):
         f"Means over {len(runs)} seeds ({said}) with {100 * args.confidence:g} % intervals of "
         "Student's t over seeds. Changes are paired by seed; P(better) is the share of seeds that are better.\n"
     )
-    write_changes(results, args.out_dir)
     write_tables(args.out_dir, f"Results over seeds\n\n{note.rstrip()}", sections, results)
+    write_changes(results, args.out_dir)
     print(f"{head(sections)}{note}written to {args.out_dir}/RESULTS.md")
+
+
+def resampled(directory):
+    """What the run of a directory of results resamples, as its plan says; "" without one."""
+    try:
+        return json.loads(Path(directory, "experiment.json").read_text(encoding="utf-8"))["options"]["resample"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return ""
 
 
 def utterance_sections(runs, baseline, statistics):
     """[(title, blocks)] of RESULTS.md: the same means with intervals over utterances, tests, and derailments."""
     from espnet_llmvq.score.results import Results
     from espnet_llmvq.score.rows import COMPARED, MACRO, SET
-    from espnet_llmvq.score.seeds import over_utterances
+    from espnet_llmvq.score.seeds import missing_counts, over_utterances
     from espnet_llmvq.score.table import Cell, Column, Row, Table
 
     title = "Intervals and tests over utterances"
-    bare = [name for name in runs if not Path(name, "details").is_dir()]
-    if bare:
-        return [(title, [f"Left out: {', '.join(bare)} without the details of scoring.\n"])]
+    if why := missing_counts(runs):
+        return [(title, [f"Left out: {why}.\n"])]
     rows, comparisons, derailed = over_utterances(runs, baseline, statistics)
     results = Results(rows, comparisons, baseline)
     names, sets = (list(dict.fromkeys(column)) for column in zip(*derailed))
     lost = [Row(system, [Cell(derailed.get((system, name)), form="d") for name in sets], system) for system in names]
     note = (
-        "The same means. An utterance is one unit, with the errors of all seeds: how other utterances would do with "
-        f"these trainings. {statistics}.\n"
+        f"The same means. Each {statistics.resample} is one unit, with the errors of all seeds: how others would do "
+        f"with these trainings. P(better) is by the bootstrap. {statistics}.\n"
     )
     lost = Table("Derailed utterances of all seeds", [Column(name) for name in sets], lost)
     tables = [results.metric_table(COMPARED, (SET, MACRO)), results.comparison_table(1 - statistics.confidence), lost]
