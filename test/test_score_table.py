@@ -375,11 +375,13 @@ def test_figure_of_changes(tmp_path):
         row("far", "x", -85.0, -90.0, -80.0),
         row("a", "mean_ood", 30.0, 10.0, 90.0, "macro"),
     ]
-    results = Results([], rows, "base", {"a": r"top $\foo$ 10", "base": "$b$"})
+    results = Results(
+        [], [*rows, row("a", "micro_ood", 1.0, kind="micro")], "base", {"a": r"top $\foo$ 10", "base": "$b$"}
+    )
     figure.write_changes(results, tmp_path)
     first = (tmp_path / "changes.svg").read_text()
     assert "-85 %" in first.replace("\u2212", "-") and "+30 %" not in first and r"top $\foo$ 10" in first
-    assert first.count("mean OOD") == 1 and "against $b$ (%)" in first
+    assert first.count("mean OOD") == 1 and "micro" not in first and "against $b$ (%)" in first
     figure.write_changes(results, tmp_path)
     assert (tmp_path / "changes.svg").read_text() == first
     low, high = figure.limits(rows)

@@ -4,7 +4,7 @@ import importlib.util
 from pathlib import Path
 
 from espnet_llmvq.base.files import check_outputs, writing
-from espnet_llmvq.score.rows import DOMAINS, MACRO
+from espnet_llmvq.score.rows import DOMAINS, MACRO, SET
 
 FIGURE = "changes.svg"
 MOST = 40  # per cent, where the axis ends at most: one system that is far off does not squeeze all others
@@ -21,7 +21,7 @@ def limits(rows, most=MOST):
 def write_changes(results, out_dir):
     """Write OUT_DIR/changes.svg: the relative change of WER against the baseline, with intervals, a point for each
     system and set. Without a comparison, or matplotlib, which scoring alone does not install, there is none."""
-    rows = [row for row in results.comparisons if row["relative"] is not None]
+    rows = [row for row in results.comparisons if row["relative"] is not None and row["kind"] in (SET, MACRO)]
     path = Path(out_dir, FIGURE)
     if not rows or not importlib.util.find_spec("matplotlib"):
         check_outputs([path])
