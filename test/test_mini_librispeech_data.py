@@ -146,6 +146,29 @@ def test_few_utterances_of_a_test_set_are_spread_and_text_is_free_of_all(recipe,
         assert lines(tmp_path / "data/lm" / name) == lines(made / "lm" / name)
 
 
+def test_development_sets_are_of_what_the_test_sets_leave(recipe, roots, made, tmp_path, capsys):
+    argv = arguments(roots, tmp_path / "data") + ["--test_utterances", "1", "--dev_utterances"]
+    with pytest.raises(
+        UserError, match="dev_coffee would need as many, test_coffee leaves 1 of 2; ask for fewer, or set"
+    ):
+        recipe.main([*argv, "2"])
+    assert not (tmp_path / "data" / "test_coffee").exists()
+    recipe.main([*argv, "1"])
+    for corpus in ("coffee", "arctic", "so762"):
+        whole, test, dev = (
+            DataDir.load(where / name).text
+            for where, name in (
+                (made, f"test_{corpus}"),
+                (tmp_path / "data", f"test_{corpus}"),
+                (tmp_path / "data", f"dev_{corpus}"),
+            )
+        )
+        assert len(test) == len(dev) == 1 and test.keys().isdisjoint(dev) and (test | dev).items() <= whole.items()
+        assert validate(tmp_path / "data" / f"dev_{corpus}", nj=1) == []
+    # Text is free of what neither has.
+    assert lines(tmp_path / "data/lm/text.txt") == lines(made / "lm" / "text.txt")
+
+
 def test_sentences_to_be_spoken(recipe, roots, tmp_path):
     """Of 8 to 30 words without digits, none that a set says, the same each time."""
     said = mini_librispeech.SHARED

@@ -2,7 +2,8 @@
 """Prepare mini LibriSpeech, split by speakers, further test sets of the corpora that are given, and text.
 
 train, valid, test_libri: parts of train-clean-5, with speakers of their own. Texts are in lower case, and else as the
-corpora have them. test_alnum: prompts, which are no transcripts, and their parts as entities. lm/train.txt: the
+corpora have them. test_alnum: prompts, which are no transcripts, and their parts as entities. dev_*: utterances of these
+corpora that are in no test set, to choose by. lm/train.txt: the
 transcripts of train and, written like them, the lines of --lm_text that share no words in a row with any of the sets.
 tts_text: sentences of --tts_from to be spoken, likewise.
 """
@@ -45,6 +46,9 @@ CORPORA = {
     "so762": ("test_so762", "speechocean762"),
     "fsdd": ("test_digits", "Free Spoken Digits"),
 }
+
+# Of the corpora that have enough for both.
+DEV = {"test_coffee": "dev_coffee", "test_arctic": "dev_arctic", "test_so762": "dev_so762"}
 
 
 def lower(data):
@@ -155,6 +159,7 @@ def get_parser():
     parser.add_argument(
         "--test_utterances", type=positive, metavar="N", help="of test sets that have more, N, evenly spread; else all"
     )
+    parser.add_argument("--dev_utterances", type=positive, metavar="N", help="N more of some of them, as dev_*")
     parser.add_argument("--datadir", type=Path, default=Path("data"), help="where to write")
     parser.add_argument("--smoke", default="false", choices=("true", "false"), help="true: little text, few utterances")
     parser.add_argument("--nj", type=int, default=2, help="as the stage script gives it; nothing here takes long")
@@ -183,11 +188,22 @@ def write_said(args, sets):
 
 
 def write_sets(args, sets):
-    """Write the sets, of test sets so many utterances as are asked for."""
-    most = SMOKE_UTTERANCES if args.smoke == "true" else args.test_utterances
-    for name in sets.keys() - {"train", "valid"} if most else ():
-        if len(sets[name].utts) > most:
-            sets[name] = sets[name].subset(spread(sets[name].utts, most))
+    """Write the sets, of test sets so many utterances as are asked for, and of what they leave the development sets."""
+    most, dev = args.test_utterances, args.dev_utterances
+    if args.smoke == "true":
+        most, dev = SMOKE_UTTERANCES, dev and SMOKE_UTTERANCES
+    for name in [name for name in sets if name not in ("train", "valid")]:
+        whole = sets[name]
+        if most and len(whole.utts) > most:
+            sets[name] = whole.subset(spread(whole.utts, most))
+        if dev and name in DEV:
+            rest = [utt for utt in whole.utts if utt not in sets[name].text]
+            if len(rest) < dev:
+                raise UserError(
+                    f"DEV_UTTERANCES={dev}: {DEV[name]} would need as many, {name} leaves {len(rest)} of"
+                    f" {len(whole.utts)}; ask for fewer, or set TEST_UTTERANCES lower"
+                )
+            sets[DEV[name]] = whole.subset(spread(rest, dev))
     for name, data in sets.items():
         written = data.write(args.datadir / name)
         words = sum(len(text.split()) for text in data.text.values())

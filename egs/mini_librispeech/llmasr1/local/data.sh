@@ -11,4 +11,5 @@ set -euo pipefail
 exec python3 local/data.py --mini_librispeech "${MINI_LIBRISPEECH}" --url "${MINI_LIBRISPEECH_URL}" \
     --commonvoice "${COMMONVOICE}" --an4 "${AN4}" --s2i "${S2I}" --arctic "${ARCTIC}" --alnum "${ALNUM}" \
     --so762 "${SO762}" --fsdd "${FSDD}" --lm_text ${LM_TEXT} --tts_from ${TTS_FROM} \
-    ${TEST_UTTERANCES:+--test_utterances "${TEST_UTTERANCES}"} "$@"
+    ${TEST_UTTERANCES:+--test_utterances "${TEST_UTTERANCES}"} \
+    ${DEV_UTTERANCES:+--dev_utterances "${DEV_UTTERANCES}"} "$@"
