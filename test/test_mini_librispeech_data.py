@@ -201,7 +201,7 @@ def test_without_further_corpora_and_text_and_again(recipe, roots, tmp_path, cap
     log = capsys.readouterr().out
     for name, test_set in TEST_SETS.items():
         assert f"{test_set}: left out, as {name.upper()} is not set" in log
-    assert "lm: 24 lines, 24 of them transcripts; 32 held out" in log
+    assert "lm: 24 lines, 24 of them transcripts; 4 held out" in log
     train = DataDir.load(tmp_path / "data" / "train")
     assert [path for path in train.wav_scp.values() if path.endswith(".ogg")] == [
         f"{mini}/train-clean-5/19/121550/19-121550-{n:04d}.ogg" for n in range(8)

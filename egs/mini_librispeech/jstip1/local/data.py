@@ -80,7 +80,8 @@ def read_domains(args):
 
 def test_set(name, card, made, args):
     """Write the test set of a domain, of at most --test_utterances. Returns what all of it says, {utt: text}."""
-    most = mini.SMOKE_UTTERANCES if args.smoke == "true" else args.test_utterances
+    smoke = args.smoke == "true"
+    most = mini.SMOKE_UTTERANCES if smoke else args.test_utterances
     out, entities = args.datadir / f"test_{name}", made.test.entities if made.test else {}
     if made.spoken:
         said = {utt: text for utt, text, _ in made.spoken}
@@ -90,8 +91,9 @@ def test_set(name, card, made, args):
     kept = domain.counted(entities, card.slots)
     if not kept:
         raise UserError(f"test_{name}: no utterance has an entity{f' of {card.slots}' * bool(card.slots)}")
-    chosen = sorted(kept)
-    chosen = spread(chosen, most) if most and len(chosen) > most else chosen
+    chosen = sorted(kept, key=lambda utt: (len(said[utt].split()) if smoke else 0, utt))
+    if most and len(chosen) > most:
+        chosen = chosen[:most] if smoke else spread(chosen, most)
     if made.spoken:
         utterances = [(utt, said[utt]) for utt in chosen]
         of = {utt: kept[utt] for utt in chosen}
@@ -177,7 +179,8 @@ def plain_words(made):
 
 def main(argv=None):
     args = get_parser().parse_args(argv)
-    args.lm_text = []  # of llmasr1: its LLM has read more than the transcripts, and is taken as it is
+    # Of llmasr1: its LLM has read more than the transcripts, and is taken as it is; nothing is chosen here.
+    args.lm_text, args.dev_utterances = [], None
     if args.smoke == "true":
         vars(args).update({name: size for name, (_, size, _) in SIZES.items()})
     limits = limits_of(args.whisper)

@@ -2,10 +2,10 @@
 """Prepare mini LibriSpeech, split by speakers, further test sets of the corpora that are given, and text.
 
 train, valid, test_libri: parts of train-clean-5, with speakers of their own. Texts are in lower case, and else as the
-corpora have them. test_alnum: prompts, which are no transcripts, and their parts as entities. dev_*: utterances of these
-corpora that are in no test set, to choose by. lm/train.txt: the
-transcripts of train and, written like them, the lines of --lm_text that share no words in a row with any of the sets.
-tts_text: sentences of --tts_from to be spoken, likewise.
+corpora have them. test_alnum: prompts, which are no transcripts, and their parts as entities. dev_*: utterances of
+these corpora that are in no test set, to choose by. lm/train.txt: the transcripts of train and, written like them, the
+lines of --lm_text that share no words in a row with any of the sets. tts_text: sentences of --tts_from to be spoken,
+likewise.
 """
 
 import random
@@ -33,7 +33,8 @@ from espnet_llmvq.data.tables import read_scp
 SPEAKERS = {"test_libri": "118 226 1970 3242 4640 7859".split(), "valid": "669 1867 3664 5789".split()}
 URL = "https://www.openslr.org/resources/31"
 SMOKE_LINES = 300  # of each text
-SMOKE_UTTERANCES = 3  # of each test set: most of a smoke run would else be an LLM that has learned nothing, writing
+# Of each test set and of valid, the shortest: an LLM that has learned nothing writes to its limit.
+SMOKE_UTTERANCES, SMOKE_VALID = 3, 4
 SMOKE_SENTENCES = 8  # to be spoken
 
 # {option: (set, what it is)}, in the order of `READERS`
@@ -187,15 +188,22 @@ def write_said(args, sets):
     return [home / name for name in sets]
 
 
+def take(data, utts, most, smoke):
+    """`most` of the utterances of a DataDir: evenly spread or, for a smoke run, those of fewest words."""
+    chosen = sorted(utts, key=lambda utt: len(data.text[utt].split()))[:most] if smoke else spread(utts, most)
+    return data.subset(chosen)
+
+
 def write_sets(args, sets):
     """Write the sets, of test sets so many utterances as are asked for, and of what they leave the development sets."""
-    most, dev = args.test_utterances, args.dev_utterances
-    if args.smoke == "true":
+    smoke, most, dev = args.smoke == "true", args.test_utterances, args.dev_utterances
+    if smoke:
         most, dev = SMOKE_UTTERANCES, dev and SMOKE_UTTERANCES
+        sets["valid"] = take(sets["valid"], sets["valid"].utts, SMOKE_VALID, smoke)
     for name in [name for name in sets if name not in ("train", "valid")]:
         whole = sets[name]
         if most and len(whole.utts) > most:
-            sets[name] = whole.subset(spread(whole.utts, most))
+            sets[name] = take(whole, whole.utts, most, smoke)
         if dev and name in DEV:
             rest = [utt for utt in whole.utts if utt not in sets[name].text]
             if len(rest) < dev:
@@ -203,7 +211,7 @@ def write_sets(args, sets):
                     f"DEV_UTTERANCES={dev}: {DEV[name]} would need as many, {name} leaves {len(rest)} of"
                     f" {len(whole.utts)}; ask for fewer, or set TEST_UTTERANCES lower"
                 )
-            sets[DEV[name]] = whole.subset(spread(rest, dev))
+            sets[DEV[name]] = take(whole, rest, dev, smoke)
     for name, data in sets.items():
         written = data.write(args.datadir / name)
         words = sum(len(text.split()) for text in data.text.values())
