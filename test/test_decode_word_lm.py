@@ -18,7 +18,9 @@ from espnet_llmvq.decode.system import load_fusion_lm
 from espnet_llmvq.llm.directory import load_tokenizer
 from espnet_llmvq.llm.perplexity import negative_log_likelihood
 from espnet_llmvq.llm.pieces import Pieces
+from espnet_llmvq.llm.spans import encode_text
 from espnet_llmvq.llm.trim import save_tokenizer
+from espnet_llmvq.sequence.sequence import Span
 
 FRAMES = 4
 # Of tokens of the LM, its spelling of a space, and two bytes that are é together and nothing alone.
@@ -108,6 +110,40 @@ def test_a_wide_beam_finds_the_best_of_all(world, weight, bonus):
         assert h.ctc == pytest.approx(ctc[tuple(h.tokens)], abs=1e-4)
         assert h.llm == pytest.approx(lm[tuple(h.tokens)], abs=1e-4)
     assert len(found) > 50
+
+
+@pytest.mark.parametrize("space", ["", " "])
+def test_behind_a_prompt_the_llm_scores_what_it_has_read(world, space):
+    """Joint decoding: as above, the LLM behind inputs of its own. A text begins there as the prompt's template says."""
+    x, model = frames(world, 2)
+    embed = world.llm.get_input_embeddings()
+    generator = torch.Generator().manual_seed(2)
+    prompts = [torch.randn(n, embed.weight.shape[1], generator=generator) for n in (3, 5)]
+    batch = {"speech": x, "speech_lengths": torch.full((2,), FRAMES)}
+    lists = search(
+        model, world.llm, world.tokenizer, batch, 400, 1.5, words_of=world.whole, prompts=prompts, space=space
+    )
+
+    def score_behind(prompt, text):
+        words = re.findall("^[^ ]+| [^ ]*", text.lstrip(" "))
+        # Of an empty text the end alone.
+        spans = [Span(text=(space if i == 0 else "") + word, loss=True, eos=True) for i, word in enumerate(words)]
+        tokens = [token for span in spans for token in encode_text(world.whole, span, None)[:-1]]
+        tokens = torch.tensor([*tokens, world.whole.eos_token_id])
+        with torch.no_grad():
+            inputs = torch.cat([prompt, embed(tokens[:-1])])[None]
+            log_probs = world.llm(inputs_embeds=inputs).logits[0, len(prompt) - 1 :].double().log_softmax(-1)
+        return float(log_probs[range(len(tokens)), tokens].sum())
+
+    for one, prompt, found in zip(x, prompts, lists):
+        ctc = ctc_texts(one.double().log_softmax(-1), model.ctc.blank, (*world.labels, model.ctc.blank))
+        texts = {ids: text for ids in ctc if (text := text_of(world, ids)) is not None}
+        lm = {ids: score_behind(prompt, text) for ids, text in texts.items()}
+        ranked = sorted(texts, key=lambda ids: ctc[ids] + 1.5 * lm[ids], reverse=True)
+        assert [tuple(h.tokens) for h in found[:5]] == ranked[:5] and len(found) > 50
+        for h in found:
+            assert h.llm == pytest.approx(lm[tuple(h.tokens)], abs=1e-4)
+    assert lists[0][0].llm != pytest.approx(run(world, model, x, 400, 1.5)[0][0].llm, abs=1e-2)
 
 
 def test_without_weight_ctc_alone_decides(world):

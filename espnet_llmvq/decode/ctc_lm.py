@@ -5,14 +5,17 @@ recognition", 2017, section II-C); here is what lets a Hugging Face LM take part
 
     log P_ctc(h | speech) + lm_weight * log P_llm(h, end) + length_bonus * (tokens of h and the end)
 
-The LM reads plain text after `<s>`, as it was trained on; there is no prompt. A text that is longer than its context
-is cut off there, and lacks the end in its score.
+The LM reads plain text after `<s>`, as it was trained on; there is no prompt. Or it is the LLM of a speech LLM, which
+reads the prompt with its speech first (`joint`): the same paper's joint decoding, with an LLM for the attention
+decoder. A text that is longer than the LM's context is cut off there, and lacks the end in its score.
 
 Where the labels of the CTC head are no tokens of the LM, but pieces that spell them, the LM scores words as they become
 whole (`decode.word_lm`), and a cut text lacks its last word too. "tokens" above are those of the head, so its pieces.
 """
 
+import itertools
 import logging
+from dataclasses import replace
 
 import torch
 from espnet.nets.batch_beam_search import BatchBeamSearch
@@ -21,9 +24,12 @@ from espnet.nets.scorer_interface import BatchScorerInterface
 from espnet.nets.scorers.ctc import CTCPrefixScorer
 from espnet.nets.scorers.length_bonus import LengthBonus
 
-from espnet_llmvq.decode.generate import Hypothesis
+from espnet_llmvq.base.errors import UserError
+from espnet_llmvq.decode.ctc import respeller
+from espnet_llmvq.decode.generate import Hypothesis, prompt_inputs
 from espnet_llmvq.decode.word_lm import WordScorer
 from espnet_llmvq.llm.directory import context
+from espnet_llmvq.sequence.prompt import TRANSCRIPT, separator
 
 # ESPnet gives the blank -1e10 as a label, and gives it back to what follows, as scores are differences of sums.
 IMPOSSIBLE = -1e20
@@ -50,24 +56,27 @@ class CausalLMScorer(BatchScorerInterface):
     """Next-token log probabilities of a causal LM; a state is the keys and values of one hypothesis.
 
     llm: `PreTrainedModel`. ids: (V,) token id of each label of the search. start: the id that stands for the start.
+    prompt: (P, H) inputs of the LM in place of it.
     """
 
-    def __init__(self, llm, ids, start):
-        self.llm, self.ids, self.start = llm, ids, start
+    def __init__(self, llm, ids, start, prompt=None):
+        self.llm, self.ids, self.start, self.prompt = llm, ids, start, prompt
 
     @torch.inference_mode()
     def batch_score(self, ys, states, xs):
         from transformers import DynamicCache
 
         cache = DynamicCache()
-        if states[0] is None:
-            tokens = torch.full((len(ys), 1), self.start, device=self.ids.device)
+        if states[0] is None and self.prompt is not None:
+            inputs = {"inputs_embeds": self.prompt.expand(len(ys), -1, -1)}
+        elif states[0] is None:
+            inputs = {"input_ids": torch.full((len(ys), 1), self.start, device=self.ids.device)}
         else:
-            tokens = self.ids[ys[:, -1:]]
+            inputs = {"input_ids": self.ids[ys[:, -1:]]}
             for layer, pairs in enumerate(zip(*states)):
                 keys, values = zip(*pairs)
                 cache.update(torch.stack(keys), torch.stack(values), layer)
-        out = self.llm(input_ids=tokens, past_key_values=cache, use_cache=True)
+        out = self.llm(**inputs, past_key_values=cache, use_cache=True)
         scores = out.logits[:, -1].float().log_softmax(-1)[:, self.ids]
         layers = out.past_key_values.layers
         return scores, [[(layer.keys[i], layer.values[i]) for layer in layers] for i in range(len(ys))]
@@ -96,7 +105,7 @@ class Search(BatchBeamSearch):
 
 
 @torch.inference_mode()
-def search(model, llm, tokenizer, batch, num_beams, lm_weight, length_bonus=0.0, words_of=None):
+def search(model, llm, tokenizer, batch, num_beams, lm_weight, length_bonus=0.0, words_of=None, prompts=None, space=""):
     """N-best lists of one batch.
 
     Args:
@@ -104,6 +113,7 @@ def search(model, llm, tokenizer, batch, num_beams, lm_weight, length_bonus=0.0,
         batch: `encoded`.
         lm_weight, length_bonus: see above; 0 leaves the LM out.
         words_of: the tokenizer of the LM, if it is another one; then it scores whole words.
+        prompts: B (P, H) inputs of the LM that texts stand behind, where they begin with `space`, " " or none.
     Returns a list of B lists of `Hypothesis`, best first; `llm` is the LM's log probability, 0 without LM.
     """
     # It warns of texts as long as allowed, which here is as long as CTC can spell.
@@ -111,7 +121,8 @@ def search(model, llm, tokenizer, batch, num_beams, lm_weight, length_bonus=0.0,
     blank, eos = model.ctc.blank, tokenizer.eos_token_id
     start = eos if tokenizer.bos_token_id is None else tokenizer.bos_token_id
     lists = []
-    for frames, length in zip(batch["speech"], batch["speech_lengths"].tolist()):
+    prompts = prompts or itertools.repeat(None)
+    for frames, length, prompt in zip(batch["speech"], batch["speech_lengths"].tolist(), prompts):
         log_probs = model.ctc(frames[None, :length])[0].float().log_softmax(-1)
         chosen = log_probs.max(0).values.exp() > PRUNE
         if words_of:
@@ -125,9 +136,9 @@ def search(model, llm, tokenizer, batch, num_beams, lm_weight, length_bonus=0.0,
         tokens = torch.where(ids == blank, eos, ids)
         most = context(llm.config) if lm_weight else None
         if words_of:
-            lm = WordScorer(llm, words_of, tokenizer, tokens, own_eos, most)
+            lm = WordScorer(llm, words_of, tokenizer, tokens, own_eos, most, prompt, space)
         else:
-            lm = CausalLMScorer(llm, tokens, start)
+            lm = CausalLMScorer(llm, tokens, start, prompt)
         beam = Search(
             scorers={
                 "ctc": PrefixScorer(log_probs[:, ids], own_blank, own_eos),
@@ -142,6 +153,7 @@ def search(model, llm, tokenizer, batch, num_beams, lm_weight, length_bonus=0.0,
         )
         found = {}
         # A frame more than there are, so that a text of as many tokens as frames gets its end from all scorers.
+        most = most and most - (0 if prompt is None else len(prompt))
         cut = most is not None and most <= length
         for hyp in beam(frames.new_zeros(length + 1, 1), maxlenratio=-most if cut else 0.0):
             text = [i for i in hyp.yseq[1:].tolist() if i != own_eos]
@@ -152,3 +164,40 @@ def search(model, llm, tokenizer, batch, num_beams, lm_weight, length_bonus=0.0,
         texts = list(found.items())[:num_beams]
         lists.append([Hypothesis(list(t), lm, ctc, cut and len(t) == most) for t, (lm, ctc) in texts])
     return lists
+
+
+def joint(model, tokenizer, batch, num_beams, joint_ctc, template, pieces=None):
+    """N-best lists of the texts that the CTC head and the LLM of a speech LLM find together.
+
+    A text is ranked by joint_ctc log P_ctc + (1 - joint_ctc) log P_llm, the LLM behind its prompt with the speech.
+
+    Args:
+        model: `SpeechLLM` with a CTC head, in eval mode. tokenizer: that of its LLM. batch: `encoded`, prompts only.
+        joint_ctc: weight, above 0 and below 1. template: of the prompts.
+        pieces: the tokenizer of the head, if it is another one.
+    Returns a list of B lists of `Hypothesis`, best first, in tokens of the LLM. Raises UserError where there is no head.
+    """
+    if model.ctc is None:
+        raise UserError("joint_ctc weighs what a CTC head says, and the encoder has none; decode without it")
+    space = separator(template, TRANSCRIPT)
+    lists = search(
+        model,
+        model.llm,
+        pieces or tokenizer,
+        batch,
+        num_beams,
+        lm_weight=(1 - joint_ctc) / joint_ctc,
+        words_of=tokenizer if pieces else None,
+        prompts=prompt_inputs(model, batch),
+        space=separator(template, TRANSCRIPT),
+    )
+    if not pieces:
+        return lists
+    respell, respelled = respeller(tokenizer, pieces, template), []
+    for found in lists:
+        texts = {}  # one may be spelled in several ways
+        for hypothesis in found:
+            tokens = respell(hypothesis.tokens)
+            texts.setdefault(tuple(tokens), replace(hypothesis, tokens=tokens))
+        respelled.append(list(texts.values()))
+    return respelled

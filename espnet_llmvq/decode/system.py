@@ -125,12 +125,16 @@ def with_model(system, search, llm, other_prompt, device):
     from espnet_llmvq.speech.pretrained import frames_are_trained
 
     model, config = load_model(system.model, device, system.weights)
-    tokenizer, spell, respell = load_tokenizer(config["llm"]), None, None
+    tokenizer, pieces, spell, respell = load_tokenizer(config["llm"]), None, None, None
+    template = config.get("prompt") or ""
     if system.decode == "llm" and config["ctc_tokens"]:
         pieces = load_tokenizer(config["ctc_tokens"])
-        spell, respell = speller(tokenizer, pieces), respeller(tokenizer, pieces, config.get("prompt") or "")
-    if system.decode == "llm":
+        spell, respell = speller(tokenizer, pieces), respeller(tokenizer, pieces, template)
+    is_joint = "joint_ctc" in search
+    if system.decode == "llm" and not is_joint:
         search = {"tokens_per_second": config.get("tokens_per_second", LEAST_RATE), **search}
+    if is_joint:
+        from espnet_llmvq.decode.ctc_lm import joint
     if system.decode == "ctc_lm":
         from espnet_llmvq.decode.ctc_lm import search as search_ctc
 
@@ -148,6 +152,8 @@ def with_model(system, search, llm, other_prompt, device):
             return greedy(model, batch)
         if system.decode == "ctc_lm":
             return search_ctc(model, fused, tokenizer, batch, **search, words_of=words_of)
+        if is_joint:
+            return joint(model, tokenizer, batch, **search, template=template, pieces=pieces)
         options = {k: v for k, v in search.items() if k != "draft"}
         if "draft" in search:
             options["drafts"] = drafts(model, batch, respell)

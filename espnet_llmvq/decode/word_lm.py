@@ -23,6 +23,7 @@ import torch
 from espnet.nets.scorer_interface import BatchScorerInterface
 
 from espnet_llmvq.base.errors import UserError
+from espnet_llmvq.llm.ends import logits_of
 from espnet_llmvq.llm.packing import takes_positions
 from espnet_llmvq.llm.pieces import bytes_of
 from espnet_llmvq.llm.spans import encode_text
@@ -62,13 +63,15 @@ def sorted_tokens(tokenizer, rows):
 
 
 class Past:
-    """Keys and values of one token: a leaf of a tree, in which texts share how they begin.
+    """Keys and values of one token: a leaf of a tree, in which texts share how they begin. Its root may be a prompt.
 
-    before: `Past` of the token before, or None. layers: [(keys, values)], (heads, 1, D) each. length: with all before.
+    before: `Past` of the token before, or None. layers: [(keys, values)], (heads, n, D) each of n positions. length:
+    with all before.
     """
 
     def __init__(self, before, layers):
-        self.before, self.layers, self.length = before, layers, before.length + 1 if before else 1
+        self.before, self.layers = before, layers
+        self.length = layers[0][0].shape[1] + (before.length if before else 0)
 
     def line(self):
         """This and all before it, first to last."""
@@ -119,11 +122,12 @@ class WordScorer(BatchScorerInterface):
     """Log probabilities of texts, the last word as far as it is spelled; scores are what a label changes of them.
 
     llm: `PreTrainedModel`; its_tokenizer: that of the LM. tokenizer: that of the pieces; ids: (K,) piece of each label
-    of the search; end: label of the end. limit: most positions of the LM, or None.
+    of the search; end: label of the end. limit: most positions of the LM, or None. prompt: (P, H) inputs of the LM that
+    texts stand behind, which begin there with `space`, " " or none; None: texts stand alone, behind the begin token.
     """
 
-    def __init__(self, llm, its_tokenizer, tokenizer, ids, end, limit=None):
-        self.llm, self.its_tokenizer, self.end = llm, its_tokenizer, end
+    def __init__(self, llm, its_tokenizer, tokenizer, ids, end, limit=None, prompt=None, space=""):
+        self.llm, self.its_tokenizer, self.end, self.prompt, self.space = llm, its_tokenizer, end, prompt, space
         self.spellings, self.limit = piece_bytes(tokenizer, ids.tolist()), limit or math.inf
         self.ends_word = torch.tensor([spelling.startswith(b" ") for spelling in self.spellings], device=ids.device)
         self.ends_word[end] = True
@@ -133,9 +137,11 @@ class WordScorer(BatchScorerInterface):
     def tokens_of(self, word, first):
         """The LM's tokens of a word with its space; None if it cannot be one."""
         try:
+            if first and (word := word.removeprefix(" ")):
+                word = self.space + word
             # An empty text must have an end.
-            span = Span(text=word.removeprefix(" ") if first else word, loss=True, eos=True)
-            return encode_text(self.its_tokenizer, span, None, first)[:-1]
+            span = Span(text=word, loss=True, eos=True)
+            return encode_text(self.its_tokenizer, span, None, first and self.prompt is None)[:-1]
         except UserError:  # it spells a special token
             return None
 
@@ -152,7 +158,19 @@ class WordScorer(BatchScorerInterface):
     def batch_init_state(self, x):
         tokenizer = self.its_tokenizer
         start = tokenizer.eos_token_id if tokenizer.bos_token_id is None else tokenizer.bos_token_id
-        return State(self.read([(None, (start,))])[0])
+        texts = self.read([(None, (start,))])[0] if self.prompt is None else [self.read_prompt()]
+        self.begin = texts[0].past.length
+        return State(texts)
+
+    @torch.inference_mode()
+    def read_prompt(self):
+        """The `Text` of no token behind the prompt."""
+        from transformers import DynamicCache
+
+        cache = DynamicCache()
+        hidden = self.llm.get_decoder()(inputs_embeds=self.prompt[None], past_key_values=cache, use_cache=True)
+        logits = logits_of(self.llm, hidden.last_hidden_state[0, -1:])[0].float()
+        return Text(Past(None, [(x.keys[0], x.values[0]) for x in cache.layers]), 0.0, logits.log_softmax(-1))
 
     def batch_score(self, ys, states, xs):
         """((B, K), states with the last labels of ys). What words cost that the LM has not read, `pay` brings."""
@@ -198,7 +216,7 @@ class WordScorer(BatchScorerInterface):
             spelling = state.spelling + spelling
         length = texts[0].past.length + len(tokens)
         begun = incomplete(spelling)
-        found = self.tokens_of(spelling.decode(), length == 1) if begun == b"" else None
+        found = self.tokens_of(spelling.decode(), length == self.begin) if begun == b"" else None
         if begun is None or paid == -math.inf or length + len(found or ()) > self.limit:
             found, paid = None, -math.inf
         new = State(texts[:1], [*tokens, *(found or ())], len(tokens), spelling, found is not None, paid)
@@ -243,13 +261,14 @@ class WordScorer(BatchScorerInterface):
         from transformers import DynamicCache
 
         lines = [text.past.line() if text else [] for text, _ in pairs]
-        longest, most = max(map(len, lines)), max(len(ids) for _, ids in pairs)
+        lengths = [text.past.length if text else 0 for text, _ in pairs]
+        longest, most = max(lengths), max(len(ids) for _, ids in pairs)
         device = self.llm.get_input_embeddings().weight.device
         tokens = torch.zeros(len(pairs), most, dtype=torch.long, device=device)
         mask = torch.zeros(len(pairs), longest + most, dtype=torch.long, device=device)
-        for i, (line, (_, ids)) in enumerate(zip(lines, pairs)):
+        for i, (length, (_, ids)) in enumerate(zip(lengths, pairs)):
             tokens[i, : len(ids)] = torch.tensor(ids)
-            mask[i, longest - len(line) : longest + len(ids)] = 1
+            mask[i, longest - length : longest + len(ids)] = 1
         cache = DynamicCache()
         for layer in range(len(lines[0][0].layers) if longest else 0):
             rows = [[torch.cat(parts, 1) for parts in zip(*(past.layers[layer] for past in line))] for line in lines]

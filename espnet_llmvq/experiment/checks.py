@@ -62,6 +62,12 @@ def check_options(options):
         raise UserError("--draft_accept is for --draft ctc")
     if options.draft == "ctc" and options.pretrained_encoder and not options.ctc_head:
         raise UserError("--draft ctc needs a CTC head: leave --ctc_head false out")
+    if read_weight(options.joint_ctc, "--joint_ctc") == 1:
+        raise UserError("--joint_ctc 1 leaves the LLM out: the system `ctc` does so")
+    if options.joint_ctc and options.draft != "none":
+        raise UserError("--joint_ctc is a beam search of its own: give --draft none and --num_beams too")
+    if options.joint_ctc and options.pretrained_encoder and not options.ctc_head:
+        raise UserError("--joint_ctc needs a CTC head: leave --ctc_head false out")
     if options.ctc_weight != "valid":
         read_weight(options.ctc_weight, "--ctc_weight")
     for name in (options.normaliser, *(value for _, value in pairs(options.set_normalisers, "set_normalisers"))):

@@ -75,6 +75,9 @@ class Options:
     draft_accept: float = option(
         1.0, "a token of the draft stands while it is so many times as probable as the LLM's best; 1: greedy search"
     )
+    joint_ctc: float = option(
+        0.0, "weight of the CTC head within the search, which then weighs both at each word; 0: the LLM searches alone"
+    )
     ctc_weight: str = option(
         "0", 'of the CTC score in choosing from n-best lists, 0 to 1; "valid": chosen on the validation set'
     )

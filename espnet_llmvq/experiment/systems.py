@@ -21,7 +21,7 @@ from espnet_llmvq.speech.recogniser import TASKS, TRANSCRIBE
 DECODERS = ("llm", "ctc", "ctc_lm", "recogniser")
 # Keys that only systems of one decoder have, with what they are without.
 OWN_KEYS = {
-    "ctc_lm": {"lm_weight": None, "length_bonus": 0.0},
+    "ctc_lm": {"lm_weight": None, "length_bonus": 0.0, "num_beams": None},
     "recogniser": {"num_beams": 1, "language": "", "task": TRANSCRIBE, "prompt_words": ""},
 }
 SYSTEM_KEYS = ("label", "phases", "decode", "note", *(key for keys in OWN_KEYS.values() for key in keys))
@@ -156,12 +156,18 @@ def read_own_keys(where, data, decode):
 
 
 def read_fusion(where, own):
-    """The weights of a system that decodes with ctc_lm. Raises UserError for bad ones."""
+    """The weights of a system that decodes with ctc_lm, and its beam where it has one of its own.
+
+    Raises UserError for bad ones.
+    """
+    beam = own.pop("num_beams")
+    if beam is not None and (type(beam) is not int or beam < 1):
+        raise UserError(f"{where}: num_beams is {beam!r}; it must be a whole number of 1 or more")
     for key, value in own.items():
         if isinstance(value, bool) or not isinstance(value, (int, float)) or (key == "lm_weight" and value < 0):
             wanted = "a number of at least 0" if key == "lm_weight" else "a number"
             raise UserError(f"{where}: {key} is {value!r}; decode: ctc_lm needs {wanted}")
-    return {key: float(value) for key, value in own.items()}
+    return {key: float(value) for key, value in own.items()} | ({"num_beams": beam} if beam else {})
 
 
 def read_recogniser(where, own):

@@ -57,6 +57,8 @@ def search_options(experiment, system):
     options = {"num_beams": experiment.options.num_beams}
     if system.decode == "ctc_lm":
         return options | system.fusion
+    if experiment.options.joint_ctc:
+        return options | {"joint_ctc": experiment.options.joint_ctc}
     given = experiment.options.tokens_per_second
     return options | {"length_penalty": 0.0} | ({"tokens_per_second": given} if given else {}) | drafting(experiment)
 

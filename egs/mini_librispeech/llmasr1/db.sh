@@ -21,8 +21,7 @@ FSDD=${FSDD-$(_of fsdd)}                # https://github.com/Jakobovski/free-spo
 # Of test sets that have more, so many utterances, evenly spread over the list; empty: all of each.
 TEST_UTTERANCES=${TEST_UTTERANCES-150}
 # To choose between rows and settings without looking at a test set: of coffee orders, Arctic prompts and speechocean762, where
-# they have as many left, so many utterances that are in no test set. Set, they and the validation set take the place of the
-# test sets. Empty: none.
+# they have as many left, so many utterances that are in no test set. Set, they take the place of the test sets. Empty: none.
 DEV_UTTERANCES=${DEV_UTTERANCES-}
 
 # Text, a sentence or paragraph a line, files with blanks between: what the LLM keeps tokens for, beside the transcripts. Lines that

@@ -16,8 +16,8 @@ fi
 [ -z "${ALNUM}" ] || test_sets+=" test_alnum:ood"
 [ -z "${SO762}" ] || test_sets+=" test_so762:ood"
 [ -z "${FSDD}" ] || test_sets+=" test_digits:ood"
-if [ -n "${DEV_UTTERANCES}" ]; then
-    test_sets="valid:id"
+if [ -n "${DEV_UTTERANCES}" ]; then # valid is decoded anyway, for --ctc_weight
+    test_sets=""
     [ -z "${S2I}" ] || test_sets+=" dev_coffee:ood"
     [ -z "${ARCTIC}" ] || test_sets+=" dev_arctic:ood"
     [ -z "${SO762}" ] || test_sets+=" dev_so762:ood"
