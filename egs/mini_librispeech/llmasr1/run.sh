@@ -16,8 +16,10 @@ fi
 [ -z "${ALNUM}" ] || test_sets+=" test_alnum:ood"
 [ -z "${SO762}" ] || test_sets+=" test_so762:ood"
 [ -z "${FSDD}" ] || test_sets+=" test_digits:ood"
+# The prompts of that set are no transcripts.
+set_normalisers=${ALNUM:+test_alnum=spelled}
 if [ -n "${DEV_UTTERANCES}" ]; then # valid is decoded anyway, for --ctc_weight
-    test_sets=""
+    test_sets="" set_normalisers=""
     [ -z "${S2I}" ] || test_sets+=" dev_coffee:ood"
     [ -z "${ARCTIC}" ] || test_sets+=" dev_arctic:ood"
     [ -z "${SO762}" ] || test_sets+=" dev_so762:ood"
@@ -57,8 +59,7 @@ opts=(
     --max_duration 30
     # Of cased text with punctuation and of lower case without, numbers in digits or in words.
     --normaliser whisper_english
-    # The prompts of that set are no transcripts.
-    --set_normalisers "${ALNUM:+test_alnum=spelled}"
+    --set_normalisers "${set_normalisers}"
     --lm_valid_text "valid=data/lm/valid.txt"
     --smoke_opts "${smoke_opts}"
 )
