@@ -538,6 +538,35 @@ def test_decoding_with_drafts(decoding, capsys):
     assert told in log and {h["passes"] for h in copied} == {1}
 
 
+def test_joint_decoding(decoding, corpus, tokenizer):
+    """Lists have the LLM's and CTC's scores of their texts, as found alone, and are in the order of both."""
+    from espnet_llmvq.decode.batches import read_batches
+    from espnet_llmvq.decode.generate import encoded, log_probability, prompt_inputs
+    from espnet_llmvq.decode.rescore import ctc_log_likelihood
+    from espnet_llmvq.model.build import load_model
+    from espnet_llmvq.stages.decode import decode
+
+    room = Path(decoding.exp("slam"), "decode_b")
+    joint = replace(decoding, options=replace(decoding.options, num_beams=4, joint_ctc=0.25))
+    decode(joint, joint.systems, ["b"])
+    facts = json.loads((room / "environment.json").read_text())
+    assert (facts["num_beams"], facts["joint_ctc"]) == (4, 0.25) and "tokens_per_second" not in facts
+    lists = {line["id"]: line["nbest"] for line in lines_of(room / "nbest.jsonl")}
+    model, config = load_model(decoding.exp("slam"))
+    for ids, batch in read_batches(corpus.train, 1, config["llm"]):
+        batch = encoded(model, batch)
+        found = lists[ids[0]]
+        assert 2 < len(found) <= 4 and len({tuple(h["tokens"]) for h in found}) == len(found)
+        (llm,) = log_probability(model, prompt_inputs(model, batch), [[h["tokens"] for h in found]])
+        ctc = ctc_log_likelihood(
+            model.ctc(batch["speech"])[0].float().log_softmax(-1), [h["tokens"] for h in found], model.ctc.blank
+        )
+        assert [h["llm"] for h in found] == pytest.approx(llm, abs=1e-2)
+        assert [h["ctc"] for h in found] == pytest.approx(ctc, abs=1e-2)
+        ranks = [0.25 * c + 0.75 * m for c, m in zip(ctc, llm)]
+        assert ranks == pytest.approx(sorted(ranks, reverse=True), abs=1e-3)
+
+
 def test_decoding_goes_on_where_it_was(decoding, capsys, monkeypatch):
     """Unless what it is made of has changed meanwhile."""
     from espnet_llmvq.stages.decode import decode

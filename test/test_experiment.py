@@ -87,6 +87,22 @@ def test_systems_know_where_their_models_and_hypotheses_are(recipe):
     assert systems["ctc_lm"].fusion == {"lm_weight": 0.5, "length_bonus": 0.0}
 
 
+def test_ctc_lm_may_have_a_beam_of_its_own(recipe, tmp_path):
+    from espnet_llmvq.stages.decode import search_options
+
+    cards = json.loads(json.dumps(CARDS))
+    cards["systems"]["wide"] = {**cards["systems"]["ctc_lm"], "num_beams": 20}
+    (tmp_path / "conf/systems.yaml").write_text(yaml.safe_dump(cards))
+    found = recipe(systems="ctc_lm wide", num_beams=3)
+    beams = [search_options(found, system) for system in found.systems]
+    assert beams == [{"num_beams": n, "lm_weight": 0.5, "length_bonus": 0.0} for n in (3, 20)]
+    for beam in (0, True, 2.5, "4"):
+        cards["systems"]["wide"]["num_beams"] = beam
+        (tmp_path / "conf/systems.yaml").write_text(yaml.safe_dump(cards))
+        with pytest.raises(UserError, match=f"system wide: num_beams is {beam!r}; it must be a whole number of 1 or"):
+            recipe(systems="wide")
+
+
 @pytest.fixture
 def fused():
     """CARDS with a system that fuses an LLM which its phases train."""
@@ -270,6 +286,9 @@ def test_smoke_runs_look_into_their_own_data(recipe):
         ({"draft_accept": 0.5}, "--draft_accept is for --draft ctc"),
         ({"draft": "ctc", "draft_accept": 2.0}, "--draft_accept 2.0: expected a number from 0 to 1"),
         ({"draft": "ctc", "pretrained_encoder": "w", "ctc_head": False}, "needs a CTC head"),
+        ({"joint_ctc": 1.0}, "--joint_ctc 1 leaves the LLM out: the system `ctc` does so"),
+        ({"joint_ctc": 0.3, "draft": "ctc"}, "--joint_ctc is a beam search of its own: give --draft none"),
+        ({"joint_ctc": 0.3, "pretrained_encoder": "w", "ctc_head": False}, "--joint_ctc needs a CTC head"),
         ({"num_beams": 0}, "--num_beams 0 must be 1 or more"),
         ({"min_duration": 30}, "--min_duration 30.* below --max_duration"),
         ({"llm": "./none"}, "LLM directory ./none does not exist"),

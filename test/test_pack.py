@@ -686,6 +686,10 @@ def test_pack_command(recipe, tmp_path, capsys):
     facts = recipe / "soft" / "decode_b" / "environment.json"
     for text, message in (
         ('{"num_beams": 4}', "decoded with .*another set.*--num_beams"),
+        (
+            '{"num_beams": 1, "joint_ctc": 0.4}',
+            "decoded with --joint_ctc, which packed systems do not have; give all of",
+        ),
         ('{"num_', "cannot be read .*decode again"),
     ):
         facts.write_text(text)

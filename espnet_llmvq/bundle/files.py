@@ -262,7 +262,10 @@ def replacing(out):
 
 
 def decoded_with(system):
-    """Search options of the hypotheses of a `System`, {} if there are none. Raises UserError if sets differ in them."""
+    """Search options of the hypotheses of a `System`, {} if there are none.
+
+    Raises UserError if sets differ in them, and for joint decoding, which packed systems do not have.
+    """
     from glob import escape, glob
 
     from espnet_llmvq.base.environment import FILE
@@ -272,10 +275,10 @@ def decoded_with(system):
         with reading(path, "decode again (stage 12)"), open(path, encoding="utf-8") as f:
             known = json.load(f)
         options = {key: known[key] for key in SEARCH if key in known}
+        every = "--num_beams, --length_penalty, --ctc_weight, --tokens_per_second, --draft and --draft_accept"
+        if "joint_ctc" in known:
+            raise UserError(f"{path}: decoded with --joint_ctc, which packed systems do not have; give all of {every}")
         if found and options != found:
-            raise UserError(
-                f"{path}: decoded with {options}, another set with {found}; give --num_beams, --length_penalty, "
-                "--ctc_weight, --tokens_per_second, --draft and --draft_accept"
-            )
+            raise UserError(f"{path}: decoded with {options}, another set with {found}; give {every}")
         found = options
     return found

@@ -175,11 +175,10 @@ def joint(model, tokenizer, batch, num_beams, joint_ctc, template, pieces=None):
         model: `SpeechLLM` with a CTC head, in eval mode. tokenizer: that of its LLM. batch: `encoded`, prompts only.
         joint_ctc: weight, above 0 and below 1. template: of the prompts.
         pieces: the tokenizer of the head, if it is another one.
-    Returns a list of B lists of `Hypothesis`, best first, in tokens of the LLM. Raises UserError where there is no head.
+    Returns a list of B lists of `Hypothesis`, best first, in tokens of the LLM. Raises UserError without a head.
     """
     if model.ctc is None:
         raise UserError("joint_ctc weighs what a CTC head says, and the encoder has none; decode without it")
-    space = separator(template, TRANSCRIPT)
     lists = search(
         model,
         model.llm,

@@ -135,6 +135,9 @@ def with_model(system, search, llm, other_prompt, device):
         search = {"tokens_per_second": config.get("tokens_per_second", LEAST_RATE), **search}
     if is_joint:
         from espnet_llmvq.decode.ctc_lm import joint
+        from espnet_llmvq.llm.lora import merge_lora
+
+        model.llm = merge_lora(model.llm)  # a pass a piece: what LoRA adds to each would be a third of the time
     if system.decode == "ctc_lm":
         from espnet_llmvq.decode.ctc_lm import search as search_ctc
 

@@ -147,8 +147,8 @@ def read_own_keys(where, data, decode):
     Raises UserError for those of another decoder, and for bad values.
     """
     for other, keys in OWN_KEYS.items():
-        given = [key for key in keys if key in data]
-        if given and other != decode:
+        given = [key for key in keys if key in data and key not in OWN_KEYS.get(decode, ())]
+        if given:
             raise UserError(f"{where}: {given[0]} is read only with decode: {other}, not {decode}")
     own = {key: data.get(key, value) for key, value in OWN_KEYS.get(decode, {}).items()}
     readers = {"ctc_lm": read_fusion, "recogniser": read_recogniser}
