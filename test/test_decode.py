@@ -567,6 +567,23 @@ def test_joint_decoding(decoding, corpus, tokenizer):
         assert ranks == pytest.approx(sorted(ranks, reverse=True), abs=1e-3)
 
 
+@pytest.mark.parametrize("options", [{"num_beams": 2}, {"draft": "ctc"}, {"joint_ctc": 0.5, "num_beams": 3}])
+def test_the_llm_may_decode_in_16_bits(decoding, options):
+    from espnet_llmvq.stages.decode import decode
+
+    found, room = [], Path(decoding.exp("slam"), "decode_b")
+    for dtype in ("float32", "bfloat16"):
+        chosen = replace(decoding, options=replace(decoding.options, **options, llm_dtype=dtype))
+        decode(chosen, chosen.systems, ["b"])
+        facts = json.loads((room / "environment.json").read_text())
+        assert facts.get("llm_dtype") == (None if dtype == "float32" else dtype)
+        found.append([line["nbest"][0] for line in lines_of(room / "nbest.jsonl")])
+    # Each score within the eight bits of a number, and not the same.
+    pairs = [(a["llm"], b["llm"]) for a, b in zip(*found) if a["tokens"] == b["tokens"]]
+    assert len(pairs) > len(found[0]) / 2 and [a for a, _ in pairs] != [b for _, b in pairs]
+    assert all(b == pytest.approx(a, rel=0.02) for a, b in pairs)
+
+
 def test_decoding_goes_on_where_it_was(decoding, capsys, monkeypatch):
     """Unless what it is made of has changed meanwhile."""
     from espnet_llmvq.stages.decode import decode

@@ -86,6 +86,18 @@ def decode_system(system, work, search, source=None, other_prompt=False, ngpu=0,
         decode_set(system, one, batches, decoded, {**known, **more})
 
 
+def in_dtype(llm, name):
+    """The LLM in the numbers of `--llm_dtype`, for decoding: what LoRA has learnt is added to its weights before."""
+    import torch
+
+    from espnet_llmvq.base.precision import fast_bfloat16
+    from espnet_llmvq.llm.lora import merge_lora
+
+    if name == "auto":
+        name = "bfloat16" if fast_bfloat16(next(llm.parameters()).is_cuda) else "float32"
+    return merge_lora(llm).to(getattr(torch, name))
+
+
 def with_recogniser(path, search, device):
     """(opened, decoded) of the recogniser in a directory, as `with_model` returns them."""
     from espnet_llmvq.decode.batches import Batches
@@ -130,18 +142,20 @@ def with_model(system, search, llm, other_prompt, device):
     if system.decode == "llm" and config["ctc_tokens"]:
         pieces = load_tokenizer(config["ctc_tokens"])
         spell, respell = speller(tokenizer, pieces), respeller(tokenizer, pieces, template)
-    is_joint = "joint_ctc" in search
+    is_joint, dtype = "joint_ctc" in search, search.get("llm_dtype")
+    # In joint decoding a pass a piece: what LoRA adds to each would be a third of the time.
+    if system.decode == "llm" and (dtype or is_joint):
+        model.llm = in_dtype(model.llm, dtype or "float32")
+        search = {**search, **({"llm_dtype": str(model.llm.dtype).removeprefix("torch.")} if dtype else {})}
     if system.decode == "llm" and not is_joint:
         search = {"tokens_per_second": config.get("tokens_per_second", LEAST_RATE), **search}
     if is_joint:
         from espnet_llmvq.decode.ctc_lm import joint
-        from espnet_llmvq.llm.lora import merge_lora
-
-        model.llm = merge_lora(model.llm)  # a pass a piece: what LoRA adds to each would be a third of the time
     if system.decode == "ctc_lm":
         from espnet_llmvq.decode.ctc_lm import search as search_ctc
 
         fused, words_of = load_fusion_lm(llm, tokenizer, device, system.lm)
+        fused = in_dtype(fused, dtype or "float32")
 
     def opened(one, batch_seconds, **options):
         cache = None if frames_are_trained(config, config["encoder_file"]) else one.frames
@@ -150,17 +164,17 @@ def with_model(system, search, llm, other_prompt, device):
             return batches, {}
         return batches, check_prompt(one.sequences, batches.templates, config.get("prompt"), other_prompt)
 
+    own = {key: value for key, value in search.items() if key not in ("draft", "llm_dtype")}
+
     def decode(batch, names):
         if system.decode == "ctc":
             return greedy(model, batch)
         if system.decode == "ctc_lm":
-            return search_ctc(model, fused, tokenizer, batch, **search, words_of=words_of)
+            return search_ctc(model, fused, tokenizer, batch, **own, words_of=words_of)
         if is_joint:
-            return joint(model, tokenizer, batch, **search, template=template, pieces=pieces)
-        options = {k: v for k, v in search.items() if k != "draft"}
-        if "draft" in search:
-            options["drafts"] = drafts(model, batch, respell)
-        return generate(model, tokenizer, batch, **options, names=names)
+            return joint(model, tokenizer, batch, **own, template=template, pieces=pieces)
+        drafted = {"drafts": drafts(model, batch, respell)} if "draft" in search else {}
+        return generate(model, tokenizer, batch, **own, **drafted, names=names)
 
     def decoded(batches):
         for ids, batch in batches:

@@ -55,6 +55,8 @@ def search_options(experiment, system):
 
         return asked(system.recogniser)
     options = {"num_beams": experiment.options.num_beams}
+    if experiment.options.llm_dtype != "float32":
+        options["llm_dtype"] = experiment.options.llm_dtype
     if system.decode == "ctc_lm":
         return options | system.fusion
     if experiment.options.joint_ctc:
