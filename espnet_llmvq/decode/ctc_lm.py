@@ -15,6 +15,7 @@ whole (`decode.word_lm`), and a cut text lacks its last word too. "tokens" above
 
 import itertools
 import logging
+import math
 from dataclasses import replace
 
 import torch
@@ -34,6 +35,21 @@ from espnet_llmvq.sequence.prompt import TRANSCRIPT, separator
 # ESPnet gives the blank -1e10 as a label, and gives it back to what follows, as scores are differences of sums.
 IMPOSSIBLE = -1e20
 PRUNE = 1e-5  # tokens whose CTC posterior is not above this in any frame are not tried
+SURE = 0.999  # frames in a row whose blank is above this are one
+
+
+def join_blanks(log_probs, blank):
+    """Log probabilities (T, V) in which runs of frames that are nearly surely blank are one frame.
+
+    After Jung et al., "Blank Collapse: Compressing CTC emission for the faster decoding" (arXiv 2210.17017). One stays,
+    as it tells two labels that are alike apart; it has the blank's log probabilities of all of its run, so that texts
+    without a label in it keep their scores. The search takes a step a frame for each of its own steps.
+    """
+    sure = log_probs[:, blank] > math.log(SURE)
+    begins = torch.cat([sure.new_ones(1), ~(sure[1:] & sure[:-1])])
+    joined, run = log_probs[begins].clone(), begins.cumsum(0) - 1
+    joined[:, blank] = torch.zeros_like(joined[:, blank]).index_add(0, run, log_probs[:, blank])
+    return joined
 
 
 class PrefixScorer(CTCPrefixScorer):
@@ -123,7 +139,8 @@ def search(model, llm, tokenizer, batch, num_beams, lm_weight, length_bonus=0.0,
     lists = []
     prompts = prompts or itertools.repeat(None)
     for frames, length, prompt in zip(batch["speech"], batch["speech_lengths"].tolist(), prompts):
-        log_probs = model.ctc(frames[None, :length])[0].float().log_softmax(-1)
+        log_probs = join_blanks(model.ctc(frames[None, :length])[0].float().log_softmax(-1), model.ctc.blank)
+        length = len(log_probs)
         chosen = log_probs.max(0).values.exp() > PRUNE
         if words_of:
             chosen[[i for i, token in tokenizer.added_tokens_decoder.items() if token.special]] = False
