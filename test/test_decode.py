@@ -576,7 +576,7 @@ def test_the_llm_may_decode_in_16_bits(decoding, options):
         chosen = replace(decoding, options=replace(decoding.options, **options, llm_dtype=dtype))
         decode(chosen, chosen.systems, ["b"])
         facts = json.loads((room / "environment.json").read_text())
-        assert facts.get("llm_dtype") == (None if dtype == "float32" else dtype)
+        assert facts["llm_dtype"] == dtype
         found.append([line["nbest"][0] for line in lines_of(room / "nbest.jsonl")])
     # Each score within the eight bits of a number, and not the same.
     pairs = [(a["llm"], b["llm"]) for a, b in zip(*found) if a["tokens"] == b["tokens"]]

@@ -7,7 +7,7 @@ import torch
 from conftest import ctc_texts
 
 from espnet_llmvq.base.errors import UserError
-from espnet_llmvq.decode.ctc_lm import search
+from espnet_llmvq.decode.ctc_lm import join_blanks, search
 from espnet_llmvq.experiment.cards import read_cards
 from espnet_llmvq.experiment.systems import read_systems
 
@@ -37,6 +37,25 @@ def frames(tokenizer, count, blank, rows, seed=0):
     x = torch.full((count, FRAMES, rows), -30.0)
     x[:, :, [*LABELS, blank]] = 2 * torch.randn(count, FRAMES, len(LABELS) + 1, generator=generator)
     return x
+
+
+def test_frames_that_are_surely_blank_are_one():
+    """Texts keep their probabilities, summed over all paths; so does one of two labels that are alike."""
+    generator = torch.Generator().manual_seed(3)
+    x = 2 * torch.randn(8, 4, generator=generator)
+    x[[0, 1, 4, 5, 7], 3] = 12.0  # the blank, surely
+    log_probs = x.double().log_softmax(-1)
+    joined = join_blanks(log_probs, 3)
+    assert joined.shape == (6, 4) and torch.equal(joined[[1, 2, 4]], log_probs[[2, 3, 6]])
+    assert torch.allclose(
+        joined[[0, 3, 5], 3], torch.stack([log_probs[:2, 3].sum(), log_probs[4:6, 3].sum(), log_probs[7, 3]])
+    )
+    before, after = (ctc_texts(rows, 3, range(4)) for rows in (log_probs, joined))
+    likely = {text: score for text, score in before.items() if score > -8}
+    assert len(likely) > 20 and any(a == b for text in likely for a, b in zip(text, text[1:]))
+    assert {text: after[text] for text in likely} == pytest.approx(likely, abs=0.01)
+    doubtful = torch.zeros(5, 4).log_softmax(-1)
+    assert torch.equal(join_blanks(doubtful, 3), doubtful)
 
 
 def lm_score(llm, text):

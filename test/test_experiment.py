@@ -288,6 +288,8 @@ def test_smoke_runs_look_into_their_own_data(recipe):
         ({"draft": "ctc", "pretrained_encoder": "w", "ctc_head": False}, "needs a CTC head"),
         ({"joint_ctc": 1.0}, "--joint_ctc 1 leaves the LLM out: the system `ctc` does so"),
         ({"joint_ctc": 0.3, "draft": "ctc"}, "--joint_ctc is a beam search of its own: give --draft none"),
+        ({"joint_ctc": 0.3, "num_beams": 1}, "--joint_ctc is a beam search of its own"),
+        ({"joint_ctc": 0.3, "tokens_per_second": 5.0}, "--tokens_per_second is no limit of --joint_ctc"),
         ({"joint_ctc": 0.3, "pretrained_encoder": "w", "ctc_head": False}, "--joint_ctc needs a CTC head"),
         ({"num_beams": 0}, "--num_beams 0 must be 1 or more"),
         ({"min_duration": 30}, "--min_duration 30.* below --max_duration"),

@@ -264,7 +264,7 @@ def replacing(out):
 def decoded_with(system):
     """Search options of the hypotheses of a `System`, {} if there are none.
 
-    Raises UserError if sets differ in them, and for joint decoding, which packed systems do not have.
+    Raises UserError if sets differ in them, and for searches and numbers that packed systems do not have.
     """
     from glob import escape, glob
 
@@ -276,8 +276,9 @@ def decoded_with(system):
             known = json.load(f)
         options = {key: known[key] for key in SEARCH if key in known}
         every = "--num_beams, --length_penalty, --ctc_weight, --tokens_per_second, --draft and --draft_accept"
-        if "joint_ctc" in known:
-            raise UserError(f"{path}: decoded with --joint_ctc, which packed systems do not have; give all of {every}")
+        if other := [f"--{key}" for key in ("joint_ctc", "llm_dtype") if key in known]:
+            have = f"decoded with {' and '.join(other)}, which packed systems do not have"
+            raise UserError(f"{path}: {have}; give all of {every}")
         if found and options != found:
             raise UserError(f"{path}: decoded with {options}, another set with {found}; give {every}")
         found = options

@@ -27,7 +27,8 @@ from espnet.nets.scorers.length_bonus import LengthBonus
 
 from espnet_llmvq.base.errors import UserError
 from espnet_llmvq.decode.ctc import respeller
-from espnet_llmvq.decode.generate import Hypothesis, prompt_inputs
+from espnet_llmvq.decode.generate import Hypothesis, log_probability, prompt_inputs, within_context
+from espnet_llmvq.decode.rescore import add_ctc_scores, speller
 from espnet_llmvq.decode.word_lm import WordScorer
 from espnet_llmvq.llm.directory import context
 from espnet_llmvq.sequence.prompt import TRANSCRIPT, separator
@@ -183,20 +184,26 @@ def search(model, llm, tokenizer, batch, num_beams, lm_weight, length_bonus=0.0,
     return lists
 
 
-def joint(model, tokenizer, batch, num_beams, joint_ctc, template, pieces=None):
+@torch.inference_mode()
+def joint(model, tokenizer, batch, num_beams, joint_ctc, template, pieces=None, names=()):
     """N-best lists of the texts that the CTC head and the LLM of a speech LLM find together.
 
-    A text is ranked by joint_ctc log P_ctc + (1 - joint_ctc) log P_llm, the LLM behind its prompt with the speech.
+    A text is ranked by joint_ctc log P_ctc + (1 - joint_ctc) log P_llm, the LLM behind its prompt with the speech: in
+    the search by P_ctc of one way to spell it, in the list as other searches score it (`log_probability`,
+    `add_ctc_scores`), with the end of a text that the context cut off.
 
     Args:
         model: `SpeechLLM` with a CTC head, in eval mode. tokenizer: that of its LLM. batch: `encoded`, prompts only.
-        joint_ctc: weight, above 0 and below 1. template: of the prompts.
+        joint_ctc: weight, above 0 and below 1. template: of the prompts. names: of the utterances, for messages.
         pieces: the tokenizer of the head, if it is another one.
-    Returns a list of B lists of `Hypothesis`, best first, in tokens of the LLM. Raises UserError without a head.
+    Returns a list of B lists of `Hypothesis`, best first, in tokens of the LLM. Raises UserError without a head, and
+    for a prompt that fills the context of the LLM.
     """
     if model.ctc is None:
         raise UserError("joint_ctc weighs what a CTC head says, and the encoder has none; decode without it")
-    lists = search(
+    prompts = prompt_inputs(model, batch)
+    within_context(model.llm, prompts, [1] * len(prompts), names)
+    found = search(
         model,
         model.llm,
         pieces or tokenizer,
@@ -204,16 +211,13 @@ def joint(model, tokenizer, batch, num_beams, joint_ctc, template, pieces=None):
         num_beams,
         lm_weight=(1 - joint_ctc) / joint_ctc,
         words_of=tokenizer if pieces else None,
-        prompts=prompt_inputs(model, batch),
+        prompts=prompts,
         space=separator(template, TRANSCRIPT),
     )
-    if not pieces:
-        return lists
-    respell, respelled = respeller(tokenizer, pieces, template), []
-    for found in lists:
-        texts = {}  # one may be spelled in several ways
-        for hypothesis in found:
-            tokens = respell(hypothesis.tokens)
-            texts.setdefault(tuple(tokens), replace(hypothesis, tokens=tokens))
-        respelled.append(list(texts.values()))
-    return respelled
+    respell = respeller(tokenizer, pieces, template) if pieces else list
+    # One text may be spelled in several ways.
+    lists = [list({tuple(t): replace(h, tokens=t) for h in row for t in [respell(h.tokens)]}.values()) for row in found]
+    scores = log_probability(model, prompts, [[h.tokens for h in row] for row in lists])
+    lists = [[replace(h, llm=llm) for h, llm in zip(*pair)] for pair in zip(lists, scores)]
+    lists = add_ctc_scores(model, batch, lists, speller(tokenizer, pieces) if pieces else None)
+    return [sorted(row, key=lambda h: -joint_ctc * h.ctc - (1 - joint_ctc) * h.llm) for row in lists]

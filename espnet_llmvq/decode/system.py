@@ -87,15 +87,12 @@ def decode_system(system, work, search, source=None, other_prompt=False, ngpu=0,
 
 
 def in_dtype(llm, name):
-    """The LLM in the numbers of `--llm_dtype`, for decoding: what LoRA has learnt is added to its weights before."""
+    """The LLM with its parameters in the numbers of `--llm_dtype`. Buffers stay: positions need frequencies exactly."""
     import torch
 
-    from espnet_llmvq.base.precision import fast_bfloat16
-    from espnet_llmvq.llm.lora import merge_lora
-
-    if name == "auto":
-        name = "bfloat16" if fast_bfloat16(next(llm.parameters()).is_cuda) else "float32"
-    return merge_lora(llm).to(getattr(torch, name))
+    for parameter in llm.parameters():
+        parameter.data = parameter.data.to(getattr(torch, name))
+    return llm
 
 
 def with_recogniser(path, search, device):
@@ -132,6 +129,7 @@ def with_model(system, search, llm, other_prompt, device):
     from espnet_llmvq.decode.generate import encoded, generate
     from espnet_llmvq.decode.rescore import add_ctc_scores, speller
     from espnet_llmvq.llm.directory import load_tokenizer
+    from espnet_llmvq.llm.lora import merge_lora
     from espnet_llmvq.model.build import load_model
     from espnet_llmvq.model.positions import LEAST_RATE
     from espnet_llmvq.speech.pretrained import frames_are_trained
@@ -145,8 +143,7 @@ def with_model(system, search, llm, other_prompt, device):
     is_joint, dtype = "joint_ctc" in search, search.get("llm_dtype")
     # In joint decoding a pass a piece: what LoRA adds to each would be a third of the time.
     if system.decode == "llm" and (dtype or is_joint):
-        model.llm = in_dtype(model.llm, dtype or "float32")
-        search = {**search, **({"llm_dtype": str(model.llm.dtype).removeprefix("torch.")} if dtype else {})}
+        model.llm = in_dtype(merge_lora(model.llm.float()), dtype or "float32")
     if system.decode == "llm" and not is_joint:
         search = {"tokens_per_second": config.get("tokens_per_second", LEAST_RATE), **search}
     if is_joint:
@@ -155,7 +152,7 @@ def with_model(system, search, llm, other_prompt, device):
         from espnet_llmvq.decode.ctc_lm import search as search_ctc
 
         fused, words_of = load_fusion_lm(llm, tokenizer, device, system.lm)
-        fused = in_dtype(fused, dtype or "float32")
+        fused = in_dtype(fused, dtype) if dtype else fused
 
     def opened(one, batch_seconds, **options):
         cache = None if frames_are_trained(config, config["encoder_file"]) else one.frames
@@ -172,7 +169,7 @@ def with_model(system, search, llm, other_prompt, device):
         if system.decode == "ctc_lm":
             return search_ctc(model, fused, tokenizer, batch, **own, words_of=words_of)
         if is_joint:
-            return joint(model, tokenizer, batch, **own, template=template, pieces=pieces)
+            return joint(model, tokenizer, batch, **own, template=template, pieces=pieces, names=names)
         drafted = {"drafts": drafts(model, batch, respell)} if "draft" in search else {}
         return generate(model, tokenizer, batch, **own, **drafted, names=names)
 
@@ -180,7 +177,7 @@ def with_model(system, search, llm, other_prompt, device):
         for ids, batch in batches:
             batch = encoded(model, batch)
             lists = decode(batch, ids)
-            if system.decode != "ctc_lm" and model.ctc is not None:
+            if system.decode != "ctc_lm" and model.ctc is not None and not is_joint:
                 lists = add_ctc_scores(model, batch, lists, spell)
             yield ids, lists, [[tokenizer.decode(h.tokens, skip_special_tokens=True).strip() for h in n] for n in lists]
 

@@ -64,8 +64,10 @@ def check_options(options):
         raise UserError("--draft ctc needs a CTC head: leave --ctc_head false out")
     if read_weight(options.joint_ctc, "--joint_ctc") == 1:
         raise UserError("--joint_ctc 1 leaves the LLM out: the system `ctc` does so")
-    if options.joint_ctc and options.draft != "none":
-        raise UserError("--joint_ctc is a beam search of its own: give --draft none and --num_beams too")
+    if options.joint_ctc and (options.draft != "none" or options.num_beams == 1):
+        raise UserError("--joint_ctc is a beam search of its own: give --draft none, and --num_beams 5 or another one")
+    if options.joint_ctc and options.tokens_per_second:
+        raise UserError("--tokens_per_second is no limit of --joint_ctc, whose texts cannot outgrow what CTC heard")
     if options.joint_ctc and options.pretrained_encoder and not options.ctc_head:
         raise UserError("--joint_ctc needs a CTC head: leave --ctc_head false out")
     if options.ctc_weight != "valid":

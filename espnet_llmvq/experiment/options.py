@@ -76,9 +76,9 @@ class Options:
         1.0, "a token of the draft stands while it is so many times as probable as the LLM's best; 1: greedy search"
     )
     llm_dtype: str = option(
-        "float32",
-        "numbers that the LLM decodes with; auto: bfloat16 where its products are fast",
-        ("float32", "bfloat16", "auto"),
+        "trained",
+        "numbers that the LLM decodes with; trained: those of its training; auto: bfloat16 where its products are fast",
+        ("trained", "float32", "bfloat16", "auto"),
     )
     joint_ctc: float = option(
         0.0, "weight of the CTC head within the search, which then weighs both at each word; 0: the LLM searches alone"

@@ -55,8 +55,12 @@ def search_options(experiment, system):
 
         return asked(system.recogniser)
     options = {"num_beams": experiment.options.num_beams}
-    if experiment.options.llm_dtype != "float32":
-        options["llm_dtype"] = experiment.options.llm_dtype
+    if (dtype := experiment.options.llm_dtype) != "trained":
+        if dtype == "auto":
+            from espnet_llmvq.base.precision import fast_bfloat16
+
+            dtype = "bfloat16" if fast_bfloat16(experiment.options.ngpu > 0) else "float32"
+        options["llm_dtype"] = dtype
     if system.decode == "ctc_lm":
         return options | system.fusion
     if experiment.options.joint_ctc:

@@ -23,6 +23,10 @@ if [ -n "${DEV_UTTERANCES}" ]; then # valid is decoded anyway, for --ctc_weight
     [ -z "${S2I}" ] || test_sets+=" dev_coffee:ood"
     [ -z "${ARCTIC}" ] || test_sets+=" dev_arctic:ood"
     [ -z "${SO762}" ] || test_sets+=" dev_so762:ood"
+    if [ -z "${test_sets}" ]; then
+        echo "run.sh: error: DEV_UTTERANCES needs S2I, ARCTIC or SO762 (db.sh)" >&2
+        exit 1
+    fi
 fi
 smoke_opts="--local_data_opts=--smoke=true"
 if [ -z "${LLM}" ]; then
