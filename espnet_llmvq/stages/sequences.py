@@ -2,9 +2,11 @@
 
 import collections
 import functools
+import itertools
 import os
 import random
-from pathlib import Path
+
+import numpy as np
 
 from espnet_llmvq.base.errors import UserError
 from espnet_llmvq.base.files import locked, one_line, remove, write_text, writing
@@ -391,13 +393,14 @@ def write_share(out, shape, share, seed):
     made = Made(out, {"positions": shape}, share=share, seed=seed)
     if up_to_date(made):
         return
-    lines = Path(shape).read_text(encoding="utf-8").splitlines(keepends=True)
-    drawn = {line: random.Random(f"{seed} {line.split()[0]}").random() for line in lines}
-    kept = set(sorted(lines, key=drawn.get)[: max(1, round(share * len(lines)))])
-    with writing(made.out) as f:
-        f.writelines(line for line in lines if line in kept)
+    with open(shape, encoding="utf-8") as f:
+        drawn = np.fromiter((random.Random(f"{seed} {line.split()[0]}").random() for line in f), float)
+    kept = np.zeros(len(drawn), bool)
+    kept[np.argsort(drawn, kind="stable")[: max(1, round(share * len(drawn)))]] = True
+    with writing(made.out) as f, open(shape, encoding="utf-8") as lines:
+        f.writelines(itertools.compress(lines, kept))
     made.note()
-    print(f"{made.out}: {len(kept)} of {len(lines)} sequences")
+    print(f"{made.out}: {kept.sum()} of {len(kept)} sequences")
 
 
 def make_mixtures(experiment):
