@@ -10,7 +10,7 @@ from espnet_llmvq.data.audio import END_TOLERANCE
 
 MOST = 0.5  # of the shorter of two utterances: with more in common they are not apart
 REMEDY = "give each utterance its own audio, or say that it may be so with --repeated_audio true"
-_real = functools.lru_cache(1 << 16)(os.path.realpath)
+real = functools.lru_cache(1 << 16)(os.path.realpath)
 
 
 def places(data):
@@ -18,7 +18,7 @@ def places(data):
     found = {}
     for utt in data.utts:
         path, start, end = data.location(utt)
-        found[utt] = _real(path), start, math.inf if end is None else end
+        found[utt] = real(path), start, math.inf if end is None else end
     return found
 
 
