@@ -1,7 +1,13 @@
 """CTM: word times, a line `<utt> 1 <start> <duration> <word> [<confidence>]` each, in seconds."""
 
+import array
+import bisect
+import collections.abc
 import math
+import os
 from dataclasses import dataclass, replace
+
+import numpy as np
 
 from espnet_llmvq.base.errors import UserError
 from espnet_llmvq.base.files import write_text
@@ -64,6 +70,68 @@ def read_ctm(path):
     except OSError as err:
         raise UserError(f"{path}: {err.strerror}") from None
     return {utt: _by_time(found) for utt, found in words.items()}
+
+
+class CtmFile(collections.abc.Mapping):
+    """{utterance: [Word, ...]} of a file, as `read_ctm` has it, whose words are read when they are asked for.
+
+    Memory is 24 bytes an utterance. The lines of an utterance must follow each other. Raises UserError as `read_ctm`,
+    when it is opened.
+    """
+
+    def __init__(self, path):
+        self.path, at, last = path, 0, None
+        hashes, starts = array.array("q"), array.array("q")
+        try:
+            self.file = open(path, "rb")
+        except OSError as err:
+            raise UserError(f"{path}: {err.strerror}") from None
+        for number, line in enumerate(self.file, 1):
+            try:
+                utt, _ = parse_line(line.decode("utf-8"))
+            except ValueError as err:
+                raise UserError(f"{path}:{number}: {err}") from None
+            if utt != last:
+                hashes.append(hash(utt))
+                starts.append(at)
+                last = utt
+            at += len(line)
+        order = np.argsort(np.asarray(hashes), kind="stable")
+        self.hashes, self.starts = np.asarray(hashes)[order], np.asarray(starts)[order]
+        self.ends = np.append(np.asarray(starts)[1:], at)[order]
+
+    @property
+    def scattered(self):
+        """Whether lines of an utterance lie apart, or two have one hash: then the file cannot be read in this way."""
+        return bool((self.hashes[1:] == self.hashes[:-1]).any())
+
+    def __len__(self):
+        return len(self.hashes)
+
+    def __iter__(self):
+        last = None
+        with open(self.path, "rb") as f:
+            for line in f:
+                utt = line.split(None, 1)[0].decode("utf-8")
+                if utt != last:
+                    yield utt
+                last = utt
+
+    def __getitem__(self, utt):
+        i = bisect.bisect_left(self.hashes, hash(utt))
+        if i == len(self.hashes) or self.hashes[i] != hash(utt):
+            raise KeyError(utt)
+        lines = os.pread(self.file.fileno(), int(self.ends[i] - self.starts[i]), int(self.starts[i])).decode("utf-8")
+        rows = [parse_line(line) for line in lines.split("\n") if line]
+        if rows[0][0] != utt:
+            raise KeyError(utt)
+        return _by_time([word for _, word in rows])
+
+
+def open_ctm(path):
+    """A mapping as of `read_ctm`; it leaves the words in the file where the lines of an utterance follow each other."""
+    found = CtmFile(path)
+    return read_ctm(path) if found.scattered else found
 
 
 def rounded(word):
