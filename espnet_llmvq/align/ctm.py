@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from espnet_llmvq.base.errors import UserError
-from espnet_llmvq.base.files import write_text
+from espnet_llmvq.base.files import writing
 
 CHANNEL = "1"  # an utterance is mono
 
@@ -144,14 +144,18 @@ def write_ctm(path, words):
 
     Times are rounded to milliseconds. Raises ValueError for a word with a blank in it.
     """
-    lines = []
-    for utt in sorted(words):
-        for w in _by_time(words[utt]):
-            confidence = "" if w.confidence is None else f" {w.confidence:.3f}"
-            line = f"{utt} {CHANNEL} {w.start:.3f} {w.duration:.3f} {w.word}{confidence}"
-            parse_line(line)
-            lines.append(line + "\n")
-    write_text(path, "".join(lines))
+    with writing(path) as f:
+        for utt in sorted(words):
+            f.writelines(ctm_lines(utt, words[utt]))
+
+
+def ctm_lines(utt, words):
+    """Yield the lines of an utterance, its words in the order of time. Raises ValueError as `write_ctm`."""
+    for w in _by_time(words):
+        confidence = "" if w.confidence is None else f" {w.confidence:.3f}"
+        line = f"{utt} {CHANNEL} {w.start:.3f} {w.duration:.3f} {w.word}{confidence}"
+        parse_line(line)
+        yield line + "\n"
 
 
 def boundary_errors(reference, found):

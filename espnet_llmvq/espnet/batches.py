@@ -88,10 +88,15 @@ class PositionsSampler(AbsSampler):
         return self.shape.id(self.order[place])
 
 
+def are_ours(type, shape_files):
+    """Whether batches of a type of ESPnet's samplers are made here; all others are by ESPnet."""
+    return type == "numel" and len(shape_files) == 1
+
+
 def batch_sampler(type, shape_files, batch_bins, min_batch_size=1, sort_in_batch="descending",
                   sort_batch="ascending", drop_last=False, **others):  # fmt: skip
     """The sampler that ESPnet's `build_batch_sampler` makes of the same arguments; of type `numel` on one file ours."""
-    if type == "numel" and len(shape_files) == 1:
+    if are_ours(type, shape_files):
         return PositionsSampler(shape_files[0], batch_bins, min_batch_size, sort_in_batch, sort_batch, drop_last)
     from espnet2.samplers.build_batch_sampler import build_batch_sampler
 
@@ -102,7 +107,7 @@ def batch_sampler(type, shape_files, batch_bins, min_batch_size=1, sort_in_batch
 
 
 def iter_factory(task, args, options, mode):
-    """ESPnet's `build_sequence_iter_factory`, with our sampler and without a set of all ids.
+    """ESPnet's `build_sequence_iter_factory` for batches that `are_ours`, without a set of all ids.
 
     task: a task class; options: ESPnet's `IteratorOptions`. Each process has every `world size`th sequence of every
     batch, from its rank on.
@@ -113,12 +118,10 @@ def iter_factory(task, args, options, mode):
     world, rank = 1, 0
     if options.distributed:
         world, rank = torch.distributed.get_world_size(), torch.distributed.get_rank()
-    sampler = batch_sampler(
-        type=options.batch_type, shape_files=options.shape_files, fold_lengths=args.fold_length,
-        batch_size=options.batch_size, batch_bins=options.batch_bins, sort_in_batch=args.sort_in_batch,
-        sort_batch=args.sort_batch, drop_last=args.drop_last_iter,
-        min_batch_size=world if options.distributed else args.min_batch_size,
-    )  # fmt: skip
+    least = world if options.distributed else args.min_batch_size
+    sampler = PositionsSampler(
+        options.shape_files[0], options.batch_bins, least, args.sort_in_batch, args.sort_batch, args.drop_last_iter
+    )
     batches = list(sampler)[: options.num_batches]
     sizes = [len(batch) for batch in batches]
     logging.info(f"[{mode}] Batch sampler: {sampler}")

@@ -107,7 +107,9 @@ class SpeechLLMTask(AbsTask):
 
     @classmethod
     def build_sequence_iter_factory(cls, args, iter_options, mode):
-        return batches.iter_factory(cls, args, iter_options, mode)
+        if batches.are_ours(iter_options.batch_type, iter_options.shape_files):
+            return batches.iter_factory(cls, args, iter_options, mode)
+        return super().build_sequence_iter_factory(args=args, iter_options=iter_options, mode=mode)
 
     @classmethod
     def build_model(cls, args):
