@@ -1,8 +1,9 @@
 """Steps that read or write data, by the number of utterances: seconds and peak memory of a process of their own.
 
-The data are those of `llmvq data synth-manifest`. Of a step, peak memory is ru_maxrss, libraries included (the step
-`libraries` is what the loader's take alone); `bytes a line` is what it grows by from the smallest size to the largest,
-and `at 1e7` what follows for ten million utterances.
+The data are those of `llmvq data synth-manifest`. MiB is ru_maxrss of the process, libraries included. `bytes a line`
+is by how much the peak behind the loading of libraries grows from the smallest size to the largest (it is VmHWM, set
+back at the beginning of the step: importing torch takes more for a moment than what follows in a small trial), and
+`MiB at 1e7` what follows for ten million utterances.
 
 `python bench/ten_million.py --sizes 100000 1000000 10000000 --dir ROOM --json FILE`. ROOM needs 3 kB of disk an
 utterance. By default 10,000 and 100,000: some two minutes on an idle core.
@@ -15,6 +16,7 @@ import itertools
 import json
 import os
 import random
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -35,9 +37,16 @@ ENCODER = {
 PROMPT = "USER: {speech} ASSISTANT: {text}"
 
 
+def remove(room, pattern):
+    """Remove results of a run before, which would be up to date."""
+    for path in room.glob(pattern):
+        path.unlink()
+
+
 def manifest(room, n):
     from espnet_llmvq.sequence.synth_manifest import synth_manifest
 
+    shutil.rmtree(room / "data", ignore_errors=True)
     synth_manifest(str(room / "data"), n, word_times=True)
 
 
@@ -92,12 +101,14 @@ def mixture(room, n):
     file, shape = str(room / "sequences.jsonl"), str(room / "data/sequences_shape")
     sources = [Source(name, 1, file, shape) for name in ("one", "other")]
     total = int(Shape(shape).lengths.sum())
+    remove(room, "mixture*")
     write_mixture(str(room / "mixture.jsonl"), str(room / "mixture_shape"), sources, total)
 
 
 def share(room, n):
     from espnet_llmvq.stages.sequences import write_share
 
+    remove(room, "share*")
     write_share(str(room / "share_shape"), str(room / "data/sequences_shape"), 0.5, 1)
 
 
@@ -144,6 +155,21 @@ def loader(room, n):
     assert again == seen[:3], "a resumed training reads other batches"
 
 
+def filter(room, n):
+    from espnet_llmvq.data.filter import filter_data
+
+    shutil.rmtree(room / "filtered", ignore_errors=True)
+    filter_data(str(room / "data"), str(room / "filtered"), min_duration=1.5)
+
+
+def positions(room, n):
+    from espnet_llmvq.stages.sequences import count_positions
+
+    remove(room, "positions_shape*")
+    pairs = [(str(room / "sequences.jsonl"), str(room / "positions_shape"))]
+    count_positions(pairs, str(room / "tokenizer"), ENCODER, 8)
+
+
 def dataset_of(room):
     """ESPnet's dataset of the mixture, with the tokenizer of `tokenizer`."""
     from espnet2.train.dataset import ESPnetDataset
@@ -160,33 +186,54 @@ def tokenizer(room, n):
     from espnet_llmvq.sequence.synth_manifest import texts
 
     write_text(room / "lm.txt", "".join(f"{text}\n" for text, _ in texts(2000, 0)))
-    train_tokenizer([str(room / "lm.txt")], str(room / "tokenizer"), 300)
+    train_tokenizer([str(room / "lm.txt")], 300, str(room / "tokenizer"))
 
 
 STEPS = {
     step.__name__: step
     for step in (
-        manifest, validate, sequences, index, word_times, interleaved, mixture, share, tokenizer, libraries, sampler,
-        loader,
+        manifest, validate, filter, sequences, index, word_times, interleaved, mixture, share, tokenizer, libraries,
+        positions, sampler, loader,
     )
 }  # fmt: skip
 
 
+def status(name):
+    """A value of /proc/self/status in MiB: VmRSS, memory now, or VmHWM, the most since it was set back."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith(f"{name}:")) / 1024
+
+
+def case(step, room, n):
+    """Run a step: {base_mib, own_mib}, memory before it and what it took beyond that."""
+    if step in ("positions", "sampler", "loader"):
+        libraries(room, n)
+    base = status("VmRSS")
+    Path("/proc/self/clear_refs").write_text("5")  # sets VmHWM back
+    STEPS[step](room, n)
+    return {"base_mib": round(base, 1), "own_mib": round(status("VmHWM") - base, 2)}
+
+
 def measured(step, room, n):
-    """Run a step in a process of its own: {seconds, cpu_seconds, peak_mib}. Raises RuntimeError if it fails."""
+    """Run a step in a process of its own: {seconds, cpu_seconds, peak_mib, base_mib, own_mib}.
+
+    Raises RuntimeError if it fails.
+    """
     command = [sys.executable, os.path.abspath(__file__), "--case", step, "--sizes", str(n), "--dir", str(room)]
     started = time.perf_counter()
-    with tempfile.TemporaryFile("w+") as log:
-        process = subprocess.Popen(command, stdout=log, stderr=log)
-        _, status, used = os.wait4(process.pid, 0)
-        process.returncode = os.waitstatus_to_exitcode(status)
-        if status:
-            log.seek(0)
+    with tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile("w+") as log:
+        process = subprocess.Popen(command, stdout=out, stderr=log)
+        _, code, used = os.wait4(process.pid, 0)
+        process.returncode = os.waitstatus_to_exitcode(code)
+        for file in (out, log):
+            file.seek(0)
+        if code:
             raise RuntimeError(f"{step} with {n} utterances failed:\n{log.read()[-2000:]}")
+        told = json.loads(out.read().splitlines()[-1])
     cpu = used.ru_utime + used.ru_stime
     return {
         "seconds": round(time.perf_counter() - started, 2), "cpu_seconds": round(cpu, 2),
-        "peak_mib": round(used.ru_maxrss / 1024, 1),
+        "peak_mib": round(used.ru_maxrss / 1024, 1), **told,
     }  # fmt: skip
 
 
@@ -195,8 +242,10 @@ def growth(rows):
     small, large = min(rows), max(rows)
     if small == large:
         return None, None
-    a_line = (rows[large]["peak_mib"] - rows[small]["peak_mib"]) * 2**20 / (large - small)
-    return round(a_line, 1), round(rows[large]["peak_mib"] + a_line * (MANY - large) / 2**20)
+    most = rows[large]
+    a_line = (most["own_mib"] - rows[small]["own_mib"]) * 2**20 / (large - small)
+    at_many = most["base_mib"] + most["own_mib"] + a_line * (MANY - large) / 2**20
+    return round(a_line, 1), round(max(at_many, most["peak_mib"]))
 
 
 def table(result):
@@ -222,7 +271,8 @@ def main(argv=None):
     args = parser.parse_args(argv)
     if args.case:
         with contextlib.redirect_stdout(io.StringIO()):
-            STEPS[args.case](Path(args.dir), args.sizes[0])
+            told = case(args.case, Path(args.dir), args.sizes[0])
+        print(json.dumps(told))
         return
     result = {step: {} for step in STEPS if step in args.steps}
     with tempfile.TemporaryDirectory() as temporary:

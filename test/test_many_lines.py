@@ -47,10 +47,13 @@ def test_memory_of_a_hundred_thousand_lines(tmp_path, bench):
 
 
 def test_the_table_of_the_bench(bench):
-    rows = {n: {"seconds": 1.0, "cpu_seconds": 0.5, "peak_mib": mib} for n, mib in ((1000, 50.0), (2000, 51.0))}
-    a_line, at_many = bench.growth(rows)
-    assert a_line == pytest.approx(1048.6) and at_many == pytest.approx(51 + 9_998, abs=3)
-    assert "| validate | 1.0, 0.5, 50.0 | 1.0, 0.5, 51.0 | 1048.6 |" in list(bench.table({"validate": rows}))[2]
+    row = {"seconds": 1.0, "cpu_seconds": 0.5, "peak_mib": 50.0, "base_mib": 40.0}
+    rows = {1000: {**row, "own_mib": 2.0}, 2000: {**row, "own_mib": 3.0}}
+    assert bench.growth(rows) == (1048.6, 40 + 3 + 9_998)
+    told = "| validate | 1.0, 0.5, 50.0 | 1.0, 0.5, 50.0 | 1048.6 | 10041 (over 2 GiB) |"
+    assert list(bench.table({"validate": rows}))[2] == told
+    rows[2000]["own_mib"] = 2.0
+    assert bench.growth(rows) == (0, 50)
 
 
 def mixture_of_dicts(sources, positions, seed):

@@ -22,7 +22,7 @@ def case_hint(counts):
 
 
 def bins_of(values, at_once=1 << 20):
-    """{number of a bin of BIN seconds: values in it}. A length on the border of two, in whole ms, is in the upper one."""
+    """{number of a bin of BIN seconds: values in it}; lengths are taken in whole ms."""
     bins = Counter()
     for first in range(0, len(values), at_once):
         numbers = (np.rint(values[first : first + at_once].astype(float) * 1000) // (BIN * 1000)).astype(int)
