@@ -14,8 +14,8 @@ NOT_COMMANDS = ("__init__", "parser")
 
 
 def module_file(words):
-    """Path of a command or group below cli/ without its ending; a name that Python reserves has a "_" behind it."""
-    path = os.path.join(CLI, *words)
+    """Path of a command or group below cli/ without its ending: "_" for "-"; one behind a name that Python reserves."""
+    path = os.path.join(CLI, *(word.replace("-", "_") for word in words))
     return path if os.path.exists(path + ".py") or os.path.isdir(path) else path + "_"
 
 
@@ -37,7 +37,7 @@ def children(group=()):
             continue
         with open(path, encoding="utf-8") as f:
             doc = ast.get_docstring(ast.parse(f.read())) or ""
-        found[name.rstrip("_")] = " ".join(doc.partition("\n\n")[0].split())
+        found[name.rstrip("_").replace("_", "-")] = " ".join(doc.partition("\n\n")[0].split())
     return found
 
 
@@ -64,7 +64,7 @@ def main(argv=None):
         if not group and words[0] == "--version":
             print(__version__)
             sys.exit(0)
-        name = words.pop(0)
+        name = words.pop(0).replace("_", "-")  # as options are taken with either
         known = children(group)
         if name not in known:
             where = f"in `llmvq {' '.join(group)}`" if group else "of llmvq"

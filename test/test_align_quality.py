@@ -18,13 +18,20 @@ TRUE = {
 }
 
 
+def quality():
+    found = Quality(FAILED, TRUE)
+    for utt, words in ALIGNED.items():
+        found.add(utt, words, SECONDS[utt])
+    return found
+
+
 # Median, 90th percentile, and shares within 20, 50 and 100 ms.
 ERRORS = {"start": (35, 123, 0.5, 0.5, 0.75), "end": (30, 117, 0.5, 0.75, 0.75), "both": (30, 150, 0.5, 0.625, 0.75)}
 
 
 def test_table_by_hand():
     names = ("median_ms", "p90_ms", "within_20_ms", "within_50_ms", "within_100_ms")
-    assert Quality(ALIGNED, FAILED, SECONDS, TRUE).table().splitlines() == [
+    assert quality().table().splitlines() == [
         "part\titem\tvalue",
         "coverage\taligned\t2",
         "coverage\tfailed\t3",
@@ -41,7 +48,7 @@ def test_table_by_hand():
 
 
 def test_summary_names_reasons_and_errors():
-    lines = Quality(ALIGNED, FAILED, SECONDS, TRUE).summary().splitlines()
+    lines = quality().summary().splitlines()
     assert lines[:3] == ["2 of 5 utterances aligned, 3 failed", "  2 failed: audio too short", "  1 failed: no path"]
     assert "a pause between 50.0% of neighbours" in lines[3]
     assert lines[4].startswith("word starts: error median 35 ms, 90th percentile 123 ms; 50.0% within 20 ms")

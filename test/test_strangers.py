@@ -50,6 +50,7 @@ LIGHT = {
     "data speed": ["src", "0.9", "dest", "--nj", "1"],
     "data spk2utt": ["src/utt2spk"],
     "data subset": ["src", "2", "dest"],
+    "data synth-manifest": ["dest", "--utterances", "20", "--sound_files", "2", "--word_times"],
     "data synthesise": ["--text", "src/text", "--out", "dest", "--nj", "1"],
     "data validate": ["data16"],
     "doctor": [],

@@ -1,7 +1,7 @@
 """How good an alignment is: coverage, lengths of words and silences, and boundary errors where true times are known."""
 
+import array
 from collections import Counter
-from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -21,41 +21,57 @@ def case_hint(counts):
     return ["in the other case (upper or lower) the texts have far fewer tokens: write them as the tokenizer's are"]
 
 
-@dataclass
-class Quality:
-    """Measures of an alignment.
+def bins_of(values, at_once=1 << 20):
+    """{number of a bin of BIN seconds: values in it}; lengths are taken in whole ms."""
+    bins = Counter()
+    for first in range(0, len(values), at_once):
+        numbers = (np.rint(values[first : first + at_once].astype(float) * 1000) // (BIN * 1000)).astype(int)
+        bins.update(dict(zip(*(found.tolist() for found in np.unique(numbers, return_counts=True)))))
+    return bins
 
-    Args:
-        aligned: {utterance: [`align.ctm.Word`]}.
-        failed: {utterance: reason}, or "reason: detail".
-        seconds: {utterance: duration} of the aligned ones.
-        reference: true word times as `aligned`, or None.
-        counts: of the texts' tokens, as `decode.align.transcripts` counts them, or None.
+
+class Quality:
+    """Measures of an alignment, of which utterances are added one after the other.
+
+    failed: {utterance: reason}, or "reason: detail". reference: {utterance: [`align.ctm.Word`]}, true word times, or
+    None. counts: of the texts' tokens, as `decode.align.transcripts` counts them, or None.
+
+    aligned: utterances that were added; compared: those of them that have the words of the reference. Lengths and
+    errors are kept as numbers of 4 bytes, which is exact to a hundredth of a millisecond.
     """
 
-    aligned: dict
-    failed: dict
-    seconds: dict
-    reference: dict | None = None
-    counts: dict | None = None
-    confidence: dict = field(init=False)  # {utterance: mean confidence of its words} where there is one
-    words: np.ndarray = field(init=False)  # s, of words
-    pauses: np.ndarray = field(init=False)  # s, of silences between two words
-    edges: np.ndarray = field(init=False)  # s, of silences before the first word and after the last
-    errors: dict = field(init=False)  # {"start", "end"}: ms; empty arrays without reference
-    compared: int = field(init=False)  # utterances that have the words of the reference
+    def __init__(self, failed, reference=None, counts=None):
+        self.failed, self.reference, self.counts = failed, reference, counts
+        self.aligned = self.compared = self.neighbours = 0
+        self._low = []
+        # s, of words, of silences between two, of silences before the first and after the last; of each utterance
+        # the mean confidence of its words, where they have one; ms, of the boundaries' errors.
+        names = ("words", "pauses", "edges", "confidence", "start", "end")
+        self._columns = {name: array.array("f") for name in names}
 
-    def __post_init__(self):
-        times = {utt: words for utt, words in self.aligned.items() if words}
-        self.words = np.array([w.duration for words in times.values() for w in words])
-        gaps = [b.start - a.end for words in times.values() for a, b in zip(words, words[1:])]
-        ends = [t for utt, words in times.items() for t in (words[0].start, self.seconds[utt] - words[-1].end)]
-        # Less than a millisecond is rounding.
-        self.pauses, self.edges = (np.array([g for g in found if g >= 0.001]) for found in (gaps, ends))
-        known = {u: [w.confidence for w in words if w.confidence is not None] for u, words in times.items()}
-        self.confidence = {utt: float(np.mean(values)) for utt, values in known.items() if values}
-        starts, stops, self.compared = boundary_errors(self.reference or {}, self.aligned)
-        self.errors = {"start": np.array(starts), "end": np.array(stops)}
+    def add(self, utt, words, seconds):
+        """An aligned utterance. words: its [`align.ctm.Word`]; seconds: its length."""
+        column = self._columns
+        self.aligned += 1
+        self.neighbours += len(words) - 1
+        column["words"].extend(w.duration for w in words)
+        gaps = [b.start - a.end for a, b in zip(words, words[1:])]
+        ends = [words[0].start, seconds - words[-1].end] if words else []
+        for name, silences in (("pauses", gaps), ("edges", ends)):
+            column[name].extend(s for s in silences if s >= 0.001)  # less is rounding
+        if known := [w.confidence for w in words if w.confidence is not None]:
+            mean = float(np.mean(known))
+            column["confidence"].append(mean)
+            if mean < LOW:
+                self._low.append((mean, utt))
+        starts, ends, same = boundary_errors(self.reference or {}, {utt: words})
+        column["start"].extend(starts)
+        column["end"].extend(ends)
+        self.compared += same
+
+    def of(self, name):
+        """One of the columns, (N,) float32."""
+        return np.asarray(self._columns[name])
 
     def reasons(self):
         """[(reason, number of utterances)], most frequent first."""
@@ -64,7 +80,7 @@ class Quality:
 
     def low(self):
         """[(mean confidence, utterance)] below LOW, the lowest first."""
-        return sorted((value, utt) for utt, value in self.confidence.items() if value < LOW)
+        return sorted(self._low)
 
     @property
     def unknown(self):
@@ -73,9 +89,10 @@ class Quality:
 
     def boundary_rows(self):
         """[(boundary, {measure: value})] of start, end and both; empty without anything to compare."""
-        if not self.compared or not len(self.errors["start"]):
+        if not self.compared or not len(self.of("start")):
             return []
-        both = {**self.errors, "both": np.concatenate(list(self.errors.values()))}
+        both = {name: self.of(name) for name in ("start", "end")}
+        both["both"] = np.concatenate(list(both.values()))
         rows = []
         for name, e in both.items():
             shares = {f"within_{limit}_ms": (e <= limit).mean() for limit in LIMITS}
@@ -84,16 +101,15 @@ class Quality:
 
     def table(self):
         """Lines `part<TAB>item<TAB>value`; the item of a length is the lower end of its bin, in seconds."""
-        rows = [("coverage", "aligned", len(self.aligned)), ("coverage", "failed", len(self.failed))]
+        rows = [("coverage", "aligned", self.aligned), ("coverage", "failed", len(self.failed))]
         rows += [("failed", reason, n) for reason, n in self.reasons()]
         if self.counts:
             rows.append(("tokens", "unknown_share", f"{self.unknown:.4f}"))
-        if self.confidence:
-            rows.append(("confidence", "mean", f"{np.mean(list(self.confidence.values())):.3f}"))
+        if len(self.of("confidence")):
+            rows.append(("confidence", "mean", f"{self.of('confidence').mean(dtype=float):.3f}"))
         rows += [("low_confidence", utt, f"{value:.3f}") for value, utt in self.low()]
-        for part, values in (("word", self.words), ("pause", self.pauses), ("edge_silence", self.edges)):
-            # Times are whole milliseconds in a CTM, so a length on the border of a bin is in the upper one.
-            bins = Counter((np.rint(values * 1000) // (BIN * 1000)).astype(int).tolist())
+        for part, name in (("word", "words"), ("pause", "pauses"), ("edge_silence", "edges")):
+            bins = bins_of(self.of(name))
             rows += [(f"{part}_seconds", f"{i * BIN:.2f}", bins[i]) for i in sorted(bins)]
         for name, measures in self.boundary_rows():
             rows += [(f"{name}_error", measure, f"{value:.3f}") for measure, value in measures.items()]
@@ -101,20 +117,19 @@ class Quality:
 
     def summary(self):
         """Lines for the terminal."""
-        total = len(self.aligned) + len(self.failed)
-        lines = [f"{len(self.aligned)} of {total} utterances aligned, {len(self.failed)} failed"]
+        total = self.aligned + len(self.failed)
+        lines = [f"{self.aligned} of {total} utterances aligned, {len(self.failed)} failed"]
         lines += [f"  {n} failed: {reason}" for reason, n in self.reasons()]
         if self.unknown:
             lines.append(f"{self.unknown:.1%} of the texts' tokens are unknown to the tokenizer")
         lines += case_hint(self.counts)
-        if self.confidence:
+        if len(self.of("confidence")):
             low = f"; {len(self.low())} utterances below {LOW:g}, listed in the report" if self.low() else ""
-            lines.append(f"mean confidence {np.mean(list(self.confidence.values())):.2f}{low}")
-        if len(self.words):
-            gaps = max(sum(len(words) - 1 for words in self.aligned.values()), 1)
+            lines.append(f"mean confidence {self.of('confidence').mean(dtype=float):.2f}{low}")
+        if len(words := self.of("words")):
             lines.append(
-                f"{len(self.words)} words, median {np.median(self.words):.2f} s; "
-                f"a pause between {len(self.pauses) / gaps:.1%} of neighbours"
+                f"{len(words)} words, median {np.median(words):.2f} s; "
+                f"a pause between {len(self.of('pauses')) / max(self.neighbours, 1):.1%} of neighbours"
             )
         for name, m in self.boundary_rows():
             shares = ", ".join(f"{m[f'within_{limit}_ms']:.1%} within {limit} ms" for limit in LIMITS)
@@ -123,7 +138,7 @@ class Quality:
                 f"90th percentile {m['p90_ms']:.0f} ms; {shares}"
             )
         if self.reference is not None:
-            lines.append(f"compared with the true times: {self.compared} of {len(self.aligned)} utterances")
+            lines.append(f"compared with the true times: {self.compared} of {self.aligned} utterances")
         return "\n".join(lines)
 
     def draw(self, path):
@@ -131,11 +146,11 @@ class Quality:
         from matplotlib.figure import Figure
 
         panels = [
-            ("seconds of a word", {"words": self.words}),
-            ("seconds of a silence", {"between words": self.pauses, "at the ends": self.edges}),
+            ("seconds of a word", {"words": self.of("words")}),
+            ("seconds of a silence", {"between words": self.of("pauses"), "at the ends": self.of("edges")}),
         ]
-        if len(self.errors["start"]):
-            panels.append(("boundary error (ms)", {f"word {k}s": e for k, e in self.errors.items()}))
+        if len(self.of("start")):
+            panels.append(("boundary error (ms)", {f"word {side}s": self.of(side) for side in ("start", "end")}))
         figure = Figure(figsize=(4.2 * len(panels), 3.2), layout="constrained")
         for axis, (name, groups) in zip(figure.subplots(1, len(panels)), panels):
             groups = {label: values for label, values in groups.items() if len(values)}
@@ -148,7 +163,7 @@ class Quality:
             top = max(np.percentile(values, 99) for values in groups.values())
             edges = np.linspace(0, max(top, 1e-3), 41)
             labels = [f"{k} ({len(v)}, median {np.median(v):.3g})" for k, v in groups.items()]
-            clipped = [np.minimum(v, edges[-1]) for v in groups.values()]
+            clipped = [np.minimum(v, float(edges[-2:].mean())) for v in groups.values()]
             axis.hist(clipped, bins=edges, histtype="step", label=labels)
             axis.legend(loc="lower left", bbox_to_anchor=(0, 1), frameon=False, fontsize="small")
         with writing(path, binary=True) as f:

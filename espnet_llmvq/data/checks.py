@@ -1,18 +1,26 @@
 """Every defect of a Kaldi data directory, and what is left without those that are dropped."""
 
+import array
+import bisect
+import contextlib
+import functools
+import itertools
 import math
-import os
 import re
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
+
 from espnet_llmvq.base.errors import UserError
 from espnet_llmvq.data.normalise import visible
+from espnet_llmvq.data.suspects import Columns, suspects, twice_there
 from espnet_llmvq.data.tables import (
     CORE,
     PIPE,
     Problem,
+    Rows,
     is_pipe,
     level,
     managed_files,
@@ -67,15 +75,17 @@ def select(path, tables, drops):
 def validate(path, audio=True, rate=None, nj=2, allow_empty_text=False, repeated_audio=True):
     """Every Problem of a data directory, ordered by file and line; empty means clean.
 
+    Memory is some 100 bytes an utterance; of a directory with segments or many problems, as much as they are.
+
     audio: also check each audio file to its end, in `nj` threads. rate: expected sampling rate in
     Hz, or None. repeated_audio: utterances may have the same audio. Raises UserError only when `path` is not a
     directory.
     """
-    tables, segments, problems = inspect(path, allow_empty_text)
+    tables, problems = survey(path, allow_empty_text)
     if audio:
-        problems += _check_audio(tables, segments, rate, nj)
+        problems += _check_audio(tables, rate, nj)
     if not repeated_audio:
-        problems += _check_repeated(tables, segments)
+        problems += _check_repeated(tables)
     order = {name: i for i, name in enumerate(tables)}
     return sorted(problems, key=lambda p: (order.get(Path(p.file).name, -1), p.line, p.utt))
 
@@ -94,25 +104,61 @@ def show_problems(path, problems):
 
 def inspect(path, allow_empty_text):
     """({file: rows}, {utt: (recording, start, end, row)}, problems) without the audio."""
-    path = Path(path)
-    if not path.is_dir():
+    names, tables, found = _names(path), {}, {}
+    for name in names:
+        tables[name], found[name] = scan(Path(path) / name)
+    problems = _of_files(path, tables, found, allow_empty_text)
+    problems += _check_ids(tables, _segments(tables))
+    problems += _check_speakers(tables)
+    return tables, _segments(tables), problems
+
+
+def survey(path, allow_empty_text):
+    """({file: `Rows`}, problems) without the audio: the same problems as of `inspect`, in the same order.
+
+    Of a line some ten bytes are kept for each table, and whole rows only of ids with which something may be wrong.
+    """
+    names = _names(path)
+    columns = {name: Columns(Path(path) / name) for name in names}
+    tables = {name: Rows(Path(path) / name, column.count) for name, column in columns.items()}
+    few = suspects(tables, columns)
+    found = {name: columns[name].problems(few.get(name, ())) for name in names}
+    problems = _of_files(path, tables, found, allow_empty_text)
+    if few:
+        problems += _check_ids(few, _segments(few))
+        problems += _check_speakers(few)
+    return tables, problems
+
+
+def _names(path):
+    if not Path(path).is_dir():
         raise UserError(f"{path}: data directory not found (correct the path)")
-    tables, segments, problems = {}, {}, []
-    for name in managed_files(path):
-        tables[name], found = scan(path / name)
-        if name == "spk2utt" and tables.get("utt2spk"):
-            found = [replace(p, repair="rewrite") for p in found]  # it is rebuilt from utt2spk
-        problems += found
-    problems += _check_files(path, tables)
+    return managed_files(path)
+
+
+def _of_files(path, tables, found, allow_empty_text):
+    """Problems of single files and lines. found: {file: problems of its form}."""
+    problems = []
+    for name in tables:
+        rebuilt = name == "spk2utt" and tables.get("utt2spk")  # from utt2spk
+        problems += [replace(p, repair="rewrite") for p in found[name]] if rebuilt else found[name]
+    problems += _check_files(Path(path), tables)
     problems += _check_values(tables, allow_empty_text)
     for row in tables.get("segments", ()):
         try:
-            segments.setdefault(row.key, (*parse_segment(row.value), row))
+            parse_segment(row.value)
         except ValueError as err:
             problems.append(row.problem(str(err), "correct it or drop it", "drop"))
-    problems += _check_ids(tables, segments)
-    problems += _check_speakers(tables)
-    return tables, segments, problems
+    return problems
+
+
+def _segments(tables):
+    """{utt: (recording, start, end, row)} of the segments that can be read."""
+    segments = {}
+    for row in tables.get("segments", ()):
+        with contextlib.suppress(ValueError):  # `_of_files` tells it
+            segments.setdefault(row.key, (*parse_segment(row.value), row))
+    return segments
 
 
 def _check_files(path, tables):
@@ -194,12 +240,21 @@ def _check_ids(tables, segments):
                 yield row.problem("not in utt2num_samples", "run llmvq data format again")
 
 
-def _check_repeated(tables, segments):
+def _check_repeated(tables):
     """Problems of utterances that have the same audio."""
-    from espnet_llmvq.data.shared import REMEDY, repeated
+    from espnet_llmvq.data.shared import REMEDY, real, repeated
 
-    files = {row.key: (os.path.realpath(row.value), row) for row in tables.get("wav.scp", ())}
+    rows = tables.get("wav.scp", ())
+    if "segments" not in tables:
+        # The rows of those files alone that are there twice, as hashes tell.
+        hashes = np.fromiter((hash(real(row.value)) for row in rows), np.int64)
+        twice = twice_there(hashes)
+        rows = itertools.compress(rows, np.isin(hashes, twice)) if len(twice) else ()
+    files = {}
+    for row in rows:
+        files[row.key] = (real(row.value), row)
     if "segments" in tables:
+        segments = _segments(tables)
         heard = {utt: (files[rec][0], a, b, row) for utt, (rec, a, b, row) in segments.items() if rec in files}
     else:
         heard = {utt: (path, 0.0, math.inf, row) for utt, (path, row) in files.items()}
@@ -234,52 +289,85 @@ def _check_speakers(tables):
             yield row.problem("not in spk2utt", fix, "rewrite")
 
 
-def _check_audio(tables, segments, rate, nj):
-    """Problems found by opening every file of wav.scp."""
+def _check_audio(tables, rate, nj):
+    """Problems found by opening every file of wav.scp, each once."""
+    from espnet_llmvq.data import audio
+
+    segmented, found = "segments" in tables, {}
+    hashes, frames = array.array("q"), array.array("q")  # of utterances whose audio can be read
+    for row, header in _opened(tables.get("wav.scp", ()), nj):
+        if isinstance(header, audio.AudioError):
+            or_drop = ", or drop it" if header.repair == "drop" else ""
+            yield row.problem(f"{header.path}: {header.message}", header.fix + or_drop, header.repair)
+            continue
+        if rate and header.rate != rate:
+            message = f"{row.value}: {header.rate} Hz instead of {rate} Hz"
+            yield row.problem(message, f"run llmvq data format --rate {rate}", "convert")
+        if segmented:
+            found.setdefault(row.key, (row.value, header))
+            continue
+        hashes.append(hash(row.key))
+        frames.append(header.frames)
+        try:
+            audio.piece(row.value, header, 0.0, None, rate or audio.SAMPLE_RATE)
+        except audio.AudioError as err:
+            yield row.problem(f"{err.path}: {err.message}", f"{err.fix}, or drop it", err.repair)
+    if segmented:
+        yield from _check_pieces(tables["segments"], found, rate or audio.SAMPLE_RATE)
+    elif "utt2num_samples" in tables:
+        yield from _check_counts(tables["utt2num_samples"], np.asarray(hashes), np.asarray(frames))
+
+
+def _opened(rows, nj, at_once=1024):
+    """Yield (row, AudioInfo or AudioError) of the rows of wav.scp, in `nj` threads; a shared file is opened once."""
     from concurrent.futures import ThreadPoolExecutor
 
     from tqdm import tqdm
 
     from espnet_llmvq.data import audio
 
-    def look(row):
+    @functools.lru_cache(1 << 12)
+    def look(path):
         try:
-            return audio.check(row.value)
+            return audio.check(path)
         except audio.AudioError as err:
             return err
 
-    rows = [r for r in tables.get("wav.scp", ()) if r.value and not is_pipe(r.value)]
-    found = {}
+    files = iter(tqdm(rows, "audio", len(rows), unit="file", mininterval=1))
+    usable = (row for row in files if row.value and not is_pipe(row.value))
     with ThreadPoolExecutor(nj) as pool:
-        results = tqdm(pool.map(look, rows), "audio", len(rows), unit="file", mininterval=1)
-        for row, result in zip(rows, results, strict=True):
-            if isinstance(result, audio.AudioError):
-                or_drop = ", or drop it" if result.repair == "drop" else ""
-                yield row.problem(f"{result.path}: {result.message}", result.fix + or_drop, result.repair)
-                continue
-            found.setdefault(row.key, result)
-            if rate and result.rate != rate:
-                message = f"{row.value}: {result.rate} Hz instead of {rate} Hz"
-                yield row.problem(message, f"run llmvq data format --rate {rate}", "convert")
-    pieces = segments.values() if "segments" in tables else [(row.key, 0.0, None, row) for row in rows]
-    paths = {row.key: row.value for row in rows}
-    late = []
-    for rec, start, end, row in pieces:
+        # A pool takes all jobs of a map at once, and would hold millions.
+        while some := list(itertools.islice(usable, at_once)):
+            yield from zip(some, pool.map(look, [row.value for row in some]), strict=True)
+
+
+def _check_pieces(rows, found, rate):
+    """Problems of segments that cannot be cut from their files. found: {recording: (path, AudioInfo)}; rate: Hz."""
+    from espnet_llmvq.data import audio
+
+    late, name = [], ""
+    for rec, start, end, row in _segments({"segments": rows}).values():
         if rec not in found:
             continue
+        path, header = found[rec]
         try:
-            audio.piece(paths[rec], found[rec], start, end, rate or audio.SAMPLE_RATE)
+            audio.piece(path, header, start, end, rate)
         except audio.AudioError as err:
             yield row.problem(f"{err.path}: {err.message}", f"{err.fix}, or drop it", err.repair)
             continue
-        if end is not None and end > found[rec].duration:
-            late.append(end - found[rec].duration)
-    if "segments" in tables:
-        if late:
-            name = tables["segments"][0].file
-            print(f"{name}: {len(late)} segments end up to {max(late):.3f} s after their file, and with it here")
-        return
-    for row in tables.get("utt2num_samples", ()):
-        if row.key in found and row.value != str(found[row.key].frames):
-            message = f"says {row.value!r} samples, the audio has {found[row.key].frames}"
+        if end > header.duration:
+            late.append(end - header.duration)
+            name = row.file
+    if late:
+        print(f"{name}: {len(late)} segments end up to {max(late):.3f} s after their file, and with it here")
+
+
+def _check_counts(rows, hashes, frames):
+    """Problems of utt2num_samples. hashes, frames: (N,) of ids and of the samples of their audio."""
+    order = np.argsort(hashes, kind="stable")
+    hashes, frames = hashes[order], frames[order]
+    for row in rows:
+        i = bisect.bisect_left(hashes, hash(row.key))
+        if i < len(hashes) and hashes[i] == hash(row.key) and row.value != str(frames[i]):
+            message = f"says {row.value!r} samples, the audio has {frames[i]}"
             yield row.problem(message, "run llmvq data format again")

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from espnet_llmvq.base.errors import UserError
 from espnet_llmvq.base.files import one_line, write_text
-from espnet_llmvq.data.checks import inspect, select
+from espnet_llmvq.data.checks import inspect, select, survey
 from espnet_llmvq.data.made import MadeDir
 from espnet_llmvq.data.tables import by_speaker, level, parse_entities
 
@@ -44,13 +44,8 @@ class DataDir:
     def samples(self, path):
         """{utt: samples} of a directory that `llmvq data format` wrote; `path` names it in UserErrors."""
         if self.segments is not None or "utt2num_samples" not in self.extra:
-            raise UserError(f"{path}: is not formatted; run llmvq data format (stage 3)")
-        found = {}
-        for utt, (count,) in self.extra["utt2num_samples"].items():
-            if not count.isdecimal():
-                raise UserError(f"{path}/utt2num_samples: {utt}: {count!r} is not a count; format it again (stage 3)")
-            found[utt] = int(count)
-        return found
+            raise _unformatted(path)
+        return {utt: _count(path, utt, count) for utt, (count,) in self.extra["utt2num_samples"].items()}
 
     def location(self, utt):
         """(audio path, start s, end s or None) of an utterance."""
@@ -68,10 +63,7 @@ class DataDir:
         """
         tables, segments, problems = inspect(path, allow_empty_text=True)
         forgiven = ("rewrite",) if dropped is None else ("rewrite", "drop")
-        wrong = [p for p in problems if p.repair not in forgiven]
-        if wrong:
-            more = f"; {len(wrong) - 1} more from llmvq data validate {path}" * (len(wrong) > 1)
-            raise UserError(f"{wrong[0]}{more}")
+        _check(path, problems, forgiven)
         drops = [p for p in problems if p.repair == "drop"]
         if drops:
             kept, gone, _ = select(path, tables, drops)
@@ -142,3 +134,40 @@ class DataDir:
             raise UserError(f"{path}: no utterance is left for it; choose, or hold out, fewer")
         for name, text in self.files().items():
             write_text(Path(path) / name, text, known=True)
+
+
+def formatted_rows(path):
+    """Yield (utterance, audio path, samples, transcript) of a directory that llmvq data format wrote, by id.
+
+    Raises UserError as `DataDir.load` and `DataDir.samples`. Of sorted tables, as format writes them, memory does not
+    grow but for some 100 bytes an utterance while they are checked; others are loaded.
+    """
+    tables, problems = survey(path, allow_empty_text=True)
+    _check(path, problems, ("rewrite",))
+    if "segments" in tables or "utt2num_samples" not in tables:
+        raise _unformatted(path)
+    names = ("wav.scp", "utt2num_samples", "text")
+    if any(Path(problem.file).name in names for problem in problems):
+        data = DataDir.load(path)
+        for utt, samples in sorted(data.samples(path).items()):
+            yield utt, data.wav_scp[utt], samples, data.text[utt]
+        return
+    for wav, samples, text in zip(*(tables[name] for name in names), strict=True):
+        yield wav.key, wav.value, _count(path, samples.key, samples.value), text.value
+
+
+def _check(path, problems, forgiven):
+    """Raise UserError for the first of the Problems of a directory that have other repairs than the forgiven ones."""
+    if wrong := [p for p in problems if p.repair not in forgiven]:
+        more = f"; {len(wrong) - 1} more from llmvq data validate {path}" * (len(wrong) > 1)
+        raise UserError(f"{wrong[0]}{more}")
+
+
+def _count(path, utt, value):
+    if not value.isdecimal():
+        raise UserError(f"{path}/utt2num_samples: {utt}: {value!r} is not a count; format it again (stage 3)")
+    return int(value)
+
+
+def _unformatted(path):
+    return UserError(f"{path}: is not formatted; run llmvq data format (stage 3)")

@@ -6,7 +6,7 @@ import os
 from espnet_llmvq.base.errors import UserError
 from espnet_llmvq.base.files import locked, restore_directory
 from espnet_llmvq.base.made import Made, files_digest
-from espnet_llmvq.data.tables import managed_files, read_scp
+from espnet_llmvq.data.tables import managed_files, read_lines
 
 
 class MadeDir(Made):
@@ -73,11 +73,16 @@ def check_whole(new, out):
     """Raise UserError if `new`, which is to become `out`, lacks sound files that its wav.scp says are in `out`."""
     if not (new / "wav.scp").exists():
         return
-    home = functools.cache(lambda folder: os.path.relpath(os.path.realpath(folder), out))
-    paths = [os.path.join(home(os.path.dirname(p)), os.path.basename(p)) for p in read_scp(new / "wav.scp").values()]
-    inside = [path for path in paths if path.split(os.sep)[0] != os.pardir]
-    if lost := [path for path in inside if not (new / path).is_file()]:
+    home = functools.lru_cache(1 << 12)(lambda folder: os.path.relpath(os.path.realpath(folder), out))
+    there = functools.lru_cache(1 << 12)(lambda path: (new / path).is_file())
+    inside, lost, first = 0, 0, ""
+    for row, *_ in read_lines(new / "wav.scp"):
+        path = os.path.join(home(os.path.dirname(row.value)), os.path.basename(row.value))
+        if path.split(os.sep)[0] != os.pardir:
+            inside += 1
+            if not there(path):
+                lost, first = lost + 1, first or path
+    if lost:
         raise UserError(
-            f"{out}: {len(lost)} of {len(inside)} sound files were not written, or removed since, such as {lost[0]}; "
-            "run again"
+            f"{out}: {lost} of {inside} sound files were not written, or removed since, such as {first}; run again"
         )

@@ -4,13 +4,18 @@ import bisect
 import functools
 import math
 import os
+from pathlib import Path
+
+import numpy as np
 
 from espnet_llmvq.base.errors import UserError
 from espnet_llmvq.data.audio import END_TOLERANCE
+from espnet_llmvq.data.suspects import twice_there
+from espnet_llmvq.data.tables import parse_segment, read_lines
 
 MOST = 0.5  # of the shorter of two utterances: with more in common they are not apart
 REMEDY = "give each utterance its own audio, or say that it may be so with --repeated_audio true"
-_real = functools.lru_cache(1 << 16)(os.path.realpath)
+real = functools.lru_cache(1 << 16)(os.path.realpath)
 
 
 def places(data):
@@ -18,7 +23,7 @@ def places(data):
     found = {}
     for utt in data.utts:
         path, start, end = data.location(utt)
-        found[utt] = _real(path), start, math.inf if end is None else end
+        found[utt] = real(path), start, math.inf if end is None else end
     return found
 
 
@@ -92,16 +97,50 @@ def check_apart(sets, tests=()):
     """Raise UserError where utterances of two of the sets, {name: DataDir}, have more than MOST of the audio of the
     shorter one in common. Turns of a conversation may overlap by less. tests: names of sets that may share theirs.
     """
+    check_places_apart({name: (places(data), len(data.utts)) for name, data in sets.items()}, tests)
+
+
+def check_places_apart(sets, tests=()):
+    """`check_apart` of {name: (places of utterances, number of all utterances)}."""
     before = {}
-    for name, data in sets.items():
-        here = places(data)
+    for name, (here, count) in sets.items():
         for other, there in before.items():
             if name in tests and other in tests:
                 continue
             found = [utt for utt, place in here.items() if overlaps(place, there, MOST)]
             if found:
                 raise UserError(
-                    f"{name}: {len(found)} of {len(here)} utterances, such as {found[0]}, have the audio of "
+                    f"{name}: {len(found)} of {count} utterances, such as {found[0]}, have the audio of "
                     f"utterances of {other}; leave them out of one of the two"
                 )
         before[name] = by_file(here)
+
+
+def check_directories_apart(directories, tests=()):
+    """`check_apart` of data directories, {name: path}, that are valid. Memory is 8 bytes an utterance and what those
+    take whose files are in two sets."""
+    files = {
+        name: np.fromiter((hash(path) for _, (path, *_) in placed(home)), np.int64)
+        for name, home in directories.items()
+    }
+    shared = set(twice_there(np.concatenate([np.unique(of_set) for of_set in files.values()])).tolist())
+    check_places_apart(
+        {
+            name: ({utt: place for utt, place in placed(home) if hash(place[0]) in shared}, len(files[name]))
+            for name, home in directories.items()
+        },
+        tests,
+    )
+
+
+def placed(directory):
+    """Yield (utterance, (file, start, end)) of a valid data directory, as `places` has them, in the order of lines."""
+    directory = Path(directory)
+    if not (directory / "segments").exists():
+        for row, *_ in read_lines(directory / "wav.scp"):
+            yield row.key, (real(row.value), 0.0, math.inf)
+        return
+    recordings = {row.key: row.value for row, *_ in read_lines(directory / "wav.scp")}
+    for row, *_ in read_lines(directory / "segments"):
+        rec, start, end = parse_segment(row.value)
+        yield row.key, (real(recordings[rec]), start, end)

@@ -52,7 +52,7 @@ class Problem:
         return f"{self.file}:{self.line}: {self.utt}: {self.message} ({self.fix})"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Row:
     """One line of a file: number from 1, id, the rest without outer blanks, and the whole cleaned line."""
 
@@ -82,61 +82,107 @@ def managed_files(path):
     return [n for n in CORE if n in names] + [n for n in names if level(n)]
 
 
+def read_lines(path):
+    """Yield (row, marks, problems) of each line of a file whose lines start with an id, blank lines included.
+
+    marks: what is unusual about the form of the line, in words; problems: of this line alone. Raises UserError when the
+    file cannot be read.
+    """
+    file, last = str(path), ""
+    try:
+        with open(path, "rb") as f:
+            for number, data in enumerate(f, 1):
+                data, marks, problems = data.removesuffix(b"\n"), [], []
+                if number == 1 and data.startswith(b"\xef\xbb\xbf"):
+                    data = data[3:]
+                    marks.append("starts with a byte order mark")
+                if data.endswith(b"\r"):
+                    data = data.rstrip(b"\r")
+                    marks.append("ends in CR LF")
+                raw = data.decode("utf-8", "replace").strip(" \t")
+                key, value = _LINE.fullmatch(raw).groups() if raw else ("-", "")
+                row = Row(file, number, key, value or "", raw)
+                if not raw:
+                    marks.append("is blank")
+                    yield row, marks, problems
+                    continue
+                if key < last:
+                    marks.append(f"is out of order: it sorts before {last!r}")
+                else:
+                    last = key
+                try:
+                    data.decode("utf-8")
+                except UnicodeDecodeError as err:
+                    byte = f"byte 0x{data[err.start]:02x} at column {err.start + 1}"
+                    problems.append(row.problem(f"not UTF-8: {byte}", "convert it, e.g. iconv -f latin1 -t utf-8"))
+                if b"\0" in data:
+                    problems.append(row.problem("holds a NUL byte", "write the line again"))
+                yield row, marks, problems
+    except OSError as err:
+        raise UserError(f"{path}: cannot be read: {err.strerror} (restore it)") from err
+
+
+class Style:
+    """Defects of form of a file, each told once however many lines have it."""
+
+    def __init__(self):
+        self.found = {}  # {kind: [first row, its mark, number of further lines]}
+
+    def note(self, row, marks):
+        for mark in marks:
+            first = self.found.setdefault(mark.partition(":")[0], [row, mark, -1])
+            first[2] += 1
+
+    def problems(self):
+        fixes = {"is out of order": "sort with LC_ALL=C sort -k1,1", "is blank": "remove the line"}
+        for kind, (row, mark, others) in self.found.items():
+            more = f"; so {'are' if mark.startswith('is') else 'do'} {others} more lines" if others else ""
+            fix = fixes.get(kind, "save as UTF-8 with unix line ends")
+            yield row.problem(f"line {mark}{more}", fix, "rewrite")
+
+
+def may_repeat(name):
+    """Whether ids may come again in a file: one of word times has a line for each word."""
+    return str(name).endswith(".ctm")
+
+
+def repeats(first, row):
+    """The Problem of a row whose id the row `first` has too."""
+    if first.value == row.value:
+        return row.problem(f"repeats line {first.line}", "remove one of the lines", "rewrite")
+    return row.problem(f"this id has other content in line {first.line}", "keep the right line or rename one")
+
+
 def scan(path):
     """``(rows, problems)`` of one file whose lines start with an id.
 
     Repeated ids are allowed in CTM files only. Defects that hit many lines at once (order, line
     ends) are reported once, at the first line. Raises UserError when the file cannot be opened.
     """
-    path = Path(path)
-    try:
-        lines = path.read_bytes().split(b"\n")
-    except OSError as err:
-        raise UserError(f"{path}: cannot be read: {err.strerror} (restore it)") from err
-    if lines[-1] == b"":
-        lines.pop()
-    rows, problems, seen, style, last = [], [], {}, {}, ""
-    for number, data in enumerate(lines, 1):
-        marks = []
-        if number == 1 and data.startswith(b"\xef\xbb\xbf"):
-            data = data[3:]
-            marks.append("starts with a byte order mark")
-        if data.endswith(b"\r"):
-            data = data.rstrip(b"\r")
-            marks.append("ends in CR LF")
-        raw = data.decode("utf-8", "replace").strip(" \t")
-        key, value = _LINE.fullmatch(raw).groups() if raw else ("-", "")
-        row = Row(str(path), number, key, value or "", raw)
-        if not raw:
-            marks.append("is blank")
-        elif key < last:
-            marks.append(f"is out of order: it sorts before {last!r}")
-        for mark in marks:
-            style.setdefault(mark.partition(":")[0], []).append((row, mark))
-        if not raw:
+    rows, problems, seen, style = [], [], {}, Style()
+    for row, marks, found in read_lines(path):
+        style.note(row, marks)
+        if not row.raw:
             continue
-        try:
-            data.decode("utf-8")
-        except UnicodeDecodeError as err:
-            byte = f"byte 0x{data[err.start]:02x} at column {err.start + 1}"
-            problems.append(row.problem(f"not UTF-8: {byte}", "convert it, e.g. iconv -f latin1 -t utf-8"))
-        if b"\0" in data:
-            problems.append(row.problem("holds a NUL byte", "write the line again"))
-        first = seen.setdefault(key, row)
-        if first is not row and not path.name.endswith(".ctm"):
-            if first.value == row.value:
-                problems.append(row.problem(f"repeats line {first.line}", "remove one of the lines", "rewrite"))
-            else:
-                message = f"this id has other content in line {first.line}"
-                problems.append(row.problem(message, "keep the right line or rename one"))
-        last = max(last, key)
+        problems += found
+        first = seen.setdefault(row.key, row)
+        if first is not row and not may_repeat(path):
+            problems.append(repeats(first, row))
         rows.append(row)
-    fixes = {"is out of order": "sort with LC_ALL=C sort -k1,1", "is blank": "remove the line"}
-    for kind, [(row, mark), *others] in style.items():
-        more = f"; so {'are' if mark.startswith('is') else 'do'} {len(others)} more lines" if others else ""
-        fix = fixes.get(kind, "save as UTF-8 with unix line ends")
-        problems.append(row.problem(f"line {mark}{more}", fix, "rewrite"))
-    return rows, problems
+    return rows, [*problems, *style.problems()]
+
+
+class Rows:
+    """The rows of a file, read anew each time that they are gone through. count: how many there are."""
+
+    def __init__(self, path, count):
+        self.path, self.count = path, count
+
+    def __len__(self):
+        return self.count
+
+    def __iter__(self):
+        return (row for row, *_ in read_lines(self.path) if row.raw)
 
 
 def read_scp(path, empty=False):

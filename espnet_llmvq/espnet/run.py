@@ -51,15 +51,15 @@ def wait_for(path, seconds=1800):
 
 
 def epoch_batches(config, shape_file, gpus=1):
-    """Batches of an epoch for a config with all keys, by ESPnet's sampler. shape_file: LLM positions of sequences."""
-    from espnet2.samplers.build_batch_sampler import build_batch_sampler
+    """Batches of an epoch for a config with all keys. shape_file: LLM positions of sequences."""
+    from espnet_llmvq.espnet.batches import batch_sampler
 
-    sampler = build_batch_sampler(
+    sampler = batch_sampler(
         type=config["batch_type"], shape_files=[shape_file], fold_lengths=config["fold_length"],
         drop_last=config["drop_last_iter"], min_batch_size=gpus if gpus > 1 else config["min_batch_size"],
         **{key: config[key] for key in ("batch_size", "batch_bins", "sort_in_batch", "sort_batch")},
     )  # fmt: skip
-    return len(list(sampler))
+    return len(sampler)
 
 
 def train_phase(directory, settings, threads, distributed=None):

@@ -8,7 +8,7 @@ from espnet2.utils.nested_dict_action import NestedDictAction
 from espnet2.utils.types import str2bool, str_or_none
 
 from espnet_llmvq.base.errors import UserError, check_name
-from espnet_llmvq.espnet import compiled, fsdp, rates
+from espnet_llmvq.espnet import batches, compiled, fsdp, rates
 from espnet_llmvq.espnet.data import SequencePreprocessor
 from espnet_llmvq.espnet.trainer import SpeechLLMTrainer
 from espnet_llmvq.llm.directory import load_tokenizer
@@ -104,6 +104,12 @@ class SpeechLLMTask(AbsTask):
     @classmethod
     def optional_data_names(cls, train=True, inference=False):
         return ()
+
+    @classmethod
+    def build_sequence_iter_factory(cls, args, iter_options, mode):
+        if batches.are_ours(iter_options.batch_type, iter_options.shape_files):
+            return batches.iter_factory(cls, args, iter_options, mode)
+        return super().build_sequence_iter_factory(args=args, iter_options=iter_options, mode=mode)
 
     @classmethod
     def build_model(cls, args):

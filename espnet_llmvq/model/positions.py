@@ -1,5 +1,7 @@
 """How many positions of the LLM a sequence takes, and how many tokens a second of speech."""
 
+import array
+
 import numpy as np
 
 from espnet_llmvq.base.errors import UserError
@@ -18,7 +20,7 @@ def tokens_per_second(paths, tokenizer, share=0.99, margin=1.5):
     `margin` times what a `share` of the transcribed utterances in files of sequences need; an utterance has one speech
     span, a whole file. What lies above is a wrong transcript as often as quick speech.
     """
-    rates = []
+    rates = array.array("d")  # of millions of utterances
     for sequence in (sequence for path in paths for sequence in read_sequences(path)):
         speech = [span for span in sequence.spans if span.is_speech]
         if len(speech) == 1 and not speech[0].is_piece:

@@ -3,10 +3,14 @@
 Characters that cannot be seen are left out of all texts: tokenizers have no token for them, or many.
 """
 
+import array
+import itertools
 import os
 
+import numpy as np
+
 from espnet_llmvq.base.errors import UserError
-from espnet_llmvq.data.datadir import DataDir
+from espnet_llmvq.data.datadir import formatted_rows
 from espnet_llmvq.data.normalise import visible
 from espnet_llmvq.sequence.units import Dropped
 
@@ -18,15 +22,14 @@ def utterances(path, dropped, step=1):
 
     step: samples of an encoder step. dropped: {id: Dropped}, to which shorter utterances are added.
     """
-    data = DataDir.load(path)
-    for utt, samples in sorted(data.samples(path).items()):
+    for utt, audio, samples, written in formatted_rows(path):
         if samples < step:
             dropped[utt] = Dropped("audio shorter than an encoder step", f"{samples} of {step} samples")
         else:
-            text = visible(data.text[utt])
-            if text != data.text[utt]:  # what stood between spaces leaves two
+            text = visible(written)
+            if text != written:  # what stood between spaces leaves two
                 text = " ".join(text.split())
-            yield utt, os.path.abspath(data.wav_scp[utt]), samples, text
+            yield utt, os.path.abspath(audio), samples, text
 
 
 def joined(path, table, lacking, dropped, step=1):
@@ -35,15 +38,18 @@ def joined(path, table, lacking, dropped, step=1):
     table: {utterance: value}, such as word times. What only one of the two has is added to `dropped`; lacking: the
     reason where it is the directory.
     """
-    seen = set()
+    seen = array.array("q")  # hashes: of millions, ids would fill the memory
     for utt, *rest in utterances(path, dropped, step):
-        seen.add(utt)
-        if utt in table:
-            yield utt, *rest, table[utt]
-        else:
+        seen.append(hash(utt))
+        try:
+            value = table[utt]
+        except KeyError:
             dropped[utt] = Dropped(lacking)
-    for utt in sorted(table.keys() - seen - dropped.keys()):
-        dropped[utt] = Dropped("not in the data directory")
+            continue
+        yield utt, *rest, value
+    others = ~np.isin(np.fromiter(map(hash, table), np.int64), np.asarray(seen))
+    for utt in sorted(itertools.compress(table, others)):
+        dropped.setdefault(utt, Dropped("not in the data directory"))
 
 
 def documents(path, dropped):

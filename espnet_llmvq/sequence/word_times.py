@@ -14,25 +14,30 @@ from espnet_llmvq.sequence.units import Dropped, timed_words
 def import_word_times(data_dir, word_times, out, reference=None, tolerance=0.02, silence_words=()):
     """Write those of {utt: [Word]} that fit a formatted data directory to `out` (CTM), and the files beside it.
 
+    Memory is some 100 bytes an utterance, more with many words, and what is dropped.
+
     reference: true word times, to measure the error against. tolerance: seconds by which words may overlap or run past
     the audio. silence_words: entries that are no words. Raises UserError if none fits.
     """
     from espnet_llmvq.align.ctm import rounded
-    from espnet_llmvq.align.output import write_alignment
+    from espnet_llmvq.align.output import write_aligned
 
-    kept, dropped, seconds = {}, {}, {}
-    for utt, _, samples, text, words in joined(data_dir, word_times, NO_ALIGNMENT, dropped):
-        try:
-            # As it will be written, and as texts are.
-            words = [replace(rounded(w), word=visible(w.word)) for w in words if visible(w.word)]
-            # For its checks; case and punctuation may be written otherwise, so words stay as they are.
-            timed_words(text, words, samples, tolerance, silence_words)
-        except Dropped as why:
-            dropped[utt] = why
-            continue
-        kept[utt] = [w for w in words if w.word not in silence_words]
-        seconds[utt] = samples / SAMPLE_RATE
-    write_alignment(out, kept, {utt: str(why) for utt, why in dropped.items()}, seconds, reference)
+    dropped, failed = {}, {}
+
+    def rows():
+        for utt, _, samples, text, words in joined(data_dir, word_times, NO_ALIGNMENT, dropped):
+            try:
+                # As it will be written, and as texts are.
+                words = [replace(rounded(w), word=visible(w.word)) for w in words if visible(w.word)]
+                # For its checks; case and punctuation may be written otherwise, so words stay as they are.
+                timed_words(text, words, samples, tolerance, silence_words)
+            except Dropped as why:
+                dropped[utt] = why
+                continue
+            yield utt, [w for w in words if w.word not in silence_words], samples / SAMPLE_RATE
+        failed.update({utt: str(why) for utt, why in dropped.items()})
+
+    write_aligned(out, rows(), failed, reference)
 
 
 def segment_lengths(data_dir, ctm, options, dropped):

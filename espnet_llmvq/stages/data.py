@@ -32,8 +32,7 @@ def cut(experiment):
 def check(experiment, nj):
     """Find every defect of the data directories. Raises UserError after listing them."""
     from espnet_llmvq.data.checks import show_problems, validate
-    from espnet_llmvq.data.datadir import DataDir
-    from espnet_llmvq.data.shared import check_apart
+    from espnet_llmvq.data.shared import check_directories_apart
     from espnet_llmvq.data.tables import managed_files
 
     repeated = experiment.options.repeated_audio
@@ -55,8 +54,8 @@ def check(experiment, nj):
             raise UserError(f"{directory} has {len(problems)} problems, listed above")
         write_text(made.out, "")
         made.note()
-    sets = {name: DataDir.load(experiment.data_dir(name)) for name in experiment.set_names}
-    check_apart(sets, experiment.test_names)
+    directories = {name: experiment.data_dir(name) for name in experiment.set_names}
+    check_directories_apart(directories, experiment.test_names)
 
 
 def perturb(experiment, nj):

@@ -1,10 +1,13 @@
 """Sequences, their LLM positions, and mixtures of them (stages 7, 9 and 10)."""
 
+import array
 import collections
 import functools
+import itertools
 import os
 import random
-from pathlib import Path
+
+import numpy as np
 
 from espnet_llmvq.base.errors import UserError
 from espnet_llmvq.base.files import locked, one_line, remove, write_text, writing
@@ -197,8 +200,8 @@ def asr_context(experiment, name):
     with open(files[0], "rb") as f:  # a token is a byte or more
         longest = max(map(len, f), default=0)
     with open(files[1], "rb") as f:
-        counts = [line.split()[-1] for line in f if line.strip()]
-    samples = max((int(count) for count in counts if count.isdigit()), default=0)
+        counts = (line.split()[-1] for line in f if line.strip())
+        samples = max((int(count) for count in counts if count.isdigit()), default=0)
     steps = -(-FrameRate(experiment.encoder).frames(samples) // experiment.stack)
     prompt = len(options.prompt.encode()) if is_plain(options.prompt) else limit
     if longest + steps + prompt + 8 <= limit:
@@ -273,7 +276,7 @@ def make_text(experiment, name):
 
 def make_interleaved(experiment, name, form):
     """Sequences of the aligned utterances of a set, speech and text in turns."""
-    from espnet_llmvq.align.ctm import read_ctm
+    from espnet_llmvq.align.ctm import open_ctm
     from espnet_llmvq.base.config import from_mapping
     from espnet_llmvq.sequence.interleaved import Interleaving
     from espnet_llmvq.speech.frame_rate import FrameRate
@@ -283,9 +286,9 @@ def make_interleaved(experiment, name, form):
     made = bounded(experiment, out, inputs, interleave=keys, **audio(experiment, name))
     if up_to_date(made):
         return
-    directory, dropped, units = experiment.dump_dir(name), {}, {}
+    directory, dropped, units = experiment.dump_dir(name), {}, Units()
     how, step = from_mapping(Interleaving, keys, form), FrameRate(experiment.encoder).step
-    sequences = interleaved(directory, read_ctm(experiment.ctm(name)), how, step, dropped, units)
+    sequences = interleaved(directory, open_ctm(experiment.ctm(name)), how, step, dropped, units)
     write_made(made, within_context(sequences, dropped, **context_options(experiment)), dropped, directory)
     if units:  # none where another run made it
         print_units(made.out, units)
@@ -295,7 +298,7 @@ def interleaved(data_dir, ctm, how, step, dropped, units):
     """Yield the sequences of the aligned utterances of a data directory.
 
     ctm: {utterance: [Word]}; how: `Interleaving`; step: samples of an encoder step. dropped: {id: `Dropped`} and
-    units: {id: (level, words of each unit)} are filled.
+    units (`Units`) are filled.
     """
     from espnet_llmvq.sequence.corpus import NO_ALIGNMENT, joined
     from espnet_llmvq.sequence.interleaved import interleave
@@ -307,22 +310,49 @@ def interleaved(data_dir, ctm, how, step, dropped, units):
         except Dropped as why:
             dropped[utt] = why
             continue
-        units[utt] = (done.level, [len(unit.words) for unit in done.units])
+        units.add(utt, done.level, [len(unit.words) for unit in done.units])
         yield done.sequence
 
 
+class Units:
+    """What interleaved sequences were made of, in the order in which they were made: 24 bytes each."""
+
+    def __init__(self):
+        self.levels, self.keys, self.counts = [], array.array("q"), array.array("I")
+
+    def __len__(self):
+        return len(self.keys)
+
+    def add(self, key, level, lengths):
+        """The next sequence: its id, its level and the words of each unit."""
+        if level not in self.levels:
+            self.levels.append(level)
+        heard = sum(n for i, n in enumerate(lengths) if (len(lengths) - i) % 2 == 0)
+        self.keys.append(hash(key))
+        self.counts.extend((self.levels.index(level), len(lengths), sum(lengths), heard))
+
+    def of(self, keys):
+        """Yield (level, units, words, words as speech) of ids, which are some of those added, in their order."""
+        at = 0
+        for key in keys:
+            while self.keys[at] != hash(key):
+                at += 1
+            level, *counts = self.counts[4 * at : 4 * at + 4]
+            at += 1
+            yield self.levels[level], *counts
+
+
 def print_units(path, units):
-    """Print what interleaved sequences hold. units: {id: (level, words of each unit)}."""
+    """Print what interleaved sequences hold. units: the `Units` of these, and of others that were dropped."""
     from espnet_llmvq.data.audio import SAMPLE_RATE
     from espnet_llmvq.sequence.sequence import read_sequences
 
     rows = {}
-    for seq in read_sequences(path):
-        level, lengths = units[seq.id]
+    found = units.of(seq.id for seq in read_sequences(path))
+    for seq, (level, *counts) in zip(read_sequences(path), found, strict=True):
         row = rows.setdefault(level, [0] * 5)
         samples = sum(s.samples for s in seq.spans if s.is_speech)
-        heard = sum(n for i, n in enumerate(lengths) if (len(lengths) - i) % 2 == 0)
-        for i, n in enumerate((1, len(lengths), sum(lengths), heard, samples)):
+        for i, n in enumerate((1, *counts, samples)):
             row[i] += n
     for level, (n, parts, spoken, heard, samples) in sorted(rows.items()):
         print(
@@ -391,13 +421,14 @@ def write_share(out, shape, share, seed):
     made = Made(out, {"positions": shape}, share=share, seed=seed)
     if up_to_date(made):
         return
-    lines = Path(shape).read_text(encoding="utf-8").splitlines(keepends=True)
-    drawn = {line: random.Random(f"{seed} {line.split()[0]}").random() for line in lines}
-    kept = set(sorted(lines, key=drawn.get)[: max(1, round(share * len(lines)))])
-    with writing(made.out) as f:
-        f.writelines(line for line in lines if line in kept)
+    with open(shape, encoding="utf-8") as f:
+        drawn = np.fromiter((random.Random(f"{seed} {line.split()[0]}").random() for line in f), float)
+    kept = np.zeros(len(drawn), bool)
+    kept[np.argsort(drawn, kind="stable")[: max(1, round(share * len(drawn)))]] = True
+    with writing(made.out) as f, open(shape, encoding="utf-8") as lines:
+        f.writelines(itertools.compress(lines, kept))
     made.note()
-    print(f"{made.out}: {len(kept)} of {len(lines)} sequences")
+    print(f"{made.out}: {kept.sum()} of {len(kept)} sequences")
 
 
 def make_mixtures(experiment):

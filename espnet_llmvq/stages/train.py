@@ -119,7 +119,7 @@ def made_of(experiment, training, settings):
 def train(experiment, encoder=False, nj=1, threads=1, distributed=None):
     """Train what is not trained. encoder: the speech encoder instead of the systems. nj: phases at once."""
     from espnet_llmvq.espnet.run import Job, run_phases
-    from espnet_llmvq.sequence.mixture import read_shape
+    from espnet_llmvq.sequence.shape import Shape
 
     trainings = [t for t in experiment.trainings if t.is_encoder == encoder]
     if not trainings:
@@ -136,7 +136,7 @@ def train(experiment, encoder=False, nj=1, threads=1, distributed=None):
             Job(training.tag, training.parent, settings, lambda t=training, s=settings: made_of(experiment, t, s))
         )
     for path in sorted({file for job in jobs for key in SHAPES for file in job.settings[key]}):
-        read_shape(path)  # ESPnet stops at a damaged one without its name
+        Shape(path)  # before ESPnet and its log have the word
     nj = 1 if experiment.options.ngpu or distributed else nj
     run_phases(jobs, nj, threads, distributed, REMEDY)
 

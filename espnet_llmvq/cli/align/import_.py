@@ -27,7 +27,7 @@ def get_parser():
 
 def main(argv=None):
     args = get_parser().parse_args(argv)
-    from espnet_llmvq.align.ctm import read_ctm
+    from espnet_llmvq.align.ctm import open_ctm
     from espnet_llmvq.align.output import alignment_files
     from espnet_llmvq.align.textgrid import read_textgrids
     from espnet_llmvq.base.errors import UserError
@@ -37,6 +37,6 @@ def main(argv=None):
     if bool(args.ctm) == bool(args.textgrid):
         raise UserError("give one of --ctm and --textgrid")
     check_outputs(alignment_files(args.out), [args.ctm, args.reference])
-    reference = read_ctm(args.reference) if args.reference else None
-    word_times = read_ctm(args.ctm) if args.ctm else read_textgrids(args.textgrid, args.tier)
+    reference = open_ctm(args.reference) if args.reference else None
+    word_times = open_ctm(args.ctm) if args.ctm else read_textgrids(args.textgrid, args.tier)
     import_word_times(args.data_dir, word_times, args.out, reference, args.tolerance, args.silence_words)

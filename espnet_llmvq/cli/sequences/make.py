@@ -71,13 +71,13 @@ def build(args, dropped, step, units):
             yield text_sequence(key, text)
         return
     if args.builder == "interleaved":
-        from espnet_llmvq.align.ctm import read_ctm
+        from espnet_llmvq.align.ctm import open_ctm
         from espnet_llmvq.experiment.cards import read_cards
         from espnet_llmvq.experiment.systems import read_interleaving
         from espnet_llmvq.stages.sequences import interleaved
 
         how = read_interleaving(read_cards(args.cards), args.form, args.override)
-        yield from interleaved(args.data_dir, read_ctm(args.ctm), how, step, dropped, units)
+        yield from interleaved(args.data_dir, open_ctm(args.ctm), how, step, dropped, units)
         return
     if args.builder == "asr":
         for utt, audio, samples, text in utterances(args.data_dir, dropped, step):
@@ -99,7 +99,7 @@ def main(argv=None):
     from espnet_llmvq.base.errors import UserError
     from espnet_llmvq.base.files import check_outputs, locked
     from espnet_llmvq.sequence.prompt import is_plain, resolved
-    from espnet_llmvq.stages.sequences import print_units, within_context, write
+    from espnet_llmvq.stages.sequences import Units, print_units, within_context, write
 
     inputs = (args.text, args.ctm, args.answers, args.cards, args.encoder_config)
     check_outputs([args.out, f"{args.out}.dropped.tsv"], inputs)
@@ -115,7 +115,7 @@ def main(argv=None):
     for name in needed:
         if getattr(args, name) is None:
             raise UserError(f"--builder {args.builder} needs --{name}" + " with --context" * (name == "llm"))
-    dropped, units, step, config = {}, {}, 1, {}
+    dropped, units, step, config = {}, Units(), 1, {}
     if args.encoder_config:
         from espnet_llmvq.speech.frame_rate import FrameRate
 
