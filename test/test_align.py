@@ -11,7 +11,7 @@ from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
 from espnet_llmvq.align.ctc import align_tokens, align_words
-from espnet_llmvq.align.ctm import Word, boundary_errors, read_ctm, write_ctm
+from espnet_llmvq.align.ctm import Word, boundary_errors, ctm_lines, read_ctm, write_ctm
 from espnet_llmvq.align.output import write_alignment
 from espnet_llmvq.align.quality import case_hint
 from espnet_llmvq.base.errors import UserError
@@ -266,8 +266,13 @@ def test_sets(tmp_path, monkeypatch, capsys):
     write_sequences(tmp_path / "sequences.jsonl", sequences)
     monkeypatch.setattr("espnet_llmvq.model.build.load_model", lambda *_: (Model(), {"llm": "llm"}))
     monkeypatch.setattr("espnet_llmvq.llm.directory.load_tokenizer", lambda _: tokenizer)
-    monkeypatch.setattr("espnet_llmvq.align.output.write_ctm", lambda path, words: written.update(words))
-    written = {}
+    written = {}  # as it was before it was rounded
+
+    def lines(utt, words):
+        written[utt] = words
+        return ctm_lines(utt, words)
+
+    monkeypatch.setattr("espnet_llmvq.align.output.ctm_lines", lines)
     reference = {"u1": [Word("good", 0.001, 0.002), Word("hey", 0.01, 0.001)]}
     write_ctm(tmp_path / "true.ctm", reference)
     first = f"{tmp_path}/sequences.jsonl", f"{tmp_path}/out/w.ctm", f"{tmp_path}/true.ctm"
