@@ -169,6 +169,16 @@ def test_development_sets_are_of_what_the_test_sets_leave(recipe, roots, made, t
     assert lines(tmp_path / "data/lm/text.txt") == lines(made / "lm" / "text.txt")
 
 
+def test_general_text(recipe, made):
+    written = lines(made / "lm" / "train.txt")[24:]
+    found = lines(made / "lm" / "general.txt")
+    assert sorted(found) == sorted(
+        {line for line in written if 4 <= len(line.split()) <= 40 and not re.search(r"\d", line)}
+    )
+    words = [f"{'a ' * n}{letter}" for n in (2, 3, 8, 9, 39, 40) for letter in "bc"]
+    assert sorted(recipe.general([*words, *words, "it is 4 o'clock now"])) == sorted(words[2:10])
+
+
 def test_sentences_to_be_spoken(recipe, roots, tmp_path):
     """Of 8 to 30 words without digits, none that a set says, the same each time."""
     said = mini_librispeech.SHARED

@@ -4,8 +4,8 @@
 train, valid, test_libri: parts of train-clean-5, with speakers of their own. Texts are in lower case, and else as the
 corpora have them. test_alnum: prompts, which are no transcripts, and their parts as entities. dev_*: utterances of
 these corpora that are in no test set, to choose by. lm/train.txt: the transcripts of train and, written like them, the
-lines of --lm_text that share no words in a row with any of the sets. tts_text: sentences of --tts_from to be spoken,
-likewise.
+lines of --lm_text that share no words in a row with any of the sets; lm/general.txt: some of these. tts_text: sentences
+of --tts_from to be spoken, likewise.
 """
 
 import random
@@ -36,6 +36,7 @@ SMOKE_LINES = 300  # of each text
 # Of each test set and of valid, the shortest: an LLM that has learned nothing writes to its limit.
 SMOKE_UTTERANCES, SMOKE_VALID = 3, 4
 SMOKE_SENTENCES = 8  # to be spoken
+SHORT, LONG = 8000, 16000  # lines of general text of 4 to 9 words, and of 10 to 40
 
 # {option: (set, what it is)}, in the order of `READERS`
 CORPORA = {
@@ -239,7 +240,21 @@ def write_texts(args, sets, said):
     written = [line for line in map(basic, written) if line]
     write_lines(home / "train.txt", spoken + written)
     write_lines(home / "valid.txt", valid)
+    if written:
+        write_lines(home / "general.txt", general(written))
     print(f"lm: {len(spoken) + len(written)} lines, {len(spoken)} of them transcripts; {len(valid)} held out")
+
+
+def general(lines):
+    """Lines of general text to be read as if heard: without digits, a third of them short, in any order."""
+    lines, drawn = sorted({line for line in lines if not re.search(r"\d", line)}), random.Random(1)
+    kinds = (SHORT, range(4, 10)), (LONG, range(10, 41))
+    found = []
+    for most, words in kinds:
+        fitting = [line for line in lines if len(line.split()) in words]
+        found += drawn.sample(fitting, min(most, len(fitting)))
+    drawn.shuffle(found)
+    return found
 
 
 def sentences(lines):
