@@ -56,6 +56,8 @@ OPTIONS = {
     "num_beams": (3, r"^exp_smoke/start-lora/decode_test_id/nbest.jsonl: search.num_beams: 4 then, 3 now"),
     "draft": ("ctc", r"^exp_smoke/start-lora/decode_test_id/nbest.jsonl: search.draft: not there then, 'ctc' now"),
     "draft_accept": (0.5, r"--draft_accept is for --draft ctc"),
+    "llm_dtype": ("bfloat16", r"decode_test_id/nbest.jsonl: search.llm_dtype: not there then, 'bfloat16' now"),
+    "joint_ctc": (0.4, r"^exp_smoke/start-lora/decode_test_id/nbest.jsonl: search.joint_ctc: not there then, 0.4 now"),
     "ctc_weight": ("0.5", r"^exp_smoke/start-lora/decode_test_id/hyp.jsonl: weight: 0 then, 0.5 now"),
     "tokens_per_second": (9.0, r"nbest.jsonl: search.tokens_per_second: not there then, 9.0 now"),
     "other_prompt": (True, r"nbest.jsonl: other_prompt: not there then, True now"),
