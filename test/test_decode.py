@@ -584,6 +584,17 @@ def test_the_llm_may_decode_in_16_bits(decoding, options):
     assert all(b == pytest.approx(a, rel=0.02) for a, b in pairs)
 
 
+def test_16_bits_are_for_parameters_alone(llm_dir):
+    """Frequencies of positions would else be off by parts in a thousand, which tells behind some hundred positions."""
+    from espnet_llmvq.decode.system import in_dtype
+    from espnet_llmvq.llm.directory import load_llm
+
+    llm = in_dtype(load_llm(llm_dir), "bfloat16")
+    assert {p.dtype for p in llm.parameters()} == {torch.bfloat16}
+    found = [b.dtype for name, b in llm.named_buffers() if "inv_freq" in name]
+    assert found and set(found) == {torch.float32}
+
+
 def test_decoding_goes_on_where_it_was(decoding, capsys, monkeypatch):
     """Unless what it is made of has changed meanwhile."""
     from espnet_llmvq.stages.decode import decode

@@ -12,7 +12,7 @@ from conftest import ctc_texts
 from test_llm_trim import gemma
 
 from espnet_llmvq.base.files import beside
-from espnet_llmvq.decode import word_lm
+from espnet_llmvq.decode import ctc_lm, word_lm
 from espnet_llmvq.decode.ctc_lm import search
 from espnet_llmvq.decode.system import load_fusion_lm
 from espnet_llmvq.llm.directory import load_tokenizer
@@ -144,6 +144,39 @@ def test_behind_a_prompt_the_llm_scores_what_it_has_read(world, space):
         for h in found:
             assert h.llm == pytest.approx(lm[tuple(h.tokens)], abs=1e-4)
     assert lists[0][0].llm != pytest.approx(run(world, model, x, 400, 1.5)[0][0].llm, abs=1e-2)
+
+
+@pytest.mark.parametrize("template", ["{speech}{text}", "{speech} {text}"])
+def test_joint_lists_are_of_texts_in_tokens_of_the_llm(world, monkeypatch, template):
+    """Each text once, however it is spelled, with the scores that it has alone, best first."""
+    x, model = frames(world, 1, seed=4)
+    model.llm, model.eos_id, space = world.llm, world.whole.eos_token_id, " " * (" " in template)
+    prompt = torch.randn(4, world.llm.get_input_embeddings().weight.shape[1], generator=torch.manual_seed(5))
+    monkeypatch.setattr(ctc_lm, "prompt_inputs", lambda *_: [prompt])
+    batch = {"speech": x, "speech_lengths": torch.tensor([FRAMES])}
+    (found,) = ctc_lm.joint(model, world.whole, batch, 60, 0.3, template, world.tokenizer)
+    assert len(found) > 10 and len({tuple(h.tokens) for h in found}) == len(found)
+    log_probs = x[0].double().log_softmax(-1)
+    for h in found:
+        text = world.whole.decode(h.tokens).strip()
+        tokens = (
+            encode_text(world.whole, Span(text=space + text, loss=True, eos=True), model.eos_id)
+            if text
+            else [model.eos_id]
+        )
+        assert tokens == [*h.tokens, model.eos_id]
+        with torch.no_grad():
+            inputs = torch.cat([prompt, world.llm.get_input_embeddings()(torch.tensor(tokens[:-1], dtype=int))])[None]
+            logits = world.llm(inputs_embeds=inputs).logits[0, len(prompt) - 1 :].double().log_softmax(-1)
+        assert h.llm == pytest.approx(float(logits[range(len(tokens)), tokens].sum()), abs=1e-3)
+        spelled = encode_text(world.tokenizer, Span(text=space + text, loss=True, eos=True), 0)[:-1] if text else []
+        labels = torch.tensor([spelled], dtype=int)
+        loss = torch.nn.functional.ctc_loss(
+            log_probs[:, None], labels, [FRAMES], [len(spelled)], blank=model.ctc.blank, reduction="none"
+        )
+        assert -h.ctc == pytest.approx(float(loss), abs=1e-3) or (h.ctc < -20 and loss > 20)
+    ranks = [0.3 * h.ctc + 0.7 * h.llm for h in found]
+    assert ranks == sorted(ranks, reverse=True)
 
 
 def test_without_weight_ctc_alone_decides(world):
